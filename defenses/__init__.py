@@ -1,0 +1,1 @@
+"""Defenses: objects that act at stations of a round."""

@@ -1,0 +1,1 @@
+"""Experiments: the demo, reproductions of papers, benchmarks."""

@@ -1,0 +1,1 @@
+"""Data: sources, formats, and partitions over clients."""

@@ -1,0 +1,1 @@
+"""Engines: what carries data along the line of stations."""

@@ -1,0 +1,68 @@
+"""The errors a user can cause. Each names the thing, its value and the way out.
+
+All derive from `FedprivError`, which the command line prints as one message (exit code 2) without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedprivError(Exception):
+    """A mistake in what was asked for, or a limit that was met; the message says what to do."""
+
+
+class UnknownNameError(FedprivError, KeyError):
+    """A name that nothing is registered under."""
+
+    def __str__(self) -> str:  # KeyError would show the message's repr
+        return str(self.args[0]) if self.args else ""
+
+
+class ParameterError(FedprivError, ValueError):
+    """A parameter with an impossible value."""
+
+
+class DataError(FedprivError, ValueError):
+    """Data that is missing, truncated, malformed or out of range; names the file."""
+
+
+class ModelError(FedprivError, ValueError):
+    """A model fedpriv cannot train or replay."""
+
+
+class StackError(FedprivError, ValueError):
+    """Defenses that cannot work in the order, or with the procedure, they were given."""
+
+
+class CapabilityError(FedprivError):
+    """An attack needs something its adversary does not have."""
+
+
+class DivergenceError(FedprivError, ArithmeticError):
+    """A client's update or the global model is no longer finite; names the round and the client."""
+
+
+class OverflowDetected(FedprivError, ArithmeticError):
+    """A value does not fit the fixed-point range of a secure sum."""
+
+
+class ProtocolError(FedprivError, RuntimeError):
+    """A secure-aggregation protocol could not finish (too few survivors, a share missing)."""
+
+
+class CheckpointError(FedprivError, RuntimeError):
+    """A checkpoint that is damaged or belongs to another federation."""
+
+
+class LedgerError(FedprivError, ValueError):
+    """A privacy guarantee that cannot be justified, so no number is given."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence ending for an unknown `name`: the nearest known one, and the list."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{hint} Known: {', '.join(names) if names else 'none'}."

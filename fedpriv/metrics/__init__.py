@@ -1,0 +1,1 @@
+"""Metrics: what a reconstruction, and a federation, is worth."""

@@ -1,0 +1,1 @@
+"""Models: the contract (`Model`), the zoo, and Keras models of one's own."""

@@ -1,0 +1,88 @@
+"""Model: the one contract both engines and every attack use. Pure functions over a list of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedpriv._lazy import tf
+from fedpriv.errors import ModelError
+from fedpriv.spec import Spec
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier as pure functions of its weights.
+
+    Attributes:
+      name: how users name it, with its parameters.
+      input_shape: one example, `(height, width, channels)` or `(features,)`, values in [0, 1].
+      num_classes: size of the logits.
+      spec: the trainable weights.
+      apply: `(weights, x [n, *input_shape], training) -> logits [n, num_classes]`; traceable, twice
+        differentiable in `weights` and `x`, creates no variable and draws no random number.
+      initialize: `(seed: int) -> list of arrays` in the spec's shapes; the same seed gives the same arrays.
+      layers: for each weight tensor, the kind of the layer it belongs to (`dense`, `conv`, `norm`, ...); empty
+        when unknown. Attacks that read single layers use it.
+      notes: limits worth telling a user (such as how batch-norm statistics are treated).
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    num_classes: int
+    spec: Spec
+    apply: Callable[[Sequence[Any], Any, bool], Any]
+    initialize: Callable[[int], list[np.ndarray]]
+    layers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def logits(self, flat: Any, x: Any, training: bool = False) -> Any:
+        """Logits `[n, num_classes]` for flat weights `[d]` and examples `[n, *input_shape]`."""
+        return self.apply(self.spec.unflatten(flat), x, training)
+
+    def example_losses(self, weights: Sequence[Any], x: Any, y: Any, training: bool = True) -> Any:
+        """Cross-entropy of each example, `[n]`, in nats.
+
+        Args:
+          weights: tensors in the spec's shapes.
+          x: `[n, *input_shape]`.
+          y: integer labels `[n]`, or label probabilities `[n, num_classes]`.
+          training: passed to `apply`.
+        """
+        return cross_entropy(self.apply(weights, x, training), y)
+
+    def initial_weights(self, seed: int) -> np.ndarray:
+        """Initial flat weights `[d]`."""
+        weights = self.initialize(seed)
+        shapes = tuple(tuple(w.shape) for w in weights)
+        if shapes != self.spec.shapes:
+            raise ModelError(f"model '{self.name}' initializes shapes {shapes}, but its spec says {self.spec.shapes}")
+        return self.spec.flatten_numpy(weights)
+
+    def classifier_bias(self) -> slice | None:
+        """Where the last layer's bias lies in the flat vector, or None if the model has none."""
+        if self.spec.shapes and self.spec.shapes[-1] == (self.num_classes,):
+            return self.spec.slice_of(self.spec.names[-1])
+        return None
+
+    def classifier_kernel(self) -> slice | None:
+        """Where the last layer's kernel `[features, num_classes]` lies in the flat vector, or None."""
+        for name, shape in list(zip(self.spec.names, self.spec.shapes, strict=True))[::-1][:2]:
+            if len(shape) == 2 and shape[1] == self.num_classes:
+                return self.spec.slice_of(name)
+        return None
+
+
+def cross_entropy(logits: Any, y: Any) -> Any:
+    """Cross-entropy `[n]` in nats of `logits [n, k]` with integer labels `[n]` or probabilities `[n, k]`.
+
+    Written out rather than with TensorFlow's fused op, whose second derivative with respect to the labels is
+    missing a term; attacks that optimize dummy labels need it.
+    """
+    log_p = tf.nn.log_softmax(logits)
+    if y.dtype.is_integer:
+        y = tf.one_hot(y, logits.shape[-1], dtype=logits.dtype)
+    return -tf.reduce_sum(tf.cast(y, logits.dtype) * log_p, axis=-1)

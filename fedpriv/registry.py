@@ -1,0 +1,171 @@
+"""Registries: names to plug-ins, through Python entry points, without importing anything until asked.
+
+Third parties add to the groups `fedpriv.attacks`, `fedpriv.defenses`, `fedpriv.datasets`, `fedpriv.models`,
+`fedpriv.engines` and `fedpriv.commands` from their own packages; wherever a name is accepted, so is a dotted
+`package.module:Name`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pydantic
+
+from fedpriv.errors import FedprivError, ParameterError, UnknownNameError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The plug-ins of one kind.
+
+    Attributes:
+      kind: what they are, for messages, such as "attack".
+      group: entry-point group.
+    """
+
+    kind: str
+    group: str
+
+    @cached_property
+    def _entries(self) -> dict[str, importlib.metadata.EntryPoint]:
+        return {e.name: e for e in importlib.metadata.entry_points(group=self.group)}
+
+    def names(self) -> list[str]:
+        """Registered names, sorted; imports nothing."""
+        return sorted(self._entries)
+
+    def load(self, name: str) -> Any:
+        """The object registered under `name`, or at a dotted `package.module:Name`.
+
+        Raises:
+          UnknownNameError: nothing of that name, with the nearest known one.
+          FedprivError: its module exists but fails to import.
+        """
+        if name in self._entries:
+            entry = self._entries[name]
+            try:
+                return entry.load()
+            except Exception as e:
+                raise FedprivError(f"{self.kind} '{name}' ({entry.value}) failed to load: {e}") from e
+        if ":" in name:
+            return _load_dotted(name, self.kind)
+        raise UnknownNameError(f"no {self.kind} is named '{name}'.{did_you_mean(name, self._entries)}")
+
+    def create(self, text: str, /, **parameters: Any) -> Any:
+        """Builds from `name`, or `name(key=value,...)` as written on a command line; `parameters` override.
+
+        Raises:
+          UnknownNameError: unknown name.
+          ParameterError: unknown parameter or impossible value; names it and what is allowed.
+        """
+        name, written = parse_call(text, self.kind)
+        return build(self.load(name), {**written, **parameters}, f"{self.kind} '{name}'")
+
+
+def _load_dotted(name: str, kind: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        target = importlib.import_module(module_name)
+    except ModuleNotFoundError as e:
+        raise UnknownNameError(
+            f"{kind} '{name}': no module '{e.name}' can be imported; write package.module:Name, "
+            "with the package installed or in the current folder"
+        ) from e
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            public = [n for n in vars(target) if not n.startswith("_")]
+            raise UnknownNameError(f"{kind} '{name}': {module_name} has no '{part}'.{did_you_mean(part, public)}")
+        target = getattr(target, part)
+    return target
+
+
+def parse_call(text: str, kind: str) -> tuple[str, dict[str, str]]:
+    """Splits `name(key=value,key=value)` into the name and its written parameters."""
+    text = text.strip()
+    if "(" not in text:
+        return text, {}
+    name, _, rest = text.partition("(")
+    if not rest.endswith(")"):
+        raise ParameterError(f"{kind} '{text}' lacks its closing parenthesis; write name(key=value,key=value)")
+    parameters: dict[str, str] = {}
+    for item in filter(None, (p.strip() for p in _split_commas(rest[:-1]))):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ParameterError(f"{kind} '{name}': '{item}' is no key=value; write {name}(key=value,...)")
+        parameters[key.strip()] = value.strip()
+    return name.strip(), parameters
+
+
+def _split_commas(text: str) -> list[str]:
+    parts, depth, current = [], 0, ""
+    for c in text:
+        depth += (c in "([") - (c in ")]")
+        if c == "," and depth == 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += c
+    return [*parts, current]
+
+
+def parameters_of(target: Any) -> dict[str, inspect.Parameter]:
+    """The parameters that `target` (class or function) accepts by keyword."""
+    return {
+        n: p
+        for n, p in inspect.signature(target).parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+
+
+def build(target: Any, parameters: dict[str, Any], what: str) -> Any:
+    """Calls `target` with validated, converted parameters; `what` names it in errors."""
+    accepted = parameters_of(target)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
+    for key in parameters:
+        if key not in accepted and not takes_any:
+            raise ParameterError(f"{what} has no parameter '{key}'.{did_you_mean(key, accepted)}")
+    missing = [n for n, p in accepted.items() if p.default is p.empty and n not in parameters]
+    if missing:
+        raise ParameterError(f"{what} needs a value for {', '.join(missing)}; write e.g. {missing[0]}=...")
+    is_model = isinstance(target, type) and issubclass(target, pydantic.BaseModel)
+    call = target if is_model else pydantic.validate_call(config={"arbitrary_types_allowed": True})(target)
+    try:
+        return call(**{k: _unwritten(v) for k, v in parameters.items()})
+    except pydantic.ValidationError as e:
+        raise ParameterError(explain(e, what)) from e
+
+
+def _unwritten(value: Any) -> Any:
+    """`none` on a command line means no value."""
+    if isinstance(value, str):
+        if value.lower() == "none":
+            return None
+        if value.startswith("[") and value.endswith("]"):
+            return [_unwritten(v.strip()) for v in _split_commas(value[1:-1]) if v.strip()]
+    return value
+
+
+def explain(error: pydantic.ValidationError, what: str) -> str:
+    """One line a problem: the parameter, the value given and what is allowed."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(p) for p in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{what}: {where}={problem['input']!r}: {message}" if where else f"{what}: {message}")
+    return "\n".join(lines)
+
+
+attacks = Registry("attack", "fedpriv.attacks")
+defenses = Registry("defense", "fedpriv.defenses")
+datasets = Registry("dataset", "fedpriv.datasets")
+models = Registry("model", "fedpriv.models")
+engines = Registry("engine", "fedpriv.engines")
+commands = Registry("command", "fedpriv.commands")

@@ -1,0 +1,146 @@
+"""Stations of a round, and Defense: an object that acts at some of them.
+
+      SERVER                         CLIENT (x cohort)                              SERVER
+  weights -> broadcast -> batch -> gradient -> update -> message ====> aggregate -> step -> weights'
+
+A defense overrides the methods of the stations it acts at and leaves the others alone; the engine calls only
+what is overridden. All but the message station are pure TensorFlow functions traced into the engine's graph.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fedpriv.domain import Domain, Real
+from fedpriv.plugin import Plugin
+from fedpriv.spec import Spec
+
+if TYPE_CHECKING:
+    from fedpriv.ledger import Claim
+    from fedpriv.procedure import Sampling
+
+
+class Station(enum.Enum):
+    """Where on the line a defense acts or an adversary taps."""
+
+    BROADCAST = "broadcast"
+    BATCH = "batch"
+    GRADIENT = "gradient"
+    UPDATE = "update"
+    MESSAGE = "message"
+    AGGREGATE = "aggregate"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is fixed about a federation before its first round; defenses check themselves against it.
+
+    Attributes:
+      spec: the flat update's layout.
+      population: K, the number of clients.
+      cohort: the largest cohort a round can have (for Poisson sampling the population).
+      expected_cohort: the mean cohort size.
+      sampling: how cohorts are drawn.
+      weighting: `examples` or `uniform`.
+      max_examples: largest number of examples of any client.
+      rounds: planned number of rounds, or None when open.
+    """
+
+    spec: Spec
+    population: int
+    cohort: int
+    expected_cohort: float
+    sampling: Sampling
+    weighting: str
+    max_examples: int
+    rounds: int | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a station's function may use, inside the graph.
+
+    Attributes:
+      setup: static facts.
+      state: this defense's own state (tensors), as the server broadcast it.
+      seed: int32 `[2]`, unique to (run, round, client, station, local step); feed it to stateless ops only.
+      num_examples: int32 scalar, the client's example count (0 at server stations).
+      count: int32 scalar at the aggregate station, clients that took part (0 elsewhere).
+    """
+
+    setup: Setup
+    state: Any
+    seed: Any
+    num_examples: Any = 0
+    count: Any = 0
+
+
+class Defense(Plugin):
+    """Base of all defenses. Override the stations you act at.
+
+    Client stations run in the order of the federation's list, server stations in reverse. Values at the seams
+    are flat float vectors `[d]`. Metrics are dicts of scalar tensors; the engine reports their cohort mean.
+    """
+
+    #: What it takes and gives on the way from update to message.
+    takes: ClassVar[Domain] = Real()
+    gives: ClassVar[Domain] = Real()
+    #: Whether `gradient` wants per-example gradients `[b, d]` instead of their mean `[d]`.
+    per_example: ClassVar[bool] = False
+    #: Whether the station functions are deterministic, so that `View.simulate` can replay them exactly.
+    replayable: ClassVar[bool] = True
+    #: Name of the attack that knows about this defense, if one ships; reports warn where there is none.
+    adaptive_attack: ClassVar[str] = ""
+
+    def check(self, setup: Setup) -> None:
+        """Raises StackError or ParameterError if this defense cannot work in that federation."""
+
+    def initial_state(self, setup: Setup) -> Any:
+        """State kept by the server between rounds: a (possibly nested) tuple of arrays; default none."""
+        return ()
+
+    def broadcast(self, weights: Any, context: Context) -> Any:
+        """Acts on the weights `[d]` the server sends; returns weights `[d]`."""
+        raise NotImplementedError
+
+    def batch(self, x: Any, y: Any, context: Context) -> tuple[Any, Any]:
+        """Acts on one batch `x [b, ...]` float, `y [b]` int or `[b, classes]` float; returns the same kinds."""
+        raise NotImplementedError
+
+    def gradient(self, gradient: Any, context: Context) -> tuple[Any, dict[str, Any]]:
+        """Acts on one local step's gradient, `[d]`, or `[b, d]` if `per_example`; returns (the same, metrics)."""
+        raise NotImplementedError
+
+    def update(self, update: Any, context: Context) -> tuple[Any, dict[str, Any]]:
+        """Acts on one client's finished model delta `[d]`; returns (update `[d]`, metrics)."""
+        raise NotImplementedError
+
+    def aggregate(self, total: Any, context: Context) -> tuple[Any, dict[str, Any]]:
+        """Acts on the decoded weighted sum of updates `[d]`; returns (sum `[d]`, metrics)."""
+        raise NotImplementedError
+
+    def next_state(self, state: Any, metrics: dict[str, Any], context: Context) -> Any:
+        """State for the next round, from this round's metrics (cohort means); default unchanged."""
+        return state
+
+    def claims(self, setup: Setup) -> list[Claim]:
+        """Formal privacy claims of one round of this defense, for the ledger; default none."""
+        return []
+
+    def replay(self) -> Defense | None:
+        """The deterministic stand-in that `View.simulate` runs for an adversary who knows this defense.
+
+        None leaves the station out (the default for noise, whose mean is zero).
+        """
+        return self if self.replayable else None
+
+    def acts_at(self, station: Station) -> bool:
+        """Whether this defense overrides that station."""
+        return getattr(type(self), station.value, None) is not getattr(Defense, station.value, None)
+
+    @property
+    def stations(self) -> list[Station]:
+        """Stations this defense acts at."""
+        return [s for s in Station if self.acts_at(s)]

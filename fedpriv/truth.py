@@ -1,0 +1,22 @@
+"""Truth: what actually went in. Only the scorer sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The withheld inputs behind one view.
+
+    Attributes:
+      x: examples `[n, *input_shape]`, float32 in [0, 1], clients of a sum one after the other.
+      y: labels `[n]`, int.
+      clients: ids of the clients behind the view.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    clients: tuple[int, ...]

@@ -1,0 +1,112 @@
+"""View: what one adversary legitimately holds, with `simulate`, a differentiable replay of the client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from fedpriv.adversary import Adversary
+from fedpriv.attack import Capability
+from fedpriv.models.model import Model
+from fedpriv.procedure import Procedure
+from fedpriv.stations import Defense, Setup
+
+
+@dataclass(frozen=True)
+class View:
+    """One adversary's holdings after one round. Contains nothing of the truth (a test walks every reference).
+
+    Attributes:
+      adversary: whose view this is.
+      kind: `update` (one client's message, decoded), `sum` (a weighted sum over clients), `released` (the sum
+        after server-side defenses, as it moved the public model), `shares` (ring elements only).
+      round: round number, from 0.
+      model: the model's functions.
+      weights: `[d]` float, the model the clients received.
+      observed: `[d]` float32: the update, or the weighted mean of the updates for `sum` and `released`; None for
+        `shares`.
+      procedure: the local procedure, or None if unknown to this adversary.
+      num_examples: example counts by client behind the view, or None if unknown.
+      clients: how many clients are behind it.
+      labels: `[n]` int if the adversary knows them, else None.
+      defenses: the defenses it knows to run (for replay); empty if it knows none.
+      setup: public facts of the federation.
+      client_rate: client learning rate of that round.
+      shares: for an aggregator coalition, `{party: {client: uint64 [d + 1]}}`.
+    """
+
+    adversary: Adversary
+    kind: Literal["update", "sum", "released", "shares"]
+    round: int
+    model: Model
+    weights: np.ndarray
+    observed: np.ndarray | None
+    setup: Setup
+    clients: int = 1
+    procedure: Procedure | None = None
+    num_examples: tuple[int, ...] | None = None
+    labels: np.ndarray | None = None
+    defenses: tuple[Defense, ...] = ()
+    client_rate: float | None = None
+    shares: dict[int, dict[int, np.ndarray]] | None = None
+
+    @property
+    def total_examples(self) -> int:
+        """n, the number of examples behind the view (must be known)."""
+        assert self.num_examples is not None
+        return sum(self.num_examples)
+
+    @property
+    def update_size(self) -> int:
+        """d."""
+        return self.model.spec.size
+
+    @cached_property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this view offers an attack."""
+        have = set()
+        if self.observed is not None:
+            have.add(Capability.REAL_UPDATE)
+        if self.clients == 1 and self.kind == "update":
+            have.add(Capability.SINGLE_CLIENT)
+        if self.labels is not None:
+            have.add(Capability.LABELS)
+        if self.num_examples is not None:
+            have.add(Capability.NUM_EXAMPLES)
+        if self.procedure is not None:
+            have.add(Capability.PROCEDURE)
+            if self.num_examples and all(self.procedure.local_steps(n) == 1 for n in self.num_examples):
+                have.add(Capability.SINGLE_STEP)
+        if self.model.classifier_bias() is not None:
+            have.add(Capability.CLASSIFIER_BIAS)
+        return frozenset(have)
+
+    def describe(self) -> str:
+        """One sentence: whose view, of what."""
+        what = {
+            "update": "one client's update",
+            "sum": f"the sum of {self.clients} clients' updates",
+            "released": f"the released mean of {self.clients} clients' updates",
+            "shares": "secret shares only",
+        }[self.kind]
+        return (
+            f"a {self.adversary.position} holding {what} of round {self.round}, knowing {sorted(self.adversary.knows)}."
+        )
+
+    def simulate(self, x: Any, y: Any) -> Any:
+        """What `observed` would have been, had the clients held `x` and `y`. Pure, traceable, differentiable.
+
+        Args:
+          x: `[n, *input_shape]` float, n = sum(num_examples), clients one after the other.
+          y: labels `[n]` int or probabilities `[n, num_classes]` float.
+
+        Returns:
+          `[d]` float: the replayed update (or weighted mean of updates). The batch order of the real client is
+          unknown, so batches are taken in the order given, the same in every epoch.
+        """
+        from fedpriv.client import replay_cohort
+
+        return replay_cohort(self, x, y)
