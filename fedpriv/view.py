@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
+from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
 from fedpriv.attack import Capability
+from fedpriv.client import replay_cohort
 from fedpriv.models.model import Model
 from fedpriv.procedure import Procedure
 from fedpriv.stations import Defense, Setup
@@ -33,6 +36,7 @@ class View:
       clients: how many clients are behind it.
       labels: `[n]` int if the adversary knows them, else None.
       defenses: the defenses it knows to run (for replay); empty if it knows none.
+      states: the state of each of those, as broadcast that round.
       setup: public facts of the federation.
       client_rate: client learning rate of that round.
       shares: for an aggregator coalition, `{party: {client: uint64 [d + 1]}}`.
@@ -50,6 +54,7 @@ class View:
     num_examples: tuple[int, ...] | None = None
     labels: np.ndarray | None = None
     defenses: tuple[Defense, ...] = ()
+    states: tuple[Any, ...] = ()
     client_rate: float | None = None
     shares: dict[int, dict[int, np.ndarray]] | None = None
 
@@ -107,6 +112,22 @@ class View:
           `[d]` float: the replayed update (or weighted mean of updates). The batch order of the real client is
           unknown, so batches are taken in the order given, the same in every epoch.
         """
-        from fedpriv.client import replay_cohort
+        dtype = self.model.spec.dtype
+        return self.simulate_from(tf.constant(self.weights, dtype), tf.constant(self.client_rate, dtype), x, y)
 
-        return replay_cohort(self, x, y)
+    def simulate_from(self, weights: Any, client_rate: Any, x: Any, y: Any) -> Any:
+        """`simulate` as a function of tensors only, so that one compiled attack serves many views.
+
+        Two views with equal `static_key` may share a graph of this function.
+        """
+        return replay_cohort(self, weights, client_rate, x, y)
+
+    def static_key(self) -> tuple[Hashable, ...]:
+        """What `simulate_from` depends on besides its arguments."""
+        known = tuple(repr(d.config()) for d in self.defenses)
+        states = repr([np.asarray(a).tolist() for s in self.states for a in _leaves(s)])
+        return (self.model, self.procedure, self.num_examples, known, states, self.setup.weighting)
+
+
+def _leaves(state: Any) -> list[Any]:
+    return [leaf for s in state for leaf in _leaves(s)] if isinstance(state, tuple | list) else [state]

@@ -1,0 +1,273 @@
+"""The client: local training as one pure function, run by both engines and replayed by every view.
+
+A client starts from the broadcast weights, passes over its examples in batches, and returns the flat model
+delta after its defenses. Nothing here holds data or variables; what varies is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from fedpriv import optimizers
+from fedpriv._lazy import tf
+from fedpriv.models.model import Model
+from fedpriv.procedure import Procedure
+from fedpriv.seeds import fold
+from fedpriv.stations import Context, Defense, Setup, Station
+
+if TYPE_CHECKING:
+    from fedpriv.view import View
+
+Batches = Callable[[Any], tuple[Any, Any]]
+Epochs = Callable[[Any], Batches]
+
+#: Replays of at most this many local steps are unrolled into the graph; longer ones become a loop.
+UNROLL_STEPS = 32
+
+
+@dataclass(frozen=True)
+class Client:
+    """Everything static about local training.
+
+    Attributes:
+      model: the model's pure functions.
+      procedure: epochs, batches, client optimizer, proximal term.
+      defenses: all defenses, in order; only those acting at client stations are called.
+      setup: static facts of the federation.
+    """
+
+    model: Model
+    procedure: Procedure
+    defenses: tuple[Defense, ...]
+    setup: Setup
+
+    @cached_property
+    def optimizer(self) -> Any:
+        """The client optimizer."""
+        return optimizers.build(self.procedure.client)
+
+    def _acting(self, station: Station) -> list[tuple[int, Defense]]:
+        return [(i, d) for i, d in enumerate(self.defenses) if d.acts_at(station)]
+
+    def context(self, i: int, seed: Any, states: Sequence[Any], num_examples: Any) -> Context:
+        """Defense `i`'s context; its seed is folded with its place in the list."""
+        return Context(self.setup, states[i], fold(seed, i), num_examples)
+
+    def train(
+        self, flat: Any, epochs: Epochs, num_examples: Any, seed: Any, rate: Any, states: Sequence[Any]
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Local training in a graph loop.
+
+        Args:
+          flat: broadcast weights `[d]`.
+          epochs: `epoch -> (step -> (x [b, ...] float, y [b] int or [b, classes]))`.
+          num_examples: int32 scalar tensor or int.
+          seed: int32 `[2]`, unique to run, round and client.
+          rate: scalar client learning rate.
+          states: one broadcast state a defense.
+
+        Returns:
+          (update `[d]`, mean training loss over the local steps, metrics of the defenses).
+        """
+        initial = tuple(self.model.spec.unflatten(flat))
+        n = tf.convert_to_tensor(num_examples, tf.int32)
+        per_epoch = -(-n // self.procedure.batch_size) if self.procedure.batch_size else tf.constant(1, tf.int32)
+        total = per_epoch * self.procedure.local_epochs
+        if self.procedure.max_local_steps:
+            total = tf.minimum(total, self.procedure.max_local_steps)
+        carry = (initial, self._optimizer_state(rate), tf.zeros([], flat.dtype), self._zero_metrics(flat.dtype))
+
+        def one_epoch(epoch: Any, carry: Any) -> Any:
+            batches, first = epochs(epoch), epoch * per_epoch
+
+            def body(step: Any, carry: Any) -> Any:
+                return step + 1, self._step(carry, initial, batches(step), n, fold(fold(seed, 0), first + step), states)
+
+            last = tf.minimum(per_epoch, total - first)
+            loop = (tf.constant(0, tf.int32), carry)
+            return tf.while_loop(lambda i, _: i < last, body, loop, parallel_iterations=1)[1]
+
+        if self.procedure.local_epochs == 1:
+            carry = one_epoch(tf.constant(0, tf.int32), carry)
+        else:
+            _, carry = tf.while_loop(
+                lambda e, _: e * per_epoch < total,
+                lambda e, c: (e + 1, one_epoch(e, c)),
+                (tf.constant(0, tf.int32), carry),
+                parallel_iterations=1,
+            )
+        return self._finish(flat, carry, total, n, seed, states)
+
+    def train_unrolled(
+        self,
+        flat: Any,
+        batches: Sequence[tuple[Any, Any]],
+        num_examples: int,
+        seed: Any,
+        rate: Any,
+        states: Sequence[Any],
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """As `train`, for a static list of batches, without a loop: what attacks differentiate through."""
+        initial = tuple(self.model.spec.unflatten(flat))
+        carry = (initial, self._optimizer_state(rate), tf.zeros([], flat.dtype), self._zero_metrics(flat.dtype))
+        n = tf.constant(num_examples, tf.int32)
+        for i, batch in enumerate(batches):
+            carry = self._step(carry, initial, batch, n, fold(fold(seed, 0), i), states)
+        return self._finish(flat, carry, tf.constant(len(batches), tf.int32), n, seed, states)
+
+    def _optimizer_state(self, rate: Any) -> Any:
+        specs = tuple(tf.TensorSpec(s, self.model.spec.dtype) for s in self.model.spec.shapes)
+        state = optimizers.with_rate(self.optimizer, self.optimizer.initialize(specs), rate)
+        return tf.nest.map_structure(tf.convert_to_tensor, state)
+
+    def _step(self, carry: Any, initial: Any, batch: tuple[Any, Any], n: Any, seed: Any, states: Sequence[Any]) -> Any:
+        weights, optimizer_state, loss_sum, metric_sums = carry
+        x, y = batch
+        for i, defense in self._acting(Station.BATCH):
+            x, y = defense.batch(x, y, self.context(i, seed, states, n))
+        loss, gradient, metrics = self._gradient(weights, x, y, n, seed, states)
+        if self.procedure.proximal:
+            mu = tf.cast(self.procedure.proximal, loss.dtype)
+            gradient = tuple(g + mu * (w - w0) for g, w, w0 in zip(gradient, weights, initial))
+        optimizer_state, weights = self.optimizer.next(optimizer_state, weights, gradient)
+        metric_sums = {k: metric_sums[k] + tf.cast(metrics[k], loss.dtype) for k in metric_sums}
+        return weights, optimizer_state, loss_sum + loss, metric_sums
+
+    def _gradient(
+        self, weights: Any, x: Any, y: Any, n: Any, seed: Any, states: Sequence[Any]
+    ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        acting = self._acting(Station.GRADIENT)
+        if not acting:
+            loss, gradient = _loss_and_gradient(self.model, weights, x, y)
+            return loss, gradient, {}
+        metrics: dict[str, Any] = {}
+        spec = self.model.spec
+        if acting[0][1].per_example:
+            # One example at a time, in the graph: vectorized_map falls back to a loop for convolution gradients.
+            def one(example: tuple[Any, Any]) -> tuple[Any, Any]:
+                loss, gradient = _loss_and_gradient(self.model, weights, example[0][None], example[1][None])
+                return loss, spec.flatten(gradient)
+
+            loss, flat = tf.map_fn(
+                one, (x, y), fn_output_signature=(spec.dtype, tf.TensorSpec([spec.size], spec.dtype))
+            )
+            loss = tf.reduce_mean(loss)
+        else:
+            loss, gradient = _loss_and_gradient(self.model, weights, x, y)
+            flat = spec.flatten(gradient)
+        for i, defense in acting:
+            if not defense.per_example and len(flat.shape) == 2:
+                flat = tf.reduce_mean(flat, axis=0)
+            flat, reported = defense.gradient(flat, self.context(i, seed, states, n))
+            metrics.update({f"{defense.name}/{k}": v for k, v in reported.items()})
+        if len(flat.shape) == 2:
+            flat = tf.reduce_mean(flat, axis=0)
+        return loss, tuple(spec.unflatten(flat)), metrics
+
+    def _zero_metrics(self, dtype: Any) -> dict[str, Any]:
+        """Zeros under the names the gradient defenses report; found by tracing them once on the side."""
+        acting = self._acting(Station.GRADIENT)
+        if not acting:
+            return {}
+        names: list[str] = []
+        with tf.Graph().as_default():
+            spec = self.model.spec
+            for i, defense in acting:
+                shape = [1, spec.size] if defense.per_example else [spec.size]
+                state = tf.nest.map_structure(lambda a: tf.zeros(a.shape, a.dtype), defense.initial_state(self.setup))
+                context = Context(self.setup, state, tf.zeros([2], tf.int32), tf.constant(1))
+                _, reported = defense.gradient(tf.zeros(shape, spec.dtype), context)
+                names += [f"{defense.name}/{k}" for k in reported]
+        return {name: tf.zeros([], dtype) for name in names}
+
+    def _finish(
+        self, flat: Any, carry: Any, steps: Any, n: Any, seed: Any, states: Sequence[Any]
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        weights, _, loss_sum, metric_sums = carry
+        steps = tf.cast(tf.maximum(steps, 1), loss_sum.dtype)
+        update = self.model.spec.flatten(weights) - flat
+        metrics = {k: v / steps for k, v in metric_sums.items()}
+        for i, defense in self._acting(Station.UPDATE):
+            update, reported = defense.update(update, self.context(i, fold(seed, 1), states, n))
+            metrics.update({f"{defense.name}/{k}": v for k, v in reported.items()})
+        return update, loss_sum / steps, metrics
+
+
+def _loss_and_gradient(model: Model, weights: Sequence[Any], x: Any, y: Any) -> tuple[Any, tuple[Any, ...]]:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(weights)
+        loss = tf.reduce_mean(model.example_losses(weights, x, y, training=True))
+    gradient = tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return loss, tuple(tf.convert_to_tensor(g) for g in gradient)
+
+
+def shuffled_epochs(x: Any, y: Any, indices: Any, procedure: Procedure, seed: Any, dtype: str) -> Epochs:
+    """Batches of the examples `indices` of `x` (uint8 or float) and `y`, reshuffled each epoch.
+
+    A full batch needs no order, so none is drawn. uint8 pixels become floats in [0, 1].
+    """
+    size = procedure.batch_size
+
+    def epoch(number: Any) -> Batches:
+        order = indices
+        if size is not None:
+            order = tf.random.experimental.stateless_shuffle(indices, seed=fold(fold(seed, 2), number))
+
+        def batch(step: Any) -> tuple[Any, Any]:
+            chosen = order if size is None else order[step * size : (step + 1) * size]
+            raw = tf.gather(x, chosen)
+            floats = tf.cast(raw, dtype) / tf.constant(255, dtype) if raw.dtype == tf.uint8 else tf.cast(raw, dtype)
+            return floats, tf.gather(y, chosen)
+
+        return batch
+
+    return epoch
+
+
+def replay_cohort(view: View, weights: Any, rate: Any, x: Any, y: Any) -> Any:
+    """What the clients behind `view` would have sent (their weighted mean), had they held `x` and `y`; `[d]`.
+
+    Batches are taken in the order given, since the real order is unknown to an adversary. Defenses the
+    adversary knows are replayed by their deterministic stand-ins.
+    """
+    assert view.procedure is not None and view.num_examples is not None
+    stand_ins = [(d.replay(), s) for d, s in zip(view.defenses, view.states, strict=True)]
+    defenses = tuple(d for d, _ in stand_ins if d is not None)
+    states = [tf.nest.map_structure(tf.convert_to_tensor, s) for d, s in stand_ins if d is not None]
+    client = Client(view.model, view.procedure, defenses, view.setup)
+    uniform = view.setup.weighting == "uniform"
+    acts = any(d.acts_at(s) for d in defenses for s in (Station.BATCH, Station.GRADIENT, Station.UPDATE))
+    counts = view.num_examples
+    one_step = all(view.procedure.local_steps(n) == 1 for n in counts)
+    linear = view.procedure.client.kind in ("sgd", "momentum")
+    if len(counts) > 1 and one_step and linear and not acts and (not uniform or len(set(counts)) == 1):
+        # One SGD step is linear in the gradient: the weighted mean of the clients' is the whole batch's.
+        whole = view.procedure.model_copy(update={"batch_size": None})
+        return _replay(Client(view.model, whole, (), view.setup), weights, rate, x, y, sum(counts), ())
+    total, start = None, 0
+    for n in counts:
+        share = (1.0 if uniform else float(n)) / (len(counts) if uniform else sum(counts))
+        update = _replay(client, weights, rate, x[start : start + n], y[start : start + n], n, states)
+        total = share * update if total is None else total + share * update
+        start += n
+    return total
+
+
+def _replay(client: Client, weights: Any, rate: Any, x: Any, y: Any, n: int, states: Sequence[Any]) -> Any:
+    procedure = client.procedure
+    steps, per_epoch = procedure.local_steps(n), procedure.steps_per_epoch(n)
+    size = procedure.batch_size or n
+    seed = tf.zeros([2], tf.int32)
+    if steps <= UNROLL_STEPS:
+        starts = [(i % per_epoch) * size for i in range(steps)]
+        batches = [(x[s : min(s + size, n)], y[s : min(s + size, n)]) for s in starts]
+        return client.train_unrolled(weights, batches, n, seed, rate, states)[0]
+
+    def batch(step: Any) -> tuple[Any, Any]:
+        stop = tf.minimum((step + 1) * size, n)
+        return x[step * size : stop], y[step * size : stop]
+
+    return client.train(weights, lambda _: batch, n, seed, rate, states)[0]
