@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedpriv import optimizers
 from fedpriv._lazy import tf
+from fedpriv.errors import CapabilityError
 from fedpriv.models.model import Model
 from fedpriv.procedure import Procedure
 from fedpriv.seeds import fold
@@ -175,7 +176,7 @@ class Client:
         names: list[str] = []
         with tf.Graph().as_default():
             spec = self.model.spec
-            for i, defense in acting:
+            for _, defense in acting:
                 shape = [1, spec.size] if defense.per_example else [spec.size]
                 state = tf.nest.map_structure(lambda a: tf.zeros(a.shape, a.dtype), defense.initial_state(self.setup))
                 context = Context(self.setup, state, tf.zeros([2], tf.int32), tf.constant(1))
@@ -233,7 +234,11 @@ def replay_cohort(view: View, weights: Any, rate: Any, x: Any, y: Any) -> Any:
     Batches are taken in the order given, since the real order is unknown to an adversary. Defenses the
     adversary knows are replayed by their deterministic stand-ins.
     """
-    assert view.procedure is not None and view.num_examples is not None
+    if view.procedure is None or view.num_examples is None:
+        raise CapabilityError(
+            "this adversary cannot replay the client: it does not know the procedure or the number of examples; "
+            "use an adversary that knows 'procedure' and 'num_examples'"
+        )
     stand_ins = [(d.replay(), s) for d, s in zip(view.defenses, view.states, strict=True)]
     defenses = tuple(d for d, _ in stand_ins if d is not None)
     states = [tf.nest.map_structure(tf.convert_to_tensor, s) for d, s in stand_ins if d is not None]

@@ -73,6 +73,17 @@ class Protocol(Defense):
         """Starts a round for `clients`; `watched` parties' view is kept in the transcript."""
         raise NotImplementedError
 
+    def l2_error(self, setup: Setup) -> float:
+        """Largest L2 distance between a client's contribution and what the ring holds of it, in update units.
+
+        Encoding may lengthen a clipped update by this much; the ledger adds it to the sensitivity.
+        """
+        return 0.0
+
+    def combine(self, shares: Sequence[np.ndarray]) -> np.ndarray:
+        """The ring element, uint64 `[d + 1]`, that all parties' shares of one message make together."""
+        raise NotImplementedError
+
     def parties(self) -> int:
         """Number of parties (such as aggregators) that could be corrupted."""
         return 0

@@ -98,6 +98,8 @@ class GraphEngine(Engine):
         return result
 
     def _metric_names(self, flat: Any, data: Any, seed: Any, rate: Any, states: Any) -> list[str]:
+        if not self.client.defenses:
+            return []
         with tf.Graph().as_default():
             like = tf.nest.map_structure(lambda t: tf.zeros(t.shape, t.dtype), (flat, seed, rate, states))
             x, y, _ = data

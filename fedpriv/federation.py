@@ -1,0 +1,358 @@
+"""Federation: model, clients' data, procedure and defenses; `run` carries it round after round.
+
+FedSGD and FedAvg: McMahan, Moore, Ramage, Hampson, Agüera y Arcas, 2017, arXiv 1602.05629.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fedpriv import optimizers, registry, sampling
+from fedpriv._lazy import tf
+from fedpriv.checkpoint import Checkpoint
+from fedpriv.data.dataset import Dataset
+from fedpriv.data.partition import Partition
+from fedpriv.engine.base import CohortResult, Engine
+from fedpriv.errors import DataError, DivergenceError, LedgerError, ModelError
+from fedpriv.ledger import Ledger
+from fedpriv.models.model import Model
+from fedpriv.observe import observe
+from fedpriv.procedure import Procedure
+from fedpriv.record import History, Record
+from fedpriv.seeds import Purpose, fold, graph_seed
+from fedpriv.stack import Stack
+from fedpriv.stations import Context, Defense, Setup, Station
+from fedpriv.tap import Tap
+
+
+@dataclass
+class State:
+    """What the server carries from round to round.
+
+    Attributes:
+      round: rounds done.
+      weights: `[d]`.
+      server: server optimizer state.
+      defenses: one state a defense.
+    """
+
+    round: int
+    weights: np.ndarray
+    server: Any
+    defenses: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """A federation, checked as a whole when it is made.
+
+    Attributes:
+      model: the model's pure functions.
+      train: all clients' examples.
+      partition: which example is whose.
+      procedure: local training, sampling, weighting, server step.
+      defenses: in order.
+      test: held-out examples, or None for no evaluation.
+      seed: fixes initial weights, cohorts, batches and noise.
+      engine: registered engine name.
+      on_nonfinite: `stop` a run whose client diverges, or `drop` that client from the round.
+      rounds: planned number of rounds, for checks and accounts that need it.
+      accountant: `rdp` or `pld`.
+
+    Raises:
+      DataError, ModelError, ParameterError, StackError: something does not fit together.
+    """
+
+    model: Model
+    train: Dataset
+    partition: Partition
+    procedure: Procedure = field(default_factory=Procedure)
+    defenses: tuple[Defense, ...] = ()
+    test: Dataset | None = None
+    seed: int = 0
+    engine: str = "graph"
+    on_nonfinite: Literal["stop", "drop"] = "stop"
+    rounds: int | None = None
+    accountant: Literal["rdp", "pld"] = "rdp"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "defenses", tuple(self.defenses))
+        for data in (self.train, self.test):
+            if data is None:
+                continue
+            if data.input_shape != self.model.input_shape:
+                raise ModelError(
+                    f"model '{self.model.name}' takes examples of shape {self.model.input_shape}, but "
+                    f"'{data.name}' has {data.input_shape}; build the model for that shape"
+                )
+            if int(data.y.max()) >= self.model.num_classes:
+                raise ModelError(
+                    f"model '{self.model.name}' has {self.model.num_classes} classes, but '{data.name}' has label "
+                    f"{int(data.y.max())}; build the model with num_classes={data.num_classes}"
+                )
+        sizes = self.partition.sizes
+        if not len(sizes) or sizes.min() == 0:
+            empty = "there are no clients" if not len(sizes) else f"client {int(sizes.argmin())} has no examples"
+            raise DataError(f"partition {self.partition.name}: {empty}; every client needs at least one example")
+        largest = max(int(i.max()) for i in self.partition.indices)
+        if largest >= len(self.train):
+            raise DataError(
+                f"partition {self.partition.name} names example {largest}, but '{self.train.name}' has "
+                f"{len(self.train)}; partition this dataset's own labels"
+            )
+        sampling.check(self.procedure.sampling, len(sizes))
+        self.stack  # noqa: B018  validates before anything runs
+
+    @cached_property
+    def setup(self) -> Setup:
+        """Static facts, for defenses and views."""
+        population = len(self.partition)
+        return Setup(
+            spec=self.model.spec,
+            population=population,
+            cohort=self.procedure.sampling.largest(population),
+            expected_cohort=self.procedure.sampling.expected(population),
+            sampling=self.procedure.sampling,
+            weighting=self.procedure.weighting,
+            max_examples=int(self.partition.sizes.max()),
+            rounds=self.rounds,
+        )
+
+    @cached_property
+    def stack(self) -> Stack:
+        """The defenses, checked against each other and the setup."""
+        return Stack(self.defenses, self.setup)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return registry.engines.load(self.engine)(self)
+
+    @cached_property
+    def _server_optimizer(self) -> Any:
+        return optimizers.build(self.procedure.server)
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able identity: two federations with equal configs produce the same bits on one machine."""
+        layout = hashlib.sha256()
+        for part in self.partition.indices:
+            layout.update(np.int64(len(part)).tobytes() + np.ascontiguousarray(part, np.int64).tobytes())
+        return {
+            "model": self.model.name,
+            "train": self.train.fingerprint,
+            "test": self.test.fingerprint if self.test else None,
+            "partition": self.partition.name,
+            "layout": layout.hexdigest()[:16],
+            "procedure": self.procedure.model_dump(mode="json"),
+            "defenses": [d.config() for d in self.defenses],
+            "seed": self.seed,
+            "engine": self.engine,
+            "on_nonfinite": self.on_nonfinite,
+        }
+
+    def start(self, weights: np.ndarray | None = None) -> State:
+        """The state before round 0, from the model's initializer or from given weights `[d]`."""
+        spec = self.model.spec
+        if weights is None:
+            weights = self.model.initial_weights(int(graph_seed(self.seed, Purpose.WEIGHTS)[0]) & 0x7FFFFFFF)
+        if np.shape(weights) != (spec.size,):
+            raise ModelError(f"weights of shape {np.shape(weights)} given; model '{self.model.name}' has [{spec.size}]")
+        server = self._server_optimizer.initialize(tf.TensorSpec([spec.size], spec.dtype))
+        server = tf.nest.map_structure(lambda a: np.asarray(a), server)
+        states = tuple(d.initial_state(self.setup) for d in self.defenses)
+        return State(0, np.asarray(weights, spec.dtype), server, states)
+
+    def ledger(self) -> Ledger | None:
+        """The privacy account of this federation's defenses, or None if none of them makes a formal claim."""
+        claims = [c for d in self.defenses for c in d.claims(self.setup)]
+        return Ledger(self.setup, claims, accountant=self.accountant) if claims else None
+
+    def run(
+        self,
+        rounds: int,
+        *,
+        taps: Iterable[Tap] = (),
+        evaluate_every: int = 1,
+        delta: float = 1e-5,
+        weights: np.ndarray | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 1,
+        resume: bool = True,
+        on_round: Callable[[Record], None] | None = None,
+        stop_when: Callable[[Record], bool] | None = None,
+    ) -> History:
+        """Runs to `rounds` rounds.
+
+        Args:
+          rounds: total number of rounds, those of a resumed checkpoint included.
+          taps: adversaries listening; without any, nothing is kept or copied for them.
+          evaluate_every: test every n rounds and after the last; 0 never.
+          delta: the delta at which records state epsilon.
+          weights: initial weights `[d]` instead of the model's initializer.
+          checkpoint: file to save to, and to resume from if it exists and `resume` is set.
+          checkpoint_every: rounds between saves; one more is made at the end and on interruption.
+          on_round: called with each new record.
+          stop_when: ends the run early when true of a record.
+
+        Returns:
+          The History. Ctrl-C between or within rounds ends it cleanly after the last whole round.
+
+        Raises:
+          DivergenceError: a client's update or the model is not finite; names the round and the client.
+          CheckpointError: the checkpoint is damaged or of another federation.
+        """
+        state, records = self.start(weights), []
+        if checkpoint is not None and resume and Path(checkpoint).exists():
+            state, records = self._restore(checkpoint, state)
+        taps = tuple(taps)
+        ledger = self.ledger()
+        if ledger is not None and state.round:
+            ledger.spend(state.round)
+        history, saved = History(records, state.weights), state.round
+
+        def save() -> None:
+            if checkpoint is not None:
+                leaves = [np.asarray(a) for a in tf.nest.flatten(state.server)]
+                defense_leaves = [np.asarray(a) for a in tf.nest.flatten(state.defenses)]
+                Checkpoint(self.config(), state.round, state.weights, leaves, defense_leaves, records).save(checkpoint)
+
+        try:
+            while state.round < rounds:
+                due = evaluate_every and (state.round + 1) % evaluate_every == 0
+                state, record = self.step(state, taps, evaluate=bool(due) or state.round + 1 == rounds)
+                if ledger is not None:
+                    ledger.spend()
+                    record.epsilon = _epsilon(ledger, delta)
+                records.append(record)
+                history.weights = state.weights
+                if checkpoint is not None and state.round % checkpoint_every == 0:
+                    save()
+                    saved = state.round
+                if on_round is not None:
+                    on_round(record)
+                if stop_when is not None and stop_when(record):
+                    break
+        except KeyboardInterrupt:
+            history.interrupted = True
+        if saved != state.round:
+            save()
+        return history
+
+    def step(self, state: State, taps: Sequence[Tap] = (), evaluate: bool = True) -> tuple[State, Record]:
+        """One round: (next state, record). A pure function of the state and this federation."""
+        began, number = time.perf_counter(), state.round
+        clients = sampling.cohort(self.procedure.sampling, len(self.partition), self.seed, number)
+        listening = [t for t in taps if t.listens(number)]
+        watched = sorted({p for t in listening for p in t.adversary.corrupted})
+        sent = self._broadcast(state)
+        rate = self.procedure.client.learning_rate * self.procedure.client.schedule.factor(number)
+        result = self._engine.cohort(
+            sent, [int(c) for c in clients], number, rate, state.defenses, self._wanted(listening, clients), watched
+        )
+        mean, metrics = self._aggregate(state, result)
+        after = self._server_step(state, mean, result)
+        defenses = self._next_states(state, {**result.metrics, **metrics})
+        observations = observe(self, listening, number, sent, rate, state.defenses, result, mean)
+        test_loss = accuracy = None
+        if evaluate and self.test is not None:
+            test_loss, accuracy = self._engine.evaluate(after[0], *self._test_tensors)
+        record = Record(
+            round=number,
+            cohort=len(clients),
+            survivors=len(result.survivors),
+            dropped=result.dropped,
+            loss=result.loss,
+            test_loss=test_loss,
+            accuracy=accuracy,
+            seconds=time.perf_counter() - began,
+            bytes_up=result.bytes_up,
+            bytes_down=len(clients) * sent.nbytes,
+            metrics={**result.metrics, **metrics},
+            observations=observations,
+        )
+        return State(number + 1, after[0], after[1], defenses), record
+
+    @cached_property
+    def _test_tensors(self) -> tuple[Any, Any]:
+        assert self.test is not None
+        return tf.constant(self.test.x), tf.constant(self.test.y.astype(np.int32))
+
+    def _wanted(self, taps: Sequence[Tap], clients: np.ndarray) -> frozenset[int]:
+        """Clients whose own message some adversary can see."""
+        if self.stack.protocol is not None:
+            return frozenset()
+        seeing = [t for t in taps if t.adversary.position in ("server", "eavesdropper")]
+        chosen = [clients if t.clients is None else t.clients for t in seeing]
+        return frozenset(int(c) for part in chosen for c in part)
+
+    def _server_context(self, state: State, i: int, station: int, count: int = 0) -> Context:
+        seed = fold(fold(tf.constant(graph_seed(self.seed, Purpose.SERVER, state.round)), station), i)
+        states = tf.nest.map_structure(tf.convert_to_tensor, state.defenses[i])
+        return Context(self.setup, states, seed, count=tf.constant(count))
+
+    def _broadcast(self, state: State) -> np.ndarray:
+        sent = state.weights
+        for i, defense in enumerate(self.defenses):
+            if defense.acts_at(Station.BROADCAST):
+                sent = np.asarray(defense.broadcast(tf.constant(sent), self._server_context(state, i, 0)))
+        return sent
+
+    def _aggregate(self, state: State, result: CohortResult) -> tuple[np.ndarray, dict[str, float]]:
+        """The mean update `[d]` after the aggregate station, and what the defenses reported there."""
+        total, metrics = result.total, {}
+        for i in reversed(range(len(self.defenses))):
+            defense = self.defenses[i]
+            if defense.acts_at(Station.AGGREGATE):
+                context = self._server_context(state, i, 1, len(result.survivors))
+                value, reported = defense.aggregate(tf.constant(total, tf.float32), context)
+                total = np.asarray(value, np.float64)
+                metrics.update({f"{defense.name}/{k}": float(v) for k, v in reported.items()})
+        denominator = self.setup.expected_cohort if self.stack.fixed_denominator else result.weight
+        mean = total / denominator if denominator > 0 else np.zeros_like(total)
+        return mean.astype(self.model.spec.dtype), metrics
+
+    def _server_step(self, state: State, mean: np.ndarray, result: CohortResult) -> tuple[np.ndarray, Any]:
+        if not result.survivors and not self.stack.fixed_denominator:
+            return state.weights, state.server  # an empty cohort moves nothing
+        rate = self.procedure.server.learning_rate * self.procedure.server.schedule.factor(state.round)
+        server = tf.nest.map_structure(tf.convert_to_tensor, state.server)
+        server = optimizers.with_rate(self._server_optimizer, server, tf.constant(rate, self.model.spec.dtype))
+        # A model delta is a step, so the server's "gradient" is its negative (Reddi et al., 2021).
+        server, weights = self._server_optimizer.next(server, tf.constant(state.weights), -tf.constant(mean))
+        weights = np.asarray(weights)
+        if not np.isfinite(weights).all():
+            raise DivergenceError(
+                f"round {state.round}: the global model is not finite after the server's step; lower the server "
+                f"learning rate (now {rate:g}) or the client's"
+            )
+        return weights, tf.nest.map_structure(np.asarray, server)
+
+    def _next_states(self, state: State, metrics: dict[str, float]) -> tuple[Any, ...]:
+        following = []
+        for i, defense in enumerate(self.defenses):
+            own = {k.split("/", 1)[1]: v for k, v in metrics.items() if k.startswith(f"{defense.name}/")}
+            following.append(defense.next_state(state.defenses[i], own, self._server_context(state, i, 2)))
+        return tuple(tf.nest.map_structure(np.asarray, s) for s in following)
+
+    def _restore(self, path: str | Path, fresh: State) -> tuple[State, list[Record]]:
+        saved = Checkpoint.load(path)
+        saved.require(self.config(), path)
+        server = tf.nest.pack_sequence_as(fresh.server, saved.server)
+        defenses = tf.nest.pack_sequence_as(fresh.defenses, saved.defenses)
+        return State(saved.round, saved.weights, server, defenses), saved.records
+
+
+def _epsilon(ledger: Ledger, delta: float) -> float | None:
+    for against in ("released", "server"):
+        try:
+            return float(ledger.epsilon(delta, against=against).value)
+        except LedgerError:
+            continue
+    return None

@@ -1,0 +1,133 @@
+"""Observe: turns what passed the stations into each adversary's views, and never more than it may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedpriv._lazy import tf
+from fedpriv.adversary import Adversary
+from fedpriv.engine.base import CohortResult
+from fedpriv.errors import CapabilityError
+from fedpriv.tap import Observation, Tap
+from fedpriv.truth import Truth
+from fedpriv.view import View
+
+if TYPE_CHECKING:
+    from fedpriv.federation import Federation
+
+
+def observe(
+    federation: Federation,
+    taps: Sequence[Tap],
+    round_number: int,
+    sent: np.ndarray,
+    rate: float,
+    states: Sequence[Any],
+    result: CohortResult,
+    released: np.ndarray,
+) -> list[Observation]:
+    """The observations of `taps` in one round.
+
+    Args:
+      federation: whose round.
+      taps: those that listen in this round.
+      round_number: from 0.
+      sent: broadcast weights `[d]`.
+      rate: client learning rate.
+      states: the defenses' states, as broadcast.
+      result: what the engine brought back.
+      released: the mean update `[d]` after the aggregate station.
+
+    Raises:
+      CapabilityError: an adversary whose position does not exist in this federation.
+    """
+    observations: list[Observation] = []
+    for tap in taps:
+        for clients, kind, observed, shares in _visible(federation, tap, result, released):
+            truth = _truth(federation, clients)
+            view = _view(federation, tap.adversary, kind, round_number, sent, observed, rate, states, truth, shares)
+            observations.append(Observation(view, truth))
+    return observations
+
+
+def _visible(federation: Federation, tap: Tap, result: CohortResult, released: np.ndarray) -> list[Any]:
+    """(clients behind it, kind, what is observed `[d]` or None, shares or None) of each thing the tap sees."""
+    protocol, position = federation.stack.protocol, tap.adversary.position
+    if not result.survivors:
+        return []
+    everyone = tuple(result.survivors)
+    mean = (result.total / result.weight).astype(np.float32) if result.weight else None
+    if position == "observer":
+        return [(everyone, "released", released.astype(np.float32), None)]
+    if position == "aggregators":
+        if protocol is None:
+            raise CapabilityError(
+                "the adversary is a coalition of aggregators, but no defense in this federation has any; "
+                "add secret_sharing, or tap as 'server'"
+            )
+        missing = [p for p in tap.adversary.corrupted if not 0 <= p < protocol.parties()]
+        if missing:
+            raise CapabilityError(
+                f"aggregator {missing[0]} does not exist: {protocol.name} has {protocol.parties()}, numbered from 0"
+            )
+        assert result.transcript is not None
+        held = {p: result.transcript.held.get(p, {}) for p in tap.adversary.corrupted}
+        if len(set(held)) == protocol.parties():  # nothing is hidden from a coalition of all of them
+            return [((c,), "update", _recombined(federation, held, c), None) for c in everyone]
+        # The aggregators publish the decoded sum, so each of them holds it as well.
+        return [(everyone, "sum", mean, held)]
+    if protocol is not None:
+        # On the wire there are only shares, whose sum no eavesdropper holds; the server gets the sum alone.
+        return [(everyone, "sum", mean, None)] if position == "server" else [(everyone, "shares", None, None)]
+    chosen = [c for c in everyone if tap.clients is None or c in tap.clients]
+    return [((c,), "update", result.updates[c].astype(np.float32), None) for c in chosen]
+
+
+def _recombined(federation: Federation, held: dict[int, dict[int, np.ndarray]], client: int) -> np.ndarray:
+    """One client's update `[d]`, decoded from all aggregators' shares of it."""
+    protocol = federation.stack.protocol
+    assert protocol is not None
+    whole = protocol.combine([shares[client] for shares in held.values()])
+    decoded = protocol.decode(tf.constant(whole.view(np.int64)), tf.constant(1), federation.setup).numpy()
+    return (decoded[:-1] / decoded[-1]).astype(np.float32)
+
+
+def _truth(federation: Federation, clients: Sequence[int]) -> Truth:
+    indices = np.concatenate([federation.partition.indices[c] for c in clients])
+    return Truth(federation.train.floats(indices), federation.train.y[indices].astype(np.int64), tuple(clients))
+
+
+def _view(
+    federation: Federation,
+    adversary: Adversary,
+    kind: Any,
+    round_number: int,
+    sent: np.ndarray,
+    observed: np.ndarray | None,
+    rate: float,
+    states: Sequence[Any],
+    truth: Truth,
+    shares: Any,
+) -> View:
+    knows = adversary.knows
+    counts = tuple(len(federation.partition.indices[c]) for c in truth.clients)
+    return View(
+        adversary=adversary,
+        kind=kind,
+        round=round_number,
+        model=federation.model,
+        weights=sent.copy(),
+        observed=None if observed is None else observed.copy(),
+        setup=federation.setup,
+        clients=len(truth.clients),
+        procedure=federation.procedure if "procedure" in knows else None,
+        num_examples=counts if "num_examples" in knows else None,
+        labels=truth.y.copy() if "labels" in knows else None,
+        defenses=federation.defenses if "defense" in knows else (),
+        states=tuple(states) if "defense" in knows else (),
+        client_rate=rate if "procedure" in knows else None,
+        shares=shares,
+    )
