@@ -91,6 +91,14 @@ class Defense(Plugin):
     per_example: ClassVar[bool] = False
     #: Whether the station functions are deterministic, so that `View.simulate` can replay them exactly.
     replayable: ClassVar[bool] = True
+    #: Whether `update` never lengthens its input's L2 norm, so that a bound set before it still holds after it.
+    contractive: ClassVar[bool] = False
+    #: Whether its guarantee needs the server to divide the sum by a public constant (the expected cohort size)
+    #: instead of the cohort's own weight, which one client's presence would change.
+    fixed_denominator: ClassVar[bool] = False
+    #: Whether what `next_state` reads is itself covered by this defense's claims; if not, a state that changes
+    #: from round to round carries unprotected data into later rounds, and the ledger gives no number.
+    private_state: ClassVar[bool] = False
     #: Name of the attack that knows about this defense, if one ships; reports warn where there is none.
     adaptive_attack: ClassVar[str] = ""
 
