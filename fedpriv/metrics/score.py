@@ -1,0 +1,381 @@
+"""Score: a finding compared with the withheld truth; Summary: many scores, with how far they can be trusted.
+
+Reconstructions are matched to originals one-to-one, then scored on the scale [0, 1]:
+
+- Truth lies in [0, 1], and everybody knows that it does, so reconstructions are clipped to it first.
+- A reconstruction that is not finite (the attack diverged), or that is missing, counts as a failure of the worst
+  possible quality: MSE 1, PSNR 0 dB, SSIM 0. It stays in every mean, so that diverging is never an advantage.
+- More reconstructions than originals: only the first n count, in the attack's own order. Letting the truth choose
+  among spare guesses would reward guessing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedpriv.errors import ParameterError
+from fedpriv.metrics.image import mse, psnr_of_mse, ssim, ssim_defined
+from fedpriv.metrics.interval import bootstrap_mean, wilson
+from fedpriv.metrics.matching import UNMATCHED, label_accuracy, match, match_labels
+
+if TYPE_CHECKING:
+    from fedpriv.attack import Finding
+    from fedpriv.truth import Truth
+
+#: In means and their intervals a PSNR above this many dB counts as this: an exact image has infinitely many.
+PSNR_CAP = 100.0
+
+#: psnr, ssim, mse, success, finite
+_Quality = tuple[float | None, float | None, float | None, bool | None, bool | None]
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """How one original fared.
+
+    Attributes:
+      image: its index in the batch.
+      psnr: dB; infinite if exact, 0 if missing or not finite; None if the attack claims no reconstructions.
+      ssim: structural similarity; None without reconstructions and for examples that are no images.
+      mse: mean squared error; None without reconstructions.
+      success: PSNR at or above the threshold; None without reconstructions.
+      finite: whether a finite reconstruction was matched to it; None without reconstructions.
+      label: its true label.
+      label_found: the label claimed for it; None if none was, or if only labels are claimed and it is not found.
+      label_right: whether they agree; None if the attack claims no labels.
+    """
+
+    image: int
+    psnr: float | None
+    ssim: float | None
+    mse: float | None
+    success: bool | None
+    finite: bool | None
+    label: int
+    label_found: int | None
+    label_right: bool | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One finding's score: its images, and what the whole batch cost.
+
+    Attributes:
+      images: one entry an original, in the truth's order.
+      matched: int `[n]`: index of each original's reconstruction, -1 for none; None without reconstructions.
+      threshold_db: PSNR from which a reconstruction is a success.
+      label_accuracy: labels found, matched one-to-one whatever image they came with; None if none are claimed.
+      seconds: wall-clock of the attack on the whole batch, without compilation where the attack tells it apart.
+      compile_seconds: one-off tracing and compilation.
+      evaluations: gradient evaluations on the whole batch, over all restarts.
+      restarts: starts made.
+      objective: the attack's own final objective.
+      surplus: reconstructions beyond the number of originals, not counted.
+    """
+
+    images: tuple[ImageScore, ...]
+    matched: np.ndarray | None
+    threshold_db: float
+    label_accuracy: float | None
+    seconds: float
+    compile_seconds: float
+    evaluations: int
+    restarts: int
+    objective: float
+    surplus: int = 0
+
+    def rows(self, **columns: Any) -> list[dict[str, Any]]:
+        """One flat dict an image; `columns` (such as the seed or the defense) come first in each.
+
+        `batch`, `seconds`, `compile_seconds`, `evaluations` and `restarts` are those of the whole batch: add them
+        up over batches, not over rows. Values may be infinite or None; `fedpriv.atomic.jsonable` makes them JSON.
+        """
+        shared = {
+            "batch": len(self.images),
+            "seconds": self.seconds,
+            "compile_seconds": self.compile_seconds,
+            "evaluations": self.evaluations,
+            "restarts": self.restarts,
+        }
+        return [
+            {**columns, **{f.name: getattr(image, f.name) for f in fields(image)}, **shared} for image in self.images
+        ]
+
+
+def score(finding: Finding, truth: Truth, threshold_db: float = 30.0) -> Score:
+    """Compares a finding with the truth.
+
+    Args:
+      finding: the attack's claim: reconstructions `[m, *input_shape]`, labels `[m]`, or both.
+      truth: what went in: `x` `[n, *input_shape]` in [0, 1], `y` `[n]`.
+      threshold_db: PSNR in dB from which a reconstruction counts as a success.
+
+    Returns:
+      The score; see this module's docstring for how it is taken.
+
+    Raises:
+      ParameterError: the finding claims nothing, has examples of another shape than the truth's or labels that
+        are no integers, or the truth is empty, malformed or outside [0, 1].
+    """
+    x, y = _checked_truth(truth)
+    n = len(y)
+    if finding.x is None and finding.y is None:
+        raise ParameterError("this finding claims neither reconstructions nor labels, so there is nothing to score")
+    claimed = None if finding.y is None else np.asarray(finding.y)[:n]
+    accuracy = None if claimed is None else label_accuracy(claimed, y)
+
+    matched: np.ndarray | None = None
+    quality: list[_Quality] = [(None, None, None, None, None)] * n
+    surplus = 0
+    if finding.x is not None:
+        found = np.asarray(finding.x, np.float64)
+        if found.shape[1:] != x.shape[1:] or found.ndim < 2:
+            raise ParameterError(
+                f"the finding's reconstructions are {list(found.shape)}, but the truth's examples are "
+                f"{list(x.shape[1:])}; expected [n, {', '.join(map(str, x.shape[1:]))}]"
+            )
+        surplus = max(0, len(found) - n)
+        found = np.clip(found[:n], 0.0, 1.0)  # leaves not-a-number as it is; infinities are caught below
+        found[~np.isfinite(np.asarray(finding.x)[:n])] = np.nan
+        matched = match(found, x) if len(found) else np.full(n, UNMATCHED, np.int64)
+        quality = _quality(found, x, matched, threshold_db)
+
+    labels = _labels(claimed, y, matched)
+    return Score(
+        images=tuple(ImageScore(i, *quality[i], int(y[i]), *labels[i]) for i in range(n)),
+        matched=matched,
+        threshold_db=float(threshold_db),
+        label_accuracy=accuracy,
+        seconds=float(finding.seconds),
+        compile_seconds=float(finding.compile_seconds),
+        evaluations=int(finding.evaluations),
+        restarts=int(finding.restarts),
+        objective=float(finding.objective),
+        surplus=surplus,
+    )
+
+
+def aligned(finding: Finding, scored: Score) -> np.ndarray | None:
+    """A finding's reconstructions in the truth's order, clipped to [0, 1], for figures.
+
+    Returns:
+      `[n, *input_shape]` float32, not-a-number where one is missing or was not finite; None if it claims none.
+    """
+    if finding.x is None or scored.matched is None:
+        return None
+    found = np.asarray(finding.x, np.float32)
+    rows = np.full((len(scored.images), *found.shape[1:]), np.nan, np.float32)
+    for i, image in enumerate(scored.images):
+        if image.finite:
+            rows[i] = np.clip(found[scored.matched[i]], 0.0, 1.0)
+    return rows
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores of many batches taken together. Fields are None where nothing was claimed.
+
+    Attributes:
+      images: number of originals.
+      batches: number of findings.
+      threshold_db: PSNR from which a reconstruction is a success.
+      success_rate: successes over images.
+      successes: how many.
+      success_interval: Wilson 95% interval of the rate. It takes images as independent, which those of one batch
+        are not; for batches larger than one the truth is wider.
+      psnr_mean: mean PSNR in dB, each counted as at most PSNR_CAP (100).
+      psnr_interval: bootstrap 95% interval of that mean, drawing batches; None for fewer than two.
+      psnr_median: median PSNR, not capped; likewise best and worst.
+      ssim_mean: mean SSIM; then median, best and worst.
+      not_finite: originals whose reconstruction was missing or not finite.
+      label_accuracy: labels found over images, matched one-to-one whatever image they came with.
+      label_interval: Wilson 95% interval of it.
+      label_right_rate: fraction of images whose own reconstruction came with the right label.
+      seconds_total: wall-clock of all attacks, without compilation where told apart.
+      seconds_median: median over batches.
+      compile_seconds_total: one-off compilation of all attacks.
+      evaluations_total: gradient evaluations of all attacks.
+      evaluations_median: median over batches.
+    """
+
+    images: int
+    batches: int
+    threshold_db: float
+    success_rate: float | None
+    successes: int | None
+    success_interval: tuple[float, float] | None
+    psnr_mean: float | None
+    psnr_interval: tuple[float, float] | None
+    psnr_median: float | None
+    psnr_best: float | None
+    psnr_worst: float | None
+    ssim_mean: float | None
+    ssim_median: float | None
+    ssim_best: float | None
+    ssim_worst: float | None
+    not_finite: int
+    label_accuracy: float | None
+    label_interval: tuple[float, float] | None
+    label_right_rate: float | None
+    seconds_total: float
+    seconds_median: float
+    compile_seconds_total: float
+    evaluations_total: int
+    evaluations_median: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def describe(self) -> str:
+        """Plain sentences: how many of how many, how good, at what cost."""
+        unit = "image" if self.images == 1 else "images"
+        parts = []
+        if self.success_rate is not None and self.success_interval is not None:
+            low, high = self.success_interval
+            parts.append(
+                f"{self.successes} of {self.images} {unit} reconstructed at {self.threshold_db:g} dB or better "
+                f"({self.success_rate:.0%}, 95% interval {low:.0%} to {high:.0%})"
+            )
+            interval = f" (95% interval {_range(self.psnr_interval)})" if self.psnr_interval else ""
+            parts.append(
+                f"PSNR mean {_db(self.psnr_mean)}{interval}, median {_db(self.psnr_median)}, "
+                f"best {_db(self.psnr_best)}, worst {_db(self.psnr_worst)}"
+            )
+            if self.ssim_mean is not None:
+                parts.append(f"SSIM mean {self.ssim_mean:.3f}, median {self.ssim_median:.3f}")
+            if self.not_finite:
+                parts.append(f"{self.not_finite} of {self.images} missing or not finite, counted as 0 dB")
+        if self.label_accuracy is not None:
+            parts.append(f"{self.label_accuracy:.1%} of {self.images} labels found")
+        parts.append(
+            f"{self.seconds_total:.1f} s in all, median {self.seconds_median:.2f} s and "
+            f"{self.evaluations_median:g} gradient evaluations a batch"
+        )
+        return ". ".join(parts) + "."
+
+
+def summarize(scores: Iterable[Score], seed: int = 0) -> Summary:
+    """Takes scores together; the number of images is always part of the answer.
+
+    Args:
+      scores: at least one, all at one threshold; all with reconstructions, or none, and likewise for labels.
+      seed: seed of the bootstrap.
+
+    Raises:
+      ParameterError: no scores, or scores that do not belong together.
+    """
+    scores = list(scores)
+    if not scores:
+        raise ParameterError("there are no scores to summarize; run at least one attack")
+    groups: dict[str, set[Any]] = {
+        "threshold": {s.threshold_db for s in scores},
+        "presence of reconstructions": {s.matched is None for s in scores},
+        "presence of labels": {s.label_accuracy is None for s in scores},
+    }
+    for what, kinds in groups.items():
+        if len(kinds) > 1:
+            raise ParameterError(f"scores that differ in {what} cannot be summarized together; summarize each kind")
+    images = [image for s in scores for image in s.images]
+    n = len(images)
+
+    psnr_groups = [[i.psnr for i in s.images if i.psnr is not None] for s in scores]
+    psnrs = np.array([p for group in psnr_groups for p in group])
+    ssims = np.array([i.ssim for i in images if i.ssim is not None])
+    successes = sum(bool(i.success) for i in images) if psnrs.size else None
+    found = None
+    if scores[0].label_accuracy is not None:
+        found = sum(round((s.label_accuracy or 0.0) * len(s.images)) for s in scores)
+    seconds = [s.seconds for s in scores]
+    evaluations = [s.evaluations for s in scores]
+    return Summary(
+        images=n,
+        batches=len(scores),
+        threshold_db=scores[0].threshold_db,
+        success_rate=None if successes is None else successes / n,
+        successes=successes,
+        success_interval=None if successes is None else wilson(successes, n),
+        psnr_mean=_statistic(np.mean, np.minimum(psnrs, PSNR_CAP)),
+        psnr_interval=bootstrap_mean([np.minimum(g, PSNR_CAP) for g in psnr_groups], seed=seed),
+        psnr_median=_statistic(np.median, psnrs),
+        psnr_best=_statistic(np.max, psnrs),
+        psnr_worst=_statistic(np.min, psnrs),
+        ssim_mean=_statistic(np.mean, ssims),
+        ssim_median=_statistic(np.median, ssims),
+        ssim_best=_statistic(np.max, ssims),
+        ssim_worst=_statistic(np.min, ssims),
+        not_finite=sum(i.finite is False for i in images),
+        label_accuracy=None if found is None else found / n,
+        label_interval=None if found is None else wilson(found, n),
+        label_right_rate=None if found is None else sum(bool(i.label_right) for i in images) / n,
+        seconds_total=math.fsum(seconds),
+        seconds_median=float(np.median(seconds)),
+        compile_seconds_total=math.fsum(s.compile_seconds for s in scores),
+        evaluations_total=sum(evaluations),
+        evaluations_median=float(np.median(evaluations)),
+    )
+
+
+def success_rate(scores: Sequence[Score]) -> float | None:
+    """Fraction of images reconstructed at the threshold PSNR or better, over all scores.
+
+    The threshold is the scores' own (30 dB unless set otherwise); `summarize` adds the Wilson 95% interval.
+    """
+    return summarize(scores).success_rate
+
+
+def _checked_truth(truth: Truth) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(truth.x, np.float64), np.asarray(truth.y)
+    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or not len(y):
+        raise ParameterError(
+            f"a truth needs x [n, ...] and y [n] with n > 0, not shapes {list(x.shape)} and {list(y.shape)}"
+        )
+    tolerance = 1e-6  # float32 rounding of 8-bit levels
+    if not (np.isfinite(x).all() and x.min() >= -tolerance and x.max() <= 1 + tolerance):
+        raise ParameterError(
+            f"the truth must lie in [0, 1] to be scored; it spans {x.min():g} to {x.max():g}. Scale it when loading"
+        )
+    return x, y
+
+
+def _quality(found: np.ndarray, x: np.ndarray, matched: np.ndarray, threshold_db: float) -> list[_Quality]:
+    structured = ssim_defined(x.shape[1:])
+    quality: list[_Quality] = []
+    for original, which in zip(x, matched, strict=True):
+        if which == UNMATCHED or not np.isfinite(found[which]).all():
+            quality.append((0.0, 0.0 if structured else None, 1.0, False, False))
+            continue
+        error = mse(found[which].ravel(), original.ravel())
+        decibel = psnr_of_mse(error)
+        similarity = ssim(found[which], original) if structured else None
+        quality.append((decibel, similarity, error, bool(decibel >= threshold_db), True))
+    return quality
+
+
+def _labels(
+    claimed: np.ndarray | None, y: np.ndarray, matched: np.ndarray | None
+) -> list[tuple[int | None, bool | None]]:
+    if claimed is None:
+        return [(None, None)] * len(y)
+    if matched is None:
+        right = match_labels(claimed, y)
+        return [(int(label) if r else None, bool(r)) for label, r in zip(y, right, strict=True)]
+    found = [int(claimed[m]) if 0 <= m < len(claimed) else None for m in matched]
+    return [(f, f == int(label)) for f, label in zip(found, y, strict=True)]
+
+
+def _statistic(function: Any, values: np.ndarray) -> float | None:
+    return float(function(values)) if values.size else None
+
+
+def _db(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1f} dB"
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.1f} to {interval[1]:.1f} dB"
