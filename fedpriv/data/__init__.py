@@ -1,1 +1,32 @@
-"""Data: sources, formats, and partitions over clients."""
+"""Data: sources, formats, and partitions over clients.
+
+`load` is the one door: a registered name or a path in, a training and a test `Dataset` out. `make_partition` deals a
+dataset out to clients. Importing this package does not import TensorFlow.
+"""
+
+from fedpriv.data.client_data import from_client_data, to_client_data
+from fedpriv.data.dataset import Dataset
+from fedpriv.data.embedded import fashion_small
+from fedpriv.data.loading import load
+from fedpriv.data.partition import Partition
+from fedpriv.data.partitioners import dirichlet, iid, make_partition, natural, quantity_skew, shards
+from fedpriv.data.sources import cifar10, cifar100, fashion_mnist, mnist
+
+__all__ = [
+    "Dataset",
+    "Partition",
+    "cifar10",
+    "cifar100",
+    "dirichlet",
+    "fashion_mnist",
+    "fashion_small",
+    "from_client_data",
+    "iid",
+    "load",
+    "make_partition",
+    "mnist",
+    "natural",
+    "quantity_skew",
+    "shards",
+    "to_client_data",
+]

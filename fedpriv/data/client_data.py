@@ -1,0 +1,189 @@
+"""Client data: to and from TensorFlow Federated's `ClientData`, a dataset already divided by client."""
+
+from __future__ import annotations
+
+import collections
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedpriv._lazy import tf, tff
+from fedpriv.data.check import make_dataset
+from fedpriv.data.dataset import Dataset
+from fedpriv.data.partition import Partition
+from fedpriv.data.partitioners import check_partition
+from fedpriv.errors import DataError, ParameterError, did_you_mean
+
+if TYPE_CHECKING:
+    import tensorflow_federated
+
+_IMAGE_KEYS = ("x", "pixels", "image", "images")
+_LABEL_KEYS = ("y", "label", "labels")
+_BATCH = 1024
+
+
+def from_client_data(
+    client_data: tensorflow_federated.simulation.datasets.ClientData,
+    name: str = "client_data",
+    *,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    clients: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    class_names: tuple[str, ...] = (),
+) -> tuple[Dataset, Partition]:
+    """All examples of a TFF `ClientData`, with the partition by client that it comes with.
+
+    Args:
+      client_data: its elements are single examples (not batches): `(image, label)`, or a mapping.
+      name: the dataset's name.
+      image_key: the image's key in a mapping; None to look for x, pixels, image, images.
+      label_key: the label's key in a mapping; None to look for y, label, labels.
+      clients: ids to read, or None for all, in the order of `client_ids`.
+      num_classes: number of classes, or None for one more than the largest label.
+      class_names: one a class, or empty.
+
+    Returns:
+      The dataset, whose `keys` are the client ids, and the natural partition, one client an id. Clients without
+      examples are left out, with a warning that counts them.
+
+    Raises:
+      DataError: elements that are batches or lack an image or a label, malformed pixels or labels, or no examples.
+      ParameterError: an id that is not among `client_ids`.
+    """
+    what = f"client data '{name}'"
+    image, label = _find_keys(client_data.element_type_structure, image_key, label_key, what)
+    known = list(client_data.client_ids)
+    ids = known if clients is None else list(clients)
+    for client in ids:
+        if client not in known:
+            raise ParameterError(f"{what} has no client '{client}'.{did_you_mean(str(client), known[:1000])}")
+    if len(set(ids)) < len(ids):
+        raise ParameterError(f"{what}: an id is given twice in clients; each client can be read once")
+    images, labels, kept = [], [], []
+    for client in ids:
+        parts = list(client_data.create_tf_dataset_for_client(client).batch(_BATCH).as_numpy_iterator())
+        if parts:
+            images.append(np.concatenate([p[image] for p in parts]))
+            labels.append(np.concatenate([p[label] for p in parts]))
+            kept.append(client)
+    if not kept:
+        raise DataError(f"{what} has no examples at any of its {len(ids)} clients")
+    if len(kept) < len(ids):
+        warnings.warn(f"{what}: {len(ids) - len(kept)} of {len(ids)} clients have no examples; left out", stacklevel=2)
+    sizes = [len(y) for y in labels]
+    dataset = make_dataset(
+        name,
+        np.concatenate(images),
+        np.concatenate(labels),
+        file=what,
+        num_classes=num_classes,
+        class_names=class_names,
+        keys=np.repeat(np.array(kept), sizes),
+        source="TFF ClientData",
+    )
+    indices = tuple(np.split(np.arange(len(dataset)), np.cumsum(sizes)[:-1]))
+    return dataset, Partition(f"natural(clients={len(kept)})", indices)
+
+
+def _find_keys(structure: Any, image_key: str | None, label_key: str | None, what: str) -> tuple[Any, Any]:
+    image: Any
+    label: Any
+    if isinstance(structure, Mapping):
+        image = _pick(structure, image_key, _IMAGE_KEYS, "image_key", what)
+        label = _pick(structure, label_key, _LABEL_KEYS, "label_key", what)
+    elif isinstance(structure, list | tuple) and len(structure) == 2:
+        image, label = 0, 1
+    else:
+        raise DataError(f"{what}: elements are {structure}; expected (image, label) or a mapping")
+    rank = structure[label].shape.rank
+    if rank not in (0, None) and tuple(structure[label].shape) != (1,):
+        raise DataError(
+            f"{what}: labels have shape {structure[label].shape}; expected one integer an example; "
+            "unbatch the data first (client_data.preprocess(lambda d: d.unbatch()))"
+        )
+    return image, label
+
+
+def _pick(structure: Mapping[str, Any], key: str | None, accepted: tuple[str, ...], option: str, what: str) -> str:
+    if key is not None:
+        if key not in structure:
+            raise ParameterError(f"{what} has no entry {option}='{key}'.{did_you_mean(key, structure)}")
+        return key
+    found = [k for k in accepted if k in structure]
+    if not found:
+        raise DataError(f"{what}: no entry {' or '.join(accepted)} in {', '.join(structure)}; name it with {option}")
+    return found[0]
+
+
+def to_client_data(dataset: Dataset, partition: Partition) -> tensorflow_federated.simulation.datasets.ClientData:
+    """A TFF `ClientData` over `dataset`, one client for each of `partition`.
+
+    Elements are `OrderedDict(x=float32 in [0, 1], y=int32)`, as TFF's Keras models take them. Ids are the natural keys
+    where each client holds the examples of one key of its own, else `client_00`, `client_01`, ... in order.
+    `create_tf_dataset_for_client` slices arrays; `serializable_dataset_fn` (and what TFF builds from it) puts the
+    data into the graph and so is limited to 2 GB.
+
+    Raises:
+      DataError: the partition does not fit the dataset.
+    """
+    check_partition(partition, len(dataset))
+    ids = _client_ids(dataset, partition)
+    number = {client: k for k, client in enumerate(ids)}
+    scale = 255.0 if dataset.x.dtype == np.uint8 else 1.0
+    flat = np.concatenate(partition.indices)
+    ends = np.cumsum(partition.sizes)
+
+    def dataset_fn(client_id: Any) -> Any:
+        matches = tf.equal(tf.constant(ids), client_id)
+        check = tf.debugging.Assert(tf.reduce_any(matches), ["no such client:", client_id])
+        with tf.control_dependencies([check] if check is not None else []):
+            k = tf.argmax(tf.cast(matches, tf.int32))
+        end = tf.gather(tf.constant(ends), k)
+        start = end - tf.gather(tf.constant(partition.sizes), k)
+
+        def example(position: Any) -> Any:
+            i = tf.gather(tf.constant(flat), position)
+            x = tf.cast(tf.gather(tf.constant(dataset.x), i), tf.float32) / scale
+            return collections.OrderedDict(x=x, y=tf.gather(tf.constant(dataset.y), i))
+
+        return tf.data.Dataset.range(start, end).map(example)
+
+    class _PartitionClientData(tff.simulation.datasets.ClientData):  # type: ignore[name-defined, misc]
+        @property
+        def client_ids(self) -> list[str]:
+            return list(ids)
+
+        @property
+        def serializable_dataset_fn(self) -> Any:
+            return dataset_fn
+
+        @property
+        def element_type_structure(self) -> Any:
+            return collections.OrderedDict(
+                x=tf.TensorSpec(dataset.input_shape, tf.float32), y=tf.TensorSpec((), tf.int32)
+            )
+
+        def create_tf_dataset_for_client(self, client_id: str) -> Any:
+            if client_id not in number:
+                raise ParameterError(
+                    f"no client '{client_id}' in {partition.name}.{did_you_mean(client_id, ids[:1000])}"
+                )
+            rows = partition.indices[number[client_id]]
+            return tf.data.Dataset.from_tensor_slices(
+                collections.OrderedDict(x=dataset.floats(rows), y=dataset.y[rows])
+            )
+
+    return _PartitionClientData()
+
+
+def _client_ids(dataset: Dataset, partition: Partition) -> list[str]:
+    if dataset.keys is not None:
+        owners = [np.unique(dataset.keys[i]) for i in partition.indices]
+        names = [str(o[0]) for o in owners if len(o) == 1]
+        if len(names) == len(partition) == len(set(names)):
+            return names
+    width = len(str(len(partition) - 1))
+    return [f"client_{k:0{width}d}" for k in range(len(partition))]

@@ -1,0 +1,149 @@
+"""Image folder: one subfolder a class, every image brought to one size."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedpriv.data.dataset import Dataset
+from fedpriv.errors import DataError, ParameterError, did_you_mean
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_TEST_NAMES = ("test", "val", "valid", "validation")
+_GREY = {"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F"}
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Visible subfolders, sorted by name."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+
+
+def read_image_folder(folder: str | Path, name: str, image_size: int = 32) -> tuple[Dataset, Dataset | None]:
+    """Training and test set from images sorted into one subfolder a class.
+
+    Classes are numbered in the alphabetical order of their folders. With subfolders `train/` and `test/` (or `val/`),
+    each holding class folders, both sets are read; otherwise there is no test set. An image is turned as its EXIF
+    entry says, cut to its centre square, and resized with an antialiasing filter. Transparent pixels become white.
+
+    Args:
+      folder: holds class folders, or `train/` and perhaps `test/`.
+      name: the datasets' name.
+      image_size: height and width to resize to, in pixels.
+
+    Returns:
+      Training and test set; uint8 `[n, image_size, image_size, channels]`: one channel if every image is grey, else
+      three (RGB).
+
+    Raises:
+      ParameterError: an impossible size.
+      DataError: no images, an empty class folder, a test class that training lacks, or an unreadable image.
+    """
+    if not 1 <= image_size <= 4096:
+        raise ParameterError(f"image_size={image_size}: expected 1 to 4096 pixels")
+    folder = Path(folder)
+    train_root, test_root = _split(folder)
+    classes = [p.name for p in subfolders(train_root)]
+    if not classes:
+        raise DataError(f"{train_root}: no class folders in it; expected one subfolder of images a class")
+    train_files = _listed(train_root, classes)
+    test_files = None
+    if test_root is not None:
+        test_classes = [p.name for p in subfolders(test_root)]
+        for c in test_classes:
+            if c not in classes:
+                raise DataError(f"{test_root / c}: no such class in {train_root}.{did_you_mean(c, classes)}")
+        if not test_classes:
+            raise DataError(f"{test_root}: no class folders in it; expected one subfolder of images a class")
+        test_files = [(p, classes.index(p.parent.name)) for p, _ in _listed(test_root, test_classes)]
+    grey = all(_is_grey(p) for p, _ in train_files + (test_files or []))
+
+    def read(files: list[tuple[Path, int]]) -> Dataset:
+        x = np.stack([_pixels(p, image_size, grey) for p, _ in files])
+        y = np.array([label for _, label in files], np.int32)
+        return Dataset(name, x, y, len(classes), tuple(classes), None, f"images in folder {folder.name}")
+
+    return read(train_files), None if test_files is None else read(test_files)
+
+
+def _split(folder: Path) -> tuple[Path, Path | None]:
+    below = {p.name: p for p in subfolders(folder)}
+    if "train" in below and set(below) <= {"train", *_TEST_NAMES} and subfolders(below["train"]):
+        return below["train"], next((below[n] for n in _TEST_NAMES if n in below), None)
+    return folder, None
+
+
+@functools.cache
+def _extensions() -> frozenset[str]:
+    from PIL import Image
+
+    return frozenset(Image.registered_extensions())
+
+
+def _images_in(folder: Path) -> list[Path]:
+    visible = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    return sorted(p for p in visible if p.suffix.lower() in _extensions())
+
+
+def _listed(root: Path, classes: list[str]) -> list[tuple[Path, int]]:
+    found = {c: _images_in(root / c) for c in classes}
+    if not any(found.values()):
+        raise DataError(
+            f"{root}: no images in its subfolders ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); "
+            "expected an image folder (one subfolder of images a class), IDX files or CIFAR batches"
+        )
+    files = []
+    for label, (c, images) in enumerate(found.items()):
+        if not images:
+            raise DataError(
+                f"{root / c}: an empty class folder: no images directly in it; add some or remove the folder"
+            )
+        files += [(p, label) for p in images]
+    return files
+
+
+def _open(path: Path) -> Image.Image:
+    from PIL import Image
+
+    try:
+        return Image.open(path)
+    except Exception as e:  # decoders raise almost anything on damaged files
+        raise DataError(f"{path}: no readable image ({e}); expected PNG, JPEG or another common format") from e
+
+
+def _is_grey(path: Path) -> bool:
+    with _open(path) as image:
+        return image.mode in _GREY
+
+
+def _pixels(path: Path, size: int, grey: bool) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    with _open(path) as image:
+        try:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode[0] in "IF":  # 16-bit (and wider) greys: PIL would clip them to 255, not scale them
+                upright = _scaled_grey(upright)
+            if "A" in upright.mode.upper() or "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+            upright = upright.convert("L" if grey else "RGB")
+            fitted = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
+        except Exception as e:  # decoders raise almost anything on damaged files
+            raise DataError(f"{path}: no readable image ({e}); expected PNG, JPEG or another common format") from e
+    array = np.asarray(fitted, np.uint8)
+    return array[..., None] if grey else array
+
+
+def _scaled_grey(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"pixel mode {image.mode}: only 8-bit and 16-bit images have a known range")
+    return Image.fromarray((values.astype(np.float64) / 257 + 0.5).astype(np.uint8))

@@ -1,0 +1,102 @@
+"""NPZ: arrays `x` and `y` in one NumPy archive."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from fedpriv.data.check import check_pair, checked_labels, make_dataset
+from fedpriv.data.dataset import Dataset
+from fedpriv.errors import DataError
+
+_ALIASES = {"x": ("x", "x_train"), "y": ("y", "y_train")}
+
+
+def read_npz(
+    path: str | Path, name: str, num_classes: int | None = None, class_names: tuple[str, ...] = ()
+) -> tuple[Dataset, Dataset | None]:
+    """Training set, and test set if there is one, from an `.npz` archive.
+
+    Args:
+      path: holds `x` `[n, height, width, channels]` (or `[n, height, width]`, or `[n, features]`), uint8 or floats in
+        [0, 1], and `y` `[n]` integers. Optional: `x_test` and `y_test`; `keys` `[n]`, each example's natural client,
+        such as its writer; `class_names`; `num_classes`. Keras's names `x_train` and `y_train` do too. Pickled
+        (object) arrays are refused.
+      name: the datasets' name.
+      num_classes: number of classes; None for what the archive says, else one more than the largest label.
+      class_names: one a class; the archive's own come first.
+
+    Raises:
+      DataError: missing, corrupt, or an array that is absent, pickled or malformed.
+    """
+    path = Path(path)
+    arrays = _arrays(path)
+    for role, accepted in _ALIASES.items():
+        given = next((a for a in accepted if a in arrays), None)
+        if given is None:
+            raise DataError(f"{path}: no array '{role}'; found {', '.join(sorted(arrays)) or 'none'}")
+        arrays[role] = arrays[given]
+    if ("x_test" in arrays) != ("y_test" in arrays):
+        lone = "x_test" if "x_test" in arrays else "y_test"
+        raise DataError(f"{path}: '{lone}' stands alone; expected both x_test and y_test, or neither")
+    if "class_names" in arrays:
+        class_names = tuple(str(c) for c in np.atleast_1d(arrays["class_names"]))
+    splits = ["", "_test"] if "x_test" in arrays else [""]
+    if num_classes is None:
+        num_classes = _stated_classes(arrays, path) or (len(class_names) or None)
+    if num_classes is None:
+        num_classes = max(int(checked_labels(arrays[f"y{s}"], f"{path} (y{s})").max()) for s in splits) + 1
+    sets = [
+        make_dataset(
+            name,
+            arrays[f"x{s}"],
+            arrays[f"y{s}"],
+            file=f"{path} (x{s})",
+            labels_file=f"{path} (y{s})",
+            num_classes=num_classes,
+            class_names=class_names,
+            keys=None if s else arrays.get("keys"),
+            source=f"arrays in {path.name}",
+        )
+        for s in splits
+    ]
+    test = sets[1] if len(sets) == 2 else None
+    check_pair(sets[0], test, str(path))
+    return sets[0], test
+
+
+def _stated_classes(arrays: dict[str, np.ndarray], path: Path) -> int | None:
+    if "num_classes" not in arrays:
+        return None
+    stated = arrays["num_classes"]
+    if stated.size != 1 or stated.dtype.kind not in "iu" or int(stated.item()) < 1:
+        raise DataError(f"{path}: num_classes is {stated!r}; expected one positive integer")
+    return int(stated.item())
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise DataError(f"{path} is missing; expected an .npz archive")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: corrupt or truncated: expected an .npz archive, as numpy.savez writes it")
+    arrays = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for key in archive.files:
+                try:
+                    arrays[key] = archive[key]
+                except ValueError as e:
+                    if "allow_pickle" not in str(e):
+                        raise
+                    raise DataError(
+                        f"{path}: array '{key}' holds pickled Python objects; expected numbers; "
+                        "save it with a numeric dtype"
+                    ) from e
+    except DataError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
+        raise DataError(f"{path}: corrupt ({e}); expected an .npz archive, as numpy.savez writes it") from e
+    return {k: v for k, v in arrays.items() if isinstance(v, np.ndarray)}

@@ -1,0 +1,1 @@
+"""Figures: what the numbers look like, for papers and reports."""
