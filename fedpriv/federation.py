@@ -171,8 +171,7 @@ class Federation:
 
     def ledger(self) -> Ledger | None:
         """The privacy account of this federation's defenses, or None if none of them makes a formal claim."""
-        claims = [c for d in self.defenses for c in d.claims(self.setup)]
-        return Ledger(self.setup, claims, accountant=self.accountant) if claims else None
+        return self.stack.ledger(self.accountant) if self.stack.claims() else None
 
     def run(
         self,
@@ -245,10 +244,24 @@ class Federation:
             save()
         return history
 
-    def step(self, state: State, taps: Sequence[Tap] = (), evaluate: bool = True) -> tuple[State, Record]:
-        """One round: (next state, record). A pure function of the state and this federation."""
+    def step(
+        self,
+        state: State,
+        taps: Sequence[Tap] = (),
+        evaluate: bool = True,
+        clients: Sequence[int] | None = None,
+    ) -> tuple[State, Record]:
+        """One round: (next state, record). A pure function of its arguments and this federation.
+
+        Args:
+          state: from `start` or an earlier step.
+          taps: adversaries listening.
+          evaluate: whether to test the new model.
+          clients: this cohort instead of a sampled one (the ledger's sampling then does not hold).
+        """
         began, number = time.perf_counter(), state.round
-        clients = sampling.cohort(self.procedure.sampling, len(self.partition), self.seed, number)
+        if clients is None:
+            clients = sampling.cohort(self.procedure.sampling, len(self.partition), self.seed, number)
         listening = [t for t in taps if t.listens(number)]
         watched = sorted({p for t in listening for p in t.adversary.corrupted})
         sent = self._broadcast(state)
@@ -284,7 +297,7 @@ class Federation:
         assert self.test is not None
         return tf.constant(self.test.x), tf.constant(self.test.y.astype(np.int32))
 
-    def _wanted(self, taps: Sequence[Tap], clients: np.ndarray) -> frozenset[int]:
+    def _wanted(self, taps: Sequence[Tap], clients: Sequence[int]) -> frozenset[int]:
         """Clients whose own message some adversary can see."""
         if self.stack.protocol is not None:
             return frozenset()
@@ -314,12 +327,12 @@ class Federation:
                 value, reported = defense.aggregate(tf.constant(total, tf.float32), context)
                 total = np.asarray(value, np.float64)
                 metrics.update({f"{defense.name}/{k}": float(v) for k, v in reported.items()})
-        denominator = self.setup.expected_cohort if self.stack.fixed_denominator else result.weight
+        denominator = result.weight if self.stack.fixed_denominator is None else self.stack.fixed_denominator
         mean = total / denominator if denominator > 0 else np.zeros_like(total)
         return mean.astype(self.model.spec.dtype), metrics
 
     def _server_step(self, state: State, mean: np.ndarray, result: CohortResult) -> tuple[np.ndarray, Any]:
-        if not result.survivors and not self.stack.fixed_denominator:
+        if not result.survivors and self.stack.fixed_denominator is None:
             return state.weights, state.server  # an empty cohort moves nothing
         rate = self.procedure.server.learning_rate * self.procedure.server.schedule.factor(state.round)
         server = tf.nest.map_structure(tf.convert_to_tensor, state.server)
@@ -350,9 +363,8 @@ class Federation:
 
 
 def _epsilon(ledger: Ledger, delta: float) -> float | None:
-    for against in ("released", "server"):
-        try:
-            return float(ledger.epsilon(delta, against=against).value)
-        except LedgerError:
-            continue
-    return None
+    """Epsilon of the released models, by the cheap accountant; None where none can be justified."""
+    try:
+        return float(ledger.epsilon(delta, accountant="rdp").value)
+    except LedgerError:
+        return None

@@ -1,0 +1,55 @@
+"""Progress of a run: a bar on a terminal, a line a round elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from fedpriv.record import Record
+
+
+class RoundProgress:
+    """Shows round, loss, accuracy, epsilon and time left."""
+
+    def __init__(self, rounds: int, quiet: bool = False) -> None:
+        self.rounds, self.quiet = rounds, quiet
+        self.accuracy: float | None = None
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> RoundProgress:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("round {task.completed}/{task.total}"), BarColumn(),
+                       TextColumn("{task.description}"), TimeRemainingColumn())  # fmt: skip
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=self.rounds)
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, record: Record) -> None:
+        """Shows a finished round."""
+        if record.accuracy is not None:
+            self.accuracy = record.accuracy
+        parts = [f"loss {record.loss:.4f}"]
+        if self.accuracy is not None:
+            parts.append(f"accuracy {self.accuracy:.4f}")
+        if record.epsilon is not None:
+            parts.append(f"epsilon {record.epsilon:.3g}")
+        if record.dropped:
+            parts.append(f"dropped {len(record.dropped)}")
+        text = "  ".join(parts)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=record.round + 1, description=text)
+        elif not self.quiet:
+            typer.echo(f"round {record.round + 1}/{self.rounds}  {text}  {record.seconds:.2f} s")

@@ -1,0 +1,159 @@
+"""`fedpriv train`: run a federation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedpriv import registry
+from fedpriv.cli import options
+from fedpriv.cli.progress import RoundProgress
+
+if TYPE_CHECKING:
+    from fedpriv.federation import Federation
+    from fedpriv.record import History
+
+
+def train(
+    data: options.Data = "fashion_small",
+    data_dir: options.DataDir = None,
+    model: options.Model = "2nn",
+    clients: Annotated[int, typer.Option("--clients", "-K", min=1, help="K, the number of clients.")] = 100,
+    partition: Annotated[
+        str, typer.Option(help="iid, shards(per_client=2), dirichlet(alpha=0.3), quantity(...) or natural.")
+    ] = "iid",
+    rounds: Annotated[int, typer.Option("--rounds", "-r", min=1, help="Rounds.")] = 20,
+    algorithm: Annotated[str, typer.Option(help="fedavg or fedsgd.")] = "fedavg",
+    local_epochs: Annotated[int, typer.Option("--local-epochs", "-E", min=1, help="E, local epochs.")] = 1,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-B", min=0, help="B, local batch; 0 is all.")] = 10,
+    max_local_steps: Annotated[int | None, typer.Option(min=1, help="Stop a client after this many steps.")] = None,
+    cohort: Annotated[int | None, typer.Option(min=1, help="Clients a round, a fixed number.")] = None,
+    fraction: Annotated[
+        float | None, typer.Option("--fraction", "-C", help="C, the fraction of clients a round.")
+    ] = None,
+    poisson: Annotated[float | None, typer.Option(help="Take each client independently with this probability.")] = None,
+    weighting: Annotated[str, typer.Option(help="Weigh clients by their examples, or uniform.")] = "examples",
+    client_optimizer: Annotated[str, typer.Option(help="sgd, momentum, adam, yogi or adagrad.")] = "sgd",
+    client_lr: Annotated[float, typer.Option(help="Client learning rate.")] = 0.1,
+    client_momentum: Annotated[float, typer.Option(help="For momentum.")] = 0.9,
+    client_schedule: Annotated[
+        str, typer.Option(help="Rate by round: constant, step(decay=,every=), exponential(decay=), cosine(over=), ...")
+    ] = "constant",
+    server_optimizer: Annotated[str, typer.Option(help="sgd, momentum, adam, yogi or adagrad.")] = "sgd",
+    server_lr: Annotated[float, typer.Option(help="Server learning rate (FedSGD's own rate).")] = 1.0,
+    server_momentum: Annotated[float, typer.Option(help="For momentum.")] = 0.9,
+    server_schedule: Annotated[str, typer.Option(help="As --client-schedule.")] = "constant",
+    beta_1: Annotated[float, typer.Option(help="Adam's and Yogi's beta 1.")] = 0.9,
+    beta_2: Annotated[float, typer.Option(help="Adam's and Yogi's beta 2.")] = 0.99,
+    tau: Annotated[float, typer.Option(help="Adaptivity of Adam, Yogi, Adagrad (their epsilon).")] = 1e-3,
+    proximal: Annotated[float, typer.Option(min=0, help="FedProx's mu.")] = 0.0,
+    defense: options.Defenses = None,
+    engine: options.Engine = "graph",
+    eval_every: Annotated[int, typer.Option(min=0, help="Test every n rounds; 0 only after the last.")] = 1,
+    delta: Annotated[float, typer.Option(help="The delta at which epsilon is stated.")] = 1e-5,
+    accountant: Annotated[str, typer.Option(help="rdp or pld.")] = "rdp",
+    on_nonfinite: Annotated[str, typer.Option(help="stop, or drop the diverged client.")] = "stop",
+    checkpoint: Annotated[Path | None, typer.Option(help="Save to, and resume from, this file.")] = None,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Rounds between saves.")] = 1,
+    resume: Annotated[bool, typer.Option(help="Go on from an existing checkpoint.")] = True,
+    seed: options.Seed = 0,
+    json_lines: options.Json = False,
+) -> None:
+    """Train a model by FedSGD or FedAvg, with any defenses, and show each round."""
+    adaptive = {"beta_1": beta_1, "beta_2": beta_2, "epsilon": tau}
+    federation = build(
+        data=data,
+        data_dir=data_dir,
+        model=model,
+        clients=clients,
+        partition=partition,
+        defenses=defense,
+        engine=engine,
+        seed=seed,
+        rounds=rounds,
+        accountant=options.choice(accountant, ("rdp", "pld"), "--accountant"),
+        on_nonfinite=options.choice(on_nonfinite, ("stop", "drop"), "--on-nonfinite"),
+        procedure={
+            "algorithm": algorithm,
+            "sampling": options.make_sampling(cohort, fraction, poisson, clients),
+            "local_epochs": local_epochs,
+            "batch_size": batch_size or None,
+            "max_local_steps": max_local_steps,
+            "proximal": proximal,
+            "weighting": weighting,
+            "client": {
+                "kind": client_optimizer, "learning_rate": client_lr, "momentum": client_momentum,
+                "schedule": options.make_schedule(client_schedule), **adaptive,
+            },
+            "server": {
+                "kind": server_optimizer, "learning_rate": server_lr, "momentum": server_momentum,
+                "schedule": options.make_schedule(server_schedule), **adaptive,
+            },
+        },
+    )  # fmt: skip
+    with RoundProgress(rounds, quiet=json_lines) as progress:
+
+        def on_round(record: Any) -> None:
+            progress.update(record)
+            if json_lines:
+                typer.echo(json.dumps(record.row()))
+
+        history = federation.run(
+            rounds,
+            evaluate_every=eval_every,
+            delta=delta,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            on_round=on_round,
+        )
+    if not json_lines:
+        _conclude(federation, history, delta, checkpoint)
+    if history.interrupted:
+        raise typer.Exit(130)
+
+
+def build(
+    *, data: str, data_dir: str | None, model: str, clients: int, partition: str, defenses: list[str] | None,
+    engine: str, seed: int, procedure: dict[str, Any], **rest: Any,
+) -> Federation:  # fmt: skip
+    """A Federation from option values. Names and numbers are checked before TensorFlow is imported."""
+    from fedpriv.data import load as load_data
+    from fedpriv.data import make_partition
+
+    options.check_name(registry.models, model)
+    options.check_name(registry.engines, engine)
+    made_defenses = options.make_defenses(defenses)
+    made_procedure = options.make_procedure(**procedure)
+    train_data, test = load_data(data, data_dir=data_dir)
+    parts = make_partition(partition, train_data, clients, seed)
+
+    from fedpriv.federation import Federation
+    from fedpriv.models import load as load_model
+
+    built = load_model(model, input_shape=train_data.input_shape, num_classes=train_data.num_classes)
+    return Federation(built, train_data, parts, made_procedure, made_defenses, test, seed=seed, engine=engine, **rest)
+
+
+def _conclude(federation: Federation, history: History, delta: float, checkpoint: Path | None) -> None:
+    last = history.records[-1] if history.records else None
+    if last is None:
+        typer.echo("No round was finished.")
+        return
+    sent = sum(r.bytes_up for r in history.records)
+    received = sum(r.bytes_down for r in history.records)
+    accuracy = "not measured (no test set)" if history.accuracy is None else f"{history.accuracy:.4f}"
+    typer.echo(f"{len(history.records)} rounds: test accuracy {accuracy}, training loss {last.loss:.4f}")
+    typer.echo(f"Sent {sent / 1e6:.1f} MB up and {received / 1e6:.1f} MB down.")
+    ledger = federation.ledger()
+    if ledger is not None:
+        ledger.spend(len(history.records))
+        typer.echo(ledger.describe(delta))
+    else:
+        typer.echo("No formal privacy guarantee: no defense here makes one.")
+    if history.interrupted:
+        resume = f"; run the same command again to go on from {checkpoint}" if checkpoint else ""
+        typer.echo(f"Stopped early{resume}.")

@@ -1,0 +1,109 @@
+"""Exposure: rounds run only to be attacked. Each trial is one cohort with images of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from fedpriv.adversary import Adversary
+from fedpriv.data.dataset import Dataset
+from fedpriv.data.partition import Partition
+from fedpriv.errors import ParameterError
+from fedpriv.federation import Federation, State
+from fedpriv.models.model import Model
+from fedpriv.procedure import Procedure
+from fedpriv.seeds import Purpose, graph_seed
+from fedpriv.stations import Defense
+from fedpriv.tap import Observation, Tap
+
+
+@dataclass(frozen=True, eq=False)
+class Exposure:
+    """`trials` rounds, each with `cohort` clients that hold `batch` images each and have never been seen before.
+
+    Attributes:
+      model: the model.
+      data: images, taken in order from the first.
+      trials: number of rounds.
+      batch: images a client.
+      cohort: clients a round.
+      procedure: local training; its sampling is replaced by the trial's cohort.
+      defenses: in order.
+      adversary: who listens.
+      seed: fixes initial weights, batches and noise.
+      weights: `[d]` to attack a trained model; None draws fresh initial weights for every trial.
+      engine: engine name.
+    """
+
+    model: Model
+    data: Dataset
+    trials: int
+    batch: int = 1
+    cohort: int = 1
+    procedure: Procedure = field(default_factory=Procedure.fedsgd)
+    defenses: tuple[Defense, ...] = ()
+    adversary: Adversary = field(default_factory=Adversary)
+    seed: int = 0
+    weights: np.ndarray | None = None
+    engine: str = "graph"
+
+    def __post_init__(self) -> None:
+        needed = self.trials * self.cohort * self.batch
+        if min(self.trials, self.cohort, self.batch) < 1:
+            raise ParameterError(
+                f"{self.trials} trials of {self.cohort} clients x {self.batch} images: give at least 1"
+            )
+        if needed > len(self.data):
+            raise ParameterError(
+                f"{self.trials} trials of {self.cohort} clients x {self.batch} images need {needed} images, but "
+                f"'{self.data.name}' has {len(self.data)}; ask for fewer, or give more data"
+            )
+
+    @cached_property
+    def federation(self) -> Federation:
+        """One federation that holds the clients of all trials, so that everything is compiled once."""
+        clients = self.trials * self.cohort
+        parts = np.arange(clients * self.batch).reshape(clients, self.batch)
+        # The account and the secure sum's head-room are those of one trial's cohort.
+        procedure = self.procedure.model_copy(update={"sampling": self.procedure.sampling.fixed(self.cohort)})
+        return Federation(
+            self.model,
+            self.data,
+            Partition(f"exposure(clients={clients}, batch={self.batch})", tuple(parts)),
+            procedure,
+            self.defenses,
+            seed=self.seed,
+            engine=self.engine,
+        )
+
+    def observe(self, trial: int) -> list[Observation]:
+        """What the adversary gets in one trial: a client's update each, or one secure sum."""
+        federation = self.federation
+        weights = self.weights
+        if weights is None:
+            weights = self.model.initial_weights(int(graph_seed(self.seed, Purpose.WEIGHTS, trial)[0]) & 0x7FFFFFFF)
+        start = federation.start(weights)
+        state = State(trial, start.weights, start.server, start.defenses)
+        clients = range(trial * self.cohort, (trial + 1) * self.cohort)
+        _, record = federation.step(state, [Tap(self.adversary)], evaluate=False, clients=list(clients))
+        return record.observations
+
+    def __iter__(self) -> Iterator[Observation]:
+        return (o for trial in range(self.trials) for o in self.observe(trial))
+
+
+def single_steps(steps: int) -> Procedure:
+    """FedSGD for one local step; FedAvg with `steps` full-batch local steps otherwise."""
+    if steps == 1:
+        return Procedure.fedsgd()
+    from fedpriv.procedure import make_procedure
+
+    return make_procedure(local_epochs=steps, batch_size=None)
+
+
+def stacked(observations: Sequence[Observation]) -> np.ndarray:
+    """The true images of several observations, `[n, *input_shape]`, for figures."""
+    return np.concatenate([o.truth.x for o in observations])
