@@ -1,0 +1,87 @@
+"""Additive shares: a vector of ring elements as k messages, any k - 1 of which tell nothing.
+
+k - 1 shares are ChaCha20 keystreams (RFC 8439's cipher) under fresh 256-bit keys from the operating system, the
+last is the value minus their sum modulo 2^b. Security is computational: whoever tells any k - 1 shares from
+uniformly random ones tells ChaCha20's keystream from random bits. If the last share is among the k - 1, it is
+masked by the keystream that is not; if it is not, nothing in them depends on the value.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+
+KEY_BYTES = 32
+#: Keys are never used twice, so a constant nonce repeats no keystream.
+_NONCE = bytes(16)
+_ZEROS = bytes(1 << 16)
+
+
+class Wire:
+    """How elements of the integers mod 2^bits lie in messages: little-endian, ceil(bits / 8) bytes each.
+
+    Args:
+      bits: b, from 8 to 64.
+      length: elements of a vector.
+    """
+
+    def __init__(self, bits: int, length: int) -> None:
+        self.bits, self.length = bits, length
+        self.width = -(-bits // 8)
+        #: Machine integers that hold an element. Their wrap-around is compatible with the ring's: 2^b divides it.
+        self.dtype = np.dtype(f"<u{1 << (self.width - 1).bit_length()}")
+        self._mask = self.dtype.type((1 << bits) - 1)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of one vector on the wire."""
+        return self.length * self.width
+
+    def reduce(self, values: np.ndarray) -> np.ndarray:
+        """Takes machine integers modulo 2^b, in place."""
+        if self.bits < 8 * self.dtype.itemsize:
+            np.bitwise_and(values, self._mask, out=values)
+        return values
+
+    def pack(self, values: np.ndarray) -> bytes:
+        """Ring elements to a message."""
+        if self.width == self.dtype.itemsize:
+            return values.tobytes()
+        return values.view(np.uint8).reshape(self.length, -1)[:, : self.width].tobytes()
+
+    def unpack(self, message: bytes | bytearray) -> np.ndarray:
+        """A message of `vector_bytes` to ring elements (read-only where no copy is needed)."""
+        if self.width == self.dtype.itemsize:
+            return np.frombuffer(message, self.dtype)
+        wide = np.zeros((self.length, self.dtype.itemsize), np.uint8)
+        wide[:, : self.width] = np.frombuffer(message, np.uint8).reshape(self.length, self.width)
+        return wide.view(self.dtype).reshape(-1)
+
+    def expand(self, key: bytes) -> np.ndarray:
+        """The pseudo-random vector that `key` stands for, uniform on the ring."""
+        stream = bytearray(self.vector_bytes)
+        view, encryptor = memoryview(stream), Cipher(algorithms.ChaCha20(key, _NONCE), mode=None).encryptor()
+        for start in range(0, len(stream), len(_ZEROS)):
+            size = min(len(_ZEROS), len(stream) - start)
+            encryptor.update_into(_ZEROS[:size], view[start : start + size])
+        return self.reduce(self.unpack(stream))
+
+    def split(self, values: np.ndarray, parties: int, send_keys: bool) -> list[bytes]:
+        """Shares `values`, uint64 `[length]`, among `parties`; one message each.
+
+        Args:
+          values: ring elements.
+          parties: k, at least 2.
+          send_keys: the first k - 1 messages are the 32-byte keys instead of the vectors they expand to.
+        """
+        last = values.astype(self.dtype)
+        messages = []
+        for _ in range(parties - 1):
+            key = os.urandom(KEY_BYTES)
+            share = self.expand(key)
+            np.subtract(last, share, out=last)
+            messages.append(key if send_keys else self.pack(share))
+        # Unreduced, the high bits of the last share would hold carries that depend on the value.
+        return [*messages, self.pack(self.reduce(last))]
