@@ -1,0 +1,439 @@
+"""Keras models as fedpriv models: any `tf.keras.Model` made a pure function of its weights."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from fedpriv._lazy import tf
+from fedpriv.errors import ModelError
+from fedpriv.models.model import Model
+from fedpriv.models.normalization import (
+    NOTES,
+    BatchNorm,
+    batch_norm_call,
+    group_norm_call,
+    is_batch_norm,
+    is_group_norm,
+)
+from fedpriv.models.seeding import eagerly, first_line, seeded
+from fedpriv.models.slots import Found, Slots
+from fedpriv.spec import Spec
+
+#: The keyword options of `from_keras`, which `fedpriv.models.load` also takes for a Keras model given by name.
+OPTIONS = ("outputs", "batch_norm", "allow_stateful_random", "verify")
+
+_RANDOM_OP = re.compile(
+    "Random(Uniform|UniformInt|StandardNormal|Gamma|Poisson|PoissonV2|Shuffle)|Multinomial|TruncatedNormal|"
+    "ParameterizedTruncatedNormal|Stateful(Uniform|UniformFullInt|UniformInt|StandardNormal|StandardNormalV2|"
+    "TruncatedNormal|RandomBinomial)|Rng(ReadAndSkip|Skip)"
+)
+
+
+def from_keras(
+    build: Any,
+    name: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    num_classes: int | None = None,
+    *,
+    outputs: Literal["logits", "probabilities"] = "logits",
+    batch_norm: BatchNorm = "eval",
+    allow_stateful_random: bool = False,
+    verify: bool = True,
+) -> Model:
+    """A fedpriv model from any Keras model: sequential, functional or subclassed, shared and custom layers included.
+
+    The Keras model is built once and never cloned. Whenever fedpriv's model is applied, its variables are replaced
+    by the tensors given, the Keras model is called, and its variables are put back; in a compiled function that
+    happens while it is traced and costs nothing when it runs. Do not use the Keras model from another thread
+    meanwhile. What is not trainable (frozen layers, running statistics, embedded tables) is read once, here, and
+    becomes constants.
+
+    The regularization losses of a Keras model are not part of the loss: that is the cross-entropy alone.
+
+    Args:
+      build: a function of no arguments that returns the Keras model, or the model itself. A function is called
+        again, under the seed, whenever initial weights are asked for; a model's own weights are its initial weights
+        whatever the seed.
+      name: how to call it; by default the Keras model's name.
+      input_shape: one example's shape, without the batch. Needed where the Keras model does not declare it.
+      num_classes: the number of classes expected of it.
+      outputs: `logits`, or `probabilities` for a model that ends in softmax, whose softmax is then left out.
+      batch_norm: `eval` for frozen running statistics, `train` for those of the batch; see the model's `notes`.
+      allow_stateful_random: accept layers that draw random numbers when training (dropout, augmentation), giving
+        up that the same seed gives the same bits.
+      verify: trace the model once in training and once in evaluation to make sure that it is a pure function.
+        Leaving it out saves a second for a deep model that is known to be one.
+
+    Raises:
+      ModelError: not a classifier that is a pure function of its weights; says why and what to change.
+    """
+    return eagerly(
+        lambda: _from_keras(build, name, input_shape, num_classes, outputs, batch_norm, allow_stateful_random, verify)
+    )
+
+
+def _from_keras(
+    build: Any,
+    name: str | None,
+    input_shape: Sequence[int] | None,
+    num_classes: int | None,
+    outputs: str,
+    batch_norm: BatchNorm,
+    allow_stateful_random: bool,
+    verify: bool,
+) -> Model:
+    wanted = None if input_shape is None else tuple(int(s) for s in input_shape)
+    given = isinstance(build, tf.keras.Model)
+    with seeded(0):
+        keras_model = build if given else build()
+        if not isinstance(keras_model, tf.keras.Model):
+            raise ModelError(
+                f"model '{name or build}': expected a tf.keras.Model, or a function of no arguments that returns one; "
+                f"got {type(keras_model).__module__}.{type(keras_model).__name__}"
+            )
+        name = name or keras_model.name
+        shape, classes = _build_for(keras_model, wanted, name)
+    if num_classes is not None and classes != num_classes:
+        raise ModelError(
+            f"model '{name}' has {classes} outputs, but the data has {num_classes} classes; "
+            f"give its last layer {num_classes} units"
+        )
+    if classes < 2:
+        raise ModelError(
+            f"model '{name}' has {classes} output; fedpriv needs one logit a class: "
+            "give its last layer as many units as there are classes, two for a binary choice"
+        )
+    dtype = _dtype_of(keras_model, name)
+    slots = Slots.of(keras_model)
+    last = _last_layer(keras_model)
+    notes = _override(keras_model, slots, last, name, outputs, batch_norm)
+
+    variables = list(keras_model.trainable_variables)
+    missing = [v.name for v in variables if id(v) not in slots.found]
+    if missing:
+        raise ModelError(
+            f"model '{name}' keeps its weights {', '.join(missing)} where they cannot be replaced; "
+            "make them attributes of a layer (add_weight), or a list or dictionary of one"
+        )
+    frozen = {i: f.variable.numpy() for i, f in slots.found.items() if not any(f.variable is v for v in variables)}
+    plain = [i for i in frozen if not _is_statistic(slots.found[i])]
+    if plain:
+        notes.append(f"{len(plain)} weights that are not trainable are constants of the model")
+    if getattr(keras_model, "losses", None):
+        notes.append("the Keras model's regularization losses are not part of the loss")
+    if given:
+        notes.append("its initial weights are those that the Keras model came with, whatever the seed")
+
+    random_layers = [layer for layer in _layers(keras_model) if getattr(layer, "_random_generator", None) is not None]
+    if allow_stateful_random and random_layers:
+        notes.append("draws random numbers while training, so the same seed does not give the same bits")
+
+    fixed = {**frozen, **slots.constants}
+    call = _caller(keras_model, name, shape, classes, dtype, slots, fixed)
+    order = list(range(len(variables)))
+
+    def applying(order: list[int]) -> Callable[[Sequence[Any], Any, bool], Any]:
+        keys = [id(variables[i]) for i in order]
+        return lambda weights, x, training: call(keys, weights, x, training)
+
+    if verify:
+        _verify(applying(order), variables, shape, dtype, name, random_layers, allow_stateful_random)
+        logits = applying(order)([v.numpy() for v in variables], _example(shape, 3), False).numpy()
+        if np.all(logits >= 0) and np.allclose(logits.sum(-1), 1, atol=1e-4):
+            raise ModelError(_ends_in(name, "softmax (its outputs are probabilities)"))
+    order = _classifier_last(order, variables, slots, last, applying(order), shape, classes)
+    found = [slots.found[id(variables[i])] for i in order]
+    spec = Spec(_unique([f.path for f in found]), tuple(tuple(f.variable.shape) for f in found), dtype)
+
+    def initialize(seed: int) -> list[np.ndarray]:
+        if given:
+            return [variables[i].numpy() for i in order]
+        return eagerly(lambda: _initial(build, seed, shape, name, order))
+
+    return Model(
+        name=name,
+        input_shape=shape,
+        num_classes=classes,
+        spec=spec,
+        apply=tf.autograph.experimental.do_not_convert(applying(order)),
+        initialize=initialize,
+        layers=tuple(_kind(f.owner) for f in found),
+        notes=tuple(notes),
+    )
+
+
+def _initial(build: Callable[[], Any], seed: int, shape: tuple[int, ...], name: str, order: list[int]) -> list[Any]:
+    with seeded(seed):
+        model = build()
+        _build_for(model, shape, name)
+        variables = model.trainable_variables
+        return [variables[i].numpy() for i in order]
+
+
+def _example(shape: tuple[int, ...], n: int) -> np.ndarray:
+    return np.random.RandomState(0).uniform(size=(n, *shape)).astype("float32")
+
+
+def _build_for(model: Any, wanted: tuple[int, ...] | None, name: str) -> tuple[tuple[int, ...], int]:
+    """Creates the variables of `model` if need be; gives its example shape and its number of outputs."""
+    declared = None
+    if getattr(model, "_is_graph_network", False):
+        if len(model.inputs) != 1 or len(model.outputs) != 1:
+            raise ModelError(
+                f"model '{name}' has {len(model.inputs)} inputs and {len(model.outputs)} outputs; "
+                "fedpriv trains classifiers of one input and one output"
+            )
+        declared = tuple(model.inputs[0].shape[1:])
+    if wanted is None:
+        if declared is None or None in declared:
+            said = "does not declare" if declared is None else f"declares {declared}, which leaves open"
+            raise ModelError(f"model '{name}' {said} its input shape; pass input_shape=(height, width, channels)")
+        wanted = tuple(int(d) for d in declared)
+    if declared is not None and (
+        len(declared) != len(wanted) or any(d not in (None, w) for d, w in zip(declared, wanted))
+    ):
+        raise ModelError(
+            f"model '{name}' takes examples of shape {declared}, but the data has {wanted}; "
+            "build the model for the data, or resize the data"
+        )
+    if declared == wanted:
+        shape = tuple(model.outputs[0].shape)
+    else:
+        try:  # two batch sizes, so that a nested model without a declared shape learns that the first axis varies
+            for n in (2, 3):
+                out = model(_example(wanted, n), **_mode(model, False))
+        except Exception as e:
+            raise ModelError(f"model '{name}' cannot take examples of shape {wanted}: {first_line(e)}") from e
+        if not tf.is_tensor(out):
+            raise ModelError(f"model '{name}' returns a {type(out).__name__}; it must return one tensor of logits")
+        shape = (None, *out.shape[1:])
+    if len(shape) != 2 or shape[1] is None:
+        raise ModelError(f"model '{name}' gives outputs of shape {shape}; expected logits (batch, classes)")
+    return wanted, int(shape[1])
+
+
+def _mode(model: Any, training: bool) -> dict[str, bool]:
+    return {"training": training} if model._expects_training_arg else {}
+
+
+def _dtype_of(model: Any, name: str) -> str:
+    dtypes = {v.dtype.base_dtype.name for v in model.trainable_variables}
+    if not dtypes:
+        raise ModelError(f"model '{name}' has no trainable weights, so there is nothing to train or to attack")
+    mixed = [
+        layer.name for layer in _layers(model) if layer.dtype_policy.compute_dtype != layer.dtype_policy.variable_dtype
+    ]
+    if mixed or len(dtypes) > 1 or not dtypes <= {"float32", "float64"}:
+        what = f"mixed precision in {mixed[0]}" if mixed else f"weights of {', '.join(sorted(dtypes))}"
+        raise ModelError(f"model '{name}' has {what}; build all of it in float32, or all in float64")
+    return dtypes.pop()
+
+
+def _layers(model: Any) -> list[Any]:
+    return list(model._flatten_layers(include_self=True, recursive=True))
+
+
+def _last_layer(model: Any) -> Any:
+    """The layer whose output is the model's, if the model is a graph of layers."""
+    while getattr(model, "_is_graph_network", False):
+        model = model.outputs[0]._keras_history.layer
+    return None if isinstance(model, tf.keras.Model) else model
+
+
+def _ends_in(name: str, what: str) -> str:
+    return f"model '{name}' ends in {what}, but fedpriv needs logits: remove the last activation" + (
+        ", or pass outputs='probabilities' to have it left out" if what.startswith("softmax") else ""
+    )
+
+
+def _override(model: Any, slots: Slots, last: Any, name: str, outputs: str, batch_norm: BatchNorm) -> list[str]:
+    """Replaces what is not pure or not wanted: batch normalization's updates, a last softmax. Returns notes."""
+    pure = tf.autograph.experimental.do_not_convert
+    notes = []
+    for layer in _layers(model):
+        if is_batch_norm(layer):
+            slots.overrides.append((layer, "call", pure(batch_norm_call(layer, batch_norm))))
+            notes = [NOTES[batch_norm]]
+        elif is_group_norm(layer):
+            slots.overrides.append((layer, "call", pure(group_norm_call(layer))))
+    is_softmax = isinstance(last, tf.keras.layers.Softmax)
+    ending = "softmax" if is_softmax else getattr(getattr(last, "activation", None), "__name__", "")
+    if ending in ("sigmoid", "hard_sigmoid"):
+        raise ModelError(_ends_in(name, f"{ending} (layer '{last.name}')"))
+    if outputs == "probabilities":
+        if ending != "softmax":
+            raise ModelError(
+                f"model '{name}': outputs='probabilities', but no softmax is seen at its end; "
+                "pass outputs='logits' if it has none, or make the softmax a layer or activation of its own"
+            )
+        if len(last._inbound_nodes) > 1:
+            raise ModelError(f"model '{name}' uses its last layer '{last.name}' more than once; remove its softmax")
+        if is_softmax:
+            slots.overrides.append((last, "call", pure(lambda inputs, mask=None: inputs)))
+        else:
+            slots.overrides.append((last, "activation", tf.keras.activations.linear))
+    elif ending == "softmax":
+        raise ModelError(_ends_in(name, f"softmax (layer '{last.name}')"))
+    return notes
+
+
+def _caller(
+    model: Any,
+    name: str,
+    shape: tuple[int, ...],
+    classes: int,
+    dtype: str,
+    slots: Slots,
+    fixed: dict[int, np.ndarray],
+) -> Callable[[list[int], Sequence[Any], Any, bool], Any]:
+    lock = threading.RLock()
+    takes = model.inputs[0].dtype if getattr(model, "inputs", None) else tf.as_dtype(dtype)
+    custom = any(not type(layer).__module__.startswith(("keras.", "fedpriv.")) for layer in _layers(model))
+
+    def call(keys: list[int], weights: Sequence[Any], x: Any, training: bool) -> Any:
+        if len(weights) != len(keys):
+            raise ModelError(f"model '{name}' takes {len(keys)} weight tensors, got {len(weights)}")
+        x = tf.cast(x, takes)
+        if not x.shape[1:].is_compatible_with(shape):
+            raise ModelError(f"model '{name}' takes examples of shape {shape}, got {tuple(x.shape[1:])}")
+        tensors: dict[int, Any] = {k: tf.convert_to_tensor(w, dtype) for k, w in zip(keys, weights)}
+        tensors.update((k, tf.constant(v)) for k, v in fixed.items())
+        with lock, slots.holding(tensors):
+            if custom:
+                logits = _with_autograph(lambda: model(x, **_mode(model, training)))
+            else:
+                logits = model(x, **_mode(model, training))
+        logits.set_shape((None, classes))
+        return logits
+
+    return call
+
+
+def _with_autograph(function: Callable[[], Any]) -> Any:
+    """Layers written outside Keras may use Python's `if` and `for` on tensors, as Keras allows them to."""
+    from tensorflow.python.autograph.core import ag_ctx, converter
+
+    if tf.executing_eagerly():
+        return function()
+    options = converter.ConversionOptions(recursive=True)
+    with ag_ctx.ControlStatusCtx(status=ag_ctx.Status.ENABLED, options=options):
+        return function()
+
+
+def _verify(
+    apply: Callable[[Sequence[Any], Any, bool], Any],
+    variables: list[Any],
+    shape: tuple[int, ...],
+    dtype: str,
+    name: str,
+    random_layers: list[Any],
+    allow_stateful_random: bool,
+) -> None:
+    """Traces the model in both modes and looks at the graphs: no variable, no state, no random draw."""
+    signature = [tf.TensorSpec(v.shape, dtype) for v in variables], tf.TensorSpec((None, *shape), dtype)
+    for training in (True, False):
+        mode = "training" if training else "evaluation"
+        try:
+            traced = tf.function(lambda w, x, t=training: apply(w, x, t), autograph=False).get_concrete_function(
+                *signature
+            )
+        except ModelError:
+            raise
+        except Exception as e:
+            raise ModelError(
+                f"model '{name}' cannot be called in {mode} as a pure function of its weights: {first_line(e)}. "
+                "A layer that changes a variable while it is called must not do so"
+            ) from e
+        draws = _random_ops(traced.graph)
+        generators = [g for g in (getattr(layer._random_generator, "_generator", None) for layer in random_layers) if g]
+        states = {id(g.state.handle) for g in generators} if allow_stateful_random else set()
+        if draws and not allow_stateful_random:
+            where = ", ".join(f"'{layer.name}' ({type(layer).__name__})" for layer in random_layers)
+            raise ModelError(
+                f"model '{name}' draws random numbers in {mode} ({where or draws[0]}), so the same seed could not give "
+                "the same bits: remove those layers, or pass allow_stateful_random=True to accept that"
+            )
+        captured = [c for c in traced.captured_inputs if id(c) not in states]
+        if captured:
+            kept = [v.name for v in traced.variables] or [f"{c.dtype.name} tensor of shape {c.shape}" for c in captured]
+            raise ModelError(
+                f"model '{name}' depends on {', '.join(kept)}, which is not among its weights; "
+                "make it a weight of a layer (add_weight) or a NumPy constant"
+            )
+
+
+def _random_ops(graph: Any) -> list[str]:
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+    return sorted({n.op for n in nodes if _RANDOM_OP.fullmatch(n.op)})
+
+
+def _classifier_last(
+    order: list[int],
+    variables: list[Any],
+    slots: Slots,
+    last: Any,
+    apply: Callable[[Sequence[Any], Any, bool], Any],
+    shape: tuple[int, ...],
+    classes: int,
+) -> list[int]:
+    """The order of the weights with the last layer's at the end, its bias last of all.
+
+    Where the layers' graph does not tell which layer is last, the bias whose change is the logits' change does.
+    """
+    owner = last if any(slots.found[id(v)].owner is last for v in variables) else None
+    if owner is None:
+        weights = [v.numpy() for v in variables]
+        x, step = _example(shape, 2), np.linspace(0.5, 1, classes)
+        base = None
+        for i in reversed(order):
+            if weights[i].shape == (classes,):
+                base = apply(weights, x, False).numpy() if base is None else base
+                moved = apply([*weights[:i], weights[i] + step.astype(weights[i].dtype), *weights[i + 1 :]], x, False)
+                if np.allclose(moved.numpy() - base, step, atol=1e-3):
+                    owner = slots.found[id(variables[i])].owner
+                    break
+    own = [i for i in order if owner is not None and slots.found[id(variables[i])].owner is owner]
+    own.sort(key=lambda i: variables[i] is getattr(owner, "bias", None))
+    return [i for i in order if i not in own] + own
+
+
+def _is_statistic(found: Found) -> bool:
+    return is_batch_norm(found.owner)
+
+
+def _unique(names: list[str]) -> tuple[str, ...]:
+    given: dict[str, int] = {}
+    out: list[str] = []
+    for name in names:
+        number = given.get(name, 0)
+        given[name] = number + 1
+        unique = f"{name}_{number}" if number else name
+        while unique in out:
+            number += 1
+            unique = f"{name}_{number}"
+        out.append(unique)
+    return tuple(out)
+
+
+def _kind(layer: Any) -> str:
+    kind = type(layer).__name__.lower()
+    layers = tf.keras.layers
+    if isinstance(layer, layers.Dense):
+        return "dense"
+    if "normalization" in kind:
+        return "norm"
+    if "conv" in kind:
+        return "conv"
+    if isinstance(layer, layers.Embedding):
+        return "embedding"
+    if kind.endswith("cell") or isinstance(layer, layers.RNN):
+        return "recurrent"
+    if isinstance(layer, layers.MultiHeadAttention | layers.EinsumDense):
+        return "attention" if "attention" in kind else "einsum"
+    return "other"

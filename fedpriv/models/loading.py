@@ -1,0 +1,129 @@
+"""load: a model from what a user writes, `name`, `name(key=value)` or `package.module:function`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from fedpriv import registry
+from fedpriv._lazy import tf
+from fedpriv.errors import FedprivError, ModelError, ParameterError, did_you_mean
+from fedpriv.models.model import Model
+from fedpriv.models.seeding import eagerly, seeded
+
+
+def load(text: str, input_shape: Sequence[int], num_classes: int, **parameters: Any) -> Model:
+    """The model that `text` names, for examples of `input_shape` and `num_classes` classes.
+
+    Args:
+      text: a registered name, `name(key=value,...)`, or a dotted `package.module:function` (also with parameters).
+        What is found there may be a function that returns a fedpriv `Model` or a `tf.keras.Model`, a subclass of
+        `tf.keras.Model`, or a Keras model. A function gets `input_shape` and `num_classes` if it has parameters of
+        those names. For Keras models the options of `fedpriv.models.keras_model.from_keras` are accepted as well,
+        such as `batch_norm=train`.
+      input_shape: one example's shape, without the batch.
+      num_classes: number of classes.
+      **parameters: parameters of the model; they override those written in `text`.
+
+    Raises:
+      UnknownNameError: no such model, module or function.
+      ParameterError: a parameter it does not have, or with an impossible value.
+      ModelError: a model that does not fit the data or cannot be a pure function of its weights.
+    """
+    name, written = registry.parse_call(text, "model")
+    target = registry.models.load(name)
+    shape = tuple(int(s) for s in input_shape)
+    return eagerly(lambda: _load(target, name, text, shape, int(num_classes), {**written, **parameters}))
+
+
+def _load(target: Any, name: str, text: str, shape: tuple[int, ...], num_classes: int, given: dict[str, Any]) -> Model:
+    from fedpriv.models import keras_model
+
+    if isinstance(target, tf.keras.Model):
+        return _from_keras(keras_model, target, text, shape, num_classes, given, name)
+    if not callable(target):
+        raise ModelError(f"model '{name}' is a {type(target).__name__}; expected a function or a Keras model")
+
+    accepted = _signature(target)
+    for_keras = {k: given.pop(k) for k in keras_model.OPTIONS if k in given and k not in accepted}
+    call = {**given}
+    for key, value in (("input_shape", shape), ("num_classes", num_classes)):
+        if key in accepted:
+            call[key] = value
+    made: list[Any] = []
+
+    def build() -> Any:
+        return made.pop() if made else _call(target, call, accepted, name)
+
+    with seeded(0):
+        product = build()
+    if isinstance(product, tf.keras.Model):
+        made.append(product)
+        return _from_keras(keras_model, build, text, shape, num_classes, for_keras, name)
+    if not isinstance(product, Model):
+        raise ModelError(
+            f"model '{name}' returned a {type(product).__module__}.{type(product).__name__}; "
+            "it must return a fedpriv Model or a tf.keras.Model"
+        )
+    if for_keras:
+        _refuse_unknown(for_keras, accepted, name)
+    if (product.input_shape, product.num_classes) != (shape, num_classes):
+        raise ModelError(
+            f"model '{name}' takes examples of shape {product.input_shape} in {product.num_classes} classes, but the "
+            f"data has shape {shape} in {num_classes} classes"
+        )
+    return product
+
+
+def _signature(target: Any) -> dict[str, inspect.Parameter]:
+    try:
+        return registry.parameters_of(target)
+    except (TypeError, ValueError):  # built-in callables tell no signature
+        return {}
+
+
+def _refuse_unknown(given: dict[str, Any], accepted: Any, name: str) -> None:
+    for key in given:
+        if key not in accepted:
+            raise ParameterError(f"model '{name}' has no parameter '{key}'.{did_you_mean(key, accepted)}")
+
+
+def _call(target: Any, arguments: dict[str, Any], accepted: dict[str, inspect.Parameter], name: str) -> Any:
+    arguments = {
+        k: _literal(v) if k not in accepted or accepted[k].annotation is inspect.Parameter.empty else v
+        for k, v in arguments.items()
+    }
+    try:
+        if not inspect.isclass(target):
+            return registry.build(target, arguments, f"model '{name}'")
+        _refuse_unknown(arguments, accepted, name)
+        return target(**arguments)
+    except FedprivError:
+        raise
+    except Exception as e:
+        raise ModelError(f"model '{name}' failed to build: {type(e).__name__}: {e}") from e
+
+
+def _literal(value: Any) -> Any:
+    """Numbers, booleans and lists written as text, for parameters that do not say what they are."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _from_keras(
+    keras_model: Any,
+    build: Any,
+    text: str,
+    shape: tuple[int, ...],
+    num_classes: int,
+    options: dict[str, Any],
+    name: str,
+) -> Model:
+    _refuse_unknown(options, keras_model.OPTIONS, name)
+    what = {"name": text, "input_shape": shape, "num_classes": num_classes}
+    made: Model = registry.build(keras_model.from_keras, {"build": build, **what, **options}, f"model '{name}'")
+    return made

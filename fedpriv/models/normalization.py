@@ -1,0 +1,106 @@
+"""Normalization: batch and group normalization as pure functions of their weights.
+
+They stand in for the `call` of Keras's own layers when a model is made functional. Keras's batch normalization
+writes its running statistics while it is called, which a pure function cannot do (TFF's functional models refuse
+such layers for that reason); Keras's group normalization reads shapes at run time and weights every element by 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from fedpriv._lazy import tf
+from fedpriv.errors import ModelError
+
+BatchNorm = Literal["eval", "train"]
+
+NOTES: dict[str, str] = {
+    "eval": (
+        "batch normalization uses frozen running statistics, in training as in evaluation: they are constants of the "
+        "model (mean 0 and variance 1 unless the model came with others) and are never updated"
+    ),
+    "train": (
+        "batch normalization uses the statistics of the batch at hand, in training and in evaluation: a pure function "
+        "of the weights has nowhere to keep running statistics, so logits depend on which examples share the batch"
+    ),
+}
+
+
+def is_batch_norm(layer: Any) -> bool:
+    """Whether `layer` is one of Keras's batch normalizations (plain, synchronized or version 1)."""
+    return any(c.__name__ == "BatchNormalizationBase" for c in type(layer).__mro__)
+
+
+def is_group_norm(layer: Any) -> bool:
+    """Whether `layer` is Keras's group normalization."""
+    return isinstance(layer, tf.keras.layers.GroupNormalization)
+
+
+def _refuse_mask(layer: Any, mask: Any) -> None:
+    if mask is not None:
+        raise ModelError(f"layer '{layer.name}' gets a mask, which normalization here does not support; remove masking")
+
+
+def batch_norm_call(layer: Any, mode: BatchNorm) -> Callable[..., Any]:
+    """A pure `call` for a Keras batch normalization (Ioffe and Szegedy 2015, arXiv 1502.03167).
+
+    Args:
+      layer: the built layer; its `gamma`, `beta`, `moving_mean` and `moving_variance` are read when called.
+      mode: `eval` normalizes with the moving statistics, `train` with the biased moments of the batch, over all
+        axes but the layer's; either way whatever `training` says.
+
+    Raises:
+      ModelError: renormalization or virtual batches, which are not plain batch normalization.
+    """
+    for option in ("renorm", "virtual_batch_size"):
+        if getattr(layer, option, None):
+            raise ModelError(
+                f"batch normalization '{layer.name}' has {option}={getattr(layer, option)}; only plain batch "
+                "normalization can be a pure function: set it to None, or use group normalization"
+            )
+
+    def call(inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        _refuse_mask(layer, mask)
+        rank = inputs.shape.rank
+        kept = {a % rank for a in (layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis])}
+        shape = [inputs.shape[a] if a in kept else 1 for a in range(rank)]
+
+        def spread(weight: Any) -> Any:
+            return weight if weight is None or kept == {rank - 1} else tf.reshape(weight, shape)
+
+        if mode == "train":
+            mean, variance = tf.nn.moments(inputs, [a for a in range(rank) if a not in kept], keepdims=True)
+        else:
+            mean, variance = spread(layer.moving_mean), spread(layer.moving_variance)
+        return tf.nn.batch_normalization(inputs, mean, variance, spread(layer.beta), spread(layer.gamma), layer.epsilon)
+
+    return call
+
+
+def group_norm_call(layer: Any) -> Callable[..., Any]:
+    """A pure `call` for Keras's group normalization (Wu and He 2018, arXiv 1803.08494): the same numbers, fewer ops.
+
+    Args:
+      layer: the built layer, normalizing the last axis of inputs whose other axes but the batch are static.
+    """
+
+    def call(inputs: Any, mask: Any = None) -> Any:
+        _refuse_mask(layer, mask)
+        *inner, channels = inputs.shape.as_list()[1:]
+        if layer.axis not in (-1, inputs.shape.rank - 1) or None in inner:
+            raise ModelError(
+                f"group normalization '{layer.name}' over axis {layer.axis} of {inputs.shape}: only the last axis "
+                "of inputs of static size is supported; use channels-last data"
+            )
+        pixels, groups = 1, layer.groups
+        for size in inner:
+            pixels *= size
+        grouped = tf.reshape(inputs, [-1, pixels, groups, channels // groups])
+        mean, variance = tf.nn.moments(grouped, [1, 3], keepdims=True)
+        gamma = None if layer.gamma is None else tf.reshape(layer.gamma, [groups, channels // groups])
+        beta = None if layer.beta is None else tf.reshape(layer.beta, [groups, channels // groups])
+        normalized = tf.nn.batch_normalization(grouped, mean, variance, beta, gamma, layer.epsilon)
+        return tf.reshape(normalized, [-1, *inner, channels])
+
+    return call

@@ -1,0 +1,73 @@
+"""Models for TensorFlow Federated: a fedpriv `Model` as `tff.learning.models.FunctionalModel`."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+from fedpriv._lazy import tf, tff
+from fedpriv.models.model import Model, cross_entropy
+
+
+def to_functional_model(model: Model, seed: int) -> Any:
+    """The same model for `tff.learning`: same function, same loss, same initial weights.
+
+    TFF's own conversion of Keras models cannot be called in an eager program and refuses batch normalization; this
+    one has neither limit, as a fedpriv model is a pure function already.
+
+    Args:
+      model: any fedpriv model.
+      seed: of the initial weights; `model.initialize(seed)` gives the same.
+
+    Returns:
+      A `tff.learning.models.FunctionalModel` on batches `(x, y)`: x `[n, *input_shape]` in the model's precision and
+      y integer labels `[n]` (int32). Its loss is the mean cross-entropy in nats, in float32 as TFF wants it (weighted
+      by `sample_weight` where given); its metrics are `accuracy`, `loss` and `num_examples`. Its initial weights are
+      `(trainable weights, ())`, in the order of `model.spec`.
+    """
+
+    @tf.function
+    def predict_on_batch(model_weights: Any, x: Any, training: bool) -> Any:
+        trainable, _ = model_weights
+        return model.apply(list(trainable), x, training)
+
+    def loss(output: Any, label: Any, sample_weight: Any = None) -> Any:
+        losses = cross_entropy(output, label)
+        if sample_weight is None:
+            return tf.cast(tf.reduce_mean(losses), tf.float32)
+        weight = tf.cast(sample_weight, losses.dtype)
+        return tf.cast(tf.math.divide_no_nan(tf.reduce_sum(losses * weight), tf.reduce_sum(weight)), tf.float32)
+
+    @tf.function
+    def initialize_metrics() -> Any:
+        return collections.OrderedDict(correct=tf.constant(0.0), loss_sum=tf.constant(0.0), num_examples=tf.constant(0))
+
+    @tf.function
+    def update_metrics(state: Any, labels: Any, batch_output: Any, sample_weight: Any = None) -> Any:
+        logits = batch_output.predictions
+        right = tf.equal(tf.argmax(logits, axis=-1), tf.cast(labels, tf.int64))
+        return collections.OrderedDict(
+            correct=state["correct"] + tf.reduce_sum(tf.cast(right, tf.float32)),
+            loss_sum=state["loss_sum"] + tf.cast(tf.reduce_sum(cross_entropy(logits, labels)), tf.float32),
+            num_examples=state["num_examples"] + tf.shape(logits)[0],
+        )
+
+    @tf.function
+    def finalize_metrics(state: Any) -> Any:
+        n = tf.cast(state["num_examples"], tf.float32)
+        return collections.OrderedDict(
+            accuracy=tf.math.divide_no_nan(state["correct"], n),
+            loss=tf.math.divide_no_nan(state["loss_sum"], n),
+            num_examples=state["num_examples"],
+        )
+
+    return tff.learning.models.FunctionalModel(
+        initial_weights=(tuple(model.initialize(seed)), ()),
+        predict_on_batch_fn=predict_on_batch,
+        loss_fn=loss,
+        metrics_fns=(initialize_metrics, update_metrics, finalize_metrics),
+        input_spec=(
+            tf.TensorSpec((None, *model.input_shape), model.spec.dtype),
+            tf.TensorSpec((None,), tf.int32),
+        ),
+    )

@@ -1,0 +1,216 @@
+"""The zoo: the classifiers that federated learning and gradient inversion are usually studied on.
+
+Every function takes `input_shape` and `num_classes` and returns a `Model` over values in [0, 1]. Initial weights
+follow Keras's defaults (Glorot uniform kernels, zero biases) unless a parameter says otherwise. `dtype="float64"`
+gives the same network in double precision.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fedpriv._lazy import tf
+from fedpriv.errors import ModelError, ParameterError
+from fedpriv.models.keras_model import from_keras
+from fedpriv.models.model import Model
+from fedpriv.models.padded_conv import padded_conv2d
+
+Precision = Literal["float32", "float64"]
+
+
+def label(name: str, **parameters: tuple[Any, Any]) -> str:
+    """`name(key=value)` with those of `parameters`, each a pair (value, default), that are not at their default."""
+    changed = [f"{k}={v}" for k, (v, default) in parameters.items() if v != default]
+    return f"{name}({','.join(changed)})".replace(" ", "") if changed else name
+
+
+def check_image(name: str, input_shape: tuple[int, ...], least: int = 1) -> None:
+    """Refuses what is not `(height, width, channels)` of at least `least` pixels a side."""
+    if len(input_shape) != 3:
+        raise ModelError(
+            f"model '{name}' needs images (height, width, channels), got examples of shape {input_shape}; "
+            "'logistic' and '2nn' take any shape"
+        )
+    height, width, channels = input_shape
+    if min(height, width) < least or channels < 1:
+        raise ModelError(
+            f"model '{name}' needs images of at least {least}x{least} pixels, got shape {input_shape}; resize the "
+            "images, or use 'logistic' or '2nn'"
+        )
+
+
+def check_classes(name: str, input_shape: tuple[int, ...], num_classes: int) -> None:
+    """Refuses fewer than two classes and empty examples."""
+    if num_classes < 2:
+        raise ModelError(f"model '{name}' needs at least 2 classes, got num_classes={num_classes}")
+    if not input_shape or min(input_shape) < 1:
+        raise ModelError(f"model '{name}' needs examples with at least one value, got shape {input_shape}")
+
+
+def sequential(name: str, layers: Any, input_shape: tuple[int, ...], num_classes: int, dtype: str) -> Model:
+    """A model from `layers(common)`, which lists the Keras layers given the arguments `common` to all of them."""
+
+    def build() -> Any:
+        return tf.keras.Sequential([tf.keras.Input(input_shape, dtype=dtype), *layers({"dtype": dtype})])
+
+    return from_keras(build, name, input_shape, num_classes, verify=False)
+
+
+def logistic(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10, dtype: Precision = "float32") -> Model:
+    """Multinomial logistic regression: one dense layer on the flattened example.
+
+    The convex case; a single example's gradient gives the example away exactly (Phong et al. 2018, "Privacy-Preserving
+    Deep Learning via Additively Homomorphic Encryption").
+    """
+    name = label("logistic", dtype=(dtype, "float32"))
+    check_classes(name, input_shape, num_classes)
+
+    def layers(common: dict[str, str]) -> list[Any]:
+        kl = tf.keras.layers
+        return [kl.Flatten(name="flatten", **common), kl.Dense(num_classes, name="dense", **common)]
+
+    return sequential(name, layers, input_shape, num_classes, dtype)
+
+
+def mlp_2nn(
+    input_shape: tuple[int, ...] = (28, 28, 1),
+    num_classes: int = 10,
+    hidden: list[int] = [200, 200],  # noqa: B006  never changed
+    dtype: Precision = "float32",
+) -> Model:
+    """The "2NN" of McMahan et al. 2017 (arXiv 1602.05629): two hidden layers of 200 ReLU units.
+
+    199,210 weights on 28x28x1 images and 10 classes, as in the paper.
+
+    Args:
+      input_shape: one example's, of any rank; it is flattened.
+      num_classes: number of logits.
+      hidden: units of each hidden layer.
+      dtype: precision of weights and arithmetic.
+    """
+    name = label("2nn", hidden=(list(hidden), [200, 200]), dtype=(dtype, "float32"))
+    check_classes(name, input_shape, num_classes)
+    if any(units < 1 for units in hidden):
+        raise ParameterError(f"model '2nn': hidden={hidden}: each hidden layer needs at least one unit")
+
+    def layers(common: dict[str, str]) -> list[Any]:
+        kl = tf.keras.layers
+        return [
+            kl.Flatten(name="flatten", **common),
+            *(kl.Dense(n, "relu", name=f"dense{i}", **common) for i, n in enumerate(hidden, 1)),
+            kl.Dense(num_classes, name=f"dense{len(hidden) + 1}", **common),
+        ]
+
+    return sequential(name, layers, input_shape, num_classes, dtype)
+
+
+def cnn(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10, dtype: Precision = "float32") -> Model:
+    """The MNIST CNN of McMahan et al. 2017 (arXiv 1602.05629).
+
+    Two 5x5 convolutions (32 and 64 channels, zero padding to the same size), each followed by ReLU and 2x2 max
+    pooling, a dense layer of 512 ReLU units and the logits: 1,663,370 weights on 28x28x1 images and 10 classes, as
+    in the paper. Images must be at least 4x4.
+    """
+    name = label("cnn", dtype=(dtype, "float32"))
+    check_classes(name, input_shape, num_classes)
+    check_image(name, input_shape, 4)
+
+    def layers(common: dict[str, str]) -> list[Any]:
+        kl = tf.keras.layers
+        return [
+            kl.Conv2D(32, 5, padding="same", activation="relu", name="conv1", **common),
+            kl.MaxPooling2D(2, name="pool1", **common),
+            kl.Conv2D(64, 5, padding="same", activation="relu", name="conv2", **common),
+            kl.MaxPooling2D(2, name="pool2", **common),
+            kl.Flatten(name="flatten", **common),
+            kl.Dense(512, "relu", name="dense1", **common),
+            kl.Dense(num_classes, name="dense2", **common),
+        ]
+
+    return sequential(name, layers, input_shape, num_classes, dtype)
+
+
+def lenet(
+    input_shape: tuple[int, ...] = (32, 32, 3),
+    num_classes: int = 100,
+    init: Literal["default", "uniform"] = "default",
+    dtype: Precision = "float32",
+) -> Model:
+    """The LeNet of "Deep Leakage from Gradients" (Zhu, Liu, Han 2019, arXiv 1906.08935).
+
+    Three 5x5 convolutions of 12 channels with strides 2, 2, 1 and two pixels of zero padding on every side, each
+    followed by a sigmoid (smooth, as matching gradients needs second derivatives; strides rather than pooling for the
+    same reason), then the logits. 85,036 weights on 32x32x3 images and 100 classes.
+
+    Args:
+      input_shape: `(height, width, channels)`.
+      num_classes: number of logits.
+      init: `uniform` draws all weights and biases from U(-0.5, 0.5), as the paper's experiments do; `default` is
+        Keras's Glorot uniform with zero biases.
+      dtype: precision of weights and arithmetic.
+    """
+    name = label("lenet", init=(init, "default"), dtype=(dtype, "float32"))
+    check_classes(name, input_shape, num_classes)
+    check_image(name, input_shape)
+
+    def layers(common: dict[str, Any]) -> list[Any]:
+        kl = tf.keras.layers
+        weights = dict(common)
+        if init == "uniform":
+            uniform = tf.keras.initializers.RandomUniform
+            weights = {**common, "kernel_initializer": uniform(-0.5, 0.5), "bias_initializer": uniform(-0.5, 0.5)}
+        return [
+            *(
+                padded_conv2d(12, 5, stride, 2, activation="sigmoid", name=f"conv{i}", **weights)
+                for i, stride in enumerate((2, 2, 1), 1)
+            ),
+            kl.Flatten(name="flatten", **common),
+            kl.Dense(num_classes, name="dense", **weights),
+        ]
+
+    return sequential(name, layers, input_shape, num_classes, dtype)
+
+
+def convnet(
+    input_shape: tuple[int, ...] = (32, 32, 3),
+    num_classes: int = 10,
+    width: int = 32,
+    dtype: Precision = "float32",
+) -> Model:
+    """A small ConvNet after the one in "Inverting Gradients" (Geiping et al. 2020, arXiv 2003.14053).
+
+    The paper's ConvNet has eight 3x3 convolutions whose channels grow from `width`=64 to 4 `width`, batch
+    normalization and max pooling. This one keeps the 3x3 ReLU convolutions and the growth, with four of them (width,
+    2 width, 2 width, 4 width), no normalization, average pooling after the second and the fourth, and one dense
+    layer, so that attacks on it are affordable without an accelerator. Images must be at least 4x4.
+
+    Args:
+      input_shape: `(height, width, channels)`.
+      num_classes: number of logits.
+      width: channels of the first convolution.
+      dtype: precision of weights and arithmetic.
+    """
+    name = label("convnet", width=(width, 32), dtype=(dtype, "float32"))
+    check_classes(name, input_shape, num_classes)
+    check_image(name, input_shape, 4)
+    if width < 1:
+        raise ParameterError(f"model 'convnet': width={width}: at least one channel is needed")
+
+    def layers(common: dict[str, str]) -> list[Any]:
+        kl = tf.keras.layers
+
+        def conv(i: int, channels: int) -> Any:
+            return kl.Conv2D(channels, 3, padding="same", activation="relu", name=f"conv{i}", **common)
+
+        return [
+            conv(1, width),
+            conv(2, 2 * width),
+            kl.AveragePooling2D(2, name="pool1", **common),
+            conv(3, 2 * width),
+            conv(4, 4 * width),
+            kl.AveragePooling2D(2, name="pool2", **common),
+            kl.Flatten(name="flatten", **common),
+            kl.Dense(num_classes, name="dense", **common),
+        ]
+
+    return sequential(name, layers, input_shape, num_classes, dtype)
