@@ -1,0 +1,379 @@
+"""L-BFGS: limited-memory quasi-Newton minimization, entirely inside one TensorFlow graph.
+
+One `tf.while_loop` runs the whole minimization, and every pass through its body is exactly one evaluation of
+the objective and its gradient: the line search is a small state machine rather than a loop in the loop, so the
+objective is traced once and evaluation counts are honest.
+
+The direction uses the compact representation of Byrd, Nocedal & Schnabel (1994, "Representations of quasi-Newton
+matrices and their use in limited memory methods", Math. Programming 63) in its product form. With the pairs
+scaled to s_i.y_i = 1, S and Y their rows and R the upper triangle of S Y^T,
+
+    H = gamma V^T V + S^T R^-T R^-1 S,    V = I - Y^T R^-1 S,
+
+so that H g costs four matrix-vector products and two small triangular solves, where the two-loop recursion needs
+2m sequential steps. H is positive semi-definite whatever rounding does to R; R and its solves are float64 for
+any dtype of the variables.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fedpriv._lazy import tf
+from fedpriv.errors import ParameterError
+
+ValueAndGradient = Callable[[Any], tuple[Any, Any]]
+
+
+class Status(enum.IntEnum):
+    """Why a minimization ended."""
+
+    RUNNING = 0
+    TARGET = 1
+    GRADIENT = 2
+    STAGNATED = 3
+    BUDGET = 4
+    LINE_SEARCH = 5
+    NON_FINITE = 6
+
+    @property
+    def converged(self) -> bool:
+        """Whether a tolerance was met (the objective's target, or the gradient's)."""
+        return self in (Status.TARGET, Status.GRADIENT)
+
+    def describe(self) -> str:
+        """One plain sentence."""
+        return {
+            Status.RUNNING: "has not ended",
+            Status.TARGET: "the objective reached its target",
+            Status.GRADIENT: "the gradient fell below its tolerance",
+            Status.STAGNATED: "the objective stopped falling",
+            Status.BUDGET: "the evaluation budget was used up",
+            Status.LINE_SEARCH: "no step along the negative gradient lowers the objective in this precision",
+            Status.NON_FINITE: "the objective or its gradient is not finite at the start",
+        }[self]
+
+
+class Minimum(NamedTuple):
+    """What a minimization found; tensors.
+
+    Attributes:
+      position: `[n]`, the best point evaluated that met the line search's decrease condition.
+      objective: scalar, its value.
+      gradient_norm: scalar, largest absolute entry of the gradient there.
+      evaluations: int32, evaluations of objective and gradient, all counted.
+      iterations: int32, steps taken.
+      status: int32, a `Status`.
+      history: `[k, 2]` float64 of (evaluations so far, objective), evenly thinned; unused rows are NaN.
+    """
+
+    position: Any
+    objective: Any
+    gradient_norm: Any
+    evaluations: Any
+    iterations: Any
+    status: Any
+    history: Any
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Settings of one minimization; hashable.
+
+    Attributes:
+      memory: pairs kept, at least 1.
+      max_evaluations: budget of objective-and-gradient evaluations.
+      target: stop once the objective is at most this (None: never).
+      gradient_tolerance: stop once every entry of the gradient is at most this in size.
+      stagnation_window: evaluations after which progress is looked at; 0 never looks.
+      stagnation_decrease: stop if the objective fell by less than this fraction over a window.
+      max_line_search: evaluations in one line search before the best point so far is taken.
+      armijo: sufficient-decrease constant c1 of the strong Wolfe conditions.
+      wolfe: curvature constant c2, in (c1, 1).
+      history: rows of the history kept.
+    """
+
+    memory: int = 100
+    max_evaluations: int = 10_000
+    target: float | None = None
+    gradient_tolerance: float = 0.0
+    stagnation_window: int = 0
+    stagnation_decrease: float = 0.01
+    max_line_search: int = 25
+    armijo: float = 1e-4
+    wolfe: float = 0.9
+    history: int = 128
+
+    def __post_init__(self) -> None:
+        for name, least in (("memory", 1), ("max_evaluations", 1), ("max_line_search", 2), ("history", 2)):
+            if getattr(self, name) < least:
+                raise ParameterError(f"L-BFGS {name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 < self.armijo < self.wolfe < 1:
+            raise ParameterError(f"L-BFGS needs 0 < armijo < wolfe < 1, not {self.armijo} and {self.wolfe}")
+
+    def minimize(self, value_and_gradient: ValueAndGradient, start: Any, target: Any = None) -> Minimum:
+        """Minimizes from `start`; traceable, pure and deterministic.
+
+        Args:
+          value_and_gradient: `[n] -> (scalar, [n])` in the dtype of `start` (float32 or float64).
+          start: `[n]`.
+          target: scalar tensor that takes the place of the setting of the same name.
+
+        A point where the objective or its gradient is not finite counts as an infinitely high one: the line
+        search backs away from it. Not finite at `start`: status NON_FINITE, position `start`.
+        """
+        target = self.target if target is None else target
+        if tf.executing_eagerly():
+            return Minimum(*tf.function(lambda x: tuple(_minimize(value_and_gradient, x, self, target)))(start))
+        return _minimize(value_and_gradient, start, self, target)
+
+
+class _State(NamedTuple):
+    """The loop's variables. Scalars of the line search are float64; `lo`, `hi` are (step, value, slope)."""
+
+    evaluations: Any
+    iterations: Any
+    status: Any
+    x: Any  # the iterate, its value and gradient
+    f: Any
+    g: Any
+    direction: Any
+    slope: Any
+    step: Any  # the next trial
+    lo: Any  # best step meeting the decrease condition; step 0 at first
+    hi: Any  # other end of the bracket; step inf until one is known
+    g_lo: Any
+    searched: Any  # evaluations in this line search
+    s: Any  # the memory, in ring order
+    y: Any
+    r: Any  # upper triangle of S Y^T, oldest pair first, unit diagonal
+    gamma: Any
+    head: Any  # the ring slot of the oldest pair
+    pairs: Any
+    mark: Any  # (evaluations, objective) at the last look for stagnation
+    history: Any
+    recorded: Any
+    stride: Any
+
+
+def _minimize(value_and_gradient: ValueAndGradient, start: Any, o: LBFGS, target: Any) -> Minimum:
+    f64 = tf.float64
+    value_and_gradient = tf.function(value_and_gradient)  # traced once; the graph inlines both calls
+    start = tf.convert_to_tensor(start)
+    dtype, n, m = start.dtype, tf.shape(start)[0], o.memory
+    inf = tf.constant(float("inf"), f64)
+
+    def dot(a: Any, b: Any) -> Any:
+        return tf.tensordot(a, b, 1)
+
+    def first_step(g: Any) -> Any:
+        length = tf.cast(tf.reduce_sum(tf.abs(g)), f64)
+        return tf.minimum(tf.ones([], f64), 1 / tf.maximum(length, 1e-300))
+
+    def evaluate(x: Any) -> tuple[Any, Any, Any]:
+        f, g = value_and_gradient(x)
+        finite = tf.math.is_finite(f) & tf.math.is_finite(dot(g, g))
+        return tf.where(finite, tf.cast(f, f64), inf), g, finite
+
+    def search_from(f: Any, g: Any, direction: Any, slope: Any, step: Any) -> dict[str, Any]:
+        return {
+            "direction": direction,
+            "slope": slope,
+            "step": step,
+            "lo": tf.stack([tf.zeros([], f64), f, slope]),
+            "hi": tf.stack([inf, inf, tf.zeros([], f64)]),
+            "g_lo": g,
+            "searched": tf.constant(0),
+        }
+
+    def steepest(f: Any, g: Any) -> dict[str, Any]:
+        return search_from(f, g, -g, -tf.cast(dot(g, g), f64), first_step(g))
+
+    def ages(head: Any) -> Any:
+        return tf.math.floormod(head + tf.range(m), m)
+
+    def remember(z: _State, step_taken: Any, change: Any, curvature: Any) -> tuple[Any, ...]:
+        scale = tf.cast(tf.math.rsqrt(curvature), dtype)
+        s_new, y_new = step_taken * scale, change * scale
+        s = tf.tensor_scatter_nd_update(z.s, [[z.head]], s_new[None])
+        y = tf.tensor_scatter_nd_update(z.y, [[z.head]], y_new[None])
+        head, pairs = tf.math.floormod(z.head + 1, m), tf.minimum(z.pairs + 1, m)
+        valid = tf.cast(tf.range(m) >= m - pairs, f64)
+        column = tf.cast(tf.gather(tf.linalg.matvec(s, y_new), ages(head)), f64) * valid
+        r = tf.concat(
+            [
+                tf.concat([z.r[1:, 1:], column[:-1, None]], 1),
+                tf.concat([tf.zeros([1, m - 1], f64), tf.ones([1, 1], f64)], 1),
+            ],
+            0,
+        )
+        return s, y, r, 1 / tf.cast(dot(y_new, y_new), f64), head, pairs
+
+    def quasi_newton(g: Any, s: Any, y: Any, r: Any, gamma: Any, head: Any, pairs: Any) -> Any:
+        """-H g; slots that hold no pair get coefficient zero."""
+        order, slots = ages(head), ages(-head)
+        valid = tf.cast(tf.range(m) >= m - pairs, f64)
+        a = tf.cast(tf.gather(tf.linalg.matvec(s, g), order), f64) * valid
+        q = tf.linalg.triangular_solve(r, a[:, None], lower=False)[:, 0]
+        w = g - tf.linalg.matvec(y, tf.gather(tf.cast(q, dtype), slots), transpose_a=True)
+        c = tf.cast(tf.gather(tf.linalg.matvec(y, w), order), f64) * valid
+        p = tf.linalg.triangular_solve(r, (q - gamma * c)[:, None], lower=False, adjoint=True)[:, 0] * valid
+        return -(tf.cast(gamma, dtype) * w + tf.linalg.matvec(s, tf.gather(tf.cast(p, dtype), slots), transpose_a=True))
+
+    def record(z: _State, evaluations: Any, iterations: Any, f: Any) -> tuple[Any, Any, Any]:
+        row = tf.stack([tf.cast(evaluations, f64), f])[None]
+
+        def thin() -> tuple[Any, Any, Any]:
+            kept = z.history[::2]
+            rest = tf.fill([o.history - kept.shape[0], 2], tf.constant(float("nan"), f64))
+            return tf.concat([kept, rest], 0), tf.constant(kept.shape[0]), z.stride * 2
+
+        def write() -> tuple[Any, Any, Any]:
+            history, recorded, stride = tf.cond(
+                z.recorded >= o.history, thin, lambda: (z.history, z.recorded, z.stride)
+            )
+            return tf.tensor_scatter_nd_update(history, [[recorded]], row), recorded + 1, stride
+
+        due = tf.equal(tf.math.floormod(iterations, z.stride), 0)
+        return tf.cond(due, write, lambda: (z.history, z.recorded, z.stride))
+
+    def advance(z: _State) -> _State:
+        """Takes the step `lo` and sets out in a new direction."""
+        f, g = z.lo[1], z.g_lo
+        step_taken = tf.cast(z.lo[0], dtype) * z.direction
+        change = g - z.g
+        curvature = tf.cast(dot(step_taken, change), f64)
+        sizes = tf.cast(tf.norm(step_taken), f64) * tf.cast(tf.norm(change), f64)
+        useful = curvature > tf.maximum(1e-8 * sizes, 1e-300)
+        memory = (z.s, z.y, z.r, z.gamma, z.head, z.pairs)
+        memory = tf.cond(useful, lambda: remember(z, step_taken, change, curvature), lambda: memory)
+        x, iterations = z.x + step_taken, z.iterations + 1
+
+        direction = quasi_newton(g, *memory)
+        slope = tf.cast(dot(direction, g), f64)
+        usable = (slope < 0) & tf.math.is_finite(slope) & (memory[5] > 0)
+        search = tf.cond(
+            usable,
+            lambda: search_from(f, g, direction, slope, tf.ones([], f64)),
+            lambda: steepest(f, g),
+        )
+        s, y, r, gamma, head, pairs = memory
+        pairs = tf.where(usable, pairs, 0)
+        r = tf.cond(usable, lambda: r, lambda: tf.eye(m, dtype=f64))
+
+        status = tf.where(z.evaluations >= o.max_evaluations, int(Status.BUDGET), int(Status.RUNNING))
+        mark = z.mark
+        if o.stagnation_window:
+            due = tf.cast(z.evaluations, f64) - mark[0] >= o.stagnation_window
+            stuck = due & (f > (1 - o.stagnation_decrease) * mark[1])
+            mark = tf.where(due, tf.stack([tf.cast(z.evaluations, f64), f]), mark)
+            status = tf.where(stuck, int(Status.STAGNATED), status)
+        status = tf.where(tf.cast(largest(g), f64) <= o.gradient_tolerance, int(Status.GRADIENT), status)
+        if target is not None:
+            status = tf.where(f <= tf.cast(target, f64), int(Status.TARGET), status)
+        history, recorded, stride = record(z, z.evaluations, iterations, f)
+        changes = {"x": x, "f": f, "g": g, "iterations": iterations, "status": status, "mark": mark}
+        changes |= {"s": s, "y": y, "r": r, "gamma": gamma, "head": head, "pairs": pairs}
+        return z._replace(**changes, **search, history=history, recorded=recorded, stride=stride)
+
+    def give_up(z: _State) -> _State:
+        """The line search found nothing: forget the memory, or end if there is none left to forget."""
+        status = tf.where(z.pairs > 0, int(Status.RUNNING), int(Status.LINE_SEARCH))
+        status = tf.where(z.evaluations >= o.max_evaluations, int(Status.BUDGET), status)
+        return z._replace(status=status, pairs=tf.constant(0), r=tf.eye(m, dtype=f64), **steepest(z.f, z.g))
+
+    def search_on(z: _State) -> _State:
+        """The next trial: a safeguarded cubic step inside the bracket, or beyond it while there is none."""
+        lo, hi = z.lo, z.hi
+        bracketed = tf.math.is_finite(hi[0])
+        width = hi[0] - lo[0]
+        inner = _cubic(lo, hi)
+        margin = 0.1 * tf.abs(width)
+        low, high = tf.minimum(lo[0], hi[0]), tf.maximum(lo[0], hi[0])
+        inner = tf.where(tf.math.is_finite(inner), inner, 0.5 * (lo[0] + hi[0]))
+        inner = tf.clip_by_value(inner, low + margin, high - margin)
+        outer = 4.0 * lo[0]
+        status = tf.where(z.evaluations >= o.max_evaluations, int(Status.BUDGET), int(Status.RUNNING))
+        return z._replace(step=tf.where(bracketed, inner, outer), status=status)
+
+    def body(*values: Any) -> tuple[Any, ...]:
+        z = _State(*values)
+        f, g, finite = evaluate(z.x + tf.cast(z.step, dtype) * z.direction)
+        slope = tf.where(finite, tf.cast(dot(z.direction, g), f64), 0.0)
+        trial = tf.stack([z.step, f, slope])
+        high = ~finite | (f > z.f + o.armijo * z.step * z.slope) | (f >= z.lo[1])
+        turned = slope * (z.hi[0] - z.lo[0]) >= 0
+        wolfe = ~high & (tf.abs(slope) <= -o.wolfe * z.slope)
+        z = z._replace(
+            evaluations=z.evaluations + 1,
+            searched=z.searched + 1,
+            hi=tf.where(high, trial, tf.where(turned, z.lo, z.hi)),
+            lo=tf.where(high, z.lo, trial),
+            g_lo=tf.where(high, z.g_lo, g),
+        )
+        exhausted = (z.searched >= o.max_line_search) | (z.evaluations >= o.max_evaluations)
+        narrow = tf.abs(z.hi[0] - z.lo[0]) <= _resolution(dtype) * tf.maximum(z.lo[0], z.hi[0])
+        exhausted |= narrow & tf.math.is_finite(z.hi[0])
+        taken = wolfe | (exhausted & (z.lo[0] > 0))
+        z = tf.cond(
+            taken,
+            lambda: advance(z),
+            lambda: tf.cond(exhausted, lambda: give_up(z), lambda: search_on(z)),
+        )
+        return tuple(z)
+
+    def largest(g: Any) -> Any:
+        return tf.reduce_max(tf.abs(g))
+
+    f, g, finite = evaluate(start)
+    g = tf.where(finite, g, tf.zeros_like(g))
+    status = tf.where(finite, int(Status.RUNNING), int(Status.NON_FINITE))
+    status = tf.where(finite & (tf.cast(largest(g), f64) <= o.gradient_tolerance), int(Status.GRADIENT), status)
+    if target is not None:
+        status = tf.where(f <= tf.cast(target, f64), int(Status.TARGET), status)
+    status = tf.where((status == 0) & (o.max_evaluations <= 1), int(Status.BUDGET), status)
+    history = tf.fill([o.history, 2], tf.constant(float("nan"), f64))
+    z = _State(
+        evaluations=tf.constant(1),
+        iterations=tf.constant(0),
+        status=status,
+        x=start,
+        f=f,
+        g=g,
+        **steepest(f, g),
+        s=tf.zeros([m, n], dtype),
+        y=tf.zeros([m, n], dtype),
+        r=tf.eye(m, dtype=f64),
+        gamma=tf.zeros([], f64),
+        head=tf.constant(0),
+        pairs=tf.constant(0),
+        mark=tf.stack([tf.ones([], f64), f]),
+        history=tf.tensor_scatter_nd_update(history, [[0]], tf.stack([tf.ones([], f64), f])[None]),
+        recorded=tf.constant(1),
+        stride=tf.constant(1),
+    )
+    shapes = _State(*(v.shape for v in z))
+    z = _State(
+        *tf.while_loop(
+            lambda *v: tf.equal(_State(*v).status, int(Status.RUNNING)),
+            body,
+            tuple(z),
+            shape_invariants=tuple(shapes),
+            parallel_iterations=1,
+        )
+    )
+    return Minimum(z.x, tf.cast(z.f, dtype), largest(z.g), z.evaluations, z.iterations, z.status, z.history)
+
+
+def _resolution(dtype: Any) -> float:
+    return 1e-9 if dtype == tf.float64 else 1e-6
+
+
+def _cubic(a: Any, b: Any) -> Any:
+    """The minimizer of the cubic through two (step, value, slope) triples (Nocedal & Wright, 2nd ed., eq. 3.59)."""
+    d1 = a[2] + b[2] - 3 * (a[1] - b[1]) / (a[0] - b[0])
+    d2 = tf.sign(b[0] - a[0]) * tf.sqrt(d1 * d1 - a[2] * b[2])
+    return b[0] - (b[0] - a[0]) * (b[2] + d2 - d1) / (b[2] - a[2] + 2 * d2)
