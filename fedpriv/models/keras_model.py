@@ -142,7 +142,8 @@ def _from_keras(
         return lambda weights, x, training: call(keys, weights, x, training)
 
     if verify:
-        _verify(applying(order), variables, shape, dtype, name, random_layers, allow_stateful_random)
+        if _verify(applying(order), variables, shape, dtype, name, random_layers, allow_stateful_random):
+            notes.append("stops gradients inside (as tf.nn.moments does), so second derivatives may not be exact")
         logits = applying(order)([v.numpy() for v in variables], _example(shape, 3), False).numpy()
         if np.all(logits >= 0) and np.allclose(logits.sum(-1), 1, atol=1e-4):
             raise ModelError(_ends_in(name, "softmax (its outputs are probabilities)"))
@@ -181,7 +182,7 @@ def _example(shape: tuple[int, ...], n: int) -> np.ndarray:
 
 def _build_for(model: Any, wanted: tuple[int, ...] | None, name: str) -> tuple[tuple[int, ...], int]:
     """Creates the variables of `model` if need be; gives its example shape and its number of outputs."""
-    declared = None
+    declared: tuple[int | None, ...] | None = None
     if getattr(model, "_is_graph_network", False):
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise ModelError(
@@ -193,7 +194,7 @@ def _build_for(model: Any, wanted: tuple[int, ...] | None, name: str) -> tuple[t
         if declared is None or None in declared:
             said = "does not declare" if declared is None else f"declares {declared}, which leaves open"
             raise ModelError(f"model '{name}' {said} its input shape; pass input_shape=(height, width, channels)")
-        wanted = tuple(int(d) for d in declared)
+        wanted = tuple(int(d) for d in declared if d)
     if declared is not None and (
         len(declared) != len(wanted) or any(d not in (None, w) for d, w in zip(declared, wanted))
     ):
@@ -333,8 +334,12 @@ def _verify(
     name: str,
     random_layers: list[Any],
     allow_stateful_random: bool,
-) -> None:
-    """Traces the model in both modes and looks at the graphs: no variable, no state, no random draw."""
+) -> bool:
+    """Traces the model in both modes and looks at the graphs: no variable, no state, no random draw.
+
+    Returns whether gradients are stopped anywhere.
+    """
+    stops = False
     signature = [tf.TensorSpec(v.shape, dtype) for v in variables], tf.TensorSpec((None, *shape), dtype)
     for training in (True, False):
         mode = "training" if training else "evaluation"
@@ -349,7 +354,9 @@ def _verify(
                 f"model '{name}' cannot be called in {mode} as a pure function of its weights: {first_line(e)}. "
                 "A layer that changes a variable while it is called must not do so"
             ) from e
-        draws = _random_ops(traced.graph)
+        used = _operations(traced.graph)
+        stops |= "StopGradient" in used
+        draws = [op for op in used if _RANDOM_OP.fullmatch(op)]
         generators = [g for g in (getattr(layer._random_generator, "_generator", None) for layer in random_layers) if g]
         states = {id(g.state.handle) for g in generators} if allow_stateful_random else set()
         if draws and not allow_stateful_random:
@@ -365,12 +372,13 @@ def _verify(
                 f"model '{name}' depends on {', '.join(kept)}, which is not among its weights; "
                 "make it a weight of a layer (add_weight) or a NumPy constant"
             )
+    return stops
 
 
-def _random_ops(graph: Any) -> list[str]:
+def _operations(graph: Any) -> list[str]:
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
-    return sorted({n.op for n in nodes if _RANDOM_OP.fullmatch(n.op)})
+    return sorted({n.op for n in nodes})
 
 
 def _classifier_last(

@@ -42,6 +42,16 @@ def _refuse_mask(layer: Any, mask: Any) -> None:
         raise ModelError(f"layer '{layer.name}' gets a mask, which normalization here does not support; remove masking")
 
 
+def moments(x: Any, axes: list[int]) -> tuple[Any, Any]:
+    """Mean and biased variance over `axes`, of size 1 in the results.
+
+    Not `tf.nn.moments`: that stops the gradient of the mean inside the variance, which leaves first derivatives right
+    and makes second derivatives, and so gradient matching, wrong.
+    """
+    mean = tf.reduce_mean(x, axes, keepdims=True)
+    return mean, tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
+
+
 def batch_norm_call(layer: Any, mode: BatchNorm) -> Callable[..., Any]:
     """A pure `call` for a Keras batch normalization (Ioffe and Szegedy 2015, arXiv 1502.03167).
 
@@ -70,7 +80,7 @@ def batch_norm_call(layer: Any, mode: BatchNorm) -> Callable[..., Any]:
             return weight if weight is None or kept == {rank - 1} else tf.reshape(weight, shape)
 
         if mode == "train":
-            mean, variance = tf.nn.moments(inputs, [a for a in range(rank) if a not in kept], keepdims=True)
+            mean, variance = moments(inputs, [a for a in range(rank) if a not in kept])
         else:
             mean, variance = spread(layer.moving_mean), spread(layer.moving_variance)
         return tf.nn.batch_normalization(inputs, mean, variance, spread(layer.beta), spread(layer.gamma), layer.epsilon)
@@ -97,7 +107,7 @@ def group_norm_call(layer: Any) -> Callable[..., Any]:
         for size in inner:
             pixels *= size
         grouped = tf.reshape(inputs, [-1, pixels, groups, channels // groups])
-        mean, variance = tf.nn.moments(grouped, [1, 3], keepdims=True)
+        mean, variance = moments(grouped, [1, 3])
         gamma = None if layer.gamma is None else tf.reshape(layer.gamma, [groups, channels // groups])
         beta = None if layer.beta is None else tf.reshape(layer.beta, [groups, channels // groups])
         normalized = tf.nn.batch_normalization(grouped, mean, variance, beta, gamma, layer.epsilon)

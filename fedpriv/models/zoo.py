@@ -155,17 +155,20 @@ def lenet(
 
     def layers(common: dict[str, Any]) -> list[Any]:
         kl = tf.keras.layers
-        weights = dict(common)
-        if init == "uniform":
+
+        def weights() -> dict[str, Any]:  # a new initializer for each tensor: one that is reused repeats its values
+            if init == "default":
+                return common
             uniform = tf.keras.initializers.RandomUniform
-            weights = {**common, "kernel_initializer": uniform(-0.5, 0.5), "bias_initializer": uniform(-0.5, 0.5)}
+            return {**common, "kernel_initializer": uniform(-0.5, 0.5), "bias_initializer": uniform(-0.5, 0.5)}
+
         return [
             *(
-                padded_conv2d(12, 5, stride, 2, activation="sigmoid", name=f"conv{i}", **weights)
+                padded_conv2d(12, 5, stride, 2, activation="sigmoid", name=f"conv{i}", **weights())
                 for i, stride in enumerate((2, 2, 1), 1)
             ),
             kl.Flatten(name="flatten", **common),
-            kl.Dense(num_classes, name="dense", **weights),
+            kl.Dense(num_classes, name="dense", **weights()),
         ]
 
     return sequential(name, layers, input_shape, num_classes, dtype)
