@@ -9,6 +9,7 @@ masked by the keystream that is not; if it is not, nothing in them depends on th
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
@@ -16,7 +17,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 KEY_BYTES = 32
 #: Keys are never used twice, so a constant nonce repeats no keystream.
 _NONCE = bytes(16)
-_ZEROS = bytes(1 << 16)
+#: Keystreams are made and used in blocks of this many elements, which stay in the processor's cache.
+_BLOCK = 1 << 15
+_ZEROS = bytes(8 * _BLOCK)
 
 
 class Wire:
@@ -49,24 +52,42 @@ class Wire:
         """Ring elements to a message."""
         if self.width == self.dtype.itemsize:
             return values.tobytes()
-        return values.view(np.uint8).reshape(self.length, -1)[:, : self.width].tobytes()
+        wide = values.view(np.uint8).reshape(-1, self.dtype.itemsize)
+        narrow = np.empty((len(values), self.width), np.uint8)
+        for i in range(self.width):  # column by column: numpy is slow on rows of a few bytes
+            narrow[:, i] = wide[:, i]
+        return narrow.tobytes()
 
-    def unpack(self, message: bytes | bytearray) -> np.ndarray:
-        """A message of `vector_bytes` to ring elements (read-only where no copy is needed)."""
+    def unpack(self, message: bytes | memoryview) -> np.ndarray:
+        """A message of any number of elements to ring elements (without a copy where none is needed)."""
         if self.width == self.dtype.itemsize:
             return np.frombuffer(message, self.dtype)
-        wide = np.zeros((self.length, self.dtype.itemsize), np.uint8)
-        wide[:, : self.width] = np.frombuffer(message, np.uint8).reshape(self.length, self.width)
+        narrow = np.frombuffer(message, np.uint8).reshape(-1, self.width)
+        wide = np.zeros((len(narrow), self.dtype.itemsize), np.uint8)
+        for i in range(self.width):
+            wide[:, i] = narrow[:, i]
         return wide.view(self.dtype).reshape(-1)
 
+    def blocks(self, key: bytes) -> Iterator[tuple[slice, np.ndarray]]:
+        """The pseudo-random vector that `key` stands for, uniform on the ring, block by block.
+
+        Yields:
+          (where, elements): a block is overwritten by the next one.
+        """
+        encryptor = Cipher(algorithms.ChaCha20(key, _NONCE), mode=None).encryptor()
+        stream = memoryview(bytearray(min(_BLOCK, self.length) * self.width))
+        for start in range(0, self.length, _BLOCK):
+            where = slice(start, min(start + _BLOCK, self.length))
+            size = (where.stop - start) * self.width
+            encryptor.update_into(memoryview(_ZEROS)[:size], stream[:size])
+            yield where, self.reduce(self.unpack(stream[:size]))
+
     def expand(self, key: bytes) -> np.ndarray:
-        """The pseudo-random vector that `key` stands for, uniform on the ring."""
-        stream = bytearray(self.vector_bytes)
-        view, encryptor = memoryview(stream), Cipher(algorithms.ChaCha20(key, _NONCE), mode=None).encryptor()
-        for start in range(0, len(stream), len(_ZEROS)):
-            size = min(len(_ZEROS), len(stream) - start)
-            encryptor.update_into(_ZEROS[:size], view[start : start + size])
-        return self.reduce(self.unpack(stream))
+        """All blocks of `key`, `[length]`."""
+        share = np.empty(self.length, self.dtype)
+        for where, block in self.blocks(key):
+            share[where] = block
+        return share
 
     def split(self, values: np.ndarray, parties: int, send_keys: bool) -> list[bytes]:
         """Shares `values`, uint64 `[length]`, among `parties`; one message each.
@@ -77,11 +98,14 @@ class Wire:
           send_keys: the first k - 1 messages are the 32-byte keys instead of the vectors they expand to.
         """
         last = values.astype(self.dtype)
-        messages = []
+        messages: list[bytes] = []
         for _ in range(parties - 1):
             key = os.urandom(KEY_BYTES)
-            share = self.expand(key)
-            np.subtract(last, share, out=last)
-            messages.append(key if send_keys else self.pack(share))
+            share = None if send_keys else np.empty(self.length, self.dtype)
+            for where, block in self.blocks(key):
+                np.subtract(last[where], block, out=last[where])
+                if share is not None:
+                    share[where] = block
+            messages.append(key if share is None else self.pack(share))
         # Unreduced, the high bits of the last share would hold carries that depend on the value.
         return [*messages, self.pack(self.reduce(last))]

@@ -41,4 +41,6 @@ class Clip(Defense):
         length = tf.where(square > 0, length, tf.zeros_like(length))
         clipped = length > bound
         scale = tf.where(clipped, bound / tf.where(clipped, length, bound), tf.ones_like(length))
+        # A norm beyond floats would scale to zero; not-a-number instead lets the engine name the client.
+        scale = tf.where(tf.math.is_finite(length), scale, length - length)
         return update * scale, {"norm": length, "clipped": tf.cast(clipped, update.dtype)}

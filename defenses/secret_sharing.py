@@ -179,10 +179,14 @@ class Aggregator:
                 f"aggregator {self.index} got {len(message)} bytes from client {client} instead of {wanted}; all "
                 "clients must use the same model, bits and compression"
             )
-        share = self._wire.expand(message) if self._takes_keys else self._wire.unpack(message)
-        np.add(self.total, share, out=self.total)
+        if self._takes_keys:
+            for where, block in self._wire.blocks(message):
+                np.add(self.total[where], block, out=self.total[where])
+        else:
+            np.add(self.total, self._wire.unpack(message), out=self.total)
         self.clients.add(client)
         if self._watched:
+            share = self._wire.expand(message) if self._takes_keys else self._wire.unpack(message)
             self.seen[client] = share.astype(np.uint64)
 
     def sum(self) -> np.ndarray:

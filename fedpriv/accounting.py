@@ -232,5 +232,8 @@ def noise_for(
     multiplier = search("rdp", SMALLEST_MULTIPLIER, 2.0)
     if name == "rdp":
         return multiplier
-    # PLD's answer lies just below RDP's; far below it a PLD grows large and slow.
-    return search("pld", max(SMALLEST_MULTIPLIER, multiplier / 2), multiplier * 1.01)
+    # PLD's answer lies a little below RDP's; far below it a PLD grows large and slow.
+    low = 0.85 * multiplier
+    while low > SMALLEST_MULTIPLIER and composed_epsilon(event(low), relation, "pld", rounds, delta) <= epsilon:
+        low *= 0.85
+    return search("pld", max(SMALLEST_MULTIPLIER, low), multiplier * 1.01)
