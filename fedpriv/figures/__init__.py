@@ -1,1 +1,1 @@
-"""Figures: what the numbers look like, for papers and reports."""
+"""Figures: one style, drawn without a display, saved for screen and print."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Ten colours told apart under the common colour-vision deficiencies (Paul Tol's "muted" scheme, 2021), neighbours apart.
+# Ten colours told apart under the common colour-vision deficiencies (Paul Tol's "muted" scheme, 2021).
 _COLOURS = (
     "#332288",
     "#ddcc77",

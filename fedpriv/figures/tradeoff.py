@@ -1,0 +1,310 @@
+"""The privacy-utility curve: what each noise level costs in accuracy, and what it leaves to be reconstructed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedpriv.errors import ParameterError
+from fedpriv.figures.style import (
+    FAINT,
+    NORMAL,
+    QUIET,
+    SMALL,
+    WIDTH,
+    Arm,
+    add_axes,
+    arm,
+    label_ends,
+    new_figure,
+    styled,
+    text_size,
+    wrap,
+)
+from fedpriv.metrics.score import PSNR_CAP
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LEFT, _HEIGHT, _BETWEEN = 0.72, 1.9, 0.2
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting, measured.
+
+    Attributes:
+      series: what it belongs to, such as "central DP"; points of one series with noise are joined by a line.
+      noise: noise multiplier; 0 for no noise, None for a defense without a noise level (then `slot` names it).
+      accuracy: test accuracy in [0, 1], or None if not measured.
+      psnr: mean PSNR of the reconstructions in dB (above 100 it is drawn at 100), or None if the attack had
+        nothing to reconstruct from.
+      epsilon: formal privacy; infinite or None where there is no guarantee.
+      accuracy_interval: (low, high), drawn as a bar.
+      psnr_interval: (low, high), drawn as a bar.
+      psnr_values: PSNR of single images, drawn as faint dots.
+      slot: name on the axis for a point without a noise level, such as "secure aggregation of 8".
+    """
+
+    series: str
+    noise: float | None
+    accuracy: float | None
+    psnr: float | None = None
+    epsilon: float | None = None
+    accuracy_interval: tuple[float, float] | None = None
+    psnr_interval: tuple[float, float] | None = None
+    psnr_values: tuple[float, ...] = ()
+    slot: str = ""
+
+
+def privacy_utility(
+    points: Sequence[Point],
+    *,
+    delta: float | None = None,
+    threshold_db: float | None = 30.0,
+    chance: float | None = None,
+    noise_label: str = "Noise multiplier (log scale)",
+    title: str = "",
+) -> Figure:
+    """Accuracy above, reconstruction PSNR below, over one noise axis; epsilon above each level.
+
+    Noise levels lie on a logarithmic axis. Settings that have no place on it (no noise, secure aggregation) stand
+    left of it, behind a line that breaks the axis.
+
+    Args:
+      points: the settings.
+      delta: the delta of the epsilons, for the label.
+      threshold_db: PSNR that counts as a successful reconstruction, marked in the lower panel; None for no mark.
+      chance: accuracy of guessing, marked in the upper panel, if given.
+      noise_label: the axis label.
+      title: printed above, if given.
+
+    Raises:
+      ParameterError: no points, a negative or infinite noise, or a point without noise level and slot.
+    """
+    if not points:
+        raise ParameterError("a privacy-utility curve needs at least one point")
+    for point in points:
+        if point.noise is None and not point.slot:
+            raise ParameterError(f"a point of '{point.series}' has no noise level: give its place a name with slot=...")
+        if point.noise is not None and not (0 <= point.noise < math.inf):
+            raise ParameterError(f"noise={point.noise} of '{point.series}' must be finite and not negative")
+    place = _Places(points)
+    series = list(dict.fromkeys(p.series for p in points))
+    looks = {name: arm(i) for i, name in enumerate(series)}
+    lines = [s for s in series if any(p.noise for p in points if p.series == s)]
+    strips = _strips(points, series, place)
+
+    with styled():
+        figure = new_figure(WIDTH, 1)
+        names = {s: wrap(s, 20) for s in series}
+        label_lines = [names[s] for s in lines] if len(lines) > 1 else []
+        marks = [f"{threshold_db:g} dB"] if threshold_db is not None else []
+        marks += ["guessing"] if chance is not None else []
+        right = max([0.15, *(text_size(figure, t, SMALL + 0.5)[0] + 0.3 for t in label_lines + marks)])
+        left = _LEFT
+        heads = [_epsilon_head(owner, delta) for owner, _ in strips]
+        left = max([left, *(text_size(figure, h, SMALL)[0] + 0.2 for h in heads)])
+        across = WIDTH - left - right
+        widest = max([0.0, *(text_size(figure, _epsilon_text(p.epsilon), SMALL)[0] for p in points)])
+        rotated = place.closest() * across / place.length < widest + 0.06
+        strip = 0.44 if rotated else 0.3 if len(strips) > 1 else 0.2
+        headline = text_size(figure, title, NORMAL + 1)[1] + 0.14 if title else 0.0
+        top = 0.1 + headline + strip * len(strips)
+        tick_texts = [wrap(t, max(6, int(across / place.length / 0.075))) for t in place.texts]
+        below = max(text_size(figure, t, SMALL + 0.5)[1] for t in tick_texts) + 0.42
+        height = top + 2 * _HEIGHT + _BETWEEN + below
+        figure.set_size_inches(WIDTH, height)
+        if title:
+            figure.text(0.12 / WIDTH, 1 - 0.1 / height, title, va="top", fontsize=NORMAL + 1, fontweight="bold")
+
+        upper = add_axes(figure, left, top, across, _HEIGHT)
+        lower = add_axes(figure, left, top + _HEIGHT + _BETWEEN, across, _HEIGHT, sharex=upper)
+        for axes, value in ((upper, "accuracy"), (lower, "psnr")):
+            for s in series:
+                _draw(axes, [p for p in points if p.series == s], value, looks[s], place)
+            _break(axes, place)
+        upper.set_ylabel("Test accuracy")
+        lower.set_ylabel("Reconstruction PSNR (dB)\n← more private")
+        _limits(upper, lower, points, threshold_db, chance)
+        upper.tick_params(labelbottom=False)
+        lower.set_xlim(-0.5, place.length - 0.5)
+        lower.set_xticks(place.ticks, tick_texts)
+        if place.noisy:
+            middle = (place.noisy_from + place.length - 0.5) / 2
+            lower.annotate(
+                noise_label,
+                xy=((middle + 0.5) / place.length, 0),
+                xytext=(0, -(below - 0.22) * 72),
+                xycoords="axes fraction",
+                textcoords="offset points",
+                ha="center",
+                va="center",
+            )
+        upper_ends = [(names[s], _last(points, s, "accuracy"), looks[s].color) for s in lines] if label_lines else []
+        lower_ends = [(names[s], _last(points, s, "psnr"), looks[s].color) for s in lines] if label_lines else []
+        if chance is not None:
+            _mark(upper, chance)
+            upper_ends.append(("guessing", chance, QUIET))
+        if threshold_db is not None:
+            _mark(lower, threshold_db)
+            lower_ends.append((f"{threshold_db:g} dB", threshold_db, QUIET))
+        for axes, ends in ((upper, upper_ends), (lower, lower_ends)):
+            label_ends(axes, [(t, y, c) for t, y, c in ends if y is not None])
+        for k, ((owner, mine), head) in enumerate(zip(strips, heads, strict=True)):
+            y = 1 + (strip * (len(strips) - k - 0.5)) / _HEIGHT
+            _epsilons(upper, mine, head, y, looks[owner].color if owner else "black", place, rotated)
+    return figure
+
+
+class _Places:
+    """Where settings stand: slots at 0, 1, ... then noise levels, logarithmic, from `noisy_from` on."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        zero = ["no noise"] if any(p.noise == 0 for p in points) else []
+        self.slots = [*zero, *dict.fromkeys(p.slot for p in points if p.noise is None)]
+        levels = sorted({p.noise for p in points if p.noise})
+        self.noisy = bool(levels)
+        start = len(self.slots)
+        decades = math.log10(levels[-1] / levels[0]) if levels else 0.0
+        span = max(len(levels) - 1, 1) if decades else 0
+        self._of_level = {v: start + (span * math.log10(v / levels[0]) / decades if decades else 0) for v in levels}
+        self.noisy_from = start - 0.5
+        self.length = start + (span + 1 if levels else 0)
+        self.ticks: list[float] = [*range(start), *self._of_level.values()]
+        self.texts = [*self.slots, *(f"{v:g}" for v in levels)]
+
+    def of(self, point: Point) -> float:
+        if point.noise:
+            return self._of_level[point.noise]
+        return float(self.slots.index("no noise" if point.noise == 0 else point.slot))
+
+    def closest(self) -> float:
+        places = sorted(self.ticks)
+        return min((b - a for a, b in itertools.pairwise(places)), default=1.0)
+
+
+def _value(point: Point, what: str) -> float | None:
+    value = getattr(point, what)
+    return None if value is None or math.isnan(value) else min(value, PSNR_CAP) if what == "psnr" else value
+
+
+def _draw(axes: Axes, points: list[Point], what: str, look: Arm, place: _Places) -> None:
+    for point in points:
+        x, y = place.of(point), _value(point, what)
+        if y is None:
+            if what == "psnr":
+                axes.annotate(
+                    "no image",
+                    xy=(x, 0.05),
+                    xycoords=("data", "axes fraction"),
+                    rotation=90,
+                    ha="center",
+                    va="bottom",
+                    fontsize=SMALL,
+                    color=QUIET,
+                )
+            continue
+        interval = getattr(point, f"{what}_interval")
+        if interval is not None:
+            ends = [[max(0.0, y - interval[0])], [max(0.0, interval[1] - y)]]
+            axes.errorbar([x], [y], ends, color=look.color, linewidth=1.2, capsize=4, fmt="none", zorder=2)
+        if what == "psnr" and point.psnr_values:
+            values = [min(v, PSNR_CAP) for v in point.psnr_values if not math.isnan(v)]
+            beside = x + 0.09 * place.length / 7  # clear of the marker and its bar
+            axes.plot([beside] * len(values), values, ".", color=look.color, alpha=0.3, markersize=4, zorder=1.5)
+        axes.plot(x, y, marker=look.marker, color=look.color, zorder=4, linestyle="none", markersize=6)
+    joined = sorted((place.of(p), v) for p in points if p.noise and (v := _value(p, what)) is not None)
+    if joined:
+        axes.plot(*zip(*joined, strict=True), color=look.color, linestyle=look.dashes, zorder=3)
+
+
+def _break(axes: Axes, place: _Places) -> None:
+    axes.grid(False, axis="x")
+    if place.slots and place.noisy:
+        axes.axvline(place.noisy_from, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+
+
+def _limits(
+    upper: Axes, lower: Axes, points: Sequence[Point], threshold_db: float | None, chance: float | None
+) -> None:
+    accuracies = [v for p in points for v in (p.accuracy, *(p.accuracy_interval or ())) if v is not None]
+    low = min([*accuracies, *([chance] if chance is not None else [])], default=0.0)
+    high = max(accuracies, default=1.0)
+    air = max(0.08 * (high - low), 0.01)
+    upper.set_ylim(max(0.0, low - air), min(1.02, high + air))
+    psnrs = [min(v, PSNR_CAP) for p in points for v in (p.psnr, *p.psnr_values, *(p.psnr_interval or ())) if v]
+    top = max([*psnrs, threshold_db or 0.0, 10.0])
+    lower.set_ylim(min([0.0, *psnrs]) - (0.03 * top), 1.08 * top)
+
+
+def _mark(axes: Axes, y: float) -> None:
+    axes.axhline(y, color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+
+
+def _last(points: Sequence[Point], series: str, what: str) -> float | None:
+    known = [(p.noise, v) for p in points if p.series == series and p.noise and (v := _value(p, what)) is not None]
+    return max(known)[1] if known else None
+
+
+def _strips(points: Sequence[Point], series: list[str], place: _Places) -> list[tuple[str, list[Point]]]:
+    """Rows of epsilons: one for all points ("") if no place has two of them, else one for each series with noise."""
+    if all(p.epsilon is None for p in points):
+        return []
+    noisy = [s for s in series if any(p.noise for p in points if p.series == s)]
+    if len(noisy) < 2 and len({place.of(p) for p in points}) == len({(place.of(p), p.epsilon) for p in points}):
+        return [("", list(points))]
+    rows = [(s, [p for p in points if p.series == s]) for s in noisy]
+    for s in series:
+        others = [p for p in points if p.series == s]
+        if s in noisy:
+            continue
+        # What has no noise level fits into the first row that has nothing at its places.
+        taken = {place.of(p) for p in rows[0][1]} if rows else set()
+        if rows and not taken & {place.of(p) for p in others}:
+            rows[0][1].extend(others)
+        else:
+            rows.append((s, others))
+    return rows
+
+
+def _epsilon_head(owner: str, delta: float | None) -> str:
+    epsilon = "ε" if delta is None else f"ε (δ={delta:.0e})".replace("e-0", "e-")
+    return f"{epsilon}\n{wrap(owner, 16)}" if owner else epsilon
+
+
+def _epsilons(axes: Axes, points: list[Point], head: str, y: float, color: str, place: _Places, rotated: bool) -> None:
+    shared: dict[str, Any] = {"va": "center", "fontsize": SMALL, "annotation_clip": False}
+    axes.annotate(
+        head,
+        xy=(0, y),
+        xycoords="axes fraction",
+        xytext=(-8, 0),
+        textcoords="offset points",
+        ha="right",
+        color=color,
+        **shared,
+    )
+    # Several settings of one place show once: they agree here, or each series has its own row.
+    for x, epsilon in dict.fromkeys((place.of(p), p.epsilon) for p in points):
+        axes.annotate(
+            _epsilon_text(epsilon),
+            xy=(x, y),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            rotation=90 if rotated else 0,
+            color=color if x > place.noisy_from else "black",
+            **shared,
+        )
+
+
+def _epsilon_text(epsilon: float | None) -> str:
+    if epsilon is None:
+        return "none"
+    if math.isinf(epsilon):
+        return "∞"
+    return f"{epsilon:.3g}" if epsilon < 1000 else f"{epsilon:,.0f}" if epsilon < 1e6 else "> 10⁶"
