@@ -126,7 +126,7 @@ def test_it_is_a_pure_function(build):
     assert None not in gradients([tf.constant(w) for w in model.initialize(0)], tf.constant(X))
 
 
-@pytest.mark.parametrize("build", ANY)
+@pytest.mark.parametrize("build", [nested, subclassed, attention])
 def test_names_and_initial_weights_do_not_depend_on_what_was_built_before(build):
     first = from_keras(build, "mine", (6, 6, 2))
     again = from_keras(build, "mine", (6, 6, 2))

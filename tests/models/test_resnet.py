@@ -35,8 +35,8 @@ def test_number_of_weights_of_the_paper():
     assert model.spec.names[-2:] == ("dense/kernel", "dense/bias")
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (9, 5, 2)])
-def test_odd_and_oblong_images(shape):
+def test_odd_and_oblong_images():
+    shape = (9, 5, 2)
     model = resnet20(shape, 5)
     logits = model.logits(model.initial_weights(0), np.ones((2, *shape), "float32"), True)
     assert logits.shape == (2, 5)

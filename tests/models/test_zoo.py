@@ -26,7 +26,7 @@ def test_number_of_weights(make, shape, classes, weights):
 
 
 @pytest.mark.parametrize("make", IMAGE_MODELS)
-@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (17, 9, 2), (5, 4, 1)])
+@pytest.mark.parametrize("shape", [(32, 32, 3), (17, 9, 2), (5, 4, 1)])
 def test_any_image_shape(make, shape):
     model = make(shape, 7)
     logits = model.logits(model.initial_weights(1), np.random.default_rng(0).uniform(size=(3, *shape)))
