@@ -52,7 +52,7 @@ def parse_idx(data: bytes | BinaryIO, name: str, rank: int | None = None) -> np.
             )
         shape = struct.unpack(f">{axes}I", lengths)
         expected = math.prod(shape) * dtype.itemsize
-        body = opened.read(expected + 1)
+        body = _read(opened, expected + 1)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as e:
         raise DataError(f"{name}: the compressed stream is damaged or truncated ({e}); get the file again") from e
     if len(body) < expected:
@@ -63,6 +63,15 @@ def parse_idx(data: bytes | BinaryIO, name: str, rank: int | None = None) -> np.
     if len(body) > expected:
         raise DataError(f"{name}: data follow the {expected} bytes that its header announces; expected the file to end")
     return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    # In pieces, because a damaged header may announce more than memory holds.
+    pieces: list[bytes] = []
+    while size > 0 and (piece := stream.read(min(size, 1 << 26))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 def _decompressed(stream: BinaryIO) -> BinaryIO:

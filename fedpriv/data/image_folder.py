@@ -133,7 +133,10 @@ def _pixels(path: Path, size: int, grey: bool) -> np.ndarray:
                 upright = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
             upright = upright.convert("L" if grey else "RGB")
-            fitted = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
+            side = min(upright.size)
+            left, top = ((extent - side) // 2 for extent in upright.size)
+            square = upright.crop((left, top, left + side, top + side))
+            fitted = square.resize((size, size), Image.Resampling.LANCZOS)
         except Exception as e:  # decoders raise almost anything on damaged files
             raise DataError(f"{path}: no readable image ({e}); expected PNG, JPEG or another common format") from e
     array = np.asarray(fitted, np.uint8)

@@ -126,24 +126,40 @@ def _balanced_counts(rng: np.random.Generator, counts: np.ndarray, sizes: np.nda
     takes = np.zeros((len(sizes), len(counts)), np.int64)
     concentration = alpha * len(counts) * counts / counts.sum()
     for k in rng.permutation(len(sizes)):
-        q = _mixture(rng, concentration)
+        logs = _log_mixture(rng, concentration)
         while (need := int(sizes[k] - takes[k].sum())) > 0:
-            open_classes = np.where(left > 0, q, 0.0)
-            if open_classes.sum() <= 0:  # q holds exhausted classes only: whatever remains, in proportion
-                open_classes = left.astype(np.float64)
-            drawn = np.minimum(rng.multinomial(need, open_classes / open_classes.sum()), left)
+            weights = np.exp(np.where(left > 0, logs - logs[left > 0].max(), -np.inf))
+            drawn = np.minimum(_draw(rng, weights, need), left)
             takes[k] += drawn
             left -= drawn
     return takes
 
 
+def _log_mixture(rng: np.random.Generator, concentration: np.ndarray) -> np.ndarray:
+    """The logarithm, up to a constant, of one draw from Dir(concentration), however small the concentration.
+
+    A Gamma(a) variate is a Gamma(a + 1) variate times U^(1/a) (Marsaglia and Tsang, 2000); in logarithms nothing
+    underflows, so a tiny concentration gives its limit, a single class, and another one once that has run out.
+    """
+    a = np.maximum(concentration, 1e-300)
+    return np.log(rng.standard_gamma(a + 1)) + np.log1p(-rng.random(len(a))) / a
+
+
 def _mixture(rng: np.random.Generator, concentration: np.ndarray) -> np.ndarray:
-    q = rng.dirichlet(concentration)
-    if np.isfinite(q).all() and q.sum() > 0:
-        return q
-    q = np.zeros(len(concentration))  # alpha below float range: the limit is a single class, drawn by its share
-    q[rng.choice(len(q), p=concentration / concentration.sum())] = 1.0
-    return q
+    logs = _log_mixture(rng, concentration)
+    weights = np.exp(logs - logs.max())
+    return weights / weights.sum()
+
+
+def _draw(rng: np.random.Generator, weights: np.ndarray, size: int) -> np.ndarray:
+    """`[N]` how often each class came up in `size` draws by `weights`; never one of weight zero.
+
+    By inversion, because NumPy's multinomial can loop for ever once rounding has used up the remaining probability.
+    """
+    cumulative = np.cumsum(weights)
+    classes = np.searchsorted(cumulative, rng.random(size) * cumulative[-1], side="right")
+    last = int(np.flatnonzero(weights)[-1])  # the product may round up to the total itself
+    return np.bincount(np.minimum(classes, last), minlength=len(weights))
 
 
 def _class_split_counts(
