@@ -124,7 +124,8 @@ class View:
 
     def static_key(self) -> tuple[Hashable, ...]:
         """What `simulate_from` depends on besides its arguments."""
-        known = tuple(repr(d.config()) for d in self.defenses)
+        stand_ins = [d.replay() for d in self.defenses]
+        known = tuple(repr(d.config()) for d in stand_ins if d is not None)
         states = repr([np.asarray(a).tolist() for s in self.states for a in _leaves(s)])
         return (self.model, self.procedure, self.num_examples, known, states, self.setup.weighting)
 

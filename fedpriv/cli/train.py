@@ -11,9 +11,11 @@ import typer
 from fedpriv import registry
 from fedpriv.cli import options
 from fedpriv.cli.progress import RoundProgress
+from fedpriv.errors import LedgerError
 
 if TYPE_CHECKING:
     from fedpriv.federation import Federation
+    from fedpriv.ledger import Against
     from fedpriv.record import History
 
 
@@ -151,7 +153,13 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     ledger = federation.ledger()
     if ledger is not None:
         ledger.spend(len(history.records))
-        typer.echo(ledger.describe(delta))
+        adversaries: tuple[Against, ...] = ("released", "server")
+        for against in adversaries:
+            try:
+                typer.echo(f"Against '{against}': {ledger.epsilon(delta, against=against)}")
+            except LedgerError as e:
+                typer.echo(f"Against '{against}': no guarantee ({e})")
+        typer.echo(ledger.describe())
     else:
         typer.echo("No formal privacy guarantee: no defense here makes one.")
     if history.interrupted:

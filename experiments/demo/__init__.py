@@ -1,0 +1,1 @@
+"""The demo: train, intercept, reconstruct, defend, and show what it cost."""
