@@ -26,9 +26,9 @@ def demo(
     from experiments.demo.plan import Plan
 
     began = time.monotonic()
-    plan = Plan(data=data, data_dir=data_dir, images=images, rounds=rounds, seed=seed)
-    if plan.sum_cohort < images:
-        plan = Plan(data=data, data_dir=data_dir, images=images, rounds=rounds, seed=seed, sum_cohort=images)
+    plan = Plan(
+        data=data, data_dir=data_dir, images=images, rounds=rounds, seed=seed, sum_cohort=max(images, Plan.sum_cohort)
+    )
     typer.echo("Loading TensorFlow")
 
     from experiments.demo.measure import Results, measure

@@ -115,7 +115,7 @@ def measure(plan: Plan, say: Callable[[str], None], after: Callable[[Results], N
     model = load_model(plan.model, input_shape=train.input_shape, num_classes=train.num_classes)
     held_out = test if test is not None else train
     try:
-        say(f"Attacking single updates ({plan.attack}; the images are held out from training)")
+        say("Attacking updates made from held-out images")
         for arm in plan.arms():
             results.exposed[arm.label] = _expose(plan, arm, model, held_out)
             say(f"  {arm.label}: {results.exposed[arm.label].summary.describe()}")
@@ -123,6 +123,8 @@ def measure(plan: Plan, say: Callable[[str], None], after: Callable[[Results], N
         partition = make_partition("iid", train, plan.clients, plan.seed)
         say(f"Training {plan.rounds} rounds, {plan.cohort} of {plan.clients} clients a round")
         for arm in plan.arms():
+            if not arm.trained:
+                continue
             trained = _train(plan, arm, model, train, test, partition)
             if trained.history.records:
                 results.trained[arm.label] = trained
@@ -136,7 +138,7 @@ def measure(plan: Plan, say: Callable[[str], None], after: Callable[[Results], N
 
 
 def _expose(plan: Plan, arm: Arm, model: Any, data: Any) -> Exposed:
-    attack = registry.attacks.create(plan.attack)
+    attack = registry.attacks.create(plan.sum_attack if arm.kind == "sum" else plan.attack)
     exposure = Exposure(
         model,
         data,

@@ -14,6 +14,9 @@ from fedpriv.figures.tradeoff import Point, privacy_utility
 from fedpriv.metrics.score import PSNR_CAP
 from fedpriv.report.page import Figure, Report, Section, Table
 
+#: Above this epsilon a guarantee is called not meaningful: e^10 lets any output be 22,000 times as likely.
+MEANINGFUL = 10.0
+
 
 def write_data(results: Results, out: Path, origin: dict[str, Any]) -> None:
     """The numbers: `summary.csv`, `images.csv`, `rounds.csv` and `demo.json`."""
@@ -66,15 +69,30 @@ def _reconstructions(results: Results, out: Path, origin: dict[str, Any]) -> Sec
     }
     figure = reconstruction_grid(first.originals[:n], rows, captions, columns=n)
     caption = (
-        "Originals, and what the server reconstructed from the update under each defense. "
+        "Originals, and what the server reconstructed from the update, or from the secure sum, under each defense. "
         f"PSNR in dB and SSIM; {results.plan.threshold_db:g} dB counts as reconstructed."
     )
     save(figure, out / "reconstructions", {"title": "Reconstructions", "caption": caption, **origin})
     table = Table(
         results.rows(),
-        ["arm", "images", "reconstructed", "success_interval", "psnr_mean", "ssim_mean", "label_accuracy", "seconds"],
+        [
+            "arm",
+            "images",
+            "reconstructed",
+            "success_interval",
+            "psnr_mean",
+            "ssim_mean",
+            "label_accuracy",
+            "evaluations",
+            "seconds",
+        ],
         caption="Reconstruction by defense",
-        names={"arm": "Defense", "success_interval": "95% interval", "label_accuracy": "Labels found"},
+        names={
+            "arm": "Defense",
+            "success_interval": "95% interval",
+            "label_accuracy": "Labels found",
+            "evaluations": "Gradient evaluations",
+        },
         note="Success intervals are Wilson's; images of one secure sum are not independent, so theirs is a lower bound "
         "on the doubt. Seconds are the attack's own, over all images, without compilation.",
     )
@@ -151,8 +169,8 @@ def conclusion(results: Results) -> list[str]:
     bare = by_label.get("No defense", {})
     if "reconstructed" in bare:
         sentences.append(
-            f"Without a defense the server reconstructed {bare['reconstructed']} of {bare['images']} images from single "
-            f"updates at {plan.threshold_db:g} dB or better (mean PSNR {bare['psnr_mean']:.1f} dB)."
+            f"Without a defense the server reconstructed {bare['reconstructed']} of {bare['images']} images from "
+            f"single updates at {plan.threshold_db:g} dB or better (mean PSNR {bare['psnr_mean']:.1f} dB)."
         )
     noisy = [r for r in rows if r["noise"] is not None]
     stopped = [r for r in noisy if r.get("reconstructed") == 0]
@@ -182,22 +200,25 @@ def conclusion(results: Results) -> list[str]:
     measured = [r for r in noisy if r.get("accuracy") is not None and r.get("epsilon_server") is not None]
     if measured:
         most = max(measured, key=lambda r: r["noise"])
-        loss = "" if bare.get("accuracy") is None else f", {bare['accuracy'] - most['accuracy']:+.3f} lost"
+        versus = "" if bare.get("accuracy") is None else f", against {bare['accuracy']:.3f} without a defense"
         sentences.append(
-            f"The most noise, a multiplier of {most['noise']:g}, gave an epsilon of {most['epsilon_server']:.3g} against "
-            f"the server at test accuracy {most['accuracy']:.3f}{loss}."
+            f"The most noise, a multiplier of {most['noise']:g}, gave an epsilon of {most['epsilon_server']:.3g} "
+            f"against the server, at test accuracy {most['accuracy']:.3f}{versus}."
         )
-    for arm in plan.arms():
-        row = by_label.get(arm.label, {})
-        if arm.kind != "sum" or "reconstructed" not in row:
-            continue
-        text = (
-            f"From the secure sum of {arm.cohort} clients the same attack reconstructed {row['reconstructed']} of "
-            f"{row['images']} images (mean PSNR {row['psnr_mean']:.1f} dB)"
+    sums = [(arm, by_label[arm.label]) for arm in plan.arms() if arm.kind == "sum" and arm.label in by_label]
+    for arm, row in sums:
+        if "reconstructed" in row:
+            sentences.append(
+                f"From the secure sum of {arm.cohort} clients the attack reconstructed {row['reconstructed']} of "
+                f"{row['images']} images (mean PSNR {row['psnr_mean']:.1f} dB)."
+            )
+    accuracies = [row["accuracy"] for _, row in sums if row.get("accuracy") is not None]
+    if accuracies and bare.get("accuracy") is not None:
+        sentences.append(
+            f"Training under secure aggregation reached {accuracies[0]:.3f} test accuracy, against "
+            f"{bare['accuracy']:.3f} without a defense. It hides single updates in their sum; it bounds nothing about "
+            "what the sum gives away."
         )
-        if row.get("accuracy") is not None and bare.get("accuracy") is not None:
-            text += f", at test accuracy {row['accuracy']:.3f} against {bare['accuracy']:.3f} without a defense"
-        sentences.append(text + ". Secure aggregation hides single updates; it bounds nothing about the sum.")
     return sentences or ["Nothing was measured before the run was stopped."]
 
 

@@ -16,6 +16,7 @@ class Arm:
       defenses: as written on a command line, in order.
       noise: noise multiplier, for `noise`.
       cohort: clients whose updates reach the adversary together, in the attacked round.
+      trained: whether a federation is trained with it, besides being attacked.
     """
 
     label: str
@@ -23,6 +24,7 @@ class Arm:
     defenses: tuple[str, ...] = ()
     noise: float | None = None
     cohort: int = 1
+    trained: bool = True
 
 
 def noise_arm(multiplier: float, clip: float) -> Arm:
@@ -32,10 +34,10 @@ def noise_arm(multiplier: float, clip: float) -> Arm:
     )
 
 
-def sum_arm(cohort: int, clip: float) -> Arm:
+def sum_arm(cohort: int, clip: float, trained: bool) -> Arm:
     """Secure aggregation among three aggregators; the server sees only the cohort's sum."""
     defenses = (f"clip(norm={clip:g})", f"secret_sharing(aggregators=3,range={clip:g})")
-    return Arm(f"Secure sum of {cohort}", "sum", defenses, cohort=cohort)
+    return Arm(f"Secure sum of {cohort}", "sum", defenses, cohort=cohort, trained=trained)
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,15 @@ class Plan:
     """Everything the demo's results depend on.
 
     Attributes:
-      data, model, attack: as written on a command line.
+      data, model: as written on a command line.
+      attack, sum_attack: the attack on single updates, and on sums, which cost more an evaluation.
       seed: fixes every draw but the secret shares, which cancel in the sum.
       images: attacked images an arm, each one client's batch.
       clients, cohort, rounds: the federation that is trained.
       local_epochs, batch_size, client_rate: its local training.
       clip: L2 bound on an update, where a defense clips.
       noises: noise multipliers.
-      sum_cohort: clients in the attacked secure sum.
+      sum_cohort: clients in the small secure sum; the large one has the trained cohort.
       delta: at which epsilon is stated.
       threshold_db: PSNR that counts as reconstructed.
     """
@@ -58,7 +61,8 @@ class Plan:
     data: str = "fashion_small"
     data_dir: str | None = None
     model: str = "lenet(init=uniform)"
-    attack: str = "dlg(restarts=2,max_evaluations=1200)"
+    attack: str = "dlg(restarts=2,max_evaluations=1000)"
+    sum_attack: str = "dlg(restarts=1,max_evaluations=1000)"
     seed: int = 0
     images: int = 5
     clients: int = 100
@@ -74,9 +78,10 @@ class Plan:
     threshold_db: float = 30.0
 
     def arms(self) -> list[Arm]:
-        """No defense first, then noise from low to high, then the secure sum."""
+        """No defense first, then noise from low to high, then secure sums of a few and of the whole cohort."""
         noisy = [noise_arm(z, self.clip) for z in self.noises]
-        return [Arm("No defense", "none"), *noisy, sum_arm(self.sum_cohort, self.clip)]
+        sums = [sum_arm(self.sum_cohort, self.clip, trained=False), sum_arm(self.cohort, self.clip, trained=True)]
+        return [Arm("No defense", "none"), *noisy, *sums]
 
     def config(self) -> dict[str, Any]:
         """JSON-able."""
