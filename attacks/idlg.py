@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,7 +31,8 @@ class IDLG(DLG):
         """Infers the label (unless told to use known ones), then matches the update."""
         checked_update(view)
         if self.use_labels:
-            labels, how = self.known_labels(view), {"label_source": "known"}
+            labels = self.known_labels(view)
+            how: dict[str, Any] = {"label_source": "known"}
             assert labels is not None
         else:
             if view.total_examples != 1:

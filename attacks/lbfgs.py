@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fedpriv._lazy import tf
 from fedpriv.errors import ParameterError
 
@@ -61,7 +63,7 @@ class Minimum(NamedTuple):
     """What a minimization found; tensors.
 
     Attributes:
-      position: `[n]`, the best point evaluated that met the line search's decrease condition.
+      position: `[n]`, the last point accepted; objectives fall from step to step, up to rounding.
       objective: scalar, its value.
       gradient_norm: scalar, largest absolute entry of the gradient there.
       evaluations: int32, evaluations of objective and gradient, all counted.
@@ -118,7 +120,8 @@ class LBFGS:
         """Minimizes from `start`; traceable, pure and deterministic.
 
         Args:
-          value_and_gradient: `[n] -> (scalar, [n])` in the dtype of `start` (float32 or float64).
+          value_and_gradient: `[n] -> (scalar, [n])` in the dtype of `start` (float32 or float64), without Python
+            control flow on tensors; traced once.
           start: `[n]`.
           target: scalar tensor that takes the place of the setting of the same name.
 
@@ -127,7 +130,8 @@ class LBFGS:
         """
         target = self.target if target is None else target
         if tf.executing_eagerly():
-            return Minimum(*tf.function(lambda x: tuple(_minimize(value_and_gradient, x, self, target)))(start))
+            run = tf.function(lambda x: tuple(_minimize(value_and_gradient, x, self, target)), autograph=False)
+            return Minimum(*run(start))
         return _minimize(value_and_gradient, start, self, target)
 
 
@@ -161,10 +165,11 @@ class _State(NamedTuple):
 
 def _minimize(value_and_gradient: ValueAndGradient, start: Any, o: LBFGS, target: Any) -> Minimum:
     f64 = tf.float64
-    value_and_gradient = tf.function(value_and_gradient)  # traced once; the graph inlines both calls
+    value_and_gradient = tf.function(value_and_gradient, autograph=False)  # traced once; the graph inlines both calls
     start = tf.convert_to_tensor(start)
     dtype, n, m = start.dtype, tf.shape(start)[0], o.memory
     inf = tf.constant(float("inf"), f64)
+    rounding = 16 * float(np.finfo(dtype.as_numpy_dtype).eps)
 
     def dot(a: Any, b: Any) -> Any:
         return tf.tensordot(a, b, 1)
@@ -175,6 +180,7 @@ def _minimize(value_and_gradient: ValueAndGradient, start: Any, o: LBFGS, target
 
     def evaluate(x: Any) -> tuple[Any, Any, Any]:
         f, g = value_and_gradient(x)
+        f, g = tf.reshape(f, []), tf.ensure_shape(g, start.shape)
         finite = tf.math.is_finite(f) & tf.math.is_finite(dot(g, g))
         return tf.where(finite, tf.cast(f, f64), inf), g, finite
 
@@ -198,8 +204,9 @@ def _minimize(value_and_gradient: ValueAndGradient, start: Any, o: LBFGS, target
     def remember(z: _State, step_taken: Any, change: Any, curvature: Any) -> tuple[Any, ...]:
         scale = tf.cast(tf.math.rsqrt(curvature), dtype)
         s_new, y_new = step_taken * scale, change * scale
-        s = tf.tensor_scatter_nd_update(z.s, [[z.head]], s_new[None])
-        y = tf.tensor_scatter_nd_update(z.y, [[z.head]], y_new[None])
+        # In place: the loop is the only holder of these buffers, and copying them costs as much as the algebra.
+        s = tf.raw_ops.InplaceUpdate(x=z.s, i=z.head[None], v=s_new[None])
+        y = tf.raw_ops.InplaceUpdate(x=z.y, i=z.head[None], v=y_new[None])
         head, pairs = tf.math.floormod(z.head + 1, m), tf.minimum(z.pairs + 1, m)
         valid = tf.cast(tf.range(m) >= m - pairs, f64)
         column = tf.cast(tf.gather(tf.linalg.matvec(s, y_new), ages(head)), f64) * valid
@@ -304,9 +311,12 @@ def _minimize(value_and_gradient: ValueAndGradient, start: Any, o: LBFGS, target
         f, g, finite = evaluate(z.x + tf.cast(z.step, dtype) * z.direction)
         slope = tf.where(finite, tf.cast(dot(z.direction, g), f64), 0.0)
         trial = tf.stack([z.step, f, slope])
-        high = ~finite | (f > z.f + o.armijo * z.step * z.slope) | (f >= z.lo[1])
+        flat = tf.abs(slope) <= -o.wolfe * z.slope
+        high = (f > z.f + o.armijo * z.step * z.slope) | (f >= z.lo[1])
+        # Where rounding hides the decrease, the slopes still show it (Hager & Zhang 2005, "approximate Wolfe").
+        high = ~finite | (high & ~(flat & (f <= z.f + rounding * tf.abs(z.f))))
         turned = slope * (z.hi[0] - z.lo[0]) >= 0
-        wolfe = ~high & (tf.abs(slope) <= -o.wolfe * z.slope)
+        wolfe = ~high & flat
         z = z._replace(
             evaluations=z.evaluations + 1,
             searched=z.searched + 1,
@@ -344,8 +354,9 @@ def _minimize(value_and_gradient: ValueAndGradient, start: Any, o: LBFGS, target
         f=f,
         g=g,
         **steepest(f, g),
-        s=tf.zeros([m, n], dtype),
-        y=tf.zeros([m, n], dtype),
+        # Empty, not zeros: a folded constant must not be updated in place.
+        s=tf.raw_ops.Empty(shape=[m, n], dtype=dtype, init=True),
+        y=tf.raw_ops.Empty(shape=[m, n], dtype=dtype, init=True),
         r=tf.eye(m, dtype=f64),
         gamma=tf.zeros([], f64),
         head=tf.constant(0),

@@ -6,12 +6,13 @@ starts on one view. The whole of one start is one compiled graph, shared by all 
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,10 +40,10 @@ class Recipe:
       label_spread: standard deviation of the dummy label logits at the start, when labels are optimized.
     """
 
-    objective: Objective = SquaredError()
-    initializer: Initializer = Normal()
-    coordinates: Coordinates = Smooth()
-    optimizer: LBFGS = LBFGS()
+    objective: Objective = field(default_factory=SquaredError)
+    initializer: Initializer = field(default_factory=Normal)
+    coordinates: Coordinates = field(default_factory=Smooth)
+    optimizer: LBFGS = field(default_factory=LBFGS)
     label_spread: float = 0.1
 
 
@@ -104,11 +105,11 @@ def reconstruct(
     dtype = view.model.spec.dtype
     given = labels is not None
     n = view.total_examples
-    if given and np.shape(labels) != (n,):
+    if labels is not None and np.shape(labels) != (n,):
         raise ParameterError(f"{np.shape(labels)} labels given for a view of {n} examples; give one each")
     run, compile_seconds = _compiled(view, recipe, n, given)
     floor = noise_floor(view, norm)
-    y = np.asarray(labels if given else np.zeros(n), np.int32)
+    y = np.asarray(np.zeros(n) if labels is None else labels, np.int32)
     fixed = (
         tf.constant(view.weights, dtype),
         tf.constant(observed / norm, dtype),
@@ -202,6 +203,7 @@ def _starts(start: Callable[[int], _Start], restarts: Restarts, tolerance: float
 _CACHE: OrderedDict[Hashable, Callable[..., _Start]] = OrderedDict()
 _CACHE_SIZE = 16
 _CACHE_LOCK = threading.Lock()
+atexit.register(_CACHE.clear)  # compiled functions must go before TensorFlow does
 
 
 def _compiled(view: View, recipe: Recipe, n: int, given: bool) -> tuple[Callable[..., _Start], float]:
