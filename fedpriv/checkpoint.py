@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ class Checkpoint:
     """A run after some rounds.
 
     Attributes:
-      config: the federation's identity (`Federation.config()`); resuming another one is refused.
+      config: the run's identity (`Federation.config()` and its initial weights); resuming another one is refused.
       round: number of rounds done.
       weights: `[d]`.
       server: leaves of the server optimizer's state.
@@ -75,9 +74,13 @@ class Checkpoint:
                     [z[f"defense_{i}"] for i in range(header["defenses"])],
                     [Record(**r) for r in header["records"]],
                 )
+        except CheckpointError:
+            raise
         except FileNotFoundError:
             raise CheckpointError(f"no checkpoint at {path}; give the file a run was saved to") from None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
+        except (IsADirectoryError, PermissionError) as e:
+            raise CheckpointError(f"checkpoint {path} cannot be read ({e.strerror}); give a file of yours") from e
+        except Exception as e:  # a damaged file can fail anywhere in zipfile, NumPy and JSON
             raise CheckpointError(
                 f"checkpoint {path} is damaged ({type(e).__name__}: {e}); delete it to start anew"
             ) from e

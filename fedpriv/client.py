@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from fedpriv import optimizers
 from fedpriv._lazy import tf
-from fedpriv.errors import CapabilityError
+from fedpriv.errors import CapabilityError, ParameterError
 from fedpriv.models.model import Model
 from fedpriv.procedure import Procedure
 from fedpriv.seeds import fold
-from fedpriv.stations import Context, Defense, Setup, Station
+from fedpriv.stations import Context, Defense, Setup, Station, labels
 
 if TYPE_CHECKING:
     from fedpriv.view import View
@@ -46,9 +46,14 @@ class Client:
     setup: Setup
 
     @cached_property
-    def optimizer(self) -> Any:
+    def optimizer(self) -> optimizers.Stepper:
         """The client optimizer."""
         return optimizers.build(self.procedure.client)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """What each defense's metrics are filed under."""
+        return labels(self.defenses)
 
     def _acting(self, station: Station) -> list[tuple[int, Defense]]:
         return [(i, d) for i, d in enumerate(self.defenses) if d.acts_at(station)]
@@ -79,13 +84,14 @@ class Client:
         total = per_epoch * self.procedure.local_epochs
         if self.procedure.max_local_steps:
             total = tf.minimum(total, self.procedure.max_local_steps)
-        carry = (initial, self._optimizer_state(rate), tf.zeros([], flat.dtype), self._zero_metrics(flat.dtype))
+        carry = self._start(initial, flat.dtype)
 
         def one_epoch(epoch: Any, carry: Any) -> Any:
             batches, first = epochs(epoch), epoch * per_epoch
 
             def body(step: Any, carry: Any) -> Any:
-                return step + 1, self._step(carry, initial, batches(step), n, fold(fold(seed, 0), first + step), states)
+                own = fold(fold(seed, 0), first + step)
+                return step + 1, self._step(carry, initial, batches(step), n, own, rate, states)
 
             last = tf.minimum(per_epoch, total - first)
             loop = (tf.constant(0, tf.int32), carry)
@@ -113,27 +119,29 @@ class Client:
     ) -> tuple[Any, Any, dict[str, Any]]:
         """As `train`, for a static list of batches, without a loop: what attacks differentiate through."""
         initial = tuple(self.model.spec.unflatten(flat))
-        carry = (initial, self._optimizer_state(rate), tf.zeros([], flat.dtype), self._zero_metrics(flat.dtype))
+        carry = self._start(initial, flat.dtype)
         n = tf.constant(num_examples, tf.int32)
         for i, batch in enumerate(batches):
-            carry = self._step(carry, initial, batch, n, fold(fold(seed, 0), i), states)
+            carry = self._step(carry, initial, batch, n, fold(fold(seed, 0), i), rate, states)
         return self._finish(flat, carry, tf.constant(len(batches), tf.int32), n, seed, states)
 
-    def _optimizer_state(self, rate: Any) -> Any:
-        specs = tuple(tf.TensorSpec(s, self.model.spec.dtype) for s in self.model.spec.shapes)
-        state = optimizers.with_rate(self.optimizer, self.optimizer.initialize(specs), rate)
-        return tf.nest.map_structure(tf.convert_to_tensor, state)
+    def _start(self, initial: Any, dtype: Any) -> Any:
+        """What the loop over local steps carries: weights, optimizer state, sum of losses, sums of metrics."""
+        state = self.optimizer.initialize(self.model.spec.shapes, self.model.spec.dtype)
+        return initial, state, tf.zeros([], dtype), self._zero_metrics(dtype)
 
-    def _step(self, carry: Any, initial: Any, batch: tuple[Any, Any], n: Any, seed: Any, states: Sequence[Any]) -> Any:
+    def _step(
+        self, carry: Any, initial: Any, batch: tuple[Any, Any], n: Any, seed: Any, rate: Any, states: Sequence[Any]
+    ) -> Any:
         weights, optimizer_state, loss_sum, metric_sums = carry
         x, y = batch
         for i, defense in self._acting(Station.BATCH):
-            x, y = defense.batch(x, y, self.context(i, seed, states, n))
-        loss, gradient, metrics = self._gradient(weights, x, y, n, seed, states)
+            x, y = defense.batch(x, y, self.context(i, fold(seed, 0), states, n))
+        loss, gradient, metrics = self._gradient(weights, x, y, n, fold(seed, 1), states)
         if self.procedure.proximal:
             mu = tf.cast(self.procedure.proximal, loss.dtype)
             gradient = tuple(g + mu * (w - w0) for g, w, w0 in zip(gradient, weights, initial))
-        optimizer_state, weights = self.optimizer.next(optimizer_state, weights, gradient)
+        optimizer_state, weights = self.optimizer.next(optimizer_state, weights, gradient, rate)
         metric_sums = {k: metric_sums[k] + tf.cast(metrics[k], loss.dtype) for k in metric_sums}
         return weights, optimizer_state, loss_sum + loss, metric_sums
 
@@ -163,7 +171,7 @@ class Client:
             if not defense.per_example and len(flat.shape) == 2:
                 flat = tf.reduce_mean(flat, axis=0)
             flat, reported = defense.gradient(flat, self.context(i, seed, states, n))
-            metrics.update({f"{defense.name}/{k}": v for k, v in reported.items()})
+            metrics.update({f"{self.labels[i]}/{k}": v for k, v in reported.items()})
         if len(flat.shape) == 2:
             flat = tf.reduce_mean(flat, axis=0)
         return loss, tuple(spec.unflatten(flat)), metrics
@@ -176,12 +184,12 @@ class Client:
         names: list[str] = []
         with tf.Graph().as_default():
             spec = self.model.spec
-            for _, defense in acting:
+            for i, defense in acting:
                 shape = [1, spec.size] if defense.per_example else [spec.size]
                 state = tf.nest.map_structure(lambda a: tf.zeros(a.shape, a.dtype), defense.initial_state(self.setup))
                 context = Context(self.setup, state, tf.zeros([2], tf.int32), tf.constant(1))
                 _, reported = defense.gradient(tf.zeros(shape, spec.dtype), context)
-                names += [f"{defense.name}/{k}" for k in reported]
+                names += [f"{self.labels[i]}/{k}" for k in reported]
         return {name: tf.zeros([], dtype) for name in names}
 
     def _finish(
@@ -191,9 +199,13 @@ class Client:
         steps = tf.cast(tf.maximum(steps, 1), loss_sum.dtype)
         update = self.model.spec.flatten(weights) - flat
         metrics = {k: v / steps for k, v in metric_sums.items()}
-        for i, defense in self._acting(Station.UPDATE):
+        acting = self._acting(Station.UPDATE)
+        finite = tf.reduce_all(tf.math.is_finite(update)) if acting else None
+        for i, defense in acting:
             update, reported = defense.update(update, self.context(i, fold(seed, 1), states, n))
-            metrics.update({f"{defense.name}/{k}": v for k, v in reported.items()})
+            metrics.update({f"{self.labels[i]}/{k}": v for k, v in reported.items()})
+        if finite is not None:  # a defense that drops or bounds what is not finite must not hide a divergence
+            update = tf.where(finite, update, tf.constant(float("nan"), update.dtype))
         return update, loss_sum / steps, metrics
 
 
@@ -233,12 +245,25 @@ def replay_cohort(view: View, weights: Any, rate: Any, x: Any, y: Any) -> Any:
 
     Batches are taken in the order given, since the real order is unknown to an adversary. Defenses the
     adversary knows are replayed by their deterministic stand-ins.
+
+    Raises:
+      CapabilityError: the adversary does not know the procedure or the number of examples.
+      ParameterError: `x` or `y` has another number of examples.
     """
     if view.procedure is None or view.num_examples is None:
         raise CapabilityError(
             "this adversary cannot replay the client: it does not know the procedure or the number of examples; "
             "use an adversary that knows 'procedure' and 'num_examples'"
         )
+    x, y = tf.cast(x, view.model.spec.dtype), tf.convert_to_tensor(y)
+    if not y.dtype.is_integer:
+        y = tf.cast(y, view.model.spec.dtype)
+    for given in (x, y):
+        if not given.shape[:1].is_compatible_with([sum(view.num_examples)]):
+            raise ParameterError(
+                f"examples and labels of shapes {x.shape} and {y.shape} given to a replay of {view.clients} clients "
+                f"with {sum(view.num_examples)} examples; give one row an example"
+            )
     stand_ins = [(d.replay(), s) for d, s in zip(view.defenses, view.states, strict=True)]
     defenses = tuple(d for d, _ in stand_ins if d is not None)
     states = [tf.nest.map_structure(tf.convert_to_tensor, s) for d, s in stand_ins if d is not None]
@@ -248,17 +273,20 @@ def replay_cohort(view: View, weights: Any, rate: Any, x: Any, y: Any) -> Any:
     counts = view.num_examples
     one_step = all(view.procedure.local_steps(n) == 1 for n in counts)
     linear = view.procedure.client.kind in ("sgd", "momentum")
-    if len(counts) > 1 and one_step and linear and not acts and (not uniform or len(set(counts)) == 1):
+    plain = one_step and linear and not acts and not view.model.couples_examples
+    if len(counts) > 1 and plain and (not uniform or len(set(counts)) == 1):
         # One SGD step is linear in the gradient: the weighted mean of the clients' is the whole batch's.
         whole = view.procedure.model_copy(update={"batch_size": None})
-        return _replay(Client(view.model, whole, (), view.setup), weights, rate, x, y, sum(counts), ())
-    total, start = None, 0
-    for n in counts:
-        share = (1.0 if uniform else float(n)) / (len(counts) if uniform else sum(counts))
-        update = _replay(client, weights, rate, x[start : start + n], y[start : start + n], n, states)
-        total = share * update if total is None else total + share * update
-        start += n
-    return total
+        mean = _replay(Client(view.model, whole, (), view.setup), weights, rate, x, y, sum(counts), ())
+    else:
+        mean, start = tf.zeros([view.model.spec.size], view.model.spec.dtype), 0
+        for n in counts:
+            share = (1.0 if uniform else float(n)) / (len(counts) if uniform else sum(counts))
+            mean += share * _replay(client, weights, rate, x[start : start + n], y[start : start + n], n, states)
+            start += n
+    if view.kind == "released" and any(d.fixed_denominator for d in view.defenses):
+        mean *= len(counts) / view.setup.expected_cohort  # the server divides by a public constant, not the cohort
+    return mean
 
 
 def _replay(client: Client, weights: Any, rate: Any, x: Any, y: Any, n: int, states: Sequence[Any]) -> Any:

@@ -21,15 +21,24 @@ from fedpriv.checkpoint import Checkpoint
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
 from fedpriv.engine.base import CohortResult, Engine
-from fedpriv.errors import DataError, DivergenceError, LedgerError, ModelError
+from fedpriv.errors import (
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    LedgerError,
+    ModelError,
+    ParameterError,
+    StackError,
+    did_you_mean,
+)
 from fedpriv.ledger import Ledger
 from fedpriv.models.model import Model
-from fedpriv.observe import observe
+from fedpriv.observe import check_taps, observe
 from fedpriv.procedure import Procedure
 from fedpriv.record import History, Record
 from fedpriv.seeds import Purpose, fold, graph_seed
 from fedpriv.stack import Stack
-from fedpriv.stations import Context, Defense, Setup, Station
+from fedpriv.stations import Context, Defense, Setup, Station, labels
 from fedpriv.tap import Tap
 
 
@@ -98,6 +107,10 @@ class Federation:
                     f"model '{self.model.name}' has {self.model.num_classes} classes, but '{data.name}' has label "
                     f"{int(data.y.max())}; build the model with num_classes={data.num_classes}"
                 )
+        for field_name, allowed in (("on_nonfinite", ("stop", "drop")), ("accountant", ("rdp", "pld"))):
+            if getattr(self, field_name) not in allowed:
+                given = getattr(self, field_name)
+                raise ParameterError(f"{field_name}='{given}' is unknown.{did_you_mean(str(given), allowed)}")
         sizes = self.partition.sizes
         if not len(sizes) or sizes.min() == 0:
             empty = "there are no clients" if not len(sizes) else f"client {int(sizes.argmin())} has no examples"
@@ -110,6 +123,12 @@ class Federation:
             )
         sampling.check(self.procedure.sampling, len(sizes))
         self.stack  # noqa: B018  validates before anything runs
+        splitting = [d for d in self.defenses if d.acts_at(Station.GRADIENT) and d.per_example]
+        if splitting and self.model.couples_examples:
+            raise StackError(
+                f"{labels(splitting)[0]} needs each example's own gradient, but in model '{self.model.name}' an "
+                "example's logits depend on its batch (batch statistics); use a model with group normalization or none"
+            )
 
     @cached_property
     def setup(self) -> Setup:
@@ -136,7 +155,7 @@ class Federation:
         return registry.engines.load(self.engine)(self)
 
     @cached_property
-    def _server_optimizer(self) -> Any:
+    def _server_optimizer(self) -> optimizers.Stepper:
         return optimizers.build(self.procedure.server)
 
     def config(self) -> dict[str, Any]:
@@ -164,9 +183,8 @@ class Federation:
             weights = self.model.initial_weights(int(graph_seed(self.seed, Purpose.WEIGHTS)[0]) & 0x7FFFFFFF)
         if np.shape(weights) != (spec.size,):
             raise ModelError(f"weights of shape {np.shape(weights)} given; model '{self.model.name}' has [{spec.size}]")
-        server = self._server_optimizer.initialize(tf.TensorSpec([spec.size], spec.dtype))
-        server = tf.nest.map_structure(lambda a: np.asarray(a), server)
-        states = tuple(d.initial_state(self.setup) for d in self.defenses)
+        server = tf.nest.map_structure(np.asarray, self._server_optimizer.initialize([[spec.size]], spec.dtype))
+        states = tuple(tf.nest.map_structure(_array, d.initial_state(self.setup)) for d in self.defenses)
         return State(0, np.asarray(weights, spec.dtype), server, states)
 
     def ledger(self) -> Ledger | None:
@@ -192,11 +210,12 @@ class Federation:
         Args:
           rounds: total number of rounds, those of a resumed checkpoint included.
           taps: adversaries listening; without any, nothing is kept or copied for them.
-          evaluate_every: test every n rounds and after the last; 0 never.
+          evaluate_every: test every n rounds and after the last; 0 only after the last.
           delta: the delta at which records state epsilon.
-          weights: initial weights `[d]` instead of the model's initializer.
+          weights: initial weights `[d]` instead of the model's initializer; a checkpoint of a run from others is
+            refused.
           checkpoint: file to save to, and to resume from if it exists and `resume` is set.
-          checkpoint_every: rounds between saves; one more is made at the end and on interruption.
+          checkpoint_every: rounds between saves; one more is made at the end, however the run ends.
           on_round: called with each new record.
           stop_when: ends the run early when true of a record.
 
@@ -205,12 +224,20 @@ class Federation:
 
         Raises:
           DivergenceError: a client's update or the model is not finite; names the round and the client.
-          CheckpointError: the checkpoint is damaged or of another federation.
+          CheckpointError: the checkpoint is damaged, of another federation, or already beyond `rounds`.
+          CapabilityError: a tap at a position that does not exist here.
         """
-        state, records = self.start(weights), []
-        if checkpoint is not None and resume and Path(checkpoint).exists():
-            state, records = self._restore(checkpoint, state)
         taps = tuple(taps)
+        check_taps(self, taps)
+        state, records = self.start(weights), list[Record]()
+        identity = {**self.config(), "initial_weights": hashlib.sha256(state.weights.tobytes()).hexdigest()[:16]}
+        if checkpoint is not None and resume and Path(checkpoint).exists():
+            state, records = self._restore(checkpoint, state, identity)
+            if state.round > rounds:
+                raise CheckpointError(
+                    f"checkpoint {checkpoint} has {state.round} rounds already, more than the {rounds} asked for; ask "
+                    f"for at least {state.round}, start anew without resuming, or give another checkpoint file"
+                )
         ledger = self.ledger()
         if ledger is not None and state.round:
             ledger.spend(state.round)
@@ -220,17 +247,18 @@ class Federation:
             if checkpoint is not None:
                 leaves = [np.asarray(a) for a in tf.nest.flatten(state.server)]
                 defense_leaves = [np.asarray(a) for a in tf.nest.flatten(state.defenses)]
-                Checkpoint(self.config(), state.round, state.weights, leaves, defense_leaves, records).save(checkpoint)
+                done = records[: state.round]
+                Checkpoint(identity, state.round, state.weights, leaves, defense_leaves, done).save(checkpoint)
 
         try:
             while state.round < rounds:
                 due = evaluate_every and (state.round + 1) % evaluate_every == 0
-                state, record = self.step(state, taps, evaluate=bool(due) or state.round + 1 == rounds)
+                after, record = self.step(state, taps, evaluate=bool(due) or state.round + 1 == rounds)
                 if ledger is not None:
                     ledger.spend()
                     record.epsilon = _epsilon(ledger, delta)
                 records.append(record)
-                history.weights = state.weights
+                state = after  # last: an interruption at any line above leaves the round undone
                 if checkpoint is not None and state.round % checkpoint_every == 0:
                     save()
                     saved = state.round
@@ -240,8 +268,11 @@ class Federation:
                     break
         except KeyboardInterrupt:
             history.interrupted = True
-        if saved != state.round:
-            save()
+        finally:
+            del records[state.round :]
+            history.weights = state.weights
+            if saved != state.round:
+                save()
         return history
 
     def step(
@@ -258,27 +289,34 @@ class Federation:
           taps: adversaries listening.
           evaluate: whether to test the new model.
           clients: this cohort instead of a sampled one (the ledger's sampling then does not hold).
+
+        Raises:
+          ParameterError: `clients` names one that does not exist, or one twice.
         """
         began, number = time.perf_counter(), state.round
-        if clients is None:
-            clients = sampling.cohort(self.procedure.sampling, len(self.partition), self.seed, number)
+        cohort = self._cohort(number) if clients is None else [int(c) for c in clients]
+        if clients is not None and sorted(set(cohort) & set(range(len(self.partition)))) != sorted(cohort):
+            raise ParameterError(
+                f"clients={cohort} must name some of the {len(self.partition)} clients, numbered from 0, each once"
+            )
         listening = [t for t in taps if t.listens(number)]
+        check_taps(self, listening)
         watched = sorted({p for t in listening for p in t.adversary.corrupted})
         sent = self._broadcast(state)
         rate = self.procedure.client.learning_rate * self.procedure.client.schedule.factor(number)
         result = self._engine.cohort(
-            sent, [int(c) for c in clients], number, rate, state.defenses, self._wanted(listening, clients), watched
+            sent, cohort, number, rate, state.defenses, self._wanted(listening, cohort), watched
         )
         mean, metrics = self._aggregate(state, result)
         after = self._server_step(state, mean, result)
-        defenses = self._next_states(state, {**result.metrics, **metrics})
+        defenses = self._next_states(state, {**result.metrics, **metrics}, len(result.survivors))
         observations = observe(self, listening, number, sent, rate, state.defenses, result, mean)
         test_loss = accuracy = None
         if evaluate and self.test is not None:
             test_loss, accuracy = self._engine.evaluate(after[0], *self._test_tensors)
         record = Record(
             round=number,
-            cohort=len(clients),
+            cohort=len(cohort),
             survivors=len(result.survivors),
             dropped=result.dropped,
             loss=result.loss,
@@ -286,11 +324,15 @@ class Federation:
             accuracy=accuracy,
             seconds=time.perf_counter() - began,
             bytes_up=result.bytes_up,
-            bytes_down=len(clients) * sent.nbytes,
+            bytes_down=len(cohort) * sent.nbytes,
             metrics={**result.metrics, **metrics},
             observations=observations,
         )
         return State(number + 1, after[0], after[1], defenses), record
+
+    def _cohort(self, round_number: int) -> list[int]:
+        drawn = sampling.cohort(self.procedure.sampling, len(self.partition), self.seed, round_number)
+        return [int(c) for c in drawn]
 
     @cached_property
     def _test_tensors(self) -> tuple[Any, Any]:
@@ -319,27 +361,28 @@ class Federation:
 
     def _aggregate(self, state: State, result: CohortResult) -> tuple[np.ndarray, dict[str, float]]:
         """The mean update `[d]` after the aggregate station, and what the defenses reported there."""
-        total, metrics = result.total, {}
+        total, metrics, dtype, names = result.total, {}, self.model.spec.dtype, labels(self.defenses)
         for i in reversed(range(len(self.defenses))):
             defense = self.defenses[i]
             if defense.acts_at(Station.AGGREGATE):
                 context = self._server_context(state, i, 1, len(result.survivors))
-                value, reported = defense.aggregate(tf.constant(total, tf.float32), context)
+                value, reported = defense.aggregate(tf.constant(total, dtype), context)
                 total = np.asarray(value, np.float64)
-                metrics.update({f"{defense.name}/{k}": float(v) for k, v in reported.items()})
+                metrics.update({f"{names[i]}/{k}": float(v) for k, v in reported.items()})
         denominator = result.weight if self.stack.fixed_denominator is None else self.stack.fixed_denominator
         mean = total / denominator if denominator > 0 else np.zeros_like(total)
-        return mean.astype(self.model.spec.dtype), metrics
+        return mean.astype(dtype), metrics
 
     def _server_step(self, state: State, mean: np.ndarray, result: CohortResult) -> tuple[np.ndarray, Any]:
         if not result.survivors and self.stack.fixed_denominator is None:
             return state.weights, state.server  # an empty cohort moves nothing
         rate = self.procedure.server.learning_rate * self.procedure.server.schedule.factor(state.round)
         server = tf.nest.map_structure(tf.convert_to_tensor, state.server)
-        server = optimizers.with_rate(self._server_optimizer, server, tf.constant(rate, self.model.spec.dtype))
         # A model delta is a step, so the server's "gradient" is its negative (Reddi et al., 2021).
-        server, weights = self._server_optimizer.next(server, tf.constant(state.weights), -tf.constant(mean))
-        weights = np.asarray(weights)
+        server, (moved,) = self._server_optimizer.next(
+            server, (tf.constant(state.weights),), (-tf.constant(mean),), tf.constant(rate, self.model.spec.dtype)
+        )
+        weights = np.asarray(moved)
         if not np.isfinite(weights).all():
             raise DivergenceError(
                 f"round {state.round}: the global model is not finite after the server's step; lower the server "
@@ -347,19 +390,28 @@ class Federation:
             )
         return weights, tf.nest.map_structure(np.asarray, server)
 
-    def _next_states(self, state: State, metrics: dict[str, float]) -> tuple[Any, ...]:
+    def _next_states(self, state: State, metrics: dict[str, float], count: int) -> tuple[Any, ...]:
         following = []
-        for i, defense in enumerate(self.defenses):
-            own = {k.split("/", 1)[1]: v for k, v in metrics.items() if k.startswith(f"{defense.name}/")}
-            following.append(defense.next_state(state.defenses[i], own, self._server_context(state, i, 2)))
-        return tuple(tf.nest.map_structure(np.asarray, s) for s in following)
+        for i, (defense, label) in enumerate(zip(self.defenses, labels(self.defenses))):
+            now = state.defenses[i]
+            if count or defense.private_state:
+                own = {k.removeprefix(f"{label}/"): v for k, v in metrics.items() if k.startswith(f"{label}/")}
+                after = defense.next_state(now, own, self._server_context(state, i, 2, count))
+                now = tf.nest.map_structure(lambda old, new: np.asarray(new, old.dtype), now, after)
+            following.append(now)
+        return tuple(following)
 
-    def _restore(self, path: str | Path, fresh: State) -> tuple[State, list[Record]]:
+    def _restore(self, path: str | Path, fresh: State, identity: dict[str, Any]) -> tuple[State, list[Record]]:
         saved = Checkpoint.load(path)
-        saved.require(self.config(), path)
+        saved.require(identity, path)
         server = tf.nest.pack_sequence_as(fresh.server, saved.server)
         defenses = tf.nest.pack_sequence_as(fresh.defenses, saved.defenses)
         return State(saved.round, saved.weights, server, defenses), saved.records
+
+
+def _array(leaf: Any) -> np.ndarray:
+    """A state's leaf as an array that a graph takes without changing its precision; a Python float is a float32."""
+    return np.asarray(leaf, np.float32) if isinstance(leaf, float) else np.asarray(leaf)
 
 
 def _epsilon(ledger: Ledger, delta: float) -> float | None:

@@ -10,13 +10,41 @@ import numpy as np
 from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
 from fedpriv.engine.base import CohortResult
-from fedpriv.errors import CapabilityError
+from fedpriv.errors import CapabilityError, ParameterError
 from fedpriv.tap import Observation, Tap
 from fedpriv.truth import Truth
 from fedpriv.view import View
 
 if TYPE_CHECKING:
     from fedpriv.federation import Federation
+
+
+def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
+    """Refuses taps at what does not exist in `federation`, before a round is spent on them.
+
+    Raises:
+      CapabilityError: aggregators without a protocol that has any, or beyond its number.
+      ParameterError: a client beyond the population.
+    """
+    protocol, population = federation.stack.protocol, len(federation.partition)
+    for tap in taps:
+        strangers = [c for c in tap.clients or () if not 0 <= c < population]
+        if strangers:
+            raise ParameterError(
+                f"a tap listens to client {strangers[0]}, but there are {population} clients, numbered from 0"
+            )
+        if tap.adversary.position != "aggregators":
+            continue
+        if protocol is None:
+            raise CapabilityError(
+                "the adversary is a coalition of aggregators, but no defense in this federation has any; "
+                "add secret_sharing, or tap as 'server'"
+            )
+        missing = [p for p in tap.adversary.corrupted if not 0 <= p < protocol.parties()]
+        if missing:
+            raise CapabilityError(
+                f"aggregator {missing[0]} does not exist: {protocol.name} has {protocol.parties()}, numbered from 0"
+            )
 
 
 def observe(
@@ -40,9 +68,6 @@ def observe(
       states: the defenses' states, as broadcast.
       result: what the engine brought back.
       released: the mean update `[d]` after the aggregate station.
-
-    Raises:
-      CapabilityError: an adversary whose position does not exist in this federation.
     """
     observations: list[Observation] = []
     for tap in taps:
@@ -58,21 +83,12 @@ def _visible(federation: Federation, tap: Tap, result: CohortResult, released: n
     protocol, position = federation.stack.protocol, tap.adversary.position
     if not result.survivors:
         return []
-    everyone = tuple(result.survivors)
-    mean = (result.total / result.weight).astype(np.float32) if result.weight else None
+    everyone, dtype = tuple(result.survivors), federation.model.spec.dtype
+    mean = (result.total / result.weight).astype(dtype) if result.weight else None
     if position == "observer":
-        return [(everyone, "released", released.astype(np.float32), None)]
+        return [(everyone, "released", released.astype(dtype), None)]
     if position == "aggregators":
-        if protocol is None:
-            raise CapabilityError(
-                "the adversary is a coalition of aggregators, but no defense in this federation has any; "
-                "add secret_sharing, or tap as 'server'"
-            )
-        missing = [p for p in tap.adversary.corrupted if not 0 <= p < protocol.parties()]
-        if missing:
-            raise CapabilityError(
-                f"aggregator {missing[0]} does not exist: {protocol.name} has {protocol.parties()}, numbered from 0"
-            )
+        assert protocol is not None  # see check_taps
         assert result.transcript is not None
         held = {p: result.transcript.held.get(p, {}) for p in tap.adversary.corrupted}
         if len(set(held)) == protocol.parties():  # nothing is hidden from a coalition of all of them
@@ -83,7 +99,7 @@ def _visible(federation: Federation, tap: Tap, result: CohortResult, released: n
         # On the wire there are only shares, whose sum no eavesdropper holds; the server gets the sum alone.
         return [(everyone, "sum", mean, None)] if position == "server" else [(everyone, "shares", None, None)]
     chosen = [c for c in everyone if tap.clients is None or c in tap.clients]
-    return [((c,), "update", result.updates[c].astype(np.float32), None) for c in chosen]
+    return [((c,), "update", result.updates[c].astype(dtype), None) for c in chosen]
 
 
 def _recombined(federation: Federation, held: dict[int, dict[int, np.ndarray]], client: int) -> np.ndarray:
@@ -92,7 +108,7 @@ def _recombined(federation: Federation, held: dict[int, dict[int, np.ndarray]], 
     assert protocol is not None
     whole = protocol.combine([shares[client] for shares in held.values()])
     decoded = protocol.decode(tf.constant(whole.view(np.int64)), tf.constant(1), federation.setup).numpy()
-    return (decoded[:-1] / decoded[-1]).astype(np.float32)
+    return (decoded[:-1] / decoded[-1]).astype(federation.model.spec.dtype)
 
 
 def _truth(federation: Federation, clients: Sequence[int]) -> Truth:

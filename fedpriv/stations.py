@@ -10,6 +10,7 @@ what is overridden. All but the message station are pure TensorFlow functions tr
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -67,7 +68,7 @@ class Context:
       state: this defense's own state (tensors), as the server broadcast it.
       seed: int32 `[2]`, unique to (run, round, client, station, local step); feed it to stateless ops only.
       num_examples: int32 scalar, the client's example count (0 at server stations).
-      count: int32 scalar at the aggregate station, clients that took part (0 elsewhere).
+      count: int32 scalar at the aggregate station and in `next_state`, clients that took part (0 elsewhere).
     """
 
     setup: Setup
@@ -80,8 +81,9 @@ class Context:
 class Defense(Plugin):
     """Base of all defenses. Override the stations you act at.
 
-    Client stations run in the order of the federation's list, server stations in reverse. Values at the seams
-    are flat float vectors `[d]`. Metrics are dicts of scalar tensors; the engine reports their cohort mean.
+    Every station on the way out and at the client runs the defenses in the order of the federation's list, the
+    aggregate station in reverse. Values at the seams are flat float vectors `[d]`. Metrics are dicts of scalar
+    tensors; the engine reports their cohort mean, filed under the defense's label (`labels`).
     """
 
     #: What it takes and gives on the way from update to message.
@@ -130,7 +132,18 @@ class Defense(Plugin):
         raise NotImplementedError
 
     def next_state(self, state: Any, metrics: dict[str, Any], context: Context) -> Any:
-        """State for the next round, from this round's metrics (cohort means); default unchanged."""
+        """State for the next round, from this round's metrics; default unchanged.
+
+        Args:
+          state: this round's, as arrays.
+          metrics: what this defense reported, by its own names: cohort means of the client stations' metrics, and
+            the aggregate station's. A round that no client finished has no client metrics, and only defenses with
+            a `private_state` are asked then, since skipping them would tell that the cohort was empty.
+          context: with `count`, the clients that took part.
+
+        Returns:
+          The same structure of arrays; they are cast to the dtypes of the initial state.
+        """
         return state
 
     def claims(self, setup: Setup) -> list[Claim]:
@@ -152,3 +165,13 @@ class Defense(Plugin):
     def stations(self) -> list[Station]:
         """Stations this defense acts at."""
         return [s for s in Station if self.acts_at(s)]
+
+
+def labels(defenses: Sequence[Defense]) -> list[str]:
+    """What each defense's metrics are filed under: its name, numbered from the second of that name on."""
+    made: list[str] = []
+    for defense in defenses:
+        name = defense.name or type(defense).__name__
+        repeats = sum(label.partition("#")[0] == name for label in made)
+        made.append(f"{name}#{repeats + 1}" if repeats else name)
+    return made

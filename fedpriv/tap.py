@@ -34,7 +34,7 @@ class Tap:
         return self.rounds is None or round_number in self.rounds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Observation:
     """A view and the truth behind it. Hand attacks the view; keep the truth for the scorer.
 

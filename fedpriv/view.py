@@ -13,12 +13,13 @@ from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
 from fedpriv.attack import Capability
 from fedpriv.client import replay_cohort
+from fedpriv.errors import CapabilityError
 from fedpriv.models.model import Model
 from fedpriv.procedure import Procedure
 from fedpriv.stations import Defense, Setup
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """One adversary's holdings after one round. Contains nothing of the truth (a test walks every reference).
 
@@ -29,8 +30,8 @@ class View:
       round: round number, from 0.
       model: the model's functions.
       weights: `[d]` float, the model the clients received.
-      observed: `[d]` float32: the update, or the weighted mean of the updates for `sum` and `released`; None for
-        `shares`.
+      observed: `[d]` in the model's precision: the update, or the weighted mean of the updates for `sum` and
+        `released`; None for `shares`.
       procedure: the local procedure, or None if unknown to this adversary.
       num_examples: example counts by client behind the view, or None if unknown.
       clients: how many clients are behind it.
@@ -60,8 +61,15 @@ class View:
 
     @property
     def total_examples(self) -> int:
-        """n, the number of examples behind the view (must be known)."""
-        assert self.num_examples is not None
+        """n, the number of examples behind the view.
+
+        Raises:
+          CapabilityError: this adversary does not know it.
+        """
+        if self.num_examples is None:
+            raise CapabilityError(
+                f"the number of examples is unknown to {self.describe()} Use an adversary that knows 'num_examples'"
+            )
         return sum(self.num_examples)
 
     @property
@@ -111,9 +119,14 @@ class View:
         Returns:
           `[d]` float: the replayed update (or weighted mean of updates). The batch order of the real client is
           unknown, so batches are taken in the order given, the same in every epoch.
+
+        Raises:
+          CapabilityError: the adversary does not know the procedure or the number of examples.
+          ParameterError: `x` or `y` has another number of examples.
         """
         dtype = self.model.spec.dtype
-        return self.simulate_from(tf.constant(self.weights, dtype), tf.constant(self.client_rate, dtype), x, y)
+        rate = 0.0 if self.client_rate is None else self.client_rate
+        return self.simulate_from(tf.constant(self.weights, dtype), tf.constant(rate, dtype), x, y)
 
     def simulate_from(self, weights: Any, client_rate: Any, x: Any, y: Any) -> Any:
         """`simulate` as a function of tensors only, so that one compiled attack serves many views.
@@ -124,11 +137,15 @@ class View:
 
     def static_key(self) -> tuple[Hashable, ...]:
         """What `simulate_from` depends on besides its arguments."""
-        stand_ins = [d.replay() for d in self.defenses]
-        known = tuple(repr(d.config()) for d in stand_ins if d is not None)
-        states = repr([np.asarray(a).tolist() for s in self.states for a in _leaves(s)])
-        return (self.model, self.procedure, self.num_examples, known, states, self.setup.weighting)
+        replayed = [(d.replay(), s) for d, s in zip(self.defenses, self.states)]
+        known = tuple((type(d), repr(d.config())) for d, _ in replayed if d is not None)
+        leaves = [np.asarray(a) for d, s in replayed if d is not None for a in _leaves(s)]
+        states = tuple((a.shape, str(a.dtype), a.tobytes()) for a in leaves)
+        rescaled = self.kind == "released" and any(d.fixed_denominator for d in self.defenses)
+        return (self.model, self.procedure, self.num_examples, known, states, self.setup, rescaled)
 
 
 def _leaves(state: Any) -> list[Any]:
+    if isinstance(state, dict):
+        state = [state[k] for k in sorted(state)]
     return [leaf for s in state for leaf in _leaves(s)] if isinstance(state, tuple | list) else [state]

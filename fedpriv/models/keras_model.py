@@ -141,10 +141,14 @@ def _from_keras(
         keys = [id(variables[i]) for i in order]
         return lambda weights, x, training: call(keys, weights, x, training)
 
+    couples = NOTES["train"] in notes
     if verify:
         if _verify(applying(order), variables, shape, dtype, name, random_layers, allow_stateful_random):
             notes.append("stops gradients inside (as tf.nn.moments does), so second derivatives may not be exact")
-        logits = applying(order)([v.numpy() for v in variables], _example(shape, 3), False).numpy()
+        weights, examples = [v.numpy() for v in variables], _example(shape, 3)
+        logits = applying(order)(weights, examples, False).numpy()
+        together, alone = (applying(order)(weights, e, True).numpy() for e in (examples, examples[:1]))
+        couples |= not np.allclose(together[:1], alone, atol=1e-4, rtol=1e-3)
         if np.all(logits >= 0) and np.allclose(logits.sum(-1), 1, atol=1e-4):
             raise ModelError(_ends_in(name, "softmax (its outputs are probabilities)"))
     order = _classifier_last(order, variables, slots, last, applying(order), shape, classes)
@@ -165,6 +169,7 @@ def _from_keras(
         initialize=initialize,
         layers=tuple(_kind(f.owner) for f in found),
         notes=tuple(notes),
+        couples_examples=couples,
     )
 
 

@@ -27,6 +27,7 @@ class Model:
       initialize: `(seed: int) -> list of arrays` in the spec's shapes; the same seed gives the same arrays.
       layers: for each weight tensor, the kind of the layer it belongs to (`dense`, `conv`, `norm`, ...); empty
         when unknown. Attacks that read single layers use it.
+      couples_examples: whether an example's logits depend on the others in its batch, as with batch statistics.
       notes: limits worth telling a user (such as how batch-norm statistics are treated).
     """
 
@@ -38,6 +39,7 @@ class Model:
     initialize: Callable[[int], list[np.ndarray]]
     layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    couples_examples: bool = False
 
     def logits(self, flat: Any, x: Any, training: bool = False) -> Any:
         """Logits `[n, num_classes]` for flat weights `[d]` and examples `[n, *input_shape]`."""
