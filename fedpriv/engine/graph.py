@@ -2,11 +2,12 @@
 
 A cohort is streamed in chunks, so memory does not grow with it. Within a chunk, clients run one after the other
 in a few lanes side by side, one lane a core; each client's result depends only on its own seed, and sums are
-taken in client order, so results do not depend on the lanes.
+taken in client order, so results depend neither on the lanes nor on the chunks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ class GraphEngine(Engine):
         return update, loss, metrics, finite, tf.where(finite, weight, tf.zeros_like(weight))
 
     def _chunk_graph(
-        self, flat: Any, data: Any, ids: Any, starts: Any, sizes: Any, seed: Any, rate: Any, states: Any
+        self, flat: Any, data: Any, ids: Any, starts: Any, sizes: Any, seed: Any, rate: Any, states: Any, total: Any
     ) -> dict[str, Any]:
         dtype = self.setup.spec.dtype
 
@@ -82,7 +83,7 @@ class GraphEngine(Engine):
         update, loss, metrics, finite, weight = tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *lanes)
         result = {"update": update, "loss": loss, "metrics": metrics, "finite": finite, "weight": weight}
         if self.protocol is None:
-            result["total"] = _weighted_sum(update, weight)
+            result["total"] = _add_weighted(total, update, weight)
         else:
             protocol = self.protocol
 
@@ -126,12 +127,14 @@ class GraphEngine(Engine):
         session = None
         if self.protocol is not None and len(clients):
             session = self.protocol.open(setup, [int(c) for c in clients], watched)
-        total, weight = np.zeros(d, np.float64), 0.0
+        total: Any = tf.zeros([d], tf.float64)
+        # Summed at the end and exactly, so that these sums do not depend on the chunks either.
+        shares: list[float] = []
+        losses: list[float] = []
+        metrics: dict[str, list[float]] = {}
         survivors: list[int] = []
         dropped: list[int] = []
         updates: dict[int, np.ndarray] = {}
-        sums: dict[str, float] = {}
-        loss = 0.0
         for first in range(0, len(clients), self.chunk_clients):
             ids = np.asarray(clients[first : first + self.chunk_clients], np.int32)
             out = self._chunk(
@@ -143,6 +146,7 @@ class GraphEngine(Engine):
                 seed,
                 rate,
                 states,
+                total,
             )
             finite = out["finite"].numpy()
             if not finite.all():
@@ -155,8 +159,8 @@ class GraphEngine(Engine):
                     )
                 dropped += lost
             if session is None:
-                total += out["total"].numpy()
-                weight += float(np.sum(out["weight"].numpy(), dtype=np.float64))
+                total = out["total"]
+                shares += out["weight"].numpy()[finite].tolist()
             else:
                 fits, encoded = out["fits"].numpy(), out["encoded"].numpy().view(np.uint64)
                 for row, client in enumerate(ids):
@@ -172,26 +176,25 @@ class GraphEngine(Engine):
                     survivors.append(int(client))
                     if int(client) in wanted:
                         updates[int(client)] = out["update"][row].numpy()
-            loss += float(np.sum(out["loss"].numpy()[finite], dtype=np.float64))
+            losses += out["loss"].numpy()[finite].tolist()
             for name, values in out["metrics"].items():
-                sums[name] = sums.get(name, 0.0) + float(np.sum(values.numpy()[finite], dtype=np.float64))
-        transcript = None
+                metrics.setdefault(name, []).extend(values.numpy()[finite].tolist())
+        transcript, weight = None, math.fsum(shares)
         bytes_up = len(survivors) * (d * tf.as_dtype(setup.spec.dtype).size + 4 * (setup.weighting == "examples"))
         if session is not None and survivors:
             transcript = session.close()
             decoded = self.protocol.decode(  # type: ignore[union-attr]
                 tf.constant(transcript.total.view(np.int64)), tf.constant(transcript.count), setup
             ).numpy()
-            total, bytes_up = decoded[:d], transcript.bytes_up
+            total, bytes_up = tf.constant(decoded[:d]), transcript.bytes_up
             weight = float(len(survivors)) if setup.weighting == "uniform" else float(decoded[d])
-        alive = max(len(survivors), 1)
         return CohortResult(
-            total,
+            total.numpy(),
             weight,
             survivors,
             dropped,
-            loss / alive,
-            {k: v / alive for k, v in sums.items()},
+            _mean(losses),
+            {name: _mean(values) for name, values in metrics.items() if values},
             bytes_up,
             updates,
             transcript,
@@ -231,12 +234,18 @@ class GraphEngine(Engine):
         return float(loss) / len(y), int(right) / len(y)
 
 
-def _weighted_sum(update: Any, weight: Any) -> Any:
-    """Float64 sum `[d]` of the rows of `update [c, d]` times `weight [c]`, in row order; zero weights drop NaNs."""
+def _add_weighted(total: Any, update: Any, weight: Any) -> Any:
+    """`total` float64 `[d]` plus the rows of `update [c, d]` times `weight [c]`, in order; zero weights drop NaNs."""
 
     def add(i: Any, total: Any) -> Any:
         row = tf.where(weight[i] > 0, weight[i] * update[i], tf.zeros_like(update[i]))
         return i + 1, total + tf.cast(row, tf.float64)
 
-    zero = tf.zeros([update.shape[1]], tf.float64)
-    return tf.while_loop(lambda i, _: i < tf.shape(update)[0], add, (tf.constant(0), zero), parallel_iterations=1)[1]
+    return tf.while_loop(lambda i, _: i < tf.shape(update)[0], add, (tf.constant(0), total), parallel_iterations=1)[1]
+
+
+def _mean(values: list[float]) -> float:
+    """The mean, correctly rounded; 0 of nothing, NaN where a value is not finite."""
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    return math.fsum(values) / max(len(values), 1)
