@@ -16,6 +16,8 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fedpriv.errors import ParameterError
+
 _verbose = False
 
 
@@ -33,7 +35,14 @@ def default_threads() -> tuple[int, int]:
     process has cores. `FEDPRIV_INTRA_OP_THREADS` and `FEDPRIV_INTER_OP_THREADS` override.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return int(os.environ.get("FEDPRIV_INTRA_OP_THREADS", 1)), int(os.environ.get("FEDPRIV_INTER_OP_THREADS", cores))
+    return _threads("FEDPRIV_INTRA_OP_THREADS", 1), _threads("FEDPRIV_INTER_OP_THREADS", cores)
+
+
+def _threads(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ParameterError(f"environment variable {variable}='{text}' is no number of threads; give 1 or more")
+    return int(text)
 
 
 def _prepare_tensorflow() -> None:

@@ -47,6 +47,11 @@ class Adversary:
                 raise ParameterError(f"an adversary cannot know '{item}'.{did_you_mean(item, KNOWLEDGE)}")
         if self.position == "aggregators" and not self.corrupted:
             raise ParameterError("an aggregator coalition needs its members; give corrupted=(0, ...)")
+        if self.position != "aggregators" and self.corrupted:
+            raise ParameterError(
+                f"corrupted={self.corrupted} names aggregators, but the adversary is the {self.position}; "
+                "use position 'aggregators', or leave it out"
+            )
 
     def knowing(self, *items: str) -> Adversary:
         """The same adversary, knowing these too."""

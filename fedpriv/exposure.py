@@ -14,7 +14,7 @@ from fedpriv.data.partition import Partition
 from fedpriv.errors import ParameterError
 from fedpriv.federation import Federation, State
 from fedpriv.models.model import Model
-from fedpriv.procedure import Procedure
+from fedpriv.procedure import Procedure, Sampling, Schedule
 from fedpriv.seeds import Purpose, graph_seed
 from fedpriv.stations import Defense
 from fedpriv.tap import Observation, Tap
@@ -30,7 +30,7 @@ class Exposure:
       trials: number of rounds.
       batch: images a client.
       cohort: clients a round.
-      procedure: local training; its sampling is replaced by the trial's cohort.
+      procedure: local training; its sampling is replaced by the trial's cohort, its client schedule by none.
       defenses: in order.
       adversary: who listens.
       seed: fixes initial weights, batches and noise.
@@ -68,7 +68,9 @@ class Exposure:
         clients = self.trials * self.cohort
         parts = np.arange(clients * self.batch).reshape(clients, self.batch)
         # The account and the secure sum's head-room are those of one trial's cohort.
-        procedure = self.procedure.model_copy(update={"sampling": self.procedure.sampling.fixed(self.cohort)})
+        # Trials are not rounds of one run, so rates do not follow a schedule.
+        client = self.procedure.client.model_copy(update={"schedule": Schedule()})
+        procedure = self.procedure.model_copy(update={"sampling": Sampling.fixed(self.cohort), "client": client})
         return Federation(
             self.model,
             self.data,

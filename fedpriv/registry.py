@@ -27,10 +27,12 @@ class Registry:
     Attributes:
       kind: what they are, for messages, such as "attack".
       group: entry-point group.
+      base: `package.module:Class` that what `create` builds must be an instance of, or empty.
     """
 
     kind: str
     group: str
+    base: str = ""
 
     @cached_property
     def _entries(self) -> dict[str, importlib.metadata.EntryPoint]:
@@ -62,14 +64,21 @@ class Registry:
 
         Raises:
           UnknownNameError: unknown name.
-          ParameterError: unknown parameter or impossible value; names it and what is allowed.
+          ParameterError: unknown parameter or impossible value, or something of another kind; names it and what is
+            allowed.
         """
         name, written = parse_call(text, self.kind)
-        return build(self.load(name), {**written, **parameters}, f"{self.kind} '{name}'")
+        made = build(self.load(name), {**written, **parameters}, f"{self.kind} '{name}'")
+        if self.base and not isinstance(made, _load_dotted(self.base, self.kind)):
+            wanted = self.base.replace(":", ".")
+            raise ParameterError(f"{self.kind} '{name}' is a {type(made).__name__}; it must be, or return, a {wanted}")
+        return made
 
 
 def _load_dotted(name: str, kind: str) -> Any:
     module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
+        raise UnknownNameError(f"{kind} '{name}' is no path to an object; write package.module:Name")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -79,6 +88,8 @@ def _load_dotted(name: str, kind: str) -> Any:
             f"{kind} '{name}': no module '{e.name}' can be imported; write package.module:Name, "
             "with the package installed or in the current folder"
         ) from e
+    except Exception as e:
+        raise FedprivError(f"{kind} '{name}': {module_name} failed to import: {type(e).__name__}: {e}") from e
     for part in attribute.split("."):
         if not hasattr(target, part):
             public = [n for n in vars(target) if not n.startswith("_")]
@@ -100,6 +111,8 @@ def parse_call(text: str, kind: str) -> tuple[str, dict[str, str]]:
         key, equals, value = item.partition("=")
         if not equals:
             raise ParameterError(f"{kind} '{name}': '{item}' is no key=value; write {name}(key=value,...)")
+        if key.strip() in parameters:
+            raise ParameterError(f"{kind} '{name}' gives '{key.strip()}' twice; give it once")
         parameters[key.strip()] = value.strip()
     return name.strip(), parameters
 
@@ -127,8 +140,11 @@ def parameters_of(target: Any) -> dict[str, inspect.Parameter]:
 
 def build(target: Any, parameters: dict[str, Any], what: str) -> Any:
     """Calls `target` with validated, converted parameters; `what` names it in errors."""
-    accepted = parameters_of(target)
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
+    try:
+        accepted = parameters_of(target)
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):
+        raise ParameterError(f"{what} is a {type(target).__name__} that cannot be called with named values") from None
     for key in parameters:
         if key not in accepted and not takes_any:
             raise ParameterError(f"{what} has no parameter '{key}'.{did_you_mean(key, accepted)}")
@@ -163,8 +179,8 @@ def explain(error: pydantic.ValidationError, what: str) -> str:
     return "\n".join(lines)
 
 
-attacks = Registry("attack", "fedpriv.attacks")
-defenses = Registry("defense", "fedpriv.defenses")
+attacks = Registry("attack", "fedpriv.attacks", "fedpriv.attack:Attack")
+defenses = Registry("defense", "fedpriv.defenses", "fedpriv.stations:Defense")
 datasets = Registry("dataset", "fedpriv.datasets")
 models = Registry("model", "fedpriv.models")
 engines = Registry("engine", "fedpriv.engines")

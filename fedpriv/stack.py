@@ -55,6 +55,7 @@ class Stack:
             )
         self.protocol = next((d for d in self.defenses if isinstance(d, Protocol)), None)
         self._check_domains()
+        self._check_gradients()
         self._check_bounds()
         for defense in self.defenses:
             defense.check(setup)
@@ -90,6 +91,20 @@ class Stack:
                 )
             if defense.gives != now:
                 now, giver = defense.gives, i
+
+    def _check_gradients(self) -> None:
+        """Examples' own gradients are averaged for the first defense that wants the mean, and then gone."""
+        averaging: int | None = None
+        for i, defense in enumerate(self.defenses):
+            if not defense.acts_at(Station.GRADIENT):
+                continue
+            if not defense.per_example:
+                averaging = i if averaging is None else averaging
+            elif averaging is not None:
+                raise StackError(
+                    f"{self._named(averaging)} acts on the mean gradient of a batch, but {self._named(i)} after it "
+                    f"takes each example's own; put {_name(defense)} first"
+                )
 
     def _check_bounds(self) -> None:
         """A defense that adds its noise at the server rests on the norm its own update station left."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fedpriv import registry
-from fedpriv.errors import ParameterError, UnknownNameError, did_you_mean
+from fedpriv.errors import FedprivError, ParameterError, UnknownNameError, did_you_mean
 
 REGISTRIES = {
     "attacks": registry.attacks,
@@ -28,10 +28,18 @@ def _metrics() -> dict[str, Any]:
 def _everything(kind: str) -> dict[str, Any]:
     if kind == "metrics":
         return _metrics()
-    return {name: REGISTRIES[kind].load(name) for name in REGISTRIES[kind].names()}
+    found: dict[str, Any] = {}
+    for name in REGISTRIES[kind].names():
+        try:
+            found[name] = REGISTRIES[kind].load(name)
+        except FedprivError as e:  # one broken package must not hide the others
+            found[name] = e
+    return found
 
 
 def _first_line(target: Any) -> str:
+    if isinstance(target, FedprivError):
+        return f"(unusable: {target})"
     return (inspect.getdoc(target) or "").split("\n", 1)[0]
 
 

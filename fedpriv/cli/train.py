@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +64,8 @@ def train(
     json_lines: options.Json = False,
 ) -> None:
     """Train a model by FedSGD or FedAvg, with any defenses, and show each round."""
+    from fedpriv.atomic import to_json
+
     adaptive = {"beta_1": beta_1, "beta_2": beta_2, "epsilon": tau}
     federation = build(
         data=data,
@@ -101,7 +102,7 @@ def train(
         def on_round(record: Any) -> None:
             progress.update(record)
             if json_lines:
-                typer.echo(json.dumps(record.row()))
+                typer.echo(to_json(record.row()))
 
         history = federation.run(
             rounds,
