@@ -186,15 +186,13 @@ def conclusion(results: Results) -> list[str]:
             )
         sentences.append(text + ".")
         if least.get("epsilon_server") is not None:
-            judged = (
-                "gives no meaningful formal protection" if least["epsilon_server"] > 10 else "is a formal guarantee"
-            )
-            sentences.append(
-                f"Its epsilon against the server is {least['epsilon_server']:.3g}, which {judged}: that this attack "
-                "fails is an observation about this attack, not a bound on every attack."
-                if least["epsilon_server"] > 10
-                else f"Its epsilon against the server is {least['epsilon_server']:.3g}, which {judged}."
-            )
+            sentence = f"Its epsilon against the server is {least['epsilon_server']:.3g}"
+            if least["epsilon_server"] > MEANINGFUL:
+                sentence += (
+                    f", above {MEANINGFUL:g} and so no meaningful guarantee: that this attack fails is an observation "
+                    "about this attack, not a bound on every attack"
+                )
+            sentences.append(sentence + ".")
     elif noisy and any("reconstructed" in r for r in noisy):
         sentences.append("No noise level tried here kept every image from being reconstructed.")
     measured = [r for r in noisy if r.get("accuracy") is not None and r.get("epsilon_server") is not None]
