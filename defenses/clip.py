@@ -29,6 +29,7 @@ class Clip(Defense):
     name: ClassVar[str] = "clip"
     paper: ClassVar[str] = "Abadi et al., 2016, arXiv 1607.00133"
     contractive: ClassVar[bool] = True
+    adaptive_attack: ClassVar[str] = "dlg"
 
     norm: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

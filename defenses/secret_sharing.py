@@ -53,6 +53,7 @@ class SecretSharing(Protocol):
     name: ClassVar[str] = "secret_sharing"
     paper: ClassVar[str] = "Corrigan-Gibbs, Boneh, 2017, arXiv 1703.06255"
     replayable: ClassVar[bool] = False
+    adaptive_attack: ClassVar[str] = "dlg"
 
     aggregators: Annotated[int, Field(ge=2, le=64)] = 2
     bits: Annotated[int, Field(ge=8, le=64)] = 32

@@ -94,6 +94,6 @@ def _parameters(target: Any) -> None:
                 default = "required" if parameter.default is parameter.empty else repr(parameter.default)
                 rows.append((name, default, ""))
     if rows:
-        typer.echo("\nParameters:")
+        typer.echo("\nDefaults:")
         for name, default, text in rows:
             typer.echo(f"  {name} = {default}" + (f"  {text}" if text else ""))

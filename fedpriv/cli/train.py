@@ -17,12 +17,17 @@ if TYPE_CHECKING:
     from fedpriv.ledger import Against
     from fedpriv.record import History
 
+DEFAULT_CLIENTS = 100
+
 
 def train(
     data: options.Data = "fashion_small",
     data_dir: options.DataDir = None,
     model: options.Model = "2nn",
-    clients: Annotated[int, typer.Option("--clients", "-K", min=1, help="K, the number of clients.")] = 100,
+    clients: Annotated[
+        int | None,
+        typer.Option("--clients", "-K", min=1, help="K, the number of clients; 100, or as many as natural keys."),
+    ] = None,
     partition: Annotated[
         str, typer.Option(help="iid, shards(per_client=2), dirichlet(alpha=0.3), quantity(...) or natural.")
     ] = "iid",
@@ -60,6 +65,9 @@ def train(
     checkpoint: Annotated[Path | None, typer.Option(help="Save to, and resume from, this file.")] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Rounds between saves.")] = 1,
     resume: Annotated[bool, typer.Option(help="Go on from an existing checkpoint.")] = True,
+    partition_figure: Annotated[
+        Path | None, typer.Option(help="Draw who holds what: this file as PNG and PDF.")
+    ] = None,
     seed: options.Seed = 0,
     json_lines: options.Json = False,
 ) -> None:
@@ -77,11 +85,12 @@ def train(
         engine=engine,
         seed=seed,
         rounds=rounds,
+        partition_figure=partition_figure,
         accountant=options.choice(accountant, ("rdp", "pld"), "--accountant"),
         on_nonfinite=options.choice(on_nonfinite, ("stop", "drop"), "--on-nonfinite"),
         procedure={
             "algorithm": algorithm,
-            "sampling": options.make_sampling(cohort, fraction, poisson, clients),
+            "sampling": {"cohort": cohort, "fraction": fraction, "poisson": poisson},
             "local_epochs": local_epochs,
             "batch_size": batch_size or None,
             "max_local_steps": max_local_steps,
@@ -120,8 +129,8 @@ def train(
 
 
 def build(
-    *, data: str, data_dir: str | None, model: str, clients: int, partition: str, defenses: list[str] | None,
-    engine: str, seed: int, procedure: dict[str, Any], **rest: Any,
+    *, data: str, data_dir: str | None, model: str, clients: int | None, partition: str, defenses: list[str] | None,
+    engine: str, seed: int, procedure: dict[str, Any], partition_figure: Path | None = None, **rest: Any,
 ) -> Federation:  # fmt: skip
     """A Federation from option values. Names and numbers are checked before TensorFlow is imported."""
     from fedpriv.data import load as load_data
@@ -130,9 +139,18 @@ def build(
     options.check_name(registry.models, model)
     options.check_name(registry.engines, engine)
     made_defenses = options.make_defenses(defenses)
-    made_procedure = options.make_procedure(**procedure)
+    drawn = procedure.pop("sampling")
+    options.make_procedure(sampling=options.make_sampling(**drawn, population=DEFAULT_CLIENTS), **procedure)
+    if clients is None and not partition.startswith("natural"):
+        clients = DEFAULT_CLIENTS
     train_data, test = load_data(data, data_dir=data_dir)
     parts = make_partition(partition, train_data, clients, seed)
+    made_procedure = options.make_procedure(sampling=options.make_sampling(**drawn, population=len(parts)), **procedure)
+    if partition_figure is not None:
+        from fedpriv.figures.partition import partition_figure as draw
+        from fedpriv.figures.save import save
+
+        save(draw(parts, train_data.y, train_data.class_names), partition_figure.with_suffix(""))
 
     from fedpriv.federation import Federation
     from fedpriv.models import load as load_model
