@@ -84,6 +84,9 @@ class Defense(Plugin):
     Every station on the way out and at the client runs the defenses in the order of the federation's list, the
     aggregate station in reverse. Values at the seams are flat float vectors `[d]`. Metrics are dicts of scalar
     tensors; the engine reports their cohort mean, filed under the defense's label (`labels`).
+
+    Station functions are traced into a graph as they stand, without AutoGraph: where the way depends on a tensor's
+    value, write `tf.where` or `tf.cond`, not Python's `if`.
     """
 
     #: What it takes and gives on the way from update to message.

@@ -1,7 +1,7 @@
 """The graph engine: the cohort on this machine, as compiled TensorFlow.
 
-A cohort is streamed in chunks, so memory does not grow with it. Within a chunk, clients run one after the other
-in a few lanes side by side, one lane a core; each client's result depends only on its own seed, and sums are
+A cohort is streamed in chunks, so memory does not grow with it. Within a chunk, as many clients run side by side
+as there are lanes, one lane a core; each client's result depends only on its own seed, and sums are
 taken in client order, so results depend neither on the lanes nor on the chunks.
 """
 
@@ -42,8 +42,9 @@ class GraphEngine(Engine):
         self._indices = tf.constant(np.concatenate(partition.indices).astype(np.int32))
         self._sizes = partition.sizes.astype(np.int32)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]]).astype(np.int32)
-        self._chunk = tf.function(self._chunk_graph, reduce_retracing=True)
-        self._evaluate = tf.function(self._evaluate_graph, reduce_retracing=True)
+        # Without AutoGraph, whose rewriting of every function on the way takes longer than tracing them.
+        self._chunk = tf.function(self._chunk_graph, reduce_retracing=True, autograph=False)
+        self._evaluate = tf.function(self._evaluate_graph, reduce_retracing=True, autograph=False)
         size = 4 * (self.setup.spec.size + 1)
         self.chunk_clients = max(self.lanes, min(CHUNK_CLIENTS, CHUNK_BYTES // size))
 
@@ -76,11 +77,9 @@ class GraphEngine(Engine):
             tf.TensorSpec([], tf.bool),
             tf.TensorSpec([], dtype),
         )
-        lanes = []
-        for lane in range(self.lanes):
-            members = tf.range(lane * count // self.lanes, (lane + 1) * count // self.lanes)
-            lanes.append(tf.map_fn(run, members, fn_output_signature=signature, parallel_iterations=1))
-        update, loss, metrics, finite, weight = tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *lanes)
+        update, loss, metrics, finite, weight = tf.map_fn(
+            run, tf.range(count), fn_output_signature=signature, parallel_iterations=self.lanes
+        )
         result = {"update": update, "loss": loss, "metrics": metrics, "finite": finite, "weight": weight}
         if self.protocol is None:
             result["total"] = _add_weighted(total, update, weight)
@@ -216,16 +215,7 @@ class GraphEngine(Engine):
             return tf.reduce_sum(tf.cast(losses, tf.float64)), tf.reduce_sum(tf.cast(right, tf.int32))
 
         signature = (tf.TensorSpec([], tf.float64), tf.TensorSpec([], tf.int32))
-        lanes = [
-            tf.map_fn(
-                one,
-                tf.range(k * batches // self.lanes, (k + 1) * batches // self.lanes),
-                fn_output_signature=signature,
-                parallel_iterations=1,
-            )
-            for k in range(self.lanes)
-        ]
-        losses, right = tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *lanes)
+        losses, right = tf.map_fn(one, tf.range(batches), fn_output_signature=signature, parallel_iterations=self.lanes)
         return tf.reduce_sum(losses), tf.reduce_sum(right)
 
     def evaluate(self, weights: np.ndarray, x: Any, y: Any) -> tuple[float, float]:
