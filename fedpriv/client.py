@@ -203,7 +203,7 @@ class Client:
         finite = tf.reduce_all(tf.math.is_finite(update)) if acting else None
         for i, defense in acting:
             update, reported = defense.update(update, self.context(i, fold(seed, 1), states, n))
-            metrics.update({f"{self.labels[i]}/{k}": v for k, v in reported.items()})
+            metrics.update({f"{self.labels[i]}/{k}": tf.cast(v, flat.dtype) for k, v in reported.items()})
         if finite is not None:  # a defense that drops or bounds what is not finite must not hide a divergence
             update = tf.where(finite, update, tf.constant(float("nan"), update.dtype))
         return update, loss_sum / steps, metrics

@@ -1,0 +1,85 @@
+"""A small federation with ragged clients on synthetic images, and its training by hand in NumPy."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fedpriv.data.dataset import Dataset
+from fedpriv.data.partition import Partition
+from fedpriv.federation import Federation
+from fedpriv.procedure import make_procedure
+
+SHAPE, CLASSES = (4, 4, 1), 3
+SIZES = (5, 12, 1, 8, 4)
+
+
+@pytest.fixture(scope="session")
+def toy() -> Dataset:
+    """30 examples of 4x4 in [0, 1], in three classes that can be told apart."""
+    rng = np.random.default_rng(7)
+    y = rng.integers(0, CLASSES, sum(SIZES)).astype(np.int32)
+    x = np.clip(rng.random((len(y), *SHAPE)) * 0.6 + 0.2 * y[:, None, None, None], 0, 1).astype(np.float32)
+    return Dataset("toy", x, y, CLASSES)
+
+
+@pytest.fixture(scope="session")
+def parts() -> Partition:
+    """Five clients with 5, 12, 1, 8 and 4 examples."""
+    return Partition("ragged", tuple(np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1])))
+
+
+@pytest.fixture(scope="session")
+def logistic_model():
+    from fedpriv.models.zoo import logistic
+
+    return logistic(SHAPE, CLASSES)
+
+
+@pytest.fixture(scope="session")
+def double_model():
+    from fedpriv.models.zoo import logistic
+
+    return logistic(SHAPE, CLASSES, dtype="float64")
+
+
+@pytest.fixture
+def federate(toy, parts, logistic_model) -> Callable[..., Federation]:
+    """`federate(defenses=..., seed=..., **procedure)`; keywords of Federation are taken first."""
+
+    def make(**options):
+        own = ("model", "train", "partition", "defenses", "test", "seed", "on_nonfinite", "rounds", "accountant")
+        given = {k: options.pop(k) for k in own if k in options}
+        procedure = options.pop("procedure", None) or make_procedure(**options)
+        fields = {"model": logistic_model, "train": toy, "partition": parts, "test": toy, **given}
+        return Federation(procedure=procedure, **fields)
+
+    return make
+
+
+class ByHand:
+    """Multinomial logistic regression in float64 NumPy."""
+
+    @staticmethod
+    def gradient(flat: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Gradient `[d]` of the mean cross-entropy."""
+        features = np.asarray(x, np.float64).reshape(len(x), -1)
+        kernel = np.asarray(flat[:-CLASSES], np.float64).reshape(-1, CLASSES)
+        logits = features @ kernel + flat[-CLASSES:]
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        error = (p - np.eye(CLASSES)[y]) / len(x)
+        return np.concatenate([(features.T @ error).ravel(), error.sum(0)])
+
+    @staticmethod
+    def loss(flat: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
+        """Mean cross-entropy in nats."""
+        features = np.asarray(x, np.float64).reshape(len(x), -1)
+        logits = features @ np.asarray(flat[:-CLASSES], np.float64).reshape(-1, CLASSES) + flat[-CLASSES:]
+        logits = logits - logits.max(1, keepdims=True)
+        return float(np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(len(y)), y]))
+
+
+@pytest.fixture(scope="session")
+def by_hand() -> type[ByHand]:
+    return ByHand
