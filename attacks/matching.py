@@ -59,7 +59,7 @@ class Restarts:
     """
 
     most: int = 1
-    target: float = 5e-9
+    target: float = 2e-8
     tolerance: float = 5e-8
     side_by_side: int = 1
 
