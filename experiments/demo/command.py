@@ -19,7 +19,7 @@ def demo(
     data: options.Data = "fashion_small",
     data_dir: options.DataDir = None,
     images: Annotated[int, typer.Option(min=1, max=12, help="Images attacked under each defense.")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, help="Training rounds of each defense.")] = 40,
+    rounds: Annotated[int, typer.Option(min=1, help="Training rounds of each defense.")] = 30,
     seed: options.Seed = 0,
 ) -> None:
     """Train on real images, intercept an update, reconstruct the image, defend, and show the cost."""

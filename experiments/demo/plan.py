@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 
@@ -62,17 +62,17 @@ class Plan:
     data_dir: str | None = None
     model: str = "lenet(init=uniform)"
     attack: str = "dlg(restarts=2,max_evaluations=1000)"
-    sum_attack: str = "dlg(restarts=1,max_evaluations=1000)"
+    sum_attack: str = "dlg(restarts=1,max_evaluations=800)"
     seed: int = 0
     images: int = 5
     clients: int = 100
-    cohort: int = 40
-    rounds: int = 40
+    cohort: int = 30
+    rounds: int = 30
     local_epochs: int = 1
     batch_size: int = 10
     client_rate: float = 0.2
     clip: float = 1.0
-    noises: tuple[float, ...] = field(default=(1e-4, 1e-3, 1e-2, 1e-1, 1.0))
+    noises: tuple[float, ...] = (1e-4, 1e-3, 1e-1, 1.0)
     sum_cohort: int = 8
     delta: float = 1e-5
     threshold_db: float = 30.0
