@@ -81,10 +81,10 @@ class Model:
 def cross_entropy(logits: Any, y: Any) -> Any:
     """Cross-entropy `[n]` in nats of `logits [n, k]` with integer labels `[n]` or probabilities `[n, k]`.
 
-    Written out rather than with TensorFlow's fused op, whose second derivative with respect to the labels is
-    missing a term; attacks that optimize dummy labels need it.
+    Probabilities are written out rather than given to TensorFlow's fused operation, whose second derivative with
+    respect to the labels is missing a term; attacks that optimize dummy labels need it. Integer labels, which nobody
+    can differentiate by, take the fused one.
     """
-    log_p = tf.nn.log_softmax(logits)
     if y.dtype.is_integer:
-        y = tf.one_hot(y, logits.shape[-1], dtype=logits.dtype)
-    return -tf.reduce_sum(tf.cast(y, logits.dtype) * log_p, axis=-1)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+    return -tf.reduce_sum(tf.cast(y, logits.dtype) * tf.nn.log_softmax(logits), axis=-1)

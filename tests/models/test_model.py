@@ -29,6 +29,19 @@ def test_cross_entropy_has_its_mixed_second_derivative():
     np.testing.assert_allclose(outer.jacobian(first, y)[0, :, 0], np.outer(p, np.ones(3)) - np.eye(3), atol=1e-6)
 
 
+def test_cross_entropy_of_integers_has_its_second_derivative():
+    """The Hessian in the logits is diag(p) - p p'."""
+    logits, y = tf.constant([[0.3, -1.0, 2.0]]), tf.constant([2])
+    with tf.GradientTape() as outer:
+        outer.watch(logits)
+        with tf.GradientTape() as inner:
+            inner.watch(logits)
+            loss = tf.reduce_sum(cross_entropy(logits, y))
+        first = inner.gradient(loss, logits)
+    p = tf.nn.softmax(logits)[0].numpy()
+    np.testing.assert_allclose(outer.jacobian(first, logits)[0, :, 0], np.diag(p) - np.outer(p, p), atol=1e-6)
+
+
 def test_initial_weights_of_other_shapes_are_refused():
     model = logistic((4,), 2)
     broken = dataclasses.replace(model, initialize=lambda seed: model.initialize(seed)[::-1])
