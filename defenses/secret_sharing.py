@@ -137,6 +137,22 @@ class SecretSharing(Protocol):
         """See Protocol."""
         return SharingSession(self, setup.spec.size + 1, clients, watched)
 
+    def combine(self, shares: Sequence[np.ndarray]) -> np.ndarray:
+        """See Protocol; the sum of the shares modulo 2^b.
+
+        Raises:
+          ProtocolError: not the shares of all aggregators, without which they say nothing.
+        """
+        if len(shares) != self.aggregators:
+            raise ProtocolError(
+                f"{len(shares)} of {self.aggregators} shares given; a contribution is the sum of all of them"
+            )
+        total = np.zeros_like(np.asarray(shares[0], np.uint64))
+        for share in shares:
+            np.add(total, np.asarray(share, np.uint64), out=total)
+        wire = Wire(self.bits, len(total))
+        return wire.reduce(total.astype(wire.dtype)).astype(np.uint64)
+
     def replay(self) -> Defense | None:
         """Nothing to replay: rounding to `step` is below what an attack can see, and has no derivative."""
         return None

@@ -152,7 +152,10 @@ def build(target: Any, parameters: dict[str, Any], what: str) -> Any:
     if missing:
         raise ParameterError(f"{what} needs a value for {', '.join(missing)}; write e.g. {missing[0]}=...")
     is_model = isinstance(target, type) and issubclass(target, pydantic.BaseModel)
-    call = target if is_model else pydantic.validate_call(config={"arbitrary_types_allowed": True})(target)
+    try:
+        call = target if is_model else pydantic.validate_call(config={"arbitrary_types_allowed": True})(target)
+    except pydantic.PydanticUserError as e:  # such as a built-in function
+        raise ParameterError(f"{what} cannot be built from named values: {e.message}") from e
     try:
         return call(**{k: _unwritten(v) for k, v in parameters.items()})
     except pydantic.ValidationError as e:

@@ -262,7 +262,7 @@ def test_models_must_fit_the_data(federate):
 def test_taps_and_cohorts_that_do_not_exist_are_refused_before_training(federate, monkeypatch):
     monkeypatch.setattr(GraphEngine, "cohort", lambda *_, **__: pytest.fail("trained"))
     federation = federate()
-    with pytest.raises(CapabilityError, match="coalition of aggregators.*secret_sharing"):
+    with pytest.raises(CapabilityError, match=r"coalition of aggregators.*secret_sharing"):
         federation.run(1, taps=[Tap(Adversary("aggregators", corrupted=(0,)), rounds={9})])
     with pytest.raises(ParameterError, match="client 5, but there are 5"):
         federation.run(1, taps=[Tap(clients=[2, 5])])

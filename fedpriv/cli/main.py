@@ -48,7 +48,10 @@ app.command()(show)
 
 def _add_registered_commands() -> None:
     """Commands that live outside the core (such as the demo) come in by entry point."""
+    present = {c.name for c in app.registered_commands}
     for name in registry.commands.names():
+        if name in present:
+            continue
         try:
             app.command(name)(registry.commands.load(name))
         except FedprivError as e:  # one broken package must not take the other commands away

@@ -219,3 +219,16 @@ def test_place_on_the_line_and_rounding_error():
     decoded = protocol.codec(setup).decode(protocol.encode(values, setup, None)[0])
     moved = np.linalg.norm(decoded[:-1] - values[:-1].numpy())
     assert 0.3 * protocol.l2_error(setup) < moved <= protocol.l2_error(setup)
+
+
+@pytest.mark.parametrize("bits", [20, 32, 64])
+@pytest.mark.parametrize("parties", [2, 3])
+def test_all_shares_of_a_message_make_the_message_and_fewer_are_refused(bits, parties):
+    protocol, setup = SecretSharing(aggregators=parties, bits=bits, range=2.0), setup_of(4, 2)
+    contribution = np.array([-2.0, 0.5, 0.0, 1.999, 1.0], np.float32)
+    transcript, encoded, _ = run(protocol, setup, [contribution, contribution / 2], range(parties))
+    for client in (0, 1):
+        shares = [transcript.held[p][client] for p in range(parties)]
+        np.testing.assert_array_equal(protocol.combine(shares), encoded[client])
+        with pytest.raises(ProtocolError, match="sum of all of them"):
+            protocol.combine(shares[1:])

@@ -1,0 +1,123 @@
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from fedpriv import __version__
+
+MISTAKES = [
+    (["attack", "nosuch"], "no attack is named 'nosuch'"),
+    (["attack", "idgl"], "Did you mean 'idlg'"),
+    (["attack", "dlg(restart=3)"], "Did you mean 'restarts'"),
+    (["attack", "dlg(restarts=0)"], "restarts='0'"),
+    (["attack", "dlg", "--images", "3", "--batch", "2"], "not a multiple"),
+    (["attack", "dlg", "--adversary", "sever"], "Did you mean 'server'"),
+    (["attack", "dlg", "--adversary", "aggregators(x)"], "numbers"),
+    (["attack", "dlg", "--knows", "label"], "Did you mean 'labels'"),
+    (["attack", "dlg", "--model", "lent"], "Did you mean 'lenet'"),
+    (["attack", "os:getcwd"], "cannot be built from named values"),
+    (["attack", "fedpriv.exposure:single_steps(steps=1)"], "must be, or return, a fedpriv.attack.Attack"),
+    (["attack", "no.such.module:Attack"], "no module 'no'"),
+    (["train", "--defense", "clip(nrm=1)"], "Did you mean 'norm'"),
+    (["train", "--defense", "clip(norm=-1)"], "greater than 0"),
+    (["train", "--defense", "clip"], "needs a value for norm"),
+    (["train", "--defense", "clip(norm=1"], "closing parenthesis"),
+    (["train", "--defense", "clip(norm=1,norm=2)"], "twice"),
+    (["train", "--model", "convnt"], "Did you mean 'convnet'"),
+    (["train", "--engine", "grph"], "Did you mean 'graph'"),
+    (["train", "--data", "fashon_small"], "Did you mean 'fashion_small'"),
+    (["train", "--data", "no/such/file.npz"], "no/such/file.npz is missing"),
+    (["train", "--accountant", "pdl"], "Did you mean 'pld'"),
+    (["train", "--on-nonfinite", "dorp"], "Did you mean 'drop'"),
+    (["train", "--algorithm", "fedavgg"], "Did you mean 'fedavg'"),
+    (["train", "--cohort", "3", "--fraction", "0.1"], "exclude each other"),
+    (["train", "--fraction", "1.5"], "1.5 is no fraction"),
+    (["train", "--poisson", "2"], "less than or equal to 1"),
+    (["train", "--weighting", "unifrom"], "weighting='unifrom'"),
+    (["train", "--client-lr", "0"], "greater than 0"),
+    (["train", "--client-schedule", "stepp"], "Did you mean 'step'"),
+    (["train", "--server-optimizer", "adm"], "kind='adm'"),
+    (["train", "--partition", "irichlet(alpha=1)"], "Did you mean 'dirichlet'"),
+    (["list", "atacks"], "Did you mean 'attacks'"),
+    (["show", "lenett"], "Did you mean 'lenet'"),
+    (["train", "--rounds", "x"], "valid integer"),
+    (["train", "--nosuch"], "No such option"),
+    (["nosuch"], "No such command"),
+]
+
+
+def test_mistakes_are_answered_without_tensorflow_without_a_traceback_and_with_a_way_out():
+    code = f"""
+import contextlib, io, sys
+from fedpriv.cli import main
+for arguments, _ in {MISTAKES!r}:
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main(arguments)
+    except SystemExit as e:
+        print(repr((arguments, e.code, out.getvalue(), err.getvalue(), 'tensorflow' in sys.modules)))
+for arguments in (['--help'], ['train', '--help'], ['attack', '-h'], ['--version'],
+                  ['list', 'attacks'], ['list', 'defenses'], ['show', 'dlg'], ['show', 'clip']):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main(arguments)
+    assert 'tensorflow' not in sys.modules, arguments
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers = [ast.literal_eval(line) for line in done.stdout.splitlines()]
+    assert [a[0] for a in answers] == [m[0] for m in MISTAKES]
+    for (arguments, status, out, err, tensorflow), (_, message) in zip(answers, MISTAKES, strict=True):
+        flat = " ".join(err.replace("│", " ").split())
+        assert message in flat, (arguments, err)
+        assert status == 2, arguments
+        assert out == "", arguments
+        assert "Traceback" not in err, arguments
+        assert not tensorflow, arguments
+
+
+def test_help_and_version(run):
+    assert run("--version") == (0, f"fedpriv {__version__}\n", "")
+    status, out, _ = run("--help")
+    assert status == 0
+    for command in ("train", "attack", "list", "show"):
+        assert command in out
+
+
+@pytest.mark.parametrize("kind", ["attacks", "defenses", "models", "datasets", "metrics", "engines"])
+def test_everything_registered_is_listed_with_a_line_and_can_be_shown(run, kind):
+    status, out, err = run("list", kind)
+    assert (status, err) == (0, "")
+    for line in out.splitlines():
+        name, _, text = line.partition(" ")
+        assert len(text.strip()) > 10, line
+        status, shown, err = run("show", name)
+        assert (status, err) == (0, "")
+        assert text.strip() in shown
+
+
+def test_show_tells_parameters_and_paper(run):
+    _, out, _ = run("show", "central_dp")
+    assert "noise_multiplier = required" in out
+    assert "Paper: McMahan" in out
+    assert "Adaptive attack:" in out
+    _, out, _ = run("show", "dlg")
+    assert "restarts = 8" in out
+    assert "Needs:" in out
+    _, out, _ = run("show", "defenses.clip:Clip")
+    assert "norm = required" in out
+
+
+def test_one_broken_plug_in_hides_no_other(run, monkeypatch):
+    import importlib.metadata
+
+    from fedpriv.cli import listing
+
+    broken = importlib.metadata.EntryPoint("broken", "no_such_module:X", "fedpriv.attacks")
+    entries = {**listing.REGISTRIES["attacks"]._entries, "broken": broken}
+    monkeypatch.setitem(listing.REGISTRIES["attacks"].__dict__, "_entries", entries)
+    status, out, _ = run("list", "attacks")
+    assert status == 0
+    assert "broken  (unusable: attack 'broken'" in out
+    assert "dlg" in out

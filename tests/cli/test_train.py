@@ -1,0 +1,165 @@
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from fedpriv.checkpoint import Checkpoint
+
+SMALL = ("train", "--model", "logistic", "--clients", "4", "--batch-size", "3", "--client-lr", "0.5")
+STATEFUL = (
+    "--server-optimizer", "adam", "--server-lr", "0.05", "--poisson", "0.7", "--weighting", "uniform",
+    "--defense", "central_dp(clip=0.5,noise_multiplier=0.4)",
+)  # fmt: skip
+
+
+def test_json_is_one_strict_object_a_round(run, strict, npz):
+    status, out, err = run(*SMALL, *STATEFUL, "--data", npz, "--rounds", 3, "--json")
+    assert (status, err) == (0, "")
+    rows = strict(out)
+    assert [r["round"] for r in rows] == [0, 1, 2]
+    assert rows[0]["epsilon"] < rows[2]["epsilon"]
+    assert {"loss", "accuracy", "bytes_up", "metrics", "survivors"} <= set(rows[0])
+
+
+def test_what_json_cannot_say_is_null(run, strict, npz, tmp_path, monkeypatch):
+    """A model whose logits are not finite in evaluation has no test loss."""
+    with np.load(npz) as z:
+        x, y = z["x"], z["y"]
+    model = tmp_path / "steep.py"
+    model.write_text(
+        "import numpy as np\n"
+        "from fedpriv._lazy import tf\n"
+        "from fedpriv.models import Model\n"
+        "from fedpriv.spec import Spec\n"
+        "def steep(input_shape, num_classes):\n"
+        "    spec = Spec(('w',), ((16, num_classes),))\n"
+        "    def apply(w, x, training):\n"
+        "        z = tf.reshape(x, [-1, 16]) @ w[0]\n"
+        "        return z if training else z / 0.0\n"
+        "    return Model('steep', input_shape, num_classes, spec, apply,\n"
+        "                 lambda seed: [np.zeros((16, num_classes), np.float32)])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    data = write_folder(tmp_path, x, y)
+    status, out, _ = run("train", "--data", data, "--model", "steep:steep", "--clients", 3, "--rounds", 1, "--json")
+    assert status == 0
+    (row,) = strict(out)
+    assert row["test_loss"] is None
+
+
+def write_folder(folder, x, y):
+    """An IDX folder, which has a test set."""
+    import struct
+
+    made = folder / "idx"
+    made.mkdir()
+    for prefix in ("train", "t10k"):
+        images = np.round(x[..., 0] * 255).astype(np.uint8)
+        (made / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, *images.shape) + images.tobytes())
+        (made / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">2i", 2049, len(y)) + y.astype(np.uint8).tobytes()
+        )
+    return str(made)
+
+
+def test_plain_output_ends_in_a_conclusion(run, npz):
+    status, out, err = run(*SMALL, *STATEFUL, "--data", npz, "--rounds", 2)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("round 1/2  loss ")
+    assert "epsilon" in lines[1]
+    assert "2 rounds:" in out
+    assert "Against 'released': epsilon" in out
+    _, out, _ = run(*SMALL, "--data", npz, "--rounds", 1)
+    assert "No formal privacy guarantee" in out
+
+
+def test_fedsgd_and_every_loop_option(run, strict, npz):
+    _, one, _ = run(*SMALL, "--data", npz, "--rounds", 2, "--algorithm", "fedsgd", "--server-lr", 0.3, "--json")
+    _, two, _ = run(
+        "train", "--model", "logistic", "--clients", 4, "--data", npz, "--rounds", 2, "--batch-size", 0,
+        "--client-lr", 1.0, "--server-lr", 0.3, "--json",
+    )  # fmt: skip
+    same = [[{k: v for k, v in r.items() if k != "seconds"} for r in strict(t)] for t in (one, two)]
+    assert same[0] == same[1]
+    status, _, err = run(
+        "train", "--model", "logistic", "--clients", 5, "--data", npz, "--rounds", 2, "--json", "--partition",
+        "dirichlet(alpha=1)", "--local-epochs", 2, "--max-local-steps", 3, "--fraction", 0.5, "--client-optimizer",
+        "momentum", "--client-momentum", 0.5, "--client-schedule", "exponential(decay=0.9)", "--server-optimizer",
+        "momentum", "--server-schedule", "warmup(over=3)", "--proximal", 0.1, "--eval-every", 2, "--seed", 3,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+
+
+def test_a_diverging_run_names_round_and_client(run, npz):
+    status, _, err = run(*SMALL[:-1], "1e38", "--data", npz, "--rounds", 5, "--local-epochs", 3)
+    assert status == 2
+    assert "round 0: the update of client 0 is not finite" in err
+    assert "drop" in err
+
+
+def train_to(tmp_path, name, npz, rounds):
+    return [*SMALL, *STATEFUL, "--data", npz, "--rounds", rounds, "--checkpoint", tmp_path / name, "--json"]
+
+
+def rows_of(out):
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in out.splitlines()]
+
+
+def test_a_killed_run_resumes_to_the_same_bits(run, start, npz, tmp_path):
+    process = start(*train_to(tmp_path, "killed", npz, 5000))
+    seen = [process.stdout.readline() for _ in range(3)]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = Checkpoint.load(tmp_path / "killed").round
+    assert 3 <= done < 5000
+    target = done + 4
+    status, resumed, _ = run(*train_to(tmp_path, "killed", npz, target))
+    assert status == 0
+    _, straight, _ = run(*train_to(tmp_path, "straight", npz, target))
+    assert rows_of("".join(seen)) == rows_of(straight)[:3]
+    assert rows_of(resumed) == rows_of(straight)[done:]
+    a, b = (Checkpoint.load(tmp_path / n) for n in ("killed", "straight"))
+    assert a.weights.tobytes() == b.weights.tobytes()
+    for x, y in zip(a.server, b.server, strict=True):
+        assert x.tobytes() == y.tobytes()
+
+
+def test_a_checkpoint_of_other_settings_or_of_more_rounds_is_refused(run, npz, tmp_path):
+    assert run(*train_to(tmp_path, "c", npz, 3))[0] == 0
+    status, _, err = run(*train_to(tmp_path, "c", npz, 2))
+    assert status == 2
+    assert "3 rounds already" in err
+    status, _, err = run(*train_to(tmp_path, "c", npz, 4), "--seed", 9)
+    assert status == 2
+    assert "seed was 0, is 9" in err
+    assert run(*train_to(tmp_path, "c", npz, 2), "--no-resume")[0] == 0
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_130(start, npz, tmp_path):
+    process = start(*train_to(tmp_path, "c", npz, 100_000), "--checkpoint-every", 100_000)
+    process.stdout.readline()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert Checkpoint.load(tmp_path / "c").round == len(out.splitlines()) + 1
+
+
+def test_a_closed_pipe_ends_it_quietly_and_the_log_is_silent(start, npz):
+    process = start(*SMALL, "--data", npz, "--rounds", 100_000)
+    assert process.stdout.readline().startswith("round 1/")
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(timeout=60) != 0
+    assert err == ""
+
+
+@pytest.mark.slow
+def test_verbose_brings_tensorflows_log_back(start, npz):
+    quiet, loud = (start(*v, *SMALL, "--data", npz, "--rounds", 1) for v in ((), ("-v",)))
+    assert quiet.communicate()[1] == ""
+    assert loud.communicate()[1] != ""

@@ -1,0 +1,69 @@
+"""Who may import whom, and that nothing imports TensorFlow before it is needed."""
+
+import ast
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FORBIDDEN = {
+    "fedpriv": {"attacks", "defenses", "experiments"},
+    "attacks": {"defenses", "experiments"},
+    "defenses": {"attacks", "experiments"},
+}
+
+
+def imported(source: str) -> set[str]:
+    """Top-level packages that a module imports, at any place in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+            "import_module",
+            "__import__",
+        ):
+            found |= {
+                a.value.split(".")[0] for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)
+            }
+    return found
+
+
+def test_the_walk_sees_every_way_to_import():
+    source = "def f():\n  import a.b as c, d\n  from e.f import g\nimportlib.import_module('h.i')\nfrom . import j\n"
+    assert imported(source) == {"a", "d", "e", "h"}
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_point_one_way(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    wrong = {str(f.relative_to(ROOT)): bad for f in files if (bad := imported(f.read_text()) & FORBIDDEN[package])}
+    assert not wrong
+
+
+def modules():
+    for package in ("fedpriv", "attacks", "defenses", "experiments"):
+        path = importlib.util.find_spec(package).submodule_search_locations
+        yield package
+        yield from (m.name for m in pkgutil.walk_packages(path, f"{package}.") if not m.name.endswith("__main__"))
+
+
+def test_importing_everything_imports_no_tensorflow():
+    names = sorted(modules())
+    assert len(names) > 50
+    code = f"""
+import importlib, sys
+for name in {names!r}:
+    importlib.import_module(name)
+    heavy = {{'tensorflow', 'tensorflow_federated', 'tensorflow_privacy', 'keras', 'jax'}} & set(sys.modules)
+    assert not heavy, (name, heavy)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,192 @@
+"""What each adversary sees under each stack, and that nothing more is in its view."""
+
+import numpy as np
+import pytest
+
+from defenses.central_dp import CentralDP
+from defenses.clip import Clip
+from defenses.local_dp import LocalDP
+from defenses.secret_sharing import SecretSharing
+from fedpriv.adversary import Adversary
+from fedpriv.errors import CapabilityError, ParameterError
+from fedpriv.tap import Tap
+
+SERVER, WIRE, OBSERVER = Adversary(), Adversary("eavesdropper"), Adversary("observer")
+SETTINGS = {"batch_size": None, "weighting": "uniform"}
+
+
+def aggregators(*members):
+    return Adversary("aggregators", corrupted=members)
+
+
+def see(federation, *adversaries, clients=None):
+    """(observations by adversary, the next weights)."""
+    state, record = federation.step(federation.start(), [Tap(a, clients=clients) for a in adversaries], evaluate=False)
+    found = [[o for o in record.observations if o.view.adversary == a] for a in adversaries]
+    return found, state.weights
+
+
+@pytest.fixture
+def plain(federate):
+    """Each client's update, by client, as the server sees it without any defense."""
+
+    def make(**options):
+        (seen,), _ = see(federate(**{**SETTINGS, **options}), SERVER)
+        return [o.view.observed for o in seen]
+
+    return make
+
+
+def test_server_and_wire_see_each_message_where_nothing_hides_it(federate, toy, parts, by_hand):
+    federation = federate(**SETTINGS)
+    w0 = federation.start().weights
+    (server, wire, observer), after = see(federation, SERVER, WIRE, OBSERVER)
+    for seen in (server, wire):
+        assert [o.truth.clients for o in seen] == [(c,) for c in range(5)]
+        for o, mine in zip(seen, parts.indices, strict=True):
+            assert (o.view.kind, o.view.clients, o.view.shares) == ("update", 1, None)
+            np.testing.assert_allclose(
+                o.view.observed, -0.1 * by_hand.gradient(w0, toy.x[mine], toy.y[mine]), atol=1e-6
+            )
+            np.testing.assert_array_equal(o.truth.x, toy.x[mine])
+            np.testing.assert_array_equal(o.truth.y, toy.y[mine])
+    (public,) = observer
+    assert (public.view.kind, public.view.clients, public.truth.clients) == ("released", 5, (0, 1, 2, 3, 4))
+    np.testing.assert_allclose(public.view.observed, after - w0, atol=1e-6)
+    np.testing.assert_array_equal(public.truth.y, toy.y)
+
+
+def test_a_tap_hears_only_the_clients_it_asks_for(federate):
+    (server,), _ = see(federate(**SETTINGS), SERVER, clients=[4, 1])
+    assert [o.truth.clients for o in server] == [(1,), (4,)]
+
+
+def test_messages_are_seen_after_the_clients_defenses(federate, plain):
+    updates = plain()
+    (server, wire, observer), _ = see(federate(defenses=(Clip(norm=0.01),), **SETTINGS), SERVER, WIRE, OBSERVER)
+    for u, at_server, on_wire in zip(updates, server, wire, strict=True):
+        np.testing.assert_allclose(at_server.view.observed, u * 0.01 / np.linalg.norm(u), rtol=1e-5, atol=1e-8)
+        np.testing.assert_array_equal(at_server.view.observed, on_wire.view.observed)
+    assert np.linalg.norm(observer[0].view.observed) <= 0.01 * (1 + 1e-5)
+
+
+def test_local_noise_is_in_the_message(federate, plain):
+    (server,), _ = see(federate(defenses=(LocalDP(clip=100.0, noise_multiplier=0.02),), **SETTINGS), SERVER)
+    noise = np.concatenate([o.view.observed - u for o, u in zip(server, plain(), strict=True)])
+    assert np.std(noise) == pytest.approx(2.0, rel=0.15)
+
+
+def test_central_noise_is_in_what_is_released_and_not_in_the_messages(federate, plain):
+    updates = plain()
+    federation = federate(defenses=(CentralDP(clip=100.0, noise_multiplier=0.1),), **SETTINGS)
+    (server, observer), after = see(federation, SERVER, OBSERVER)
+    for o, u in zip(server, updates, strict=True):
+        np.testing.assert_allclose(o.view.observed, u, atol=1e-6)
+    noise = observer[0].view.observed - np.mean(updates, 0)
+    assert np.std(noise) == pytest.approx(10 / 5, rel=0.35)
+    np.testing.assert_allclose(after - federation.start().weights, observer[0].view.observed, atol=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "examples"])
+@pytest.mark.parametrize("k", [2, 3])
+def test_secret_sharing_leaves_the_sum_alone(federate, plain, parts, k, weighting):
+    settings = {**SETTINGS, "weighting": weighting}
+    protocol = SecretSharing(aggregators=k, range=1.0)
+    federation = federate(defenses=(protocol,), **settings)
+    step = protocol.codec(federation.setup).step
+    some, everyone = aggregators(*range(k - 1)), aggregators(*range(k))
+    (server, wire, observer, part, whole), _ = see(federation, SERVER, WIRE, OBSERVER, some, everyone)
+    updates = plain(weighting=weighting)
+    shares = np.ones(5) / 5 if weighting == "uniform" else parts.sizes / 30
+    mean = sum(s * u.astype(np.float64) for s, u in zip(shares, updates, strict=True))
+
+    for (only,), kind in ((server, "sum"), (part, "sum"), (observer, "released")):
+        assert (only.view.kind, only.view.clients, len(only.truth.y)) == (kind, 5, 30)
+        np.testing.assert_allclose(only.view.observed, mean, atol=step + 1e-7)
+    assert server[0].view.shares is None
+    assert observer[0].view.shares is None
+
+    ((on_wire,),) = (wire,)
+    assert (on_wire.view.kind, on_wire.view.observed, on_wire.view.shares) == ("shares", None, None)
+
+    held = part[0].view.shares
+    assert set(held) == set(range(k - 1))
+    for party in held.values():
+        assert set(party) == {0, 1, 2, 3, 4}
+        assert all(s.shape == (len(mean) + 1,) and s.dtype == np.uint64 for s in party.values())
+    pooled = sum(held[p][1].astype(np.uint64) for p in held) % np.uint64(1 << 32)
+    decoded = pooled.astype(np.uint32).view(np.int32)[:-1] * step
+    assert abs(np.corrcoef(decoded, updates[1])[0, 1]) < 0.6  # 51 random numbers: five standard deviations is 0.7
+    assert np.abs(decoded).max() > 0.05  # and spread over the whole ring, not of an update's size
+
+    assert [o.truth.clients for o in whole] == [(c,) for c in range(5)]
+    for o, u, weight in zip(whole, updates, parts.sizes / 12, strict=True):
+        assert o.view.kind == "update"
+        blur = step if weighting == "uniform" else step / weight
+        np.testing.assert_allclose(o.view.observed, u, atol=blur + 1e-6)
+
+
+def test_shares_are_fresh_every_time(federate):
+    federation = federate(defenses=(SecretSharing(aggregators=2),), **SETTINGS)
+    (first,), _ = see(federation, aggregators(0))
+    (second,), _ = see(federation, aggregators(0))
+    assert not np.array_equal(first[0].view.shares[0][1], second[0].view.shares[0][1])
+    np.testing.assert_array_equal(first[0].view.observed, second[0].view.observed)
+
+
+def test_noise_over_a_secure_sum_hides_both(federate):
+    stack = (CentralDP(clip=0.5, noise_multiplier=0.2), SecretSharing(aggregators=2, range=1.0))
+    (server, observer), _ = see(federate(defenses=stack, **SETTINGS), SERVER, OBSERVER)
+    assert (server[0].view.kind, observer[0].view.kind) == ("sum", "released")
+    difference = observer[0].view.observed - server[0].view.observed
+    assert np.std(difference) == pytest.approx(0.1 / 5, rel=0.35)
+
+
+@pytest.mark.parametrize("members", [(2,), (0, 7), (-1,)])
+def test_aggregators_that_do_not_exist(federate, members):
+    with pytest.raises(CapabilityError, match=f"aggregator {members[-1]} does not exist: secret_sharing has 2"):
+        federate(defenses=(SecretSharing(aggregators=2),)).run(1, taps=[Tap(aggregators(*members))])
+
+
+def test_only_what_is_known_is_told(federate, parts):
+    stack = (Clip(norm=1.0),)
+    (blind, all_knowing), _ = see(
+        federate(defenses=stack, **SETTINGS),
+        Adversary(knows=frozenset()),
+        Adversary(knows=frozenset({"labels", "num_examples", "procedure", "defense"})),
+    )
+    view = blind[1].view
+    assert (view.labels, view.num_examples, view.procedure, view.client_rate) == (None, None, None, None)
+    assert (view.defenses, view.states) == ((), ())
+    with pytest.raises(CapabilityError, match="cannot replay"):
+        view.simulate(blind[1].truth.x, blind[1].truth.y)
+    with pytest.raises(CapabilityError, match="number of examples is unknown"):
+        _ = view.total_examples
+    view = all_knowing[1].view
+    np.testing.assert_array_equal(view.labels, all_knowing[1].truth.y)
+    assert view.labels is not all_knowing[1].truth.y
+    assert (view.num_examples, view.client_rate, view.defenses) == ((12,), 0.1, stack)
+
+
+def test_dropped_clients_are_behind_no_view(federate, toy):
+    from fedpriv.data.dataset import Dataset
+
+    x = toy.x.copy()
+    x[6] = np.nan
+    federation = federate(train=Dataset("bad", x, toy.y, 3), on_nonfinite="drop", **SETTINGS)
+    (server, observer), _ = see(federation, SERVER, OBSERVER)
+    assert [o.truth.clients for o in server] == [(0,), (2,), (3,), (4,)]
+    assert observer[0].view.num_examples == (5, 1, 8, 4)
+
+
+def test_adversaries_are_checked():
+    with pytest.raises(ParameterError, match="Did you mean 'server'"):
+        Adversary("sever")
+    with pytest.raises(ParameterError, match="Did you mean 'labels'"):
+        Adversary(knows=frozenset({"label"}))
+    with pytest.raises(ParameterError, match="needs its members"):
+        Adversary("aggregators")
+    with pytest.raises(ParameterError, match="names aggregators"):
+        Adversary("server", corrupted=(0,))
+    with pytest.raises(ParameterError, match="takes an Adversary"):
+        Tap("server")

@@ -1,0 +1,179 @@
+"""The truth is out of an attack's reach: an attack looks for it everywhere it can get to, and fails."""
+
+import gc
+import sys
+import types
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from defenses.clip import Clip
+from defenses.secret_sharing import SecretSharing
+from fedpriv._lazy import tf
+from fedpriv.adversary import Adversary
+from fedpriv.attack import Attack, Capability, Finding
+from fedpriv.errors import CapabilityError
+from fedpriv.exposure import Exposure
+from fedpriv.tap import Tap
+from fedpriv.trial import isolated, run_trial
+
+
+def reachable(start):
+    """Everything that references lead to: attributes, closures, containers, frames; no modules' globals."""
+    modules = {id(m.__dict__) for m in list(sys.modules.values()) if isinstance(m, types.ModuleType)}
+    seen, queue = {id(start)}, [start]
+    while queue:
+        thing = queue.pop()
+        yield thing
+        inside = [thing.base] if isinstance(thing, np.ndarray) else []  # arrays hide whose memory they show
+        for other in gc.get_referents(thing) + inside:
+            if id(other) not in seen and not isinstance(other, types.ModuleType) and id(other) not in modules:
+                seen.add(id(other))
+                queue.append(other)
+
+
+def pixels(thing):
+    """The numbers in an array, a view of one, a tensor or bytes, or None."""
+    if isinstance(thing, np.ndarray) and thing.dtype.kind in "fiu":
+        return thing
+    if tf.is_tensor(thing) and hasattr(thing, "numpy") and thing.dtype.is_floating:
+        return thing.numpy()
+    return None
+
+
+def holds(start, wanted):
+    """Whether the examples `wanted`, or any one of them, lie in anything reachable from `start`."""
+    rows = wanted.reshape(len(wanted), -1)
+    for thing in reachable(start):
+        found = pixels(thing)
+        if found is None or found.size < rows.shape[1] or found.size % rows.shape[1]:
+            continue
+        candidates = found.reshape(-1, rows.shape[1])
+        for row in rows:
+            if np.isclose(candidates, row, atol=1e-6).all(1).any():
+                return True
+    return False
+
+
+def stack():
+    """The frames that lead here, and what is in them."""
+    frame, found = sys._getframe(1), []
+    while frame is not None:
+        found.append(frame)
+        found.append(dict(frame.f_locals))
+        frame = frame.f_back
+    return found
+
+
+class Burglar(Attack):
+    """Looks through its view, its parameters and the whole stack of calls above it."""
+
+    name: ClassVar[str] = "burglar"
+
+    def attack(self, view, seed):
+        things = [view, stack()]
+        return Finding(x=None, y=np.zeros(1, int), extra={"things": things})
+
+
+STACKS = {
+    "none": ((), Adversary()),
+    "clip": ((Clip(norm=0.1),), Adversary()),
+    "labels known": ((), Adversary().knowing("labels")),
+    "observer": ((), Adversary("observer")),
+    "sum": ((SecretSharing(),), Adversary()),
+    "coalition": ((SecretSharing(),), Adversary("aggregators", corrupted=(0,))),
+    "eavesdropper": ((SecretSharing(),), Adversary("eavesdropper")),
+}
+
+
+def test_the_walk_finds_the_truth_where_it_is(federate):
+    observation = federate().run(1, taps=[Tap()]).observations[1]
+    x = observation.truth.x
+    assert holds(observation, x)
+    assert holds([{"deep": (lambda: observation.truth,)}], x)
+    assert holds({"part": x[:1, :1]}, x)
+    assert not holds({"other": 1 - x}, x)
+
+
+@pytest.mark.parametrize("case", STACKS)
+def test_no_reference_leads_from_an_attack_to_the_truth(federate, case):
+    defenses, adversary = STACKS[case]
+    federation = federate(defenses=defenses, batch_size=4, local_epochs=2)
+    observation = federation.run(1, taps=[Tap(adversary)]).observations[0]
+    x = observation.truth.x
+    observation.view.static_key()
+    if adversary.position != "eavesdropper":
+        observation.view.simulate(np.zeros_like(x), observation.truth.y)  # leaves nothing behind either
+    finding = isolated(Burglar(), observation.view)
+    assert not holds(finding.extra["things"], x)
+    if "labels" in adversary.knows:
+        np.testing.assert_array_equal(observation.view.labels, observation.truth.y)
+
+
+def test_without_the_thread_of_its_own_the_stack_would_lead_there(federate):
+    observation = federate().run(1, taps=[Tap()]).observations[1]
+    finding = Burglar().run(observation.view)
+    assert holds(finding.extra["things"], observation.truth.x)
+
+
+class Fixed(Attack):
+    """Claims grey images, from one client's update only."""
+
+    name: ClassVar[str] = "fixed"
+    needs: ClassVar[frozenset] = frozenset({Capability.SINGLE_CLIENT, Capability.LABELS})
+    fail: bool = False
+
+    def attack(self, view, seed):
+        if self.fail:
+            raise ZeroDivisionError("inside")
+        x = np.full((view.total_examples, *view.model.input_shape), 0.5, np.float32)
+        return Finding(x, view.labels, extra={"seed": seed})
+
+
+def test_a_trial_runs_the_attack_and_scores_it(federate):
+    observation = federate().run(1, taps=[Tap(Adversary().knowing("labels"))]).observations[1]
+    trial = run_trial(Fixed(), observation, seed=7, threshold_db=5.0)
+    assert trial.finding.extra["seed"] == 7
+    assert trial.score.label_accuracy == 1.0
+    assert len(trial.score.images) == 12
+    expected = np.mean((observation.truth.x - 0.5) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(sorted(i.mse for i in trial.score.images), sorted(expected), rtol=1e-5)
+
+
+def test_errors_come_out_of_the_thread(federate):
+    view = federate().run(1, taps=[Tap(Adversary().knowing("labels"))]).observations[1].view
+    with pytest.raises(ZeroDivisionError, match="inside"):
+        isolated(Fixed(fail=True), view)
+    blind = federate().run(1, taps=[Tap()]).observations[1]
+    with pytest.raises(CapabilityError, match=r"'fixed' needs the examples' labels.*one client's update"):
+        run_trial(Fixed(), blind)
+
+
+def test_trials_are_cohorts_of_their_own(toy, logistic_model):
+    exposure = Exposure(logistic_model, toy, trials=3, batch=2, cohort=2)
+    seen = list(exposure)
+    assert [o.view.round for o in seen] == [0, 0, 1, 1, 2, 2]
+    np.testing.assert_array_equal(np.concatenate([o.truth.x for o in seen]), toy.x[:12])
+    assert len({o.view.weights.tobytes() for o in seen}) == 3
+    again = Exposure(logistic_model, toy, trials=3, batch=2, cohort=2).observe(1)
+    assert [o.view.observed.tobytes() for o in again] == [o.view.observed.tobytes() for o in seen[2:4]]
+    trained = Exposure(logistic_model, toy, 2, weights=np.ones(logistic_model.spec.size))
+    assert all((o.view.weights == 1).all() for o in trained)
+
+
+def test_a_schedule_does_not_follow_the_trials(toy, logistic_model):
+    from fedpriv.procedure import make_procedure
+
+    procedure = make_procedure(batch_size=None, client={"schedule": {"kind": "exponential", "decay": 0.1}})
+    exposure = Exposure(logistic_model, toy, 3, procedure=procedure)
+    assert {o.view.client_rate for o in exposure} == {1.0}
+
+
+def test_trials_need_enough_images(toy, logistic_model):
+    from fedpriv.errors import ParameterError
+
+    with pytest.raises(ParameterError, match="need 32 images, but 'toy' has 30"):
+        Exposure(logistic_model, toy, trials=4, batch=4, cohort=2)
+    with pytest.raises(ParameterError, match="at least 1"):
+        Exposure(logistic_model, toy, trials=0)
