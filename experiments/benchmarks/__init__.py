@@ -1,0 +1,1 @@
+"""Benchmarks: rounds a second and memory, each measured side by side in one run."""
