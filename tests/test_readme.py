@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def test_every_command_shown_parses() -> None:
     assert len(lines) >= 5
     for line in lines:
         words = shlex.split(line, comments=True)[3:]
-        for option, value in zip(words, words[1:], strict=False):
+        for option, value in itertools.pairwise(words):
             if option in ("-d", "--defense"):
                 registry.defenses.create(value)
         if words[0] == "attack":
