@@ -226,16 +226,16 @@ def _beside(summaries: Mapping[str, Mapping[str, Any]]) -> str:
             + ("about the same factor." if 0.8 < ours / theirs < 1.25 else "a high price in both, by another factor.")
         )
     return (
-        text
-        + " The paper states neither the 2NN's initial weights, nor the scaling of the pixels, nor how often it measured "
-        "accuracy. Here weights are Glorot uniform, biases zero, pixels in [0, 1], and accuracy is measured after "
-        "every round; so the comparison is of order and trend, not of single rounds."
+        text + " The paper states neither the 2NN's initial weights, nor the scaling of the pixels, nor how often it "
+        "measured accuracy. Here weights are Glorot uniform, biases zero, pixels in [0, 1], and accuracy is measured "
+        "after every round; so the comparison is of order and trend, not of single rounds."
     )
 
 
 def _limits() -> str:
     return (
         "The rate is tuned on test accuracy, as in the paper, and by seed 0 alone; neighbouring rates differ by little "
-        "more than seeds do. The best-so-far curve crosses at the first lucky round, which favours curves that swing, as "
-        "those of the shards do. A rate that was given up may have got there later. Only the 2NN, E=1 and B=10 were run."
+        "more than seeds do. The best-so-far curve crosses at the first lucky round, which favours curves that swing, "
+        "as those of the shards do. A rate that was given up may have got there later. Only the 2NN, E=1 and B=10 "
+        "were run."
     )

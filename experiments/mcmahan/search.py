@@ -71,8 +71,6 @@ def search(train: Callable[[float, int], Run], cap: int, start: float = 0.1) -> 
         if best.rate not in around:
             break
         step += 1 if best.rate == around[0] else -1
-    assert best is not None
-    middle = best.rate
-    for side in (FINE, 1 / FINE):
-        visit(nice(middle * side))
+    for side in (1, -1):
+        visit(nice(start * COARSE**step * FINE**side))
     return list(runs.values())
