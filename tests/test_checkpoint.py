@@ -38,7 +38,7 @@ def stop_after(rounds):
     return stop
 
 
-@pytest.mark.parametrize("server", ["adam", "momentum"])
+@pytest.mark.parametrize("server", ["adam", pytest.param("momentum", marks=pytest.mark.slow)])
 def test_an_interrupted_run_resumes_to_the_same_bits(noisy, tmp_path, server):
     path, whole = tmp_path / "run.ckpt", noisy(server).run(5)
     part = noisy(server).run(5, checkpoint=path, checkpoint_every=100, on_round=stop_after(3))

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 QUICK = "(max_evaluations=30,restarts=1)"
 TINY = ("--model", "logistic", "--images", "2")
 
@@ -27,6 +29,7 @@ def test_the_table_and_the_files(run, npz, tmp_path):
     assert (out_dir / "reconstructions.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same(run, strict, npz):
     def found(*more):
         _, out, _ = run("attack", f"dlg{QUICK}", *TINY, "--data", npz, "--json", *more)

@@ -145,10 +145,11 @@ def test_ctrl_c_leaves_a_checkpoint_and_130(start, npz, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Traceback" not in err
+    assert err == ""  # TensorFlow's log included
     assert Checkpoint.load(tmp_path / "c").round == len(out.splitlines()) + 1
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_it_quietly_and_the_log_is_silent(start, npz):
     process = start(*SMALL, "--data", npz, "--rounds", 100_000)
     assert process.stdout.readline().startswith("round 1/")
