@@ -17,6 +17,9 @@ from fedpriv.report.page import Figure, Report, Section, Table
 #: Above this epsilon a guarantee is called not meaningful: e^10 lets any output be 22,000 times as likely.
 MEANINGFUL = 10.0
 
+#: Below this mean SSIM a reconstruction is said to hide what the image shows.
+HIDDEN_SSIM = 0.3
+
 
 def write_data(results: Results, out: Path, origin: dict[str, Any]) -> None:
     """The numbers: `summary.csv`, `images.csv`, `rounds.csv` and `demo.json`."""
@@ -73,11 +76,13 @@ def _reconstructions(results: Results, out: Path, origin: dict[str, Any]) -> Sec
         f"PSNR in dB and SSIM; {results.plan.threshold_db:g} dB counts as reconstructed."
     )
     save(figure, out / "reconstructions", {"title": "Reconstructions", "caption": caption, **origin})
+    rows_shown = [
+        {**r, "reconstructed": f"{r['reconstructed']} of {r['images']}"} for r in results.rows() if "images" in r
+    ]
     table = Table(
-        results.rows(),
+        rows_shown,
         [
             "arm",
-            "images",
             "reconstructed",
             "success_interval",
             "psnr_mean",
@@ -91,10 +96,10 @@ def _reconstructions(results: Results, out: Path, origin: dict[str, Any]) -> Sec
             "arm": "Defense",
             "success_interval": "95% interval",
             "label_accuracy": "Labels found",
-            "evaluations": "Gradient evaluations",
+            "evaluations": "Evaluations",
         },
         note="Success intervals are Wilson's; images of one secure sum are not independent, so theirs is a lower bound "
-        "on the doubt. Seconds are the attack's own, over all images, without compilation.",
+        "on the doubt. Seconds and gradient evaluations are the attack's own, over all images, without compilation.",
     )
     picture = Figure(figure, "Rows of images: originals, then reconstructions under each defense.", caption)
     return Section("Reconstructions", [first.threat], [picture], [table])
@@ -173,12 +178,20 @@ def conclusion(results: Results) -> list[str]:
             f"single updates at {plan.threshold_db:g} dB or better (mean PSNR {bare['psnr_mean']:.1f} dB)."
         )
     noisy = [r for r in rows if r["noise"] is not None]
-    stopped = [r for r in noisy if r.get("reconstructed") == 0]
+    attacked = [r for r in noisy if "reconstructed" in r]
+    stopped = [r for r in attacked if r["reconstructed"] == 0]
     if stopped:
         least = min(stopped, key=lambda r: r["noise"])
+        sentences.append(
+            f"The least noise that left no image at {plan.threshold_db:g} dB was a multiplier of {least['noise']:g} "
+            f"(mean PSNR {least['psnr_mean']:.1f} dB{_recognizable(least)})."
+        )
+    hidden = [r for r in stopped if r["ssim_mean"] < HIDDEN_SSIM]
+    if hidden:
+        least = min(hidden, key=lambda r: r["noise"])
         text = (
-            f"The least noise that left no image reconstructed was a multiplier of {least['noise']:g} "
-            f"(mean PSNR {least['psnr_mean']:.1f} dB)"
+            f"The least noise that also hid what the images show (mean SSIM below {HIDDEN_SSIM:g}) was a multiplier of "
+            f"{least['noise']:g}"
         )
         if least.get("accuracy") is not None and bare.get("accuracy") is not None:
             text += (
@@ -193,8 +206,8 @@ def conclusion(results: Results) -> list[str]:
                     "about this attack, not a bound on every attack"
                 )
             sentences.append(sentence + ".")
-    elif noisy and any("reconstructed" in r for r in noisy):
-        sentences.append("No noise level tried here kept every image from being reconstructed.")
+    elif attacked:
+        sentences.append("No noise level tried here hid what the images show.")
     measured = [r for r in noisy if r.get("accuracy") is not None and r.get("epsilon_server") is not None]
     if measured:
         most = max(measured, key=lambda r: r["noise"])
@@ -208,7 +221,8 @@ def conclusion(results: Results) -> list[str]:
         if "reconstructed" in row:
             sentences.append(
                 f"From the secure sum of {arm.cohort} clients the attack reconstructed {row['reconstructed']} of "
-                f"{row['images']} images (mean PSNR {row['psnr_mean']:.1f} dB)."
+                f"{row['images']} images at {plan.threshold_db:g} dB or better (mean PSNR {row['psnr_mean']:.1f} dB"
+                f"{_recognizable(row)})."
             )
     accuracies = [row["accuracy"] for _, row in sums if row.get("accuracy") is not None]
     if accuracies and bare.get("accuracy") is not None:
@@ -218,6 +232,13 @@ def conclusion(results: Results) -> list[str]:
             "what the sum gives away."
         )
     return sentences or ["Nothing was measured before the run was stopped."]
+
+
+def _recognizable(row: dict[str, Any]) -> str:
+    """Says so where a failed reconstruction still shows its image."""
+    if row["reconstructed"] or row.get("ssim_mean") is None or row["ssim_mean"] < HIDDEN_SSIM:
+        return ""
+    return f", but mean SSIM {row['ssim_mean']:.2f}: what the images show can still be made out"
 
 
 def _conclusion_section(results: Results) -> Section:

@@ -100,8 +100,8 @@ def test_ctrl_c_keeps_what_was_measured() -> None:
 def test_the_conclusion_follows_the_numbers(monkeypatch, epsilon: float, said: str, unsaid: str) -> None:
     rows = [
         {"arm": "No defense", "noise": None, "images": 5, "reconstructed": 5, "psnr_mean": 60.0, "accuracy": 0.7},
-        {"arm": "DP noise 0.1", "noise": 0.1, "images": 5, "reconstructed": 0, "psnr_mean": 9.0, "accuracy": 0.6,
-         "epsilon_server": epsilon},
+        {"arm": "DP noise 0.1", "noise": 0.1, "images": 5, "reconstructed": 0, "psnr_mean": 9.0, "ssim_mean": 0.1,
+         "accuracy": 0.6, "epsilon_server": epsilon},
     ]  # fmt: skip
     monkeypatch.setattr(Results, "rows", lambda self: rows)
     text = " ".join(conclusion(Results(TINY)))
@@ -115,3 +115,15 @@ def test_no_noise_that_helps_is_said_so(monkeypatch) -> None:
     rows = [{"arm": "DP noise 0.1", "noise": 0.1, "images": 5, "reconstructed": 3, "psnr_mean": 31.0}]
     monkeypatch.setattr(Results, "rows", lambda self: rows)
     assert "No noise level tried here" in " ".join(conclusion(Results(TINY)))
+
+
+def test_a_failed_but_recognizable_reconstruction_does_not_count_as_hidden(monkeypatch) -> None:
+    common = {"images": 5, "reconstructed": 0, "psnr_mean": 17.0}
+    rows = [
+        {"arm": "DP noise 0.1", "noise": 0.1, "ssim_mean": 0.7, **common},
+        {"arm": "DP noise 1", "noise": 1.0, "ssim_mean": 0.05, **common},
+    ]
+    monkeypatch.setattr(Results, "rows", lambda self: rows)
+    text = " ".join(conclusion(Results(TINY)))
+    assert "multiplier of 0.1 (mean PSNR 17.0 dB, but mean SSIM 0.70: what the images show can still" in text
+    assert "hid what the images show (mean SSIM below 0.3) was a multiplier of 1." in text
