@@ -24,7 +24,7 @@ from fedpriv.metrics.score import Score, aligned, summarize
 from fedpriv.models import load as load_model
 from fedpriv.procedure import Procedure
 from fedpriv.provenance import provenance
-from fedpriv.seeds import Purpose, graph_seed
+from fedpriv.seeds import Purpose, integer_seed
 from fedpriv.trial import run_trial
 
 DEFENSE = "secret_sharing(aggregators=3)"
@@ -45,7 +45,7 @@ def attack_sums(
     )
     originals, found, scores = [], [], []
     for i, observation in enumerate(exposure):
-        trial = run_trial(attack, observation, int(graph_seed(seed, Purpose.ATTACK, i)[0]) & 0x7FFFFFFF)
+        trial = run_trial(attack, observation, integer_seed(seed, Purpose.ATTACK, i))
         matched = aligned(trial.finding, trial.score)
         originals.append(observation.truth.x)
         found.append(np.full_like(observation.truth.x, np.nan) if matched is None else matched)

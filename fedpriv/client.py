@@ -238,6 +238,11 @@ def _loss_and_gradient(
     return tf.reduce_mean(losses), tuple(tf.convert_to_tensor(g) for g in gradient)
 
 
+def unit_floats(raw: Any, dtype: str) -> Any:
+    """Examples as floats of `dtype`; uint8 pixels are scaled to [0, 1]."""
+    return tf.cast(raw, dtype) / tf.constant(255, dtype) if raw.dtype == tf.uint8 else tf.cast(raw, dtype)
+
+
 def shuffled_epochs(x: Any, y: Any, indices: Any, procedure: Procedure, seed: Any, dtype: str) -> Epochs:
     """Batches of the examples `indices` of `x` (uint8 or float) and `y`, reshuffled each epoch.
 
@@ -252,9 +257,7 @@ def shuffled_epochs(x: Any, y: Any, indices: Any, procedure: Procedure, seed: An
 
         def batch(step: Any) -> tuple[Any, Any]:
             chosen = order if size is None else order[step * size : (step + 1) * size]
-            raw = tf.gather(x, chosen)
-            floats = tf.cast(raw, dtype) / tf.constant(255, dtype) if raw.dtype == tf.uint8 else tf.cast(raw, dtype)
-            return floats, tf.gather(y, chosen)
+            return unit_floats(tf.gather(x, chosen), dtype), tf.gather(y, chosen)
 
         return batch
 

@@ -15,7 +15,7 @@ from fedpriv.errors import ParameterError
 from fedpriv.federation import Federation, State
 from fedpriv.models.model import Model
 from fedpriv.procedure import Procedure, Sampling, Schedule
-from fedpriv.seeds import Purpose, graph_seed
+from fedpriv.seeds import Purpose, integer_seed
 from fedpriv.stations import Defense
 from fedpriv.tap import Observation, Tap
 
@@ -86,7 +86,7 @@ class Exposure:
         federation = self.federation
         weights = self.weights
         if weights is None:
-            weights = self.model.initial_weights(int(graph_seed(self.seed, Purpose.WEIGHTS, trial)[0]) & 0x7FFFFFFF)
+            weights = self.model.initial_weights(integer_seed(self.seed, Purpose.WEIGHTS, trial))
         start = federation.start(weights)
         state = State(trial, start.weights, start.server, start.defenses)
         clients = range(trial * self.cohort, (trial + 1) * self.cohort)

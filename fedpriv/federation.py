@@ -36,7 +36,7 @@ from fedpriv.models.model import Model
 from fedpriv.observe import check_taps, observe
 from fedpriv.procedure import Procedure
 from fedpriv.record import History, Record
-from fedpriv.seeds import Purpose, fold, graph_seed
+from fedpriv.seeds import Purpose, fold, graph_seed, integer_seed
 from fedpriv.stack import Stack
 from fedpriv.stations import Context, Defense, Setup, Station, labels
 from fedpriv.tap import Tap
@@ -180,7 +180,7 @@ class Federation:
         """The state before round 0, from the model's initializer or from given weights `[d]`."""
         spec = self.model.spec
         if weights is None:
-            weights = self.model.initial_weights(int(graph_seed(self.seed, Purpose.WEIGHTS)[0]) & 0x7FFFFFFF)
+            weights = self.model.initial_weights(integer_seed(self.seed, Purpose.WEIGHTS))
         if np.shape(weights) != (spec.size,):
             raise ModelError(f"weights of shape {np.shape(weights)} given; model '{self.model.name}' has [{spec.size}]")
         server = tf.nest.map_structure(np.asarray, self._server_optimizer.initialize([[spec.size]], spec.dtype))

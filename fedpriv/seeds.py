@@ -36,6 +36,11 @@ def graph_seed(seed: int, purpose: Purpose, *coordinates: int) -> np.ndarray:
     return state.view(np.int32)
 
 
+def integer_seed(seed: int, purpose: Purpose, *coordinates: int) -> int:
+    """A non-negative 31-bit seed, for whatever takes one integer (initializers, attacks)."""
+    return int(graph_seed(seed, purpose, *coordinates)[0]) & 0x7FFFFFFF
+
+
 def fold(seed: Any, value: Any) -> Any:
     """A new int32 `[2]` seed from a seed and an integer tensor (traceable)."""
     return tf.random.experimental.stateless_fold_in(seed, tf.cast(value, tf.int32))

@@ -19,7 +19,7 @@ from fedpriv.metrics.score import Score, Summary, aligned, summarize
 from fedpriv.models import load as load_model
 from fedpriv.procedure import Procedure, make_procedure
 from fedpriv.record import History
-from fedpriv.seeds import Purpose, graph_seed
+from fedpriv.seeds import Purpose, integer_seed
 from fedpriv.trial import run_trial
 
 
@@ -150,7 +150,7 @@ def _expose(plan: Plan, arm: Arm, model: Any, data: Any) -> Exposed:
     )
     originals, found, scores = [], [], []
     for i, observation in enumerate(exposure):
-        seed = int(graph_seed(plan.seed, Purpose.ATTACK, i)[0]) & 0x7FFFFFFF
+        seed = integer_seed(plan.seed, Purpose.ATTACK, i)
         trial = run_trial(attack, observation, seed, plan.threshold_db)
         originals.append(observation.truth.x)
         reconstruction = aligned(trial.finding, trial.score)

@@ -67,7 +67,7 @@ def attack(
     )  # fmt: skip
 
     from fedpriv.metrics.score import aligned, summarize
-    from fedpriv.seeds import Purpose, graph_seed
+    from fedpriv.seeds import Purpose, integer_seed
     from fedpriv.trial import run_trial
 
     scores: list[Score] = []
@@ -76,7 +76,7 @@ def attack(
     interrupted = False
     try:
         for trial, observation in enumerate(exposure):
-            attack_seed = int(graph_seed(seed, Purpose.ATTACK, trial)[0]) & 0x7FFFFFFF
+            attack_seed = integer_seed(seed, Purpose.ATTACK, trial)
             result = run_trial(made, observation, attack_seed, threshold)
             scores.append(result.score)
             pictures.append((observation.truth.x, aligned(result.finding, result.score)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedpriv._lazy import default_threads, tf
-from fedpriv.client import Client, shuffled_epochs
+from fedpriv.client import Client, shuffled_epochs, unit_floats
 from fedpriv.engine.base import CohortResult, Engine
 from fedpriv.errors import DivergenceError, OverflowDetected
 from fedpriv.seeds import Purpose, fold, graph_seed
@@ -207,9 +207,7 @@ class GraphEngine(Engine):
 
         def one(i: Any) -> Any:
             part = slice(i * EVALUATION_BATCH, (i + 1) * EVALUATION_BATCH)
-            raw = x[part]
-            images = tf.cast(raw, dtype) / tf.constant(255, dtype) if raw.dtype == tf.uint8 else tf.cast(raw, dtype)
-            logits = self.client.model.apply(weights, images, False)
+            logits = self.client.model.apply(weights, unit_floats(x[part], dtype), False)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y[part], logits)
             right = tf.equal(tf.argmax(logits, -1, tf.int32), y[part])
             return tf.reduce_sum(tf.cast(losses, tf.float64)), tf.reduce_sum(tf.cast(right, tf.int32))
