@@ -138,7 +138,7 @@ def measure(plan: Plan, say: Callable[[str], None], after: Callable[[Results], N
 
 
 def _expose(plan: Plan, arm: Arm, model: Any, data: Any) -> Exposed:
-    attack = registry.attacks.create(plan.sum_attack if arm.kind == "sum" else plan.attack)
+    attack = registry.attacks.create(plan.attack)
     exposure = Exposure(
         model,
         data,

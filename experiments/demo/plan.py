@@ -45,8 +45,7 @@ class Plan:
     """Everything the demo's results depend on.
 
     Attributes:
-      data, model: as written on a command line.
-      attack, sum_attack: the attack on single updates, and on sums, which cost more an evaluation.
+      data, model, attack: as written on a command line; every arm meets the same attack.
       seed: fixes every draw but the secret shares, which cancel in the sum.
       images: attacked images an arm, each one client's batch.
       clients, cohort, rounds: the federation that is trained.
@@ -61,8 +60,7 @@ class Plan:
     data: str = "fashion_small"
     data_dir: str | None = None
     model: str = "lenet(init=uniform)"
-    attack: str = "dlg(restarts=2,max_evaluations=1000)"
-    sum_attack: str = "dlg(restarts=1,max_evaluations=800)"
+    attack: str = "dlg(restarts=1,max_evaluations=800)"
     seed: int = 0
     images: int = 5
     clients: int = 100

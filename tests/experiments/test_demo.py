@@ -13,7 +13,6 @@ from experiments.demo.plan import Plan
 TINY = Plan(
     model="logistic",
     attack="dlg(restarts=1,max_evaluations=30)",
-    sum_attack="dlg(restarts=1,max_evaluations=30)",
     images=1,
     clients=6,
     cohort=3,
