@@ -228,9 +228,9 @@ def _beside(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     return (
         text
         + " We know of no statement in the paper on the 2NN's initial weights, the scaling of the pixels, or how often "
-        "accuracy was measured, and have not found what explains the gap. Here weights are Glorot uniform, biases zero, "
-        "pixels in [0, 1], and accuracy is measured after every round; so the comparison is of order and trend, not of "
-        "single rounds."
+        "accuracy was measured, and have not found what explains the gap. Here weights are Glorot uniform, biases are "
+        "zero, pixels in [0, 1], and accuracy is measured after every round; so the comparison is of order and trend, "
+        "not of single rounds."
     )
 
 
