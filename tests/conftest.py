@@ -1,8 +1,10 @@
 """A small federation with ragged clients on synthetic images, and its training by hand in NumPy."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,22 @@ sys.dont_write_bytecode = False
 
 SHAPE, CLASSES = (4, 4, 1), 3
 SIZES = (5, 12, 1, 8, 4)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_tff_runtime_outlives_the_tests() -> Iterator[None]:
+    """TFF's C++ runtime outlives Python and keeps inherited pipes open; a test that starts one must end it."""
+    yield
+    left = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+        except OSError:  # it has just ended
+            continue
+        if fields["Name"] == "worker_binary" and int(fields["PPid"]) == os.getpid() and "Z" not in fields["State"]:
+            left.append(int(fields["Pid"]))
+            os.kill(left[-1], signal.SIGKILL)
+    assert not left, f"a test left {len(left)} TFF runtimes running; use experiments.benchmarks.tff_worker.tff_runtime"
 
 
 @pytest.fixture(scope="session")
