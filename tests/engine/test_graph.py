@@ -142,8 +142,9 @@ def test_seeds_of_rounds_and_purposes_do_not_meet():
 
 
 MEMORY = """
-    import resource, sys
+    import sys
     import numpy as np
+    from experiments.benchmarks.cohort_memory import peak_memory
     from fedpriv.data.dataset import Dataset
     from fedpriv.data.partition import Partition
     from fedpriv.federation import Federation
@@ -159,7 +160,7 @@ MEMORY = """
     for clients in (few, many):
         _, record = federation.step(state, evaluate=False, clients=range(clients))
         assert record.survivors == clients
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, model.spec.size)
+        print(peak_memory() // 1024, model.spec.size)
 """
 
 
