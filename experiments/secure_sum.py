@@ -14,18 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from experiments.attacking import attack_all
 from fedpriv import registry
 from fedpriv.atomic import write_csv, write_json
 from fedpriv.data import load as load_data
 from fedpriv.exposure import Exposure
 from fedpriv.figures.reconstructions import quality_captions, reconstruction_grid
 from fedpriv.figures.save import save
-from fedpriv.metrics.score import Score, aligned, summarize
+from fedpriv.metrics.score import Score, summarize
 from fedpriv.models import load as load_model
 from fedpriv.procedure import Procedure
 from fedpriv.provenance import provenance
-from fedpriv.seeds import Purpose, integer_seed
-from fedpriv.trial import run_trial
 
 DEFENSE = "secret_sharing(aggregators=3)"
 
@@ -43,14 +42,7 @@ def attack_sums(
         defenses=(registry.defenses.create(DEFENSE),),
         seed=seed,
     )
-    originals, found, scores = [], [], []
-    for i, observation in enumerate(exposure):
-        trial = run_trial(attack, observation, integer_seed(seed, Purpose.ATTACK, i))
-        matched = aligned(trial.finding, trial.score)
-        originals.append(observation.truth.x)
-        found.append(np.full_like(observation.truth.x, np.nan) if matched is None else matched)
-        scores.append(trial.score)
-    return np.concatenate(originals), np.concatenate(found), scores
+    return attack_all(attack, exposure, seed)
 
 
 def main(arguments: list[str] | None = None) -> None:

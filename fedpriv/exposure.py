@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -104,8 +104,3 @@ def single_steps(steps: int) -> Procedure:
     from fedpriv.procedure import make_procedure
 
     return make_procedure(local_epochs=steps, batch_size=None)
-
-
-def stacked(observations: Sequence[Observation]) -> np.ndarray:
-    """The true images of several observations, `[n, *input_shape]`, for figures."""
-    return np.concatenate([o.truth.x for o in observations])

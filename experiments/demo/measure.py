@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.attacking import attack_all
 from experiments.demo.plan import Arm, Plan
 from fedpriv import registry
 from fedpriv.data import load as load_data
@@ -15,12 +16,10 @@ from fedpriv.data import make_partition
 from fedpriv.errors import LedgerError
 from fedpriv.exposure import Exposure
 from fedpriv.federation import Federation
-from fedpriv.metrics.score import Score, Summary, aligned, summarize
+from fedpriv.metrics.score import Score, Summary, summarize
 from fedpriv.models import load as load_model
 from fedpriv.procedure import Procedure, make_procedure
 from fedpriv.record import History
-from fedpriv.seeds import Purpose, integer_seed
-from fedpriv.trial import run_trial
 
 
 @dataclass
@@ -148,16 +147,8 @@ def _expose(plan: Plan, arm: Arm, model: Any, data: Any) -> Exposed:
         defenses=tuple(registry.defenses.create(d) for d in arm.defenses),
         seed=plan.seed,
     )
-    originals, found, scores = [], [], []
-    for i, observation in enumerate(exposure):
-        seed = integer_seed(plan.seed, Purpose.ATTACK, i)
-        trial = run_trial(attack, observation, seed, plan.threshold_db)
-        originals.append(observation.truth.x)
-        reconstruction = aligned(trial.finding, trial.score)
-        found.append(np.full_like(observation.truth.x, np.nan) if reconstruction is None else reconstruction)
-        scores.append(trial.score)
-    threat = exposure.adversary.describe()
-    return Exposed(np.concatenate(originals), np.concatenate(found), scores, threat)
+    originals, found, scores = attack_all(attack, exposure, plan.seed, plan.threshold_db)
+    return Exposed(originals, found, scores, exposure.adversary.describe())
 
 
 def _train(plan: Plan, arm: Arm, model: Any, train: Any, test: Any, partition: Any) -> Trained:
