@@ -8,7 +8,7 @@ packages add parts as they add attacks.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pydantic
