@@ -1,45 +1,64 @@
 """Coordinates: the variables an optimizer sees in place of pixels.
 
-A change of variables leaves an attack's objective and its minima as they are and changes only how fast a
-gradient method gets there: it is a preconditioner.
+A one-to-one change of variables leaves an attack's objective and its minima as they are and changes only how fast a
+gradient method gets there: it is a preconditioner. Coordinates that are not one-to-one, such as a generator's latent
+space, restrict what can be found as well.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
+from attacks.component import Component
 from fedpriv._lazy import tf
-from fedpriv.errors import ParameterError
+from fedpriv.view import View
+
+Shape = Sequence[int]
 
 
-class Coordinates(Protocol):
-    """A differentiable bijection between examples `[n, ...]` and variables of the same shape."""
+class Coordinates(Component):
+    """A differentiable map from a flat vector of variables `[k]` to examples `[n, *input_shape]`."""
 
-    def encode(self, x: Any) -> Any:
-        """Examples to variables."""
+    #: Whether `start` inverts `decode`, so that examples may be projected and variables follow.
+    invertible: ClassVar[bool] = False
 
-    def decode(self, v: Any) -> Any:
-        """Variables to examples."""
+    def check(self, view: View) -> None:
+        """Raises a ParameterError if these coordinates do not fit the view's model."""
+
+    def size(self, shape: Shape) -> int:
+        """k, for examples of that whole shape `(n, *input_shape)`."""
+        return int(np.prod(shape))
+
+    @abstractmethod
+    def start(self, x: Any, seed: Any) -> Any:
+        """Variables `[k]` to start from, given examples and a stateless seed, int32 `[2]`; traceable."""
+
+    @abstractmethod
+    def decode(self, v: Any, shape: Shape) -> Any:
+        """Examples of `shape` for variables `[k]`; traceable and differentiable."""
 
 
-@dataclass(frozen=True)
-class Pixels:
+class Pixels(Coordinates):
     """The pixels themselves."""
 
-    def encode(self, x: Any) -> Any:
-        """Examples to variables."""
-        return x
+    kind: ClassVar[str] = "pixels"
+    invertible: ClassVar[bool] = True
 
-    def decode(self, v: Any) -> Any:
-        """Variables to examples."""
-        return v
+    def start(self, x: Any, seed: Any) -> Any:
+        """The examples, flat."""
+        return tf.reshape(x, [-1])
+
+    def decode(self, v: Any, shape: Shape) -> Any:
+        """The variables as examples."""
+        return tf.reshape(v, shape)
 
 
-@dataclass(frozen=True)
-class Smooth:
+class Smooth(Coordinates):
     """Cosine-transform coefficients of an image, low frequencies magnified as natural images have them.
 
     Along each axis, frequency k (half periods over the axis) is scaled by 1 / sqrt(1 + (k / cutoff)^2), about the
@@ -51,19 +70,18 @@ class Smooth:
       cutoff: frequency from which the scale falls; larger is nearer to plain pixels.
     """
 
-    cutoff: float = 8.0
+    kind: ClassVar[str] = "smooth"
+    invertible: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        if not self.cutoff > 0:
-            raise ParameterError(f"smooth coordinates' cutoff is {self.cutoff}; it must be positive")
+    cutoff: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 8.0
 
-    def encode(self, x: Any) -> Any:
-        """Examples to variables."""
-        return self._apply(x, inverse=True)
+    def start(self, x: Any, seed: Any) -> Any:
+        """The coefficients of the examples, flat."""
+        return tf.reshape(self._apply(x, inverse=True), [-1])
 
-    def decode(self, v: Any) -> Any:
-        """Variables to examples."""
-        return self._apply(v, inverse=False)
+    def decode(self, v: Any, shape: Shape) -> Any:
+        """The examples with those coefficients."""
+        return self._apply(tf.reshape(v, shape), inverse=False)
 
     def _apply(self, images: Any, inverse: bool) -> Any:
         if len(images.shape) != 4:

@@ -264,15 +264,16 @@ def shuffled_epochs(x: Any, y: Any, indices: Any, procedure: Procedure, seed: An
     return epoch
 
 
-def replay_cohort(view: View, weights: Any, rate: Any, x: Any, y: Any) -> Any:
+def replay_cohort(view: View, weights: Any, rate: Any, x: Any, y: Any, by_epoch: bool = False) -> Any:
     """What the clients behind `view` would have sent (their weighted mean), had they held `x` and `y`; `[d]`.
 
     Batches are taken in the order given, since the real order is unknown to an adversary. Defenses the
-    adversary knows are replayed by their deterministic stand-ins.
+    adversary knows are replayed by their deterministic stand-ins. With `by_epoch`, `x [epochs, n, ...]` and
+    `y [epochs, n, ...]` give every local epoch its own examples.
 
     Raises:
       CapabilityError: the adversary does not know the procedure or the number of examples.
-      ParameterError: `x` or `y` has another number of examples.
+      ParameterError: `x` or `y` has another number of examples, or of epochs.
     """
     if view.procedure is None or view.num_examples is None:
         raise CapabilityError(
@@ -282,11 +283,16 @@ def replay_cohort(view: View, weights: Any, rate: Any, x: Any, y: Any) -> Any:
     x, y = tf.cast(x, view.model.spec.dtype), tf.convert_to_tensor(y)
     if not y.dtype.is_integer:
         y = tf.cast(y, view.model.spec.dtype)
+    if not by_epoch:
+        x, y = x[None], y[None]
+    counts = view.num_examples
+    epochs = max(_epochs(view.procedure, n) for n in counts) if by_epoch else 1
     for given in (x, y):
-        if not given.shape[:1].is_compatible_with([sum(view.num_examples)]):
+        if not given.shape[:2].is_compatible_with([epochs, sum(counts)]):
+            given_shape = list(given.shape) if by_epoch else list(given.shape[1:])
             raise ParameterError(
-                f"examples and labels of shapes {x.shape} and {y.shape} given to a replay of {view.clients} clients "
-                f"with {sum(view.num_examples)} examples; give one row an example"
+                f"examples or labels of shape {given_shape} given to a replay of {view.clients} clients with "
+                f"{sum(counts)} examples{f' and {epochs} epochs' if by_epoch else ''}; give one row an example"
             )
     stand_ins = [(d.replay(), s) for d, s in zip(view.defenses, view.states, strict=True)]
     defenses = tuple(d for d, _ in stand_ins if d is not None)
@@ -294,7 +300,6 @@ def replay_cohort(view: View, weights: Any, rate: Any, x: Any, y: Any) -> Any:
     client = Client(view.model, view.procedure, defenses, view.setup)
     uniform = view.setup.weighting == "uniform"
     acts = any(d.acts_at(s) for d in defenses for s in (Station.BATCH, Station.GRADIENT, Station.UPDATE))
-    counts = view.num_examples
     one_step = all(view.procedure.local_steps(n) == 1 for n in counts)
     linear = view.procedure.client.kind in ("sgd", "momentum")
     plain = one_step and linear and not acts and not view.model.couples_examples
@@ -306,25 +311,38 @@ def replay_cohort(view: View, weights: Any, rate: Any, x: Any, y: Any) -> Any:
         mean, start = tf.zeros([view.model.spec.size], view.model.spec.dtype), 0
         for n in counts:
             share = (1.0 if uniform else float(n)) / (len(counts) if uniform else sum(counts))
-            mean += share * _replay(client, weights, rate, x[start : start + n], y[start : start + n], n, states)
+            own_x, own_y = x[:, start : start + n], y[:, start : start + n]
+            mean += share * _replay(client, weights, rate, own_x, own_y, n, states)
             start += n
     if view.kind == "released" and any(d.fixed_denominator for d in view.defenses):
         mean *= len(counts) / view.setup.expected_cohort  # the server divides by a public constant, not the cohort
     return mean
 
 
+def _epochs(procedure: Procedure, n: int) -> int:
+    """Local epochs begun by a client with `n` examples."""
+    return -(-procedure.local_steps(n) // procedure.steps_per_epoch(n))
+
+
 def _replay(client: Client, weights: Any, rate: Any, x: Any, y: Any, n: int, states: Sequence[Any]) -> Any:
+    """One client's update from `x [epochs, n, ...]`; one epoch of examples serves them all."""
     procedure = client.procedure
     steps, per_epoch = procedure.local_steps(n), procedure.steps_per_epoch(n)
     size = procedure.batch_size or n
     seed = tf.zeros([2], tf.int32)
+    repeated = x.shape[0] == 1
     if steps <= UNROLL_STEPS:
-        starts = [(i % per_epoch) * size for i in range(steps)]
-        batches = [(x[s : min(s + size, n)], y[s : min(s + size, n)]) for s in starts]
+        places = [(0 if repeated else i // per_epoch, (i % per_epoch) * size) for i in range(steps)]
+        batches = [(x[e, s : min(s + size, n)], y[e, s : min(s + size, n)]) for e, s in places]
         return client.train_unrolled(weights, batches, n, seed, rate, states)[0]
 
-    def batch(step: Any) -> tuple[Any, Any]:
-        stop = tf.minimum((step + 1) * size, n)
-        return x[step * size : stop], y[step * size : stop]
+    def epoch(number: Any) -> Batches:
+        e = 0 if repeated else number
 
-    return client.train(weights, lambda _: batch, n, seed, rate, states)[0]
+        def batch(step: Any) -> tuple[Any, Any]:
+            stop = tf.minimum((step + 1) * size, n)
+            return x[e, step * size : stop], y[e, step * size : stop]
+
+        return batch
+
+    return client.train(weights, epoch, n, seed, rate, states)[0]

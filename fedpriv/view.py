@@ -128,12 +128,14 @@ class View:
         rate = 0.0 if self.client_rate is None else self.client_rate
         return self.simulate_from(tf.constant(self.weights, dtype), tf.constant(rate, dtype), x, y)
 
-    def simulate_from(self, weights: Any, client_rate: Any, x: Any, y: Any) -> Any:
+    def simulate_from(self, weights: Any, client_rate: Any, x: Any, y: Any, by_epoch: bool = False) -> Any:
         """`simulate` as a function of tensors only, so that one compiled attack serves many views.
 
-        Two views with equal `static_key` may share a graph of this function.
+        Two views with equal `static_key` may share a graph of this function. With `by_epoch`, `x` and `y` have a
+        leading axis of local epochs, and each epoch is replayed on examples of its own: for attacks that do not
+        know which example was in which batch.
         """
-        return replay_cohort(self, weights, client_rate, x, y)
+        return replay_cohort(self, weights, client_rate, x, y, by_epoch)
 
     def static_key(self) -> tuple[Hashable, ...]:
         """What `simulate_from` depends on besides its arguments."""
