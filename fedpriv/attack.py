@@ -26,6 +26,11 @@ class Capability(enum.Enum):
     PROCEDURE = "the local training procedure (needed to replay it)"
     SINGLE_STEP = "an update made by one local step (a gradient up to scale)"
     CLASSIFIER_BIAS = "a bias in the model's last layer"
+    BATCH_STATISTICS = "the batch-norm statistics of the client's batch (an adversary that knows 'batch_statistics')"
+    RUNNING_STATISTICS = (
+        "a model that normalizes with trained batch-norm running statistics (none, or the initial mean 0 and variance "
+        "1, say nothing about the data)"
+    )
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Finding:
       compile_seconds: one-off tracing and compilation.
       restarts: how many starts were made.
       history: `[k, 2]` of (evaluations so far, objective) for the chosen restart, or None.
+      path: `[k, n, *input_shape]` float32, the examples at the rows of `history`, if the attack was asked to keep them.
       extra: anything else, by name.
     """
 
@@ -52,6 +58,7 @@ class Finding:
     compile_seconds: float = 0.0
     restarts: int = 1
     history: np.ndarray | None = None
+    path: np.ndarray | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,9 +67,13 @@ class Attack(Plugin):
 
     needs: ClassVar[frozenset[Capability]] = frozenset()
 
+    def requirements(self) -> frozenset[Capability]:
+        """What it needs of a view with these parameters."""
+        return self.needs
+
     def require(self, view: View) -> None:
         """Raises CapabilityError naming what the view lacks."""
-        missing = [c for c in self.needs if c not in view.capabilities]
+        missing = sorted(self.requirements() - view.capabilities, key=lambda c: c.name)
         if missing:
             raise CapabilityError(
                 f"attack '{self.name}' needs {'; and '.join(c.value for c in missing)}, which this view does not "

@@ -26,7 +26,7 @@ class Plugin(pydantic.BaseModel):
 
     def with_(self, **changes: Any) -> Any:
         """A copy with these parameters changed, validated anew."""
-        return type(self)(**{**self.model_dump(), **changes})
+        return type(self)(**{**dict(self), **changes})
 
     def config(self) -> dict[str, Any]:
         """JSON-able {"name": ..., parameters...}; enters config hashes."""

@@ -146,7 +146,7 @@ def build(target: Any, parameters: dict[str, Any], what: str) -> Any:
     except (TypeError, ValueError):
         raise ParameterError(f"{what} is a {type(target).__name__} that cannot be called with named values") from None
     for key in parameters:
-        if key not in accepted and not takes_any:
+        if key.partition(".")[0] not in accepted and not takes_any:  # dots reach into a parameter's own
             raise ParameterError(f"{what} has no parameter '{key}'.{did_you_mean(key, accepted)}")
     missing = [n for n, p in accepted.items() if p.default is p.empty and n not in parameters]
     if missing:
