@@ -30,7 +30,7 @@ def mse(a: Any, b: Any) -> Any:
     Raises:
       ParameterError: the shapes differ, or are none of these.
     """
-    a, b = _pair(a, b, (1, 2, 3, 4), "mse")
+    a, b = checked_pair(a, b, (1, 2, 3, 4), "mse")
     batched = a.ndim in (2, 4)
     error = np.square(a - b).reshape(len(a) if batched else 1, -1).mean(axis=1)
     return error if batched else float(error[0])
@@ -82,7 +82,7 @@ def ssim(a: Any, b: Any) -> Any:
     """
     from skimage.metrics import structural_similarity
 
-    a, b = _pair(a, b, (3, 4), "ssim")
+    a, b = checked_pair(a, b, (3, 4), "ssim")
     if not ssim_defined(a.shape[-3:]):
         raise ParameterError(f"ssim needs images of at least 3 x 3 pixels; these are {a.shape[-3]} x {a.shape[-2]}")
     side = min(SSIM_WINDOW, *a.shape[-3:-1])
@@ -110,7 +110,12 @@ def ssim_defined(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and min(shape[:2]) >= 3
 
 
-def _pair(a: Any, b: Any, ranks: tuple[int, ...], what: str) -> tuple[np.ndarray, np.ndarray]:
+def checked_pair(a: Any, b: Any, ranks: tuple[int, ...], what: str) -> tuple[np.ndarray, np.ndarray]:
+    """`a` and `b` as float64 arrays of one shape, of one of these ranks.
+
+    Raises:
+      ParameterError: they are not; the message begins with `what`.
+    """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:
         raise ParameterError(f"{what} compares equal shapes, not {list(a.shape)} and {list(b.shape)}")
