@@ -15,6 +15,7 @@ KNOWLEDGE = {
     "num_examples": "how many examples each client trained on",
     "procedure": "local epochs, batch size, learning rate and client optimizer",
     "defense": "which defenses run, with their parameters (not their random draws)",
+    "batch_statistics": "the batch-norm statistics of the client's batch, as clients that send their buffers give away",
 }
 
 

@@ -11,6 +11,8 @@ from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
 from fedpriv.engine.base import CohortResult
 from fedpriv.errors import CapabilityError, ParameterError
+from fedpriv.models.model import Moments
+from fedpriv.stations import Station
 from fedpriv.tap import Observation, Tap
 from fedpriv.truth import Truth
 from fedpriv.view import View
@@ -23,11 +25,14 @@ def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
     """Refuses taps at what does not exist in `federation`, before a round is spent on them.
 
     Raises:
-      CapabilityError: aggregators without a protocol that has any, or beyond its number.
+      CapabilityError: aggregators without a protocol that has any, or beyond its number; an adversary that knows
+        batch statistics where there are none to know.
       ParameterError: a client beyond the population.
     """
     protocol, population = federation.stack.protocol, len(federation.partition)
     for tap in taps:
+        if "batch_statistics" in tap.adversary.knows:
+            _check_batch_statistics(federation, tap.adversary)
         strangers = [c for c in tap.clients or () if not 0 <= c < population]
         if strangers:
             raise ParameterError(
@@ -45,6 +50,27 @@ def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
             raise CapabilityError(
                 f"aggregator {missing[0]} does not exist: {protocol.name} has {protocol.parties()}, numbered from 0"
             )
+
+
+def _check_batch_statistics(federation: Federation, adversary: Adversary) -> None:
+    """Refuses the knowledge of one batch's statistics where there is no one batch, or no statistics of it."""
+    model, procedure = federation.model, federation.procedure
+    several = [n for n in map(len, federation.partition.indices) if procedure.local_steps(n) > 1]
+    changing = [d.name for d in federation.defenses if d.acts_at(Station.BATCH)]
+    if model.moments is None:
+        why = f"model '{model.name}' has no batch normalization (or does not say what enters it); use one that has"
+    elif federation.stack.protocol is not None or adversary.position not in ("server", "eavesdropper"):
+        why = "it sees a sum over clients, each with a batch of its own; let it be a server without a secure sum"
+    elif several:
+        why = (
+            f"a client of {several[0]} examples makes {procedure.local_steps(several[0])} local steps, each with "
+            "statistics of its own; use one step on the full batch"
+        )
+    elif changing:
+        why = f"defense '{changing[0]}' changes the batch, so its statistics are not those of the data; leave it out"
+    else:
+        return
+    raise CapabilityError(f"this adversary cannot know the client's 'batch_statistics': {why}")
 
 
 def observe(
@@ -130,6 +156,9 @@ def _view(
 ) -> View:
     knows = adversary.knows
     counts = tuple(len(federation.partition.indices[c]) for c in truth.clients)
+    statistics = None
+    if "batch_statistics" in knows and kind == "update":
+        statistics = _moments(federation, sent, truth.x)
     return View(
         adversary=adversary,
         kind=kind,
@@ -146,4 +175,12 @@ def _view(
         states=tuple(states) if "defense" in knows else (),
         client_rate=rate if "procedure" in knows else None,
         shares=shares,
+        batch_statistics=statistics,
     )
+
+
+def _moments(federation: Federation, sent: np.ndarray, x: np.ndarray) -> Moments:
+    model = federation.model
+    assert model.moments is not None  # see check_taps
+    found = model.moments(model.spec.unflatten_numpy(sent), tf.constant(x, model.spec.dtype))
+    return tuple((mean.numpy(), variance.numpy()) for mean, variance in found)

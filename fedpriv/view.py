@@ -14,7 +14,7 @@ from fedpriv.adversary import Adversary
 from fedpriv.attack import Capability
 from fedpriv.client import replay_cohort
 from fedpriv.errors import CapabilityError
-from fedpriv.models.model import Model
+from fedpriv.models.model import Model, Moments
 from fedpriv.procedure import Procedure
 from fedpriv.stations import Defense, Setup
 
@@ -41,6 +41,8 @@ class View:
       setup: public facts of the federation.
       client_rate: client learning rate of that round.
       shares: for an aggregator coalition, `{party: {client: uint64 [d + 1]}}`.
+      batch_statistics: for an adversary that knows them, mean and biased variance `[c]` of the client's batch at
+        the input of each batch normalization, at `weights`; see `Model.moments`.
     """
 
     adversary: Adversary
@@ -58,6 +60,7 @@ class View:
     states: tuple[Any, ...] = ()
     client_rate: float | None = None
     shares: dict[int, dict[int, np.ndarray]] | None = None
+    batch_statistics: Moments | None = None
 
     @property
     def total_examples(self) -> int:
@@ -95,6 +98,10 @@ class View:
                 have.add(Capability.SINGLE_STEP)
         if self.model.classifier_bias() is not None:
             have.add(Capability.CLASSIFIER_BIAS)
+        if self.batch_statistics is not None:
+            have.add(Capability.BATCH_STATISTICS)
+        if self.model.has_trained_statistics:
+            have.add(Capability.RUNNING_STATISTICS)
         return frozenset(have)
 
     def describe(self) -> str:

@@ -1,5 +1,9 @@
 """What each adversary sees under each stack, and that nothing more is in its view."""
 
+import dataclasses
+import pickle
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
@@ -8,7 +12,9 @@ from defenses.clip import Clip
 from defenses.local_dp import LocalDP
 from defenses.secret_sharing import SecretSharing
 from fedpriv.adversary import Adversary
+from fedpriv.attack import Capability
 from fedpriv.errors import CapabilityError, ParameterError
+from fedpriv.stations import Defense
 from fedpriv.tap import Tap
 
 SERVER, WIRE, OBSERVER = Adversary(), Adversary("eavesdropper"), Adversary("observer")
@@ -166,6 +172,63 @@ def test_only_what_is_known_is_told(federate, parts):
     np.testing.assert_array_equal(view.labels, all_knowing[1].truth.y)
     assert view.labels is not all_knowing[1].truth.y
     assert (view.num_examples, view.client_rate, view.defenses) == ((12,), 0.1, stack)
+
+
+@pytest.fixture(scope="module")
+def normalized():
+    """A model with batch normalization on 4x4 images."""
+    from fedpriv.models.zoo import convnet
+
+    return convnet((4, 4, 1), 3, width=4, norm="batch_train")
+
+
+KNOWING = Adversary().knowing("batch_statistics")
+
+
+def test_batch_statistics_are_told_to_those_who_know_them(federate, normalized, toy, parts):
+    (blind, knowing), _ = see(federate(model=normalized, **SETTINGS), SERVER, KNOWING)
+    assert all(o.view.batch_statistics is None for o in blind)
+    assert all(Capability.BATCH_STATISTICS not in o.view.capabilities for o in blind)
+    for o, mine in zip(knowing, parts.indices, strict=True):
+        view = o.view
+        assert Capability.BATCH_STATISTICS in view.capabilities
+        weights = normalized.spec.unflatten_numpy(view.weights)
+        expected = normalized.moments(weights, toy.x[mine])
+        assert len(view.batch_statistics) == 4
+        for (mean, variance), (m, v) in zip(view.batch_statistics, expected, strict=True):
+            np.testing.assert_allclose(mean, m, atol=1e-6)
+            np.testing.assert_allclose(variance, v, atol=1e-6)
+        copy = pickle.loads(pickle.dumps(dataclasses.replace(view, model=None)))  # a Keras model cannot be pickled
+        np.testing.assert_array_equal(copy.batch_statistics[0][0], view.batch_statistics[0][0])
+
+
+class Flip(Defense):
+    """Changes the batch."""
+
+    name: ClassVar[str] = "flip"
+
+    def batch(self, x, y, context):
+        return 1 - x, y
+
+
+@pytest.mark.parametrize(
+    ("options", "adversary", "says"),
+    [
+        ({"model": None, **SETTINGS}, KNOWING, "'logistic' has no batch normalization"),
+        ({"batch_size": 4}, KNOWING, "a client of 5 examples makes 2 local steps"),
+        ({**SETTINGS, "local_epochs": 3}, KNOWING, "makes 3 local steps"),
+        ({**SETTINGS, "defenses": (SecretSharing(),)}, KNOWING, "a sum over clients"),
+        (SETTINGS, OBSERVER.knowing("batch_statistics"), "a sum over clients"),
+        ({**SETTINGS, "defenses": (Flip(),)}, KNOWING, "'flip' changes the batch"),
+    ],
+)
+def test_batch_statistics_that_cannot_be_known_are_refused(
+    federate, normalized, logistic_model, options, adversary, says
+):
+    options = {"model": normalized, **options}
+    federation = federate(**{**options, "model": options["model"] or logistic_model})
+    with pytest.raises(CapabilityError, match=says):
+        federation.run(1, taps=[Tap(adversary)])
 
 
 def test_dropped_clients_are_behind_no_view(federate, toy):

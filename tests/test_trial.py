@@ -111,6 +111,17 @@ def test_no_reference_leads_from_an_attack_to_the_truth(federate, case):
         np.testing.assert_array_equal(observation.view.labels, observation.truth.y)
 
 
+def test_no_reference_leads_there_from_batch_statistics_either(federate):
+    from fedpriv.models.zoo import convnet
+
+    model = convnet((4, 4, 1), 3, width=4, norm="batch_train")
+    federation = federate(model=model, batch_size=None)
+    observation = federation.run(1, taps=[Tap(Adversary().knowing("batch_statistics"))]).observations[0]
+    assert observation.view.batch_statistics is not None
+    finding = isolated(Burglar(), observation.view)
+    assert not holds(finding.extra["things"], observation.truth.x)
+
+
 def test_without_the_thread_of_its_own_the_stack_would_lead_there(federate):
     observation = federate().run(1, taps=[Tap()]).observations[1]
     finding = Burglar().run(observation.view)

@@ -12,6 +12,7 @@ from defenses.secret_sharing import SecretSharing
 from fedpriv import client as client_module
 from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
+from fedpriv.attack import Capability
 from fedpriv.data.partition import Partition
 from fedpriv.errors import ParameterError
 from fedpriv.procedure import Procedure, Sampling
@@ -231,6 +232,20 @@ def test_views_share_a_graph_only_if_it_would_be_the_same(federate):
         stateful(1, 2),
     ]
     assert len(set(different)) == len(different)
+
+
+def test_what_is_known_of_batch_norm_is_a_capability(federate):
+    view = observe(federate(batch_size=None))[0].view
+    ours = {Capability.BATCH_STATISTICS, Capability.RUNNING_STATISTICS}
+    assert not ours & view.capabilities
+    statistics = ((np.zeros(2), np.ones(2)),)
+    told = dataclasses.replace(view, batch_statistics=statistics)
+    assert ours & told.capabilities == {Capability.BATCH_STATISTICS}
+    assert told.static_key() == view.static_key()  # they go into a compiled attack as tensors
+    fresh = dataclasses.replace(view, model=dataclasses.replace(view.model, running=statistics))
+    assert not ours & fresh.capabilities  # mean 0 and variance 1 are where every network starts
+    trained = dataclasses.replace(view.model, running=((np.zeros(2), np.full(2, 0.5)),))
+    assert ours & dataclasses.replace(view, model=trained).capabilities == {Capability.RUNNING_STATISTICS}
 
 
 def test_it_says_what_it_is(federate):

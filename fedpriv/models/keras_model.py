@@ -11,7 +11,7 @@ import numpy as np
 
 from fedpriv._lazy import tf
 from fedpriv.errors import ModelError
-from fedpriv.models.model import Model
+from fedpriv.models.model import Model, Moments
 from fedpriv.models.normalization import (
     NOTES,
     BatchNorm,
@@ -111,7 +111,8 @@ def _from_keras(
     dtype = _dtype_of(keras_model, name)
     slots = Slots.of(keras_model)
     last = _last_layer(keras_model)
-    notes = _override(keras_model, slots, last, name, outputs, batch_norm)
+    recorder = _Recorder()
+    notes = _override(keras_model, slots, last, name, outputs, batch_norm, recorder)
 
     variables = list(keras_model.trainable_variables)
     missing = [v.name for v in variables if id(v) not in slots.found]
@@ -141,6 +142,22 @@ def _from_keras(
         keys = [id(variables[i]) for i in order]
         return lambda weights, x, training: call(keys, weights, x, training)
 
+    def measuring(order: list[int]) -> Callable[[Sequence[Any], Any], Moments]:
+        keys = [id(variables[i]) for i in order]
+
+        def moments(weights: Sequence[Any], x: Any) -> Moments:
+            with recorder as found:
+                logits = call(keys, weights, x, True)
+            for layer, mean, _ in found:
+                if not tf.executing_eagerly() and mean.graph is not logits.graph:
+                    raise ModelError(
+                        f"model '{name}' applies batch normalization '{layer.name}' inside a loop or a condition of "
+                        "the graph, so its statistics cannot be measured; apply it outside, or use group normalization"
+                    )
+            return tuple((mean, variance) for _, mean, variance in found)
+
+        return moments
+
     couples = NOTES["train"] in notes
     if verify:
         if _verify(applying(order), variables, shape, dtype, name, random_layers, allow_stateful_random):
@@ -154,6 +171,14 @@ def _from_keras(
     order = _classifier_last(order, variables, slots, last, applying(order), shape, classes)
     found = [slots.found[id(variables[i])] for i in order]
     spec = Spec(_unique([f.path for f in found]), tuple(tuple(f.variable.shape) for f in found), dtype)
+
+    normalizes = NOTES[batch_norm] in notes
+    running = None
+    if normalizes and batch_norm == "eval":
+        with recorder as told:
+            applying(order)([variables[i].numpy() for i in order], _example(shape, 1), True)
+            layers = [layer for layer, _, _ in told]
+        running = tuple((layer.moving_mean.numpy(), layer.moving_variance.numpy()) for layer in layers)
 
     def initialize(seed: int) -> list[np.ndarray]:
         if given:
@@ -170,7 +195,28 @@ def _from_keras(
         layers=tuple(_kind(f.owner) for f in found),
         notes=tuple(notes),
         couples_examples=couples,
+        moments=tf.autograph.experimental.do_not_convert(measuring(order)) if normalizes else None,
+        running=running,
     )
+
+
+class _Recorder(threading.local):
+    """Collects what the batch normalizations say of their inputs while a thread is inside it."""
+
+    def __init__(self) -> None:
+        self.listening = False
+        self.found: list[tuple[Any, Any, Any]] = []  # (layer, mean, variance)
+
+    def __enter__(self) -> list[tuple[Any, Any, Any]]:
+        self.listening, self.found = True, []
+        return self.found
+
+    def __exit__(self, *_: Any) -> None:
+        self.listening, self.found = False, []
+
+    def listener(self) -> Any:
+        """Whom a batch normalization tells, for `batch_norm_call`."""
+        return (lambda *told: self.found.append(told)) if self.listening else None
 
 
 def _initial(build: Callable[[], Any], seed: int, shape: tuple[int, ...], name: str, order: list[int]) -> list[Any]:
@@ -257,13 +303,15 @@ def _ends_in(name: str, what: str) -> str:
     )
 
 
-def _override(model: Any, slots: Slots, last: Any, name: str, outputs: str, batch_norm: BatchNorm) -> list[str]:
+def _override(
+    model: Any, slots: Slots, last: Any, name: str, outputs: str, batch_norm: BatchNorm, recorder: _Recorder
+) -> list[str]:
     """Replaces what is not pure or not wanted: batch normalization's updates, a last softmax. Returns notes."""
     pure = tf.autograph.experimental.do_not_convert
     notes = []
     for layer in _layers(model):
         if is_batch_norm(layer):
-            slots.overrides.append((layer, "call", pure(batch_norm_call(layer, batch_norm))))
+            slots.overrides.append((layer, "call", pure(batch_norm_call(layer, batch_norm, recorder.listener))))
             notes = [NOTES[batch_norm]]
         elif is_group_norm(layer):
             slots.overrides.append((layer, "call", pure(group_norm_call(layer))))

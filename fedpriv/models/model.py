@@ -12,6 +12,9 @@ from fedpriv._lazy import tf
 from fedpriv.errors import ModelError
 from fedpriv.spec import Spec
 
+#: One (mean `[c]`, variance `[c]`) a batch normalization.
+Moments = tuple[tuple[Any, Any], ...]
+
 
 @dataclass(frozen=True)
 class Model:
@@ -29,6 +32,12 @@ class Model:
         when unknown. Attacks that read single layers use it.
       couples_examples: whether an example's logits depend on the others in its batch, as with batch statistics.
       notes: limits worth telling a user (such as how batch-norm statistics are treated).
+      moments: for a model with batch normalization, `(weights, x [n, *input_shape]) -> ((mean, variance), ...)`: the
+        mean and biased variance, one value a channel, of what enters each batch normalization, in the order they are
+        applied; traceable and twice differentiable. None without batch normalization.
+      running: the frozen statistics of the same layers in the same order, arrays `((mean, variance), ...)`, where the
+        model normalizes with them; None where it uses the batch's own. Two models with different ones have different
+        `apply`, by which models are compared.
     """
 
     name: str
@@ -40,6 +49,13 @@ class Model:
     layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
     couples_examples: bool = False
+    moments: Callable[[Sequence[Any], Any], Moments] | None = None
+    running: Moments | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def has_trained_statistics(self) -> bool:
+        """Whether its frozen statistics are others than the mean 0 and variance 1 that every layer starts with."""
+        return self.running is not None and any(np.any(m != 0) or np.any(v != 1) for m, v in self.running)
 
     def logits(self, flat: Any, x: Any, training: bool = False) -> Any:
         """Logits `[n, num_classes]` for flat weights `[d]` and examples `[n, *input_shape]`."""

@@ -52,13 +52,20 @@ def moments(x: Any, axes: list[int]) -> tuple[Any, Any]:
     return mean, tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
 
 
-def batch_norm_call(layer: Any, mode: BatchNorm) -> Callable[..., Any]:
+#: What a batch normalization is told about when it is called: (the layer, mean `[c]`, biased variance `[c]`).
+Listener = Callable[[Any, Any, Any], None]
+
+
+def batch_norm_call(
+    layer: Any, mode: BatchNorm, listener: Callable[[], Listener | None] = lambda: None
+) -> Callable[..., Any]:
     """A pure `call` for a Keras batch normalization (Ioffe and Szegedy 2015, arXiv 1502.03167).
 
     Args:
       layer: the built layer; its `gamma`, `beta`, `moving_mean` and `moving_variance` are read when called.
       mode: `eval` normalizes with the moving statistics, `train` with the biased moments of the batch, over all
         axes but the layer's; either way whatever `training` says.
+      listener: asked at every call for whom to tell the moments of the inputs, or None if nobody wants them.
 
     Raises:
       ModelError: renormalization or virtual batches, which are not plain batch normalization.
@@ -79,9 +86,12 @@ def batch_norm_call(layer: Any, mode: BatchNorm) -> Callable[..., Any]:
         def spread(weight: Any) -> Any:
             return weight if weight is None or kept == {rank - 1} else tf.reshape(weight, shape)
 
-        if mode == "train":
+        told = listener()
+        if mode == "train" or told is not None:
             mean, variance = moments(inputs, [a for a in range(rank) if a not in kept])
-        else:
+            if told is not None:
+                told(layer, tf.reshape(mean, [-1]), tf.reshape(variance, [-1]))
+        if mode == "eval":
             mean, variance = spread(layer.moving_mean), spread(layer.moving_variance)
         return tf.nn.batch_normalization(inputs, mean, variance, spread(layer.beta), spread(layer.gamma), layer.epsilon)
 

@@ -47,13 +47,20 @@ def check_classes(name: str, input_shape: tuple[int, ...], num_classes: int) -> 
         raise ModelError(f"model '{name}' needs examples with at least one value, got shape {input_shape}")
 
 
-def sequential(name: str, layers: Any, input_shape: tuple[int, ...], num_classes: int, dtype: str) -> Model:
+def sequential(
+    name: str,
+    layers: Any,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    dtype: str,
+    batch_norm: Literal["train", "eval"] = "eval",
+) -> Model:
     """A model from `layers(common)`, which lists the Keras layers given the arguments `common` to all of them."""
 
     def build() -> Any:
         return tf.keras.Sequential([tf.keras.Input(input_shape, dtype=dtype), *layers({"dtype": dtype})])
 
-    return from_keras(build, name, input_shape, num_classes, verify=False)
+    return from_keras(build, name, input_shape, num_classes, batch_norm=batch_norm, verify=False)
 
 
 def logistic(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10, dtype: Precision = "float32") -> Model:
@@ -178,22 +185,26 @@ def convnet(
     input_shape: tuple[int, ...] = (32, 32, 3),
     num_classes: int = 10,
     width: int = 32,
+    norm: Literal["none", "batch_eval", "batch_train", "group"] = "none",
     dtype: Precision = "float32",
 ) -> Model:
     """A small ConvNet after the one in "Inverting Gradients" (Geiping et al. 2020, arXiv 2003.14053).
 
     The paper's ConvNet has eight 3x3 convolutions whose channels grow from `width`=64 to 4 `width`, batch
     normalization and max pooling. This one keeps the 3x3 ReLU convolutions and the growth, with four of them (width,
-    2 width, 2 width, 4 width), no normalization, average pooling after the second and the fourth, and one dense
-    layer, so that attacks on it are affordable without an accelerator. Images must be at least 4x4.
+    2 width, 2 width, 4 width), average pooling after the second and the fourth, and one dense layer, so that attacks
+    on it are affordable without an accelerator; normalization is optional. Images must be at least 4x4.
 
     Args:
       input_shape: `(height, width, channels)`.
       num_classes: number of logits.
       width: channels of the first convolution.
+      norm: what stands between each convolution and its ReLU: nothing, group normalization (groups of 8 channels, or
+        all of them), or batch normalization with frozen statistics (`batch_eval`) or with the batch's own
+        (`batch_train`); see `resnet20` for what these mean.
       dtype: precision of weights and arithmetic.
     """
-    name = label("convnet", width=(width, 32), dtype=(dtype, "float32"))
+    name = label("convnet", width=(width, 32), norm=(norm, "none"), dtype=(dtype, "float32"))
     check_classes(name, input_shape, num_classes)
     check_image(name, input_shape, 4)
     if width < 1:
@@ -202,18 +213,26 @@ def convnet(
     def layers(common: dict[str, str]) -> list[Any]:
         kl = tf.keras.layers
 
-        def conv(i: int, channels: int) -> Any:
-            return kl.Conv2D(channels, 3, padding="same", activation="relu", name=f"conv{i}", **common)
+        def conv(i: int, channels: int) -> list[Any]:
+            if norm == "none":
+                return [kl.Conv2D(channels, 3, padding="same", activation="relu", name=f"conv{i}", **common)]
+            normal = kl.BatchNormalization(name=f"norm{i}", **common)
+            if norm == "group":
+                groups = channels // 8 if channels % 8 == 0 else 1
+                normal = kl.GroupNormalization(groups, name=f"norm{i}", **common)
+            linear = kl.Conv2D(channels, 3, padding="same", name=f"conv{i}", **common)
+            return [linear, normal, kl.ReLU(name=f"relu{i}", **common)]
 
         return [
-            conv(1, width),
-            conv(2, 2 * width),
+            *conv(1, width),
+            *conv(2, 2 * width),
             kl.AveragePooling2D(2, name="pool1", **common),
-            conv(3, 2 * width),
-            conv(4, 4 * width),
+            *conv(3, 2 * width),
+            *conv(4, 4 * width),
             kl.AveragePooling2D(2, name="pool2", **common),
             kl.Flatten(name="flatten", **common),
             kl.Dense(num_classes, name="dense", **common),
         ]
 
-    return sequential(name, layers, input_shape, num_classes, dtype)
+    batch_norm: Literal["train", "eval"] = "train" if norm == "batch_train" else "eval"
+    return sequential(name, layers, input_shape, num_classes, dtype, batch_norm)

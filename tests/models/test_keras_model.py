@@ -206,6 +206,106 @@ def test_batch_norm_modes():
     assert "evaluation" in batch.notes[0]
 
 
+def by_hand(weights, x):
+    """What enters the batch normalization of `with_batch_norm`, `[n, 4, 4, 3]`, in float64 NumPy."""
+    kernel, bias = (np.asarray(w, np.float64) for w in weights[:2])
+    patches = np.lib.stride_tricks.sliding_window_view(np.asarray(x, np.float64), (3, 3), (1, 2))
+    return np.einsum("nijcab,abco->nijo", patches, kernel) + bias
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_moments_of_what_enters_batch_norm(mode):
+    model = from_keras(with_batch_norm, batch_norm=mode)
+    weights = model.initialize(3)
+    ((mean, variance),) = model.moments(weights, X)
+    entering = by_hand(weights, X)
+    np.testing.assert_allclose(mean, entering.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(variance, entering.var((0, 1, 2)), atol=1e-6)
+    traced = tf.function(model.moments, autograph=False)(weights, tf.constant(X))
+    np.testing.assert_allclose(traced[0][1], variance, atol=1e-6)
+    np.testing.assert_array_equal(model.apply(weights, X, True), model.apply(weights, X, True))
+
+
+def test_moments_come_in_the_order_of_use_once_a_use():
+    kl = tf.keras.layers
+
+    def build():
+        inputs = tf.keras.Input((6, 6, 2))
+        first, twice = kl.BatchNormalization(name="first"), kl.BatchNormalization(name="twice")
+        x = kl.Dense(3, use_bias=False)(first(inputs))
+        return tf.keras.Model(inputs, kl.Dense(3)(kl.Flatten()(twice(tf.nn.relu(twice(x))))))
+
+    keras = build()
+    keras(X, training=True)
+    model = from_keras(keras)
+    found = model.moments(model.initialize(0), X)
+    assert [m.shape[0] for m, _ in found] == [m.shape[0] for m, _ in model.running] == [2, 3, 3]
+    np.testing.assert_allclose(found[0][0], X.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_array_equal(model.running[1][0], keras.get_layer("twice").moving_mean)
+    np.testing.assert_array_equal(model.running[1][0], model.running[2][0])
+    assert model.has_trained_statistics
+
+
+def test_what_has_no_moments_or_only_the_initial_statistics():
+    assert (from_keras(small).moments, from_keras(small).running) == (None, None)
+    assert not from_keras(small).has_trained_statistics
+    fresh = from_keras(with_batch_norm)
+    assert len(fresh.running) == 1
+    assert not fresh.has_trained_statistics
+    assert from_keras(with_batch_norm, batch_norm="train").running is None
+    assert hash(fresh) == hash(fresh)  # compiled attacks are kept by model
+    assert fresh != from_keras(with_batch_norm)
+
+
+def test_batch_norm_inside_a_loop_has_no_moments():
+    class Loop(tf.keras.layers.Layer):
+        def build(self, shape):
+            self.norm = tf.keras.layers.BatchNormalization()
+            self.norm.build(shape)
+
+        def call(self, x):
+            return tf.while_loop(lambda i, _: i < 2, lambda i, x: (i + 1, self.norm(x)), (tf.constant(0), x))[1]
+
+    def build():
+        kl = tf.keras.layers
+        return sequential(Loop(), kl.Flatten(), kl.Dense(2))
+
+    model = from_keras(build, batch_norm="train")
+    with pytest.raises(ModelError, match="inside a loop or a condition"):
+        tf.function(model.moments, autograph=False)(model.initialize(0), tf.constant(X))
+
+
+def test_moments_have_right_second_derivatives():
+    """Against central differences in double precision, through the gradient of a function of the moments."""
+    kl = tf.keras.layers
+
+    def build():
+        inputs = tf.keras.Input((6, 6, 2), dtype="float64")
+        x = kl.Conv2D(3, 3, dtype="float64")(inputs)
+        x = kl.Activation("tanh", dtype="float64")(kl.BatchNormalization(dtype="float64")(x))
+        x = kl.BatchNormalization(dtype="float64")(kl.Conv2D(2, 3, dtype="float64")(x))
+        return tf.keras.Model(inputs, kl.Dense(2, dtype="float64")(kl.Flatten(dtype="float64")(x)))
+
+    model = from_keras(build, batch_norm="train")
+    weights, rng = model.initialize(0), np.random.default_rng(1)
+
+    @tf.function(autograph=False)
+    def first_and_second(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                value = tf.add_n([tf.reduce_sum(tf.sin(3 * m) + v * v) for m, v in model.moments(weights, x)])
+            squared = tf.reduce_sum(inner.gradient(value, x) ** 2)
+        return squared, outer.gradient(squared, x)
+
+    x, direction = X.astype("float64"), rng.normal(size=X.shape)
+    gradient = first_and_second(tf.constant(x))[1].numpy()
+    h = 1e-5
+    numeric = (first_and_second(x + h * direction)[0] - first_and_second(x - h * direction)[0]) / (2 * h)
+    assert np.sum(gradient * direction) == pytest.approx(float(numeric), rel=1e-6)
+
+
 def test_group_norm_parity():
     kl = tf.keras.layers
     keras = sequential(kl.Conv2D(4, 3), kl.GroupNormalization(2), kl.Flatten(), kl.Dense(5))

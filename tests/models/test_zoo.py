@@ -69,6 +69,18 @@ def test_impossible_sizes_are_refused():
         zoo.convnet((8, 8, 1), 2, width=0)
 
 
+@pytest.mark.parametrize(("norm", "extra"), [("group", 2), ("batch_eval", 2), ("batch_train", 2)])
+def test_convnet_with_normalization(norm, extra):
+    plain, model = zoo.convnet((8, 8, 1), 3, width=8), zoo.convnet((8, 8, 1), 3, width=8, norm=norm)
+    assert model.name == f"convnet(width=8,norm={norm})"
+    assert model.spec.size == plain.spec.size + extra * (8 + 16 + 16 + 32)  # a scale and a shift a channel
+    assert (model.moments is not None) == norm.startswith("batch")
+    x = np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype("float32")
+    together = model.apply(model.initialize(0), x, True).numpy()
+    alone = model.apply(model.initialize(0), x[:1], True).numpy()
+    assert np.allclose(together[:1], alone, atol=1e-4) == (norm != "batch_train")
+
+
 def test_names_tell_changed_parameters():
     assert zoo.lenet().name == "lenet"
     assert zoo.lenet(init="uniform", dtype="float64").name == "lenet(init=uniform,dtype=float64)"
