@@ -17,121 +17,66 @@ any dtype of the variables.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
+from attacks.minimum import Minimum, Optimizer, Projection, Status, ValueAndGradient
 from fedpriv._lazy import tf
 from fedpriv.errors import ParameterError
 
-ValueAndGradient = Callable[[Any], tuple[Any, Any]]
+__all__ = ["LBFGS", "Minimum", "Status"]
+
+Count = Annotated[int, Field(ge=1)]
 
 
-class Status(enum.IntEnum):
-    """Why a minimization ended."""
+class LBFGS(Optimizer):
+    """L-BFGS with a strong Wolfe line search.
 
-    RUNNING = 0
-    TARGET = 1
-    GRADIENT = 2
-    STAGNATED = 3
-    BUDGET = 4
-    LINE_SEARCH = 5
-    NON_FINITE = 6
-
-    @property
-    def converged(self) -> bool:
-        """Whether a tolerance was met (the objective's target, or the gradient's)."""
-        return self in (Status.TARGET, Status.GRADIENT)
-
-    def describe(self) -> str:
-        """One plain sentence."""
-        return {
-            Status.RUNNING: "has not ended",
-            Status.TARGET: "the objective reached its target",
-            Status.GRADIENT: "the gradient fell below its tolerance",
-            Status.STAGNATED: "the objective stopped falling",
-            Status.BUDGET: "the evaluation budget was used up",
-            Status.LINE_SEARCH: "no step along the negative gradient lowers the objective in this precision",
-            Status.NON_FINITE: "the objective or its gradient is not finite at the start",
-        }[self]
-
-
-class Minimum(NamedTuple):
-    """What a minimization found; tensors.
-
-    Attributes:
-      position: `[n]`, the last point accepted; objectives fall from step to step, up to rounding.
-      objective: scalar, its value.
-      gradient_norm: scalar, largest absolute entry of the gradient there.
-      evaluations: int32, evaluations of objective and gradient, all counted.
-      iterations: int32, steps taken.
-      status: int32, a `Status`.
-      history: `[k, 2]` float64 of (evaluations so far, objective), evenly thinned; unused rows are NaN.
-    """
-
-    position: Any
-    objective: Any
-    gradient_norm: Any
-    evaluations: Any
-    iterations: Any
-    status: Any
-    history: Any
-
-
-@dataclass(frozen=True)
-class LBFGS:
-    """Settings of one minimization; hashable.
+    Liu, Nocedal 1989, "On the limited memory BFGS method for large scale optimization", Math. Programming 45. A
+    point where the objective or its gradient is not finite counts as an infinitely high one: the line search backs
+    away from it. Not finite at the start: status NON_FINITE, position the start. Objectives fall from step to step,
+    up to rounding. It cannot project; bound the examples by the `box` prior instead.
 
     Attributes:
       memory: pairs kept, at least 1.
       max_evaluations: budget of objective-and-gradient evaluations.
-      target: stop once the objective is at most this (None: never).
       gradient_tolerance: stop once every entry of the gradient is at most this in size.
       stagnation_window: evaluations after which progress is looked at; 0 never looks.
       stagnation_decrease: stop if the objective fell by less than this fraction over a window.
       max_line_search: evaluations in one line search before the best point so far is taken.
       armijo: sufficient-decrease constant c1 of the strong Wolfe conditions.
       wolfe: curvature constant c2, in (c1, 1).
-      history: rows of the history kept.
     """
 
-    memory: int = 100
-    max_evaluations: int = 10_000
-    target: float | None = None
-    gradient_tolerance: float = 0.0
-    stagnation_window: int = 0
-    stagnation_decrease: float = 0.01
-    max_line_search: int = 25
+    kind: ClassVar[str] = "lbfgs"
+    paper: ClassVar[str] = "Liu, Nocedal 1989, Math. Programming 45, 503"
+
+    memory: Count = 100
+    max_evaluations: Count = 10_000
+    gradient_tolerance: Annotated[float, Field(ge=0)] = 0.0
+    stagnation_window: Annotated[int, Field(ge=0)] = 0
+    stagnation_decrease: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    max_line_search: Annotated[int, Field(ge=2)] = 25
     armijo: float = 1e-4
     wolfe: float = 0.9
-    history: int = 128
 
-    def __post_init__(self) -> None:
-        for name, least in (("memory", 1), ("max_evaluations", 1), ("max_line_search", 2), ("history", 2)):
-            if getattr(self, name) < least:
-                raise ParameterError(f"L-BFGS {name} is {getattr(self, name)}; it must be at least {least}")
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
         if not 0 < self.armijo < self.wolfe < 1:
             raise ParameterError(f"L-BFGS needs 0 < armijo < wolfe < 1, not {self.armijo} and {self.wolfe}")
+        return self
 
-    def minimize(self, value_and_gradient: ValueAndGradient, start: Any, target: Any = None) -> Minimum:
-        """Minimizes from `start`; traceable, pure and deterministic.
-
-        Args:
-          value_and_gradient: `[n] -> (scalar, [n])` in the dtype of `start` (float32 or float64), without Python
-            control flow on tensors; traced once.
-          start: `[n]`.
-          target: scalar tensor that takes the place of the setting of the same name.
-
-        A point where the objective or its gradient is not finite counts as an infinitely high one: the line
-        search backs away from it. Not finite at `start`: status NON_FINITE, position `start`.
-        """
-        target = self.target if target is None else target
-        if tf.executing_eagerly():
-            run = tf.function(lambda x: tuple(_minimize(value_and_gradient, x, self, target)), autograph=False)
-            return Minimum(*run(start))
+    def trace(
+        self, value_and_gradient: ValueAndGradient, start: Any, target: Any, project: Projection | None
+    ) -> Minimum:
+        """See `Optimizer.minimize`."""
+        if project is not None:
+            raise ParameterError(
+                "optimizer 'lbfgs' cannot project, since its model of the curvature would no longer hold; use 'adam', "
+                "'signed_adam' or 'sgd', or bound the examples by the prior 'box'"
+            )
         return _minimize(value_and_gradient, start, self, target)
 
 
@@ -159,6 +104,7 @@ class _State(NamedTuple):
     pairs: Any
     mark: Any  # (evaluations, objective) at the last look for stagnation
     history: Any
+    path: Any  # the points at its rows; no rows unless asked for
     recorded: Any
     stride: Any
 
@@ -230,22 +176,26 @@ def _minimize(value_and_gradient: ValueAndGradient, start: Any, o: LBFGS, target
         p = tf.linalg.triangular_solve(r, (q - gamma * c)[:, None], lower=False, adjoint=True)[:, 0] * valid
         return -(tf.cast(gamma, dtype) * w + tf.linalg.matvec(s, tf.gather(tf.cast(p, dtype), slots), transpose_a=True))
 
-    def record(z: _State, evaluations: Any, iterations: Any, f: Any) -> tuple[Any, Any, Any]:
+    def record(z: _State, evaluations: Any, iterations: Any, f: Any, x: Any) -> dict[str, Any]:
+        """The history with this step in it, if it is due; every other row goes when the rows are used up."""
+        now = (z.history, z.path, z.recorded, z.stride)
         row = tf.stack([tf.cast(evaluations, f64), f])[None]
 
-        def thin() -> tuple[Any, Any, Any]:
+        def thin() -> tuple[Any, ...]:
             kept = z.history[::2]
-            rest = tf.fill([o.history - kept.shape[0], 2], tf.constant(float("nan"), f64))
-            return tf.concat([kept, rest], 0), tf.constant(kept.shape[0]), z.stride * 2
+            rest = o.history - kept.shape[0]
+            history = tf.concat([kept, tf.fill([rest, 2], tf.constant(float("nan"), f64))], 0)
+            path = tf.concat([z.path[::2], tf.zeros([rest, n], dtype)], 0) if o.path else z.path
+            return history, path, tf.constant(kept.shape[0]), z.stride * 2
 
-        def write() -> tuple[Any, Any, Any]:
-            history, recorded, stride = tf.cond(
-                z.recorded >= o.history, thin, lambda: (z.history, z.recorded, z.stride)
-            )
-            return tf.tensor_scatter_nd_update(history, [[recorded]], row), recorded + 1, stride
+        def write() -> tuple[Any, ...]:
+            history, path, recorded, stride = tf.cond(z.recorded >= o.history, thin, lambda: now)
+            history = tf.tensor_scatter_nd_update(history, [[recorded]], row)
+            path = tf.tensor_scatter_nd_update(path, [[recorded]], x[None]) if o.path else path
+            return history, path, recorded + 1, stride
 
         due = tf.equal(tf.math.floormod(iterations, z.stride), 0)
-        return tf.cond(due, write, lambda: (z.history, z.recorded, z.stride))
+        return dict(zip(("history", "path", "recorded", "stride"), tf.cond(due, write, lambda: now), strict=True))
 
     def advance(z: _State) -> _State:
         """Takes the step `lo` and sets out in a new direction."""
@@ -281,10 +231,10 @@ def _minimize(value_and_gradient: ValueAndGradient, start: Any, o: LBFGS, target
         status = tf.where(tf.cast(largest(g), f64) <= o.gradient_tolerance, int(Status.GRADIENT), status)
         if target is not None:
             status = tf.where(f <= tf.cast(target, f64), int(Status.TARGET), status)
-        history, recorded, stride = record(z, z.evaluations, iterations, f)
+        recorded = record(z, z.evaluations, iterations, f, x)
         changes = {"x": x, "f": f, "g": g, "iterations": iterations, "status": status, "mark": mark}
         changes |= {"s": s, "y": y, "r": r, "gamma": gamma, "head": head, "pairs": pairs}
-        return z._replace(**changes, **search, history=history, recorded=recorded, stride=stride)
+        return z._replace(**changes, **search, **recorded)
 
     def give_up(z: _State) -> _State:
         """The line search found nothing: forget the memory, or end if there is none left to forget."""
@@ -346,6 +296,7 @@ def _minimize(value_and_gradient: ValueAndGradient, start: Any, o: LBFGS, target
         status = tf.where(f <= tf.cast(target, f64), int(Status.TARGET), status)
     status = tf.where((status == 0) & (o.max_evaluations <= 1), int(Status.BUDGET), status)
     history = tf.fill([o.history, 2], tf.constant(float("nan"), f64))
+    path = tf.concat([start[None], tf.zeros([o.history - 1, n], dtype)], 0) if o.path else tf.zeros([0, n], dtype)
     z = _State(
         evaluations=tf.constant(1),
         iterations=tf.constant(0),
@@ -363,6 +314,7 @@ def _minimize(value_and_gradient: ValueAndGradient, start: Any, o: LBFGS, target
         pairs=tf.constant(0),
         mark=tf.stack([tf.ones([], f64), f]),
         history=tf.tensor_scatter_nd_update(history, [[0]], tf.stack([tf.ones([], f64), f])[None]),
+        path=path,
         recorded=tf.constant(1),
         stride=tf.constant(1),
     )
@@ -376,7 +328,7 @@ def _minimize(value_and_gradient: ValueAndGradient, start: Any, o: LBFGS, target
             parallel_iterations=1,
         )
     )
-    return Minimum(z.x, tf.cast(z.f, dtype), largest(z.g), z.evaluations, z.iterations, z.status, z.history)
+    return Minimum(z.x, tf.cast(z.f, dtype), largest(z.g), z.evaluations, z.iterations, z.status, z.history, z.path)
 
 
 def _resolution(dtype: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pydantic
 import pytest
 import scipy.optimize
 import scipy.special
@@ -219,5 +220,22 @@ def test_same_start_same_bits_and_no_state_between_calls():
     "wrong", [{"memory": 0}, {"max_evaluations": 0}, {"armijo": 0.95}, {"wolfe": 1.0}, {"history": 1}]
 )
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ParameterError):
+    with pytest.raises(pydantic.ValidationError):
         LBFGS(**wrong)
+
+
+def test_it_refuses_to_project():
+    with pytest.raises(ParameterError, match="signed_adam"):
+        LBFGS().minimize(of(rosenbrock), tf.constant([-1.2, 1.0], "float64"), project=lambda x: x)
+
+
+def test_the_path_holds_the_points_at_the_rows_of_the_history():
+    start = tf.constant(np.tile([-1.2, 1.0], 25), "float64")
+    plain = LBFGS(memory=2, gradient_tolerance=1e-6, history=16)
+    bare, found = (o.minimize(of(rosenbrock), start) for o in (plain, plain.with_(path=True)))
+    assert bare.path.shape == (0, 50)
+    np.testing.assert_array_equal(bare.position, found.position)
+    used = ~np.isnan(found.history.numpy()[:, 0])
+    assert found.path.shape == (16, 50)
+    np.testing.assert_array_equal(found.path[0], start)
+    np.testing.assert_allclose([rosenbrock(x) for x in found.path[used]], found.history[used][:, 1], rtol=1e-12)
