@@ -19,6 +19,7 @@ from fedpriv._lazy import tf
 from fedpriv.errors import FedprivError, ParameterError
 
 if TYPE_CHECKING:
+    from attacks.coordinates import Coordinates
     from fedpriv.view import View
 
 
@@ -31,6 +32,7 @@ class Scene(NamedTuple):
       y: labels, int `[n]` or probabilities `[n, num_classes]`.
       v: `[k]` tensor, the optimizer's variables, or None.
       tensors: the prior's own, as `Prior.tensors` gave them.
+      coordinates: what the variables mean, or None.
     """
 
     view: View
@@ -38,6 +40,7 @@ class Scene(NamedTuple):
     y: Any
     v: Any = None
     tensors: tuple[Any, ...] = ()
+    coordinates: Coordinates | None = None
 
 
 class Prior(Component):
