@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from fedpriv.tap import Observation
 from fedpriv.view import View
 
 if TYPE_CHECKING:
+    from fedpriv.metrics.extra import Metric
     from fedpriv.metrics.score import Score
 
 
@@ -22,7 +24,13 @@ class Trial:
     score: Score
 
 
-def run_trial(attack: Attack, observation: Observation, seed: int = 0, threshold_db: float = 30.0) -> Trial:
+def run_trial(
+    attack: Attack,
+    observation: Observation,
+    seed: int = 0,
+    threshold_db: float = 30.0,
+    extra_metrics: Mapping[str, Metric] | None = None,
+) -> Trial:
     """Runs `attack` on the view alone, then scores it.
 
     Args:
@@ -30,6 +38,7 @@ def run_trial(attack: Attack, observation: Observation, seed: int = 0, threshold
       observation: view and truth.
       seed: the attack's own seed.
       threshold_db: PSNR from which a reconstruction counts as a success.
+      extra_metrics: more columns of the score by name, such as LPIPS.
 
     Raises:
       CapabilityError: the view lacks something the attack needs.
@@ -37,7 +46,7 @@ def run_trial(attack: Attack, observation: Observation, seed: int = 0, threshold
     from fedpriv.metrics.score import score
 
     finding = isolated(attack, observation.view, seed)
-    return Trial(finding, score(finding, observation.truth, threshold_db=threshold_db))
+    return Trial(finding, score(finding, observation.truth, threshold_db, extra_metrics))
 
 
 def isolated(attack: Attack, view: View, seed: int = 0) -> Finding:

@@ -5,6 +5,8 @@ Reconstructions are matched to originals one-to-one, then scored on the scale [0
 - Truth lies in [0, 1], and everybody knows that it does, so reconstructions are clipped to it first.
 - A reconstruction that is not finite (the attack diverged), or that is missing, counts as a failure of the worst
   possible quality: MSE 1, PSNR 0 dB, SSIM 0. It stays in every mean, so that diverging is never an advantage.
+  An extra metric has no known worst value; it takes what a black, a white, a grey or a noise image would get,
+  whichever is worst.
 - More reconstructions than originals: only the first n count, in the attack's own order. Letting the truth choose
   among spare guesses would reward guessing.
 """
@@ -12,15 +14,16 @@ Reconstructions are matched to originals one-to-one, then scored on the scale [0
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from fedpriv.errors import ParameterError
+from fedpriv.metrics.extra import Metric, higher_is_better, measure
 from fedpriv.metrics.image import mse, psnr_of_mse, ssim, ssim_defined
-from fedpriv.metrics.interval import bootstrap_mean, wilson
+from fedpriv.metrics.interval import cluster_bootstrap, clustered_wilson
 from fedpriv.metrics.matching import UNMATCHED, label_accuracy, match, match_labels
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class ImageScore:
       label: its true label.
       label_found: the label claimed for it; None if none was, or if only labels are claimed and it is not found.
       label_right: whether they agree; None if the attack claims no labels.
+      extra: values of extra metrics by name; empty without reconstructions.
     """
 
     image: int
@@ -59,6 +63,7 @@ class ImageScore:
     label: int
     label_found: int | None
     label_right: bool | None
+    extra: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class Score:
       restarts: starts made.
       objective: the attack's own final objective.
       surplus: reconstructions beyond the number of originals, not counted.
+      metrics: extra metrics by name, and whether higher is better.
     """
 
     images: tuple[ImageScore, ...]
@@ -88,6 +94,7 @@ class Score:
     restarts: int
     objective: float
     surplus: int = 0
+    metrics: Mapping[str, bool] = field(default_factory=dict)
 
     def rows(self, **columns: Any) -> list[dict[str, Any]]:
         """One flat dict an image; `columns` (such as the seed or the defense) come first in each.
@@ -102,27 +109,36 @@ class Score:
             "evaluations": self.evaluations,
             "restarts": self.restarts,
         }
+        names = [f.name for f in fields(ImageScore) if f.name != "extra"]
+        empty = dict.fromkeys(self.metrics)
         return [
-            {**columns, **{f.name: getattr(image, f.name) for f in fields(image)}, **shared} for image in self.images
+            {**columns, **{name: getattr(image, name) for name in names}, **empty, **image.extra, **shared}
+            for image in self.images
         ]
 
 
-def score(finding: Finding, truth: Truth, threshold_db: float = 30.0) -> Score:
+def score(
+    finding: Finding, truth: Truth, threshold_db: float = 30.0, extra_metrics: Mapping[str, Metric] | None = None
+) -> Score:
     """Compares a finding with the truth.
 
     Args:
       finding: the attack's claim: reconstructions `[m, *input_shape]`, labels `[m]`, or both.
       truth: what went in: `x` `[n, *input_shape]` in [0, 1], `y` `[n]`.
       threshold_db: PSNR in dB from which a reconstruction counts as a success.
+      extra_metrics: more columns by name, such as `{"lpips": LPIPS.load(path)}`.
 
     Returns:
       The score; see this module's docstring for how it is taken.
 
     Raises:
       ParameterError: the finding claims nothing, has examples of another shape than the truth's or labels that
-        are no integers, or the truth is empty, malformed or outside [0, 1].
+        are no integers, the truth is empty, malformed or outside [0, 1], or an extra metric has a taken name or
+        does not give one number an image.
     """
     x, y = _checked_truth(truth)
+    metrics = dict(extra_metrics or {})
+    _check_names(metrics)
     n = len(y)
     if finding.x is None and finding.y is None:
         raise ParameterError("this finding claims neither reconstructions nor labels, so there is nothing to score")
@@ -131,6 +147,7 @@ def score(finding: Finding, truth: Truth, threshold_db: float = 30.0) -> Score:
 
     matched: np.ndarray | None = None
     quality: list[_Quality] = [(None, None, None, None, None)] * n
+    extra: list[dict[str, float]] = [{} for _ in range(n)]
     surplus = 0
     if finding.x is not None:
         found = np.asarray(finding.x, np.float64)
@@ -144,10 +161,11 @@ def score(finding: Finding, truth: Truth, threshold_db: float = 30.0) -> Score:
         found[~np.isfinite(np.asarray(finding.x)[:n])] = np.nan
         matched = match(found, x) if len(found) else np.full(n, UNMATCHED, np.int64)
         quality = _quality(found, x, matched, threshold_db)
+        extra = measure(metrics, found, x, matched, [bool(q[-1]) for q in quality])
 
     labels = _labels(claimed, y, matched)
     return Score(
-        images=tuple(ImageScore(i, *quality[i], int(y[i]), *labels[i]) for i in range(n)),
+        images=tuple(ImageScore(i, *quality[i], int(y[i]), *labels[i], extra[i]) for i in range(n)),
         matched=matched,
         threshold_db=float(threshold_db),
         label_accuracy=accuracy,
@@ -157,6 +175,7 @@ def score(finding: Finding, truth: Truth, threshold_db: float = 30.0) -> Score:
         restarts=int(finding.restarts),
         objective=float(finding.objective),
         surplus=surplus,
+        metrics={name: higher_is_better(metric) for name, metric in metrics.items()},
     )
 
 
@@ -181,30 +200,35 @@ class Summary:
     """Scores of many batches taken together. Fields are None where nothing was claimed.
 
     Attributes:
-      images: number of originals.
+      images: number of originals, counted in every run.
       batches: number of findings.
+      runs: number of runs (seeds) they come from.
       threshold_db: PSNR from which a reconstruction is a success.
       success_rate: successes over images.
       successes: how many.
-      success_interval: Wilson 95% interval of the rate. It takes images as independent, which those of one batch
-        are not; for batches larger than one the truth is wider.
+      success_interval: Wilson 95% interval of the rate. Where batches hold several images, or there are several
+        runs, it is widened to the effective number of trials (`clustered_wilson`).
       psnr_mean: mean PSNR in dB, each counted as at most PSNR_CAP (100).
-      psnr_interval: bootstrap 95% interval of that mean, drawing batches; None for fewer than two.
+      psnr_interval: bootstrap 95% interval of that mean, drawing batches and runs (`cluster_bootstrap`); None for a
+        single batch in a single run.
       psnr_median: median PSNR, not capped; likewise best and worst.
-      ssim_mean: mean SSIM; then median, best and worst.
+      psnr_median_interval: bootstrap 95% interval of the median.
+      ssim_mean: mean SSIM; then its interval, median, best and worst.
       not_finite: originals whose reconstruction was missing or not finite.
       label_accuracy: labels found over images, matched one-to-one whatever image they came with.
-      label_interval: Wilson 95% interval of it.
+      label_interval: Wilson 95% interval of it, widened like `success_interval`.
       label_right_rate: fraction of images whose own reconstruction came with the right label.
       seconds_total: wall-clock of all attacks, without compilation where told apart.
       seconds_median: median over batches.
       compile_seconds_total: one-off compilation of all attacks.
       evaluations_total: gradient evaluations of all attacks.
       evaluations_median: median over batches.
+      extra: for each extra metric its `mean`, `interval`, `median`, `best` and `worst`.
     """
 
     images: int
     batches: int
+    runs: int
     threshold_db: float
     success_rate: float | None
     successes: int | None
@@ -212,9 +236,11 @@ class Summary:
     psnr_mean: float | None
     psnr_interval: tuple[float, float] | None
     psnr_median: float | None
+    psnr_median_interval: tuple[float, float] | None
     psnr_best: float | None
     psnr_worst: float | None
     ssim_mean: float | None
+    ssim_interval: tuple[float, float] | None
     ssim_median: float | None
     ssim_best: float | None
     ssim_worst: float | None
@@ -227,10 +253,12 @@ class Summary:
     compile_seconds_total: float
     evaluations_total: int
     evaluations_median: float
+    extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """The fields, by name; extra metrics as `lpips_mean`, `lpips_median` and so on."""
+        flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
+        return flat | {f"{name}_{key}": v for name, values in self.extra.items() for key, v in values.items()}
 
     def describe(self) -> str:
         """Plain sentences: how many of how many, how good, at what cost."""
@@ -238,8 +266,9 @@ class Summary:
         parts = []
         if self.success_rate is not None and self.success_interval is not None:
             low, high = self.success_interval
+            where = f" in {self.runs} runs" if self.runs > 1 else ""
             parts.append(
-                f"{self.successes} of {self.images} {unit} reconstructed at {self.threshold_db:g} dB or better "
+                f"{self.successes} of {self.images} {unit}{where} reconstructed at {self.threshold_db:g} dB or better "
                 f"({self.success_rate:.0%}, 95% interval {low:.0%} to {high:.0%})"
             )
             interval = f" (95% interval {_range(self.psnr_interval)})" if self.psnr_interval else ""
@@ -249,6 +278,7 @@ class Summary:
             )
             if self.ssim_mean is not None:
                 parts.append(f"SSIM mean {self.ssim_mean:.3f}, median {self.ssim_median:.3f}")
+            parts += [f"{k} mean {v['mean']:.4g}, median {v['median']:.4g}" for k, v in self.extra.items()]
             if self.not_finite:
                 parts.append(f"{self.not_finite} of {self.images} missing or not finite, counted as 0 dB")
         if self.label_accuracy is not None:
@@ -260,65 +290,107 @@ class Summary:
         return ". ".join(parts) + "."
 
 
-def summarize(scores: Iterable[Score], seed: int = 0) -> Summary:
+def summarize(
+    scores: Iterable[Score],
+    seed: int = 0,
+    runs: Sequence[Hashable] | None = None,
+    batches: Sequence[Hashable] | None = None,
+) -> Summary:
     """Takes scores together; the number of images is always part of the answer.
 
     Args:
-      scores: at least one, all at one threshold; all with reconstructions, or none, and likewise for labels.
+      scores: at least one, all at one threshold; all with reconstructions, or none, and likewise for labels and
+        extra metrics.
       seed: seed of the bootstrap.
+      runs: which run (seed of weights and starts) each score comes from; None if all come from one. With several,
+        intervals are over images and runs.
+      batches: which batch of images each score is about; None takes the k-th score of every run to be about the
+        same images.
 
     Raises:
-      ParameterError: no scores, or scores that do not belong together.
+      ParameterError: no scores, scores that do not belong together, or runs or batches of another number.
     """
     scores = list(scores)
-    if not scores:
-        raise ParameterError("there are no scores to summarize; run at least one attack")
-    groups: dict[str, set[Any]] = {
-        "threshold": {s.threshold_db for s in scores},
-        "presence of reconstructions": {s.matched is None for s in scores},
-        "presence of labels": {s.label_accuracy is None for s in scores},
-    }
-    for what, kinds in groups.items():
-        if len(kinds) > 1:
-            raise ParameterError(f"scores that differ in {what} cannot be summarized together; summarize each kind")
+    _check_alike(scores)
+    run_of, batch_of = _places(len(scores), runs, batches)
     images = [image for s in scores for image in s.images]
     n = len(images)
+    image_runs = [run_of[k] for k, s in enumerate(scores) for _ in s.images]
+    image_batches = [batch_of[k] for k, s in enumerate(scores) for _ in s.images]
 
-    psnr_groups = [[i.psnr for i in s.images if i.psnr is not None] for s in scores]
-    psnrs = np.array([p for group in psnr_groups for p in group])
+    def interval(values: np.ndarray, statistic: Literal["mean", "median"] = "mean") -> tuple[float, float] | None:
+        usable = values.size and not np.isnan(values).any() and (statistic == "median" or np.isfinite(values).all())
+        return cluster_bootstrap(values, image_batches, image_runs, statistic, seed=seed) if usable else None
+
+    def rate_interval(right: Sequence[bool]) -> tuple[float, float]:
+        return clustered_wilson(right, image_batches, image_runs, seed=seed)
+
+    psnrs = np.array([i.psnr for i in images if i.psnr is not None])
     ssims = np.array([i.ssim for i in images if i.ssim is not None])
-    successes = sum(bool(i.success) for i in images) if psnrs.size else None
-    found = None
+    succeeded = [bool(i.success) for i in images] if psnrs.size else None
+    found: list[bool] | None = None
     if scores[0].label_accuracy is not None:
-        found = sum(round((s.label_accuracy or 0.0) * len(s.images)) for s in scores)
+        found = []
+        for s in scores:
+            right = round((s.label_accuracy or 0.0) * len(s.images))
+            found += [k < right for k in range(len(s.images))]
+    extra = {}
+    for name, higher in scores[0].metrics.items() if psnrs.size else ():
+        values = np.array([i.extra[name] for i in images])
+        ends = (float(values.max()), float(values.min()))
+        best, worst = ends if higher else ends[::-1]
+        middle = {"mean": float(values.mean()), "interval": interval(values), "median": float(np.median(values))}
+        extra[name] = {**middle, "best": best, "worst": worst}
     seconds = [s.seconds for s in scores]
     evaluations = [s.evaluations for s in scores]
     return Summary(
         images=n,
         batches=len(scores),
+        runs=len(set(run_of)),
         threshold_db=scores[0].threshold_db,
-        success_rate=None if successes is None else successes / n,
-        successes=successes,
-        success_interval=None if successes is None else wilson(successes, n),
+        success_rate=None if succeeded is None else sum(succeeded) / n,
+        successes=None if succeeded is None else sum(succeeded),
+        success_interval=None if succeeded is None else rate_interval(succeeded),
         psnr_mean=_statistic(np.mean, np.minimum(psnrs, PSNR_CAP)),
-        psnr_interval=bootstrap_mean([np.minimum(g, PSNR_CAP) for g in psnr_groups], seed=seed),
+        psnr_interval=interval(np.minimum(psnrs, PSNR_CAP)),
         psnr_median=_statistic(np.median, psnrs),
+        psnr_median_interval=interval(psnrs, "median"),
         psnr_best=_statistic(np.max, psnrs),
         psnr_worst=_statistic(np.min, psnrs),
         ssim_mean=_statistic(np.mean, ssims),
+        ssim_interval=interval(ssims),
         ssim_median=_statistic(np.median, ssims),
         ssim_best=_statistic(np.max, ssims),
         ssim_worst=_statistic(np.min, ssims),
         not_finite=sum(i.finite is False for i in images),
-        label_accuracy=None if found is None else found / n,
-        label_interval=None if found is None else wilson(found, n),
+        label_accuracy=None if found is None else sum(found) / n,
+        label_interval=None if found is None else rate_interval(found),
         label_right_rate=None if found is None else sum(bool(i.label_right) for i in images) / n,
         seconds_total=math.fsum(seconds),
         seconds_median=float(np.median(seconds)),
         compile_seconds_total=math.fsum(s.compile_seconds for s in scores),
         evaluations_total=sum(evaluations),
         evaluations_median=float(np.median(evaluations)),
+        extra=extra,
     )
+
+
+def summarize_each(scores: Iterable[Score], groups: Iterable[Hashable], seed: int = 0) -> dict[Any, Summary]:
+    """A summary for each group of scores, such as each seed or each batch size, in the order they first appear.
+
+    Args:
+      scores: the scores.
+      groups: the group of each.
+      seed: seed of the bootstrap.
+
+    Raises:
+      ParameterError: not one group a score, or a group's scores do not belong together.
+    """
+    scores, groups = list(scores), list(groups)
+    if len(scores) != len(groups):
+        raise ParameterError(f"{len(groups)} groups given for {len(scores)} scores; give one each")
+    members = {g: [s for s, h in zip(scores, groups, strict=True) if h == g] for g in dict.fromkeys(groups)}
+    return {g: summarize(own, seed) for g, own in members.items()}
 
 
 def success_rate(scores: Sequence[Score]) -> float | None:
@@ -355,6 +427,40 @@ def _quality(found: np.ndarray, x: np.ndarray, matched: np.ndarray, threshold_db
         similarity = ssim(found[which], original) if structured else None
         quality.append((decibel, similarity, error, bool(decibel >= threshold_db), True))
     return quality
+
+
+def _check_names(metrics: Mapping[str, Metric]) -> None:
+    taken = {f.name for kind in (ImageScore, Score) for f in fields(kind)} | {"batch"}
+    for name in metrics:
+        if name in taken or not name.isidentifier():
+            raise ParameterError(f"an extra metric cannot be called '{name}'; choose another plain name")
+
+
+def _check_alike(scores: Sequence[Score]) -> None:
+    if not scores:
+        raise ParameterError("there are no scores to summarize; run at least one attack")
+    groups: dict[str, set[Any]] = {
+        "threshold": {s.threshold_db for s in scores},
+        "presence of reconstructions": {s.matched is None for s in scores},
+        "presence of labels": {s.label_accuracy is None for s in scores},
+        "extra metrics": {tuple(sorted(s.metrics.items())) for s in scores},
+    }
+    for what, kinds in groups.items():
+        if len(kinds) > 1:
+            raise ParameterError(f"scores that differ in {what} cannot be summarized together; summarize each kind")
+
+
+def _places(
+    n: int, runs: Sequence[Hashable] | None, batches: Sequence[Hashable] | None
+) -> tuple[list[Hashable], list[Hashable]]:
+    """Run and batch of each score."""
+    for what, given in (("runs", runs), ("batches", batches)):
+        if given is not None and len(given) != n:
+            raise ParameterError(f"{len(given)} {what} given for {n} scores; give one each")
+    run_of: list[Hashable] = list(runs) if runs is not None else [0] * n
+    if batches is not None:
+        return run_of, list(batches)
+    return run_of, [run_of[:k].count(run) for k, run in enumerate(run_of)]
 
 
 def _labels(

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpriv.errors import ParameterError
-from fedpriv.metrics.interval import bootstrap_mean, wilson
+from fedpriv.metrics.interval import bootstrap_mean, cluster_bootstrap, clustered_wilson, wilson
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,72 @@ def test_bootstrap_refuses_infinities():
 def test_confidence_is_a_fraction(confidence):
     with pytest.raises(ParameterError, match="confidence"):
         wilson(1, 2, confidence)
+
+
+def test_independent_images_have_wilsons_interval():
+    right = [True] * 18 + [False] * 2
+    assert clustered_wilson(right, range(20)) == wilson(18, 20)
+    one_batch = clustered_wilson(right, [0] * 20)
+    assert one_batch == wilson(18, 20)  # nothing is known of how batches vary
+
+
+def test_ten_alike_images_a_batch_count_as_one():
+    outcomes = np.arange(40) % 4 != 0
+    together = clustered_wilson(np.repeat(outcomes, 10), np.repeat(np.arange(40), 10))
+    assert together == pytest.approx(wilson(30, 40), abs=0.01)
+    assert clustered_wilson([True] * 80, np.repeat(np.arange(10), 8)) == pytest.approx(wilson(10, 10))
+    assert clustered_wilson([False] * 80, np.repeat(np.arange(10), 8)) == pytest.approx(wilson(0, 10))
+
+
+def test_the_same_images_in_several_runs_are_not_new_images():
+    """Whether an image is reconstructed depends on the image alone: five runs say no more than one."""
+    outcomes = np.arange(40) % 4 != 0
+    batches, runs = np.tile(np.arange(40), 5), np.repeat(np.arange(5), 40)
+    low, high = clustered_wilson(np.tile(outcomes, 5), batches, runs)
+    assert (low, high) == pytest.approx(wilson(30, 40), abs=0.03)
+    assert clustered_wilson([True] * 200, batches, runs) == pytest.approx(wilson(5, 5))
+
+
+def test_bootstrap_over_runs_and_batches_covers_both():
+    """On additive effects of images and seeds, the interval is as wide as both demand, and one factor is not."""
+    rng = np.random.default_rng(3)
+    inside = {"both": 0, "batches": 0}
+    for trial in range(100):
+        of_image, of_run = rng.normal(0, 1, 12), rng.normal(0, 1, 12)
+        values = (of_image[None] + of_run[:, None] + rng.normal(0, 0.1, (12, 12))).ravel()
+        batches, runs = np.tile(np.arange(12), 12), np.repeat(np.arange(12), 12)
+        for name, given_runs in (("both", runs), ("batches", None)):
+            low, high = cluster_bootstrap(values, batches, given_runs, seed=trial, resamples=400)
+            inside[name] += low <= 0 <= high
+    assert 88 <= inside["both"] <= 100
+    assert inside["batches"] < 88
+
+
+def test_one_run_is_the_bootstrap_of_its_batches():
+    values = np.random.default_rng(0).normal(size=12)
+    assert cluster_bootstrap(values, range(12), [7] * 12, seed=1) == bootstrap_mean([[v] for v in values], seed=1)
+    assert cluster_bootstrap(values, [0] * 12, range(12)) is not None
+    assert cluster_bootstrap(values, [0] * 12) is None
+
+
+def test_bootstrap_of_a_median_has_the_order_statistics_interval():
+    """For n = 101 the 95% interval of a median lies near the 41st and 61st values (binomial)."""
+    values = np.arange(101.0)
+    low, high = cluster_bootstrap(values, range(101), statistic="median")
+    assert low == pytest.approx(40, abs=1.5)
+    assert high == pytest.approx(60, abs=1.5)
+    few = cluster_bootstrap([1.0, np.inf, np.inf, np.inf], range(4), statistic="median")
+    assert few == (1.0, np.inf) or few == (np.inf, np.inf)
+
+
+def test_nested_runs_with_batches_of_their_own():
+    values, runs = np.random.default_rng(0).normal(size=12), np.repeat([0, 1, 2], 4)
+    low, high = cluster_bootstrap(values, range(12), runs)
+    assert low < values.mean() < high
+
+
+def test_one_name_a_value():
+    with pytest.raises(ParameterError, match="2 batches given for 3 values"):
+        cluster_bootstrap([1, 2, 3], [0, 1])
+    with pytest.raises(ParameterError, match="finite"):
+        cluster_bootstrap([1, np.nan], [0, 1], statistic="median")

@@ -14,7 +14,7 @@ from fedpriv.metrics import METRICS
 def test_every_metric_is_callable_and_explains_itself():
     assert set(METRICS) >= {
         "mse", "psnr", "ssim", "label_accuracy", "success_rate", "gradient_evaluations", "seconds",
-        "accuracy", "loss", "bytes_up", "bytes_down", "epsilon",
+        "accuracy", "loss", "bytes_up", "bytes_down", "epsilon", "lpips", "identifiability",
     }  # fmt: skip
     for name, metric in METRICS.items():
         assert callable(metric), name
@@ -28,6 +28,14 @@ def test_listing_imports_nothing_heavy():
         "sys.exit(any(m in sys.modules for m in ('tensorflow', 'scipy', 'skimage', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_modules_are_not_hidden_behind_functions_of_their_name():
+    import fedpriv.metrics.identifiability
+    import fedpriv.metrics.lpips
+
+    assert callable(fedpriv.metrics.lpips.LPIPS)
+    assert callable(fedpriv.metrics.identifiability.identifiability)
 
 
 def test_accuracy_and_loss_have_their_closed_forms():

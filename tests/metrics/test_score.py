@@ -7,7 +7,7 @@ import pytest
 from fedpriv.atomic import to_json
 from fedpriv.attack import Finding
 from fedpriv.errors import ParameterError
-from fedpriv.metrics.score import aligned, score, success_rate, summarize
+from fedpriv.metrics.score import aligned, score, success_rate, summarize, summarize_each
 from fedpriv.truth import Truth
 
 
@@ -193,3 +193,105 @@ def test_scores_that_do_not_belong_together_are_refused():
         summarize([score(finding(t.x, t.y), t), score(finding(t.x), t)])
     with pytest.raises(ParameterError, match="no scores"):
         summarize([])
+
+
+def blur(found, originals):
+    """Mean absolute error."""
+    return np.abs(found - originals).mean(axis=(1, 2, 3))
+
+
+class Likeness:
+    higher_is_better = True
+
+    def __call__(self, found, originals):
+        return 1 - blur(found, originals)
+
+
+def test_extra_metrics_are_columns_matched_like_the_others():
+    t = truth(3)
+    f = finding(t.x[[2, 0, 1]] + np.array([0.3, 0.1, 0.2])[:, None, None, None])
+    s = score(f, t, extra_metrics={"l1": blur, "likeness": Likeness()})
+    assert [i.extra["l1"] for i in s.images] == pytest.approx([0.1, 0.2, 0.3], abs=0.02)
+    assert s.rows()[1]["l1"] == s.images[1].extra["l1"]
+    summary = summarize([s, s])
+    assert summary.extra["l1"]["median"] == pytest.approx(0.2, abs=0.02)
+    assert summary.extra["l1"]["best"] < summary.extra["l1"]["worst"]
+    assert summary.extra["likeness"]["best"] > summary.extra["likeness"]["worst"]
+    assert summary.as_dict()["l1_mean"] == pytest.approx(0.2, abs=0.02)
+    assert "extra" not in summary.as_dict()
+    assert "l1 mean 0.2" in summary.describe() or "l1 mean 0.19" in summary.describe()
+    json.loads(to_json(summary.as_dict()))
+
+
+def test_diverging_is_no_advantage_under_an_extra_metric():
+    t = truth(2)
+    x = t.x.copy()
+    x[1] = np.nan
+    s = score(finding(x), t, extra_metrics={"l1": blur, "likeness": Likeness()})
+    assert s.images[0].extra == {"l1": 0, "likeness": 1}
+    assert s.images[1].extra["l1"] == pytest.approx(max(t.x[1].mean(), 1 - t.x[1].mean()), abs=1e-6)
+    assert s.images[1].extra["likeness"] == pytest.approx(1 - s.images[1].extra["l1"])
+    labels_only = score(finding(None, t.y), t, extra_metrics={"l1": blur})
+    assert labels_only.rows()[0]["l1"] is None
+    assert summarize([labels_only]).extra == {}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ({"psnr": blur}, "cannot be called 'psnr'"),
+        ({"my metric": blur}, "cannot be called"),
+        ({"one": lambda a, b: 0.5}, "'one' gave float64 .. for 2 pairs"),
+        ({"nan": lambda a, b: [np.nan, 1]}, "'nan'.*not-a-number"),
+        ({"text": lambda a, b: ["a", "b"]}, "'text'"),
+    ],
+)
+def test_an_extra_metric_must_be_one_number_an_image(metrics, says):
+    t = truth(2)
+    with pytest.raises(ParameterError, match=says):
+        score(finding(t.x), t, extra_metrics=metrics)
+
+
+def test_intervals_are_over_images_and_seeds():
+    t = Truth(x=np.full((1, 12, 12, 1), 0.5), y=np.array([1]), clients=(0,))
+
+    def of(image, run):
+        return score(finding(t.x + 0.01 * (1 + image) + 0.001 * run, seconds=1.0, evaluations=10), t)
+
+    one = summarize([of(i, 0) for i in range(6)])
+    repeated = [of(i, r) for r in range(5) for i in range(6)]
+    runs = [r for r in range(5) for _ in range(6)]
+    both, pooled = summarize(repeated, runs=runs), summarize(repeated)
+    assert (both.images, both.batches, both.runs) == (30, 30, 5)
+    assert "of 30 images in 5 runs" in both.describe()
+
+    def width(interval):
+        return interval[1] - interval[0]
+
+    for name in ("psnr_interval", "psnr_median_interval", "ssim_interval", "success_interval"):
+        assert width(getattr(both, name)) > 1.3 * width(getattr(pooled, name)), name
+    assert width(both.psnr_interval) == pytest.approx(width(one.psnr_interval), rel=0.25)
+    assert summarize(repeated, runs=runs) == both
+    by_batch = summarize(repeated, runs=runs, batches=[i for _ in range(5) for i in range(6)])
+    assert by_batch == both
+
+
+def test_batches_widen_the_interval_of_the_rate():
+    t = truth(4)
+    scores = [score(finding(t.x if k % 2 else 1 - t.x), t) for k in range(10)]
+    low, high = summarize(scores).success_interval
+    assert high - low > 0.45  # as ten trials, not forty
+
+
+def test_summaries_by_group():
+    t = truth(1)
+    good, bad = score(finding(t.x), t), score(finding(1 - t.x), t)
+    each = summarize_each([good, bad, good], ["a", "b", "a"])
+    assert list(each) == ["a", "b"]
+    assert (each["a"].success_rate, each["b"].success_rate) == (1, 0)
+    with pytest.raises(ParameterError, match="2 groups given for 1 scores"):
+        summarize_each([good], ["a", "b"])
+    with pytest.raises(ParameterError, match="1 runs given for 2 scores"):
+        summarize([good, bad], runs=[0])
+    with pytest.raises(ParameterError, match="extra metrics"):
+        summarize([good, score(finding(t.x), t, extra_metrics={"l1": blur})])
