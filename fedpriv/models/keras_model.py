@@ -11,6 +11,7 @@ import numpy as np
 
 from fedpriv._lazy import tf
 from fedpriv.errors import ModelError
+from fedpriv.models.chain import describe, layers_of
 from fedpriv.models.model import Model, Moments
 from fedpriv.models.normalization import (
     NOTES,
@@ -171,6 +172,8 @@ def _from_keras(
     order = _classifier_last(order, variables, slots, last, applying(order), shape, classes)
     found = [slots.found[id(variables[i])] for i in order]
     spec = Spec(_unique([f.path for f in found]), tuple(tuple(f.variable.shape) for f in found), dtype)
+    named = {id(f.variable): n for f, n in zip(found, spec.names)}
+    chain = describe(layers_of(keras_model) or [], shape, named, outputs == "probabilities")
 
     normalizes = NOTES[batch_norm] in notes
     running = None
@@ -195,6 +198,7 @@ def _from_keras(
         layers=tuple(_kind(f.owner) for f in found),
         notes=tuple(notes),
         couples_examples=couples,
+        chain=chain,
         moments=tf.autograph.experimental.do_not_convert(measuring(order)) if normalizes else None,
         running=running,
     )

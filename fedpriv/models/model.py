@@ -10,6 +10,7 @@ import numpy as np
 
 from fedpriv._lazy import tf
 from fedpriv.errors import ModelError
+from fedpriv.models.chain import ChainLayer
 from fedpriv.spec import Spec
 
 #: One (mean `[c]`, variance `[c]`) a batch normalization.
@@ -31,6 +32,8 @@ class Model:
       layers: for each weight tensor, the kind of the layer it belongs to (`dense`, `conv`, `norm`, ...); empty
         when unknown. Attacks that read single layers use it.
       couples_examples: whether an example's logits depend on the others in its batch, as with batch statistics.
+      chain: the structure of a plain sequential network, for attacks that go through it layer by layer; empty for
+        other models and when unknown.
       notes: limits worth telling a user (such as how batch-norm statistics are treated).
       moments: for a model with batch normalization, `(weights, x [n, *input_shape]) -> ((mean, variance), ...)`: the
         mean and biased variance, one value a channel, of what enters each batch normalization, in the order they are
@@ -49,6 +52,7 @@ class Model:
     layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
     couples_examples: bool = False
+    chain: tuple[ChainLayer, ...] = ()
     moments: Callable[[Sequence[Any], Any], Moments] | None = None
     running: Moments | None = field(default=None, compare=False, repr=False)
 

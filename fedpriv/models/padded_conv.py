@@ -26,6 +26,11 @@ def padded_conv2d(filters: int, kernel_size: int, stride: int, padding: int, **o
     return _layer_class()(filters, kernel_size, stride, padding, **options)
 
 
+def is_padded_conv2d(layer: Any) -> bool:
+    """Whether `layer` was made by `padded_conv2d`; its `zeros` are the padding."""
+    return type(layer) is _layer_class()
+
+
 @functools.cache
 def _layer_class() -> Any:
     class PaddedConv2D(tf.keras.layers.Conv2D):
