@@ -8,24 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedpriv.errors import ParameterError
-from fedpriv.figures.style import (
-    FAINT,
-    NORMAL,
-    QUIET,
-    SMALL,
-    add_axes,
-    new_figure,
-    styled,
-    text_size,
-    wrap,
-)
+from fedpriv.figures.cells import LINE, LINE_AIR, cell_size, checked_images, draw_empty, draw_image
+from fedpriv.figures.style import NORMAL, SMALL, new_figure, styled, text_size, wrap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fedpriv.metrics.score import Score
 
-_MARGIN, _GAP, _CAPTION_LINE, _LINE_AIR = 0.12, 0.1, 0.135, 0.06
+_MARGIN, _GAP = 0.12, 0.1
 
 
 def reconstruction_grid(
@@ -48,16 +39,14 @@ def reconstruction_grid(
       captions: by row label, n texts to put under the images, such as `quality_captions(score)`.
       original_label: label of the originals' rows; `captions` may name it too.
       columns: images side by side; more go into further blocks below.
-      cell: width of an image in inches.
+      cell: width of an image in inches; tall ones are narrower.
       title: printed above, if given.
 
     Raises:
       ParameterError: images of other shapes than the originals', or captions of another number.
     """
-    originals = np.asarray(originals, np.float64)
+    originals = checked_images(originals, "originals")
     captions = dict(captions or {})
-    if originals.ndim != 4 or originals.shape[-1] not in (1, 3) or not len(originals):
-        raise ParameterError(f"originals must be images [n, h, w, 1 or 3] with n > 0, not {list(originals.shape)}")
     n = len(originals)
     content: dict[str, Any] = {original_label: originals, **rows}
     for label, images in content.items():
@@ -70,16 +59,16 @@ def reconstruction_grid(
             raise ParameterError(f"captions for '{label}': {len(texts)} texts for {n} images of rows {list(content)}")
 
     columns = -(-n // -(-n // columns))  # as many blocks as needed, evenly filled
-    tall = cell * originals.shape[1] / originals.shape[2]
+    wide, tall = cell_size(originals.shape, cell)
     with styled():
         figure = new_figure(1, 1)
         names = {label: wrap(label, 18) for label in content}
         left = _MARGIN + max(text_size(figure, name, NORMAL)[0] for name in names.values()) + 0.14
-        across = max([cell, *(text_size(figure, t, SMALL)[0] + 0.04 for texts in captions.values() for t in texts)])
+        across = max([wide, *(text_size(figure, t, SMALL)[0] + 0.04 for texts in captions.values() for t in texts)])
         lines = {label: max((t.count("\n") + 1 for t in captions.get(label, ()) if t), default=0) for label in content}
         heights = {
             label: max(
-                tall + (lines[label] * _CAPTION_LINE + _LINE_AIR if lines[label] else 0),
+                tall + (lines[label] * LINE + LINE_AIR if lines[label] else 0),
                 text_size(figure, names[label], NORMAL)[1],
             )
             for label in content
@@ -111,12 +100,12 @@ def reconstruction_grid(
                 shown = range(b * columns, min(n, (b + 1) * columns))
                 if images is None or isinstance(images, str):
                     span = len(shown) * across + (len(shown) - 1) * 0.06
-                    _empty(figure, left, top, span, tall, images or "no image to reconstruct", NORMAL)
+                    draw_empty(figure, left, top, span, tall, images or "no image to reconstruct", NORMAL)
                 else:
                     for k, i in enumerate(shown):
-                        x = left + k * (across + 0.06) + (across - cell) / 2
+                        x = left + k * (across + 0.06) + (across - wide) / 2
                         text = captions[label][i] if label in captions else ""
-                        _cell(figure, np.asarray(images[i], np.float64), x, top, cell, tall, text)
+                        draw_image(figure, np.asarray(images[i], np.float64), x, top, wide, tall, text)
                 top += heights[label] + _GAP
     return figure
 
@@ -133,40 +122,3 @@ def quality_captions(score: Score) -> list[str]:
             lines.append(f"SSIM {image.ssim:.2f}")
         texts.append("\n".join(lines))
     return texts
-
-
-def _cell(figure: Figure, image: np.ndarray, left: float, top: float, width: float, height: float, text: str) -> None:
-    if np.isfinite(image).all():
-        axes = add_axes(figure, left, top, width, height)
-        axes.grid(False)
-        axes.imshow(
-            np.clip(image if image.shape[-1] == 3 else image[..., 0], 0, 1),
-            cmap="gray",
-            vmin=0,
-            vmax=1,
-            interpolation="nearest",
-            aspect="auto",
-        )
-        _frame(axes)
-    else:
-        axes = _empty(figure, left, top, width, height, "not\nfinite", SMALL)
-    if text:
-        axes.text(0.5, -_LINE_AIR / 2 / height, text, transform=axes.transAxes, ha="center", va="top", fontsize=SMALL)
-
-
-def _empty(figure: Figure, left: float, top: float, width: float, height: float, text: str, size: float) -> Any:
-    axes = add_axes(figure, left, top, width, height, facecolor="#F4F4F4")
-    axes.grid(False)
-    room = max(8, int(width / (size * 0.0085)))
-    axes.text(
-        0.5, 0.5, wrap(text, room), transform=axes.transAxes, ha="center", va="center", color=QUIET, fontsize=size
-    )
-    _frame(axes)
-    return axes
-
-
-def _frame(axes: Any) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=FAINT, linewidth=0.6)

@@ -27,10 +27,20 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 #: How well-known columns are headed and written where a table does not say otherwise, by the start of their key.
-_WORDS = {"psnr": "PSNR", "ssim": "SSIM", "mse": "MSE", "db": "(dB)", "dp": "DP", "iid": "IID", "fedavg": "FedAvg"}
+_WORDS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "mse": "MSE",
+    "lpips": "LPIPS",
+    "db": "(dB)",
+    "dp": "DP",
+    "iid": "IID",
+    "fedavg": "FedAvg",
+}
 _FORMATS = {
     "psnr": ".1f",
     "ssim": ".3f",
+    "lpips": ".3f",
     "mse": ".2e",
     "seconds": ".2f",
     "compile_seconds": ".2f",

@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
+from fedpriv.attack import Finding
 from fedpriv.errors import FedprivError, ParameterError
 from fedpriv.figures.curves import training_curves
+from fedpriv.figures.film_strip import film_strip
+from fedpriv.figures.heat_table import heat_table
+from fedpriv.figures.psnr_curve import psnr_curve
 from fedpriv.figures.reconstructions import quality_captions, reconstruction_grid
 from fedpriv.figures.save import pdf, png, save
+from fedpriv.figures.scatter import head_to_head, psnr_ssim
 from fedpriv.figures.tradeoff import Point, privacy_utility
+from fedpriv.metrics.progress import progress
 from fedpriv.metrics.score import ImageScore, Score
 
 
@@ -87,7 +93,74 @@ def log_curves():
     return training_curves({"IID": run(0.3), "two classes a client": run(0.1)}, target=0.5, log_rounds=True)
 
 
-ALL = [grid, tradeoff, tradeoff_of_two, dense_tradeoff, curves, log_curves]
+def way(x, last=4000, end=0.02, seed=0):
+    """A finding that comes nearer and nearer to `x`."""
+    evaluations = np.unique(np.geomspace(1, last, 30).astype(int))
+    error = np.geomspace(0.4, end, len(evaluations))
+    noise = np.random.default_rng(seed).uniform(-1, 1, x.shape)
+    path = np.clip(x + error[:, None, None, None, None] * noise, 0, 1).astype(np.float32)
+    return Finding(path[-1], None, history=np.stack([evaluations, error], 1), path=path)
+
+
+def strip():
+    x = images(8)
+    return film_strip(way(x), x, title="The optimization of eight images, frame by frame")
+
+
+def strip_of_one():
+    x = images(1, 28, 28, 1)
+    return film_strip(way(x, last=123_456), x, frames=9)
+
+
+def strip_of_thin_images():
+    x = images(2, 28, 1, 1)
+    finding = way(x)
+    finding.path[8:, 1] = np.nan
+    return film_strip(finding, x, names=["a client of the first hospital", "b"])
+
+
+def psnr_curves():
+    def ways(n, **options):
+        return [progress(way(x, seed=s, **options), x) for s, x in enumerate(images(4, seed=k)[:n] for k in range(3))]
+
+    return psnr_curve(
+        {"DLG": ways(4), "Inverting gradients, signed Adam": ways(4, last=24_000, end=0.05), "iDLG": ways(1, last=300)},
+        title="PSNR on the way",
+    )
+
+
+def scores(seed, n=20, failed=0):
+    rng = np.random.default_rng(seed)
+    psnr = rng.uniform(5, 60, n)
+    found = [ImageScore(0, p, min(p / 40, 1.0), 0.1, bool(p >= 30), True, 1, None, None) for p in psnr]
+    found[0] = ImageScore(0, math.inf, 1.0, 0.0, True, True, 1, None, None)
+    for i in range(1, 1 + failed):
+        found[i] = ImageScore(0, 0.0, 0.0, 1.0, False, False, 1, None, None)
+    return [Score((image,), np.array([0]), 30.0, None, 0, 0, 0, 1, 0) for image in found]
+
+
+def psnr_ssim_scatter():
+    series = {"DLG": scores(0), "Inverting gradients with a total-variation prior": scores(1, failed=2)}
+    return psnr_ssim(series, title="Each image")
+
+
+def duel():
+    return head_to_head(scores(0), scores(1, failed=1), ("DLG", "Inverting gradients"), title="Image by image")
+
+
+def heat():
+    return heat_table(
+        {
+            "LeNet, untrained": {"dlg": 38.2, "idlg": 55.1, "inverting_gradients": 18.4, "rgap": math.inf},
+            "ResNet-20 after 20 rounds of training": {"dlg": -6.1, "idlg": None, "rgap": math.nan},
+        },
+        notes={"LeNet, untrained": {"dlg": "20 of 20\n1,204 evaluations"}},
+        title="Attack by model",
+    )
+
+
+NEW = [strip, strip_of_one, strip_of_thin_images, psnr_curves, psnr_ssim_scatter, duel, heat]
+ALL = [grid, tradeoff, tradeoff_of_two, dense_tradeoff, curves, log_curves, *NEW]
 
 
 def words(figure):
@@ -145,7 +218,7 @@ def test_the_callers_matplotlib_is_left_alone():
     assert not _pylab_helpers.Gcf.figs
 
 
-@pytest.mark.parametrize("make", [grid, curves])
+@pytest.mark.parametrize("make", [grid, curves, strip_of_one, psnr_curves])
 def test_the_same_figure_gives_the_same_bytes(make):
     assert png(make(), "t", "c") == png(make(), "t", "c")
     assert pdf(make(), "t", "c") == pdf(make(), "t", "c")
@@ -189,6 +262,14 @@ def test_grid_keeps_the_shape_of_pixels():
     figure.canvas.draw()
     box = figure.axes[0].get_window_extent()
     assert box.width / box.height == pytest.approx(2, rel=1e-3)
+
+
+def test_thin_images_are_kept_small_enough_to_print():
+    for h, w in ((28, 1), (1, 28), (200, 20)):
+        figure = reconstruction_grid(images(2, h=h, w=w, c=1), {"found": images(2, h=h, w=w, c=1) * np.nan})
+        assert figure.get_figheight() < 4, (h, w)
+        box = figure.axes[0].get_window_extent()
+        assert min(box.width, box.height) > 10, (h, w)
 
 
 def test_grid_says_where_there_is_nothing_to_see():

@@ -1,0 +1,74 @@
+"""Progress: how good an attack's reconstructions were along its way, for film strips and curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedpriv.errors import ParameterError
+from fedpriv.metrics.image import psnr_of_mse
+from fedpriv.metrics.matching import UNMATCHED, match
+
+if TYPE_CHECKING:
+    from fedpriv.attack import Finding
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an attack held at some points of its chosen start.
+
+    Attributes:
+      evaluations: `[k]` float64, gradient evaluations spent by then, increasing.
+      x: `[k, n, *input_shape]` float32 in [0, 1], in the originals' order; not-a-number where there is none.
+      psnr: `[k, n]` dB; infinite if exact, 0 where there is none.
+      objective: `[k]` float64, the attack's own objective.
+    """
+
+    evaluations: np.ndarray
+    x: np.ndarray
+    psnr: np.ndarray
+    objective: np.ndarray
+
+
+def progress(finding: Finding, originals: Any) -> Progress:
+    """An attack's way, matched one-to-one to the originals by where it ended.
+
+    Matching by the end, once, shows how each reconstruction came to be; matching anew at every point would let images
+    change places.
+
+    Args:
+      finding: with `history` `[k, 2]` and `path` `[k, m, *input_shape]`.
+      originals: `[n, *input_shape]` in [0, 1].
+
+    Raises:
+      ParameterError: the finding has no path, or one that does not fit its history or the originals.
+    """
+    true = np.asarray(originals, np.float64)
+    if finding.path is None or finding.history is None or not len(finding.path):
+        raise ParameterError(
+            "this finding holds no path, only its end; ask the attack to keep it (path=True, where it has that)"
+        )
+    path, history = np.asarray(finding.path, np.float32), np.asarray(finding.history, np.float64)
+    if history.shape != (len(path), 2) or path.ndim < 3 or path.shape[2:] != true.shape[1:]:
+        raise ParameterError(
+            f"a path of shape {list(path.shape)} does not fit a history of shape {list(history.shape)} and originals "
+            f"of shape {list(true.shape)}"
+        )
+    n = len(true)
+    end = path[-1] if finding.x is None else np.asarray(finding.x, np.float32)
+    which = match(_unit(end[:n]), true) if len(end) else np.full(n, UNMATCHED, np.int64)
+    x = np.full((len(path), n, *true.shape[1:]), np.nan, np.float32)
+    for i, m in enumerate(which):
+        if 0 <= m < path.shape[1]:
+            x[:, i] = path[:, m]
+    x = _unit(x)
+    error = np.square(x - true[None]).reshape(len(x), n, -1).mean(-1)
+    decibel = np.where(np.isfinite(error), psnr_of_mse(error), 0.0)
+    return Progress(history[:, 0].copy(), x, decibel, history[:, 1].copy())
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    """Clipped to [0, 1]; examples `[..., values]` with an infinity become not-a-number there."""
+    return np.where(np.isfinite(x), np.clip(x, 0, 1), np.nan).astype(np.float32)
