@@ -107,7 +107,7 @@ class FirstOrder(Optimizer):
             z = _State(*values)
             f, g = value_and_gradient(z.x)
             f, g = tf.reshape(f, []), tf.ensure_shape(g, start.shape)
-            finite = tf.math.is_finite(f) & tf.math.is_finite(tf.tensordot(g, g, 1))
+            finite = tf.math.is_finite(f) & tf.math.is_finite(tf.nn.l2_loss(g))
             better = finite & (f < z.f)
             best = tf.where(better, f, z.f)
             status = tf.where(z.t < steps, int(Status.RUNNING), int(Status.BUDGET))

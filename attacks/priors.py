@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer
@@ -83,7 +83,7 @@ class TotalVariation(Prior):
     kind: ClassVar[str] = "total_variation"
     paper: ClassVar[str] = "Rudin, Osher, Fatemi 1992, Physica D 60; Geiping et al. 2020, arXiv 2003.14053"
 
-    power: Literal[1, 2] = 1
+    power: Annotated[int, Field(ge=1, le=2)] = 1
     isotropic: bool = False
     opponents: bool = False
 
@@ -103,13 +103,10 @@ class TotalVariation(Prior):
         if self.isotropic and min(height, width) > 1:
             return self.weight * self._isotropic(x)
         total = tf.zeros([], x.dtype)
-        # Two dimensions rather than four: slices of rows are what TensorFlow does fastest.
         if width > 1:
-            rows = tf.reshape(x, [-1, width * channels])
-            total += self._mean(rows[:, channels:] - rows[:, :-channels])
+            total += self._mean(_differences(tf.reshape(x, [-1, width * channels]), channels))
         if height > 1:
-            rows = tf.reshape(x, [-1, height, width * channels])
-            total += self._mean(rows[:, 1:] - rows[:, :-1])
+            total += self._mean(_differences(tf.reshape(x, [-1, height * width * channels]), width * channels))
         return self.weight * total
 
     def _mean(self, differences: Any) -> Any:
@@ -134,6 +131,13 @@ class TotalVariation(Prior):
         squares = tf.square(down) + tf.square(across)
         # The root's slope is infinite at zero, where two flat neighbours are.
         return tf.reduce_mean(squares if self.power == 2 else tf.sqrt(squares + 1e-12) - 1e-6)
+
+
+def _differences(rows: Any, apart: int) -> Any:
+    """`[r, m - apart]`, entries of `[r, m]` minus those `apart` places before."""
+    # tf.slice rather than brackets: its derivative, a padding, is several times faster.
+    m = rows.shape[1]
+    return tf.slice(rows, [0, apart], [-1, m - apart]) - tf.slice(rows, [0, 0], [-1, m - apart])
 
 
 class L2(Prior):

@@ -119,6 +119,10 @@ class Client:
     ) -> tuple[Any, Any, dict[str, Any]]:
         """As `train`, for a static list of batches, without a loop: what attacks differentiate through."""
         initial = tuple(self.model.spec.unflatten(flat))
+        if len(batches) == 1 and self._plain and not self._acting(Station.BATCH) and not self._acting(Station.UPDATE):
+            # The step is the update. Taking it and subtracting the weights again would add two passes and rounding.
+            loss, change = _loss_and_gradient(self.model, initial, *batches[0], -rate)
+            return self.model.spec.flatten(change), loss, {}
         carry = self._start(initial, flat.dtype)
         n = tf.constant(num_examples, tf.int32)
         for i, batch in enumerate(batches):
@@ -311,8 +315,9 @@ def replay_cohort(view: View, weights: Any, rate: Any, x: Any, y: Any, by_epoch:
         mean, start = tf.zeros([view.model.spec.size], view.model.spec.dtype), 0
         for n in counts:
             share = (1.0 if uniform else float(n)) / (len(counts) if uniform else sum(counts))
-            own_x, own_y = x[:, start : start + n], y[:, start : start + n]
-            mean += share * _replay(client, weights, rate, own_x, own_y, n, states)
+            own_x, own_y = (_part(a, 1, start, start + n) for a in (x, y))
+            update = _replay(client, weights, rate, own_x, own_y, n, states)
+            mean = update if len(counts) == 1 else mean + share * update
             start += n
     if view.kind == "released" and any(d.fixed_denominator for d in view.defenses):
         mean *= len(counts) / view.setup.expected_cohort  # the server divides by a public constant, not the cohort
@@ -324,6 +329,13 @@ def _epochs(procedure: Procedure, n: int) -> int:
     return -(-procedure.local_steps(n) // procedure.steps_per_epoch(n))
 
 
+def _part(a: Any, axis: int, start: int, stop: int) -> Any:
+    """`a[start:stop]` along the axis; all of it costs nothing, forwards or backwards."""
+    if start == 0 and stop == a.shape[axis]:
+        return a
+    return a[start:stop] if axis == 0 else a[:, start:stop]
+
+
 def _replay(client: Client, weights: Any, rate: Any, x: Any, y: Any, n: int, states: Sequence[Any]) -> Any:
     """One client's update from `x [epochs, n, ...]`; one epoch of examples serves them all."""
     procedure = client.procedure
@@ -333,7 +345,8 @@ def _replay(client: Client, weights: Any, rate: Any, x: Any, y: Any, n: int, sta
     repeated = x.shape[0] == 1
     if steps <= UNROLL_STEPS:
         places = [(0 if repeated else i // per_epoch, (i % per_epoch) * size) for i in range(steps)]
-        batches = [(x[e, s : min(s + size, n)], y[e, s : min(s + size, n)]) for e, s in places]
+        xs, ys = tf.unstack(x), tf.unstack(y)
+        batches = [(_part(xs[e], 0, s, min(s + size, n)), _part(ys[e], 0, s, min(s + size, n))) for e, s in places]
         return client.train_unrolled(weights, batches, n, seed, rate, states)[0]
 
     def epoch(number: Any) -> Batches:
