@@ -74,15 +74,15 @@ class LatentAndResidual(Latent):
     """A generator's latents, and pixels added to what it makes.
 
     The latents give the natural image, the residual what is outside the generator's range. Weigh the residual with
-    the prior `residual_norm`: without one these are plain pixels again.
+    the prior `freed_norm`: without one these are plain pixels again.
 
     Attributes:
-      scale: pixels a unit of the residual's variables moves; below 1 the latents move first.
+      scale: how far one unit of a variable moves a pixel; about the error that the generator leaves.
     """
 
     kind: ClassVar[str] = "latent_and_residual"
 
-    scale: Positive = 0.1
+    scale: Positive = 0.05
 
     def size(self, shape: Shape) -> int:
         """One latent an example, then one value a pixel."""
@@ -90,12 +90,8 @@ class LatentAndResidual(Latent):
 
     def decode(self, v: Any, shape: Shape) -> Any:
         """What the generator makes, plus the residual."""
-        return super().decode(v, shape) + self.residual(v, shape)
-
-    def residual(self, v: Any, shape: Shape) -> Any:
-        """The pixels added, of `shape`."""
-        first = self.latents(shape)
-        return self.scale * tf.reshape(v[first : first + int(np.prod(shape))], shape)
+        residual = tf.reshape(v[self.latents(shape) : self.size(shape)], shape)
+        return super().decode(v, shape) + self.scale * residual
 
 
 class LatentAndWeights(Latent):
@@ -120,17 +116,17 @@ class LatentAndWeights(Latent):
     def decode(self, v: Any, shape: Shape) -> Any:
         """What the generator makes with the weights moved."""
         generator, first = self.decoder(), self.latents(shape)
-        moved = generator.spec.unflatten(self.scale * v[first : first + generator.spec.size])
+        moved = generator.spec.unflatten(self.scale * v[first : self.size(shape)])
         weights = [tf.constant(w, v.dtype) + m for w, m in zip(generator.weights, moved, strict=True)]
         return generator.decode(self._rows(v, shape), weights)
 
 
 class LatentNorm(Prior):
-    """Mean squared latent: how unlikely the generator thinks its own images to be.
+    """Negative log-density of the latents, half their squared norm: how unlikely the generator thinks its own images.
 
-    Half the squared norm is the negative log-density of the latents under the standard normal law they were trained
-    to have. Li et al. 2022 (arXiv 2203.15696) regularize the latents' distance from that law. Needs coordinates
-    `latent` or one built on them.
+    Li et al. 2022 (arXiv 2203.15696) regularize the latents' distance from the standard normal law that they were
+    trained to have. With weight 1 and the objective `noise_likelihood` the sum is a posterior's. Needs coordinates
+    `latent` or others built on them.
     """
 
     kind: ClassVar[str] = "latent_norm"
@@ -140,21 +136,24 @@ class LatentNorm(Prior):
         """The weighted penalty."""
         if not isinstance(scene.coordinates, Latent):
             raise _misfit(self, scene, "latent")
-        z = scene.v[: scene.coordinates.latents(x.shape)]
-        return 2 * self.weight * tf.nn.l2_loss(z) / tf.cast(tf.size(z), z.dtype)
+        return self.weight * tf.nn.l2_loss(scene.v[: scene.coordinates.latents(x.shape)])
 
 
-class ResidualNorm(Prior):
-    """Mean squared residual: how far an image is from what the generator makes. Needs `latent_and_residual`."""
+class FreedNorm(Prior):
+    """Negative log-density of what is freed besides the latents: half the squared norm of a residual or of weights.
 
-    kind: ClassVar[str] = "residual_norm"
+    With weight 1 they are taken for normal with the coordinates' `scale` as standard deviation. Needs coordinates
+    `latent_and_residual` or `latent_and_weights`.
+    """
+
+    kind: ClassVar[str] = "freed_norm"
 
     def __call__(self, x: Any, scene: Scene) -> Any:
         """The weighted penalty."""
-        if not isinstance(scene.coordinates, LatentAndResidual):
+        if not isinstance(scene.coordinates, LatentAndResidual | LatentAndWeights):
             raise _misfit(self, scene, "latent_and_residual")
-        residual = scene.coordinates.residual(scene.v, x.shape)
-        return 2 * self.weight * tf.nn.l2_loss(residual) / tf.cast(tf.size(residual), residual.dtype)
+        first, last = scene.coordinates.latents(x.shape), scene.coordinates.size(x.shape)
+        return self.weight * tf.nn.l2_loss(scene.v[first:last])
 
 
 def _misfit(prior: Prior, scene: Scene, wanted: str) -> ParameterError:
