@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +15,9 @@ from fedpriv.errors import ParameterError
 if TYPE_CHECKING:
     import numpy as np
 
+    from fedpriv.attack import Attack
     from fedpriv.exposure import Exposure
-    from fedpriv.metrics.score import Score, Summary
+    from fedpriv.metrics.lpips import LPIPS
 
 
 def attack(
@@ -44,7 +45,13 @@ def attack(
         Path | None, typer.Option(help="Attack this trained model instead of fresh initial weights.")
     ] = None,
     threshold: Annotated[float, typer.Option(help="PSNR in dB from which an image counts as reconstructed.")] = 30.0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the figure, the rows and the summary.")] = None,
+    lpips: Annotated[
+        Path | None, typer.Option(help="LPIPS weights (.npz, see fedpriv.metrics.lpips): adds that column.")
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Attack the same images under this many seeds, from --seed on.")
+    ] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder for the figures, the rows and the summary.")] = None,
     engine: options.Engine = "graph",
     seed: options.Seed = 0,
     json_lines: options.Json = False,
@@ -52,7 +59,8 @@ def attack(
     """Attack the updates of clients that hold images of the data, and score what comes out.
 
     Each image is one client's whole batch, unless --batch says otherwise. Without --checkpoint every trial attacks
-    a freshly initialized model.
+    a freshly initialized model. With --out, attacks that can are asked to keep the examples along the way, for the
+    film strip and the curve.
     """
     made = registry.attacks.create(name)
     per_trial = batch * cohort
@@ -66,34 +74,54 @@ def attack(
         weighting, defense, _adversary(adversary, knows, blind), checkpoint, engine, seed,
     )  # fmt: skip
 
-    from fedpriv.metrics.score import aligned, summarize
+    metrics = {} if lpips is None else {"lpips": _lpips(lpips, exposure.data.input_shape)}
+    if out is not None:
+        made = _keeping_path(made)
+
+    from fedpriv.cli.attack_output import Gathered, show_row, show_summary
+    from fedpriv.metrics.score import summarize
     from fedpriv.seeds import Purpose, integer_seed
     from fedpriv.trial import run_trial
 
-    scores: list[Score] = []
-    rows: list[dict[str, Any]] = []
-    pictures: list[tuple[Any, Any]] = []
+    gathered = Gathered(made.name or type(made).__name__)
     interrupted = False
     try:
-        for trial, observation in enumerate(exposure):
-            attack_seed = integer_seed(seed, Purpose.ATTACK, trial)
-            result = run_trial(made, observation, attack_seed, threshold)
-            scores.append(result.score)
-            pictures.append((observation.truth.x, aligned(result.finding, result.score)))
-            for row in result.score.rows(trial=trial):
-                rows.append(row)
-                _show_row(row, len(rows), json_lines)
+        for run in range(seed, seed + repeats):
+            columns = {"seed": run} if repeats > 1 else {}
+            for trial, observation in enumerate(exposure if run == seed else replace(exposure, seed=run)):
+                attack_seed = integer_seed(run, Purpose.ATTACK, trial)
+                result = run_trial(made, observation, attack_seed, threshold, metrics)
+                for row in gathered.add(result, observation.truth, run, {"trial": trial, **columns}):
+                    number = len(gathered.rows) - len(result.score.images) + row["image"] + 1
+                    show_row(row, number, tuple(metrics), json_lines)
     except KeyboardInterrupt:
         interrupted = True
-    if not scores:
+    if not gathered.scores:
         raise KeyboardInterrupt
-    summary = summarize(scores)
-    _show_summary(summary, json_lines)
+    summary = summarize(gathered.scores, runs=gathered.runs)
+    show_summary(summary, json_lines)
     if out is not None:
-        _write(out, rows, summary, pictures, {"attack": made.config(), **exposure.federation.config()}, seed)
+        gathered.write(out, summary, {"attack": made.config(), **exposure.federation.config()}, seed)
         typer.echo(f"Wrote {out}", err=json_lines)
     if interrupted:
         raise typer.Exit(130)
+
+
+def _lpips(path: Path, input_shape: tuple[int, ...]) -> LPIPS:
+    import numpy as np
+
+    from fedpriv.metrics.lpips import LPIPS
+
+    metric = LPIPS.load(path)
+    blank = np.zeros((1, *input_shape), np.float32)
+    metric(blank, blank)  # says now, not after the first attack, that these examples are no images
+    return metric
+
+
+def _keeping_path(made: Attack) -> Attack:
+    """The same attack, keeping the examples along the way if it has a setting for that."""
+    known = type(made).model_fields.get("path")
+    return made.with_(path=True) if known is not None and known.annotation is bool else made
 
 
 def _adversary(text: str, knows: list[str] | None, blind: list[str] | None) -> Any:
@@ -161,54 +189,3 @@ def _exposure(
         weights=weights,
         engine=engine,
     )
-
-
-def _show_row(row: dict[str, Any], number: int, json_lines: bool) -> None:
-    from fedpriv.atomic import jsonable, to_json
-
-    if json_lines:
-        typer.echo(to_json(jsonable({"kind": "image", **row})))
-        return
-    if number == 1:
-        typer.echo("image  PSNR dB   SSIM      MSE  label  seconds  evaluations")
-    label = {None: "-", True: "right", False: "wrong"}[row["label_right"]]
-
-    def cell(value: Any, form: str, width: int) -> str:
-        return f"{'-' if value is None else format(value, form):>{width}}"
-
-    typer.echo(
-        f"{number:>5}  {cell(row['psnr'], '.2f', 7)}  {cell(row['ssim'], '.3f', 5)}  {cell(row['mse'], '.1e', 7)}  "
-        f"{label:>5}  {cell(row['seconds'], '.2f', 7)}  {row['evaluations']:>11}"
-    )
-
-
-def _show_summary(summary: Summary, json_lines: bool) -> None:
-    from fedpriv.atomic import jsonable, to_json
-
-    if json_lines:
-        typer.echo(to_json(jsonable({"kind": "summary", **summary.as_dict()})))
-    else:
-        typer.echo(summary.describe())
-
-
-def _write(
-    out: Path, rows: list[dict[str, Any]], summary: Summary, pictures: list[tuple[Any, Any]], config: dict[str, Any],
-    seed: int,
-) -> None:  # fmt: skip
-    import numpy as np
-
-    from fedpriv.atomic import write_csv, write_json
-    from fedpriv.figures.reconstructions import reconstruction_grid
-    from fedpriv.figures.save import save
-    from fedpriv.provenance import provenance
-
-    origin = provenance(sys.argv, config, seed)
-    write_csv(out / "images.csv", rows)
-    write_json(out / "summary.json", {"summary": summary.as_dict(), "images": rows, "provenance": origin})
-    shown = [(x, r) for x, r in pictures if r is not None and x.ndim == 4]
-    if shown:
-        originals = np.concatenate([x for x, _ in shown])[:12]
-        found = np.concatenate([r for _, r in shown])[:12]
-        captions = [f"{row['psnr']:.1f} dB\n{row['ssim']:.2f}" for row in rows[: len(found)]]
-        figure = reconstruction_grid(originals, {"reconstruction": found}, {"reconstruction": captions})
-        save(figure, out / "reconstructions", origin)

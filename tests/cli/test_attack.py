@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-QUICK = "(max_evaluations=30,restarts=1)"
+QUICK = "(optimizer.max_evaluations=30,restarts=1)"
 TINY = ("--model", "logistic", "--images", "2")
 
 
@@ -27,6 +27,49 @@ def test_the_table_and_the_files(run, npz, tmp_path):
     saved = json.loads((out_dir / "summary.json").read_text())
     assert saved["provenance"]["config"]["attack"]["name"] == "idlg"
     assert (out_dir / "reconstructions.png").stat().st_size > 1000
+
+
+def test_the_way_is_drawn_where_the_attack_keeps_it_and_nothing_else_changes(run, strict, npz, tmp_path):
+    def mse(*more):
+        status, out, _ = run("attack", f"idlg{QUICK}", *TINY, "--data", npz, "--json", *more)
+        assert status == 0
+        return [r["mse"] for r in strict(out)[:-1]]
+
+    assert mse() == mse("--out", tmp_path)
+    saved = {p.name for p in tmp_path.iterdir()}
+    for name in ("reconstructions", "psnr_ssim", "psnr_curve", "film_strip"):
+        assert {f"{name}.png", f"{name}.pdf", f"{name}.json"} <= saved
+    config = json.loads((tmp_path / "film_strip.json").read_text())["config"]
+    assert config["attack"]["path"] is True
+
+
+def test_repeats_are_other_seeds_on_the_same_images(run, strict, npz):
+    quick = "idlg(optimizer.max_evaluations=5,restarts=1)"
+    status, out, _ = run("attack", quick, *TINY, "--data", npz, "--json", "--repeats", 2, "--seed", 3)
+    assert status == 0
+    *rows, summary = strict(out)
+    assert [(r["seed"], r["trial"]) for r in rows] == [(3, 0), (3, 1), (4, 0), (4, 1)]
+    assert rows[0]["label"] == rows[2]["label"]
+    assert rows[0]["mse"] != rows[2]["mse"]
+    assert (summary["runs"], summary["images"]) == (2, 4)
+
+
+def test_lpips_is_a_column(run, strict, npz, tmp_path):
+    import numpy as np
+
+    from fedpriv.metrics.lpips import _shapes
+
+    rng = np.random.default_rng(0)
+    path = tmp_path / "alex.npz"
+    np.savez(path, **{k: np.abs(rng.normal(0, 0.02, s)).astype(np.float32) for k, s in _shapes().items()})
+    status, out, _ = run("attack", f"idlg{QUICK}", *TINY, "--data", npz, "--json", "--lpips", path)
+    assert status == 0
+    *rows, summary = strict(out)
+    assert all(r["lpips"] >= 0 for r in rows)
+    assert summary["lpips_median"] == pytest.approx(np.median([r["lpips"] for r in rows]))
+    status, _, err = run("attack", f"idlg{QUICK}", *TINY, "--data", npz, "--lpips", tmp_path / "none.npz")
+    assert status == 2
+    assert "no file" in err
 
 
 @pytest.mark.slow
