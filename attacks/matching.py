@@ -1,7 +1,7 @@
-"""Matching: `argmin_x distance(view.simulate(x, y), view.observed)`, the core of every optimization attack.
+"""Matching: `argmin_x distance(simulated update, observed update) + priors`, the core of every optimization attack.
 
-A `Recipe` composes the parts (objective, initializer, coordinates, optimizer); `reconstruct` runs it from several
-starts on one view. The whole of one start is one compiled graph, shared by all views that differ in tensors only.
+A `Recipe` names the parts that enter the graph; `reconstruct` runs it from several starts on one view. The whole of
+one start is one compiled graph, shared by all views that differ in tensors only.
 """
 
 from __future__ import annotations
@@ -18,33 +18,42 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attacks.coordinates import Coordinates, Smooth
-from attacks.initializers import Initializer, Normal
-from attacks.lbfgs import LBFGS, Minimum, Status
+from attacks.initializers import Initializer
+from attacks.lbfgs import LBFGS
+from attacks.minimum import Minimum, Optimizer, Status
 from attacks.objectives import Objective, SquaredError
+from attacks.priors import Prior, Scene
+from attacks.replay import Exact, Replay, Sent
 from fedpriv._lazy import tf
 from fedpriv.attack import Finding
 from fedpriv.errors import CapabilityError, DivergenceError, ParameterError
-from fedpriv.seeds import Purpose, graph_seed
+from fedpriv.seeds import Purpose, graph_seed, integer_seed
 from fedpriv.view import View
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The parts of an optimization attack; hashable, static in the compiled graph.
+    """The parts of an optimization attack that make its graph; hashable.
 
     Attributes:
       objective: distance of simulated and observed update.
-      initializer: where dummy examples start.
+      priors: penalties added to it.
+      replay: how an update is simulated.
       coordinates: the variables in place of pixels.
-      optimizer: how the objective is minimized.
-      label_spread: standard deviation of the dummy label logits at the start, when labels are optimized.
+      optimizer: how the sum is minimized.
+      box: keep examples in [0, 1] at every step, by projection.
+      group: starts optimized side by side in one graph, for priors that tie them together.
+      path: keep the examples along the way.
     """
 
     objective: Objective = field(default_factory=SquaredError)
-    initializer: Initializer = field(default_factory=Normal)
+    priors: tuple[Prior, ...] = ()
+    replay: Replay = field(default_factory=Exact)
     coordinates: Coordinates = field(default_factory=Smooth)
-    optimizer: LBFGS = field(default_factory=LBFGS)
-    label_spread: float = 0.1
+    optimizer: Optimizer = field(default_factory=LBFGS)
+    box: bool = False
+    group: int = 1
+    path: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,15 +62,17 @@ class Restarts:
 
     Attributes:
       most: largest number of starts.
-      target: relative objective at which a start stops early, its work done.
-      tolerance: relative objective at which no further start is made.
+      target: objective at which a start stops early, its work done.
+      tolerance: objective at which no further start is made.
       side_by_side: starts run at once, one thread each.
+      label_spread: standard deviation of the dummy label logits at the start, when labels are optimized.
     """
 
     most: int = 1
     target: float = 2e-8
     tolerance: float = 5e-8
     side_by_side: int = 1
+    label_spread: float = 0.1
 
     def __post_init__(self) -> None:
         if self.most < 1 or self.side_by_side < 1:
@@ -74,13 +85,35 @@ class Restarts:
 
 
 class _Start(NamedTuple):
-    x: Any  # [n, *input_shape]
+    x: Any  # [copies * n, *input_shape]
     probabilities: Any  # [n, num_classes], the dummy labels
+    objective: Any  # of the best member of the group
+    path: Any  # [rows, copies * n, *input_shape], empty unless asked for
     minimum: Minimum
 
 
+class _Layout(NamedTuple):
+    """Where things lie in one member's vector of variables: examples, label logits, the replay's own."""
+
+    n: int
+    shape: tuple[int, ...]  # (copies * n, *input_shape)
+    examples: int
+    logits: int
+    own: int
+
+    @property
+    def size(self) -> int:
+        return self.examples + self.logits + self.own
+
+
 def reconstruct(
-    view: View, recipe: Recipe, restarts: Restarts, labels: np.ndarray | None = None, seed: int = 0
+    view: View,
+    recipe: Recipe,
+    restarts: Restarts,
+    initializer: Initializer,
+    labels: np.ndarray | None = None,
+    seed: int = 0,
+    variables: np.ndarray | None = None,
 ) -> Finding:
     """Runs `recipe` on `view` and keeps the start with the lowest objective.
 
@@ -88,13 +121,17 @@ def reconstruct(
       view: must hold a real update, the procedure and the example counts.
       recipe: the attack's parts.
       restarts: how often to start.
+      initializer: where the dummy examples start.
       labels: `[n]` int to hold the labels fixed; None optimizes dummy labels, a softmax of logits.
       seed: the same seed gives the same finding.
+      variables: `[group, k]` the optimizer's variables at which the first start sets out, to go on from another
+        recipe's `extra["variables"]`; None asks the initializer.
 
     Returns:
       A Finding whose `x` is clipped to [0, 1], since images are known to lie there; its objective is the value
-      before clipping, relative to the update's squared norm. `extra` has `statuses`, `objectives` and
-      `evaluations` by start, `label_probabilities` `[n, num_classes]`, and `noise_floor`, the objective that
+      before clipping, of updates divided by the observed one's norm. Evaluations count every member of a group.
+      `extra` has `statuses`, `objectives` and `evaluations` by start, `label_probabilities` `[n, num_classes]`,
+      `variables`, `[group, k]`, the optimizer's at the end of that start, and `noise_floor`, the squared error that
       rounding of the weights leaves even at the truth.
 
     Raises:
@@ -107,8 +144,10 @@ def reconstruct(
     n = view.total_examples
     if labels is not None and np.shape(labels) != (n,):
         raise ParameterError(f"{np.shape(labels)} labels given for a view of {n} examples; give one each")
+    recipe.coordinates.check(view)
     run, compile_seconds = _compiled(view, recipe, n, given)
     floor = noise_floor(view, norm)
+    content = recipe.objective.floor(floor)
     y = np.asarray(np.zeros(n) if labels is None else labels, np.int32)
     fixed = (
         tf.constant(view.weights, dtype),
@@ -116,41 +155,58 @@ def reconstruct(
         tf.constant(1 / norm, dtype),
         tf.constant(view.client_rate, dtype),
         tf.constant(y),
-        tf.constant(max(restarts.target, floor), tf.float64),
+        tf.constant(max(restarts.target, content), tf.float64),
+        tuple(tuple(tf.constant(t, dtype) for t in prior.tensors(view)) for prior in recipe.priors),
     )
+    layout = _layout(view, recipe, n, given)
 
     def start(number: int) -> _Start:
-        found = run(*fixed, tf.constant(graph_seed(seed, Purpose.ATTACK, number)))
-        found.minimum.objective.numpy()  # waits for the graph
+        members = [
+            _variables(view, recipe, initializer, restarts, layout, seed, number * recipe.group + member)
+            for member in range(recipe.group)
+        ]
+        if variables is not None and number == 0:
+            members = [tf.constant(member, dtype) for member in variables]
+        found = run(*fixed, tf.stack(members))
+        found.objective.numpy()  # waits for the graph
         return found
 
     began = time.perf_counter()
-    found = _starts(start, restarts, max(restarts.tolerance, floor))
+    found = _starts(start, restarts, max(restarts.tolerance, content))
     seconds = time.perf_counter() - began
-    objectives = [float(f.minimum.objective) for f in found]
+    objectives = [float(f.objective) for f in found]
     statuses = [Status(int(f.minimum.status)) for f in found]
     if not np.any(np.isfinite(objectives)):
         raise DivergenceError(
             f"the simulated update of round {view.round} is not finite at any of {len(found)} starts; the client's "
             f"learning rate {view.client_rate} may be too high for random examples"
         )
-    best = found[int(np.argmin(objectives))]
+    best = found[int(np.nanargmin(objectives))]
     history = best.minimum.history.numpy()
+    rows = ~np.isnan(history[:, 0])
+    history[:, 0] *= recipe.group
     probabilities = best.probabilities.numpy()
+    claimed = y if given else np.argmax(probabilities, -1).astype(np.int32)
+
+    def examples(x: np.ndarray) -> np.ndarray:
+        return np.clip(merged(x, layout.n, claimed), 0.0, 1.0).astype(np.float32)
+
     return Finding(
-        x=np.clip(best.x.numpy(), 0.0, 1.0).astype(np.float32),
-        y=y if given else np.argmax(probabilities, -1).astype(np.int32),
+        x=examples(best.x.numpy()),
+        y=claimed,
         objective=min(o for o in objectives if np.isfinite(o)),
-        evaluations=sum(int(f.minimum.evaluations) for f in found),
+        evaluations=sum(int(f.minimum.evaluations) for f in found) * recipe.group,
         seconds=seconds,
         compile_seconds=compile_seconds,
-        restarts=len(found),
-        history=history[~np.isnan(history[:, 0])],
+        restarts=len(found) * recipe.group,
+        history=history[rows],
+        path=np.stack([examples(x) for x in best.path.numpy()[rows]]) if recipe.path else None,
         extra={
             "statuses": [s.name.lower() for s in statuses],
             "objectives": objectives,
-            "evaluations": [int(f.minimum.evaluations) for f in found],
+            "evaluations": [int(f.minimum.evaluations) * recipe.group for f in found],
             "label_probabilities": probabilities,
+            "variables": best.minimum.position.numpy().reshape(recipe.group, -1),
             "noise_floor": floor,
         },
     )
@@ -189,15 +245,58 @@ def noise_floor(view: View, norm: float) -> float:
     return (epsilon * float(np.linalg.norm(np.asarray(view.weights, np.float64))) / norm) ** 2
 
 
+def merged(x: np.ndarray, n: int, y: np.ndarray) -> np.ndarray:
+    """One batch `[n, ...]` from copies `[copies * n, ...]` of it in unknown orders.
+
+    Every copy is matched one-to-one to the first, within equal labels, and their mean taken (Dimitrov et al. 2022,
+    arXiv 2206.12395, section 4.4).
+    """
+    from fedpriv.metrics.matching import match
+
+    copies = x.reshape(-1, n, *x.shape[1:])
+    if len(copies) == 1:
+        return copies[0]
+    aligned = copies.copy()
+    for other in aligned[1:]:
+        for label in np.unique(y):
+            same = np.flatnonzero(y == label)
+            if np.isfinite(copies[0][same]).all():
+                other[same] = other[same][match(other[same], copies[0][same])]
+    return aligned.mean(0)
+
+
 def _starts(start: Callable[[int], _Start], restarts: Restarts, tolerance: float) -> list[_Start]:
     found: list[_Start] = []
     with ThreadPoolExecutor(restarts.side_by_side) as pool:
         while len(found) < restarts.most:
             wave = range(len(found), min(len(found) + restarts.side_by_side, restarts.most))
             found += pool.map(start, wave)
-            if any(float(f.minimum.objective) <= tolerance for f in found):
+            if any(float(f.objective) <= tolerance for f in found):
                 break
     return found
+
+
+def _layout(view: View, recipe: Recipe, n: int, given: bool) -> _Layout:
+    shape = (recipe.replay.copies(view) * n, *view.model.input_shape)
+    logits = 0 if given else n * view.model.num_classes
+    return _Layout(n, shape, recipe.coordinates.size(shape), logits, len(recipe.replay.variables()))
+
+
+def _variables(
+    view: View, recipe: Recipe, initializer: Initializer, restarts: Restarts, layout: _Layout, seed: int, number: int
+) -> Any:
+    """One start's variables `[k]`."""
+    dtype = view.model.spec.dtype
+    own = integer_seed(seed, Purpose.ATTACK, number)
+    seeds = tf.random.experimental.stateless_split(graph_seed(seed, Purpose.ATTACK, number), 2)
+    copies = layout.shape[0] // layout.n
+    x = np.concatenate([initializer(view, own + copy) for copy in range(copies)])
+    parts = [recipe.coordinates.start(tf.constant(x, dtype), seeds[0])]
+    if layout.logits:
+        parts.append(tf.random.stateless_normal([layout.logits], seeds[1], 0.0, restarts.label_spread, dtype))
+    if layout.own:
+        parts.append(tf.constant(recipe.replay.variables(), dtype))
+    return tf.concat(parts, 0)
 
 
 _CACHE: OrderedDict[Hashable, Callable[..., _Start]] = OrderedDict()
@@ -223,30 +322,84 @@ def _compiled(view: View, recipe: Recipe, n: int, given: bool) -> tuple[Callable
 
 def _compile(view: View, recipe: Recipe, n: int, given: bool) -> Callable[..., _Start]:
     model, dtype = view.model, view.model.spec.dtype
-    x_shape, y_shape = (n, *model.input_shape), (n, model.num_classes)
-    x_size = int(np.prod(x_shape))
+    layout, group = _layout(view, recipe, n, given), recipe.group
+    copies = layout.shape[0] // n
 
-    def unpack(v: Any, y: Any) -> tuple[Any, Any]:
-        x = recipe.coordinates.decode(tf.reshape(v[:x_size], x_shape))
-        return x, y if given else tf.nn.softmax(tf.reshape(v[x_size:], y_shape))
+    def unpack(v: Any, y: Any) -> tuple[Any, Any, Any]:
+        x = recipe.coordinates.decode(v[: layout.examples], layout.shape)
+        logits = v[layout.examples : layout.examples + layout.logits]
+        labels = y if given else tf.nn.softmax(tf.reshape(logits, (n, model.num_classes)))
+        return x, labels, v[layout.size - layout.own :]
 
-    def run(weights: Any, unit: Any, scale: Any, rate: Any, y: Any, target: Any, seed: Any) -> _Start:
-        def value_and_gradient(v: Any) -> tuple[Any, Any]:
+    def project(v: Any) -> Any:
+        v = tf.reshape(v, [group, layout.size])
+        members = []
+        for member in tf.unstack(v):
+            x = tf.clip_by_value(recipe.coordinates.decode(member[: layout.examples], layout.shape), 0.0, 1.0)
+            inside = recipe.coordinates.start(x, tf.zeros([2], tf.int32))
+            members.append(tf.concat([inside, member[layout.examples :]], 0) if not given or layout.own else inside)
+        return tf.reshape(tf.stack(members), [-1])
+
+    def run(weights: Any, unit: Any, scale: Any, rate: Any, y: Any, target: Any, tensors: Any, starts: Any) -> _Start:
+        sent = Sent(weights, unit / scale, rate)
+
+        def penalty(over: str, x: Any, labels: Any, v: Any) -> Any:
+            found = [
+                prior(x, Scene(view, weights, labels, v, own, recipe.coordinates))
+                for prior, own in zip(recipe.priors, tensors)
+                if prior.over == over
+            ]
+            return tf.add_n(found) if found else None
+
+        def member(v: Any) -> Any:
+            x, labels, own = unpack(v, y)
+            repeated = tf.tile(labels, [copies] + [1] * (len(labels.shape) - 1)) if copies > 1 else labels
+            simulated = recipe.replay(view, sent, x, repeated, own)
+            value = recipe.objective(simulated * scale, unit, model.spec)
+            by_epoch = tf.reshape(x, [copies, n, *model.input_shape])
+            for more in (penalty("examples", x, repeated, v), penalty("epochs", by_epoch, labels, v)):
+                value = value if more is None else value + more
+            return value
+
+        def differentiated(function: Callable[[Any], Any], v: Any) -> tuple[Any, Any]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(v)
-                simulated = view.simulate_from(weights, rate, *unpack(v, y))
-                value = recipe.objective(simulated * scale, unit)
+                value = function(v)
             return value, tf.convert_to_tensor(tape.gradient(value, v, unconnected_gradients="zero"))
 
-        seeds = tf.random.experimental.stateless_split(seed, 2)
-        x = recipe.initializer(x_shape, seeds[0], dtype)
-        v = tf.reshape(recipe.coordinates.encode(x), [-1])
-        if not given:
-            logits = tf.random.stateless_normal(y_shape, seeds[1], 0.0, recipe.label_spread, dtype)
-            v = tf.concat([v, tf.reshape(logits, [-1])], 0)
-        minimum = recipe.optimizer.minimize(value_and_gradient, v, target)
-        x, found = unpack(minimum.position, y)
-        return _Start(x, tf.one_hot(found, model.num_classes, dtype=dtype) if given else found, minimum)
+        def together(v: Any) -> Any:
+            x = tf.stack([unpack(own, y)[0] for own in tf.unstack(tf.reshape(v, [group, layout.size]))])
+            return penalty("group", x, y, v)
+
+        def value_and_gradient(v: Any) -> tuple[Any, Any]:
+            if group == 1:
+                return differentiated(member, v)
+            members = tf.reshape(v, [group, layout.size])
+            values, gradients = tf.map_fn(
+                lambda one: differentiated(member, one), members, fn_output_signature=(dtype, dtype)
+            )
+            value, gradient = tf.reduce_sum(values), tf.reshape(gradients, tf.shape(v))
+            if any(prior.over == "group" for prior in recipe.priors):
+                more, slope = differentiated(together, v)
+                value, gradient = value + more, gradient + slope
+            return value, gradient
+
+        minimum = recipe.optimizer.minimize(
+            value_and_gradient, tf.reshape(starts, [-1]), target, project if recipe.box else None
+        )
+        best, value = tf.constant(0), minimum.objective
+        if group > 1:
+            values = tf.map_fn(member, tf.reshape(minimum.position, [group, layout.size]), fn_output_signature=dtype)
+            best = tf.argmin(tf.where(tf.math.is_finite(values), values, np.inf), output_type=tf.int32)
+            value = values[best]
+        position = tf.reshape(minimum.position, [group, layout.size])[best]
+        x, labels, _ = unpack(position, y)
+        path = tf.zeros([0, *layout.shape], dtype)
+        if recipe.path:
+            rows = tf.reshape(minimum.path, [-1, group, layout.size])[:, best]
+            path = tf.map_fn(lambda row: unpack(row, y)[0], rows)
+        labels = tf.one_hot(labels, model.num_classes, dtype=dtype) if given else labels
+        return _Start(x, labels, value, path, minimum._replace(path=tf.zeros([0, 0], dtype)))
 
     d = model.spec.size
     signature = [
@@ -256,10 +409,14 @@ def _compile(view: View, recipe: Recipe, n: int, given: bool) -> Callable[..., _
         tf.TensorSpec([], dtype),
         tf.TensorSpec([n], tf.int32),
         tf.TensorSpec([], tf.float64),
-        tf.TensorSpec([2], tf.int32),
+        tuple(tuple(tf.TensorSpec(np.shape(t), dtype) for t in prior.tensors(view)) for prior in recipe.priors),
+        tf.TensorSpec([group, layout.size], dtype),
     ]
     concrete = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
     # The first call prepares the executor. At weights that are not finite it ends after one evaluation.
-    spoiled = [tf.fill(s.shape, tf.constant(float("nan"), dtype)) for s in signature[:4]]
-    concrete(*spoiled, tf.zeros([n], tf.int32), tf.zeros([], tf.float64), tf.zeros([2], tf.int32))
+    spoiled = [
+        tf.nest.map_structure(lambda s: tf.fill(s.shape, tf.constant(float("nan"), dtype)), s)
+        for s in (*signature[:4], *signature[6:])
+    ]
+    concrete(*spoiled[:4], tf.zeros([n], tf.int32), tf.zeros([], tf.float64), *spoiled[4:])
     return concrete

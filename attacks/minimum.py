@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -82,7 +82,7 @@ class Optimizer(Component):
     projects: ClassVar[bool] = False
 
     target: float | None = None
-    history: int = Field(128, ge=2)
+    history: Annotated[int, Field(ge=2)] = 128
     path: bool = False
 
     def minimize(

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results/secure_sum"))
     parser.add_argument("--data", default="fashion_small")
     parser.add_argument("--model", default="lenet(init=uniform)")
-    parser.add_argument("--attack", default="dlg(restarts=2,max_evaluations=2000)")
+    parser.add_argument("--attack", default="dlg(restarts=2,optimizer.max_evaluations=2000)")
     parser.add_argument("--cohorts", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--images", type=int, default=16, help="a multiple of every cohort")
     parser.add_argument("--seed", type=int, default=0)

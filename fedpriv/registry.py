@@ -13,11 +13,12 @@ import inspect
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pydantic
 
-from fedpriv.errors import FedprivError, ParameterError, UnknownNameError, did_you_mean
+from fedpriv.errors import DataError, FedprivError, ParameterError, UnknownNameError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,53 @@ class Registry:
         raise UnknownNameError(f"no {self.kind} is named '{name}'.{did_you_mean(name, self._entries)}")
 
     def create(self, text: str, /, **parameters: Any) -> Any:
-        """Builds from `name`, or `name(key=value,...)` as written on a command line; `parameters` override.
+        """Builds from `name`, `name(key=value,...)` as on a command line, or a YAML file; `parameters` override.
+
+        A file is a mapping with `name` and parameters, as `fedpriv show NAME --yaml` prints it.
 
         Raises:
+          DataError: the file is missing, or holds something else.
           UnknownNameError: unknown name.
           ParameterError: unknown parameter or impossible value, or something of another kind; names it and what is
             allowed.
         """
-        name, written = parse_call(text, self.kind)
+        name, written = read_file(text, self.kind) if is_file(text) else parse_call(text, self.kind)
         made = build(self.load(name), {**written, **parameters}, f"{self.kind} '{name}'")
         if self.base and not isinstance(made, _load_dotted(self.base, self.kind)):
             wanted = self.base.replace(":", ".")
             raise ParameterError(f"{self.kind} '{name}' is a {type(made).__name__}; it must be, or return, a {wanted}")
         return made
+
+
+def components() -> dict[str, Registry]:
+    """The parts that attacks are composed of, by role; from the groups `fedpriv.components.<role>`."""
+    prefix = "fedpriv.components."
+    groups = sorted(g for g in importlib.metadata.entry_points().groups if g.startswith(prefix))
+    return {g.removeprefix(prefix): Registry(g.removeprefix(prefix), g) for g in groups}
+
+
+def is_file(text: str) -> bool:
+    """Whether what was written is a path to a YAML or JSON file rather than a name."""
+    return Path(text).suffix in (".yaml", ".yml", ".json")
+
+
+def read_file(path: str, kind: str) -> tuple[str, dict[str, Any]]:
+    """The name and the parameters in a YAML (or JSON) file.
+
+    Raises:
+      DataError: it cannot be read, or is no mapping with a `name`.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{kind} file '{path}' cannot be read: {e}") from e
+    except yaml.YAMLError as e:
+        raise DataError(f"{kind} file '{path}' is not YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(content, dict) or not isinstance(content.get("name"), str):
+        raise DataError(f"{kind} file '{path}' needs a mapping with a 'name', as `fedpriv show NAME --yaml` prints")
+    return content["name"], {str(k): v for k, v in content.items() if k != "name"}
 
 
 def _load_dotted(name: str, kind: str) -> Any:

@@ -60,7 +60,7 @@ class Plan:
     data: str = "fashion_small"
     data_dir: str | None = None
     model: str = "lenet(init=uniform)"
-    attack: str = "dlg(restarts=1,max_evaluations=800)"
+    attack: str = "dlg(restarts=1,optimizer.max_evaluations=800)"
     seed: int = 0
     images: int = 5
     clients: int = 100

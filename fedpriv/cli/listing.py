@@ -19,6 +19,12 @@ REGISTRIES = {
 }
 
 
+def _registries() -> dict[str, registry.Registry]:
+    """All that can be listed, the parts of attacks included."""
+    plural = {"coordinates": "coordinates", "labels": "labels"}
+    return REGISTRIES | {plural.get(role, f"{role}s"): parts for role, parts in registry.components().items()}
+
+
 def _metrics() -> dict[str, Any]:
     from fedpriv.metrics import METRICS
 
@@ -29,9 +35,10 @@ def _everything(kind: str) -> dict[str, Any]:
     if kind == "metrics":
         return _metrics()
     found: dict[str, Any] = {}
-    for name in REGISTRIES[kind].names():
+    names = _registries()[kind]
+    for name in names.names():
         try:
-            found[name] = REGISTRIES[kind].load(name)
+            found[name] = names.load(name)
         except FedprivError as e:  # one broken package must not hide the others
             found[name] = e
     return found
@@ -44,10 +51,15 @@ def _first_line(target: Any) -> str:
 
 
 def list_names(
-    kind: Annotated[str, typer.Argument(help="attacks, defenses, models, datasets, metrics or engines.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="attacks, defenses, models, datasets, metrics, engines, or parts of attacks such as objectives."
+        ),
+    ],
 ) -> None:
     """List what is registered, with a line on each."""
-    kinds = [*REGISTRIES, "metrics"]
+    kinds = [*_registries(), "metrics"]
     if kind not in kinds:
         raise ParameterError(f"nothing called '{kind}' can be listed.{did_you_mean(kind, kinds)}")
     entries = _everything(kind)
@@ -56,27 +68,62 @@ def list_names(
         typer.echo(f"{name:<{width}}  {_first_line(target)}")
 
 
-def show(name: Annotated[str, typer.Argument(help="An attack, defense, model, dataset or metric.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="An attack, defense, model, dataset, metric or part of an attack.")],
+    yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print an attack or defense as a file to edit and run, and nothing else.")
+    ] = False,
+) -> None:
     """Show what something does, its parameters and its paper."""
-    found = [(kind, reg.load(name)) for kind, reg in REGISTRIES.items() if name in reg.names()]
+    registries = _registries()
+    if yaml:
+        _print_yaml(name)
+        return
+    found = [(kind, reg.load(name)) for kind, reg in registries.items() if name in reg.names()]
     if name in _metrics():
         found.append(("metrics", _metrics()[name]))
     if not found and ":" not in name:
-        known = [n for reg in REGISTRIES.values() for n in reg.names()] + list(_metrics())
+        known = [n for reg in registries.values() for n in reg.names()] + list(_metrics())
         raise UnknownNameError(f"nothing is named '{name}'.{did_you_mean(name, known)}")
     if not found:
         found = [("plug-in", registry.attacks.load(name))]
     for kind, target in found:
-        typer.echo(f"{name} ({kind.removesuffix('s')})\n")
+        typer.echo(f"{name} ({kind.removesuffix('s') if kind not in ('labels', 'coordinates') else kind})\n")
         typer.echo(inspect.getdoc(target) or "")
         if kind != "metrics":
             _parameters(target)
         if getattr(target, "paper", ""):
             typer.echo(f"\nPaper: {target.paper}")
-        if getattr(target, "needs", None):
-            typer.echo("\nNeeds: " + "; ".join(sorted(c.value for c in target.needs)))
+        needs = _needs(target)
+        if needs:
+            typer.echo("\nNeeds: " + "; ".join(sorted(c.value for c in needs)))
         if getattr(target, "adaptive_attack", None) is not None and kind == "defenses":
             typer.echo(f"\nAdaptive attack: {target.adaptive_attack or 'none ships yet'}")
+
+
+def _needs(target: Any) -> frozenset[Any]:
+    """What it needs of an adversary: with its default parameters, if it has defaults for all."""
+    try:
+        return target().requirements()
+    except Exception:  # what has no defaults, or is no component
+        return frozenset(getattr(target, "needs", None) or ())
+
+
+def _print_yaml(name: str) -> None:
+    import yaml
+
+    known = {n: reg for reg in (registry.attacks, registry.defenses) for n in reg.names()}
+    if registry.parse_call(name, "plug-in")[0] not in known and ":" not in name:
+        raise UnknownNameError(f"no attack or defense is named '{name}'.{did_you_mean(name, known)}")
+    made = known.get(registry.parse_call(name, "plug-in")[0], registry.attacks).create(name)
+    typer.echo(yaml.safe_dump(made.config(), sort_keys=False).rstrip())
+
+
+def _written(value: Any) -> str:
+    """A default as a user would write it."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_written(v) for v in value)}]"
+    return value.describe() if hasattr(value, "describe") else repr(value)
 
 
 def _parameters(target: Any) -> None:
@@ -86,7 +133,7 @@ def _parameters(target: Any) -> None:
     rows = []
     if isinstance(target, type) and issubclass(target, BaseModel):
         for name, field in target.model_fields.items():
-            default = "required" if field.default is PydanticUndefined else repr(field.default)
+            default = "required" if field.default is PydanticUndefined else _written(field.default)
             rows.append((name, default, field.description or ""))
     else:
         for name, parameter in registry.parameters_of(target).items():

@@ -32,7 +32,7 @@ def test_two_examples_need_their_labels(helpers):
     model, x, y = helpers.dense(SHAPE), helpers.smooth_images(2, SHAPE, 2), [9, 0]
     with pytest.raises(CapabilityError, match="2 examples"):
         IDLG().run(helpers.make_view(model, x, y))
-    finding = IDLG(use_labels=True).run(helpers.make_view(model, x, y, knows=("labels",)))
+    finding = IDLG(labels="known").run(helpers.make_view(model, x, y, knows=("labels",)))
     assert list(finding.y) == y
     assert min(float(psnr(a, b)) for a, b in zip(finding.x, x, strict=True)) > 25
 

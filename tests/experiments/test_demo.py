@@ -12,7 +12,7 @@ from experiments.demo.plan import Plan
 
 TINY = Plan(
     model="logistic",
-    attack="dlg(restarts=1,max_evaluations=30)",
+    attack="dlg(restarts=1,optimizer.max_evaluations=30)",
     images=1,
     clients=6,
     cohort=3,

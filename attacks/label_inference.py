@@ -1,0 +1,218 @@
+"""Label inference: what labels an attack takes the examples to have, before it looks for them.
+
+The inferences of single examples and the choice among all are here, those of batches in `attacks.batch_labels`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from attacks.component import Component
+from attacks.labels import single_label
+from attacks.last_layer import LastLayer, dense_parts, read_last_layer
+from fedpriv.attack import Capability
+from fedpriv.errors import CapabilityError
+from fedpriv.view import View
+
+
+@dataclass(frozen=True, eq=False)
+class InferredLabels:
+    """Labels read off an update: how many of each, not which example has which.
+
+    Attributes:
+      y: int32 `[n]`, ascending; known labels stay in their order.
+      source: what they were read off, in a word or two.
+      counts: int64 `[num_classes]`, examples of each class, summing to n; None if not given.
+      evidence: float `[num_classes]`, what the counts were rounded or chosen from, or None.
+      margin: how clearly the claim stands out, in [0, 1], or None where the method has no measure of it. For rounded
+        counts it is 1 if all were whole numbers, 0 if one was half an example or more away.
+      notes: what about it is approximate, in words.
+    """
+
+    y: np.ndarray
+    source: str
+    counts: np.ndarray | None = None
+    evidence: np.ndarray | None = None
+    margin: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def from_counts(
+    counts: np.ndarray,
+    source: str,
+    evidence: np.ndarray | None = None,
+    margin: float | None = None,
+    notes: tuple[str, ...] = (),
+) -> InferredLabels:
+    """InferredLabels of `counts [num_classes]`."""
+    y = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return InferredLabels(y, source, np.asarray(counts, np.int64), evidence, margin, notes)
+
+
+class LabelInference(Component):
+    """Base: finds the labels of the examples behind an update."""
+
+    def __call__(self, view: View, seed: int = 0) -> InferredLabels | None:
+        """The labels, or None to have them optimized along with the examples.
+
+        Args:
+          view: what the adversary holds.
+          seed: fixes simulated examples, where there are any.
+
+        Raises:
+          CapabilityError: the view lacks something this inference needs, or its update shows no labels.
+          DivergenceError: the update or the model is not finite where labels are read.
+        """
+        missing = [c for c in self.requirements() if c not in view.capabilities]
+        if missing:
+            raise CapabilityError(
+                f"label inference '{self.kind}' needs {'; and '.join(sorted(c.value for c in missing))}, which this "
+                f"view does not give: {view.describe()} Choose another, such as labels=joint, or an adversary that "
+                "has it"
+            )
+        return self.infer(view, seed)
+
+    @abstractmethod
+    def infer(self, view: View, seed: int) -> InferredLabels | None:
+        """The inference itself; called with the needs met."""
+
+
+class Joint(LabelInference):
+    """Labels are optimized along with the examples, as a softmax of logits (DLG)."""
+
+    kind: ClassVar[str] = "joint"
+    paper: ClassVar[str] = "Zhu, Liu, Han 2019, arXiv 1906.08935"
+
+    def infer(self, view: View, seed: int) -> InferredLabels | None:
+        """None."""
+        return None
+
+
+class Known(LabelInference):
+    """The adversary knows the labels."""
+
+    kind: ClassVar[str] = "known"
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.LABELS})
+
+    def infer(self, view: View, seed: int) -> InferredLabels | None:
+        """The view's labels, in the order they are known in, which in a sum tells whose they are.
+
+        Raises:
+          CapabilityError: labels outside the model's classes.
+        """
+        y = np.asarray(view.labels)
+        if y.size and (y.min() < 0 or y.max() >= view.model.num_classes):
+            raise CapabilityError(
+                f"the known labels range from {y.min()} to {y.max()}, but model '{view.model.name}' has classes 0 to "
+                f"{view.model.num_classes - 1}; give labels of those classes"
+            )
+        return InferredLabels(y.astype(np.int32), "known", np.bincount(y, minlength=view.model.num_classes))
+
+
+class SignRule(LabelInference):
+    """The one label whose logit the update raises (iDLG).
+
+    Zhao, Mopuri, Bilen 2020, "iDLG: Improved Deep Leakage from Gradients", arXiv 2001.02610. Exact for one example
+    in one step. It also reads off a batch that is all of one class, whose bias update is positive at that class
+    alone. That pattern does not prove one class: another with so few examples that the model expects more also has a
+    negative update. The result says so in `notes`.
+    """
+
+    kind: ClassVar[str] = "idlg"
+    paper: ClassVar[str] = "Zhao, Mopuri, Bilen 2020, arXiv 2001.02610"
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
+
+    def infer(self, view: View, seed: int) -> InferredLabels | None:
+        """The label of a single example, or of a batch of one class.
+
+        Raises:
+          CapabilityError: several examples whose update raises several classes, or a model without a dense last
+            layer or, for several examples, without a bias in it.
+        """
+        n, update = view.total_examples, np.asarray(view.observed)
+        kernel, bias = dense_parts(view.model)
+        if kernel is None and bias is None:
+            raise CapabilityError(
+                f"label inference 'idlg' reads a dense last layer, which model '{view.model.name}' lacks; use "
+                "labels=joint"
+            )
+        notes: tuple[str, ...] = ()
+        if n > 1:
+            if bias is None:
+                raise CapabilityError(
+                    f"label inference 'idlg' sees whether {n} examples share a class by the last layer's bias, which "
+                    f"model '{view.model.name}' lacks; use labels=llg_star, or labels=joint"
+                )
+            raised = np.flatnonzero(update[bias] > 0)
+            if len(raised) > 1:
+                raise CapabilityError(
+                    f"label inference 'idlg' reads the label of a single example or of a batch of one class, but "
+                    f"this update of {n} examples raises the classes {raised.tolist()}; use labels=auto or labels=ilrg"
+                )
+            notes = (f"takes {n} examples to be of one class, as the update raises one class alone",)
+        found = single_label(update, view.model)
+        counts = np.zeros(view.model.num_classes, np.int64)
+        counts[found.label] = n
+        return from_counts(counts, f"idlg, {found.source}", None, found.margin, notes)
+
+
+class Auto(LabelInference):
+    """The best inference that this view allows; joint optimization where none is possible.
+
+    Known labels if the adversary has them; the sign rule for one example; for more, `ilrg` or `bias`. They differ in
+    what they take for the batch's mean prediction: `ilrg` the prediction at the examples' mean features, which is
+    right while predictions differ little among examples; `bias(inputs=calibrated)` equal shares of all classes, which
+    is right for a trained model on a varied batch. `ilrg` is taken if its predictions are flat, or its counts come
+    out nearly whole of their own. With a kernel alone it is `llg_star`, or `llg` if the scale of the update is
+    unknown. `source` says which. Labels are optimized jointly if the last layer is not dense, or the update's scale
+    is unknown and there is no kernel.
+
+    Attributes:
+      flat: share of all classes that a prediction's perplexity must reach to count as flat.
+      whole: misfit of the unrounded counts, relative to chance, up to which they count as whole.
+    """
+
+    kind: ClassVar[str] = "auto"
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
+
+    flat: float = 0.5
+    whole: float = 0.5
+
+    def infer(self, view: View, seed: int) -> InferredLabels | None:
+        """The labels, or None.
+
+        Raises:
+          DivergenceError: the last layer's update is not finite.
+          CapabilityError: the last layer did not move.
+        """
+        from attacks.batch_labels import ILRG, LLG, Bias, LLGStar
+
+        if view.labels is not None:
+            return Known()(view, seed)
+        kernel, bias = dense_parts(view.model)
+        if kernel is None and bias is None:
+            return None
+        read_last_layer(view, scaled=False)  # what is not finite, or did not move, is no matter of choice
+        if view.total_examples == 1:
+            return SignRule()(view, seed)
+        try:
+            layer: LastLayer | None = read_last_layer(view)
+        except CapabilityError:
+            layer = None
+        if layer is not None and kernel is not None and bias is not None:
+            solved = ILRG()
+            if solved.misfit(layer, view.total_examples) <= self.whole or solved.flatness(layer) >= self.flat:
+                return solved(view, seed)
+        if layer is not None and bias is not None:
+            return Bias(inputs="calibrated" if kernel is not None else "random")(view, seed)
+        for choice in (LLGStar(), LLG()):
+            if kernel is not None and (layer is not None or isinstance(choice, LLG)):
+                try:
+                    return choice(view, seed)
+                except CapabilityError:
+                    continue
+        return None

@@ -1,0 +1,109 @@
+"""Modern: the suite's own default. Several attacks in order of strength, until one accounts for the update."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny
+
+from attacks.matching import checked_update, noise_floor
+from fedpriv import registry
+from fedpriv._lazy import tf
+from fedpriv.attack import Attack, Capability, Finding
+from fedpriv.errors import CapabilityError, DivergenceError, FedprivError, ModelError
+from fedpriv.view import View
+
+
+def _attack(value: Any) -> Any:
+    """An attack from its name, its `config()`, or itself."""
+    try:
+        if isinstance(value, str):
+            return registry.attacks.create(value)
+        if isinstance(value, dict):
+            return registry.attacks.create(str(value.get("name")), **{k: v for k, v in value.items() if k != "name"})
+    except FedprivError as e:
+        raise ValueError(str(e)) from e
+    return value
+
+
+AttackPart = Annotated[
+    SerializeAsAny[Attack], BeforeValidator(_attack), PlainSerializer(lambda attack: attack.config())
+]
+
+
+class Modern(Attack):
+    """Exact attacks first, then matching without a prior, then matching with one; the first that explains the update.
+
+    An update that a finding reproduces, down to rounding, leaves no doubt about the finding, whatever found it. So
+    the attacks are tried in order, from those that are exact where they apply (analytic inversion of a first dense
+    layer) over L-BFGS matching, which is exact on smooth networks, to signed Adam with total variation (Geiping et
+    al. 2020, arXiv 2003.14053), which is best where the update does not determine the examples. Ones that do not
+    apply to the view are passed over. If none reproduces the update, the last one's finding is returned: its prior
+    decides where the update does not.
+
+    Evaluations and seconds are those of all attacks tried together. `extra["tried"]` says what each came to.
+
+    Attributes:
+      attacks: tried in this order.
+      tolerance: relative squared error of the replayed update at which a finding is accepted; raised to what
+        rounding of the weights leaves.
+    """
+
+    name: ClassVar[str] = "modern"
+    paper: ClassVar[str] = "a portfolio; see its attacks"
+    needs: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.REAL_UPDATE, Capability.NUM_EXAMPLES, Capability.PROCEDURE}
+    )
+
+    attacks: Annotated[tuple[AttackPart, ...], Field(min_length=1)] = (  # type: ignore[assignment]
+        "first_layer",
+        "dlg(labels=auto,restarts=2,optimizer.max_evaluations=1500)",
+        "inverting_gradients(optimizer.steps=4000,priors.total_variation.weight=0.01)",
+    )
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-7
+
+    def attack(self, view: View, seed: int) -> Finding:
+        """The first finding that reproduces the update, or else the last."""
+        _, norm = checked_update(view)
+        content = max(self.tolerance, 10 * noise_floor(view, norm))
+        tried: list[dict[str, Any]] = []
+        found: list[Finding] = []
+        for attack in self.attacks:
+            try:
+                finding = attack.run(view, seed)
+            except (CapabilityError, ModelError, DivergenceError) as e:
+                tried.append({"attack": attack.name, "refused": str(e)})
+                continue
+            error = mismatch(view, finding)
+            found.append(finding)
+            tried.append({"attack": attack.name, "mismatch": error, "evaluations": finding.evaluations})
+            if error <= content:
+                break
+        if not found:
+            reasons = "; ".join(f"{t['attack']}: {t['refused']}" for t in tried)
+            raise CapabilityError(f"none of the attacks of 'modern' applies to this view. {reasons}")
+        best = found[-1]
+        return replace(
+            best,
+            evaluations=sum(f.evaluations for f in found),
+            seconds=sum(f.seconds for f in found),
+            compile_seconds=sum(f.compile_seconds for f in found),
+            extra={**best.extra, "chosen": [t for t in tried if "mismatch" in t][-1]["attack"], "tried": tried},
+        )
+
+
+def mismatch(view: View, finding: Finding) -> float:
+    """Squared error of the update replayed from a finding, relative to the observed update's squared norm.
+
+    Infinite if the finding is incomplete (no labels, or fewer examples than the update was made from) or not finite.
+    """
+    n = view.total_examples
+    if finding.x is None or finding.y is None or len(finding.x) != n or len(finding.y) != n:
+        return float("inf")
+    observed = np.asarray(view.observed, np.float64)
+    x = tf.constant(finding.x, view.model.spec.dtype)
+    replayed = view.simulate(x, tf.constant(np.asarray(finding.y, np.int32))).numpy().astype(np.float64)
+    error = float(np.sum((replayed - observed) ** 2) / np.sum(observed**2))
+    return error if np.isfinite(error) else float("inf")

@@ -1,0 +1,1 @@
+"""Gradient inversion: the suite's attacks on the settings of the papers, one table each."""
