@@ -1,4 +1,5 @@
 import ast
+import re
 import subprocess
 import sys
 
