@@ -108,7 +108,8 @@ class FirstOrder(Optimizer):
             f, g = value_and_gradient(z.x)
             f, g = tf.reshape(f, []), tf.ensure_shape(g, start.shape)
             finite = tf.math.is_finite(f) & tf.math.is_finite(tf.nn.l2_loss(g))
-            better = finite & (f < z.f)
+            f = tf.where(finite, f, tf.constant(float("inf"), dtype))
+            better = f < z.f
             best = tf.where(better, f, z.f)
             status = tf.where(z.t < steps, int(Status.RUNNING), int(Status.BUDGET))
             if target is not None:
@@ -152,7 +153,6 @@ class FirstOrder(Optimizer):
         rows = tf.math.floordiv(z.t + (stride - 2), stride) + 1
         used = (tf.range(self.history) < rows)[:, None]
         history = tf.where(used, z.history, tf.constant(float("nan"), tf.float64))
-        history = tf.where(tf.math.is_nan(history[:, 1:]) & used, tf.constant(float("inf"), tf.float64), history)
         return Minimum(z.position, z.f, z.g, z.t, z.t - 1, z.status, history, z.path)
 
 
