@@ -1,0 +1,306 @@
+"""Sparse directions: vectors of a subspace with many zeros.
+
+The subspace `[units, rank]` is spanned by unknown vectors, each with many zeros. Any rank - 1 rows determine one
+vector of the subspace that is zero there, up to scale. If one of the unknown vectors happens to be zero in all of
+them, that is the vector; it shows by being zero in many more rows. With half of the entries zero a draw hits one of
+them with probability about 2^-(rank - 1) (Dimitrov, Baader, Müller, Vechev 2024, arXiv 2403.03945). All rank choices
+of rank - 1 out of the same rank rows come from one matrix inverse, so draws are made that way (`draw`).
+
+Three shortcuts of our own reach the vectors that draws hit too rarely, such as those of similar examples, whose
+zeros overlap:
+
+- `descend` starts anywhere and lowers a concave measure of sparsity by reweighted least squares, as in compressed
+  sensing (Chartrand, Yin 2008). It ends at one of the unknown vectors in a good share of the starts.
+- Once all but k vectors are found, the examples that belong to the others lie in a k-dimensional space (what is
+  orthogonal to the found ones, through the gradient's other factor). A random example of it tells by its
+  pre-activations which rows would be zero, and `descend` starts from the vector nearest to that.
+- `climb` takes the vectors found for sums of a few unknown ones. A sum is zero where all its parts are, so rows drawn
+  among its zeros leave a plane that holds parts of it, and the directions of a plane that are zero in many rows show
+  as clusters of angles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import comb
+
+import numpy as np
+
+#: Rows on which most draws are already found to be wrong.
+_FIRST_LOOK = 48
+#: Best hits of one call that are looked at closely.
+_CLOSE_LOOK = 64
+#: Bins for the angles of a plane; an angle off by one bin stays within the tolerance for a zero.
+_BINS = 2048
+#: Reweighted least squares: the exponent p of the measure sum |v|^p, and the steps that shrink its smoothing.
+_EXPONENT, _STEPS, _SMOOTHING = 0.5, 30, (1.0, 1e-4)
+
+
+def expected_draws(rank: int, units: int, zeros: float = 0.5) -> float:
+    """How many draws it takes on average until every one of `rank` vectors has been hit.
+
+    Each vector is zero in a share `zeros` of `units` rows, independently. A draw then hits a given one with
+    probability C(zeros * units, rank - 1) / C(units, rank - 1), near zeros^(rank - 1), and waiting for all of them
+    takes the harmonic number of `rank` times as long as for one (the coupon collector).
+
+    Dimitrov, Baader, Müller, Vechev 2024, arXiv 2403.03945, section 5. Climbing needs fewer.
+    """
+    if rank <= 1:
+        return 1.0
+    zero = int(zeros * units)
+    if zero < rank - 1:
+        return float("inf")
+    hit = comb(zero, rank - 1) / comb(units, rank - 1)
+    return sum(1 / k for k in range(1, rank + 1)) / hit if hit > 0 else float("inf")
+
+
+@dataclass
+class SparseDirections:
+    """The sparsest linearly independent vectors found so far in one subspace.
+
+    A sum of unknown vectors is zero only where all of them are, so none is sparser than its parts: once all unknown
+    vectors have been hit, these are they. A vector in the span of sparser ones will never be needed and is dropped.
+
+    Attributes:
+      basis: `[units, rank]`, orthonormal columns.
+      rng: draws the rows.
+      tolerance: entries below this, relative to a vector's root mean square, are taken for zeros that rounding has
+        blurred, and made smaller if they are.
+      exact: entries below this count as zero in the end; several times the rounding, at most `tolerance`.
+      sparsity: share of the live rows (those not zero throughout) where a vector must be zero to be kept.
+      off: tells for `[n, rank]` vectors b which live rows would be zero for the example they stand for, bool
+        `[n, live]`; b is orthogonal to the directions of all other examples. None: not known.
+      directions: `[k, rank]`, unit length, the sparsest first; vector k is `basis @ directions[k]`.
+      zeros: `[k]`, in how many live rows each is zero.
+      passed_over: `[m, rank]`, the sparsest directions that were kept once and then replaced.
+      live_rows: which rows are not zero throughout.
+      draws: vectors drawn.
+      descents: starts of `descend`.
+      planes: planes that `climb` looked at.
+    """
+
+    basis: np.ndarray
+    rng: np.random.Generator
+    tolerance: float = 1e-2
+    exact: float = 1e-5
+    sparsity: float = 0.25
+    off: Callable[[np.ndarray], np.ndarray] | None = None
+    directions: np.ndarray = field(init=False)
+    zeros: np.ndarray = field(init=False)
+    passed_over: np.ndarray = field(init=False)
+    live_rows: np.ndarray = field(init=False)
+    draws: int = 0
+    descents: int = 0
+    planes: int = 0
+
+    def __post_init__(self) -> None:
+        units, rank = self.basis.shape
+        norms = np.linalg.norm(self.basis, axis=1)
+        # A unit that is off for all examples is zero in every vector, and says nothing.
+        self.live_rows = np.flatnonzero(norms > self.exact * np.sqrt(rank / units))
+        self._rows = np.ascontiguousarray(self.basis[self.live_rows])
+        self._rows32 = self._rows.astype(np.float32)
+        self._zero = self.tolerance / np.sqrt(units)
+        self._exactly = min(self.exact, self.tolerance) / np.sqrt(units)
+        upper = np.triu_indices(rank)
+        self._products = self._rows[:, upper[0]] * self._rows[:, upper[1]]
+        self._square = np.zeros((rank, rank), np.int64)
+        self._square[upper] = self._square[upper[::-1]] = np.arange(len(upper[0]))
+        self.directions, self.zeros = np.zeros((0, rank)), np.zeros(0, int)
+        self.passed_over = np.zeros((0, rank))
+
+    @property
+    def rank(self) -> int:
+        """Dimension of the subspace."""
+        return self.basis.shape[1]
+
+    @property
+    def live(self) -> int:
+        """Rows that are not zero throughout."""
+        return len(self.live_rows)
+
+    @property
+    def complete(self) -> bool:
+        """Whether as many vectors were found as the subspace has dimensions."""
+        return len(self.directions) == self.rank
+
+    @property
+    def least_zeros(self) -> int:
+        """Zeros among the live rows from which a vector is of use."""
+        # rank - 1 zeros are there by construction, and a few more by chance.
+        least = max(int(np.ceil(self.sparsity * self.live)), min(self.rank + 2, self.live // 2))
+        return max(least, int(self.zeros[-1]) + 1) if self.complete else least
+
+    def draw(self, count: int) -> bool:
+        """Draws about `count` more vectors; whether any was kept."""
+        if self.rank == 1:
+            self.draws += 1
+            return self._consider(np.ones((1, 1)))
+        if self.live < self.rank:
+            self.draws += count
+            return False
+        sets = max(1, count // self.rank)
+        order = self.rng.random((sets, self.live), np.float32)
+        if self.live > self.rank:
+            order = np.argpartition(order, self.rank - 1, axis=1)[:, : self.rank]
+        else:
+            order = np.argsort(order, axis=1)
+        vectors = self._inverses(order).transpose(0, 2, 1).reshape(-1, self.rank)
+        self.draws += len(vectors)
+        return self._consider(vectors)
+
+    def descend(self, starts: int) -> bool:
+        """Lowers sum |v|^p from `starts` vectors of each kind; whether any new one was kept.
+
+        The kinds: random directions, those of random rows, and, if `off` is known, those nearest to zero where a random
+        example orthogonal to the sparsest vectors found so far is off.
+        """
+        if self.rank < 2 or self.live < self.rank:
+            return False
+        begin = [self.rng.normal(size=(starts, self.rank)), self._rows[self.rng.integers(0, self.live, starts)]]
+        if self.off is not None and len(self.directions):
+            begin.append(self._from_examples(starts, self.off))
+        q = np.concatenate(begin)
+        self.descents += len(q)
+        first, last = _SMOOTHING
+        for step in range(_STEPS):
+            q = q / np.linalg.norm(q, axis=1, keepdims=True)
+            smooth = first * (last / first) ** (step / (_STEPS - 1)) / np.sqrt(len(self.basis))
+            weights = (np.square(q @ self._rows.T) + smooth**2) ** (_EXPONENT / 2 - 1)
+            q = np.linalg.solve(self._weighted_squares(weights), q[:, :, None])[:, :, 0]
+        return self._consider(q)
+
+    def _from_examples(self, starts: int, off: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        duals = np.empty((starts, self.rank))
+        for i in range(starts):
+            known = self.directions[: max(self.rank - 1 - int(self.rng.integers(0, self.rank - 1)), 1)]
+            others = np.linalg.svd(known)[2][len(known) :]
+            duals[i] = self.rng.normal(size=len(others)) @ others
+        weights = np.where(off(duals), 1.0, 1e-2)
+        return np.linalg.eigh(self._weighted_squares(weights))[1][:, :, 0]
+
+    def _weighted_squares(self, weights: np.ndarray) -> np.ndarray:
+        """rows^T diag(weights) rows, `[n, rank, rank]`, for weights `[n, live]`."""
+        return (weights @ self._products)[:, self._square]
+
+    def climb(self, planes: int = 4) -> bool:
+        """Looks for sparser vectors near those found; whether any was kept.
+
+        Looks at `planes` planes around each vector, those left by random rows where it is zero, and at the planes
+        through pairs of vectors.
+        """
+        k = len(self.directions)
+        if self.rank < 3 or k == 0 or self.live <= self.rank:
+            return False
+        zero = np.abs(self.directions @ self._rows.T) < self._exactly
+        order = self.rng.random((planes, k, self.live)) + ~zero[None]
+        order = order.reshape(-1, self.live)
+        few = np.argpartition(order, self.rank - 3, axis=1)[:, : self.rank - 2]
+        others = np.where(np.tile(zero, (planes, 1)), 2.0, self.rng.random((planes * k, self.live)))
+        two = np.argpartition(others, 1, axis=1)[:, :2]
+        around = self._inverses(np.concatenate([few, two], axis=1))[:, :, -2:]
+        i, j = np.triu_indices(k, 1)
+        pairs = np.stack([self.directions[i], self.directions[j]], axis=-1)
+        return self._consider(self._in_planes(np.concatenate([around, pairs])))
+
+    def _inverses(self, chosen: np.ndarray) -> np.ndarray:
+        """Of the square matrices `[n, rank, rank]` of the rows `chosen` `[n, rank]`: column j is zero in all but row j."""
+        square = self._rows[chosen]
+        # Two equal rows would make a matrix exactly singular, and the whole call fail.
+        square += self.rng.normal(0.0, 1e-15, square.shape)
+        return np.linalg.inv(square)
+
+    def _in_planes(self, planes: np.ndarray) -> np.ndarray:
+        """The two directions of each plane `[n, rank, 2]` that are zero in the most rows."""
+        n = len(planes)
+        self.planes += n
+        planes = np.linalg.qr(planes)[0]
+        values = self._rows @ planes  # [n, live, 2]
+        angle = np.arctan2(values[..., 1], values[..., 0]) % np.pi
+        shift = self.rng.uniform(0, np.pi)  # a cluster on the border of two bins is found at another try
+        angle = (angle + shift) % np.pi
+        there = np.hypot(values[..., 0], values[..., 1]) > 3 * self._zero
+        place = np.minimum((angle * (_BINS / np.pi)).astype(np.int64), _BINS - 1) + _BINS * np.arange(n)[:, None]
+        counts = np.bincount(place[there], minlength=n * _BINS)
+        sums = np.bincount(place[there], weights=angle[there], minlength=n * _BINS)
+        best = np.argpartition(counts.reshape(n, _BINS), -2, axis=1)[:, -2:]
+        flat = (best + _BINS * np.arange(n)[:, None]).reshape(-1)
+        found = counts[flat] >= 3
+        mean = sums[flat][found] / counts[flat][found] - shift
+        which = planes[np.repeat(np.arange(n), 2)[found]]
+        return which[..., 0] * np.sin(mean)[:, None] - which[..., 1] * np.cos(mean)[:, None]
+
+    def _consider(self, vectors: np.ndarray) -> bool:
+        """Keeps those of `vectors` `[n, rank]` that are sparse; whether any was new."""
+        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        least = self.least_zeros
+        hits = vectors[self._first_look(vectors, least)]
+        zeros = self._count(hits)
+        order = np.argsort(-zeros, kind="stable")
+        order = order[zeros[order] >= max(least - 2, 1)][:_CLOSE_LOOK]  # a zero or two may be found in polishing
+        kept = False
+        for hit in hits[order]:
+            if self._known(hit):
+                continue
+            polished = self._polished(hit)
+            if polished is not None and not self._known(polished):
+                kept |= self._insert(polished)
+        return kept
+
+    def _first_look(self, vectors: np.ndarray, least: int) -> np.ndarray:
+        """Which of `vectors` may have that many zeros, judged by a few rows."""
+        if self.live <= 2 * _FIRST_LOOK or len(vectors) < _CLOSE_LOOK:
+            return np.arange(len(vectors))
+        some = self.rng.choice(self.live, _FIRST_LOOK, replace=False)
+        entries = self._rows32[some] @ vectors.T.astype(np.float32)
+        counts = (np.abs(entries) < self._zero).sum(axis=0, dtype=np.uint8)
+        share = least / self.live
+        return np.flatnonzero(counts >= max(2, int(share * _FIRST_LOOK - 2.5 * np.sqrt(share * _FIRST_LOOK))))
+
+    def _count(self, directions: np.ndarray) -> np.ndarray:
+        return np.count_nonzero(np.abs(directions @ self._rows.T) < self._zero, axis=1)
+
+    def _zeros(self, directions: np.ndarray) -> np.ndarray:
+        return np.count_nonzero(np.abs(directions @ self._rows.T) < self._exactly, axis=1)
+
+    def _known(self, direction: np.ndarray) -> bool:
+        return bool(np.any(np.abs(self.directions @ direction) > 1 - 1e-7))
+
+    def _polished(self, direction: np.ndarray) -> np.ndarray | None:
+        """The direction that is nearest to zero in all rows where this one is, rather than in rank - 1 of them.
+
+        Averages the rounding out, and leaves out rows that were nearly zero by chance. None if the rows leave more
+        than one direction open, or are too few.
+        """
+        if self.rank == 1:
+            return direction
+        limits = np.geomspace(self._zero, self._exactly, 4)
+        for limit in [limits[0], *limits, limits[-1]]:
+            rows = self._rows[np.abs(self._rows @ direction) < limit]
+            if len(rows) < self.rank - 1:
+                return None
+            squares, vectors = np.linalg.eigh(rows.T @ rows)
+            if squares[1] < (10 * limit) ** 2:
+                return None
+            direction = vectors[:, 0]
+        return direction if self._zeros(direction[None])[0] >= self.least_zeros else None
+
+    def _insert(self, direction: np.ndarray) -> bool:
+        """Adds a direction and drops the least sparse one that the others then span, if there is one."""
+        zeros = int(self._zeros(direction[None])[0])
+        at = int(np.searchsorted(-self.zeros, -zeros, side="right"))
+        directions = np.insert(self.directions, at, direction, axis=0)
+        counts = np.insert(self.zeros, at, zeros)
+        keep, span = [], np.zeros((0, self.rank))
+        for i, d in enumerate(directions):
+            rest = d - (d @ span.T) @ span
+            rest -= (rest @ span.T) @ span
+            length = float(np.linalg.norm(rest))
+            if length > 1e-3:
+                keep.append(i)
+                span = np.vstack([span, rest / length])
+        dropped = np.setdiff1d(np.arange(len(directions)), keep)
+        self.directions, self.zeros = directions[keep], counts[keep]
+        self.passed_over = np.concatenate([directions[dropped], self.passed_over])[: 4 * self.rank]
+        return at in keep
