@@ -25,7 +25,7 @@ class ChainLayer:
       input_shape: of one example; `(height, width, channels)` for all but `dense`.
       output_shape: of one example, `(units,)` for `dense`.
       activation: what follows; `linear` is none.
-      slope: of `leaky_relu` below zero, or the scale of `elu`.
+      slope: of `leaky_relu` below zero, or the scale of `elu`; positive for those.
       kernel: the kernel's name in the model's spec, `[inputs, units]` or `[height, width, channels, filters]`; None
         for pooling.
       bias: the bias's name in the spec, or None.
@@ -194,10 +194,14 @@ def _activation_layer(layer: Any) -> tuple[Activation, float] | None:
     kl = tf.keras.layers
     if type(layer) is kl.Activation:
         return _activation(layer.activation)
-    if type(layer) is kl.LeakyReLU:
-        return "leaky_relu", float(layer.alpha)
-    if type(layer) is kl.ELU:
+    if type(layer) is kl.ELU and layer.alpha > 0:
         return "elu", float(layer.alpha)
-    if type(layer) is kl.ReLU and layer.max_value is None and not layer.threshold:
-        return ("leaky_relu", float(layer.negative_slope)) if layer.negative_slope else ("relu", 0.0)
-    return None
+    if type(layer) is kl.LeakyReLU:
+        slope = float(layer.alpha)
+    elif type(layer) is kl.ReLU and layer.max_value is None and not layer.threshold:
+        slope = float(layer.negative_slope)
+    else:
+        return None
+    if slope < 0:  # a fold: two inputs give one output
+        return None
+    return ("leaky_relu", slope) if slope else ("relu", 0.0)
