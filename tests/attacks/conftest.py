@@ -24,7 +24,7 @@ def dense(shape=(8, 8, 1), classes=10, hidden=48, bias=True, activation="sigmoid
 
     def apply(weights, x, training=False):
         h = tf.matmul(tf.reshape(x, [-1, inputs]), weights[0]) + weights[1]
-        logits = tf.matmul(getattr(tf.math, activation)(h), weights[2])
+        logits = tf.matmul(getattr(tf.nn, activation)(h), weights[2])
         return logits + weights[3] if bias else logits
 
     def initialize(seed):
