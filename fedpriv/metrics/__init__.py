@@ -8,6 +8,7 @@ from typing import Any
 from fedpriv.metrics.cost import bytes_down, bytes_up, epsilon, gradient_evaluations, seconds
 from fedpriv.metrics.identifiability import identifiability as identifiability_precision
 from fedpriv.metrics.image import mse, psnr, ssim
+from fedpriv.metrics.labels import label_count_accuracy, label_existence_accuracy
 from fedpriv.metrics.lpips import lpips as lpips_distance
 from fedpriv.metrics.matching import label_accuracy
 from fedpriv.metrics.score import success_rate
@@ -22,6 +23,8 @@ METRICS: dict[str, Callable[..., Any]] = {
     "gradient_evaluations": gradient_evaluations,
     "identifiability": identifiability_precision,  # not the module's name, which must stay reachable
     "label_accuracy": label_accuracy,
+    "label_count_accuracy": label_count_accuracy,
+    "label_existence_accuracy": label_existence_accuracy,
     "loss": loss,
     "lpips": lpips_distance,
     "mse": mse,
