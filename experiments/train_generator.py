@@ -136,7 +136,7 @@ def main(
 
     from fedpriv.atomic import jsonable
     from fedpriv.data import load
-    from fedpriv.provenance import provenance
+    from fedpriv.provenance import provenance, shorten_paths
 
     source, _ = load(data, data_dir)
     others = [d.x for name in exclude for d in load(name) if d is not None]
@@ -157,7 +157,7 @@ def main(
             "fingerprint": source.fingerprint,
             "used": len(kept),
             "used_fingerprint": public.fingerprint,
-            "excluded": {name: [d.fingerprint for d in load(name) if d is not None] for name in exclude},
+            "excluded": {shorten_paths(name): [d.fingerprint for d in load(name) if d is not None] for name in exclude},
         },
         "final": rows[-1],
     }

@@ -74,6 +74,32 @@ def test_its_derivative_is_right(view, power):
     assert np.sum(tape.gradient(value, variable) * direction) == pytest.approx(slope, rel=1e-5)
 
 
+def test_a_compiled_attack_takes_each_views_own_statistics(helpers, view, model):
+    """Views with other statistics share one graph, and the prior pulls the examples' statistics to those of each."""
+    from attacks.first_order import Adam
+    from attacks.inversion import Inversion
+    from attacks.label_inference import Known
+
+    x, seen = view
+    seen = dataclasses.replace(seen, labels=np.arange(3), adversary=seen.adversary.knowing("labels"))
+    weights = model.spec.unflatten_numpy(seen.weights)
+    other = tuple((m.numpy(), v.numpy()) for m, v in model.moments(weights, 1 - x))
+    views = seen, dataclasses.replace(seen, batch_statistics=other)
+    attack = Inversion(priors=(BatchNormStatistics(),), labels=Known(), optimizer=Adam(steps=60, learning_rate=0.02))
+    findings = [attack.run(v) for v in views]
+    assert findings[0].compile_seconds > 0
+    assert findings[1].compile_seconds == 0
+    without = attack.with_(priors=()).run(seen)
+
+    def away(finding, of):
+        return float(penalty(BatchNormStatistics(), of, finding.x.astype("float64")))
+
+    assert away(findings[0], views[0]) < 0.5 * away(without, views[0])
+    assert away(findings[1], views[1]) < away(findings[0], views[1])
+    with pytest.raises(CapabilityError, match="batch-norm statistics of the client's batch"):
+        attack.run(dataclasses.replace(seen, batch_statistics=None))
+
+
 def test_running_statistics_of_a_trained_model(helpers, view):
     x, _ = view
     frozen = convnet(SHAPE, 3, width=4, norm="batch_eval", dtype="float64")
