@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from attacks.batch_labels import ColumnMinimum
 from attacks.batch_norm_prior import BatchNormStatistics
 from attacks.coordinates import Pixels
 from attacks.first_order import Adam
@@ -18,7 +19,6 @@ from attacks.inversion import (
     OptimizerPart,
     PriorParts,
 )
-from attacks.label_inference import Auto
 from attacks.priors import L2, GroupConsistency, TotalVariation
 
 
@@ -46,7 +46,7 @@ class GradInversion(Inversion):
     )
     initializer: InitializerPart = Normal(mean=0.5, spread=0.25)
     coordinates: CoordinatesPart = Pixels()
-    labels: LabelsPart = Auto()
+    labels: LabelsPart = ColumnMinimum()
     optimizer: OptimizerPart = Adam(steps=20_000, learning_rate=0.1, decay="cosine")
     constraint: Literal["box"] | None = "box"
     group: Count = 4
