@@ -140,6 +140,8 @@ def gradient_scale(view: View) -> tuple[float, tuple[str, ...]]:
         weights.append(share * _travelled(procedure, steps, view.client_rate) / n)
         if steps % procedure.steps_per_epoch(n) or (n % size and procedure.batch_size):
             notes.append("batches of unequal size, or a cut epoch, weigh examples unequally")
+        if procedure.steps_per_epoch(n) > 1 and (procedure.client.kind == "momentum" or procedure.proximal):
+            notes.append("momentum or the proximal term weighs early and late batches unequally")
     if not np.allclose(weights, weights[0], rtol=1e-9):
         raise CapabilityError(
             f"in this sum of {len(counts)} clients with {min(counts)} to {max(counts)} examples, examples of different "

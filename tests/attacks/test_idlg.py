@@ -17,7 +17,7 @@ def test_label_and_image(helpers, bias):
     x, y = helpers.smooth_images(1, SHAPE, 1), [3]
     finding = IDLG().run(helpers.make_view(model, x, y))
     assert list(finding.y) == y
-    assert finding.extra["label_source"] == ("bias" if bias else "kernel")
+    assert finding.extra["label_source"] == ("idlg, bias" if bias else "idlg, kernel")
     assert float(psnr(finding.x[0], x[0])) > 40
 
 
