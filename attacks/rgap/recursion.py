@@ -36,7 +36,8 @@ class Step:
       equations: rows of its system.
       rank: its numerical rank.
       condition: the weighted system's condition number; infinite if its rank is below the number of unknowns.
-      expected_error: root mean square error to expect of the input, from the rows' variances.
+      expected_error: root mean square error to expect of the input, from the rows' variances; the errors of k, which
+        is part of the matrix, come on top.
     """
 
     name: str
