@@ -84,7 +84,7 @@ class SparseDirections:
     rng: np.random.Generator
     tolerance: float = 1e-2
     exact: float = 1e-5
-    sparsity: float = 0.25
+    sparsity: float = 0.05
     off: Callable[[np.ndarray], np.ndarray] | None = None
     directions: np.ndarray = field(init=False)
     zeros: np.ndarray = field(init=False)
@@ -134,9 +134,9 @@ class SparseDirections:
 
     def draw(self, count: int) -> bool:
         """Draws about `count` more vectors; whether any was kept."""
-        if self.rank == 1:
-            self.draws += 1
-            return self._consider(np.ones((1, 1)))
+        if self.rank == 1:  # nothing to choose: the one vector needs no zeros
+            self.draws, self.directions, self.zeros = 1, np.ones((1, 1)), np.zeros(1, int)
+            return True
         if self.live < self.rank:
             self.draws += count
             return False
@@ -236,6 +236,7 @@ class SparseDirections:
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         least = self.least_zeros
         hits = vectors[self._first_look(vectors, least)]
+        hits = hits[~np.any(np.abs(hits @ self.directions.T) > 1 - 1e-5, axis=1)]
         zeros = self._count(hits)
         order = np.argsort(-zeros, kind="stable")
         order = order[zeros[order] >= max(least - 2, 1)][:_CLOSE_LOOK]  # a zero or two may be found in polishing
@@ -273,8 +274,6 @@ class SparseDirections:
         Averages the rounding out, and leaves out rows that were nearly zero by chance. None if the rows leave more
         than one direction open, or are too few.
         """
-        if self.rank == 1:
-            return direction
         limits = np.geomspace(self._zero, self._exactly, 4)
         for limit in [limits[0], *limits, limits[-1]]:
             rows = self._rows[np.abs(self._rows @ direction) < limit]

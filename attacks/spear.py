@@ -60,7 +60,7 @@ class SPEAR(Attack):
     search: Literal["descent", "sampling"] = "descent"
     max_samples: Count = 100_000_000
     seconds: Positive = 300.0
-    sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.05
     tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-2
 
     def attack(self, view: View, seed: int) -> Finding:
@@ -71,7 +71,8 @@ class SPEAR(Attack):
           to the rounding), `reason` (why not, else ""), `score`, `rank`, `directions` (found), `samples` (draws),
           `expected_samples` (of plain sampling), `descents`, `planes`, `multiplicities` (of the distinct examples)
           and `update_error`, the relative distance of the replayed update to the observed one where the view can
-          replay. `x` and `y` are None if fewer directions were found than the rank says.
+          replay. Directions that were not found are filled up with any that complete the space, so that there is
+          always a claim to score.
 
         Raises:
           CapabilityError: more than one local step; no dense layer with ReLU at the input; too many examples for the
@@ -96,7 +97,7 @@ class SPEAR(Attack):
         extra: dict[str, Any] = {
             "exact": False,
             "reason": "",
-            "score": found.score if found else 0.0,
+            "score": found.score,
             "rank": factors.rank,
             "directions": len(search.directions),
             "samples": search.draws,
@@ -104,16 +105,14 @@ class SPEAR(Attack):
             "descents": search.descents,
             "planes": search.planes,
         }
-        if found is None:
-            extra["reason"] = f"{len(search.directions)} of {factors.rank} directions found"
-            seconds = time.perf_counter() - began
-            return Finding(None, None, 1.0, search.draws, seconds, extra=extra)
         x = found.x.reshape(-1, *model.input_shape)
         labels = count_labels(view, layer, x, found.d, known)
         which = np.repeat(np.arange(len(x)), labels.multiplicities)
         extra["multiplicities"] = labels.multiplicities
         reasons = []
-        if found.score < 1:
+        if len(search.directions) < factors.rank:
+            reasons.append(f"only {len(search.directions)} of {factors.rank} directions were found")
+        elif found.score < 1:
             reasons.append(f"the score is {found.score:.4f}, so at least one direction is wrong")
         if not found.scaled:
             reasons.append(f"'{layer.kernel_name}' has no bias, so the examples' scales are guesses")
@@ -130,7 +129,7 @@ class SPEAR(Attack):
 
     def _search(
         self, layer: DenseInput, factors: LowRank, seed: int, began: float
-    ) -> tuple[Reconstruction | None, SparseDirections]:
+    ) -> tuple[Reconstruction, SparseDirections]:
         solver = Solver(layer, factors)
         search = SparseDirections(
             factors.units,
@@ -154,7 +153,8 @@ class SPEAR(Attack):
                     else "raise it, or use search=descent"
                 )
             )
-        chunk = int(np.clip(expected / 4, 8 * rank, 16_384))
+        most = 16_384 if self.search == "sampling" else 2048
+        chunk = int(np.clip(expected / 4, 8 * rank, most))
         best: Reconstruction | None = None
         while True:
             new = search.draw(chunk)
@@ -167,7 +167,10 @@ class SPEAR(Attack):
                     break
             if search.draws >= self.max_samples or time.perf_counter() - began > self.seconds:
                 break
-        if best is not None and best.score < 1:
+        if best is None:
+            missing = np.linalg.svd(search.directions)[2][len(search.directions) :] if len(search.directions) else None
+            best = solver.reconstruct(np.eye(rank) if missing is None else np.vstack([search.directions, missing]))
+        elif best.score < 1:
             best = _exchanged(best, solver, search, began + 1.5 * self.seconds)
         return best, search
 
