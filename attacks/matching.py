@@ -326,10 +326,11 @@ def _compile(view: View, recipe: Recipe, n: int, given: bool) -> Callable[..., _
     copies = layout.shape[0] // n
 
     def unpack(v: Any, y: Any) -> tuple[Any, Any, Any]:
-        x = recipe.coordinates.decode(v[: layout.examples], layout.shape)
-        logits = v[layout.examples : layout.examples + layout.logits]
-        labels = y if given else tf.nn.softmax(tf.reshape(logits, (n, model.num_classes)))
-        return x, labels, v[layout.size - layout.own :]
+        # Slicing costs a pass forwards and several backwards, so there is none where the examples are all there is.
+        parts = [v] if layout.examples == layout.size else tf.split(v, layout[2:])
+        x = recipe.coordinates.decode(parts[0], layout.shape)
+        labels = y if given else tf.nn.softmax(tf.reshape(parts[1], (n, model.num_classes)))
+        return x, labels, parts[-1][:0] if len(parts) == 1 else parts[2]
 
     def project(v: Any) -> Any:
         v = tf.reshape(v, [group, layout.size])
