@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,9 +10,8 @@ from typing import Any
 from experiments.gradient_inversion.arm import Arm
 
 LENET = "lenet(init=uniform)"
-IG = "inverting_gradients(path=true)"
-#: Chosen on four of the images and another seed's weights; see the README beside the results.
-IG_BEST = "inverting_gradients(optimizer.steps=4000,priors.total_variation.weight=0.01)"
+IG = "inverting_gradients(optimizer.steps=3000,priors.total_variation.weight=0.01)"
+L1 = "inverting_gradients(objective=l1,optimizer.steps=3000,priors.total_variation.weight=0.01)"
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,7 @@ class Table:
 
 def _quick(arm: Arm, images: int) -> Arm:
     group = arm.batch * arm.cohort
-    attack = arm.attack
-    for long in ("optimizer.steps=24000", "optimizer.steps=8000", "optimizer.steps=4000"):
-        attack = attack.replace(long, "optimizer.steps=300")
+    attack = re.sub(r"optimizer\.steps=\d+", "optimizer.steps=300", arm.attack)
     return replace(arm, attack=attack, images=max(1, images // group) * group, rounds=min(arm.rounds, 2))
 
 
@@ -60,15 +58,17 @@ def _published(colour: str) -> list[Arm]:
 
 def _networks(colour: str) -> list[Arm]:
     arms = []
-    for model, short in (("convnet", "ConvNet"), ("resnet20", "ResNet-20")):
+    for model, short, images, steps in (("convnet", "ConvNet", 4, 2000), ("resnet20", "ResNet-20", 2, 1500)):
         for rounds in (0, 20):
             stage = "untrained" if rounds == 0 else f"{rounds} rounds"
-            for attack, text in (
-                ("DLG", "dlg(labels=auto,restarts=2,optimizer.max_evaluations=1500)"),
-                ("Inverting Gradients", IG_BEST),
-                ("modern", "modern"),
-            ):
-                arms.append(Arm(f"{short}, {stage}, {attack}", text, "fashion_small", model, images=4, rounds=rounds))
+            arms += [
+                Arm(f"{short}, {stage}, {attack}", text, "fashion_small", model, images=images, rounds=rounds)
+                for attack, text in (
+                    ("DLG", "dlg(labels=auto,restarts=1,optimizer.max_evaluations=1000)"),
+                    ("Inverting Gradients", IG.replace("3000", str(steps))),
+                    ("modern's last: absolute distance", L1.replace("3000", str(steps))),
+                )
+            ]
     return arms
 
 
@@ -86,7 +86,7 @@ def _batches(colour: str) -> list[Arm]:
 
 def _fedavg(colour: str) -> list[Arm]:
     common: dict[str, Any] = {"data": colour, "model": LENET, "images": 16, "batch": 4, "rate": 0.1}
-    attack = "inverting_gradients(optimizer.steps=4000,priors.total_variation.weight=0.01,replay={})"
+    attack = L1.removesuffix(")") + ",replay={})"
     return [
         Arm("5 full-batch steps, exact replay", attack.format("exact"), steps=5, **common),
         Arm("5 full-batch steps, as one gradient", attack.format("one_gradient"), steps=5, **common),
@@ -103,7 +103,7 @@ def _fedavg(colour: str) -> list[Arm]:
         Arm("5 epochs of 2 batches, SME", attack.format("surrogate"), steps=5, local_batch=2, **common),
         Arm(
             "5 epochs of 2 batches, DLF",
-            "dlf(optimizer.steps=4000,priors.total_variation.weight=0.01)",
+            "dlf(objective=l1,optimizer.steps=3000,priors.total_variation.weight=0.01)",
             steps=5,
             local_batch=2,
             **common,
@@ -117,7 +117,8 @@ def _sums(colour: str) -> list[Arm]:
     return [
         Arm("sum of 5, DLG, labels optimized", "dlg(restarts=4)", defenses=secure, **common),
         Arm("sum of 5, DLG, labels inferred", "dlg(labels=auto,restarts=4)", defenses=secure, **common),
-        Arm("sum of 5, Inverting Gradients", IG_BEST, defenses=secure, **common),
+        Arm("sum of 5, Inverting Gradients", IG, defenses=secure, **common),
+        Arm("sum of 5, absolute distance", L1, defenses=secure, **common),
     ]
 
 
@@ -125,8 +126,8 @@ def _stages(colour: str) -> list[Arm]:
     return [
         Arm(f"{name}, {rounds} rounds", text, "fashion_small", model, images=8, rounds=rounds)
         for model, attacks in (
-            (LENET, (("LeNet, DLG", "dlg(labels=auto,restarts=2)"), ("LeNet, Inverting Gradients", IG_BEST))),
-            ("convnet(width=16)", (("ConvNet, Inverting Gradients", IG_BEST),)),
+            (LENET, (("LeNet, DLG", "dlg(labels=auto,restarts=2)"), ("LeNet, Inverting Gradients", IG))),
+            ("convnet(width=16)", (("ConvNet, Inverting Gradients", IG),)),
         )
         for name, text in attacks
         for rounds in (0, 1, 5, 20)
