@@ -68,7 +68,15 @@ def solve_counts(bias_gradient: np.ndarray, probabilities: np.ndarray, total: in
       bias_gradient: `[c]`, mean over the examples.
       probabilities: `[c, c]`, row j the mean prediction for examples of class j.
       total: n.
+
+    Raises:
+      DivergenceError: predictions or a gradient that are not finite.
     """
+    if not (np.isfinite(bias_gradient).all() and np.isfinite(probabilities).all()):
+        raise DivergenceError(
+            "the predictions at the features read off this update are not finite, so label counts cannot be solved "
+            "for; use labels=bias, or lower the client's learning rate"
+        )
     c = len(bias_gradient)
     matrix = np.vstack([np.ones(c), (probabilities - np.eye(c)).T])
     return np.linalg.pinv(matrix) @ np.concatenate([[total], total * np.asarray(bias_gradient, np.float64)])

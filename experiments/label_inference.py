@@ -33,17 +33,6 @@ METHODS = (
     "bias(inputs=calibrated)",
     "bias(auxiliary={data},per_class=20)",
 )
-#: Classes, for runs before a kind is registered.
-KINDS = {
-    "auto": "attacks.label_inference:Auto",
-    "idlg": "attacks.label_inference:SignRule",
-    "gradinversion": "attacks.batch_labels:ColumnMinimum",
-    "llg": "attacks.batch_labels:LLG",
-    "llg_star": "attacks.batch_labels:LLGStar",
-    "llg_plus": "attacks.batch_labels:LLGPlus",
-    "ilrg": "attacks.batch_labels:ILRG",
-    "bias": "attacks.batch_labels:Bias",
-}
 
 
 @dataclass
@@ -144,10 +133,8 @@ def make_attacks(methods: list[str], data: str) -> dict[str, Any]:
 
     made = {}
     for text in methods:
-        kind, bracket, rest = text.partition("(")
-        written = KINDS.get(kind, kind) + bracket + rest.format(data=data)
         name = text.format(data="public").replace(",per_class=20", "")
-        made[name] = LabelsOnly(inference=REGISTRIES["labels"].create(written))
+        made[name] = LabelsOnly(inference=REGISTRIES["labels"].create(text.format(data=data)))
     return made
 
 
@@ -164,11 +151,13 @@ def main(
     rate: Annotated[float, typer.Option(help="Client learning rate of several local steps.")] = 0.1,
     training_rate: Annotated[float, typer.Option(help="Client learning rate in training.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Fixes weights, batches and simulations.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for NAME.json and NAME.csv.")] = Path("results/label_inference"),
+    out: Annotated[Path, typer.Option(help="Folder for NAME.json, NAME.csv and NAME.md.")] = Path(
+        "results/label_inference"
+    ),
     name: Annotated[str, typer.Option(help="What the table is called.")] = "table",
 ) -> None:
     """Measures label inference and writes the table, one row a cell and method, after every cell."""
-    from fedpriv.atomic import write_csv, write_json
+    from fedpriv.atomic import write_csv, write_json, write_text
     from fedpriv.data import load as load_data
     from fedpriv.exposure import Exposure
     from fedpriv.models import load as load_model
@@ -207,6 +196,7 @@ def main(
                     print(describe(rows[-len(made) :]), flush=True)
                     write_csv(out / f"{name}.csv", [{k: v for k, v in r.items() if k != "reason"} for r in rows])
                     write_json(out / f"{name}.json", {"rows": rows, "provenance": origin, "config": config})
+                    write_text(out / f"{name}.md", markdown(rows) + "\n")
 
 
 def describe(rows: list[dict[str, Any]]) -> str:
@@ -220,6 +210,21 @@ def describe(rows: list[dict[str, Any]]) -> str:
         for r in rows
     ]
     return "\n".join([head, *lines])
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """All rows as one Markdown table: a line a cell, a column a method, each entry existence / instance accuracy."""
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    cells: dict[tuple[Any, ...], dict[str, str]] = {}
+    for r in rows:
+        stage = "untrained" if not r["rounds"] else f"{r['rounds']} rounds ({100 * r['accuracy']:.0f} %)"
+        entry = f"{r['existence']:.2f} / {r['instances']:.2f}" if r["batches"] else "-"
+        partly = f" ({r['refused']} refused)" if r["batches"] and r["refused"] else ""
+        cells.setdefault((r["model"], stage, r["steps"], r["batch"]), {})[r["method"]] = entry + partly
+    head = ["model", "stage", "steps", "batch", *(f"`{m}`" for m in methods)]
+    lines = [head, ["---"] * len(head)]
+    lines += [[*map(str, cell), *(found.get(m, "") for m in methods)] for cell, found in cells.items()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,11 @@ def test_wrong_predictions_give_wrong_counts():
     assert nearest_counts(solve_counts(gradient, p, 6), 6).tolist() != [4, 1, 1]
 
 
+def test_predictions_that_are_not_finite_are_named():
+    with pytest.raises(DivergenceError, match="predictions at the features"):
+        solve_counts(np.zeros(2), np.full((2, 2), np.nan), 3)
+
+
 def test_misfit_of_noise_is_about_one():
     rng = np.random.default_rng(0)
     values = rng.uniform(10, 30, (200, 50))
