@@ -72,6 +72,8 @@ def main(
     }
     plain: dict[str, Any] = {**smooth, **likely}
     arms: dict[str, Any] = {**plain, "ggl": GGL(), "gias": GIAS(), "gias, residual": GIAS(refine="residual")}
+    settings = {"model": model, "noise": noise, "clip": clip, "images": images, "variation": variation}
+    settings |= {"nats": nats, "steps": steps, "attacks": {k: a.config() for k, a in arms.items()}}
     rows = []
     for multiplier in noise:
         defense = registry.defenses.create("local_dp", clip=clip, noise_multiplier=multiplier)
@@ -100,10 +102,8 @@ def main(
         gain = next(r for r in cell if r["attack"] == "ggl")["median_psnr"] - best["median_psnr"]
         print(f"  ggl over the best plain attack: {gain:+.2f} dB")
         rows += cell
-    if json is not None:
-        settings = {"model": model, "noise": noise, "clip": clip, "images": images, "variation": variation}
-        settings |= {"nats": nats, "steps": steps, "attacks": {k: a.config() for k, a in arms.items()}}
-        write_json(json, {"rows": rows, "provenance": provenance(sys.argv, settings, seed)})
+        if json is not None:  # after every row, which takes minutes
+            write_json(json, {"rows": rows, "provenance": provenance(sys.argv, settings, seed)})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from attacks.latent import FreedNorm, Latent, LatentAndResidual, LatentAndWeight
 from attacks.likelihood import NoiseLikelihood
 from attacks.priors import Scene
 from fedpriv._lazy import tf
-from fedpriv.errors import ParameterError
+from fedpriv.errors import CapabilityError, ParameterError
 from fedpriv.metrics.image import psnr
 
 SHAPE, LATENT = (8, 8, 1), 4
@@ -115,6 +115,34 @@ def test_the_second_step_reaches_beyond_the_range(path, inside, model, helpers, 
     assert second.extra["unexplained"] < 0.2 * first.extra["unexplained"]
     assert second.evaluations == first.evaluations + 301
     assert np.all(np.diff(second.history[:, 0]) > 0)
+
+
+def test_the_path_goes_through_both_steps_and_groups_stay_together(path, inside):
+    quick = {"optimizer": Adam(steps=20), "refine_optimizer": Adam(steps=20), "restarts": 1}
+    finding = GIAS(coordinates=Latent(generator=path), path=True, group=2, **quick).run(inside[1])
+    assert finding.path.shape == (len(finding.history), 1, *SHAPE)
+    assert finding.evaluations == finding.history[-1, 0] == 2 * (21 + 21)
+    assert finding.extra["variables"].shape[0] == 2
+
+
+def test_a_sum_over_clients_is_attacked_as_a_batch(path, model, inside):
+    from attacks.generative import _residual
+
+    x, view = inside
+    z = np.random.default_rng(8).normal(size=(2, LATENT)).astype(np.float32)
+    x, y = Latent(generator=path).decoder().decode(z).numpy(), np.array([1, 8])
+    summed = dataclasses.replace(view, kind="sum", clients=2, num_examples=(1, 1), labels=y)
+    summed = dataclasses.replace(summed, observed=summed.simulate(x, y).numpy())
+    finding = ggl(path, labels="joint", restarts=3).run(summed)
+    assert finding.x.shape == (2, *SHAPE)
+    assert np.linalg.norm(_residual(summed, x, y)) < 1e-4
+    assert finding.extra["unexplained"] < 0.05
+
+
+def test_an_update_that_says_nothing_is_refused(path, inside):
+    empty = dataclasses.replace(inside[1], observed=np.zeros_like(inside[1].observed))
+    with pytest.raises(CapabilityError, match="exactly zero"):
+        ggl(path).run(empty)
 
 
 def test_without_a_second_step_gias_is_ggl(path, inside, found):
