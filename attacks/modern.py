@@ -41,8 +41,9 @@ class Modern(Attack):
     SPEAR on batches through a ReLU), then L-BFGS matching, which is exact on smooth networks, then signed Adam with
     total variation as in Geiping et al. 2020 (arXiv 2003.14053), but on the absolute instead of the cosine distance:
     on ReLU networks, whose gradient is piecewise smooth, that distance led to the examples themselves where the cosine
-    led to their likeness. Attacks that do not apply to the view are passed over. If none reproduces the update, the
-    last one's finding is returned: its prior decides where the update does not.
+    led to their likeness. Attacks that do not apply to the view are passed over. If none reproduces the update,
+    the one with the smallest error is taken, or a later one whose error is within `leeway` times that: where noise
+    bounds how well any finding can do, its prior decides what the update does not.
 
     Evaluations and seconds are those of all attacks tried together. `extra["tried"]` says what each came to.
 
@@ -50,6 +51,7 @@ class Modern(Attack):
       attacks: tried in this order.
       tolerance: relative squared error of the replayed update at which a finding is accepted; raised to what
         rounding of the weights leaves.
+      leeway: factor on the smallest error within which the later attack is preferred.
     """
 
     name: ClassVar[str] = "modern"
@@ -65,13 +67,14 @@ class Modern(Attack):
         "inverting_gradients(objective=l1,optimizer.steps=4000,priors.total_variation.weight=0.01)",
     )
     tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-7
+    leeway: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
 
     def attack(self, view: View, seed: int) -> Finding:
-        """The first finding that reproduces the update, or else the last."""
+        """The first finding that reproduces the update, or else the one that comes nearest; see the class."""
         _, norm = checked_update(view)
         content = max(self.tolerance, 10 * noise_floor(view, norm))
         tried: list[dict[str, Any]] = []
-        found: list[Finding] = []
+        found: list[tuple[float, Attack, Finding]] = []
         for attack in self.attacks:
             try:
                 finding = attack.run(view, seed)
@@ -79,20 +82,22 @@ class Modern(Attack):
                 tried.append({"attack": attack.name, "refused": str(e)})
                 continue
             error = mismatch(view, finding)
-            found.append(finding)
+            found.append((error, attack, finding))
             tried.append({"attack": attack.name, "mismatch": error, "evaluations": finding.evaluations})
             if error <= content:
                 break
         if not found:
             reasons = "; ".join(f"{t['attack']}: {t['refused']}" for t in tried)
             raise CapabilityError(f"none of the attacks of 'modern' applies to this view. {reasons}")
-        best = found[-1]
+        least = min(error for error, _, _ in found)
+        _, chosen, best = [one for one in found if one[0] <= self.leeway * least][-1]
+        findings = [finding for _, _, finding in found]
         return replace(
             best,
-            evaluations=sum(f.evaluations for f in found),
-            seconds=sum(f.seconds for f in found),
-            compile_seconds=sum(f.compile_seconds for f in found),
-            extra={**best.extra, "chosen": [t for t in tried if "mismatch" in t][-1]["attack"], "tried": tried},
+            evaluations=sum(f.evaluations for f in findings),
+            seconds=sum(f.seconds for f in findings),
+            compile_seconds=sum(f.compile_seconds for f in findings),
+            extra={**best.extra, "chosen": chosen.name, "tried": tried},
         )
 
 

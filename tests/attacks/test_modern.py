@@ -1,0 +1,62 @@
+"""Modern: takes what explains the update, and says what it tried."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from attacks.modern import Modern, mismatch
+from fedpriv import registry
+from fedpriv.attack import Finding
+from fedpriv.errors import CapabilityError
+from fedpriv.metrics.image import psnr
+
+SHAPE = (8, 8, 1)
+SEARCH = ("dlg(labels=auto,optimizer.max_evaluations=400)", "inverting_gradients(objective=l1,optimizer.steps=60)")
+
+
+def test_an_exact_attack_is_enough_where_one_applies(helpers):
+    model = registry.models.load("2nn")(SHAPE, 10, hidden=[20, 20])
+    x, y = helpers.smooth_images(1, SHAPE, 1), [4]
+    finding = Modern().run(helpers.make_view(model, x, y))
+    assert finding.extra["chosen"] == "first_layer"
+    assert len(finding.extra["tried"]) == 1
+    assert float(psnr(finding.x[0], x[0])) > 60
+    assert list(finding.y) == y
+
+
+def test_it_goes_on_until_something_explains_the_update(helpers):
+    model = helpers.dense(SHAPE)
+    x, y = helpers.smooth_images(2, SHAPE, 4), [1, 8]
+    finding = Modern(attacks=("idlg", *SEARCH)).run(helpers.make_view(model, x, y))
+    tried = finding.extra["tried"]
+    assert "2 examples" in tried[0]["refused"]
+    assert finding.extra["chosen"] == "dlg" or tried[-1]["mismatch"] < tried[1]["mismatch"]
+    assert finding.evaluations == sum(t.get("evaluations", 0) for t in tried)
+
+
+def test_under_heavy_noise_the_prior_has_the_last_word(helpers):
+    model = helpers.dense(SHAPE)
+    x, y = helpers.smooth_images(1, SHAPE, 4), [1]
+    clean = helpers.make_view(model, x, y).observed
+    noise = np.random.default_rng(0).normal(size=clean.shape) * np.linalg.norm(clean) / np.sqrt(clean.size)
+    view = helpers.make_view(model, x, y, observed=(clean + 2 * noise).astype(np.float32))
+    finding = Modern(attacks=SEARCH).run(view)
+    assert finding.extra["chosen"] == "inverting_gradients"
+    assert len(finding.extra["tried"]) == 2
+
+
+def test_the_mismatch_is_zero_at_the_truth_and_one_at_nothing(helpers):
+    model = helpers.dense(SHAPE, dtype="float64")
+    x, y = helpers.smooth_images(2, SHAPE, 4), [1, 8]
+    view = helpers.make_view(model, x, y)
+    assert mismatch(view, Finding(x=x, y=np.array(y))) < 1e-12
+    assert mismatch(view, Finding(x=1 - x, y=np.array(y))) > 1e-3
+    assert mismatch(view, Finding(x=x[:1], y=np.array(y[:1]))) == float("inf")
+    assert mismatch(view, Finding(x=x, y=None)) == float("inf")
+
+
+def test_where_nothing_applies_every_reason_is_given(helpers):
+    view = helpers.make_view(helpers.dense(SHAPE), helpers.smooth_images(2, SHAPE), [1, 2])
+    with pytest.raises(CapabilityError, match=r"idlg: .*2 examples"):
+        Modern(attacks=("idlg",)).run(view)
