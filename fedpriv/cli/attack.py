@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def attack(
-    name: Annotated[str, typer.Argument(help="An attack, as name or name(key=value,...).")],
+    name: Annotated[
+        str, typer.Argument(help="An attack, as name, name(key=value,...) or a YAML file; see `fedpriv list attacks`.")
+    ] = "modern",
     images: Annotated[int, typer.Option("--images", "-n", min=1, help="Images to attack.")] = 5,
     data: options.Data = "fashion_small",
     data_dir: options.DataDir = None,
