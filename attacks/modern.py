@@ -66,7 +66,7 @@ class Modern(Attack):
         "dlg(labels=auto,restarts=2,optimizer.max_evaluations=1500)",
         "inverting_gradients(objective=l1,optimizer.steps=4000,priors.total_variation.weight=0.01)",
     )
-    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-7
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
     leeway: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
 
     def attack(self, view: View, seed: int) -> Finding:
