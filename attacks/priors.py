@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer
@@ -77,7 +77,7 @@ class TotalVariation(Prior):
       isotropic: the mean of sqrt(down^2 + across^2) (`power` 1) instead, which favours no direction, over the pixels
         that have both neighbours.
       opponents: count the differences red-green, red-blue and green-blue as channels too, so that colours change where
-        brightness does; three channels only.
+        brightness does; three channels only. `auto` does so where there are three channels.
     """
 
     kind: ClassVar[str] = "total_variation"
@@ -85,7 +85,7 @@ class TotalVariation(Prior):
 
     power: Annotated[int, Field(ge=1, le=2)] = 1
     isotropic: bool = False
-    opponents: bool = False
+    opponents: bool | Literal["auto"] = False
 
     def __call__(self, x: Any, scene: Scene) -> Any:
         """The weighted penalty."""
@@ -95,24 +95,27 @@ class TotalVariation(Prior):
                 f"{tuple(x.shape[1:])}, which have no neighbours; leave it out, or use 'l2' or 'box'"
             )
         height, width, channels = x.shape[1:]
-        if self.opponents and channels != 3:
+        if self.opponents is True and channels != 3:
             raise ParameterError(
                 f"prior '{self.kind}': opponents=True compares red, green and blue, but examples have {channels} "
-                "channels; set opponents=False"
+                "channels; set opponents to false or auto"
             )
+        opponents = bool(self.opponents) and channels == 3
         if self.isotropic and min(height, width) > 1:
-            return self.weight * self._isotropic(x)
+            return self.weight * self._isotropic(x, opponents)
         total = tf.zeros([], x.dtype)
         if width > 1:
-            total += self._mean(_differences(tf.reshape(x, [-1, width * channels]), channels))
+            total += self._mean(_differences(tf.reshape(x, [-1, width * channels]), channels), opponents)
         if height > 1:
-            total += self._mean(_differences(tf.reshape(x, [-1, height * width * channels]), width * channels))
+            total += self._mean(
+                _differences(tf.reshape(x, [-1, height * width * channels]), width * channels), opponents
+            )
         return self.weight * total
 
-    def _mean(self, differences: Any) -> Any:
+    def _mean(self, differences: Any, opponents: bool) -> Any:
         size = tf.cast(tf.size(differences), differences.dtype)
         flat = tf.reshape(differences, [-1])
-        if self.opponents:
+        if opponents:
             flat = tf.reshape(self._with_opponents(tf.reshape(differences, [-1, 3])), [-1])
             size *= 2
         if self.power == 1:
@@ -123,10 +126,10 @@ class TotalVariation(Prior):
         red, green, blue = rgb[..., 0:1], rgb[..., 1:2], rgb[..., 2:3]
         return tf.concat([rgb, red - green, red - blue, green - blue], -1)
 
-    def _isotropic(self, x: Any) -> Any:
+    def _isotropic(self, x: Any, opponents: bool) -> Any:
         corner = x[:, :-1, :-1]
         down, across = x[:, 1:, :-1] - corner, x[:, :-1, 1:] - corner
-        if self.opponents:
+        if opponents:
             down, across = self._with_opponents(down), self._with_opponents(across)
         squares = tf.square(down) + tf.square(across)
         # The root's slope is infinite at zero, where two flat neighbours are.

@@ -74,10 +74,17 @@ def test_opponents_see_where_colours_change():
     assert value(isotropic.with_(opponents=True), x) == pytest.approx(value(isotropic, six))
 
 
+def test_opponents_where_there_are_three_channels():
+    auto = TotalVariation(opponents="auto")
+    colour, grey = random(2, 5, 6, 3), random(2, 5, 6, 1)
+    assert value(auto, colour) == value(TotalVariation(opponents=True), colour) != value(TotalVariation(), colour)
+    assert value(auto, grey) == value(TotalVariation(), grey)
+
+
 def test_examples_without_neighbours_or_colours_are_refused_by_name():
     with pytest.raises(ParameterError, match="'l2'"):
         value(TotalVariation(), random(2, 6))
-    with pytest.raises(ParameterError, match="1 channels; set opponents=False"):
+    with pytest.raises(ParameterError, match="1 channels; set opponents to false"):
         value(TotalVariation(opponents=True), random(1, 4, 4, 1))
 
 
