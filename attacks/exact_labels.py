@@ -60,7 +60,7 @@ def count_labels(view: View, layer: DenseInput, x: np.ndarray, d: np.ndarray, ex
     error = np.stack([np.linalg.lstsq(s.T, t, rcond=1e-6)[0] for s, t in zip(slopes, target, strict=True)])
     error -= error.mean(axis=1, keepdims=True)
     explained = np.einsum("kc,kci->ki", error, slopes)
-    residual = float(np.linalg.norm(explained - target) / max(np.linalg.norm(target), 1e-300))
+    residual = float(np.linalg.norm(explained - target)) / max(float(np.linalg.norm(target)), 1e-300)
     k = len(x)
     if examples is None or examples <= k:
         return Labels(np.ones(k, np.int64), np.argmin(error, axis=1).astype(np.int32), residual)

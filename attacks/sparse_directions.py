@@ -141,12 +141,9 @@ class SparseDirections:
             self.draws += count
             return False
         sets = max(1, count // self.rank)
-        order = self.rng.random((sets, self.live), np.float32)
-        if self.live > self.rank:
-            order = np.argpartition(order, self.rank - 1, axis=1)[:, : self.rank]
-        else:
-            order = np.argsort(order, axis=1)
-        vectors = self._inverses(order).transpose(0, 2, 1).reshape(-1, self.rank)
+        lots = self.rng.random((sets, self.live), np.float32)
+        chosen = np.argpartition(lots, self.rank - 1, axis=1)[:, : self.rank]
+        vectors = self._inverses(chosen).transpose(0, 2, 1).reshape(-1, self.rank)
         self.draws += len(vectors)
         return self._consider(vectors)
 
@@ -205,7 +202,7 @@ class SparseDirections:
         return self._consider(self._in_planes(np.concatenate([around, pairs])))
 
     def _inverses(self, chosen: np.ndarray) -> np.ndarray:
-        """Of the square matrices `[n, rank, rank]` of the rows `chosen` `[n, rank]`: column j is zero in all but row j."""
+        """Of the matrices `[n, rank, rank]` of rows `chosen` `[n, rank]`: column j is zero in all rows but the jth."""
         square = self._rows[chosen]
         # Two equal rows would make a matrix exactly singular, and the whole call fail.
         square += self.rng.normal(0.0, 1e-15, square.shape)

@@ -117,7 +117,9 @@ class SPEAR(Attack):
         if not found.scaled:
             reasons.append(f"'{layer.kernel_name}' has no bias, so the examples' scales are guesses")
         if factors.numerical_rank > factors.rank:
-            reasons.append(f"the gradient's rank is {factors.numerical_rank}, above the number of examples: it is noisy")
+            reasons.append(
+                f"the gradient's rank is {factors.numerical_rank}, above the number of examples: it is noisy"
+            )
         if known is not None and len(which) != known:
             reasons.append(f"{known} examples, but only {len(which)} left a trace above the rounding")
         extra["reason"] = "; ".join(reasons)
