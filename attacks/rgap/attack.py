@@ -16,6 +16,7 @@ from attacks.rgap.refine import refine
 from attacks.rgap.unrolled import Unrolled, unroll_model
 from attacks.single_gradient import relative_misfit, single_gradient
 from fedpriv.attack import Attack, Capability, Finding
+from fedpriv.errors import ParameterError
 from fedpriv.view import View
 
 
@@ -41,6 +42,8 @@ class RGAP(Attack):
         constrained by those before them (an index of at most 0 in the rank analysis).
       iterations: conjugate-gradient iterations in each of those.
       weighted: weigh equations by their errors; False is the paper's stacking of rows.
+      max_unknowns: largest number of values of a layer's input; the memory needed grows with its square, 8 bytes for
+        each entry of a few matrices.
     """
 
     name: ClassVar[str] = "rgap"
@@ -52,6 +55,7 @@ class RGAP(Attack):
     refine: Annotated[int, Field(ge=0)] = 0
     iterations: Annotated[int, Field(ge=1)] = 60
     weighted: bool = True
+    max_unknowns: Annotated[int, Field(ge=1)] = 6000
 
     def attack(self, view: View, seed: int) -> Finding:
         """Recurs from the last layer to the example.
@@ -69,6 +73,7 @@ class RGAP(Attack):
         Raises:
           CapabilityError: more than one example, another optimizer than SGD, or a model that is no such chain.
           DivergenceError: the update is not finite.
+          ParameterError: a layer's input has more values than `max_unknowns`.
         """
         began = time.perf_counter()
         gradient = single_gradient(view, self.name)
@@ -76,6 +81,13 @@ class RGAP(Attack):
         epsilon = float(np.finfo(model.spec.dtype).eps)
         weights = dict(zip(model.spec.names, model.spec.unflatten_numpy(np.asarray(view.weights, np.float64))))
         layers = unroll_model(model, view.weights)
+        widest = max(layers[:-1], key=lambda u: u.unknowns, default=layers[-1])
+        if len(layers) > 1 and widest.unknowns > self.max_unknowns:
+            raise ParameterError(
+                f"the input of layer '{widest.layer.name}' of model '{model.name}' has {widest.unknowns} values, more "
+                f"than max_unknowns={self.max_unknowns}; its equations would take about "
+                f"{4 * 8 * widest.unknowns**2 / 1e9:.1f} GB. Use smaller images, or raise max_unknowns"
+            )
         kernels = [None if u.layer.kernel is None else gradient.by_name[u.layer.kernel] for u in layers]
         last = layers[-1].layer
         kernel = weights[last.kernel or ""]

@@ -11,7 +11,7 @@ from attacks.rgap import RGAP, rank_analysis
 from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
 from fedpriv.client import replay_cohort
-from fedpriv.errors import CapabilityError, DivergenceError
+from fedpriv.errors import CapabilityError, DivergenceError, ParameterError
 from fedpriv.metrics.image import psnr
 from fedpriv.models import load as load_model
 from fedpriv.models.keras_model import from_keras
@@ -352,8 +352,12 @@ def test_views_it_cannot_use_are_refused(make_view):
             RGAP().run(make_view(model, image(), [0], observed=np.full(model.spec.size, value)))
 
 
-def test_the_example_given_must_fit():
-    from fedpriv.errors import ParameterError
+def test_a_layer_too_wide_for_memory_is_refused_before_it_is_tried(make_view):
+    view = make_view(network(conv(8, 3), conv(8, 3)), image(), [0])
+    with pytest.raises(ParameterError, match="448 values, more than max_unknowns=400"):
+        RGAP(max_unknowns=400).run(view)
 
+
+def test_the_example_given_must_fit():
     with pytest.raises(ParameterError, match="shape"):
         rank_analysis(network(flat), example=np.zeros((2, 2)))
