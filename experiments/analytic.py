@@ -24,7 +24,7 @@ THRESHOLD = 80.0
 RGAP_ARMS = {
     "float32, closed form": ("float32", "rgap"),
     "float32, one joint step after it": ("float32", "rgap(refine=1)"),
-    "float32, rows unweighted (the paper's)": ("float32", "rgap(weighted=False)"),
+    "float32, rows unweighted": ("float32", "rgap(weighted=False)"),
     "float64, closed form": ("float64", "rgap"),
 }
 RANKED = (LENET, "lenet", "2nn", "logistic", "convnet(width=8)")
@@ -206,7 +206,7 @@ def readme(
     versions = ", ".join(f"{k} {v}" for k, v in origin["versions"].items())
     tables = "\n\n".join(f"`{name}` ({r['seconds']:.1f} s)\n\n```\n{r['text']}\n```" for name, r in ranks.items())
     loads = [r["load"] for r in (*rgap, *first)]
-    machine = f"{origin.get('cpu') or 'CPU unknown'}, {origin.get('cores')} cores"
+    machine = f"{origin['platform']['cpu'] or 'CPU unknown'}, {origin['platform']['cores']} cores"
     parts = [
         "# Closed-form attacks",
         f"```\n{origin['command']}\n```",
