@@ -196,7 +196,7 @@ class _Probe:
         u = self._rng.normal(size=x.shape)
         along = x / (x @ x)
         across = u - (u @ x) * along
-        across *= 3 / np.linalg.norm(across)
+        across *= 3 / max(float(np.linalg.norm(across)), 1e-12)  # an example of one value has no direction across
         v = self._rng.normal(size=self._spec.shapes[kernel][1])
         base = self._logits({})
         unchanged = self._logits({kernel: self._weights[kernel] + np.outer(across, v)})

@@ -32,9 +32,17 @@ ATTACKS = [
     f"gradinversion({ADAM},group=2)",
     f"sme({ADAM})",
     f"dlf({ADAM})",
-    "modern",
-    "attacks.rgap.attack:RGAP",
+    f"inversion({ADAM.replace('optimizer.', 'optimizer=adam,optimizer.')},objective=l1,labels=joint)",
+    "modern(attacks=[first_layer,spear(seconds=1),dlg(restarts=1,optimizer.max_evaluations=4)])",
+    "labels",
+    "first_layer",
+    "rgap",
+    "spear(seconds=1)",
+    f"ggl({ADAM})",
 ]
+
+#: These leave an example out (not-a-number) rather than guess it.
+LEAVES_OUT = {"first_layer", "spear", "cocktail_party"}
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,9 @@ def test_odd_input_ends_in_a_finding_or_in_words(helpers, attack, name):
     if finding.x is not None:
         assert finding.x.shape == (n, *shape)
         assert finding.x.dtype == np.float32
-        assert np.isfinite(finding.x).all()
+        whole = np.isfinite(finding.x).reshape(n, -1)
+        assert whole.all() or made.name in LEAVES_OUT
+        assert (whole.all(1) | ~whole.any(1)).all()
     if finding.y is not None:
         assert np.shape(finding.y) == (n,)
         assert np.issubdtype(np.asarray(finding.y).dtype, np.integer)
