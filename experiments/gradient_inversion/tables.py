@@ -77,8 +77,8 @@ def _batches(colour: str) -> list[Arm]:
         Arm(f"{name}, batch {b}", text, colour, LENET, images=16, batch=b)
         for b in (1, 2, 4, 8)
         for name, text in (
-            ("DLG, labels optimized", "dlg(restarts=4)"),
-            ("DLG, labels inferred", "dlg(labels=auto,restarts=4)"),
+            ("DLG, labels optimized", "dlg(restarts=2)"),
+            ("DLG, labels inferred", "dlg(labels=auto,restarts=2)"),
             ("modern", "modern"),
         )
     ]
@@ -86,7 +86,7 @@ def _batches(colour: str) -> list[Arm]:
 
 def _fedavg(colour: str) -> list[Arm]:
     common: dict[str, Any] = {"data": colour, "model": LENET, "images": 16, "batch": 4, "rate": 0.1}
-    attack = L1.removesuffix(")") + ",replay={})"
+    attack = L1.replace("3000", "1500").removesuffix(")") + ",replay={})"
     return [
         Arm("5 full-batch steps, exact replay", attack.format("exact"), steps=5, **common),
         Arm("5 full-batch steps, as one gradient", attack.format("one_gradient"), steps=5, **common),
@@ -103,7 +103,7 @@ def _fedavg(colour: str) -> list[Arm]:
         Arm("5 epochs of 2 batches, SME", attack.format("surrogate"), steps=5, local_batch=2, **common),
         Arm(
             "5 epochs of 2 batches, DLF",
-            "dlf(objective=l1,optimizer.steps=3000,priors.total_variation.weight=0.01)",
+            "dlf(objective=l1,optimizer.steps=1500,priors.total_variation.weight=0.01)",
             steps=5,
             local_batch=2,
             **common,
@@ -115,8 +115,8 @@ def _sums(colour: str) -> list[Arm]:
     common: dict[str, Any] = {"data": colour, "model": LENET, "images": 20, "cohort": 5}
     secure = ("secret_sharing(aggregators=3)",)
     return [
-        Arm("sum of 5, DLG, labels optimized", "dlg(restarts=4)", defenses=secure, **common),
-        Arm("sum of 5, DLG, labels inferred", "dlg(labels=auto,restarts=4)", defenses=secure, **common),
+        Arm("sum of 5, DLG, labels optimized", "dlg(restarts=2)", defenses=secure, **common),
+        Arm("sum of 5, DLG, labels inferred", "dlg(labels=auto,restarts=2)", defenses=secure, **common),
         Arm("sum of 5, Inverting Gradients", IG, defenses=secure, **common),
         Arm("sum of 5, absolute distance", L1, defenses=secure, **common),
     ]
@@ -127,7 +127,7 @@ def _stages(colour: str) -> list[Arm]:
         Arm(f"{name}, {rounds} rounds", text, "fashion_small", model, images=8, rounds=rounds)
         for model, attacks in (
             (LENET, (("LeNet, DLG", "dlg(labels=auto,restarts=2)"), ("LeNet, Inverting Gradients", IG))),
-            ("convnet(width=16)", (("ConvNet, Inverting Gradients", IG),)),
+            ("convnet(width=8)", (("ConvNet, absolute distance", L1.replace("3000", "1500")),)),
         )
         for name, text in attacks
         for rounds in (0, 1, 5, 20)
