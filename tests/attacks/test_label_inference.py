@@ -310,6 +310,16 @@ class TestAuto:
                 model, x, labels, weights=weights)).y, labels))  # fmt: skip
         assert sources.count("bias, calibrated") >= 5
         assert np.mean(right) > 0.05
+        assert Auto(spread=1.0)(helpers.make_view(model, x, labels, weights=weights)).source == "ilrg, kernel and bias"
+
+    def test_a_small_batch_of_such_a_model_is_taken_to_have_different_labels(self, helpers):
+        model = logistic((10,), 10)
+        weights = model.spec.flatten_numpy([6 * np.eye(10, dtype=np.float32), np.zeros(10, np.float32)])
+        x = (0.7 * np.eye(10)[[0, 1, 2, 3]] + 0.3 * np.random.default_rng(0).random((4, 10))).astype(np.float32)
+        view = helpers.make_view(model, x, [0, 1, 2, 7], weights=weights)  # the last looks like a 3
+        learned = Auto(spread=0.0, whole=0.0)
+        assert learned(view).source == "gradinversion, kernel"
+        assert learned.with_(pairs=0.0)(view).source == "bias, calibrated"
 
     def test_an_adaptive_optimizer_leaves_a_batch_to_the_search(self, helpers):
         model = helpers.dense()
