@@ -23,4 +23,4 @@ class DLF(InvertingGradients):
     paper: ClassVar[str] = "Dimitrov et al. 2022, arXiv 2206.12395"
 
     replay: ReplayPart = Epochs()
-    priors: PriorParts = (TotalVariation(weight=0.1), EpochConsistency(weight=0.01))
+    priors: PriorParts = (TotalVariation(weight=0.05, opponents="auto"), EpochConsistency(weight=0.01))

@@ -85,28 +85,27 @@ def _batches(colour: str) -> list[Arm]:
 
 
 def _fedavg(colour: str) -> list[Arm]:
-    common: dict[str, Any] = {"data": colour, "model": LENET, "images": 16, "batch": 4, "rate": 0.1}
-    attack = L1.replace("3000", "1500").removesuffix(")") + ",replay={})"
+    lenet: dict[str, Any] = {"data": colour, "model": LENET, "images": 16, "batch": 4, "steps": 5}
+    convnet: dict[str, Any] = {
+        "data": "fashion_small",
+        "model": "convnet(width=8)",
+        "images": 8,
+        "batch": 4,
+        "steps": 5,
+    }
+    dlg = "dlg(labels=auto,restarts=1,optimizer.max_evaluations=1500{})"
+    absolute = L1.replace("3000", "1500").removesuffix(")") + "{})"
+    tied = ",replay=epochs,priors=[epoch_consistency(weight=0.01)]"
+    replays = (("exact replay", ""), ("as one gradient", ",replay=one_gradient"), ("SME", ",replay=surrogate"))
     return [
-        Arm("5 full-batch steps, exact replay", attack.format("exact"), steps=5, **common),
-        Arm("5 full-batch steps, as one gradient", attack.format("one_gradient"), steps=5, **common),
-        Arm("5 full-batch steps, SME", attack.format("surrogate"), steps=5, **common),
-        Arm("5 full-batch steps, DLG", "dlg(labels=auto,restarts=2)", steps=5, **common),
-        Arm(
-            "5 full-batch steps, DLG as one gradient",
-            "dlg(labels=auto,restarts=2,replay=one_gradient)",
-            steps=5,
-            **common,
+        *(Arm(f"LeNet, 5 full-batch steps, DLG, {name}", dlg.format(part), **lenet) for name, part in replays),
+        *(
+            Arm(f"LeNet, 5 epochs of 2 batches, DLG, {name}", dlg.format(part), local_batch=2, **lenet)
+            for name, part in (*replays, ("DLF's epochs", tied))
         ),
-        Arm("5 epochs of 2 batches, exact replay", attack.format("exact"), steps=5, local_batch=2, **common),
-        Arm("5 epochs of 2 batches, as one gradient", attack.format("one_gradient"), steps=5, local_batch=2, **common),
-        Arm("5 epochs of 2 batches, SME", attack.format("surrogate"), steps=5, local_batch=2, **common),
-        Arm(
-            "5 epochs of 2 batches, DLF",
-            "dlf(objective=l1,optimizer.steps=1500,priors.total_variation.weight=0.01)",
-            steps=5,
-            local_batch=2,
-            **common,
+        *(
+            Arm(f"ConvNet, 5 full-batch steps, absolute distance, {name}", absolute.format(part), rate=0.01, **convnet)
+            for name, part in replays
         ),
     ]
 
