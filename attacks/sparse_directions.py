@@ -33,6 +33,8 @@ _FIRST_LOOK = 48
 _CLOSE_LOOK = 64
 #: Bins for the angles of a plane; an angle off by one bin stays within the tolerance for a zero.
 _BINS = 2048
+#: Steps in which a hit's zeros are sharpened.
+_POLISHING = 8
 #: Reweighted least squares: the exponent p of the measure sum |v|^p, and the steps that shrink its smoothing.
 _EXPONENT, _STEPS, _SMOOTHING = 0.5, 30, (1.0, 1e-4)
 
@@ -204,9 +206,15 @@ class SparseDirections:
     def _inverses(self, chosen: np.ndarray) -> np.ndarray:
         """Of the matrices `[n, rank, rank]` of rows `chosen` `[n, rank]`: column j is zero in all rows but the jth."""
         square = self._rows[chosen]
-        # Two equal rows would make a matrix exactly singular, and the whole call fail.
-        square += self.rng.normal(0.0, 1e-15, square.shape)
-        return np.linalg.inv(square)
+        # Parallel rows make a matrix exactly singular, and one such matrix makes the whole call fail. What is found is
+        # polished later, so that a disturbance well below the tolerance does no harm.
+        for disturbance in (1e-9, 1e-7, 1e-5):
+            square = square + self.rng.normal(0.0, disturbance, square.shape)
+            try:
+                return np.linalg.inv(square)
+            except np.linalg.LinAlgError:
+                continue
+        return np.linalg.pinv(square)
 
     def _in_planes(self, planes: np.ndarray) -> np.ndarray:
         """The two directions of each plane `[n, rank, 2]` that are zero in the most rows."""
@@ -238,12 +246,10 @@ class SparseDirections:
         order = np.argsort(-zeros, kind="stable")
         order = order[zeros[order] >= max(least - 2, 1)][:_CLOSE_LOOK]  # a zero or two may be found in polishing
         kept = False
-        for hit in hits[order]:
-            if self._known(hit):
-                continue
-            polished = self._polished(hit)
-            if polished is not None and not self._known(polished):
-                kept |= self._insert(polished)
+        for direction in self._polished(hits[order]):
+            # What was kept a moment ago may have made it known, or too weak.
+            if not self._known(direction) and self._zeros(direction[None])[0] >= self.least_zeros:
+                kept |= self._insert(direction)
         return kept
 
     def _first_look(self, vectors: np.ndarray, least: int) -> np.ndarray:
@@ -265,22 +271,22 @@ class SparseDirections:
     def _known(self, direction: np.ndarray) -> bool:
         return bool(np.any(np.abs(self.directions @ direction) > 1 - 1e-7))
 
-    def _polished(self, direction: np.ndarray) -> np.ndarray | None:
-        """The direction that is nearest to zero in all rows where this one is, rather than in rank - 1 of them.
+    def _polished(self, hits: np.ndarray) -> np.ndarray:
+        """The directions near `hits` `[n, rank]` that are zero to the rounding in as many rows as there are.
 
-        Averages the rounding out, and leaves out rows that were nearly zero by chance. None if the rows leave more
-        than one direction open, or are too few.
+        Rows that are nearly zero by chance would pull a least-squares fit off the others, so weights single out those
+        that can be zero together. Hits whose zeros leave more than one direction open are left out.
         """
-        limits = np.geomspace(self._zero, self._exactly, 4)
-        for limit in [limits[0], *limits, limits[-1]]:
-            rows = self._rows[np.abs(self._rows @ direction) < limit]
-            if len(rows) < self.rank - 1:
-                return None
-            squares, vectors = np.linalg.eigh(rows.T @ rows)
-            if squares[1] < (10 * limit) ** 2:
-                return None
-            direction = vectors[:, 0]
-        return direction if self._zeros(direction[None])[0] >= self.least_zeros else None
+        if not len(hits):
+            return hits
+        directions = hits
+        for limit in np.geomspace(self._zero / 3, self._exactly / 3, _POLISHING):
+            weights = limit**2 / (np.square(directions @ self._rows.T) + limit**2)
+            directions = np.linalg.eigh(self._weighted_squares(weights))[1][:, :, 0]
+        zero = np.abs(directions @ self._rows.T) < self._exactly
+        squares, vectors = np.linalg.eigh(self._weighted_squares(zero.astype(np.float64)))
+        clear = squares[:, 1] > np.maximum((10 * self._exactly) ** 2, 1e-14 * squares[:, -1])
+        return vectors[clear][:, :, 0]
 
     def _insert(self, direction: np.ndarray) -> bool:
         """Adds a direction and drops the least sparse one that the others then span, if there is one."""
