@@ -25,7 +25,5 @@ class DLG(Inversion):
     name: ClassVar[str] = "dlg"
     paper: ClassVar[str] = "Zhu, Liu, Han 2019, arXiv 1906.08935"
 
-    optimizer: OptimizerPart = LBFGS(
-        memory=100, max_evaluations=4000, stagnation_window=200, stagnation_decrease=0.05
-    )
+    optimizer: OptimizerPart = LBFGS(memory=100, max_evaluations=4000, stagnation_window=200, stagnation_decrease=0.05)
     restarts: Count = 8
