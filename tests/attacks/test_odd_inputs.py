@@ -38,6 +38,7 @@ ATTACKS = [
     "first_layer",
     "rgap",
     "spear(seconds=1)",
+    "cocktail_party(optimizer=adam(steps=4))",
     f"ggl({ADAM})",
 ]
 
