@@ -164,8 +164,6 @@ def test_synthetic_gradients_with_a_known_factorization():
 
 
 def _synthetic(x, rng, units=90):
-    from attacks.dense_input import DenseInput
-
     weights = rng.normal(size=(x.shape[1], units))
     weights -= weights.mean(0)
     d = np.where(x @ weights > 0, rng.normal(size=(len(x), units)), 0.0)
@@ -233,9 +231,7 @@ def test_too_hard_a_batch_is_owned_up_to(helpers):
 
 def test_too_large_a_batch_is_refused_with_its_cost(helpers, model):
     x, y = batch(8)
-    with pytest.raises(
-        CapabilityError, match=r"8 examples in \d+ active units.* 2\^7 x 2\.7 draws.*max_samples is 100"
-    ):
+    with pytest.raises(CapabilityError, match=r"8 examples in \d+ active.* 2\^7 x 2\.7 draws.*max_samples is 100"):
         SPEAR(search="sampling", max_samples=100).run(helpers.make_view(model, x, y))
     narrow = zoo.mlp_2nn(SHAPE, CLASSES, [16])
     x, y = batch(12)
