@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from attacks.dense_input import DenseInput
 from attacks.low_rank import low_rank
 from attacks.spear import EXACT, SPEAR, Solver
 from fedpriv._lazy import tf
