@@ -117,9 +117,8 @@ class SignRule(LabelInference):
     """The one label whose logit the update raises (iDLG).
 
     Zhao, Mopuri, Bilen 2020, "iDLG: Improved Deep Leakage from Gradients", arXiv 2001.02610. Exact for one example
-    in one step. It also reads off a batch that is all of one class, whose bias update is positive at that class
-    alone. That pattern does not prove one class: another with so few examples that the model expects more also has a
-    negative update. The result says so in `notes`.
+    in one step. Several examples are refused, even where a single class rises: that does not prove that all are of
+    it, since a class with fewer examples than the model expects falls although it is there.
     """
 
     kind: ClassVar[str] = "idlg"
@@ -127,37 +126,26 @@ class SignRule(LabelInference):
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
 
     def infer(self, view: View, seed: int) -> InferredLabels | None:
-        """The label of a single example, or of a batch of one class.
+        """The label of a single example.
 
         Raises:
-          CapabilityError: several examples whose update raises several classes, or a model without a dense last
-            layer or, for several examples, without a bias in it.
+          CapabilityError: several examples, or a model without a dense last layer.
         """
-        n, update = view.total_examples, np.asarray(view.observed)
         kernel, bias = dense_parts(view.model)
         if kernel is None and bias is None:
             raise CapabilityError(
                 f"label inference 'idlg' reads a dense last layer, which model '{view.model.name}' lacks; use "
                 "labels=joint"
             )
-        notes: tuple[str, ...] = ()
-        if n > 1:
-            if bias is None:
-                raise CapabilityError(
-                    f"label inference 'idlg' sees whether {n} examples share a class by the last layer's bias, which "
-                    f"model '{view.model.name}' lacks; use labels=llg_star, or labels=joint"
-                )
-            raised = np.flatnonzero(update[bias] > 0)
-            if len(raised) > 1:
-                raise CapabilityError(
-                    f"label inference 'idlg' reads the label of a single example or of a batch of one class, but "
-                    f"this update of {n} examples raises the classes {raised.tolist()}; use labels=auto or labels=ilrg"
-                )
-            notes = (f"takes {n} examples to be of one class, as the update raises one class alone",)
-        found = single_label(update, view.model)
+        if view.total_examples != 1:
+            raise CapabilityError(
+                f"label inference 'idlg' reads the label of a single example off the update, but "
+                f"{view.total_examples} examples are behind this one; use labels=auto, or labels=joint"
+            )
+        found = single_label(np.asarray(view.observed), view.model)
         counts = np.zeros(view.model.num_classes, np.int64)
-        counts[found.label] = n
-        return from_counts(counts, f"idlg, {found.source}", None, found.margin, notes)
+        counts[found.label] = 1
+        return from_counts(counts, f"idlg, {found.source}", None, found.margin)
 
 
 class Auto(LabelInference):

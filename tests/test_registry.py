@@ -91,7 +91,7 @@ def test_plug_ins_do_not_change_but_make_changed_copies():
 
 def test_unknown_names_and_paths():
     for name, message in (
-        ("dgl", "no attack is named 'dgl'. Did you mean 'dlg'"),
+        ("iddlg", "no attack is named 'iddlg'. Did you mean 'idlg'"),
         ("no_such_package:X", "no module 'no_such_package'"),
         ("fedpriv.attack:Atack", "has no 'Atack'. Did you mean 'Attack'"),
         (":X", "is no path to an object"),

@@ -51,7 +51,7 @@ def test_parameters_inside_parts_by_dots():
         "inverting_gradients(optimizer.steps=50,priors.total_variation.weight=0.5,priors.0.power=2)"
     )
     assert made.optimizer == SignedAdam(steps=50, learning_rate=0.1)
-    assert made.priors == (TotalVariation(weight=0.5, power=2),)
+    assert made.priors == (TotalVariation(weight=0.5, power=2, opponents="auto"),)
 
 
 @pytest.mark.parametrize(
