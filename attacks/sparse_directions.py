@@ -75,8 +75,10 @@ class SparseDirections:
         `[n, live]`; b is orthogonal to the directions of all other examples. None: not known.
       directions: `[k, rank]`, unit length, the sparsest first; vector k is `basis @ directions[k]`.
       zeros: `[k]`, in how many live rows each is zero.
-      passed_over: `[m, rank]`, the sparsest directions that were kept once and then replaced.
+      passed_over: `[m, rank]`, the latest of those that were of use once and then replaced, or that are as sparse as
+        the least sparse one kept, newest last.
       live_rows: which rows are not zero throughout.
+      seen: how many were ever passed over.
       draws: vectors drawn.
       descents: starts of `descend`.
       planes: planes that `climb` looked at.
@@ -92,6 +94,7 @@ class SparseDirections:
     zeros: np.ndarray = field(init=False)
     passed_over: np.ndarray = field(init=False)
     live_rows: np.ndarray = field(init=False)
+    seen: int = 0
     draws: int = 0
     descents: int = 0
     planes: int = 0
@@ -130,9 +133,9 @@ class SparseDirections:
     @property
     def least_zeros(self) -> int:
         """Zeros among the live rows from which a vector is of use."""
-        # rank - 1 zeros are there by construction, and a few more by chance.
-        least = max(int(np.ceil(self.sparsity * self.live)), min(self.rank + 2, self.live // 2))
-        return max(least, int(self.zeros[-1]) + 1) if self.complete else least
+        # rank - 1 zeros are there by construction.
+        least = max(int(np.ceil(self.sparsity * self.live)), min(self.rank, self.live // 2))
+        return max(least, int(self.zeros[-1])) if self.complete else least
 
     def draw(self, count: int) -> bool:
         """Draws about `count` more vectors; whether any was kept."""
@@ -201,7 +204,10 @@ class SparseDirections:
         around = self._inverses(np.concatenate([few, two], axis=1))[:, :, -2:]
         i, j = np.triu_indices(k, 1)
         pairs = np.stack([self.directions[i], self.directions[j]], axis=-1)
-        return self._consider(self._in_planes(np.concatenate([around, pairs])))
+        # A direction may be off by more than the rounding, and zero in fewer rows than it could be.
+        shaken = self.directions + self.rng.normal(0.0, 0.1 * self.tolerance, self.directions.shape)
+        improved = self._add(self._polished(shaken / np.linalg.norm(shaken, axis=1, keepdims=True)))
+        return self._consider(self._in_planes(np.concatenate([around, pairs]))) or improved
 
     def _inverses(self, chosen: np.ndarray) -> np.ndarray:
         """Of the matrices `[n, rank, rank]` of rows `chosen` `[n, rank]`: column j is zero in all rows but the jth."""
@@ -245,11 +251,16 @@ class SparseDirections:
         zeros = self._count(hits)
         order = np.argsort(-zeros, kind="stable")
         order = order[zeros[order] >= max(least - 2, 1)][:_CLOSE_LOOK]  # a zero or two may be found in polishing
+        return self._add(self._polished(hits[order]))
+
+    def _add(self, directions: np.ndarray) -> bool:
+        """Keeps those of `directions` that are of use; whether any was new."""
         kept = False
-        for direction in self._polished(hits[order]):
+        for direction in directions:
+            zeros = int(self._zeros(direction[None])[0])
             # What was kept a moment ago may have made it known, or too weak.
-            if not self._known(direction) and self._zeros(direction[None])[0] >= self.least_zeros:
-                kept |= self._insert(direction)
+            if zeros >= self.least_zeros and not self._known(direction, zeros):
+                kept |= self._insert(direction, zeros)
         return kept
 
     def _first_look(self, vectors: np.ndarray, least: int) -> np.ndarray:
@@ -268,8 +279,10 @@ class SparseDirections:
     def _zeros(self, directions: np.ndarray) -> np.ndarray:
         return np.count_nonzero(np.abs(directions @ self._rows.T) < self._exactly, axis=1)
 
-    def _known(self, direction: np.ndarray) -> bool:
-        return bool(np.any(np.abs(self.directions @ direction) > 1 - 1e-7))
+    def _known(self, direction: np.ndarray, zeros: int) -> bool:
+        same = np.abs(self.directions @ direction) > 1 - 1e-7
+        over = np.abs(self.passed_over @ direction) > 1 - 1e-7
+        return bool(np.any(same & (self.zeros >= zeros)) or np.any(over))
 
     def _polished(self, hits: np.ndarray) -> np.ndarray:
         """The directions near `hits` `[n, rank]` that are zero to the rounding in as many rows as there are.
@@ -283,14 +296,20 @@ class SparseDirections:
         for limit in np.geomspace(self._zero / 3, self._exactly / 3, _POLISHING):
             weights = limit**2 / (np.square(directions @ self._rows.T) + limit**2)
             directions = np.linalg.eigh(self._weighted_squares(weights))[1][:, :, 0]
-        zero = np.abs(directions @ self._rows.T) < self._exactly
-        squares, vectors = np.linalg.eigh(self._weighted_squares(zero.astype(np.float64)))
-        clear = squares[:, 1] > np.maximum((10 * self._exactly) ** 2, 1e-14 * squares[:, -1])
-        return vectors[clear][:, :, 0]
+        best, most = directions, np.full(len(hits), -1)
+        # The rows that count as zero decide the fit, and the fit decides how many are: the best of several cuts.
+        for limit in np.geomspace(self._zero / 3, self._exactly, 4):
+            zero = np.abs(directions @ self._rows.T) < limit
+            squares, vectors = np.linalg.eigh(self._weighted_squares(zero.astype(np.float64)))
+            fits = vectors[:, :, 0]
+            clear = squares[:, 1] > np.maximum((10 * self._exactly) ** 2, 1e-14 * squares[:, -1])
+            zeros = np.where(clear, self._zeros(fits), -1)
+            best = np.where((zeros > most)[:, None], fits, best)
+            most = np.maximum(zeros, most)
+        return best[most >= 0]
 
-    def _insert(self, direction: np.ndarray) -> bool:
+    def _insert(self, direction: np.ndarray, zeros: int) -> bool:
         """Adds a direction and drops the least sparse one that the others then span, if there is one."""
-        zeros = int(self._zeros(direction[None])[0])
         at = int(np.searchsorted(-self.zeros, -zeros, side="right"))
         directions = np.insert(self.directions, at, direction, axis=0)
         counts = np.insert(self.zeros, at, zeros)
@@ -304,5 +323,6 @@ class SparseDirections:
                 span = np.vstack([span, rest / length])
         dropped = np.setdiff1d(np.arange(len(directions)), keep)
         self.directions, self.zeros = directions[keep], counts[keep]
-        self.passed_over = np.concatenate([directions[dropped], self.passed_over])[: 4 * self.rank]
+        self.passed_over = np.concatenate([self.passed_over, directions[dropped]])[-4 * self.rank :]
+        self.seen += len(dropped)
         return at in keep

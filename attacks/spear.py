@@ -165,22 +165,26 @@ class SPEAR(Attack):
         most = 16_384 if self.search == "sampling" else 2048
         chunk = int(np.clip(expected / 4, 8 * rank, most))
         best: Reconstruction | None = None
+        tried = 0
         while True:
             new = search.draw(chunk)
             if self.search == "descent" and not (new and search.complete):
                 new |= search.descend(16)
                 new |= search.climb()
-            if new and search.complete:
-                best = solver.reconstruct(search.directions)
-                if best.score == 1.0:
+            if search.complete:
+                if new or best is None:
+                    now = solver.reconstruct(search.directions)
+                    best = now if best is None or now.score > best.score else best
+                if best.score < 1 and search.seen > tried:
+                    best = _exchanged(best, solver, search.passed_over[-(search.seen - tried) :])
+                    tried = search.seen
+                if best.score == 1:
                     break
             if search.draws >= self.max_samples or time.perf_counter() - began > self.seconds:
                 break
         if best is None:
             missing = np.linalg.svd(search.directions)[2][len(search.directions) :] if len(search.directions) else None
             best = solver.reconstruct(np.eye(rank) if missing is None else np.vstack([search.directions, missing]))
-        elif best.score < 1:
-            best = _exchanged(best, solver, search, began + 1.5 * self.seconds)
         return best, search
 
 
@@ -259,22 +263,19 @@ def _error(found: Reconstruction, factors: LowRank, layer: DenseInput) -> float:
     return float(2 * entry * spread.max())
 
 
-def _exchanged(best: Reconstruction, solver: Solver, search: SparseDirections, until: float) -> Reconstruction:
-    """The paper's last stage: single directions exchanged for others seen, as long as that raises the score."""
-    improved = True
-    while improved and best.score < 1:
-        improved = False
-        for other in search.passed_over:
-            for i in range(len(best.directions)):
-                if time.perf_counter() > until:
-                    return best
-                changed = best.directions.copy()
-                changed[i] = other
-                if np.linalg.cond(changed) > 1e6:
-                    continue
-                tried = solver.reconstruct(changed)
-                if tried.score > best.score:
-                    best, improved = tried, True
+def _exchanged(best: Reconstruction, solver: Solver, others: np.ndarray) -> Reconstruction:
+    """The paper's second stage: single directions exchanged for others seen, if that raises the score."""
+    for other in others:
+        # How much of each direction is in the other: without any, the exchange would leave the space incomplete.
+        base = best.directions
+        parts = np.abs(np.linalg.solve(base.T, other))
+        for i in np.flatnonzero(parts > 1e-3):
+            changed = base.copy()
+            changed[i] = other
+            now = solver.reconstruct(changed)
+            best = now if now.score > best.score else best
+            if best.score == 1:
+                return best
     return best
 
 
