@@ -133,8 +133,9 @@ class SparseDirections:
     @property
     def least_zeros(self) -> int:
         """Zeros among the live rows from which a vector is of use."""
-        # rank - 1 zeros are there by construction.
-        least = max(int(np.ceil(self.sparsity * self.live)), min(self.rank, self.live // 2))
+        # rank - 1 zeros are there by construction, and in a large space a few more by chance.
+        some = self.rank + min(2, max(self.rank - 2, 0))
+        least = max(int(np.ceil(self.sparsity * self.live)), min(some, self.live // 2))
         return max(least, int(self.zeros[-1])) if self.complete else least
 
     def draw(self, count: int) -> bool:

@@ -175,7 +175,7 @@ class SPEAR(Attack):
                 if new or best is None:
                     now = solver.reconstruct(search.directions)
                     best = now if best is None or now.score > best.score else best
-                if best.score < 1 and search.seen > tried:
+                elif search.seen > tried and best.score < 1:  # no progress: what was passed over may be right
                     best = _exchanged(best, solver, search.passed_over[-(search.seen - tried) :])
                     tried = search.seen
                 if best.score == 1:
