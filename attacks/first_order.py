@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
 from attacks.minimum import Minimum, Optimizer, Projection, Status, ValueAndGradient
@@ -73,6 +74,12 @@ class FirstOrder(Optimizer):
             scale *= tf.minimum(1.0, (t + 1) / self.warmup)
         return self.learning_rate * scale
 
+    def rows(self) -> np.ndarray:
+        """The history's row of each evaluation, `[steps + 1]`: every one at first, log-spaced later."""
+        total = self.steps + 1
+        kept = np.maximum(np.rint(np.geomspace(1, total, self.history)), np.arange(1, self.history + 1))
+        return np.searchsorted(np.unique(np.minimum(kept, total)), np.arange(1, total + 1))
+
     def direction(self, gradient: Any, t: Any, rate: Any, seed: Any) -> Any:
         """The gradient as the method gets to see it."""
         if self.langevin:
@@ -97,7 +104,7 @@ class FirstOrder(Optimizer):
         rates = self.rates()
         # One row more, never used, for the last pass through the loop, which only evaluates.
         table = tf.cast(tf.pad(tf.concat([rates[:, None], self.table(rates)], 1), [[0, 1], [0, 0]]), dtype)
-        stride = -(-steps // (self.history - 1))
+        row_of = tf.constant(self.rows(), tf.int32)
         # Written in place, so they must not be constants: TensorFlow would fold those and keep what was written.
         history = tf.raw_ops.Empty(shape=[self.history, 2], dtype=tf.float64, init=True)
         path = tf.raw_ops.Empty(shape=[self.history if self.path else 0, tf.size(start)], dtype=dtype, init=True)
@@ -115,7 +122,7 @@ class FirstOrder(Optimizer):
             if target is not None:
                 status = tf.where(tf.cast(best, tf.float64) <= tf.cast(target, tf.float64), int(Status.TARGET), status)
             status = tf.where(finite, status, int(Status.NON_FINITE))
-            row = tf.math.floordiv(z.t + (stride - 1), stride)[None]
+            row = row_of[z.t][None]
             now = tf.stack([tf.cast(z.t + 1, tf.float64), tf.cast(f, tf.float64)])
             scalars = tf.unstack(table[z.t])
             change, slots = self.advance(self.direction(g, z.t, scalars[0], seed), z.slots, scalars[1:])
@@ -150,8 +157,7 @@ class FirstOrder(Optimizer):
                 lambda *v: tf.equal(_State(*v).status, int(Status.RUNNING)), body, tuple(z), parallel_iterations=1
             )
         )
-        rows = tf.math.floordiv(z.t + (stride - 2), stride) + 1
-        used = (tf.range(self.history) < rows)[:, None]
+        used = (tf.range(self.history) <= row_of[z.t - 1])[:, None]
         history = tf.where(used, z.history, tf.constant(float("nan"), tf.float64))
         return Minimum(z.position, z.f, z.g, z.t, z.t - 1, z.status, history, z.path)
 

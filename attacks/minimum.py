@@ -55,7 +55,7 @@ class Minimum(NamedTuple):
       evaluations: int32, evaluations of objective and gradient, all counted.
       iterations: int32, steps taken.
       status: int32, a `Status`.
-      history: `[rows, 2]` float64 of (evaluations so far, objective), evenly thinned; unused rows are NaN.
+      history: `[rows, 2]` float64 of (evaluations so far, objective), thinned; unused rows are NaN.
       path: `[rows, k]`, the points at the rows of `history` (zeros at unused ones); `[0, k]` unless asked for.
     """
 
