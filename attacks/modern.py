@@ -34,16 +34,18 @@ AttackPart = Annotated[
 
 
 class Modern(Attack):
-    """Exact attacks first, then matching without a prior, then matching with one; the first that explains the update.
+    """Exact attacks first, then matching in two ways; the first finding that explains the update is taken.
 
     An update that a finding reproduces, down to rounding, leaves no doubt about the finding, whatever found it. So
     the attacks are tried in order: those that are exact where they apply (analytic inversion of a first dense layer,
-    SPEAR on batches through a ReLU), then L-BFGS matching, which is exact on smooth networks, then signed Adam with
-    total variation as in Geiping et al. 2020 (arXiv 2003.14053), but on the absolute instead of the cosine distance:
-    on ReLU networks, whose gradient is piecewise smooth, that distance led to the examples themselves where the cosine
-    led to their likeness. Attacks that do not apply to the view are passed over. If none reproduces the update,
-    the one with the smallest error is taken, or a later one whose error is within `leeway` times that: where noise
-    bounds how well any finding can do, its prior decides what the update does not.
+    R-GAP on chains of invertible layers, SPEAR on batches through a ReLU); then, for smooth networks, L-BFGS on the
+    squared distance as in DLG, with so little total variation that it decides only what the update leaves open,
+    with labels read off the update, then with labels optimized; then Adam on the absolute distance, also with a
+    little total variation: on ReLU networks, whose gradient is piecewise smooth, that distance led to the examples
+    themselves, before and after training, where the cosine of Geiping et al. 2020 (arXiv 2003.14053) led to their
+    likeness. Attacks that do not apply to the view are passed over. If none reproduces the update, the one with the
+    smallest error is taken, or a later one whose error is within `leeway` times that: where noise bounds how well any
+    finding can do, its prior decides what the update does not.
 
     Evaluations and seconds are those of all attacks tried together. `extra["tried"]` says what each came to.
 
@@ -62,11 +64,16 @@ class Modern(Attack):
 
     attacks: Annotated[tuple[AttackPart, ...], Field(min_length=1)] = (  # type: ignore[assignment]
         "first_layer",
+        "rgap(max_unknowns=4096)",
         "spear(seconds=60)",
-        "dlg(labels=auto,restarts=2,optimizer.max_evaluations=1500)",
-        "inverting_gradients(objective=l1,optimizer.steps=4000,priors.total_variation.weight=0.01)",
+        "dlg(labels=auto,target=0,tolerance=1e-4,restarts=1,optimizer.max_evaluations=1500,"
+        "priors=[total_variation(weight=3e-5,opponents=auto)])",
+        "dlg(target=0,tolerance=1e-4,restarts=1,optimizer.max_evaluations=1500,"
+        "priors=[total_variation(weight=3e-5,opponents=auto)])",
+        "inverting_gradients(objective=l1,optimizer=adam(steps=4000,learning_rate=0.05,decay=cosine),"
+        "priors.total_variation.weight=0.01)",
     )
-    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
     leeway: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
 
     def attack(self, view: View, seed: int) -> Finding:

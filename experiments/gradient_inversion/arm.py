@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ from fedpriv.exposure import Exposure
 from fedpriv.federation import Federation
 from fedpriv.figures.film_strip import log_spaced
 from fedpriv.metrics.progress import progress
-from fedpriv.metrics.score import Score, aligned, summarize
+from fedpriv.metrics.score import ImageScore, Score, aligned, summarize
 from fedpriv.models import load as load_model
 from fedpriv.procedure import Procedure, make_procedure
 from fedpriv.provenance import config_hash, versions
 from fedpriv.seeds import Purpose, integer_seed
 from fedpriv.trial import run_trial
+
+#: PSNR in dB from which an image counts as reconstructed.
+THRESHOLD_DB = 30.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,35 @@ class Outcome:
     refused: str = ""
     extra: dict[str, list[Any]] = field(default_factory=dict)
 
+    def scores(self) -> list[Score]:
+        """One score an observation, from the rows."""
+        found: dict[int, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            found.setdefault(row["trial"], []).append(row)
+        return [_score(rows) for rows in found.values()]
+
+
+def _score(rows: list[dict[str, Any]]) -> Score:
+    images = tuple(
+        ImageScore(
+            **{f.name: row[f.name] for f in fields(ImageScore) if f.name != "extra"} | {"psnr": float(row["psnr"])}
+        )
+        for row in rows
+    )
+    labels = [i.label_right for i in images if i.label_right is not None]
+    one = rows[0]
+    return Score(
+        images=images,
+        matched=None,
+        threshold_db=THRESHOLD_DB,
+        label_accuracy=float(np.mean(labels)) if labels else None,
+        seconds=one["seconds"],
+        compile_seconds=one["compile_seconds"],
+        evaluations=one["evaluations"],
+        restarts=one["restarts"],
+        objective=float(one["objective"]),
+    )
+
 
 @lru_cache(maxsize=4)
 def _data(name: str) -> tuple[Any, Any]:
@@ -170,7 +202,7 @@ def run(arm: Arm, folder: Path, say: Callable[[str], None] = print) -> Outcome:
     refused, began = "", time.perf_counter()
     for i, observation in enumerate(exposure):
         try:
-            trial = run_trial(attack, observation, integer_seed(arm.seed, Purpose.ATTACK, i))
+            trial = run_trial(attack, observation, integer_seed(arm.seed, Purpose.ATTACK, i), THRESHOLD_DB)
         except (CapabilityError, DivergenceError) as e:
             refused = str(e)
             break

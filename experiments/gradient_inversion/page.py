@@ -17,9 +17,12 @@ from fedpriv.figures.film_strip import film_strip
 from fedpriv.figures.psnr_curve import psnr_curve
 from fedpriv.figures.reconstructions import reconstruction_grid
 from fedpriv.figures.save import save
+from fedpriv.figures.scatter import psnr_ssim
 from fedpriv.metrics.progress import Progress
 from fedpriv.provenance import provenance
 
+#: Largest number of arms that a scatter can tell apart.
+ARMS = 8
 #: The summary's fields that a table shows.
 COLUMNS = (
     "images",
@@ -93,6 +96,8 @@ def figures(table: Table, outcomes: Sequence[Outcome]) -> dict[str, Any]:
             finding = Finding(x=path[-1], y=None, history=history, path=path)
             title = f"{o.arm.name}: the first image, by gradient evaluations"
             drawn[f"_strip_{slug}"] = film_strip(finding, o.originals[: path.shape[1]], frames=9, title=title)
+    if len(shown) <= ARMS:
+        drawn["_scatter"] = psnr_ssim({o.arm.name: o.scores() for o in shown}, title=f"{table.title}: every image")
     if table is TABLES["stages"]:
         drawn["_curve"] = _stages(outcomes)
     return drawn

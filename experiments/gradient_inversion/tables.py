@@ -11,7 +11,10 @@ from experiments.gradient_inversion.arm import Arm
 
 LENET = "lenet(init=uniform)"
 IG = "inverting_gradients(optimizer.steps=3000,priors.total_variation.weight=0.01)"
-L1 = "inverting_gradients(objective=l1,optimizer.steps=3000,priors.total_variation.weight=0.01)"
+L1 = (
+    "inverting_gradients(objective=l1,optimizer=adam(steps=3000,learning_rate=0.05,decay=cosine),"
+    "priors.total_variation.weight=0.01)"
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Table:
 
 def _quick(arm: Arm, images: int) -> Arm:
     group = arm.batch * arm.cohort
-    attack = re.sub(r"optimizer\.steps=\d+", "optimizer.steps=300", arm.attack)
+    attack = re.sub(r"\bsteps=\d+", "steps=300", arm.attack)
     return replace(arm, attack=attack, images=max(1, images // group) * group, rounds=min(arm.rounds, 2))
 
 
@@ -58,15 +61,19 @@ def _published(colour: str) -> list[Arm]:
 
 def _networks(colour: str) -> list[Arm]:
     arms = []
-    for model, short, images, steps in (("convnet", "ConvNet", 4, 2000), ("resnet20", "ResNet-20", 2, 1500)):
+    for model, short, images, steps in (
+        ("convnet", "ConvNet", 4, 3000),
+        ("resnet20", "ResNet-20", 2, 3000),
+        ("resnet20(norm=batch_eval)", "ResNet-20, frozen batch norm", 2, 3000),
+    ):
         for rounds in (0, 20):
             stage = "untrained" if rounds == 0 else f"{rounds} rounds"
             arms += [
                 Arm(f"{short}, {stage}, {attack}", text, "fashion_small", model, images=images, rounds=rounds)
                 for attack, text in (
-                    ("DLG", "dlg(labels=auto,restarts=1,optimizer.max_evaluations=1000)"),
+                    ("DLG", "dlg(labels=auto,restarts=1,optimizer.max_evaluations=1500)"),
                     ("Inverting Gradients", IG.replace("3000", str(steps))),
-                    ("modern's last: absolute distance", L1.replace("3000", str(steps))),
+                    ("modern", "modern"),
                 )
             ]
     return arms
@@ -85,26 +92,28 @@ def _batches(colour: str) -> list[Arm]:
 
 
 def _fedavg(colour: str) -> list[Arm]:
-    lenet: dict[str, Any] = {"data": colour, "model": LENET, "images": 16, "batch": 4, "steps": 5}
+    lenet: dict[str, Any] = {"data": colour, "model": LENET, "images": 16, "batch": 4, "steps": 5, "rate": 0.01}
     convnet: dict[str, Any] = {
         "data": "fashion_small",
         "model": "convnet(width=8)",
         "images": 8,
         "batch": 4,
         "steps": 5,
+        "rate": 0.01,
     }
-    dlg = "dlg(labels=auto,restarts=1,optimizer.max_evaluations=1500{})"
-    absolute = L1.replace("3000", "1500").removesuffix(")") + "{})"
+    dlg = "dlg(restarts=1{})"
+    absolute = L1.removesuffix(")") + "{})"
     tied = ",replay=epochs,priors=[epoch_consistency(weight=0.01)]"
     replays = (("exact replay", ""), ("as one gradient", ",replay=one_gradient"), ("SME", ",replay=surrogate"))
     return [
         *(Arm(f"LeNet, 5 full-batch steps, DLG, {name}", dlg.format(part), **lenet) for name, part in replays),
+        Arm("LeNet, 5 full-batch steps, modern", "modern", **lenet),
         *(
             Arm(f"LeNet, 5 epochs of 2 batches, DLG, {name}", dlg.format(part), local_batch=2, **lenet)
             for name, part in (*replays, ("DLF's epochs", tied))
         ),
         *(
-            Arm(f"ConvNet, 5 full-batch steps, absolute distance, {name}", absolute.format(part), rate=0.01, **convnet)
+            Arm(f"ConvNet, 5 full-batch steps, absolute distance, {name}", absolute.format(part), **convnet)
             for name, part in replays
         ),
     ]
@@ -117,7 +126,7 @@ def _sums(colour: str) -> list[Arm]:
         Arm("sum of 5, DLG, labels optimized", "dlg(restarts=2)", defenses=secure, **common),
         Arm("sum of 5, DLG, labels inferred", "dlg(labels=auto,restarts=2)", defenses=secure, **common),
         Arm("sum of 5, Inverting Gradients", IG, defenses=secure, **common),
-        Arm("sum of 5, absolute distance", L1, defenses=secure, **common),
+        Arm("sum of 5, modern", "modern", defenses=secure, **common),
     ]
 
 
@@ -126,7 +135,7 @@ def _stages(colour: str) -> list[Arm]:
         Arm(f"{name}, {rounds} rounds", text, "fashion_small", model, images=8, rounds=rounds)
         for model, attacks in (
             (LENET, (("LeNet, DLG", "dlg(labels=auto,restarts=2)"), ("LeNet, Inverting Gradients", IG))),
-            ("convnet(width=8)", (("ConvNet, absolute distance", L1.replace("3000", "1500")),)),
+            ("convnet(width=8)", (("ConvNet, Inverting Gradients", IG), ("ConvNet, absolute distance", L1))),
         )
         for name, text in attacks
         for rounds in (0, 1, 5, 20)
