@@ -16,7 +16,7 @@ from attacks.rgap.refine import refine
 from attacks.rgap.unrolled import Unrolled, unroll_model
 from attacks.single_gradient import relative_misfit, single_gradient
 from fedpriv.attack import Attack, Capability, Finding
-from fedpriv.errors import ParameterError
+from fedpriv.errors import CapabilityError
 from fedpriv.view import View
 
 
@@ -71,9 +71,9 @@ class RGAP(Attack):
           `misfits` (mean squared weighted residual before and after each step).
 
         Raises:
-          CapabilityError: more than one example, another optimizer than SGD, or a model that is no such chain.
+          CapabilityError: more than one example, another optimizer than SGD, a model that is no such chain, or a
+            layer's input of more than `max_unknowns` values.
           DivergenceError: the update is not finite.
-          ParameterError: a layer's input has more values than `max_unknowns`.
         """
         began = time.perf_counter()
         gradient = single_gradient(view, self.name)
@@ -83,7 +83,7 @@ class RGAP(Attack):
         layers = unroll_model(model, view.weights)
         widest = max(layers[:-1], key=lambda u: u.unknowns, default=layers[-1])
         if len(layers) > 1 and widest.unknowns > self.max_unknowns:
-            raise ParameterError(
+            raise CapabilityError(
                 f"the input of layer '{widest.layer.name}' of model '{model.name}' has {widest.unknowns} values, more "
                 f"than max_unknowns={self.max_unknowns}; its equations would take about "
                 f"{4 * 8 * widest.unknowns**2 / 1e9:.1f} GB. Use smaller images, or raise max_unknowns"

@@ -124,7 +124,7 @@ def recur(
             same = np.einsum("pcqc->cpq", information.reshape(size))
             same += precision * (block.T @ block)
             vector = vector + precision * (block.T @ sides).reshape(-1)
-        solution = solve(information, vector, centre(layers[index - 1].layer if index else None), spread=index > 0)
+        solution = solve(information, vector, centre(layers[index - 1].layer if index else None))
         x, variance = solution.x, solution.variance
         rows = int(np.sum(known)) + (0 if gradient is None else gradient.size)
         steps.append(_step(layer, rows, solution.rank, solution.condition, variance))

@@ -42,6 +42,7 @@ MISTAKES = [
     (["train", "--partition", "irichlet(alpha=1)"], "Did you mean 'dirichlet'"),
     (["list", "atacks"], "Did you mean 'attacks'"),
     (["show", "lenett"], "Did you mean 'lenet'"),
+    (["ranks", "lenett"], "Did you mean 'lenet'"),
     (["train", "--rounds", "x"], "valid integer"),
     (["train", "--nosuch"], "No such option"),
     (["nosuch"], "No such command"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from attacks.rgap import RGAP, rank_analysis
 from fedpriv._lazy import tf
@@ -354,10 +357,23 @@ def test_views_it_cannot_use_are_refused(make_view):
 
 def test_a_layer_too_wide_for_memory_is_refused_before_it_is_tried(make_view):
     view = make_view(network(conv(8, 3), conv(8, 3)), image(), [0])
-    with pytest.raises(ParameterError, match="448 values, more than max_unknowns=400"):
+    with pytest.raises(CapabilityError, match="448 values, more than max_unknowns=400"):
         RGAP(max_unknowns=400).run(view)
 
 
 def test_the_example_given_must_fit():
     with pytest.raises(ParameterError, match="shape"):
         rank_analysis(network(flat), example=np.zeros((2, 2)))
+
+
+def test_the_command_says_in_advance_whether_a_network_can_be_inverted():
+
+    from attacks.rgap.command import ranks
+
+    app = typer.Typer()
+    app.command()(ranks)
+    plain = CliRunner().invoke(app, ["lenet"], catch_exceptions=False).output
+    assert "fully invertible by recursion" in plain
+    found = json.loads(CliRunner().invoke(app, ["convnet(width=1)", "--json"], catch_exceptions=False).output)
+    assert not found["invertible"]
+    assert max(layer["deficit"] for layer in found["layers"]) > 0
