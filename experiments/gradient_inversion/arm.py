@@ -103,6 +103,7 @@ class Outcome:
       strip: the first observation's examples at a few points of the way, and which points; empty without a path.
       refused: why the attack would not run, or "".
       extra: other things findings said, by name, one entry an observation.
+      accuracy: test accuracy of the model attacked; None if untrained.
     """
 
     arm: Arm
@@ -114,6 +115,7 @@ class Outcome:
     strip: dict[str, np.ndarray] = field(default_factory=dict)
     refused: str = ""
     extra: dict[str, list[Any]] = field(default_factory=dict)
+    accuracy: float | None = None
 
     def scores(self) -> list[Score]:
         """One score an observation, from the rows."""
@@ -233,12 +235,13 @@ def run(arm: Arm, folder: Path, say: Callable[[str], None] = print) -> Outcome:
         strip,
         refused,
         extra,
+        accuracy,
     )
-    _save(outcome, path, attack.config(), accuracy, time.perf_counter() - began)
+    _save(outcome, path, attack.config(), time.perf_counter() - began)
     return outcome
 
 
-def _save(outcome: Outcome, path: Path, attack: dict[str, Any], accuracy: float | None, seconds: float) -> None:
+def _save(outcome: Outcome, path: Path, attack: dict[str, Any], seconds: float) -> None:
     import io
 
     buffer = io.BytesIO()
@@ -261,7 +264,7 @@ def _save(outcome: Outcome, path: Path, attack: dict[str, Any], accuracy: float 
                 "ways": outcome.ways,
                 "refused": outcome.refused,
                 "extra": outcome.extra,
-                "model_accuracy": accuracy,
+                "model_accuracy": outcome.accuracy,
                 "seconds_with_everything": seconds,
                 "versions": versions(),
             }
@@ -279,4 +282,5 @@ def load(arm: Arm, folder: Path) -> Outcome:
         if "strip_x" in arrays:
             strip = {"evaluations": arrays["strip_evaluations"], "x": arrays["strip_x"].astype(np.float32)}
     summary, rows, ways = saved["summary"], saved["rows"], saved["ways"]
-    return Outcome(arm, summary, rows, originals, found, ways, strip, saved["refused"], saved["extra"])
+    refused, extra, accuracy = (saved[name] for name in ("refused", "extra", "model_accuracy"))
+    return Outcome(arm, summary, rows, originals, found, ways, strip, refused, extra, accuracy)

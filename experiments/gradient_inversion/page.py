@@ -49,6 +49,7 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "attack": o.arm.attack,
             "model": o.arm.model,
             "rounds_trained": o.arm.rounds,
+            "model_accuracy": o.accuracy,
             **{c: (o.summary or {}).get(c) for c in COLUMNS},
             "refused": o.refused,
         }
@@ -155,8 +156,8 @@ def _readme(out: Path) -> None:
         origin = saved["provenance"]
         parts.append(f"## {table.title}\n\n{table.question}\n")
         parts.append(
-            "| arm | images | at 30 dB | PSNR dB median (worst to best) | SSIM | labels | seconds | evaluations |\n"
-            "|---|---|---|---|---|---|---|---|"
+            "| arm | images | at 30 dB | PSNR dB median (worst to best) | SSIM | labels | seconds | evaluations "
+            "| model's accuracy |\n|---|---|---|---|---|---|---|---|---|"
         )
         parts.extend(_line(row) for row in saved["rows"])
         versions = origin["versions"]
@@ -170,7 +171,7 @@ def _readme(out: Path) -> None:
 
 def _line(row: dict[str, Any]) -> str:
     if row["images"] is None:
-        return f"| {row['arm']} | | refused: {row['refused']} | | | | | |"
+        return f"| {row['arm']} | | refused: {row['refused']} | | | | | | |"
 
     def number(key: str, form: str) -> str:
         return "" if row[key] is None else format(float(row[key]), form)
@@ -180,5 +181,6 @@ def _line(row: dict[str, Any]) -> str:
         f"| {row['arm']} | {row['images']} | {number('success_rate', '.0%')} ({low:.0%} to {high:.0%}) "
         f"| {number('psnr_median', '.1f')} ({number('psnr_worst', '.1f')} to {number('psnr_best', '.1f')}) "
         f"| {number('ssim_mean', '.3f')} | {number('label_accuracy', '.0%')} "
-        f"| {number('seconds_median', '.2f')} | {number('evaluations_median', '.0f')} |"
+        f"| {number('seconds_median', '.2f')} | {number('evaluations_median', '.0f')} "
+        f"| {number('model_accuracy', '.0%') or 'untrained'} |"
     )

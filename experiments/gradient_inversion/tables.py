@@ -61,18 +61,19 @@ def _published(colour: str) -> list[Arm]:
 
 def _networks(colour: str) -> list[Arm]:
     arms = []
-    for model, short, images, steps in (
-        ("convnet", "ConvNet", 4, 3000),
-        ("resnet20", "ResNet-20", 2, 3000),
-        ("resnet20(norm=batch_eval)", "ResNet-20, frozen batch norm", 2, 3000),
+    for model, short, images, stages in (
+        ("convnet", "ConvNet", 4, (0, 20)),
+        ("resnet20", "ResNet-20", 2, (0, 20)),
+        # Without normalization that means anything, it does not train at this rate.
+        ("resnet20(norm=batch_eval)", "ResNet-20, frozen batch norm", 2, (0,)),
     ):
-        for rounds in (0, 20):
+        for rounds in stages:
             stage = "untrained" if rounds == 0 else f"{rounds} rounds"
             arms += [
                 Arm(f"{short}, {stage}, {attack}", text, "fashion_small", model, images=images, rounds=rounds)
                 for attack, text in (
                     ("DLG", "dlg(labels=auto,restarts=1,optimizer.max_evaluations=1500)"),
-                    ("Inverting Gradients", IG.replace("3000", str(steps))),
+                    ("Inverting Gradients", IG),
                     ("modern", "modern"),
                 )
             ]
@@ -131,11 +132,19 @@ def _sums(colour: str) -> list[Arm]:
 
 
 def _stages(colour: str) -> list[Arm]:
+    dlg = "dlg(labels=auto,restarts=1,optimizer.max_evaluations=1500)"
     return [
         Arm(f"{name}, {rounds} rounds", text, "fashion_small", model, images=8, rounds=rounds)
         for model, attacks in (
             (LENET, (("LeNet, DLG", "dlg(labels=auto,restarts=2)"), ("LeNet, Inverting Gradients", IG))),
-            ("convnet(width=8)", (("ConvNet, Inverting Gradients", IG), ("ConvNet, absolute distance", L1))),
+            (
+                "convnet",
+                (
+                    ("ConvNet, DLG", dlg),
+                    ("ConvNet, Inverting Gradients", IG),
+                    ("ConvNet, absolute distance", L1),
+                ),
+            ),
         )
         for name, text in attacks
         for rounds in (0, 1, 5, 20)
