@@ -130,7 +130,7 @@ def _fedavg(folder: Path) -> Measured:
     gains = {}
     for arm in rows:
         where, _, replay = arm.rpartition(", ")
-        if replay == "exact replay":
+        if replay in ("exact replay", "DLF's epochs"):
             gain = float(rows[arm]["psnr_median"]) - float(rows[f"{where}, as one gradient"]["psnr_median"])
             gains[where] = gain
     text = "; ".join(f"{where}: {gain:+.1f} dB" for where, gain in gains.items())

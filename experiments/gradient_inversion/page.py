@@ -135,7 +135,11 @@ def _stages(outcomes: Sequence[Outcome]) -> Any:
             axes.set_xticks(places, [str(r) for r in rounds])
             ends.append((name, float(middle[-1]), look.color))
         axes.set_xlabel("Rounds of FedAvg before the attack")
-        axes.set_ylabel("PSNR (dB), median and quartiles")
+        axes.set_yscale("log")
+        ticks = [t for t in (5, 10, 15, 20, 30, 40, 60, 100, 150) if axes.get_ylim()[0] <= t <= axes.get_ylim()[1]]
+        axes.set_yticks(ticks, [str(t) for t in ticks])
+        axes.minorticks_off()
+        axes.set_ylabel("PSNR (dB, log), quartiles")
         label_ends(axes, ends, SMALL + 0.5)
     return figure
 
@@ -174,7 +178,7 @@ def _line(row: dict[str, Any]) -> str:
         return f"| {row['arm']} | | refused: {row['refused']} | | | | | | |"
 
     def number(key: str, form: str) -> str:
-        return "" if row[key] is None else format(float(row[key]), form)
+        return "" if row.get(key) is None else format(float(row[key]), form)
 
     low, high = (float(v) for v in row["success_interval"])
     return (

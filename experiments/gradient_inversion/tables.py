@@ -111,7 +111,7 @@ def _fedavg(colour: str) -> list[Arm]:
         Arm("LeNet, 5 full-batch steps, modern", "modern", **lenet),
         *(
             Arm(f"LeNet, 5 epochs of 2 batches, DLG, {name}", dlg.format(part), local_batch=2, **lenet)
-            for name, part in (*replays, ("DLF's epochs", tied))
+            for name, part in (("replay in another order", ""), *replays[1:], ("DLF's epochs", tied))
         ),
         *(
             Arm(f"ConvNet, 5 full-batch steps, absolute distance, {name}", absolute.format(part), **convnet)
