@@ -102,10 +102,13 @@ def test_merged_undoes_the_order_of_copies_within_labels():
 
 
 @pytest.mark.slow
-def test_the_exact_replay_beats_one_gradient_on_federated_averaging(helpers):
+@pytest.mark.parametrize("seed", [3, 4])
+@pytest.mark.parametrize(("rate", "surrogate_helps"), [(0.2, True), (1.0, False)])
+def test_the_exact_replay_beats_one_gradient_on_federated_averaging(helpers, rate, surrogate_helps, seed):
+    """The surrogate's point lies on the straight line the weights would take, so it serves short ways only."""
     model = helpers.dense(SHAPE, hidden=96)
-    x, y = helpers.smooth_images(4, SHAPE, 3), [1, 5, 7, 9]
-    view = helpers.make_view(model, x, y, helpers.local_steps(5, 0.5), knows=("labels",))
+    x, y = helpers.smooth_images(4, SHAPE, seed), [1, 5, 7, 9]
+    view = helpers.make_view(model, x, y, helpers.local_steps(5, rate), knows=("labels",))
     quality = {}
     for kind in (InvertingGradients, SME):
         for replay in ("exact", "one_gradient", "surrogate"):
@@ -115,8 +118,8 @@ def test_the_exact_replay_beats_one_gradient_on_federated_averaging(helpers):
                 )
                 found = attack.run(view).x
                 quality[replay] = np.median([float(psnr(a, b)) for a, b in zip(found[match(found, x)], x)])
-    assert quality["exact"] > quality["one_gradient"] + 3
-    assert quality["surrogate"] > quality["one_gradient"] + 1
+    assert quality["exact"] > quality["one_gradient"] + 20
+    assert bool(quality["surrogate"] > quality["one_gradient"] + 3) is surrogate_helps
 
 
 def test_shuffled_epochs_are_attacked_without_knowing_the_order(helpers):

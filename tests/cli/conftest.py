@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -49,6 +50,8 @@ def start():
         command = [sys.executable, "-m", "fedpriv", *map(str, arguments)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+        # Whatever started the tests may have had Ctrl-C ignored, as a shell does for jobs in the background.
+        pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
         made.append(subprocess.Popen(command, **{**pipes, **options}))
         return made[-1]
 
