@@ -17,7 +17,7 @@ from fedpriv.errors import CapabilityError, ParameterError
 from fedpriv.models.model import Model
 from fedpriv.procedure import Procedure
 from fedpriv.seeds import fold
-from fedpriv.stations import Context, Defense, Setup, Station, labels
+from fedpriv.stations import Context, Defense, Setup, Station, labels, state_array
 
 if TYPE_CHECKING:
     from fedpriv.view import View
@@ -61,6 +61,23 @@ class Client:
     def context(self, i: int, seed: Any, states: Sequence[Any], num_examples: Any) -> Context:
         """Defense `i`'s context; its seed is folded with its place in the list."""
         return Context(self.setup, states[i], fold(seed, i), num_examples)
+
+    def metric_names(self) -> list[str]:
+        """Names of the metrics that `train` gives; found by tracing it once on the side."""
+        if not self.defenses:
+            return []
+        spec = self.model.spec
+        with tf.Graph().as_default():
+            states = [self._zero_state(d) for d in self.defenses]
+            batch = (tf.zeros([1, *self.model.input_shape], spec.dtype), tf.zeros([1], tf.int32))
+            flat, rate = tf.zeros([spec.size], spec.dtype), tf.zeros([], spec.dtype)
+            seed = tf.zeros([2], tf.int32)
+            return sorted(self.train(flat, lambda _: lambda _: batch, 1, seed, rate, states)[2])
+
+    def _zero_state(self, defense: Defense) -> Any:
+        """Zeros like the defense's state, in the graph being built."""
+        arrays = tf.nest.map_structure(state_array, defense.initial_state(self.setup))
+        return tf.nest.map_structure(lambda a: tf.zeros(a.shape, a.dtype), arrays)
 
     def train(
         self, flat: Any, epochs: Epochs, num_examples: Any, seed: Any, rate: Any, states: Sequence[Any]
@@ -200,8 +217,7 @@ class Client:
             spec = self.model.spec
             for i, defense in acting:
                 shape = [1, spec.size] if defense.per_example else [spec.size]
-                state = tf.nest.map_structure(lambda a: tf.zeros(a.shape, a.dtype), defense.initial_state(self.setup))
-                context = Context(self.setup, state, tf.zeros([2], tf.int32), tf.constant(1))
+                context = Context(self.setup, self._zero_state(defense), tf.zeros([2], tf.int32), tf.constant(1))
                 _, reported = defense.gradient(tf.zeros(shape, spec.dtype), context)
                 names += [f"{self.labels[i]}/{k}" for k in reported]
         return {name: tf.zeros([], dtype) for name in names}

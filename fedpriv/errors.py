@@ -56,6 +56,10 @@ class CheckpointError(FedprivError, RuntimeError):
     """A checkpoint that is damaged or belongs to another federation."""
 
 
+class EngineError(FedprivError, RuntimeError):
+    """An engine or one of its workers does not run."""
+
+
 class LedgerError(FedprivError, ValueError):
     """A privacy guarantee that cannot be justified, so no number is given."""
 

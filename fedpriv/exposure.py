@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Exposure:
       seed: fixes initial weights, batches and noise.
       weights: `[d]` to attack a trained model; None draws fresh initial weights for every trial.
       engine: engine name.
+      engine_options: what that engine takes besides.
     """
 
     model: Model
@@ -49,6 +51,7 @@ class Exposure:
     seed: int = 0
     weights: np.ndarray | None = None
     engine: str = "graph"
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         needed = self.trials * self.cohort * self.batch
@@ -79,6 +82,7 @@ class Exposure:
             self.defenses,
             seed=self.seed,
             engine=self.engine,
+            engine_options=self.engine_options,
         )
 
     def observe(self, trial: int) -> list[Observation]:

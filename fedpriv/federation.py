@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +38,7 @@ from fedpriv.procedure import Procedure
 from fedpriv.record import History, Record
 from fedpriv.seeds import Purpose, fold, graph_seed, integer_seed
 from fedpriv.stack import Stack
-from fedpriv.stations import Context, Defense, Setup, Station, labels
+from fedpriv.stations import Context, Defense, Setup, Station, labels, state_array
 from fedpriv.tap import Tap
 
 
@@ -72,6 +72,7 @@ class Federation:
       test: held-out examples, or None for no evaluation.
       seed: fixes initial weights, cohorts, batches and noise.
       engine: registered engine name.
+      engine_options: what that engine takes besides, such as the TFF engine's `workers`; results do not depend on it.
       on_nonfinite: `stop` a run whose client diverges, or `drop` that client from the round.
       rounds: planned number of rounds, for checks and accounts that need it.
       accountant: `rdp` or `pld`.
@@ -88,6 +89,7 @@ class Federation:
     test: Dataset | None = None
     seed: int = 0
     engine: str = "graph"
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
     on_nonfinite: Literal["stop", "drop"] = "stop"
     rounds: int | None = None
     accountant: Literal["rdp", "pld"] = "rdp"
@@ -184,7 +186,7 @@ class Federation:
         if np.shape(weights) != (spec.size,):
             raise ModelError(f"weights of shape {np.shape(weights)} given; model '{self.model.name}' has [{spec.size}]")
         server = tf.nest.map_structure(np.asarray, self._server_optimizer.initialize([[spec.size]], spec.dtype))
-        states = tuple(tf.nest.map_structure(_array, d.initial_state(self.setup)) for d in self.defenses)
+        states = tuple(tf.nest.map_structure(state_array, d.initial_state(self.setup)) for d in self.defenses)
         return State(0, np.asarray(weights, spec.dtype), server, states)
 
     def ledger(self) -> Ledger | None:
@@ -407,11 +409,6 @@ class Federation:
         server = tf.nest.pack_sequence_as(fresh.server, saved.server)
         defenses = tf.nest.pack_sequence_as(fresh.defenses, saved.defenses)
         return State(saved.round, saved.weights, server, defenses), saved.records
-
-
-def _array(leaf: Any) -> np.ndarray:
-    """A state's leaf as an array that a graph takes without changing its precision; a Python float is a float32."""
-    return np.asarray(leaf, np.float32) if isinstance(leaf, float) else np.asarray(leaf)
 
 
 def _epsilon(ledger: Ledger, delta: float) -> float | None:

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from fedpriv.domain import Domain, Real
 from fedpriv.plugin import Plugin
 from fedpriv.spec import Spec
@@ -178,3 +180,8 @@ def labels(defenses: Sequence[Defense]) -> list[str]:
         repeats = sum(label.partition("#")[0] == name for label in made)
         made.append(f"{name}#{repeats + 1}" if repeats else name)
     return made
+
+
+def state_array(leaf: Any) -> np.ndarray:
+    """A state's leaf as an array that a graph takes without changing its precision; a Python float is a float32."""
+    return np.asarray(leaf, np.float32) if isinstance(leaf, float) else np.asarray(leaf)

@@ -35,7 +35,7 @@ def no_tff_runtime_outlives_the_tests() -> Iterator[None]:
         if fields["Name"] == "worker_binary" and int(fields["PPid"]) == os.getpid() and "Z" not in fields["State"]:
             left.append(int(fields["Pid"]))
             os.kill(left[-1], signal.SIGKILL)
-    assert not left, f"a test left {len(left)} TFF runtimes running; use experiments.benchmarks.tff_worker.tff_runtime"
+    assert not left, f"a test left {len(left)} TFF runtimes running; use fedpriv.engine.pool.default_runtime"
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +73,7 @@ def federate(toy, parts, logistic_model) -> Callable[..., Federation]:
 
     def make(**options):
         own = ("model", "train", "partition", "defenses", "test", "seed", "on_nonfinite", "rounds", "accountant")
+        own += ("engine", "engine_options")
         given = {k: options.pop(k) for k in own if k in options}
         procedure = options.pop("procedure", None) or make_procedure(**options)
         fields = {"model": logistic_model, "train": toy, "partition": parts, "test": toy, **given}

@@ -55,6 +55,8 @@ def attack(
     ] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for the figures, the rows and the summary.")] = None,
     engine: options.Engine = "graph",
+    workers: options.Workers = None,
+    worker_timeout: options.WorkerTimeout = 600.0,
     seed: options.Seed = 0,
     json_lines: options.Json = False,
 ) -> None:
@@ -73,7 +75,8 @@ def attack(
         )
     exposure = _exposure(
         images // per_trial, batch, cohort, data, data_dir, model, local_steps, local_epochs, batch_size, client_lr,
-        weighting, defense, _adversary(adversary, knows, blind), checkpoint, engine, seed,
+        weighting, defense, _adversary(adversary, knows, blind), checkpoint, engine,
+        options.engine_options(engine, workers, worker_timeout), seed,
     )  # fmt: skip
 
     metrics = {} if lpips is None else {"lpips": _lpips(lpips, exposure.data.input_shape)}
@@ -145,13 +148,12 @@ def _adversary(text: str, knows: list[str] | None, blind: list[str] | None) -> A
 def _exposure(
     trials: int, batch: int, cohort: int, data: str, data_dir: str | None, model: str, local_steps: int,
     local_epochs: int | None, batch_size: int | None, client_lr: float, weighting: str, defense: list[str] | None,
-    adversary: Any, checkpoint: Path | None, engine: str, seed: int,
+    adversary: Any, checkpoint: Path | None, engine: str, engine_options: dict[str, Any], seed: int,
 ) -> Exposure:  # fmt: skip
     from fedpriv.data import load as load_data
     from fedpriv.procedure import make_procedure
 
     options.check_name(registry.models, model)
-    options.check_name(registry.engines, engine)
     defenses = options.make_defenses(defense)
     if local_epochs is not None and local_steps != 1:
         raise ParameterError(
@@ -190,4 +192,5 @@ def _exposure(
         seed=seed,
         weights=weights,
         engine=engine,
+        engine_options=engine_options,
     )

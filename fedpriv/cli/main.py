@@ -13,6 +13,7 @@ from fedpriv._lazy import set_verbose
 from fedpriv.cli.attack import attack
 from fedpriv.cli.listing import list_names, show
 from fedpriv.cli.train import train
+from fedpriv.cli.worker import worker
 from fedpriv.errors import FedprivError
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ app.command()(train)
 app.command()(attack)
 app.command("list")(list_names)
 app.command()(show)
+app.command()(worker)
 
 
 def _add_registered_commands() -> None:

@@ -22,12 +22,29 @@ Defenses = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Fixes every random draw.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
-Engine = Annotated[str, typer.Option(help="What carries the cohort.")]
+Engine = Annotated[str, typer.Option(help="What carries the cohort: graph or tff.")]
+Workers = Annotated[
+    str | None,
+    typer.Option(help="Workers of the tff engine, host:port,host:port; without, one on this machine."),
+]
+WorkerTimeout = Annotated[
+    float, typer.Option(min=1, help="Seconds after which a worker that does not answer is given up.")
+]
 
 
 def make_defenses(texts: list[str] | None) -> tuple[Defense, ...]:
     """The defenses written as `name(key=value,...)`, in order."""
     return tuple(registry.defenses.create(t) for t in texts or [])
+
+
+def engine_options(engine: str, workers: str | None, timeout: float) -> dict[str, Any]:
+    """What the engine takes besides the federation."""
+    check_name(registry.engines, engine)
+    if engine != "tff":
+        if workers is not None:
+            raise ParameterError(f"--workers is for --engine tff, not --engine {engine}")
+        return {}
+    return {"workers": [w.strip() for w in (workers or "").split(",") if w.strip()], "timeout": timeout}
 
 
 def check_name(reg: registry.Registry, text: str) -> None:

@@ -58,6 +58,8 @@ def train(
     proximal: Annotated[float, typer.Option(min=0, help="FedProx's mu.")] = 0.0,
     defense: options.Defenses = None,
     engine: options.Engine = "graph",
+    workers: options.Workers = None,
+    worker_timeout: options.WorkerTimeout = 600.0,
     eval_every: Annotated[int, typer.Option(min=0, help="Test every n rounds; 0 only after the last.")] = 1,
     delta: Annotated[float, typer.Option(help="The delta at which epsilon is stated.")] = 1e-5,
     accountant: Annotated[str, typer.Option(help="rdp or pld.")] = "rdp",
@@ -83,6 +85,7 @@ def train(
         partition=partition,
         defenses=defense,
         engine=engine,
+        engine_options=options.engine_options(engine, workers, worker_timeout),
         seed=seed,
         rounds=rounds,
         partition_figure=partition_figure,
@@ -137,7 +140,6 @@ def build(
     from fedpriv.data import make_partition
 
     options.check_name(registry.models, model)
-    options.check_name(registry.engines, engine)
     made_defenses = options.make_defenses(defenses)
     drawn = procedure.pop("sampling")
     options.make_procedure(sampling=options.make_sampling(**drawn, population=DEFAULT_CLIENTS), **procedure)

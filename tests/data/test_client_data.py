@@ -3,9 +3,9 @@ import collections
 import numpy as np
 import pytest
 
-from experiments.benchmarks.tff_worker import tff_runtime
 from fedpriv._lazy import tf, tff
 from fedpriv.data import Dataset, Partition, from_client_data, iid, natural, to_client_data
+from fedpriv.engine.pool import default_runtime
 from fedpriv.errors import DataError, ParameterError
 
 RNG = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def test_tff_can_build_on_it(dataset):
     partition = iid(dataset.y, 3, seed=1)
     data = to_client_data(dataset, partition)
     assert str(data.dataset_computation.type_signature) == "(str -> <x=float32[2,2,3],y=int32>*)"
-    with tff_runtime():
+    with default_runtime():
         computed = list(data.dataset_computation("client_2"))
     assert sorted(int(e["y"]) for e in computed) == sorted(dataset.y[partition.indices[2]])
     assert len(list(data.create_tf_dataset_from_all_clients(seed=1))) == 12

@@ -1,0 +1,217 @@
+"""The TFF engine: the cohort as a TensorFlow Federated computation, on this machine's runtime or on several workers.
+
+The clients' part of the line is the same pure function as in the graph engine, placed at CLIENTS. What comes back is
+the weighted sum, sums of losses and metrics, and of each client whether its update was finite; a client's own update
+only if a tap asks for it, and ring elements if a protocol runs. A cohort goes out in chunks, which are summed in
+order, so that results do not depend on which worker did what, nor, but for rounding in double precision, on how many
+there are.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedpriv._lazy import tf, tff
+from fedpriv.client import Client, shuffled_epochs
+from fedpriv.engine.base import CohortResult, Engine
+from fedpriv.engine.collect import Collector
+from fedpriv.engine.evaluate import Evaluator
+from fedpriv.engine.pool import Pool
+from fedpriv.errors import FedprivError, ModelError
+from fedpriv.seeds import Purpose, fold, graph_seed
+from fedpriv.stations import state_array
+
+if TYPE_CHECKING:
+    from fedpriv.federation import Federation
+
+#: Most clients, and about the most bytes of examples and results, in one call of a worker.
+CHUNK_CLIENTS, CHUNK_BYTES = 32, 256 << 20
+
+
+class TffEngine(Engine):
+    """TensorFlow Federated.
+
+    Args:
+      federation: the federation; its `engine_options` may hold `workers`, a list of `host:port` (none starts one
+        runtime on this machine), and `timeout`, seconds after which a worker that has not answered is given up.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        self.setup = federation.setup
+        self.client = Client(federation.model, federation.procedure, federation.defenses, self.setup)
+        self.protocol = federation.stack.protocol
+        self.evaluator = Evaluator(federation.model)
+        self._labels = federation.train.y.astype(np.int32)
+        self.metric_names = self.client.metric_names()
+        self._states = tuple(
+            tf.nest.map_structure(state_array, d.initial_state(self.setup)) for d in self.client.defenses
+        )
+        self._computations: dict[bool, Any] = {}
+        self.chunk_clients = CHUNK_CLIENTS
+        self.pool = Pool(**federation.engine_options)
+
+    def computation(self, give: bool) -> Any:
+        """The cohort's computation; with `give`, clients that are asked send their own update as well.
+
+        Raises:
+          ModelError: TFF cannot serialize the client's part.
+        """
+        if give not in self._computations:
+            try:
+                self._computations[give] = self._build(give)
+            except FedprivError:
+                raise
+            except Exception as e:
+                raise ModelError(
+                    f"TFF cannot serialize local training of model '{self.client.model.name}': "
+                    f"{str(e).splitlines()[0] if str(e) else type(e).__name__}; use TensorFlow operations alone (no "
+                    "py_function, no variables), or engine=graph"
+                ) from e
+        return self._computations[give]
+
+    def _build(self, give: bool) -> Any:
+        spec, data = self.setup.spec, self.federation.train
+        states = [(a.dtype.type, a.shape) for a in tf.nest.flatten(self._states)]
+        server_type = tff.to_type(
+            collections.OrderedDict(
+                weights=tff.TensorType(np.dtype(spec.dtype).type, [spec.size]),
+                seed=tff.TensorType(np.int32, [2]),
+                rate=tff.TensorType(np.dtype(spec.dtype).type),
+                states=[tff.TensorType(*state) for state in states],
+            )
+        )
+        client_type = tff.to_type(
+            collections.OrderedDict(
+                id=np.int32,
+                asked=np.bool_,
+                x=tff.TensorType(data.x.dtype.type, [None, *data.input_shape]),
+                y=tff.TensorType(np.int32, [None]),
+            )
+        )
+
+        # TFF builds graphs of its own; within a function the model's layers are traced, not rebuilt.
+        traced = tf.function(lambda server, own: self._train(server, own, give), autograph=False)
+
+        @tff.tensorflow.computation(server_type, client_type)
+        def train(server: Any, own: Any) -> Any:
+            return traced(server, own)
+
+        @tff.federated_computation(
+            tff.FederatedType(server_type, tff.SERVER), tff.FederatedType(client_type, tff.CLIENTS)
+        )
+        def cohort(server: Any, clients: Any) -> Any:
+            out = tff.federated_map(train, (tff.federated_broadcast(server), clients))
+            back = collections.OrderedDict(finite=out.finite, reports=tff.federated_sum(out.reports))
+            if self.protocol is None:
+                back["total"] = tff.federated_sum(out.total)
+            else:
+                back["encoded"], back["fits"] = out.encoded, out.fits
+            if give:
+                back["update"] = out.update
+            return back
+
+        return cohort
+
+    def cohort(
+        self,
+        weights: np.ndarray,
+        clients: Sequence[int],
+        round_number: int,
+        rate: float,
+        states: Sequence[Any],
+        wanted: frozenset[int] = frozenset(),
+        watched: Sequence[int] = (),
+    ) -> CohortResult:
+        """See Engine."""
+        dtype, train = self.setup.spec.dtype, self.federation.train
+        collector = Collector(self.federation, clients, round_number, rate, watched)
+        server = collections.OrderedDict(
+            weights=np.asarray(weights, dtype),
+            seed=np.asarray(graph_seed(self.federation.seed, Purpose.CLIENT, round_number), np.int32),
+            rate=np.asarray(rate, dtype),
+            states=[np.asarray(a) for a in tf.nest.flatten(tuple(states))],
+        )
+        chunks, jobs = self._chunks(clients), []
+        for chunk in chunks:
+            parts = [(c, self.federation.partition.indices[c]) for c in chunk]
+            jobs.append(
+                (
+                    server,
+                    [
+                        collections.OrderedDict(id=np.int32(c), asked=c in wanted, x=train.x[i], y=self._labels[i])
+                        for c, i in parts
+                    ],
+                )
+            )
+        total = np.zeros([self.setup.spec.size], np.float64)
+        for chunk, out in zip(chunks, self.pool.map(self.computation(bool(wanted)), jobs), strict=True):
+            finite = np.asarray(out["finite"], bool)
+            collector.check(chunk, finite)
+            alive = np.flatnonzero(finite)
+            if self.protocol is None:
+                total = total + np.asarray(out["total"])
+            else:
+                for row in alive:
+                    collector.send(chunk[row], np.asarray(out["encoded"][row]), bool(out["fits"][row]))
+            for row in alive:
+                if chunk[row] in wanted:
+                    collector.updates[chunk[row]] = np.asarray(out["update"][row])
+            loss, *metrics = (float(v) for v in np.asarray(out["reports"]))
+            collector.report([loss], {name: [v] for name, v in zip(self.metric_names, metrics, strict=True)})
+        return collector.result(total)
+
+    def _chunks(self, clients: Sequence[int]) -> list[list[int]]:
+        """The cohort in order, cut so that a call stays small and every worker has something to do."""
+        most = min(self.chunk_clients, -(-len(clients) // len(self.pool.workers)))
+        example = self.federation.train.x[:1].nbytes + 4
+        held = self.federation.partition.sizes
+        chunks: list[list[int]] = []
+        used = 0
+        for client in (int(c) for c in clients):
+            size = int(held[client]) * example + 8 * self.setup.spec.size
+            if not chunks or len(chunks[-1]) >= most or used + size > CHUNK_BYTES:
+                chunks.append([])
+                used = 0
+            chunks[-1].append(client)
+            used += size
+        return chunks
+
+    def evaluate(self, weights: np.ndarray, x: Any, y: Any) -> tuple[float, float]:
+        """See Engine."""
+        return self.evaluator(weights, x, y)
+
+    def close(self) -> None:
+        """Ends the runtime, if it is ours."""
+        self.pool.close()
+
+    def _train(self, server: Any, own: Any, give: bool) -> Any:
+        """One client, from what the server broadcast and what the client holds; traced."""
+        dtype, size = self.setup.spec.dtype, tf.shape(own["y"])[0]
+        seed = fold(server["seed"], own["id"])
+        epochs = shuffled_epochs(own["x"], own["y"], tf.range(size), self.client.procedure, seed, dtype)
+        states = tf.nest.pack_sequence_as(self._states, list(server["states"]))
+        update, loss, metrics = self.client.train(server["weights"], epochs, size, seed, server["rate"], states)
+        finite = tf.reduce_all(tf.math.is_finite(update))
+        weight = tf.ones([], dtype)
+        if self.setup.weighting == "examples":
+            weight = tf.cast(size, dtype) / tf.constant(self.setup.max_examples, dtype)
+
+        def kept(value: Any) -> Any:
+            return tf.where(finite, tf.cast(value, tf.float64), tf.zeros_like(value, tf.float64))
+
+        sums = [kept(loss), *(kept(metrics[name]) for name in self.metric_names)]
+        out = collections.OrderedDict(finite=finite, reports=tf.stack(sums))
+        share = tf.where(finite, weight, tf.zeros_like(weight))
+        if self.protocol is None:
+            out["total"] = kept(share * update)
+        else:
+            mine = tf.concat([tf.where(share > 0, share * update, tf.zeros_like(update)), [share]], 0)
+            out["encoded"], out["fits"] = self.protocol.encode(tf.cast(mine, tf.float32), self.setup, fold(seed, 3))
+        if give:
+            out["update"] = tf.cond(own["asked"] & finite, lambda: update, lambda: tf.zeros([0], dtype))
+        return out
