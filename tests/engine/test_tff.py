@@ -105,13 +105,24 @@ def test_models_of_the_zoo(address, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cnn", "resnet20", "resnet20(norm=batch_train)", "2nn(dtype=float64)"])
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("cnn", 1e-5),
+        ("2nn(dtype=float64)", 1e-10),
+        # In single precision rounding grows in ResNet-20 from step to step; in double it is seen to be nothing else.
+        ("resnet20(dtype=float64)", 1e-10),
+        ("resnet20(norm=batch_train,dtype=float64)", 1e-10),
+    ],
+)
 @pytest.mark.parametrize("stack", STACKS)
-def test_all_models_with_each_defense(address, name, stack):
+def test_all_models_with_each_defense(address, name, tolerance, stack):
     if stack == "secret_sharing" and "float64" in name:
         pytest.skip("the ring takes float32")
     fields = zoo(name) | {"defenses": STACKS[stack]}
-    agree(Federation(**fields), Federation(**fields, engine="tff", engine_options={"workers": [address]}))
+    tff = Federation(**fields, engine="tff", engine_options={"workers": [address]})
+    a, b = Federation(**fields).run(5), tff.run(5)
+    np.testing.assert_allclose(b.weights, a.weights, atol=tolerance)
 
 
 def test_keras_models_made_before_work_afterwards(address):
