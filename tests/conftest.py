@@ -22,19 +22,31 @@ SHAPE, CLASSES = (4, 4, 1), 3
 SIZES = (5, 12, 1, 8, 4)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def no_tff_runtime_outlives_the_tests() -> Iterator[None]:
-    """TFF's C++ runtime outlives Python and keeps inherited pipes open; a test that starts one must end it."""
-    yield
-    left = []
+def _runtimes_of(parent: int) -> list[int]:
+    found = []
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
         except OSError:  # it has just ended
             continue
-        if fields["Name"] == "worker_binary" and int(fields["PPid"]) == os.getpid() and "Z" not in fields["State"]:
-            left.append(int(fields["Pid"]))
-            os.kill(left[-1], signal.SIGKILL)
+        if fields["Name"] == "worker_binary" and int(fields["PPid"]) == parent and "Z" not in fields["State"]:
+            found.append(int(fields["Pid"]))
+    return found
+
+
+@pytest.fixture(scope="session")
+def runtimes_of() -> Callable[[int], list[int]]:
+    """`runtimes_of(pid)`: the TFF runtimes that run as children of that process."""
+    return _runtimes_of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_tff_runtime_outlives_the_tests() -> Iterator[None]:
+    """TFF's C++ runtime outlives Python and keeps inherited pipes open; a test that starts one must end it."""
+    yield
+    left = _runtimes_of(os.getpid())
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
     assert not left, f"a test left {len(left)} TFF runtimes running; use fedpriv.engine.pool.default_runtime"
 
 

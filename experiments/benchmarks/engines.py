@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from experiments.benchmarks.fedavg_vs_tff import compared, interleaved
+from experiments.benchmarks.fedavg_vs_tff import compared, interleaved, tff_clients
 from fedpriv._lazy import tf, tff
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def measured(model: str, rounds: int, warmup: int) -> dict[str, Any]:
     try:
         with default_runtime():
             process, theirs = tffs_own(made["graph"])
-            clients = datasets(made["graph"])
+            clients = tff_clients(made["graph"])
 
             def their_round() -> None:
                 nonlocal theirs
@@ -147,16 +147,6 @@ def tffs_own(ours: Federation) -> tuple[Any, Any]:
     )
     start = tuple(ours.model.spec.unflatten_numpy(ours.start().weights))
     return process, process.set_model_weights(process.initialize(), learning.models.ModelWeights(start, ()))
-
-
-def datasets(ours: Federation) -> list[Any]:
-    """The clients' examples as TFF's usual datasets, reshuffled in every round."""
-    return [
-        tf.data.Dataset.from_tensor_slices((ours.train.x[part], ours.train.y[part].astype(np.int32)))
-        .shuffle(len(part))
-        .batch(BATCH)
-        for part in ours.partition.indices
-    ]
 
 
 def table(result: dict[str, Any]) -> str:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedpriv._lazy import tf
+from fedpriv.client import Client, shuffled_epochs
+from fedpriv.engine.evaluate import Evaluator
 from fedpriv.protocol import Transcript
+from fedpriv.seeds import fold
+from fedpriv.stations import Setup
 
 if TYPE_CHECKING:
     from fedpriv.federation import Federation
@@ -47,6 +52,11 @@ class Engine(ABC):
 
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
+        self.setup: Setup = federation.setup
+        self.client = Client(federation.model, federation.procedure, federation.defenses, self.setup)
+        self.protocol = federation.stack.protocol
+        self.metric_names = self.client.metric_names()
+        self._evaluator = Evaluator(federation.model)
 
     @abstractmethod
     def cohort(
@@ -75,9 +85,43 @@ class Engine(ABC):
           OverflowDetected: a contribution does not fit the protocol's range.
         """
 
-    @abstractmethod
+    def contribution(
+        self, flat: Any, x: Any, y: Any, indices: Any, seed: Any, rate: Any, states: Sequence[Any]
+    ) -> tuple[Any, Any, dict[str, Any], Any, Any]:
+        """One client, from the broadcast to its update; traced into the engine's own graph.
+
+        Args:
+          flat: broadcast weights `[d]`.
+          x: examples `[n, *input_shape]`, uint8 or float.
+          y: labels `[n]`.
+          indices: the client's own among them, int32 `[m]`.
+          seed: int32 `[2]`, unique to run, round and client.
+          rate: scalar client learning rate.
+          states: one broadcast state a defense.
+
+        Returns:
+          (update `[d]`, mean training loss, the defenses' metrics, whether the update is finite, its weight in the sum,
+          0 if it is not).
+        """
+        dtype, size = self.setup.spec.dtype, tf.shape(indices)[0]
+        epochs = shuffled_epochs(x, y, indices, self.client.procedure, seed, dtype)
+        update, loss, metrics = self.client.train(flat, epochs, size, seed, rate, states)
+        finite = tf.reduce_all(tf.math.is_finite(update))
+        weight = tf.ones([], dtype)
+        if self.setup.weighting == "examples":
+            weight = tf.cast(size, dtype) / tf.constant(self.setup.max_examples, dtype)
+        return update, loss, metrics, finite, tf.where(finite, weight, tf.zeros_like(weight))
+
+    def encoded(self, update: Any, weight: Any, seed: Any) -> tuple[Any, Any]:
+        """A client's ring elements, int64 `[d + 1]`, and whether they fit; traced. `seed` is the client's."""
+        assert self.protocol is not None
+        share = tf.where(weight > 0, weight * update, tf.zeros_like(update))
+        contribution = tf.cast(tf.concat([share, [weight]], 0), tf.float32)
+        return self.protocol.encode(contribution, self.setup, fold(seed, 3))
+
     def evaluate(self, weights: np.ndarray, x: Any, y: Any) -> tuple[float, float]:
-        """(mean cross-entropy in nats, accuracy) of `weights [d]` on examples."""
+        """(mean cross-entropy in nats, accuracy) of `weights [d]` on `x [n, *input_shape]`, uint8 or float, `y [n]`."""
+        return self._evaluator(weights, x, y)
 
     def close(self) -> None:
         """Releases processes and memory; the graph engine holds none."""

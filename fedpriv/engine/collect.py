@@ -54,11 +54,28 @@ class Collector:
         size = np.asarray(self.federation.partition.sizes[client], self.setup.spec.dtype)
         return float(size / np.asarray(self.setup.max_examples, self.setup.spec.dtype))
 
-    def check(self, ids: Sequence[int] | np.ndarray, finite: np.ndarray) -> None:
-        """Notes who survived.
+    def take(
+        self,
+        ids: Sequence[int] | np.ndarray,
+        finite: np.ndarray,
+        updates: Any = None,
+        wanted: frozenset[int] = frozenset(),
+        encoded: Any = None,
+        fits: Any = None,
+    ) -> None:
+        """Takes one chunk: notes who survived, keeps updates that are asked for, runs the protocol.
+
+        Args:
+          ids: the chunk's clients.
+          finite: bool `[c]`, whose update is.
+          updates: `[d]` each, where there are any.
+          wanted: whose update to keep.
+          encoded: ring elements, int64 `[d + 1]` each, where a protocol runs.
+          fits: whether they fit its range.
 
         Raises:
           DivergenceError: an update is not finite and the policy is to stop.
+          OverflowDetected: a contribution does not fit the protocol's range.
         """
         lost = [int(i) for i, fine in zip(ids, finite, strict=True) if not fine]
         if lost and self.federation.on_nonfinite == "stop":
@@ -68,14 +85,15 @@ class Collector:
                 f"rate (now {self.rate:g}), or drop such clients with on_nonfinite='drop'"
             )
         self.dropped += lost
-        self.survivors += [int(i) for i, fine in zip(ids, finite, strict=True) if fine]
+        for row in np.flatnonzero(finite):
+            client = int(ids[row])
+            self.survivors.append(client)
+            if client in wanted:
+                self.updates[client] = np.asarray(updates[row])
+            if self.session is not None:
+                self._send(client, np.asarray(encoded[row]), bool(fits[row]))
 
-    def send(self, client: int, encoded: np.ndarray, fits: bool) -> None:
-        """Passes a client's ring elements, int64 `[d + 1]`, through the protocol.
-
-        Raises:
-          OverflowDetected: they do not fit its range.
-        """
+    def _send(self, client: int, encoded: np.ndarray, fits: bool) -> None:
         assert self.session is not None
         assert self.protocol is not None
         if not fits:
@@ -83,7 +101,7 @@ class Collector:
                 f"round {self.round_number}: the contribution of client {client} exceeds the fixed-point range of "
                 f"{self.protocol.name}; clip the update first, or raise its range"
             )
-        self.session.send(int(client), encoded.view(np.uint64))
+        self.session.send(client, encoded.view(np.uint64))
 
     def report(self, losses: Sequence[float], metrics: Mapping[str, Sequence[float]]) -> None:
         """Adds survivors' losses and metrics, one a client or summed over some."""
@@ -122,13 +140,3 @@ def _mean(values: Sequence[float], count: int) -> float:
     if not all(map(math.isfinite, values)):
         return math.nan
     return math.fsum(values) / max(count, 1)
-
-
-def add_weighted(total: Any, update: Any, weight: Any) -> Any:
-    """`total` float64 `[d]` plus the rows of `update [c, d]` times `weight [c]`, in order; zero weights drop NaNs."""
-
-    def add(i: Any, total: Any) -> Any:
-        row = tf.where(weight[i] > 0, weight[i] * update[i], tf.zeros_like(update[i]))
-        return i + 1, total + tf.cast(row, tf.float64)
-
-    return tf.while_loop(lambda i, _: i < tf.shape(update)[0], add, (tf.constant(0), total), parallel_iterations=1)[1]

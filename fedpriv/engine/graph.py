@@ -13,12 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedpriv._lazy import default_threads, tf
-from fedpriv.client import Client, shuffled_epochs
 from fedpriv.engine.base import CohortResult, Engine
-from fedpriv.engine.collect import Collector, add_weighted
-from fedpriv.engine.evaluate import Evaluator
+from fedpriv.engine.collect import Collector
 from fedpriv.seeds import Purpose, fold, graph_seed
-from fedpriv.stations import Setup
 
 if TYPE_CHECKING:
     from fedpriv.federation import Federation
@@ -32,10 +29,6 @@ class GraphEngine(Engine):
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
-        self.setup: Setup = federation.setup
-        self.client = Client(federation.model, federation.procedure, federation.defenses, self.setup)
-        self.protocol = federation.stack.protocol
-        self._metric_names = self.client.metric_names()
         self.lanes = max(1, default_threads()[1])
         partition, train = federation.partition, federation.train
         self._x, self._y = tf.constant(train.x), tf.constant(train.y.astype(np.int32))
@@ -44,35 +37,24 @@ class GraphEngine(Engine):
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]]).astype(np.int32)
         # Without AutoGraph, whose rewriting of every function on the way takes longer than tracing them.
         self._chunk = tf.function(self._chunk_graph, reduce_retracing=True, autograph=False)
-        self._evaluate = Evaluator(federation.model)
         size = 4 * (self.setup.spec.size + 1)
         self.chunk_clients = max(self.lanes, min(CHUNK_CLIENTS, CHUNK_BYTES // size))
-
-    def _one_client(self, flat: Any, data: Any, start: Any, size: Any, seed: Any, rate: Any, states: Any) -> Any:
-        x, y, indices = data
-        mine = indices[start : start + size]
-        dtype = self.setup.spec.dtype
-        epochs = shuffled_epochs(x, y, mine, self.client.procedure, seed, dtype)
-        update, loss, metrics = self.client.train(flat, epochs, size, seed, rate, states)
-        finite = tf.reduce_all(tf.math.is_finite(update))
-        weight = tf.ones([], dtype)
-        if self.setup.weighting == "examples":
-            weight = tf.cast(size, dtype) / tf.constant(self.setup.max_examples, dtype)
-        return update, loss, metrics, finite, tf.where(finite, weight, tf.zeros_like(weight))
 
     def _chunk_graph(
         self, flat: Any, data: Any, ids: Any, starts: Any, sizes: Any, seed: Any, rate: Any, states: Any, total: Any
     ) -> dict[str, Any]:
         dtype = self.setup.spec.dtype
+        x, y, indices = data
 
         def run(i: Any) -> Any:
-            return self._one_client(flat, data, starts[i], sizes[i], fold(seed, ids[i]), rate, states)
+            mine = indices[starts[i] : starts[i] + sizes[i]]
+            return self.contribution(flat, x, y, mine, fold(seed, ids[i]), rate, states)
 
         count = tf.shape(ids)[0]
         signature = (
             tf.TensorSpec([self.setup.spec.size], dtype),
             tf.TensorSpec([], dtype),
-            {name: tf.TensorSpec([], dtype) for name in self._metric_names},
+            {name: tf.TensorSpec([], dtype) for name in self.metric_names},
             tf.TensorSpec([], tf.bool),
             tf.TensorSpec([], dtype),
         )
@@ -81,14 +63,12 @@ class GraphEngine(Engine):
         )
         result = {"update": update, "loss": loss, "metrics": metrics, "finite": finite, "weight": weight}
         if self.protocol is None:
-            result["total"] = add_weighted(total, update, weight)
+            result["total"] = _add_weighted(total, update, weight)
         else:
-            protocol = self.protocol
 
             def encode(row: Any) -> Any:
                 value, share, client = row
-                contribution = tf.concat([tf.where(share > 0, share * value, tf.zeros_like(value)), [share]], 0)
-                return protocol.encode(tf.cast(contribution, tf.float32), self.setup, fold(fold(seed, client), 3))
+                return self.encoded(value, share, fold(seed, client))
 
             ring = (tf.TensorSpec([self.setup.spec.size + 1], tf.int64), tf.TensorSpec([], tf.bool))
             result["encoded"], result["fits"] = tf.map_fn(
@@ -127,20 +107,19 @@ class GraphEngine(Engine):
                 total,
             )
             finite = out["finite"].numpy()
-            collector.check(ids, finite)
-            if self.protocol is None:
-                total = out["total"]
-            else:
-                fits, encoded = out["fits"].numpy(), out["encoded"].numpy()
-                for row in np.flatnonzero(finite):
-                    collector.send(ids[row], encoded[row], fits[row])
-            for row in np.flatnonzero(finite):
-                if int(ids[row]) in wanted:
-                    collector.updates[int(ids[row])] = out["update"][row].numpy()
+            total = out.get("total", total)
+            messages = {name: out[name].numpy() for name in ("encoded", "fits") if name in out}
+            collector.take(ids, finite, out["update"], wanted, **messages)
             metrics = {name: values.numpy()[finite] for name, values in out["metrics"].items()}
             collector.report(out["loss"].numpy()[finite], metrics)
         return collector.result(total.numpy())
 
-    def evaluate(self, weights: np.ndarray, x: Any, y: Any) -> tuple[float, float]:
-        """See Engine."""
-        return self._evaluate(weights, x, y)
+
+def _add_weighted(total: Any, update: Any, weight: Any) -> Any:
+    """`total` float64 `[d]` plus the rows of `update [c, d]` times `weight [c]`, in order; zero weights drop NaNs."""
+
+    def add(i: Any, total: Any) -> Any:
+        row = tf.where(weight[i] > 0, weight[i] * update[i], tf.zeros_like(update[i]))
+        return i + 1, total + tf.cast(row, tf.float64)
+
+    return tf.while_loop(lambda i, _: i < tf.shape(update)[0], add, (tf.constant(0), total), parallel_iterations=1)[1]

@@ -44,17 +44,17 @@ class Runtime:
       log: path of what it printed; removed when it ends.
     """
 
-    def __init__(self, port: int | None = None) -> None:
+    def __init__(self) -> None:
         """Starts it, and waits until it listens.
 
         Raises:
           EngineError: it did not come up; says what it printed.
         """
-        self.port = port or free_port()
-        handle, self.log = tempfile.mkstemp(prefix="fedpriv-tff-", suffix=".log")
         binary = Path(tff.__file__).parent / "data" / "worker_binary"
         if not binary.exists():
             raise EngineError(f"TFF's runtime is missing at {binary}; reinstall tensorflow-federated")
+        self.port = free_port()
+        handle, self.log = tempfile.mkstemp(prefix="fedpriv-tff-", suffix=".log")
         try:
             self.process = subprocess.Popen(
                 [*_launcher(), str(binary), f"--port={self.port}"],

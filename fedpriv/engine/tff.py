@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedpriv._lazy import tf, tff
-from fedpriv.client import Client, shuffled_epochs
 from fedpriv.engine.base import CohortResult, Engine
 from fedpriv.engine.collect import Collector
-from fedpriv.engine.evaluate import Evaluator
 from fedpriv.engine.pool import Pool
 from fedpriv.errors import FedprivError, ModelError
 from fedpriv.seeds import Purpose, fold, graph_seed
@@ -42,12 +40,7 @@ class TffEngine(Engine):
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
-        self.setup = federation.setup
-        self.client = Client(federation.model, federation.procedure, federation.defenses, self.setup)
-        self.protocol = federation.stack.protocol
-        self.evaluator = Evaluator(federation.model)
         self._labels = federation.train.y.astype(np.int32)
-        self.metric_names = self.client.metric_names()
         self._states = tuple(
             tf.nest.map_structure(state_array, d.initial_state(self.setup)) for d in self.client.defenses
         )
@@ -151,16 +144,10 @@ class TffEngine(Engine):
         total = np.zeros([self.setup.spec.size], np.float64)
         for chunk, out in zip(chunks, self.pool.map(self.computation(bool(wanted)), jobs), strict=True):
             finite = np.asarray(out["finite"], bool)
-            collector.check(chunk, finite)
-            alive = np.flatnonzero(finite)
             if self.protocol is None:
                 total = total + np.asarray(out["total"])
-            else:
-                for row in alive:
-                    collector.send(chunk[row], np.asarray(out["encoded"][row]), bool(out["fits"][row]))
-            for row in alive:
-                if chunk[row] in wanted:
-                    collector.updates[chunk[row]] = np.asarray(out["update"][row])
+            messages = {name: out[name] for name in ("encoded", "fits") if self.protocol is not None}
+            collector.take(chunk, finite, out["update"] if wanted else None, wanted, **messages)
             loss, *metrics = (float(v) for v in np.asarray(out["reports"]))
             collector.report([loss], {name: [v] for name, v in zip(self.metric_names, metrics, strict=True)})
         return collector.result(total)
@@ -181,37 +168,27 @@ class TffEngine(Engine):
             used += size
         return chunks
 
-    def evaluate(self, weights: np.ndarray, x: Any, y: Any) -> tuple[float, float]:
-        """See Engine."""
-        return self.evaluator(weights, x, y)
-
     def close(self) -> None:
         """Ends the runtime, if it is ours."""
         self.pool.close()
 
     def _train(self, server: Any, own: Any, give: bool) -> Any:
         """One client, from what the server broadcast and what the client holds; traced."""
-        dtype, size = self.setup.spec.dtype, tf.shape(own["y"])[0]
-        seed = fold(server["seed"], own["id"])
-        epochs = shuffled_epochs(own["x"], own["y"], tf.range(size), self.client.procedure, seed, dtype)
+        seed, mine = fold(server["seed"], own["id"]), tf.range(tf.shape(own["y"])[0])
         states = tf.nest.pack_sequence_as(self._states, list(server["states"]))
-        update, loss, metrics = self.client.train(server["weights"], epochs, size, seed, server["rate"], states)
-        finite = tf.reduce_all(tf.math.is_finite(update))
-        weight = tf.ones([], dtype)
-        if self.setup.weighting == "examples":
-            weight = tf.cast(size, dtype) / tf.constant(self.setup.max_examples, dtype)
+        update, loss, metrics, finite, weight = self.contribution(
+            server["weights"], own["x"], own["y"], mine, seed, server["rate"], states
+        )
 
         def kept(value: Any) -> Any:
             return tf.where(finite, tf.cast(value, tf.float64), tf.zeros_like(value, tf.float64))
 
         sums = [kept(loss), *(kept(metrics[name]) for name in self.metric_names)]
         out = collections.OrderedDict(finite=finite, reports=tf.stack(sums))
-        share = tf.where(finite, weight, tf.zeros_like(weight))
         if self.protocol is None:
-            out["total"] = kept(share * update)
+            out["total"] = kept(weight * update)
         else:
-            mine = tf.concat([tf.where(share > 0, share * update, tf.zeros_like(update)), [share]], 0)
-            out["encoded"], out["fits"] = self.protocol.encode(tf.cast(mine, tf.float32), self.setup, fold(seed, 3))
+            out["encoded"], out["fits"] = self.encoded(update, weight, seed)
         if give:
-            out["update"] = tf.cond(own["asked"] & finite, lambda: update, lambda: tf.zeros([0], dtype))
+            out["update"] = tf.cond(own["asked"] & finite, lambda: update, lambda: update[:0])
         return out

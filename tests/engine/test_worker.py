@@ -43,20 +43,10 @@ def start():
         process.wait()
 
 
-def runtimes_of(pid):
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
-        except OSError:
-            continue
-        if fields["Name"] == "worker_binary" and fields["PPid"] == str(pid) and "Z" not in fields["State"]:
-            found.append(int(fields["Pid"]))
-    return found
-
-
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_it_serves_a_run_from_a_network_of_its_own_and_ends_with_all_it_started(federate, start, how, status):
+def test_it_serves_a_run_from_a_network_of_its_own_and_ends_with_all_it_started(
+    federate, start, runtimes_of, how, status
+):
     process, port = start()
     assert process.stdout.readline() == f"fedpriv worker on 127.0.0.1:{port}\n"
     assert ask(f"localhost:{port}") == versions()
@@ -96,7 +86,7 @@ def test_other_addresses_than_the_loopback_are_warned_of(start):
     assert "neither encrypted nor authenticated" in process.communicate(timeout=60)[1]
 
 
-def test_when_the_runtime_ends_so_does_the_worker_and_says_so(start):
+def test_when_the_runtime_ends_so_does_the_worker_and_says_so(start, runtimes_of):
     process, _ = start()
     process.stdout.readline()
     (runtime,) = runtimes_of(process.pid)
@@ -106,7 +96,7 @@ def test_when_the_runtime_ends_so_does_the_worker_and_says_so(start):
     assert "TFF's runtime ended (exit code -9)" in err
 
 
-def test_another_version_is_refused_with_both_named(monkeypatch):
+def test_another_version_is_refused_with_both_named():
     door = socket.create_server(("127.0.0.1", 0))
 
     def answer():
@@ -122,7 +112,7 @@ def test_another_version_is_refused_with_both_named(monkeypatch):
     door.close()
 
 
-def test_a_bare_runtime_tells_no_version_and_is_taken(monkeypatch):
+def test_a_bare_runtime_tells_no_version_and_is_taken():
     runtime = Runtime()
     try:
         assert ask(runtime.address, seconds=1) is None
