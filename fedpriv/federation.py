@@ -17,6 +17,7 @@ import numpy as np
 
 from fedpriv import optimizers, registry, sampling
 from fedpriv._lazy import tf
+from fedpriv.aggregator import Aggregator
 from fedpriv.checkpoint import Checkpoint
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
@@ -38,7 +39,7 @@ from fedpriv.procedure import Procedure
 from fedpriv.record import History, Record
 from fedpriv.seeds import Purpose, fold, graph_seed, integer_seed
 from fedpriv.stack import Stack
-from fedpriv.stations import Context, Defense, Setup, Station, labels, state_array
+from fedpriv.stations import Context, Defense, Setup, Station, labels
 from fedpriv.tap import Tap
 
 
@@ -124,12 +125,26 @@ class Federation:
                 f"{len(self.train)}; partition this dataset's own labels"
             )
         sampling.check(self.procedure.sampling, len(sizes))
+        self._check_aggregator()
         self.stack  # noqa: B018  validates before anything runs
         splitting = [d for d in self.defenses if d.acts_at(Station.GRADIENT) and d.per_example]
         if splitting and self.model.couples_examples:
             raise StackError(
                 f"{labels(splitting)[0]} needs each example's own gradient, but in model '{self.model.name}' an "
                 "example's logits depend on its batch (batch statistics); use a model with group normalization or none"
+            )
+
+    def _check_aggregator(self) -> None:
+        found = next((d for d in self.defenses if isinstance(d, Aggregator)), None)
+        if found is None:
+            return
+        if not registry.engines.load(self.engine).aggregates:
+            raise StackError(
+                f"{found.name} is an aggregator of TFF's, which engine='{self.engine}' lacks; use engine='tff'"
+            )
+        if self.on_nonfinite == "drop":
+            raise StackError(
+                f"{found.name} counts all clients of a cohort, so none can be left out; use on_nonfinite='stop'"
             )
 
     @cached_property
@@ -186,8 +201,7 @@ class Federation:
         if np.shape(weights) != (spec.size,):
             raise ModelError(f"weights of shape {np.shape(weights)} given; model '{self.model.name}' has [{spec.size}]")
         server = tf.nest.map_structure(np.asarray, self._server_optimizer.initialize([[spec.size]], spec.dtype))
-        states = tuple(tf.nest.map_structure(state_array, d.initial_state(self.setup)) for d in self.defenses)
-        return State(0, np.asarray(weights, spec.dtype), server, states)
+        return State(0, np.asarray(weights, spec.dtype), server, self._engine.start())
 
     def ledger(self) -> Ledger | None:
         """The privacy account of this federation's defenses, or None if none of them makes a formal claim."""
@@ -311,7 +325,7 @@ class Federation:
         )
         mean, metrics = self._aggregate(state, result)
         after = self._server_step(state, mean, result)
-        defenses = self._next_states(state, {**result.metrics, **metrics}, len(result.survivors))
+        defenses = self._next_states(state, {**result.metrics, **metrics}, result)
         observations = observe(self, listening, number, sent, rate, state.defenses, result, mean)
         test_loss = accuracy = None
         if evaluate and self.test is not None:
@@ -363,6 +377,10 @@ class Federation:
 
     def _aggregate(self, state: State, result: CohortResult) -> tuple[np.ndarray, dict[str, float]]:
         """The mean update `[d]` after the aggregate station, and what the defenses reported there."""
+        if result.aggregate is not None:
+            assert self.stack.aggregator is not None
+            label = labels(self.defenses)[self.defenses.index(self.stack.aggregator)]
+            return result.aggregate.mean, {f"{label}/{k}": v for k, v in result.aggregate.metrics.items()}
         total, metrics, dtype, names = result.total, {}, self.model.spec.dtype, labels(self.defenses)
         for i in reversed(range(len(self.defenses))):
             defense = self.defenses[i]
@@ -376,7 +394,7 @@ class Federation:
         return mean.astype(dtype), metrics
 
     def _server_step(self, state: State, mean: np.ndarray, result: CohortResult) -> tuple[np.ndarray, Any]:
-        if not result.survivors and self.stack.fixed_denominator is None:
+        if not result.survivors and result.aggregate is None and self.stack.fixed_denominator is None:
             return state.weights, state.server  # an empty cohort moves nothing
         rate = self.procedure.server.learning_rate * self.procedure.server.schedule.factor(state.round)
         server = tf.nest.map_structure(tf.convert_to_tensor, state.server)
@@ -392,11 +410,14 @@ class Federation:
             )
         return weights, tf.nest.map_structure(np.asarray, server)
 
-    def _next_states(self, state: State, metrics: dict[str, float], count: int) -> tuple[Any, ...]:
-        following = []
+    def _next_states(self, state: State, metrics: dict[str, float], result: CohortResult) -> tuple[Any, ...]:
+        following, count = [], len(result.survivors)
         for i, (defense, label) in enumerate(zip(self.defenses, labels(self.defenses))):
             now = state.defenses[i]
-            if count or defense.private_state:
+            if isinstance(defense, Aggregator):
+                assert result.aggregate is not None
+                now = result.aggregate.state
+            elif count or defense.private_state:
                 own = {k.removeprefix(f"{label}/"): v for k, v in metrics.items() if k.startswith(f"{label}/")}
                 after = defense.next_state(now, own, self._server_context(state, i, 2, count))
                 now = tf.nest.map_structure(lambda old, new: np.asarray(new, old.dtype), now, after)

@@ -38,6 +38,11 @@ def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
             raise ParameterError(
                 f"a tap listens to client {strangers[0]}, but there are {population} clients, numbered from 0"
             )
+        if federation.stack.aggregator is not None and tap.adversary.position != "observer":
+            raise CapabilityError(
+                f"{federation.stack.aggregator.name} is an aggregator of TFF's, which does not show what a client "
+                "sends; only the released result can be tapped: let the adversary be an 'observer'"
+            )
         if tap.adversary.position != "aggregators":
             continue
         if protocol is None:

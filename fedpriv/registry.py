@@ -57,7 +57,7 @@ class Registry:
             except Exception as e:
                 raise FedprivError(f"{self.kind} '{name}' ({entry.value}) failed to load: {e}") from e
         if ":" in name:
-            return _load_dotted(name, self.kind)
+            return load_dotted(name, self.kind)
         raise UnknownNameError(f"no {self.kind} is named '{name}'.{did_you_mean(name, self._entries)}")
 
     def create(self, text: str, /, **parameters: Any) -> Any:
@@ -73,7 +73,7 @@ class Registry:
         """
         name, written = read_file(text, self.kind) if is_file(text) else parse_call(text, self.kind)
         made = build(self.load(name), {**written, **parameters}, f"{self.kind} '{name}'")
-        if self.base and not isinstance(made, _load_dotted(self.base, self.kind)):
+        if self.base and not isinstance(made, load_dotted(self.base, self.kind)):
             wanted = self.base.replace(":", ".")
             raise ParameterError(f"{self.kind} '{name}' is a {type(made).__name__}; it must be, or return, a {wanted}")
         return made
@@ -110,7 +110,8 @@ def read_file(path: str, kind: str) -> tuple[str, dict[str, Any]]:
     return content["name"], {str(k): v for k, v in content.items() if k != "name"}
 
 
-def _load_dotted(name: str, kind: str) -> Any:
+def load_dotted(name: str, kind: str) -> Any:
+    """The object at a dotted `package.module:Name`; `kind` names it in errors."""
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
         raise UnknownNameError(f"{kind} '{name}' is no path to an object; write package.module:Name")

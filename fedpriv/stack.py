@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fedpriv._lazy import dp_accounting
+from fedpriv.aggregator import Aggregator
 from fedpriv.domain import Domain, Real, Ring
 from fedpriv.errors import StackError
 from fedpriv.ledger import Claim, Ledger
@@ -28,6 +29,7 @@ class Stack:
       setup: the federation's facts.
       client_defenses: those acting at the update station, in order.
       protocol: the one at the message station, or None.
+      aggregator: the one that takes the place of the weighted mean, or None.
       server_defenses: those acting at the aggregate station, in the (reverse) order they run.
       fixed_denominator: the public constant the sum must be divided by (the expected cohort size), or None where
         the sum of the clients' weights is right.
@@ -46,7 +48,7 @@ class Stack:
                     f"item {i + 1} of the stack is a {type(defense).__name__}, not a Defense; build it with "
                     "registry.defenses.create(...) or derive it from fedpriv.stations.Defense"
                 )
-        protocols = [i for i, d in enumerate(self.defenses) if isinstance(d, Protocol)]
+        protocols = [i for i, d in enumerate(self.defenses) if isinstance(d, Protocol | Aggregator)]
         self.client_defenses = self.at(Station.UPDATE)
         self.server_defenses = self.at(Station.AGGREGATE)
         if len(protocols) > 1:
@@ -54,7 +56,9 @@ class Stack:
                 f"{' and '.join(map(self._named, protocols))} each replace the client's message; keep one of them"
             )
         self.protocol = next((d for d in self.defenses if isinstance(d, Protocol)), None)
+        self.aggregator = next((d for d in self.defenses if isinstance(d, Aggregator)), None)
         self._check_domains()
+        self._check_aggregator()
         self._check_gradients()
         self._check_bounds()
         for defense in self.defenses:
@@ -91,6 +95,13 @@ class Stack:
                 )
             if defense.gives != now:
                 now, giver = defense.gives, i
+
+    def _check_aggregator(self) -> None:
+        if self.aggregator is not None and self.server_defenses:
+            raise StackError(
+                f"{self._named(self.defenses.index(self.server_defenses[0]))} acts on the sum of the updates, but "
+                f"{self._named(self.defenses.index(self.aggregator))} gives their mean alone; leave one of them out"
+            )
 
     def _check_gradients(self) -> None:
         """Examples' own gradients are averaged for the first defense that wants the mean, and then gone."""

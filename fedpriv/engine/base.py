@@ -5,16 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fedpriv._lazy import tf
+from fedpriv.aggregator import Aggregate
 from fedpriv.client import Client, shuffled_epochs
 from fedpriv.engine.evaluate import Evaluator
 from fedpriv.protocol import Transcript
 from fedpriv.seeds import fold
-from fedpriv.stations import Setup
+from fedpriv.stations import Setup, state_array
 
 if TYPE_CHECKING:
     from fedpriv.federation import Federation
@@ -25,7 +26,8 @@ class CohortResult:
     """What the server's side gets from one cohort.
 
     Attributes:
-      total: weighted sum of the updates, float64 `[d]`, as decoded (before the aggregate station).
+      total: weighted sum of the updates, float64 `[d]`, as decoded (before the aggregate station); zeros where an
+        aggregator took its place.
       weight: sum of the clients' weights.
       survivors: ids of the clients in the sum, in order.
       dropped: ids left out because their update was not finite.
@@ -34,6 +36,7 @@ class CohortResult:
       bytes_up: bytes all clients sent.
       updates: `[d]` float array for each client whose message was asked for (after the client's defenses).
       transcript: what the protocol left, if one ran.
+      aggregate: what the aggregator made, if one ran.
     """
 
     total: np.ndarray
@@ -45,10 +48,14 @@ class CohortResult:
     bytes_up: int
     updates: dict[int, np.ndarray] = field(default_factory=dict)
     transcript: Transcript | None = None
+    aggregate: Aggregate | None = None
 
 
 class Engine(ABC):
     """Runs cohorts and evaluations for one federation. Same federation, same seed: same results."""
+
+    #: Whether TFF's aggregators run on it.
+    aggregates: ClassVar[bool] = False
 
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
@@ -57,6 +64,10 @@ class Engine(ABC):
         self.protocol = federation.stack.protocol
         self.metric_names = self.client.metric_names()
         self._evaluator = Evaluator(federation.model)
+
+    def start(self) -> tuple[Any, ...]:
+        """The defenses' states before the first round."""
+        return tuple(tf.nest.map_structure(state_array, d.initial_state(self.setup)) for d in self.client.defenses)
 
     @abstractmethod
     def cohort(

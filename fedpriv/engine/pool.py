@@ -6,7 +6,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from fedpriv.errors import EngineError, ParameterError
 _MESSAGE_BYTES = 2**31 - 1
 #: How often busy workers are looked at.
 LOOK_SECONDS = 0.5
+#: Most results a worker that wait for an earlier one.
+AHEAD = 2
 
 
 @dataclass(eq=False)
@@ -165,27 +167,32 @@ class Pool:
             self.close()
             raise
 
-    def map(self, computation: Any, jobs: Sequence[Sequence[Any]]) -> list[Any]:
+    def call(self, computation: Any, *arguments: Any) -> Any:
+        """The computation's result on these arguments."""
+        return next(self.map(computation, [arguments]))
+
+    def map(self, computation: Any, jobs: Iterable[Sequence[Any]]) -> Iterator[Any]:
         """The computation's result on every job's arguments, in order.
 
-        A job whose worker fails goes to another; results do not depend on which did it.
+        Jobs are taken as workers get free, so that what they hold need not exist all at once. A job whose worker fails
+        goes to another; results do not depend on which did it.
 
         Raises:
           EngineError: no worker is left, or the computation itself fails on two of them.
         """
-        results: list[Any] = [None] * len(jobs)
-        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for number in range(len(jobs)):
-            waiting.put(number)
+        source = enumerate(jobs)
+        held: dict[int, Sequence[Any]] = {}  # arguments of what is not done
+        again: list[int] = []
+        ready: dict[int, Any] = {}
         done: queue.SimpleQueue[tuple[Worker, int, Any, BaseException | None]] = queue.SimpleQueue()
         busy: dict[Worker, tuple[int, float]] = {}
         failures: dict[int, list[str]] = {}
-        left = len(jobs)
+        following, exhausted = 0, False
 
         def begin(worker: Worker, number: int) -> None:
             def run() -> None:
                 try:
-                    done.put((worker, number, worker.call(computation, jobs[number]), None))
+                    done.put((worker, number, worker.call(computation, held[number]), None))
                 except BaseException as e:
                     done.put((worker, number, None, e))
 
@@ -196,13 +203,37 @@ class Pool:
             worker.failed = reason
             failures.setdefault(number, []).append(f"{worker.address}: {reason}")
             worker.close()
-            waiting.put(number)
+            again.append(number)
 
-        while left:
+        def look() -> None:
+            for worker, (number, deadline) in list(busy.items()):
+                gone = not worker.answers()
+                if gone or deadline <= time.monotonic():
+                    del busy[worker]
+                    fail(worker, number, "it is gone" if gone else f"no answer in {self.timeout:g} s")
+
+        def finish() -> None:
+            while busy:
+                try:
+                    busy.pop(done.get(timeout=LOOK_SECONDS)[0], None)
+                except queue.Empty:
+                    look()
+
+        while True:
             for worker in self.workers:
-                if not worker.failed and worker not in busy and not waiting.empty():
-                    begin(worker, waiting.get())
+                if worker.failed or worker in busy:
+                    continue
+                if not again and not exhausted and len(ready) < AHEAD * len(self.workers):
+                    number, arguments = next(source, (-1, ()))
+                    exhausted = number < 0
+                    if not exhausted:
+                        held[number] = arguments
+                        again.append(number)
+                if again:
+                    begin(worker, again.pop())
             if not busy:
+                if exhausted and not again:
+                    return
                 said = "; ".join(f"{w.address}: {w.failed}" for w in self.workers)
                 raise EngineError(
                     f"no worker is left ({said}); restart them, and run the same command again to resume from the "
@@ -211,23 +242,25 @@ class Pool:
             try:
                 worker, number, value, error = done.get(timeout=LOOK_SECONDS)
             except queue.Empty:
-                for worker, (number, deadline) in list(busy.items()):
-                    gone = not worker.answers()
-                    if gone or deadline <= time.monotonic():
-                        del busy[worker]
-                        fail(worker, number, "it is gone" if gone else f"no answer in {self.timeout:g} s")
+                look()
                 continue
             if worker not in busy or busy[worker][0] != number:
                 continue  # given up before
             del busy[worker]
-            if error is None:
-                results[number] = value
-                left -= 1
-            else:
+            if error is not None:
                 fail(worker, number, _reason(error))
                 if len(failures[number]) > 1 and len({f.split(": ", 1)[1] for f in failures[number]}) == 1:
                     raise EngineError(f"a call failed in the same way on two workers: {failures[number][0]}") from error
-        return results
+                continue
+            del held[number]
+            ready[number] = value
+            while following in ready:
+                try:
+                    yield ready.pop(following)
+                except GeneratorExit:  # who asked has seen enough: leave no worker busy
+                    finish()
+                    raise
+                following += 1
 
     def close(self) -> None:
         """Hangs up on all, and ends the runtimes that are ours."""

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedpriv._lazy import tf, tff
+from fedpriv.aggregator import Aggregator
 from fedpriv.engine.base import CohortResult, Engine
 from fedpriv.engine.collect import Collector
+from fedpriv.engine.merging import Merging, sent
 from fedpriv.engine.pool import Pool
 from fedpriv.errors import FedprivError, ModelError
 from fedpriv.seeds import Purpose, fold, graph_seed
-from fedpriv.stations import state_array
 
 if TYPE_CHECKING:
     from fedpriv.federation import Federation
@@ -38,15 +39,24 @@ class TffEngine(Engine):
         runtime on this machine), and `timeout`, seconds after which a worker that has not answered is given up.
     """
 
+    aggregates = True
+
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
         self._labels = federation.train.y.astype(np.int32)
-        self._states = tuple(
-            tf.nest.map_structure(state_array, d.initial_state(self.setup)) for d in self.client.defenses
-        )
+        self._states = super().start()
+        aggregator = federation.stack.aggregator
+        self._merging = None if aggregator is None else Merging(aggregator, self.setup)
         self._computations: dict[bool, Any] = {}
         self.chunk_clients = CHUNK_CLIENTS
         self.pool = Pool(**federation.engine_options)
+
+    def start(self) -> tuple[Any, ...]:
+        """See Engine."""
+        if self._merging is None:
+            return self._states
+        own = self._merging.start(self.pool)
+        return tuple(own if isinstance(d, Aggregator) else s for d, s in zip(self.client.defenses, self._states))
 
     def computation(self, give: bool) -> Any:
         """The cohort's computation; with `give`, clients that are asked send their own update as well.
@@ -68,7 +78,7 @@ class TffEngine(Engine):
         return self._computations[give]
 
     def _build(self, give: bool) -> Any:
-        spec, data = self.setup.spec, self.federation.train
+        spec, data, merging = self.setup.spec, self.federation.train, self._merging
         states = [(a.dtype.type, a.shape) for a in tf.nest.flatten(self._states)]
         server_type = tff.to_type(
             collections.OrderedDict(
@@ -94,13 +104,20 @@ class TffEngine(Engine):
         def train(server: Any, own: Any) -> Any:
             return traced(server, own)
 
+        # An aggregator's state is for its own computations to send, not for every client.
+        state_type = tff.to_type([] if merging is None else merging.leaves)
+
         @tff.federated_computation(
-            tff.FederatedType(server_type, tff.SERVER), tff.FederatedType(client_type, tff.CLIENTS)
+            tff.FederatedType(server_type, tff.SERVER),
+            tff.FederatedType(state_type, tff.SERVER),
+            tff.FederatedType(client_type, tff.CLIENTS),
         )
-        def cohort(server: Any, clients: Any) -> Any:
+        def cohort(server: Any, state: Any, clients: Any) -> Any:
             out = tff.federated_map(train, (tff.federated_broadcast(server), clients))
             back = collections.OrderedDict(finite=out.finite, reports=tff.federated_sum(out.reports))
-            if self.protocol is None:
+            if merging is not None:
+                back["partial"] = merging.partial(state, out.value, out.weight)
+            elif self.protocol is None:
                 back["total"] = tff.federated_sum(out.total)
             else:
                 back["encoded"], back["fits"] = out.encoded, out.fits
@@ -121,36 +138,41 @@ class TffEngine(Engine):
         watched: Sequence[int] = (),
     ) -> CohortResult:
         """See Engine."""
-        dtype, train = self.setup.spec.dtype, self.federation.train
+        dtype = self.setup.spec.dtype
         collector = Collector(self.federation, clients, round_number, rate, watched)
+        own = [a for s, d in zip(states, self.client.defenses) if isinstance(d, Aggregator) for a in s]
+        others = [a for s, d in zip(states, self.client.defenses) if not isinstance(d, Aggregator) for a in _leaves(s)]
         server = collections.OrderedDict(
             weights=np.asarray(weights, dtype),
             seed=np.asarray(graph_seed(self.federation.seed, Purpose.CLIENT, round_number), np.int32),
             rate=np.asarray(rate, dtype),
-            states=[np.asarray(a) for a in tf.nest.flatten(tuple(states))],
+            states=[np.asarray(a) for a in others],
         )
-        chunks, jobs = self._chunks(clients), []
-        for chunk in chunks:
-            parts = [(c, self.federation.partition.indices[c]) for c in chunk]
-            jobs.append(
-                (
-                    server,
-                    [
-                        collections.OrderedDict(id=np.int32(c), asked=c in wanted, x=train.x[i], y=self._labels[i])
-                        for c, i in parts
-                    ],
-                )
-            )
-        total = np.zeros([self.setup.spec.size], np.float64)
+        chunks = self._chunks(clients)
+        state = [sent(a) for a in own]
+        jobs = ((server, state, [self._held(c, c in wanted) for c in chunk]) for chunk in chunks)
+        total, partial = np.zeros([self.setup.spec.size], np.float64), []
         for chunk, out in zip(chunks, self.pool.map(self.computation(bool(wanted)), jobs), strict=True):
             finite = np.asarray(out["finite"], bool)
-            if self.protocol is None:
+            if self._merging is not None:
+                partial.append(out["partial"])
+            elif self.protocol is None:
                 total = total + np.asarray(out["total"])
             messages = {name: out[name] for name in ("encoded", "fits") if self.protocol is not None}
             collector.take(chunk, finite, out["update"] if wanted else None, wanted, **messages)
             loss, *metrics = (float(v) for v in np.asarray(out["reports"]))
             collector.report([loss], {name: [v] for name, v in zip(self.metric_names, metrics, strict=True)})
-        return collector.result(total)
+        result = collector.result(total)
+        if self._merging is not None:
+            result.aggregate = self._merging.finish(self.pool, own, partial)
+        return result
+
+    def _held(self, client: int, asked: bool) -> Any:
+        """What a client holds, and whether its own update is asked for."""
+        indices = self.federation.partition.indices[client]
+        return collections.OrderedDict(
+            id=np.int32(client), asked=asked, x=self.federation.train.x[indices], y=self._labels[indices]
+        )
 
     def _chunks(self, clients: Sequence[int]) -> list[list[int]]:
         """The cohort in order, cut so that a call stays small and every worker has something to do."""
@@ -185,10 +207,17 @@ class TffEngine(Engine):
 
         sums = [kept(loss), *(kept(metrics[name]) for name in self.metric_names)]
         out = collections.OrderedDict(finite=finite, reports=tf.stack(sums))
-        if self.protocol is None:
+        if self._merging is not None:
+            out["value"] = self.setup.spec.unflatten(tf.where(finite, update, tf.zeros_like(update)))
+            out["weight"] = tf.cast(weight, tf.float32)
+        elif self.protocol is None:
             out["total"] = kept(weight * update)
         else:
             out["encoded"], out["fits"] = self.encoded(update, weight, seed)
         if give:
             out["update"] = tf.cond(own["asked"] & finite, lambda: update, lambda: update[:0])
         return out
+
+
+def _leaves(state: Any) -> list[Any]:
+    return list(tf.nest.flatten(state))
