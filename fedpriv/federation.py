@@ -118,10 +118,11 @@ class Federation:
         if not len(sizes) or sizes.min() == 0:
             empty = "there are no clients" if not len(sizes) else f"client {int(sizes.argmin())} has no examples"
             raise DataError(f"partition {self.partition.name}: {empty}; every client needs at least one example")
-        largest = max(int(i.max()) for i in self.partition.indices)
-        if largest >= len(self.train):
+        named = [int(end) for i in self.partition.indices for end in (i.min(), i.max())]
+        strange = [i for i in named if not 0 <= i < len(self.train)]
+        if strange:
             raise DataError(
-                f"partition {self.partition.name} names example {largest}, but '{self.train.name}' has "
+                f"partition {self.partition.name} names example {strange[0]}, but '{self.train.name}' has "
                 f"{len(self.train)}; partition this dataset's own labels"
             )
         sampling.check(self.procedure.sampling, len(sizes))
@@ -345,6 +346,12 @@ class Federation:
             observations=observations,
         )
         return State(number + 1, after[0], after[1], defenses), record
+
+    def close(self) -> None:
+        """Ends the engine's processes, if it has any; another run starts them anew."""
+        engine = self.__dict__.pop("_engine", None)
+        if engine is not None:
+            engine.close()
 
     def _cohort(self, round_number: int) -> list[int]:
         drawn = sampling.cohort(self.procedure.sampling, len(self.partition), self.seed, round_number)

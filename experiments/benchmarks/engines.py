@@ -91,7 +91,7 @@ def measured(model: str, rounds: int, warmup: int) -> dict[str, Any]:
             finish = np.concatenate([np.reshape(w, -1) for w in trainable])
     finally:
         for federated in made.values():
-            federated._engine.close()
+            federated.close()
         for runtime in extra:
             runtime.close()
     train = made["graph"].train

@@ -38,6 +38,19 @@ class Dataset:
             raise DataError(f"dataset '{self.name}': {len(self.x)} examples but {len(self.y)} labels; they must match")
         if len(self.x) == 0:
             raise DataError(f"dataset '{self.name}' is empty; at least one example is needed")
+        x, y = self.x.dtype, self.y.dtype
+        if x.kind == "O":
+            raise DataError(f"dataset '{self.name}': examples differ in shape; all must be arrays of one shape")
+        if x != np.uint8 and x.kind != "f":
+            raise DataError(
+                f"dataset '{self.name}': examples have dtype {x}; use uint8 (0 to 255) or floats in [0, 1], such as "
+                "x.astype(np.float32)"
+            )
+        if y.kind not in "iu" or self.y.ndim != 1:
+            raise DataError(
+                f"dataset '{self.name}': labels have dtype {y} and shape {list(self.y.shape)}; "
+                "use one integer an example"
+            )
 
     def __len__(self) -> int:
         return len(self.y)

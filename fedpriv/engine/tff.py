@@ -66,15 +66,18 @@ class TffEngine(Engine):
         """
         if give not in self._computations:
             try:
-                self._computations[give] = self._build(give)
+                made = self._build(give)
+                if b"PyFunc" in tff.framework.serialize_computation(made).SerializeToString():
+                    raise ValueError("it calls Python (py_function or numpy_function), which stays in this process")
             except FedprivError:
                 raise
             except Exception as e:
                 raise ModelError(
                     f"TFF cannot serialize local training of model '{self.client.model.name}': "
                     f"{str(e).splitlines()[0] if str(e) else type(e).__name__}; use TensorFlow operations alone (no "
-                    "py_function, no variables), or engine=graph"
+                    "py_function, no variables), or engine='graph'"
                 ) from e
+            self._computations[give] = made
         return self._computations[give]
 
     def _build(self, give: bool) -> Any:

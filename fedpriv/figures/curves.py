@@ -67,6 +67,8 @@ def training_curves(
         for key, words in ((accuracy, "Test accuracy"), (loss, "Test loss (nats)" if "test" in loss else "Loss (nats)"))
         if any(len(x) for keys in curves.values() for x, _ in keys[key])
     ]
+    from matplotlib.ticker import MaxNLocator
+
     with styled():
         figure = new_figure(WIDTH, 1)
         names = {name: wrap(name, 22) for name in curves}
@@ -96,6 +98,8 @@ def training_curves(
                 )
             if log_rounds:
                 axes.set_xscale("log")
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
                 axes.xaxis.set_major_formatter("{x:g}")
             axes.set_xlim(right=last)
             if p + 1 < len(panels):
