@@ -82,6 +82,7 @@ class Inversion(Attack):
     """
 
     name: ClassVar[str] = "inversion"
+    adapts: ClassVar[bool] = True
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
 
     objective: ObjectivePart = SquaredError()

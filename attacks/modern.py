@@ -58,6 +58,7 @@ class Modern(Attack):
 
     name: ClassVar[str] = "modern"
     paper: ClassVar[str] = "a portfolio; see its attacks"
+    adapts: ClassVar[bool] = True
     needs: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.REAL_UPDATE, Capability.NUM_EXAMPLES, Capability.PROCEDURE}
     )

@@ -66,6 +66,8 @@ class Attack(Plugin):
     """Base of all attacks: parameters, the capabilities needed, and `run`."""
 
     needs: ClassVar[frozenset[Capability]] = frozenset()
+    #: Whether it works through `View.simulate`, and so through every defense that its adversary knows.
+    adapts: ClassVar[bool] = False
 
     def requirements(self) -> frozenset[Capability]:
         """What it needs of a view with these parameters."""

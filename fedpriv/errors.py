@@ -60,6 +60,10 @@ class EngineError(FedprivError, RuntimeError):
     """An engine or one of its workers does not run."""
 
 
+class ExperimentError(FedprivError, ValueError):
+    """An experiment file, a results folder or a cell that cannot be used; names the file and the line."""
+
+
 class LedgerError(FedprivError, ValueError):
     """A privacy guarantee that cannot be justified, so no number is given."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ REGISTRIES = {
     "models": registry.models,
     "datasets": registry.datasets,
     "engines": registry.engines,
+    "experiments": registry.experiments,
 }
 
 
@@ -47,6 +49,10 @@ def _everything(kind: str) -> dict[str, Any]:
 def _first_line(target: Any) -> str:
     if isinstance(target, FedprivError):
         return f"(unusable: {target})"
+    if isinstance(target, Path):  # an experiment's file
+        from fedpriv.experiment.document import read
+
+        return str(read(target).content.get("title", ""))
     return (inspect.getdoc(target) or "").split("\n", 1)[0]
 
 

@@ -11,6 +11,7 @@ import typer
 from fedpriv import __version__, registry
 from fedpriv._lazy import set_verbose
 from fedpriv.cli.attack import attack
+from fedpriv.cli.experiment import compare, report, run, schema
 from fedpriv.cli.listing import list_names, show
 from fedpriv.cli.train import train
 from fedpriv.cli.worker import worker
@@ -46,6 +47,10 @@ app.command()(attack)
 app.command("list")(list_names)
 app.command()(show)
 app.command()(worker)
+app.command()(run)
+app.command()(report)
+app.command()(compare)
+app.command()(schema)
 
 
 def _add_registered_commands() -> None:

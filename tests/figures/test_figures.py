@@ -163,20 +163,8 @@ NEW = [strip, strip_of_one, strip_of_thin_images, psnr_curves, psnr_ssim_scatter
 ALL = [grid, tradeoff, tradeoff_of_two, dense_tradeoff, curves, log_curves, *NEW]
 
 
-def words(figure):
-    """Every text drawn, with the box of its letters (an annotation's own box would include its leader line)."""
-    figure.canvas.draw()
-    texts = list(figure.texts)
-    for axes in figure.axes:
-        texts += [*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label]
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            texts += [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
-    return [(t.get_text(), Text.get_window_extent(t)) for t in texts if t.get_visible() and t.get_text().strip()]
-
-
 @pytest.mark.parametrize("make", ALL)
-def test_no_text_is_clipped_or_runs_into_another(make):
+def test_no_text_is_clipped_or_runs_into_another(make, words):
     figure = make()
     width, height = figure.get_size_inches() * figure.dpi
     found = words(figure)
@@ -272,7 +260,7 @@ def test_thin_images_are_kept_small_enough_to_print():
         assert min(box.width, box.height) > 10, (h, w)
 
 
-def test_grid_says_where_there_is_nothing_to_see():
+def test_grid_says_where_there_is_nothing_to_see(words):
     x = images(2)
     broken = np.full_like(x, np.nan)
     texts = [t for t, _ in words(reconstruction_grid(x, {"shares": None, "b": broken, "c": "attack refused"}))]

@@ -1,0 +1,15 @@
+"""Shipped experiments, as files for `fedpriv run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+dlg_reproduction = _HERE / "dlg_reproduction.yaml"
+attack_vs_defense = _HERE / "attack_vs_defense.yaml"
+privacy_utility = _HERE / "privacy_utility.yaml"
+training_stage = _HERE / "training_stage.yaml"
+cohort_size = _HERE / "cohort_size.yaml"
+local_steps = _HERE / "local_steps.yaml"
+batch_size = _HERE / "batch_size.yaml"

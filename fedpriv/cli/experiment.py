@@ -1,0 +1,214 @@
+"""`fedpriv run`, `report`, `compare` and `schema`: experiments from a YAML file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from fedpriv.experiment.estimate import Estimator
+    from fedpriv.experiment.experiment import Experiment
+    from fedpriv.experiment.runner import Plan, Step
+
+
+def run(
+    file: Annotated[str, typer.Argument(help="A YAML file, or a shipped experiment's name; see `list experiments`.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; results/NAME.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="path=value over the file, such as training.rounds=5; repeat.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The file's quick size, for a first look.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and an estimated time; run none.")
+    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes on this machine.")] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler that runs the cells.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
+    any_code: Annotated[
+        bool, typer.Option("--any-code", help="Keep results that another version of the code made.")
+    ] = False,
+    log: Annotated[str | None, typer.Option(help="Also log to tensorboard or mlflow.")] = None,
+) -> None:
+    """Run an experiment's cells that are not done yet, then write its tables, figures and report."""
+    from fedpriv.experiment.estimate import learned, words
+    from fedpriv.experiment.experiment import load
+    from fedpriv.experiment.report import command_line, write_report
+    from fedpriv.experiment.runner import load_data_once, plan
+    from fedpriv.experiment.runner import run as run_jobs
+    from fedpriv.experiment.store import Store
+    from fedpriv.experiment.tracking import tracker
+
+    experiment = load(_path(file), overrides or (), quick)
+    store = Store(out or Path("results") / (experiment.name + ("_quick" if quick else "")))
+    load_data_once(experiment)
+    if not dry_run:
+        store.claim(experiment)
+    todo = plan(experiment, store, retry_failed, any_code)
+    estimator = learned(store, todo.done)
+    for path in store.damaged:
+        typer.echo(f"Warning: {path} is damaged, so it is run again", err=True)
+    if dry_run:
+        _print_plan(experiment, todo, estimator, jobs)
+        return
+    typer.echo(f"{_counts(experiment, todo)} About {words(estimator.total(todo, jobs))}.")
+    logging = None if log is None else tracker(log, experiment, store.folder)
+    progress = _Progress(todo, estimator, jobs)
+
+    def on_step(step: Step) -> None:
+        progress.note(step)
+        if logging is not None:
+            logging.note(step)
+
+    interrupted = False
+    try:
+        run_jobs(experiment, store, todo, jobs=jobs, scheduler=scheduler, on_step=on_step)
+    except KeyboardInterrupt:
+        interrupted = True
+        typer.echo("Stopped; the same command goes on with what is left.", err=True)
+    page = write_report(experiment, store, command_line())
+    failed = progress.failed + len(todo.failed)
+    if failed:
+        typer.echo(f"{failed} jobs failed; the report lists them, --retry-failed tries them again.", err=True)
+    typer.echo(f"Open {page}")
+    if interrupted or failed:
+        raise typer.Exit(130 if interrupted else 1)
+
+
+def report(folder: Annotated[Path, typer.Argument(help="Folder of an experiment's results.")]) -> None:
+    """Make an experiment's tables, figures and report anew from its cells."""
+    from fedpriv.experiment.report import command_line, write_report
+    from fedpriv.experiment.store import Store
+
+    experiment = _experiment_of(folder)
+    store = Store(folder)
+    page = write_report(experiment, store, command_line())
+    for path in store.damaged:
+        typer.echo(f"Warning: {path} is damaged; run the experiment again", err=True)
+    typer.echo(f"Open {page}")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of an experiment's results.")],
+    second: Annotated[Path, typer.Argument(help="Another.")],
+    out: Annotated[Path | None, typer.Option(help="Write the differences to this CSV file.")] = None,
+) -> None:
+    """Compare two experiments' results: paired differences, second minus first, with 95% intervals."""
+    from fedpriv.atomic import write_csv
+    from fedpriv.experiment.compare import compare as differences
+    from fedpriv.experiment.store import Store
+    from fedpriv.experiment.table import arms, gather
+    from fedpriv.report.page import show
+
+    sides = []
+    for folder in (first, second):
+        experiment = _experiment_of(folder)
+        sides.append(arms(experiment, gather(experiment, Store(folder))))
+    rows = differences(*sides)
+    if out is not None:
+        write_csv(out, rows)
+    heads = list(rows[0])
+    cells = [[show(row[h]) for h in heads] for row in rows]
+    widths = [max(len(h), *(len(c[i]) for c in cells)) for i, h in enumerate(heads)]
+    for line in [heads, *cells]:
+        typer.echo("  ".join(f"{text:<{w}}" for text, w in zip(line, widths)).rstrip())
+
+
+def schema(out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None) -> None:
+    """Print the JSON schema of an experiment file, for editors that check as one types."""
+    from fedpriv.atomic import to_json, write_text
+    from fedpriv.experiment.experiment import schema as made
+
+    text = to_json(made(), indent=2)
+    if out is None:
+        typer.echo(text)
+    else:
+        write_text(out, text + "\n")
+
+
+def _path(file: str) -> Path:
+    from fedpriv import registry
+    from fedpriv.errors import ExperimentError, did_you_mean
+
+    path = Path(file)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    if file in registry.experiments.names():
+        return Path(registry.experiments.load(file))
+    raise ExperimentError(
+        f"no file and no shipped experiment '{file}'.{did_you_mean(file, registry.experiments.names())}"
+    )
+
+
+def _experiment_of(folder: Path) -> Experiment:
+    from fedpriv.experiment.experiment import load
+    from fedpriv.experiment.store import FILE, owner_of
+
+    owner_of(folder)
+    return load(folder / FILE)
+
+
+def _counts(experiment: Experiment, todo: Plan) -> str:
+    cells = len(experiment.cells)
+    trainings = f" and {len(todo.trainings)} trainings" if todo.trainings else ""
+    done = f", {len(todo.done)} done already" if todo.done else ""
+    failed = f", {len(todo.failed)} failed before" if todo.failed else ""
+    return f"{experiment.name}: {cells} cells; {len(todo.attacks)} attacks{trainings} to run{done}{failed}."
+
+
+def _print_plan(experiment: Experiment, todo: Plan, estimator: Estimator, jobs: int) -> None:
+    from fedpriv.experiment.estimate import words
+
+    waiting = {job.key for job, _ in todo.attacks} | {job.key for job in todo.trainings}
+    from fedpriv.experiment.store import attack_job, training_job
+
+    for cell in experiment.cells:
+        own = [job for job in (training_job(cell), attack_job(cell)) if job is not None]
+        left = [job for job in own if job.key in waiting]
+        state = words(sum(map(estimator.seconds, left))) if left else "done"
+        typer.echo(f"{cell.describe()}  {state}")
+    measured = (
+        f"from {estimator.here} jobs measured here" if estimator.here else "a rough guess: nothing has run here yet"
+    )
+    typer.echo(f"{_counts(experiment, todo)}")
+    processes = "1 process" if jobs == 1 else f"{jobs} processes"
+    typer.echo(f"About {words(estimator.total(todo, jobs))} with {processes} ({measured}).")
+
+
+class _Progress:
+    """A line a job, with the time that is left."""
+
+    def __init__(self, todo: Plan, estimator: Estimator, jobs: int) -> None:
+        self.estimator, self.jobs, self.total = estimator, jobs, todo.jobs
+        self.left: dict[str, Any] = {job.key: job for job in [*todo.trainings, *(job for job, _ in todo.attacks)]}
+        self.failed, self.began = 0, time.monotonic()
+
+    def note(self, step: Step) -> None:
+        """Prints it."""
+        from fedpriv.experiment.estimate import words
+
+        self.left.pop(step.job.key, None)
+        what = "trained " if step.job.kind == "train" else "attacked"
+        if step.outcome is None:
+            self.failed += 1
+            said = f"FAILED: {step.error}"
+        else:
+            self.estimator.learn(step.job, step.outcome.seconds)
+            said = f"{_brief(step)}  {step.outcome.seconds:.1f} s"
+        done = self.total - len(self.left)
+        ahead = sum(map(self.estimator.seconds, self.left.values())) / max(1, min(self.jobs, len(self.left) or 1))
+        eta = f"  about {words(ahead)} left" if self.left else ""
+        typer.echo(f"[{done}/{self.total}] {what} {step.job.cell.describe()}  {said}{eta}")
+
+
+def _brief(step: Step) -> str:
+    assert step.outcome is not None
+    if step.job.kind == "train":
+        accuracy = step.outcome.facts.get("accuracy")
+        return "" if accuracy is None else f"accuracy {accuracy:.3f}"
+    images = [i for s in step.outcome.scores for i in s["images"]]
+    if images and images[0]["success"] is not None:
+        return f"{sum(bool(i['success']) for i in images)} of {len(images)} images"
+    return f"{sum(bool(i['label_right']) for i in images)} of {len(images)} labels"

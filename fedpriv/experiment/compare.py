@@ -1,0 +1,130 @@
+"""Compare: two experiments' results, image by image where they share images, with paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedpriv.errors import ExperimentError
+from fedpriv.experiment.table import Arm
+from fedpriv.metrics.interval import cluster_bootstrap
+from fedpriv.metrics.score import PSNR_CAP
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One quantity of two arms on the same images (or seeds).
+
+    Attributes:
+      quantity: its name.
+      pairs: how many.
+      first, second: means.
+      difference: second minus first.
+      interval: bootstrap 95% interval of the difference, drawing trials and seeds; None where there is one of each.
+      p_value: of Wilcoxon's signed-rank test, two-sided (Wilcoxon, 1945); None with fewer than six pairs that differ.
+    """
+
+    quantity: str
+    pairs: int
+    first: float
+    second: float
+    difference: float
+    interval: tuple[float, float] | None
+    p_value: float | None
+
+    def row(self, **labels: Any) -> dict[str, Any]:
+        """One flat row."""
+        return {**labels, **vars(self)}
+
+
+def paired(
+    quantity: str, first: Sequence[float], second: Sequence[float], batches: Sequence[Any], runs: Sequence[Any]
+) -> Paired:
+    """The difference of two columns of numbers that belong together.
+
+    Args:
+      quantity: its name.
+      first, second: `[n]` each.
+      batches: `[n]`, which trial each pair belongs to.
+      runs: `[n]`, which seed.
+    """
+    from scipy.stats import wilcoxon
+
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    apart = b - a
+    p_value = None
+    if np.count_nonzero(apart) >= 6:
+        p_value = float(wilcoxon(apart).pvalue)
+    interval = cluster_bootstrap(apart, batches, runs, "mean")
+    return Paired(quantity, len(a), float(a.mean()), float(b.mean()), float(apart.mean()), interval, p_value)
+
+
+def compare_arms(first: Arm, second: Arm) -> list[Paired]:
+    """PSNR and success by image, and accuracy by seed, on what both arms have."""
+    ours, theirs = _images(first), _images(second)
+    shared = [k for k in ours if k in theirs]
+    found = []
+    if shared:
+        runs = [k[0] for k in shared]
+        # Images that shared a trial in either arm share its luck: the arm with fewer trials says which do.
+        coarser = min(ours, theirs, key=lambda arm: len({(k[0], arm[k][0]) for k in shared}))
+        batches = [coarser[k][0] for k in shared]
+        for i, quantity in ((1, "psnr"), (2, "success")):
+            a, b = [ours[k][i] for k in shared], [theirs[k][i] for k in shared]
+            found.append(paired(quantity, a, b, batches, runs))
+    a_by, b_by = _accuracies(first), _accuracies(second)
+    seeds = [s for s in a_by if s in b_by]
+    if seeds:
+        found.append(paired("accuracy", [a_by[s] for s in seeds], [b_by[s] for s in seeds], [0] * len(seeds), seeds))
+    return found
+
+
+def _accuracies(arm: Arm) -> dict[int, float]:
+    found = ((r.cell.seed, r.facts.get("accuracy")) for r in arm.results)
+    return {seed: float(accuracy) for seed, accuracy in found if accuracy is not None}
+
+
+def _images(arm: Arm) -> dict[tuple[int, int, int], tuple[int, float, float]]:
+    """(seed, number of the image in the cell, its label) to its trial, PSNR (at most PSNR_CAP) and success.
+
+    Cells take their images in the data's order, however many of them make a trial, so the number tells which it is.
+    """
+    found = {}
+    for result in arm.results:
+        number = 0
+        for trial, score in enumerate(result.scores):
+            for image in score.images:
+                if image.psnr is not None:
+                    place = (result.cell.seed, number, image.label)
+                    found[place] = (trial, min(image.psnr, PSNR_CAP), float(bool(image.success)))
+                number += 1
+    return found
+
+
+def compare(first: Sequence[Arm], second: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Rows for all arms that both experiments have, by the labels of the axes they share.
+
+    Raises:
+      ExperimentError: they share no arm.
+    """
+    axes = [n for n in (first[0].labels if first else {}) if second and n in second[0].labels]
+
+    def place(arm: Arm) -> tuple[Any, ...]:
+        return tuple(arm.labels[n] for n in axes)
+
+    of_second = {place(arm): arm for arm in second}
+    rows = []
+    for arm in first:
+        other = of_second.get(place(arm))
+        if other is not None:
+            labels = {n: arm.labels[n] for n in axes}
+            rows += [p.row(**labels) for p in compare_arms(arm, other)]
+    if not rows:
+        raise ExperimentError(
+            "these results share no arm with images or accuracies in both; compare experiments whose axes have the "
+            "same labels, on the same images"
+        )
+    return rows

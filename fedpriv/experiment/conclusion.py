@@ -1,0 +1,132 @@
+"""Conclusion: sentences that follow from the numbers by rules which the report states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fedpriv.experiment.compare import compare_arms
+from fedpriv.experiment.experiment import Experiment
+from fedpriv.experiment.table import Arm
+
+#: What the sentences mean.
+RULES = (
+    "An attack 'gets through' where the lower end of the 95% interval of its success rate is above one half; it "
+    "'sometimes gets through' where it reconstructed any image at all; otherwise nothing was reconstructed, and the "
+    "upper end of the interval says how much that can hide.",
+    "One setting is said to leak more than another only where the 95% interval of the paired difference excludes zero.",
+    "A defense protects only against what was tried: where no attack took the defense into account, that is said.",
+)
+
+
+def sentences(experiment: Experiment, arms: Sequence[Arm]) -> list[str]:
+    """The conclusion."""
+    attacked = [a for a in arms if a.results and a.row().get("success_rate") is not None]
+    said = [] if not attacked else _strongest(attacked)
+    for axis in dict.fromkeys(n for a in attacked for n in a.labels):
+        said += _trend(axis, attacked)
+    said += _cost([a for a in arms if a.results])
+    return said
+
+
+def warnings(arms: Sequence[Arm]) -> list[str]:
+    """Arms with a defense that no attack here took into account, and arms that are not complete."""
+    said = []
+    defended: dict[str, list[bool]] = {}
+    for arm in arms:
+        for result in arm.results:
+            known = result.facts.get("adaptive")
+            if known is not None:
+                name = ", ".join(str(v) for k, v in arm.labels.items() if k != "attack") or arm.name
+                defended.setdefault(name, []).append(bool(known))
+    for name, known in defended.items():
+        if not any(known):
+            said.append(
+                f"{name}: attacked only by attacks that ignore this defense, so what got through is a lower bound of "
+                "what it lets through."
+            )
+    missing = sum(a.seeds - len(a.results) for a in arms)
+    if missing:
+        said.append(f"{missing} of {sum(a.seeds for a in arms)} cells are missing or failed; they are listed below.")
+    return said
+
+
+def _strongest(attacked: Sequence[Arm]) -> list[str]:
+    """For everything but the attack: the attack that reconstructed most."""
+    groups: dict[str, list[Arm]] = {}
+    for arm in attacked:
+        groups.setdefault(", ".join(_words(arm, "attack")), []).append(arm)
+    if len(groups) > 12:  # a table says it better
+        return []
+    said = []
+    for name, group in groups.items():
+        best = max(group, key=lambda a: (a.row()["success_rate"], a.row()["psnr_mean"]))
+        row = best.row()
+        low, high = row["success_interval"]
+        who = str(best.labels.get("attack", "the attack"))
+        verdict = (
+            "gets through"
+            if low > 0.5
+            else "sometimes gets through"
+            if row["reconstructed"]
+            else "reconstructs nothing"
+        )
+        among = f", the strongest of {len(group)} attacks," if len(group) > 1 else ""
+        head = f"{name}: " if name else ""
+        said.append(
+            f"{head}{who}{among} {verdict} ({row['reconstructed']} of {row['images']} images, 95% interval "
+            f"{low:.0%} to {high:.0%}; mean PSNR {row['psnr_mean']:.1f} dB)."
+        )
+    return said
+
+
+def _words(arm: Arm, *without: str) -> list[str]:
+    return [
+        f"{k.replace('_', ' ')} {v}" if isinstance(v, int | float) else str(v)
+        for k, v in arm.labels.items()
+        if k not in without
+    ]
+
+
+def _trend(axis: str, attacked: Sequence[Arm]) -> list[str]:
+    """Along an axis of numbers: whether the last value leaks less or more than the first."""
+    values = [a.labels[axis] for a in attacked]
+    numbers = [v for v in values if isinstance(v, int | float)]
+    if len(numbers) < len(values) or len(set(numbers)) < 2:
+        return []
+    groups: dict[tuple[str, ...], list[Arm]] = {}
+    for arm in attacked:
+        groups.setdefault(tuple(_words(arm, axis)), []).append(arm)
+    said = []
+    for name, group in groups.items():
+        ordered = sorted(group, key=lambda a: float(a.labels[axis]))
+        first, last = ordered[0], ordered[-1]
+        a, b = first.row(), last.row()
+        pair = next((p for p in compare_arms(first, last) if p.quantity == "psnr"), None)
+        change = "no clear change"
+        if pair is not None and pair.interval is not None:
+            change = "more leaks" if pair.interval[0] > 0 else "less leaks" if pair.interval[1] < 0 else change
+        elif pair is None:
+            change = "on other images, so not paired"
+        of = f"{', '.join(name)}: f" if name else "F"
+        said.append(
+            f"{of}rom {axis.replace('_', ' ')} {first.labels[axis]} to {last.labels[axis]}, success goes from "
+            f"{a['success_rate']:.0%} to {b['success_rate']:.0%} and mean PSNR from {a['psnr_mean']:.1f} to "
+            f"{b['psnr_mean']:.1f} dB ({change})."
+        )
+    return said if len(said) <= 12 else []
+
+
+def _cost(arms: Sequence[Arm]) -> list[str]:
+    """What the best and the worst accuracy are, where something is trained."""
+    trained = [a for a in arms if a.mean("accuracy") is not None]
+    by: dict[str, Any] = {}
+    for arm in trained:
+        by.setdefault(", ".join(_words(arm, "attack")) or arm.name, arm)
+    if len(by) < 2:
+        return []
+    best, worst = (f(by, key=lambda n: by[n].mean("accuracy")) for f in (max, min))
+    high, low = by[best].mean("accuracy"), by[worst].mean("accuracy")
+    if high == low:
+        return []
+    return [f"Test accuracy lies between {low:.1%} ({worst}) and {high:.1%} ({best})."]

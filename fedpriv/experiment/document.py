@@ -1,0 +1,123 @@
+"""Document: a YAML file that remembers on which line each value stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedpriv.errors import ExperimentError
+
+Path_ = tuple[str | int, ...]
+
+
+@dataclass
+class Document:
+    """A mapping read from YAML files.
+
+    Attributes:
+      content: the mapping.
+      where: for each path in it, the file and the line it was written on.
+    """
+
+    content: dict[str, Any]
+    where: dict[Path_, str] = field(default_factory=dict)
+
+    def place(self, path: Path_) -> str:
+        """`file, line n` of the innermost part of `path` that was written, or ""."""
+        inside = [p for p in self.where if p[: len(path)] == path]
+        if inside and path not in self.where:
+            return self.where[inside[0]]
+        return next((self.where[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.where), "")
+
+    def set(self, path: Path_, value: Any, place: str) -> None:
+        """Puts a value at a path of keys, making mappings on the way."""
+        inner: Any = self.content
+        for key in path[:-1]:
+            if not isinstance(inner.get(key), dict):
+                inner[key] = {}
+            inner = inner[key]
+        inner[path[-1]] = value
+        for old in [p for p in self.where if p[: len(path)] == path]:
+            del self.where[old]
+        self.where[path] = place
+
+
+def read(path: str | Path, _above: tuple[Path, ...] = ()) -> Document:
+    """Reads a file, laid over the one its `extends` names.
+
+    Raises:
+      ExperimentError: missing, no YAML, no mapping, a key given twice, or files that extend each other in a circle.
+    """
+    path = Path(path)
+    if path.resolve() in _above:
+        chain = " -> ".join(p.name for p in (*_above, path))
+        raise ExperimentError(f"experiment files extend each other in a circle: {chain}; take one 'extends' out")
+    document = parse(_text(path), path.name)
+    base = document.content.pop("extends", None)
+    if base is None:
+        return document
+    if not isinstance(base, str):
+        raise ExperimentError(f"{document.place(('extends',))}: extends={base!r} is no path of a file")
+    below = read(path.parent / base, (*_above, path.resolve()))
+    lay_over(below, document)
+    return below
+
+
+def parse(text: str, name: str) -> Document:
+    """A mapping from YAML text; `name` is said in errors."""
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as e:
+        raise ExperimentError(f"{name} is not YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(root, yaml.MappingNode):
+        raise ExperimentError(f"{name} holds no mapping; an experiment needs at least a name and a setting or a grid")
+    where: dict[Path_, str] = {(): name}
+    constructor = yaml.SafeLoader("")
+
+    def walk(node: Any, path: Path_) -> Any:
+        where[path] = f"{name}, line {node.start_mark.line + 1}"
+        if isinstance(node, yaml.MappingNode):
+            made: dict[str, Any] = {}
+            for key_node, value_node in node.value:
+                key = constructor.construct_object(key_node, deep=True)
+                key = key if isinstance(key, str) else str(key_node.value)
+                if key in made:
+                    line = key_node.start_mark.line + 1
+                    raise ExperimentError(f"{name}, line {line}: '{key}' is given twice; keep one of them")
+                made[key] = walk(value_node, (*path, key))
+                where[(*path, key)] = f"{name}, line {key_node.start_mark.line + 1}"
+            return made
+        if isinstance(node, yaml.SequenceNode):
+            return [walk(item, (*path, i)) for i, item in enumerate(node.value)]
+        return constructor.construct_object(node, deep=True)
+
+    return Document(walk(root, ()), where)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise ExperimentError(f"experiment file '{path}' cannot be read: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise ExperimentError(f"experiment file '{path}' is not UTF-8 text: {e}") from e
+
+
+def lay_over(below: Document, above: Document, path: Path_ = ()) -> None:
+    """Puts what `above` says over `below`: settings field by field, a grid axis by axis."""
+    inner: Any = above.content
+    for key in path:
+        inner = inner[key]
+    for key, value in inner.items():
+        here = (*path, key)
+        under: Any = below.content
+        for part in here:
+            under = under.get(part) if isinstance(under, dict) else None
+        if isinstance(value, dict) and isinstance(under, dict) and (here[0] != "grid" or len(here) == 1):
+            lay_over(below, above, here)
+        else:
+            below.set(here, value, above.place(here))
+            below.where.update({p: place for p, place in above.where.items() if p[: len(here)] == here})

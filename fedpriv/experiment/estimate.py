@@ -1,0 +1,94 @@
+"""Estimate: how long jobs will take, from what jobs like them took before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from fedpriv.experiment.runner import Plan
+from fedpriv.experiment.store import Job, Store
+from fedpriv.registry import parse_call
+
+
+@lru_cache(maxsize=1)
+def known() -> dict[str, list[Any]]:
+    """Seconds measured on two cores, by features of a job: `costs.json` beside this module."""
+    return json.loads((files("fedpriv.experiment") / "costs.json").read_text())
+
+
+def features(job: Job) -> list[str]:
+    """From the most telling to the least."""
+    setting = job.cell.setting
+    model = parse_call(setting.model, "model")[0]
+    if job.kind == "train":
+        return [f"train {setting.model}", f"train {model}", "train"]
+    attack = parse_call(setting.attack or "", "attack")[0]
+    size = setting.exposure.batch * setting.exposure.cohort
+    return [
+        f"{setting.attack} {setting.model} {size}",
+        f"{attack} {model} {size}",
+        f"{attack} {model}",
+        attack,
+        "attack",
+    ]
+
+
+def amount(job: Job) -> float:
+    """What its time grows with: trials, or rounds times clients."""
+    setting = job.cell.setting
+    if job.kind == "attack":
+        return float(setting.exposure.trials)
+    clients = setting.training.clients or 100
+    return setting.training.rounds * setting.training.procedure(clients).sampling.expected(clients)
+
+
+class Estimator:
+    """Seconds of jobs, learned from done ones.
+
+    Args:
+      done: (job, seconds) of what has run in this folder.
+    """
+
+    def __init__(self, done: Iterable[tuple[Job, float]] = ()) -> None:
+        self.rates: dict[str, list[float]] = {}
+        self.here = 0
+        for job, seconds in done:
+            self.learn(job, seconds)
+
+    def learn(self, job: Job, seconds: float) -> None:
+        """Notes what a job took."""
+        self.here += 1
+        for feature in features(job):
+            self.rates.setdefault(feature, []).append(seconds / max(amount(job), 1.0))
+
+    def seconds(self, job: Job) -> float:
+        """About how long a job will take."""
+        for feature in features(job):
+            if feature in self.rates:
+                return float(np.median(self.rates[feature])) * max(amount(job), 1.0)
+            if feature in known():
+                return float(np.median(known()[feature])) * max(amount(job), 1.0)
+        return 10.0
+
+    def total(self, todo: Plan, jobs: int = 1) -> float:
+        """Of all that is to be done, on so many processes."""
+        every: Sequence[Job] = [*todo.trainings, *(job for job, _ in todo.attacks)]
+        return sum(map(self.seconds, every)) / max(1, min(jobs, len(every) or 1))
+
+
+def learned(store: Store, done: Sequence[Job]) -> Estimator:
+    """From the outcomes in a folder."""
+    pairs = ((job, store.read(job)) for job in done)
+    return Estimator((job, s.outcome.seconds) for job, s in pairs if s is not None and s.outcome is not None)
+
+
+def words(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,193 @@
+"""Report: an experiment's tables, figures and page, made anew from its cells."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedpriv.experiment import conclusion
+from fedpriv.experiment.compare import compare_arms
+from fedpriv.experiment.drawing import drawings
+from fedpriv.experiment.experiment import Experiment
+from fedpriv.experiment.store import Store
+from fedpriv.experiment.table import Arm, CellResult, arms, gather, write_tables
+from fedpriv.report.page import Figure, Report, Section, Table
+
+#: The values of an axis are compared with its first one in at most so many rows.
+PAIRS = 200
+
+
+def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -> Path:
+    """Writes tables, figures, `report.html` and `provenance.json`; returns the page's path."""
+    from fedpriv.atomic import write_csv, write_json
+    from fedpriv.figures.save import png, save
+    from fedpriv.provenance import provenance
+
+    results = gather(experiment, store)
+    rows = write_tables(experiment, results, store)
+    made = arms(experiment, results)
+    seeds = sorted({c.seed for c in experiment.cells})
+    origin = provenance(list(command), experiment.source, seeds[0])
+    origin["seed"] = seeds[0] if len(seeds) == 1 else ", ".join(map(str, seeds))
+    write_json(store.folder / "provenance.json", origin)
+    title = experiment.contents.title or experiment.name.replace("_", " ").capitalize()
+    sections = [_conclusion(experiment, made)]
+    figures = []
+    for drawn in drawings(experiment, made):
+        figure = drawn.draw()
+        save(
+            figure, store.folder / "figures" / drawn.stem, {"title": drawn.heading, "caption": drawn.caption, **origin}
+        )
+        picture = Figure(png(figure), drawn.alt, drawn.caption)
+        figures.append(Section(drawn.heading, figures=[picture], files=[("as PDF", f"figures/{drawn.stem}.pdf")]))
+    differences = _differences(made)
+    if differences:
+        write_csv(store.folder / "differences.csv", differences)
+    sections += [_settings(experiment, results), _tables(rows, differences), *figures]
+    failures = _failures(results)
+    if failures is not None:
+        sections.append(failures)
+    sections.append(_limits(experiment, made, rows))
+    waiting = sum(r.error == "not run yet" for r in results)
+    failed = sum(bool(r.error) for r in results) - waiting
+    notice = ""
+    if waiting or failed:
+        notice = f"Of {len(results)} cells, {waiting} have not run yet and {failed} failed; what is there is shown."
+    page = Report(title, sections, _lead(experiment), origin, notice)
+    return page.write(store.folder / "report.html")
+
+
+def _lead(experiment: Experiment) -> list[str]:
+    return [experiment.contents.question.strip()] if experiment.contents.question.strip() else []
+
+
+def _conclusion(experiment: Experiment, made: Sequence[Arm]) -> Section:
+    said = conclusion.sentences(experiment, made) or ["There is nothing to conclude from yet."]
+    return Section("Conclusion", [*said, *(f"Warning: {w}" for w in conclusion.warnings(made))])
+
+
+def _settings(experiment: Experiment, results: Sequence[CellResult]) -> Section:
+    threats = dict.fromkeys(r.facts["threat"] for r in results if "threat" in r.facts)
+    axes = [
+        {"axis": a.name, "field": a.written, "values": "; ".join(str(o.label) for o in a.options)}
+        for a in experiment.axes
+    ]
+    seeds = sorted({c.seed for c in experiment.cells})
+    shared = _shared(experiment)
+    paragraphs = [
+        *threats,
+        f"{len(experiment.cells)} cells: {len(experiment.cells) // len(seeds)} settings with {len(seeds)} "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} ({', '.join(map(str, seeds))}).",
+    ]
+    tables = [Table(shared, caption="What all cells share")]
+    if axes:
+        tables.insert(0, Table(axes, caption="The grid"))
+    return Section(
+        "Question, threat and settings", paragraphs, tables=tables, files=[("the experiment file", "experiment.yaml")]
+    )
+
+
+def _shared(experiment: Experiment) -> list[dict[str, Any]]:
+    """Fields that are the same in all cells, and not merely their defaults of no matter."""
+    flat = [_flat(c.setting.model_dump(mode="json")) for c in experiment.cells]
+    attacked = any(c.setting.attack for c in experiment.cells)
+    trained = any(c.setting.training.rounds for c in experiment.cells)
+    rows = []
+    for key, value in flat[0].items():
+        if any(f.get(key) != value for f in flat) or value is None or value == []:
+            continue
+        if not {"training": trained, "exposure": attacked}.get(key.partition(".")[0], True):
+            continue
+        if any(part in key for part in ("beta_", "schedule", "momentum", "epsilon", "worker")):
+            continue
+        rows.append({"field": key, "value": str(value)})
+    return rows
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): value}
+
+
+def _tables(rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]]) -> Section:
+    note = (
+        "Intervals are 95%: of rates Wilson's, widened where images share a batch or a seed; of means by bootstrap "
+        "over batches and seeds. A mean counts an image's PSNR as at most 100 dB. Epsilon is that of the whole "
+        "training; – is no guarantee."
+    )
+    hidden = ("evaluations_median",)
+    keys = [k for k in dict.fromkeys(k for r in rows for k in r) if k not in hidden]
+    formats = {"p_value": ".2g", "bytes_up": ",.0f", "seconds_median": ".2f", "rounds_done": ".0f"}
+    tables = [Table(rows, keys, "All settings", formats=formats, note=note)]
+    files = [
+        ("every image, CSV", "table.csv"),
+        ("every image, Parquet", "table.parquet"),
+        ("this table, CSV", "arms.csv"),
+    ]
+    if differences:
+        words = (
+            "Second minus first on the same images and seeds; p by Wilcoxon's signed-rank test, not corrected for "
+            "their number."
+        )
+        shown = list(differences)[:PAIRS]
+        tables.append(
+            Table(shown, caption="Paired differences from the first value of each axis", formats=formats, note=words)
+        )
+        files.append(("paired differences, CSV", "differences.csv"))
+    return Section("Results", tables=tables, files=files)
+
+
+def _differences(made: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Each arm against the one that has an axis's first value and agrees in all others."""
+    of = {tuple(a.labels.values()): a for a in made if a.results}
+    rows: list[dict[str, Any]] = []
+    axes = list(made[0].labels) if made else []
+    for i, axis in enumerate(axes):
+        first = made[0].labels[axis]
+        for place, arm in of.items():
+            base = of.get((*place[:i], first, *place[i + 1 :]))
+            if base is None or base is arm:
+                continue
+            others = {n: v for n, v in arm.labels.items() if n != axis}
+            rows += [
+                p.row(axis=axis, compared=f"{arm.labels[axis]} with {first}", **others) for p in compare_arms(base, arm)
+            ]
+    return rows
+
+
+def _failures(results: Sequence[CellResult]) -> Section | None:
+    rows = [
+        {**r.cell.labels, "seed": r.cell.seed, "error": r.error}
+        for r in results
+        if r.error and r.error != "not run yet"
+    ]
+    if not rows:
+        return None
+    words = "These cells failed; `fedpriv run ... --retry-failed` tries them again."
+    return Section("Failed cells", [words], tables=[Table(rows, caption="Failures")])
+
+
+def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[str, Any]]) -> Section:
+    seeds = len({c.seed for c in experiment.cells})
+    images = {r["images"] for r in rows if r.get("images")}
+    said = []
+    if images:
+        few, many = min(images), max(images)
+        number = f"{few}" if few == many else f"{few} to {many}"
+        said.append(f"Each setting was tried on {number} images over {seeds} {'seed' if seeds == 1 else 'seeds'}.")
+    if seeds == 1:
+        said.append("With one seed, how results vary with initial weights, cohorts and noise is not measured.")
+    if any(c.setting.data == "fashion_small" for c in experiment.cells):
+        said.append("The images are Fashion-MNIST's, small and grey; other data may leak more or less.")
+    if any(r.get("epsilon_server") is None and r.get("epsilon_released") is None for r in rows):
+        said.append("Where no epsilon stands, no defense makes a formal claim, and nothing is guaranteed.")
+    said += ["How the conclusion was drawn:", *conclusion.RULES]
+    return Section("Limitations", said)
+
+
+def command_line() -> list[str]:
+    """The command that is running, as a user writes it."""
+    return ["uv", "run", "fedpriv", *sys.argv[1:]]

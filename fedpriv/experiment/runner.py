@@ -1,0 +1,252 @@
+"""Runner: does an experiment's jobs that are not done yet, here, in several processes, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedpriv.errors import ExperimentError, FedprivError
+from fedpriv.experiment.experiment import Experiment
+from fedpriv.experiment.store import Job, Store, attack_job, training_job
+from fedpriv.experiment.work import Outcome, attack, code_version, datasets, train
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished job.
+
+    Attributes:
+      job: which.
+      outcome: its result, or None.
+      error: why not, in one line.
+      details: a traceback, where it helps.
+    """
+
+    job: Job
+    outcome: Outcome | None
+    error: str = ""
+    details: str = ""
+
+
+@dataclass
+class Plan:
+    """What an experiment's run has to do.
+
+    Attributes:
+      attacks: attacks to run, with the training each needs.
+      trainings: trainings to run, each once.
+      done: jobs that are there already.
+      failed: jobs that failed before and are not tried again.
+    """
+
+    attacks: list[tuple[Job, Job | None]] = field(default_factory=list)
+    trainings: list[Job] = field(default_factory=list)
+    done: list[Job] = field(default_factory=list)
+    failed: list[Job] = field(default_factory=list)
+
+    @property
+    def jobs(self) -> int:
+        """How many there are to do."""
+        return len(self.attacks) + len(self.trainings)
+
+
+def plan(experiment: Experiment, store: Store, retry_failed: bool = False, any_code: bool = False) -> Plan:
+    """Which jobs of the experiment are to be done.
+
+    Args:
+      experiment: the experiment.
+      store: where results lie.
+      retry_failed: whether to try again what failed.
+      any_code: whether to keep what other code made.
+    """
+    made, seen, wanted = Plan(), dict[str, bool](), dict[str, Job]()
+
+    def is_done(job: Job) -> bool:
+        """Notes a job that needs nothing; True if its outcome is there."""
+        saved = store.read(job)
+        if saved is None or (saved.code != code_version() and not any_code):
+            return False
+        if saved.error:
+            if retry_failed:
+                return False
+            made.failed.append(job)
+            return True
+        made.done.append(job)
+        return True
+
+    for cell in experiment.cells:
+        training, attacking = training_job(cell), attack_job(cell)
+        if training is not None and training.key not in seen:
+            seen[training.key] = is_done(training)
+            wanted[training.key] = training
+        if attacking is not None and attacking.key not in seen:
+            seen[attacking.key] = is_done(attacking)
+            if not seen[attacking.key]:
+                made.attacks.append((attacking, None if training is None else wanted[training.key]))
+    made.trainings = [job for key, job in wanted.items() if not seen[key]]
+    return made
+
+
+def run_job(job: Job, weights: Any, keep_images: int) -> Step:
+    """Does a job; a failure is a result too. What the user can mend is one line, the rest has its traceback."""
+    try:
+        if job.kind == "train":
+            return Step(job, train(job.cell.setting, job.cell.seed))
+        return Step(job, attack(job.cell.setting, job.cell.seed, weights, keep_images))
+    except FedprivError as e:
+        return Step(job, None, str(e))
+    except Exception as e:
+        return Step(
+            job, None, f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}", traceback.format_exc()
+        )
+
+
+def run(
+    experiment: Experiment,
+    store: Store,
+    todo: Plan,
+    *,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    on_step: Callable[[Step], None] = lambda _: None,
+) -> None:
+    """Does what is to be done; each result is on the disk before the next step is told of.
+
+    Args:
+      experiment: the experiment.
+      store: where results go.
+      todo: from `plan`.
+      jobs: processes on this machine.
+      scheduler: address of a Dask scheduler, instead.
+      on_step: called with each finished job.
+    """
+    if not todo.jobs:
+        return
+    keep = experiment.contents.keep_images
+    steps = (
+        _here(todo, store, keep) if jobs == 1 and scheduler is None else _on_dask(todo, store, keep, jobs, scheduler)
+    )
+    with contextlib.closing(steps):
+        for step in steps:
+            store.write(step.job, step.outcome, step.error, step.details)
+            on_step(step)
+
+
+def _here(todo: Plan, store: Store, keep: int) -> Generator[Step, None, None]:
+    """Each training, then the attacks on it, so that one set of weights is held at a time."""
+    groups: dict[str, list[Job]] = {"": []}
+    trainings = {job.key: job for job in todo.trainings}
+    of_key = dict(trainings)
+    for job in todo.trainings:
+        groups[job.key] = []
+    for job, training in todo.attacks:
+        if training is not None:
+            of_key[training.key] = training
+        groups.setdefault(training.key if training is not None else "", []).append(job)
+    for key, waiting in groups.items():
+        weights, error = None, ""
+        if key in trainings:
+            step = run_job(trainings[key], None, keep)
+            yield step
+            weights, error = _weights(step)
+        elif key:
+            weights, error = _saved_weights(store, of_key[key])
+        for job in waiting:
+            yield Step(job, None, error) if error else run_job(job, weights, keep)
+
+
+def _weights(step: Step) -> tuple[Any, str]:
+    if step.outcome is None:
+        return None, f"its training failed: {step.error}"
+    return step.outcome.arrays["weights"], ""
+
+
+def _saved_weights(store: Store, training: Job) -> tuple[Any, str]:
+    saved = store.read(training)
+    if saved is None:
+        return None, "its training is damaged; run again"
+    return (
+        (None, f"its training failed: {saved.error}")
+        if saved.outcome is None
+        else (saved.outcome.arrays["weights"], "")
+    )
+
+
+def _remote_attack(job: Job, trained: Any, keep: int) -> Step:
+    """On a worker: `trained` is the training's step, its weights, or None."""
+    weights = trained
+    if isinstance(trained, Step):
+        weights, error = _weights(trained)
+        if error:
+            return Step(job, None, error)
+    return run_job(job, weights, keep)
+
+
+def _on_dask(todo: Plan, store: Store, keep: int, jobs: int, scheduler: str | None) -> Generator[Step, None, None]:
+    from distributed import as_completed
+
+    with _client(jobs, scheduler) as client:
+        futures: dict[Any, Job] = {}
+        trained: dict[str, Any] = {}
+        for job in todo.trainings:
+            future = client.submit(run_job, job, None, keep, key=f"train-{job.key}-{time.time_ns()}")
+            futures[future], trained[job.key] = job, future
+        for job, training in todo.attacks:
+            given = None
+            if training is not None and training.key in trained:
+                given = trained[training.key]
+            elif training is not None:
+                weights, error = _saved_weights(store, training)
+                if error:
+                    yield Step(job, None, error)
+                    continue
+                given = trained[training.key] = client.scatter(weights, hash=False)
+            futures[client.submit(_remote_attack, job, given, keep, key=f"attack-{job.key}-{time.time_ns()}")] = job
+        for future in as_completed(list(futures)):
+            job = futures.pop(future)
+            if future.status == "finished":
+                yield future.result()
+            else:
+                error = future.exception()
+                yield Step(
+                    job, None, f"its worker was lost, and again when tried again: {error}" if error else future.status
+                )
+
+
+@contextlib.contextmanager
+def _client(jobs: int, scheduler: str | None) -> Iterator[Any]:
+    """A Dask client: of that scheduler, or of as many processes here, with their share of cores and memory."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as e:
+        raise ExperimentError(f"--jobs above 1 and --scheduler need Dask: {e}; install 'distributed'") from e
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="15s")
+        except (OSError, ValueError) as e:
+            raise ExperimentError(
+                f"no Dask scheduler answers at '{scheduler}' ({e}); start one with `dask scheduler`, or use --jobs"
+            ) from e
+        with client:
+            yield client
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = {"FEDPRIV_INTER_OP_THREADS": str(max(1, cores // jobs)), "FEDPRIV_INTRA_OP_THREADS": "1"}
+    with (
+        LocalCluster(
+            n_workers=jobs, threads_per_worker=1, processes=True, dashboard_address=None, env=threads, silence_logs=50
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def load_data_once(experiment: Experiment) -> None:
+    """Reads every dataset of the experiment, so that a missing one is said before anything runs."""
+    for setting in {(c.setting.data, c.setting.data_dir) for c in experiment.cells}:
+        datasets(*setting)

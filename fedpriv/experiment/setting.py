@@ -1,0 +1,217 @@
+"""Setting: everything one cell of an experiment depends on but its seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from fedpriv import registry
+from fedpriv.adversary import Adversary
+from fedpriv.errors import FedprivError
+from fedpriv.procedure import Count, Optimizer, Procedure, Sampling
+
+if TYPE_CHECKING:
+    from fedpriv.attack import Attack
+    from fedpriv.stations import Defense
+
+
+def _as_list(value: Any) -> Any:
+    """One text, or `none`, where a list is wanted."""
+    if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
+        return []
+    return [value] if isinstance(value, str | int) else value
+
+
+Texts = Annotated[tuple[str, ...], pydantic.BeforeValidator(_as_list)]
+Numbers = Annotated[tuple[int, ...], pydantic.BeforeValidator(_as_list)]
+
+
+class Training(Procedure):
+    """The federation that trains the model which is then attacked; local training as in Procedure.
+
+    Attributes:
+      rounds: 0 attacks a freshly initialized model.
+      clients: K; None is 100, or as many as there are natural keys.
+      partition: who holds what, such as `iid` or `shards(per_client=2)`.
+      cohort: clients a round, short for `sampling`.
+      defended: whether the defenses are in place while it trains.
+      target_accuracy: stops when the test accuracy reaches it.
+      evaluate_every: rounds between tests; 0 only after the last.
+    """
+
+    rounds: Annotated[int, Field(ge=0)] = 0
+    clients: Count | None = None
+    partition: str = "iid"
+    cohort: Count | None = None
+    defended: bool = True
+    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+    evaluate_every: Annotated[int, Field(ge=0)] = 1
+
+    @pydantic.model_validator(mode="after")
+    def _one_sampling(self) -> Training:
+        if self.cohort is not None and "sampling" in self.model_fields_set:
+            raise ValueError("cohort and sampling exclude each other; give one")
+        return self
+
+    def procedure(self, population: int) -> Procedure:
+        """How it trains `population` clients."""
+        fields = {name: getattr(self, name) for name in Procedure.model_fields}
+        if self.cohort is not None:
+            fields["sampling"] = Sampling.full() if self.cohort == population else Sampling.fixed(self.cohort)
+        return Procedure(**fields)
+
+
+class Exposed(pydantic.BaseModel):
+    """The rounds that are attacked, with clients never seen before.
+
+    Attributes:
+      images: in all; each trial takes batch x cohort of them.
+      batch: images a client.
+      cohort: clients a trial, what a secure sum hides among.
+      local_epochs, batch_size, max_local_steps, weighting: as in Procedure; the default is one full-batch step.
+      client: optimizer; None is SGD at rate 1 for one step (FedSGD), at 0.1 for more.
+      adversary: its position.
+      corrupted: aggregators in the coalition.
+      knows, blind: what it knows besides the usual, and what of the usual it does not.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    images: Count = 8
+    batch: Count = 1
+    cohort: Count = 1
+    local_epochs: Count = 1
+    batch_size: Count | None = None
+    max_local_steps: Count | None = None
+    weighting: Literal["examples", "uniform"] = "uniform"
+    client: Optimizer | None = None
+    adversary: Literal["server", "aggregators", "eavesdropper", "observer"] = "server"
+    corrupted: Numbers = ()
+    knows: Texts = ()
+    blind: Texts = ()
+
+    @pydantic.model_validator(mode="after")
+    def _whole_trials(self) -> Exposed:
+        each = self.batch * self.cohort
+        if self.images % each:
+            nearest = max(1, round(self.images / each)) * each
+            raise ValueError(
+                f"images={self.images} is no multiple of batch={self.batch} x cohort={self.cohort}; try {nearest}"
+            )
+        self.position()
+        return self
+
+    @property
+    def trials(self) -> int:
+        """Rounds attacked."""
+        return self.images // (self.batch * self.cohort)
+
+    def procedure(self) -> Procedure:
+        """How the attacked clients train."""
+        many = self.local_epochs > 1 or self.batch_size is not None
+        return Procedure(
+            local_epochs=self.local_epochs,
+            batch_size=self.batch_size,
+            max_local_steps=self.max_local_steps,
+            client=self.client or Optimizer(learning_rate=0.1 if many else 1.0),
+            weighting=self.weighting,
+        )
+
+    def position(self) -> Adversary:
+        """The adversary."""
+        usual = Adversary().knows
+        return Adversary(self.adversary, (usual | set(self.knows)) - set(self.blind), self.corrupted)
+
+
+class Setting(pydantic.BaseModel):
+    """One point of a grid.
+
+    Attributes:
+      data: a dataset's name, or a path.
+      data_dir: folder of a named dataset's files.
+      model: as on a command line.
+      defense: as on a command line, in order; `none` for none.
+      attack: as on a command line, or a YAML file of one; None trains only.
+      training: the federation trained first.
+      exposure: the rounds attacked.
+      threshold_db: PSNR from which an image counts as reconstructed.
+      delta: at which epsilon is stated.
+      accountant: `rdp` or `pld`.
+      on_nonfinite: `stop`, or `drop` a client that diverges.
+      engine, workers, worker_timeout: what carries the cohorts; results do not depend on it.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    data: str = "fashion_small"
+    data_dir: str | None = None
+    model: str = "lenet(init=uniform)"
+    defense: Texts = ()
+    attack: str | None = None
+    training: Training = Training()
+    exposure: Exposed = Exposed()
+    threshold_db: float = 30.0
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    accountant: Literal["rdp", "pld"] = "rdp"
+    on_nonfinite: Literal["stop", "drop"] = "stop"
+    engine: str = "graph"
+    workers: Texts = ()
+    worker_timeout: Annotated[float, Field(gt=0)] = 600.0
+
+    @pydantic.field_validator("model", "engine", "defense", "attack")
+    @classmethod
+    def _exists(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Refused here, so that the message can name the line it was written on."""
+        try:
+            if info.field_name in ("model", "engine"):
+                registered = registry.models if info.field_name == "model" else registry.engines
+                name, _ = registry.parse_call(value, registered.kind)
+                if ":" not in name and name not in registered.names():
+                    registered.load(name)  # says which name is near
+            elif info.field_name == "attack" and value is not None:
+                registry.attacks.create(value)
+            elif info.field_name == "defense":
+                for text in value:
+                    registry.defenses.create(text)
+        except FedprivError as e:
+            raise ValueError(str(e)) from e
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _something_to_do(self) -> Setting:
+        if self.attack is None and not self.training.rounds:
+            raise ValueError("neither an attack nor training.rounds is given, so there is nothing to do; give one")
+        if self.workers and self.engine != "tff":
+            raise ValueError(f"workers are for engine 'tff', not '{self.engine}'")
+        return self
+
+    def made_defenses(self) -> tuple[Defense, ...]:
+        """The defenses, built."""
+        return tuple(registry.defenses.create(text) for text in self.defense)
+
+    def made_attack(self) -> Attack | None:
+        """The attack, built."""
+        return None if self.attack is None else registry.attacks.create(self.attack)
+
+    def engine_options(self) -> dict[str, Any]:
+        """For the federation."""
+        return {"workers": list(self.workers), "timeout": self.worker_timeout} if self.engine == "tff" else {}
+
+    def training_identity(self) -> dict[str, Any]:
+        """What the trained weights depend on, besides data, code and seed."""
+        training = self.training.model_dump(mode="json")
+        defenses = [d.config() for d in self.made_defenses()] if self.training.defended else []
+        identity = {"model": self.model, "training": training, "defense": defenses, "on_nonfinite": self.on_nonfinite}
+        return identity | {"delta": self.delta, "accountant": self.accountant, "engine": self.engine}
+
+    def identity(self) -> dict[str, Any]:
+        """What a cell's result depends on, besides data, code and seed; spelling does not matter."""
+        attack = self.made_attack()
+        return self.training_identity() | {
+            "defense": [d.config() for d in self.made_defenses()],
+            "attack": None if attack is None else attack.config(),
+            "exposure": None if attack is None else self.exposure.model_dump(mode="json"),
+            "threshold_db": self.threshold_db,
+        }

@@ -1,0 +1,189 @@
+"""Store: the folder of an experiment's results: one pair of files a cell, each with a checksum, written atomically.
+
+The JSON file of a cell is written last; a cell without it, or whose checksums do not fit, does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fedpriv.atomic import jsonable, write_bytes, write_text
+from fedpriv.errors import ExperimentError
+from fedpriv.experiment.experiment import Cell, Experiment
+from fedpriv.experiment.work import Outcome, code_version, fingerprint
+from fedpriv.provenance import config_hash
+
+FORMAT = 1
+FILE = "experiment.yaml"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work: a cell's attack, or a training that cells share.
+
+    Attributes:
+      kind: `train` or `attack`.
+      cell: whose setting and seed it takes (for a training, the first cell's that needs it).
+      identity: what its result depends on, besides code.
+    """
+
+    kind: Literal["train", "attack"]
+    cell: Cell
+    identity: Mapping[str, Any]
+
+    @cached_property
+    def key(self) -> str:
+        """Names its files."""
+        return config_hash(dict(self.identity))[:16]
+
+
+def training_job(cell: Cell) -> Job | None:
+    """The training a cell needs, or None if it attacks fresh models."""
+    if not cell.setting.training.rounds:
+        return None
+    identity = {"kind": "train", "seed": cell.seed, "data": fingerprint(cell.setting)}
+    return Job("train", cell, identity | cell.setting.training_identity())
+
+
+def attack_job(cell: Cell) -> Job | None:
+    """A cell's attack, or None if it only trains."""
+    if cell.setting.attack is None:
+        return None
+    identity = {"kind": "attack", "seed": cell.seed, "data": fingerprint(cell.setting)}
+    return Job("attack", cell, identity | cell.setting.identity())
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a job left.
+
+    Attributes:
+      outcome: if it is done.
+      error: what went wrong, in one line, if it failed.
+      code: the code version it ran with.
+      details: the traceback of a failure.
+    """
+
+    outcome: Outcome | None
+    error: str
+    code: str
+    details: str = ""
+
+
+class Store:
+    """Results under one folder.
+
+    Args:
+      folder: of the experiment.
+
+    Attributes:
+      damaged: files whose checksum did not fit, as they were met.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.damaged: list[Path] = []
+
+    def claim(self, experiment: Experiment) -> None:
+        """Takes the folder for this experiment; refuses that of another, or of something else.
+
+        Raises:
+          ExperimentError: it belongs to something else.
+          FedprivError: it cannot be written.
+        """
+        file = self.folder / FILE
+        if file.exists():
+            owner = owner_of(self.folder)
+            if owner != experiment.name:
+                raise ExperimentError(
+                    f"'{self.folder}' holds the results of experiment '{owner}', not '{experiment.name}'; choose "
+                    "another --out"
+                )
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise ExperimentError(
+                f"'{self.folder}' is there already and is no experiment's folder; choose another --out, or empty it"
+            )
+        write_text(file, experiment.text())
+
+    def _paths(self, job: Job) -> tuple[Path, Path]:
+        folder = self.folder / ("trainings" if job.kind == "train" else "cells")
+        return folder / f"{job.key}.json", folder / f"{job.key}.npz"
+
+    def read(self, job: Job) -> Saved | None:
+        """What a job left; None if nothing, or if it is damaged (then it is listed in `damaged`)."""
+        header, arrays = self._paths(job)
+        try:
+            text = header.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            raise ExperimentError(f"'{header}' cannot be read: {e.strerror}") from e
+        try:
+            whole = json.loads(text)
+            body = whole["body"]
+            if whole["checksum"] != config_hash(body) or body["format"] != FORMAT:
+                raise ValueError("checksum")
+            if body["identity"] != jsonable(dict(job.identity)):
+                raise ValueError("identity")
+            if body["error"]:
+                return Saved(None, body["error"], body["code"], body["details"])
+            loaded: dict[str, np.ndarray] = {}
+            if body["arrays"]:
+                data = arrays.read_bytes()
+                if hashlib.sha256(data).hexdigest() != body["arrays"]:
+                    raise ValueError("checksum of the arrays")
+                with np.load(io.BytesIO(data), allow_pickle=False) as z:
+                    loaded = {name: z[name] for name in z.files}
+            outcome = Outcome(body["facts"], body["scores"], body["rounds"], loaded, body["seconds"])
+            return Saved(outcome, "", body["code"])
+        except (ValueError, KeyError, TypeError, OSError):
+            self.damaged.append(header)
+            return None
+
+    def write(self, job: Job, outcome: Outcome | None, error: str = "", details: str = "") -> None:
+        """Keeps an outcome, or a failure, whole or not at all."""
+        header, arrays = self._paths(job)
+        digest = None
+        if outcome is not None and outcome.arrays:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **outcome.arrays)
+            digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+            write_bytes(arrays, buffer.getvalue())
+        done = outcome or Outcome()
+        body = jsonable(
+            {
+                "format": FORMAT,
+                "identity": dict(job.identity),
+                "code": code_version(),
+                "error": error,
+                "details": details,
+                "facts": done.facts,
+                "scores": done.scores,
+                "rounds": done.rounds,
+                "seconds": done.seconds,
+                "arrays": digest,
+            }
+        )
+        write_text(header, json.dumps({"checksum": config_hash(body), "body": body}, ensure_ascii=False))
+
+
+def owner_of(folder: Path) -> str:
+    """The name of the experiment whose folder it is.
+
+    Raises:
+      ExperimentError: it is nobody's.
+    """
+    from fedpriv.experiment.document import read
+
+    if not (folder / FILE).exists():
+        raise ExperimentError(f"'{folder}' holds no {FILE}, so it is no experiment's folder; give one of `fedpriv run`")
+    return str(read(folder / FILE).content.get("name"))

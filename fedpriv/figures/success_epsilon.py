@@ -1,0 +1,242 @@
+"""Success against epsilon: what attacks still reconstruct under each formal guarantee, and without one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedpriv.errors import ParameterError
+from fedpriv.figures.labels import Box, add_key, beads, key_height, log_ticks, name_points, plain, thin_ticks
+from fedpriv.figures.style import (
+    FAINT,
+    NORMAL,
+    QUIET,
+    SMALL,
+    WIDTH,
+    Arm,
+    add_axes,
+    arm,
+    new_figure,
+    styled,
+    text_size,
+    wrap,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LEFT, _RIGHT, _HEIGHT, _NARROWEST = 0.66, 0.15, 2.6, 2.6
+_HEAD = "no guarantee"
+
+
+@dataclass(frozen=True)
+class EpsilonPoint:
+    """One setting, measured.
+
+    Attributes:
+      series: what it belongs to, such as "central DP"; its points with a guarantee are joined by a line.
+      epsilon: the formal guarantee; None or infinite where there is none.
+      rate: share of the images that were reconstructed, in [0, 1].
+      low, high: its 95% interval.
+      label: name beside the point, or below it where there is no guarantee (by default the series').
+    """
+
+    series: str
+    epsilon: float | None
+    rate: float
+    low: float
+    high: float
+    label: str = ""
+
+
+def success_epsilon(
+    points: Sequence[EpsilonPoint], *, delta: float, y_label: str = "Images reconstructed", title: str = ""
+) -> Figure:
+    """Success rates with their 95% intervals over epsilon on a logarithmic axis.
+
+    Points without a guarantee stand at the right, behind a line that breaks the axis, each in a place of its own.
+
+    Args:
+      points: the settings, in any order.
+      delta: the delta of all epsilons.
+      y_label: what the rate counts.
+      title: printed above, if given.
+
+    Raises:
+      ParameterError: no points, a delta outside [0, 1), an epsilon that is not positive, a rate or interval outside
+        [0, 1], or an interval whose ends are swapped.
+    """
+    _check(points, delta)
+    with styled():
+        figure, column = _drawn(points, delta, y_label, title, (0.0, 0.0))
+        if column[0]:
+            figure, _ = _drawn(points, delta, y_label, title, column)
+    return figure
+
+
+def _drawn(
+    points: Sequence[EpsilonPoint], delta: float, y_label: str, title: str, column: tuple[float, float]
+) -> tuple[Figure, tuple[float, float]]:
+    """The figure with a free column of that size right of the guarantees, and the size the column should have."""
+    aside, tall = column[0], max(_HEIGHT, column[1])
+    series = list(dict.fromkeys(p.series for p in points))
+    looks = {name: arm(i) for i, name in enumerate(series)}
+    sure = sorted((p for p in points if _guarantee(p) is not None), key=lambda p: _guarantee(p) or 0.0)
+    bare = [p for p in points if _guarantee(p) is None]
+    figure = new_figure(WIDTH, 1)
+    upright = wrap(y_label, int(tall * 13))
+    left = _LEFT + 0.15 * upright.count("\n")
+    texts = [wrap(p.label or p.series, 12) for p in bare]
+    slot = max([0.5, *(text_size(figure, t, SMALL)[0] + 0.1 for t in texts)])
+    turned = slot * len(bare) > 2.6
+    if turned:
+        texts = [wrap(p.label or p.series, 24) for p in bare]
+        slot = max([0.24, *(text_size(figure, t, SMALL)[1] + 0.08 for t in texts)])
+    strip = max(slot * len(bare), text_size(figure, _HEAD, SMALL)[0] + 0.1) if bare else 0.0
+    width = max(WIDTH, left + (_NARROWEST if sure else 0) + strip + _RIGHT) + aside
+    if not sure:
+        strip = width - left - _RIGHT
+    across = width - left - _RIGHT - strip - aside
+    kinds = {name: "line" if any(p.series == name for p in sure) else "dot" for name in series if name}
+    key = [(name, looks[name], kind) for name, kind in kinds.items()]
+    head = wrap(title, int(width * 11.5))
+    headline = text_size(figure, head, NORMAL + 1, fontweight="bold")[1] + 0.14 if title else 0.0
+    top = 0.1 + headline + key_height(figure, key, width - left) + (0.22 if bare else 0.06)
+    sizes = [text_size(figure, t, SMALL, rotation=90 if turned else 0)[1] for t in texts]
+    height = top + tall + max([0.56 if sure else 0.0, *(h + 0.2 for h in sizes)])
+    figure.set_size_inches(width, height)
+    if title:
+        figure.text(0.12 / width, 1 - 0.1 / height, head, va="top", fontsize=NORMAL + 1, fontweight="bold")
+    panels, needed = [], (0.0, 0.0)
+    if sure:
+        axes = add_axes(figure, left, top, across, tall)
+        panels.append(axes)
+        _percent(axes)
+        needed = _guaranteed(axes, sure, looks, delta)
+    if bare:
+        panels.append(add_axes(figure, left + across + aside, top, strip, tall, gid=_HEAD))
+        _percent(panels[-1])
+        _bare(panels[-1], bare, looks, texts, turned, broken=bool(sure))
+    panels[0].set_ylabel(upright)
+    add_key(figure, key, 0.1 + headline, left)
+    return figure, needed
+
+
+def _check(points: Sequence[EpsilonPoint], delta: float) -> None:
+    if not points:
+        raise ParameterError("success against epsilon needs at least one point")
+    if not 0 <= delta < 1:
+        raise ParameterError(f"delta={delta} must be at least 0 and below 1, such as 1e-5")
+    for p in points:
+        where = f"a point of '{p.series}'"
+        if p.epsilon is not None and not p.epsilon > 0:
+            raise ParameterError(f"{where} has epsilon={p.epsilon}; it must be positive, or None for no guarantee")
+        for name in ("rate", "low", "high"):
+            if not -1e-9 <= getattr(p, name) <= 1 + 1e-9:
+                raise ParameterError(f"{where} has {name}={getattr(p, name)}; give a share of images in [0, 1]")
+        if p.low > p.high:
+            raise ParameterError(f"{where} has an interval from {p.low} down to {p.high}; swap low and high")
+
+
+def _guarantee(point: EpsilonPoint) -> float | None:
+    return None if point.epsilon is None or math.isinf(point.epsilon) else point.epsilon
+
+
+def _percent(axes: Axes) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
+
+
+def _guaranteed(axes: Axes, points: Sequence[EpsilonPoint], looks: dict[str, Arm], delta: float) -> tuple[float, float]:
+    from matplotlib.transforms import ScaledTranslation
+
+    epsilons = [_guarantee(p) or 0.0 for p in points]
+    decades = math.log10(epsilons[-1] / epsilons[0])
+    air = 10 ** max(0.07 * decades, 0.12 if decades else 0.5)
+    axes.set_xscale("log")
+    axes.set_xlim(epsilons[0] / air, epsilons[-1] * air)
+    ticks = log_ticks(*axes.get_xlim())
+    thin_ticks(axes, ticks, [plain(t) for t in ticks])
+    axes.set_xlabel(f"ε at δ = {delta:.2g} (log scale)".replace("e-0", "e-"))
+    # Series at one epsilon stand beside each other, so that no interval hides another.
+    crowded = len({(p.series, e) for p, e in zip(points, epsilons)}) > len(set(epsilons))
+    step = min(4.0, 20.0 / len(looks)) if crowded else 0.0
+    bars: list[Box] = []
+    lines: list[Box] = []
+    places = {}
+    for i, (name, look) in enumerate(looks.items()):
+        mine = [(e, p) for p, e in zip(points, epsilons) if p.series == name]
+        if not mine:
+            continue
+        aside = (i - (len(looks) - 1) / 2) * step
+        beside = axes.transData + ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
+        x, y = [e for e, _ in mine], [p.rate for _, p in mine]
+        _intervals(axes, x, [p for _, p in mine], look, transform=beside)
+        axes.plot(
+            x,
+            y,
+            color=look.color,
+            linestyle=look.dashes,
+            linewidth=1.1,
+            marker=look.marker,
+            markersize=6,
+            transform=beside,
+            zorder=3,
+        )
+        for k, (e, p) in enumerate(mine):
+            moved = axes.transData.inverted().transform(beside.transform((e, p.rate)))
+            places[id(p)] = tuple(moved)
+            bars += beads(axes, (moved[0], p.low), (moved[0], p.high))
+            if k:
+                lines += beads(axes, places[id(mine[k - 1][1])], places[id(p)])
+    return name_points(
+        axes,
+        [places[id(p)] for p in points],
+        [wrap(p.label, 24) for p in points],
+        [looks[p.series].color for p in points],
+        avoid=bars,
+        avoid_if_possible=lines,
+    )
+
+
+def _bare(
+    axes: Axes,
+    points: Sequence[EpsilonPoint],
+    looks: dict[str, Arm],
+    texts: Sequence[str],
+    turned: bool,
+    *,
+    broken: bool,
+) -> None:
+    for x, p in enumerate(points):
+        look = looks[p.series]
+        _intervals(axes, [x], [p], look)
+        axes.plot(x, p.rate, color=look.color, linestyle="none", marker=look.marker, markersize=6, zorder=3)
+    axes.set_xlim(-0.5, len(points) - 0.5)
+    axes.set_xticks(range(len(points)), texts, rotation=90 if turned else 0, fontsize=SMALL)
+    axes.grid(False, axis="x")
+    axes.annotate(
+        _HEAD,
+        xy=(0.5, 1),
+        xycoords="axes fraction",
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=SMALL,
+        color=QUIET,
+    )
+    if broken:
+        axes.tick_params(left=False, labelleft=False)
+        axes.spines["left"].set(color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+
+
+def _intervals(axes: Axes, x: Sequence[float], points: Sequence[EpsilonPoint], look: Arm, **options: Any) -> None:
+    middle, half = [(p.low + p.high) / 2 for p in points], [(p.high - p.low) / 2 for p in points]
+    axes.errorbar(x, middle, half, color=look.color, fmt="none", linewidth=1.1, capsize=3, zorder=2, **options)
