@@ -71,6 +71,7 @@ class LedgerError(FedprivError, ValueError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence ending for an unknown `name`: the nearest known one, and the list."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    folded = {n.casefold(): n for n in names}
+    near = [folded[n] for n in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"{hint} Known: {', '.join(names) if names else 'none'}."

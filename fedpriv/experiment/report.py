@@ -129,8 +129,8 @@ def _tables(rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str
     ]
     if differences:
         words = (
-            "Second minus first on the same images and seeds; p by Wilcoxon's signed-rank test, not corrected for "
-            "their number."
+            "Second minus first on the same images and seeds; p by flipping the signs of whole trials, not corrected for "
+            "the number of tests."
         )
         shown = list(differences)[:PAIRS]
         tables.append(

@@ -24,8 +24,14 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | int) else value
 
 
-Texts = Annotated[tuple[str, ...], pydantic.BeforeValidator(_as_list)]
-Numbers = Annotated[tuple[int, ...], pydantic.BeforeValidator(_as_list)]
+def _one_or_many(kind: str) -> pydantic.WithJsonSchema:
+    return pydantic.WithJsonSchema(
+        {"anyOf": [{"type": kind}, {"type": "null"}, {"type": "array", "items": {"type": kind}}]}
+    )
+
+
+Texts = Annotated[tuple[str, ...], pydantic.BeforeValidator(_as_list), _one_or_many("string")]
+Numbers = Annotated[tuple[int, ...], pydantic.BeforeValidator(_as_list), _one_or_many("integer")]
 
 
 class Training(Procedure):

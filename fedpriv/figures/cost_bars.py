@@ -77,7 +77,8 @@ def cost_bars(rows: Sequence[CostBar], *, title: str = "") -> Figure:
         sizes = [text_size(figure, n, NORMAL) for n in names]
         left = _MARGIN + max(w for w, _ in sizes) + 0.1
         room = WIDTH - left - _MARGIN - _BETWEEN * (len(panels) - 1)
-        across = max(room / len(panels), _NARROWEST)
+        heads = [text_size(figure, label, NORMAL)[0] for label, *_ in panels]
+        across = max(room / len(panels), _NARROWEST, *heads)
         width = left + across * len(panels) + _BETWEEN * (len(panels) - 1) + _MARGIN
         head = wrap(title, int(width * 11.5))
         headline = text_size(figure, head, NORMAL + 1, fontweight="bold")[1] + 0.14 if title else 0.0
@@ -121,8 +122,9 @@ def _with_unit(value: float, units: Sequence[tuple[float, str]], nothing: str) -
     if not value:
         return nothing
     # What rounds to the next unit is written in it: 60 s is 1 min, not 60 s.
-    size, unit = next((u for u in reversed(units) if float(f"{value:.3g}") >= u[0]), units[0])
-    digits = f"{_rounded(value / size if value < size * 0.99 else max(value / size, 1.0)):,.6g}"
+    rounded = float(f"{value:.3g}")
+    size, unit = next((u for u in reversed(units) if rounded >= u[0]), units[0])
+    digits = f"{_rounded(max(value, min(rounded, size)) / size):,.6g}"
     return f"{digits} {unit}" if len(unit) > 1 or unit in ("s", "h", "d", "B") else f"{digits}{unit}"
 
 

@@ -1,0 +1,80 @@
+"""YAML that remembers its lines."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedpriv.errors import ExperimentError
+from fedpriv.experiment.document import lay_over, parse, read
+
+TEXT = """\
+name: a
+setting:
+  model: cnn
+  training:
+    rounds: 3
+grid:
+  defense: [x,
+            y]
+"""
+
+
+def test_every_value_knows_its_line():
+    document = parse(TEXT, "a.yaml")
+    assert document.content["setting"] == {"model": "cnn", "training": {"rounds": 3}}
+    assert document.place(("setting", "training", "rounds")) == "a.yaml, line 5"
+    assert document.place(("grid", "defense", 0)) == "a.yaml, line 7"
+    assert document.place(("grid", "defense", 1)) == "a.yaml, line 8"
+    assert document.place(("setting", "nothing", "here")) == "a.yaml, line 2"
+
+
+def test_a_value_that_is_set_is_placed_by_who_set_it():
+    document = parse(TEXT, "a.yaml")
+    document.set(("setting", "training", "client", "rate"), 1, "--set")
+    assert document.content["setting"]["training"] == {"rounds": 3, "client": {"rate": 1}}
+    assert document.place(("setting", "training", "client")) == "--set"
+    assert document.place(("setting", "training", "rounds")) == "a.yaml, line 5"
+
+
+def test_laying_over_replaces_fields_and_axes_and_keeps_the_rest():
+    below, above = parse(TEXT, "a.yaml"), parse("setting: {model: 2nn}\ngrid: {attack: [z]}\n", "b.yaml")
+    lay_over(below, above)
+    assert below.content["setting"] == {"model": "2nn", "training": {"rounds": 3}}
+    assert below.content["grid"] == {"defense": ["x", "y"], "attack": ["z"]}
+    assert below.place(("setting", "model")) == "b.yaml, line 1"
+    assert below.place(("setting", "training", "rounds")) == "a.yaml, line 5"
+    lay_over(below, parse("grid: {defense: {named: q}}", "c.yaml"))
+    assert below.content["grid"]["defense"] == {"named": "q"}
+
+
+def test_a_file_may_extend_another_but_not_itself(tmp_path):
+    (tmp_path / "base.yaml").write_text(TEXT)
+    (tmp_path / "top.yaml").write_text("extends: base.yaml\nname: b\n")
+    assert read(tmp_path / "top.yaml").content["name"] == "b"
+    assert read(tmp_path / "top.yaml").content["setting"]["model"] == "cnn"
+    (tmp_path / "base.yaml").write_text("extends: top.yaml\n")
+    with pytest.raises(ExperimentError, match=r"in a circle: top.yaml -> base.yaml -> top.yaml"):
+        read(tmp_path / "top.yaml")
+    (tmp_path / "base.yaml").write_text("extends: [1]\n")
+    with pytest.raises(ExperimentError, match="is no path"):
+        read(tmp_path / "base.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("a: [", "a.yaml is not YAML"), ("- 1", "holds no mapping"), ("", "holds no mapping"),
+     ("a: 1\nb: 2\na: 3", "line 3: 'a' is given twice")],
+)  # fmt: skip
+def test_what_is_no_document(tmp_path, text, says):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ExperimentError, match=says):
+        read(path)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(ExperimentError, match="No such file"):
+        read(tmp_path / "none.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ExperimentError, match="UTF-8"):
+        read(tmp_path / "b.yaml")

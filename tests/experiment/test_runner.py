@@ -1,0 +1,214 @@
+"""Running: what is done is not done again, what is shared is done once, and nothing finished is lost."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from fedpriv.errors import ExperimentError
+from fedpriv.experiment import runner
+from fedpriv.experiment.experiment import load
+from fedpriv.experiment.store import Store, attack_job, training_job
+
+
+def run(path, folder, *overrides, retry_failed=False, any_code=False, **options):
+    """Runs what is to be done; the kinds of jobs that ran, in order."""
+    experiment, store = load(path, overrides), Store(folder)
+    store.claim(experiment)
+    steps = []
+    todo = runner.plan(experiment, store, retry_failed, any_code)
+    runner.run(experiment, store, todo, on_step=steps.append, **options)
+    return steps
+
+
+def kinds(steps):
+    return [s.job.kind for s in steps]
+
+
+def found(path, folder, *overrides):
+    """Every job's outcome by key."""
+    experiment, store = load(path, overrides), Store(folder)
+    jobs = {j.key: j for c in experiment.cells for j in (training_job(c), attack_job(c)) if j is not None}
+    return {key: store.read(job) for key, job in jobs.items()}
+
+
+def test_each_training_is_done_once_and_nothing_twice(write, tmp_path):
+    path, folder = write(), tmp_path / "r"
+    first = run(path, folder)
+    assert kinds(first) == ["train", "attack", "attack"] * 4  # two defenses and two seeds, two attacks on each
+    assert all(s.outcome is not None for s in first)
+    assert run(path, folder) == []
+    assert kinds(run(path, folder, "seeds=3")) == ["train", "attack", "attack"] * 2
+    more = run(path, folder, "grid.attack=[rgap]", "seeds=1")
+    assert kinds(more) == ["attack"] * 2
+    exact = [
+        i["psnr"]
+        for s in first
+        if s.job.cell.labels["attack"] == "first layer"
+        for t in s.outcome.scores
+        for i in t["images"]
+    ]
+    assert min(map(float, exact)) > 60
+
+
+def test_attacks_meet_the_trained_weights(write, tmp_path):
+    path = write(grid={"attack": ["first_layer"]}, seeds=1)
+    trained, attacked = run(path, tmp_path / "r")
+    assert trained.outcome.facts["rounds_done"] == 2
+    assert len(trained.outcome.rounds) == 2
+    again = runner.run_job(attacked.job, trained.outcome.arrays["weights"], 8)
+    assert again.outcome.scores[0]["images"] == attacked.outcome.scores[0]["images"]
+    fresh = runner.run_job(attacked.job, None, 8)
+    assert fresh.outcome.scores[0]["images"] != attacked.outcome.scores[0]["images"]
+    assert attacked.outcome.arrays["originals"].shape == (2, 4, 4, 1)
+    np.testing.assert_allclose(attacked.outcome.arrays["found"], attacked.outcome.arrays["originals"], atol=1e-3)
+
+
+def test_a_cell_that_is_lost_or_damaged_is_run_again_alone(write, tmp_path):
+    path, folder = write(), tmp_path / "r"
+    run(path, folder)
+    files = sorted((folder / "cells").glob("*.json"))
+    files[0].unlink()
+    files[1].write_bytes(files[1].read_bytes()[:-10])
+    assert kinds(run(path, folder)) == ["attack", "attack"]
+    assert run(path, folder) == []
+
+
+def test_failures_are_kept_and_tried_again_on_request(write, tmp_path, monkeypatch):
+    path, folder = write(grid={"attack": ["first_layer", "labels"]}, seeds=1), tmp_path / "r"
+    real, broken = runner.attack, True
+
+    def attack(setting, *rest):
+        if setting.attack == "labels" and broken:
+            raise ZeroDivisionError("by zero")
+        return real(setting, *rest)
+
+    monkeypatch.setattr(runner, "attack", attack)
+    steps = run(path, folder)
+    assert [s.error for s in steps] == ["", "", "ZeroDivisionError: by zero"]
+    assert "Traceback" in steps[-1].details
+    assert run(path, folder) == []
+    broken = False
+    assert kinds(run(path, folder, retry_failed=True)) == ["attack"]
+    assert run(path, folder, retry_failed=True) == []
+
+
+def test_a_mistake_in_a_setting_is_a_failed_cell_not_the_end(write, tmp_path):
+    """A cohort beyond the population is known only once the data are there."""
+    path = write(
+        grid={"training.cohort": [3, 60]}, seeds=1, setting={**load(write()).source["setting"], "attack": "first_layer"}
+    )
+    steps = run(path, tmp_path / "r")
+    errors = [s.error for s in steps]
+    assert errors[:2] == ["", ""]
+    assert "cohort size 60 exceeds the population of 6" in errors[2]
+    assert errors[3] == f"its training failed: {errors[2]}"
+    assert steps[2].details == ""  # the user's mistake needs no traceback
+
+
+def test_what_other_code_made_is_run_again_unless_wanted(write, tmp_path, monkeypatch):
+    from fedpriv.experiment import store
+
+    path, folder = write(grid={"attack": ["first_layer"]}, seeds=1), tmp_path / "r"
+    run(path, folder)
+    for module in (runner, store):
+        monkeypatch.setattr(module, "code_version", lambda: "other")
+    assert run(path, folder, any_code=True) == []
+    assert kinds(run(path, folder)) == ["train", "attack"]
+    assert run(path, folder) == []
+
+
+PROGRAM = """
+import os, sys, time
+from fedpriv.experiment import runner
+real = runner.attack
+def attack(*a):
+    print("attack", flush=True)
+    if os.environ.get("SLOW") and os.path.isdir(sys.argv[2] + "/cells"):  # one is done
+        time.sleep(60)
+    return real(*a)
+runner.attack = attack
+from fedpriv.cli import main
+main(["run", sys.argv[1], "--out", sys.argv[2]])
+"""
+
+
+def test_a_kill_loses_no_more_than_the_running_cell(write, tmp_path, monkeypatch):
+    path, folder = write(), tmp_path / "r"
+    program = [sys.executable, "-c", PROGRAM, str(path), str(folder)]
+    monkeypatch.setenv("SLOW", "1")
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process.stdout.readline()
+    for line in process.stdout:
+        if line == "attack\n" and (folder / "cells").is_dir():
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {k for k, s in found(path, folder).items() if s is not None}
+    assert len(kept) == 2  # one training, one attack
+    monkeypatch.delenv("SLOW")
+    done = subprocess.run(program, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 done already" in done.stdout
+    assert done.stdout.count("attack\n") == 7
+    assert all(s.outcome is not None for s in found(path, folder).values())
+    assert (folder / "report.html").exists()
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        one, other = a[key].outcome, b[key].outcome
+        assert [s["images"] for s in one.scores] == [s["images"] for s in other.scores]
+        for name in one.arrays:
+            np.testing.assert_allclose(one.arrays[name], other.arrays[name], atol=1e-6)
+
+
+def test_two_processes_find_what_one_does(write, tmp_path):
+    path = write(seeds=1)
+    run(path, tmp_path / "one")
+    steps = run(path, tmp_path / "two", jobs=2)
+    assert sorted(kinds(steps)) == ["attack"] * 4 + ["train"] * 2
+    same(found(path, tmp_path / "one"), found(path, tmp_path / "two"))
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_worker_runs_its_cells_again(write, tmp_path):
+    from distributed import LocalCluster
+
+    path = write(seeds=3)
+    run(path, tmp_path / "one")
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        struck = []
+
+        def strike(step):
+            if not struck:
+                struck.append(step)
+                nanny = next(iter(cluster.workers.values()))
+                import os
+
+                os.kill(nanny.pid, signal.SIGKILL)
+
+        experiment, store = load(path), Store(tmp_path / "two")
+        store.claim(experiment)
+        todo = runner.plan(experiment, store)
+        runner.run(experiment, store, todo, scheduler=cluster.scheduler_address, on_step=strike)
+    assert struck
+    same(found(path, tmp_path / "one"), found(path, tmp_path / "two"))
+
+
+def test_a_scheduler_that_does_not_answer_is_named(write, tmp_path, monkeypatch):
+    import distributed
+
+    def refuse(*_, **__):
+        raise OSError("Timed out")
+
+    monkeypatch.setattr(distributed, "Client", refuse)
+    with pytest.raises(ExperimentError, match="no Dask scheduler answers at 'tcp://localhost:1'"):
+        run(write(seeds=1), tmp_path / "r", scheduler="tcp://localhost:1")
