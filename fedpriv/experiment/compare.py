@@ -90,7 +90,7 @@ def compare_arms(first: Arm, second: Arm) -> list[Paired]:
             found.append(paired(quantity, a, b, batches, runs))
     a_by, b_by = _accuracies(first), _accuracies(second)
     seeds = [s for s in a_by if s in b_by]
-    if seeds:
+    if len(seeds) > 1:
         found.append(paired("accuracy", [a_by[s] for s in seeds], [b_by[s] for s in seeds], [0] * len(seeds), seeds))
     return found
 

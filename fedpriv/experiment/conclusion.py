@@ -9,11 +9,14 @@ from fedpriv.experiment.compare import compare_arms
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.table import Arm
 
+#: From this mean SSIM on a reconstruction shows what the image shows.
+VISIBLE_SSIM = 0.3
+
 #: What the sentences mean.
 RULES = (
-    "An attack 'gets through' where the lower end of the 95% interval of its success rate is above one half; it "
-    "'sometimes gets through' where it reconstructed any image at all; otherwise nothing was reconstructed, and the "
-    "upper end of the interval says how much that can hide.",
+    "An attack 'gets through' where it reconstructed more than half of the images, and 'sometimes gets through' where "
+    "it reconstructed any; otherwise nothing was reconstructed, and the upper end of the interval says how much that "
+    "can hide. A mean SSIM of 0.3 or more is said to show what the images show, whatever their PSNR.",
     "One setting is said to leak more than another only where the 95% interval of the paired difference excludes zero.",
     "A defense protects only against what was tried: where no attack took the defense into account, that is said.",
 )
@@ -39,12 +42,12 @@ def warnings(arms: Sequence[Arm]) -> list[str]:
             if known is not None:
                 name = ", ".join(str(v) for k, v in arm.labels.items() if k != "attack") or arm.name
                 defended.setdefault(name, []).append(bool(known))
-    for name, known in defended.items():
-        if not any(known):
-            said.append(
-                f"{name}: attacked only by attacks that ignore this defense, so what got through is a lower bound of "
-                "what it lets through."
-            )
+    ignored = [name for name, known in defended.items() if not any(known)]
+    if ignored:
+        said.append(
+            "attacked only by attacks that ignore the defense, so that what got through is a lower bound of what it "
+            f"lets through: {'; '.join(ignored)}."
+        )
     missing = sum(a.seeds - len(a.results) for a in arms)
     if missing:
         said.append(f"{missing} of {sum(a.seeds for a in arms)} cells are missing or failed; they are listed below.")
@@ -64,18 +67,15 @@ def _strongest(attacked: Sequence[Arm]) -> list[str]:
         row = best.row()
         low, high = row["success_interval"]
         who = str(best.labels.get("attack", "the attack"))
-        verdict = (
-            "gets through"
-            if low > 0.5
-            else "sometimes gets through"
-            if row["reconstructed"]
-            else "reconstructs nothing"
-        )
+        rate = row["success_rate"]
+        verdict = "gets through" if rate > 0.5 else "sometimes gets through" if rate else "reconstructs nothing"
+        visible = not rate and row["ssim_mean"] is not None and row["ssim_mean"] >= VISIBLE_SSIM
+        shows = f", but mean SSIM {row['ssim_mean']:.2f}: what the images show can still be made out" if visible else ""
         among = f", the strongest of {len(group)} attacks," if len(group) > 1 else ""
         head = f"{name}: " if name else ""
         said.append(
             f"{head}{who}{among} {verdict} ({row['reconstructed']} of {row['images']} images, 95% interval "
-            f"{low:.0%} to {high:.0%}; mean PSNR {row['psnr_mean']:.1f} dB)."
+            f"{low:.0%} to {high:.0%}; mean PSNR {row['psnr_mean']:.1f} dB{shows})."
         )
     return said
 
@@ -99,6 +99,8 @@ def _trend(axis: str, attacked: Sequence[Arm]) -> list[str]:
         groups.setdefault(tuple(_words(arm, axis)), []).append(arm)
     said = []
     for name, group in groups.items():
+        if len(group) < 2:
+            continue
         ordered = sorted(group, key=lambda a: float(a.labels[axis]))
         first, last = ordered[0], ordered[-1]
         a, b = first.row(), last.row()

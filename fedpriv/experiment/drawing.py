@@ -11,6 +11,7 @@ import numpy as np
 
 from fedpriv.experiment.table import Arm
 from fedpriv.figures.reconstructions import quality_captions
+from fedpriv.metrics.score import PSNR_CAP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +46,7 @@ def drawings(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     complete = [a for a in arms if a.results]
     made = []
     if complete:
-        for make in (_grids, _heat, _curves, _front, _epsilons, _rounds, _costs):
+        for make in (_grids, _heat, _curves, _noise, _front, _epsilons, _rounds, _costs):
             made += make(experiment, complete)
     return made
 
@@ -78,13 +79,12 @@ def _short(arm: Arm, varying: Sequence[str]) -> str:
 
 def _grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     """Originals and reconstructions, arms below each other that attack the same images."""
+    pictured = [a for a in _attacked(arms) if _originals(a) is not None]
+    across = min((len(_originals(a)) for a in pictured), default=0)
+    across = min(ACROSS, across)
     groups: dict[bytes, list[Arm]] = {}
-    for arm in _attacked(arms):
-        outcome = arm.results[0].attacked
-        assert outcome is not None
-        originals = outcome.arrays.get("originals")
-        if originals is not None and originals.ndim == 4 and originals.shape[-1] in (1, 3):
-            groups.setdefault(originals[:ACROSS].tobytes(), []).append(arm)
+    for arm in pictured:
+        groups.setdefault(_originals(arm)[:across].tobytes(), []).append(arm)
     parts = [group[i : i + ROWS] for group in groups.values() for i in range(0, len(group), ROWS)]
     varying = _varying(arms)
 
@@ -97,12 +97,12 @@ def _grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
             for arm in part:
                 outcome = arm.results[0].attacked
                 assert outcome is not None
-                originals = outcome.arrays["originals"][:ACROSS]
+                originals = outcome.arrays["originals"][:across]
                 name = _short(arm, varying)
-                rows[name] = outcome.arrays["found"][:ACROSS]
+                rows[name] = outcome.arrays["found"][:across]
                 said = [text for score in arm.results[0].scores for text in quality_captions(score)]
                 captions[name] = said[: len(originals)]
-            return reconstruction_grid(originals, rows, captions, columns=min(ACROSS, len(originals)))
+            return reconstruction_grid(originals, rows, captions, columns=across)
 
         return draw
 
@@ -120,6 +120,13 @@ def _grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
             )
         )
     return made
+
+
+def _originals(arm: Arm) -> Any:
+    """The images kept of an arm's first seed, if they can be drawn."""
+    outcome = arm.results[0].attacked
+    kept = None if outcome is None else outcome.arrays.get("originals")
+    return kept if kept is not None and kept.ndim == 4 and kept.shape[-1] in (1, 3) else None
 
 
 def _heat(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
@@ -184,7 +191,7 @@ def _curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
                     row = arm.row()
                     key = "success_rate" if what == "success" else "psnr_mean"
                     low, high = row["success_interval" if what == "success" else "psnr_interval"] or (None, None)
-                    name = _short(arm, others) if others else str(experiment.contents.title or experiment.name)
+                    name = _short(arm, others) if others else str(arm.results[0].cell.setting.attack).partition("(")[0]
                     point = AxisPoint(float(arm.labels[axis]), row[key], low, high, row["images"])
                     series.setdefault(name, []).append(point)
                 for points in series.values():
@@ -206,6 +213,56 @@ def _curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
                 )
             )
     return made
+
+
+def _noise(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
+    """Accuracy and PSNR over the noise multiplier, if several are compared under one attack."""
+    attacks = {str(a.labels.get("attack")) for a in _attacked(arms)}
+    if len(attacks) > 1 or sum(_multiplier(a) is not None for a in arms) < 2:
+        return []
+    delta, threshold = arms[0].results[0].cell.setting.delta, arms[0].results[0].cell.setting.threshold_db
+    varying = [n for n in _varying(arms) if n != "attack"]
+
+    def draw() -> Figure:
+        from fedpriv.figures.tradeoff import Point, privacy_utility
+
+        points = []
+        for arm in arms:
+            row, noise, setting = arm.row(), _multiplier(arm), arm.results[0].cell.setting
+            values = [min(i.psnr, PSNR_CAP) for s in arm.scores()[0] for i in s.images if i.psnr is not None]
+            bare = not setting.defense
+            series = "No defense" if bare else " + ".join(d.name for d in setting.made_defenses())
+            points.append(
+                Point(
+                    series,
+                    0.0 if bare else noise,
+                    arm.mean("accuracy"),
+                    row.get("psnr_mean"),
+                    arm.mean("epsilon_server") or arm.mean("epsilon_released"),
+                    arm.interval("accuracy"),
+                    row.get("psnr_interval"),
+                    tuple(values),
+                    "" if bare or noise is not None else _short(arm, varying),
+                )
+            )
+        return privacy_utility(points, delta=delta, threshold_db=threshold)
+
+    return [
+        Drawn(
+            "noise",
+            "Accuracy and reconstruction against noise",
+            "Test accuracy after training, and PSNR of the reconstructions, over the noise multiplier. Epsilon is that "
+            f"of the whole training at delta {delta:g}, against the server where a defense claims one, else of the "
+            "released model.",
+            "Accuracy and reconstruction quality against the noise multiplier.",
+            draw,
+        )
+    ]
+
+
+def _multiplier(arm: Arm) -> float | None:
+    found = (getattr(d, "noise_multiplier", None) for d in arm.results[0].cell.setting.made_defenses())
+    return next((float(z) for z in found if z is not None), None)
 
 
 def _front(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
@@ -263,7 +320,7 @@ def _epsilons(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
             for arm in attacked:
                 row, epsilon = arm.row(), arm.mean(fact)
                 low, high = row["success_interval"]
-                series = str(arm.labels.get("attack", experiment.contents.title or experiment.name))
+                series = str(arm.labels.get("attack") or str(arm.results[0].cell.setting.attack).partition("(")[0])
                 if epsilon is not None and not math.isfinite(epsilon):
                     epsilon = None
                 points.append(EpsilonPoint(series, epsilon, row["success_rate"], low, high, _without(arm, "attack")))

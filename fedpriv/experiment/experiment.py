@@ -39,6 +39,7 @@ class Contents(pydantic.BaseModel):
       seeds: a list, or how many.
       quick: what `--quick` lays over all this.
       keep_images: reconstructions kept a cell, for figures.
+      limits: sentences for the report's limitations.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", title="fedpriv experiment")
@@ -54,6 +55,7 @@ class Contents(pydantic.BaseModel):
     seeds: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]] = [0]
     quick: dict[str, Any] = {}
     keep_images: Annotated[int, Field(ge=0)] = 8
+    limits: list[str] = []
 
 
 @dataclass(frozen=True)

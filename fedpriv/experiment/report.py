@@ -35,7 +35,11 @@ def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -
     title = experiment.contents.title or experiment.name.replace("_", " ").capitalize()
     sections = [_conclusion(experiment, made)]
     figures = []
-    for drawn in drawings(experiment, made):
+    drawable = drawings(experiment, made)
+    for old in (store.folder / "figures").glob("*"):  # of a grid that has changed since
+        if old.stem not in {d.stem for d in drawable}:
+            old.unlink()
+    for drawn in drawable:
         figure = drawn.draw()
         save(
             figure, store.folder / "figures" / drawn.stem, {"title": drawn.heading, "caption": drawn.caption, **origin}
@@ -45,11 +49,11 @@ def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -
     differences = _differences(made)
     if differences:
         write_csv(store.folder / "differences.csv", differences)
-    sections += [_settings(experiment, results), _tables(rows, differences), *figures]
+    sections += [_threat(experiment, results), *figures, _tables(rows, differences)]
     failures = _failures(results)
     if failures is not None:
         sections.append(failures)
-    sections.append(_limits(experiment, made, rows))
+    sections += [_limits(experiment, made, rows), _settings(experiment)]
     waiting = sum(r.error == "not run yet" for r in results)
     failed = sum(bool(r.error) for r in results) - waiting
     notice = ""
@@ -68,25 +72,25 @@ def _conclusion(experiment: Experiment, made: Sequence[Arm]) -> Section:
     return Section("Conclusion", [*said, *(f"Warning: {w}" for w in conclusion.warnings(made))])
 
 
-def _settings(experiment: Experiment, results: Sequence[CellResult]) -> Section:
+def _threat(experiment: Experiment, results: Sequence[CellResult]) -> Section:
     threats = dict.fromkeys(r.facts["threat"] for r in results if "threat" in r.facts)
     axes = [
         {"axis": a.name, "field": a.written, "values": "; ".join(str(o.label) for o in a.options)}
         for a in experiment.axes
     ]
     seeds = sorted({c.seed for c in experiment.cells})
-    shared = _shared(experiment)
     paragraphs = [
         *threats,
         f"{len(experiment.cells)} cells: {len(experiment.cells) // len(seeds)} settings with {len(seeds)} "
         f"{'seed' if len(seeds) == 1 else 'seeds'} ({', '.join(map(str, seeds))}).",
     ]
-    tables = [Table(shared, caption="What all cells share")]
-    if axes:
-        tables.insert(0, Table(axes, caption="The grid"))
-    return Section(
-        "Question, threat and settings", paragraphs, tables=tables, files=[("the experiment file", "experiment.yaml")]
-    )
+    tables = [Table(axes, caption="The grid")] if axes else []
+    return Section("Threat and grid", paragraphs, tables=tables)
+
+
+def _settings(experiment: Experiment) -> Section:
+    tables = [Table(_shared(experiment), caption="What all cells share")]
+    return Section("Settings", tables=tables, files=[("the experiment file", "experiment.yaml")])
 
 
 def _shared(experiment: Experiment) -> list[dict[str, Any]]:
@@ -129,8 +133,8 @@ def _tables(rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str
     ]
     if differences:
         words = (
-            "Second minus first on the same images and seeds; p by flipping the signs of whole trials, not corrected for "
-            "the number of tests."
+            "Second minus first on the same images and seeds; p by flipping the signs of whole trials, not corrected "
+            "for the number of tests."
         )
         shown = list(differences)[:PAIRS]
         tables.append(
@@ -184,6 +188,7 @@ def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[
         said.append("The images are Fashion-MNIST's, small and grey; other data may leak more or less.")
     if any(r.get("epsilon_server") is None and r.get("epsilon_released") is None for r in rows):
         said.append("Where no epsilon stands, no defense makes a formal claim, and nothing is guaranteed.")
+    said += experiment.contents.limits
     said += ["How the conclusion was drawn:", *conclusion.RULES]
     return Section("Limitations", said)
 

@@ -87,7 +87,8 @@ def plan(experiment: Experiment, store: Store, retry_failed: bool = False, any_c
         if attacking is not None and attacking.key not in seen:
             seen[attacking.key] = is_done(attacking)
             if not seen[attacking.key]:
-                made.attacks.append((attacking, None if training is None else wanted[training.key]))
+                needs = training is not None and not cell.setting.exposure.fresh
+                made.attacks.append((attacking, wanted[training.key] if training is not None and needs else None))
     made.trainings = [job for key, job in wanted.items() if not seen[key]]
     return made
 

@@ -74,6 +74,7 @@ class Exposed(pydantic.BaseModel):
 
     Attributes:
       images: in all; each trial takes batch x cohort of them.
+      fresh: attack freshly initialized models, another one each trial, though a federation is trained.
       batch: images a client.
       cohort: clients a trial, what a secure sum hides among.
       local_epochs, batch_size, max_local_steps, weighting: as in Procedure; the default is one full-batch step.
@@ -86,6 +87,7 @@ class Exposed(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     images: Count = 8
+    fresh: bool = False
     batch: Count = 1
     cohort: Count = 1
     local_epochs: Count = 1
@@ -215,9 +217,15 @@ class Setting(pydantic.BaseModel):
     def identity(self) -> dict[str, Any]:
         """What a cell's result depends on, besides data, code and seed; spelling does not matter."""
         attack = self.made_attack()
-        return self.training_identity() | {
-            "defense": [d.config() for d in self.made_defenses()],
-            "attack": None if attack is None else attack.config(),
-            "exposure": None if attack is None else self.exposure.model_dump(mode="json"),
-            "threshold_db": self.threshold_db,
-        }
+        # What is attacked fresh does not depend on the training.
+        weights = {} if attack is None or not self.exposure.fresh else {"training": None}
+        return (
+            self.training_identity()
+            | weights
+            | {
+                "defense": [d.config() for d in self.made_defenses()],
+                "attack": None if attack is None else attack.config(),
+                "exposure": None if attack is None else self.exposure.model_dump(mode="json"),
+                "threshold_db": self.threshold_db,
+            }
+        )

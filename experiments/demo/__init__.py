@@ -1,1 +1,0 @@
-"""The demo: train, intercept, reconstruct, defend, and show what it cost."""

@@ -1,0 +1,135 @@
+"""The report: what it says follows from the numbers, and it stands alone."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fedpriv.cli import main
+from fedpriv.experiment import conclusion
+from fedpriv.experiment.drawing import drawings
+from fedpriv.experiment.experiment import load
+from fedpriv.experiment.report import write_report
+from fedpriv.experiment.table import arms, gather
+from tests.experiment.conftest import finish
+
+
+def test_it_stands_alone_and_says_everything(noisy):
+    experiment, store = noisy
+    page = write_report(experiment, store, ["fedpriv", "run", "small.yaml"]).read_text()
+    assert not re.search(r'(src|href)="(https?:|/)', page)
+    assert page.count("data:image/png;base64,") == len(
+        drawings(experiment, arms(experiment, gather(experiment, store)))
+    )
+    for words in (
+        "Does it run?",
+        "An honest-but-curious server",
+        "fedpriv run small.yaml",
+        "Limitations",
+        "lower bound",
+    ):
+        assert words in page
+    links = [link for link in re.findall(r'href="([^"#][^"]*)"', page) if not link.startswith("data:")]
+    assert links
+    for link in links:
+        assert (store.folder / link).exists(), link
+    for sentence in conclusion.RULES:
+        assert sentence.replace("'", "&#39;")[:60] in page
+
+
+def test_each_figure_is_drawn_where_its_numbers_are(noisy):
+    experiment, store = noisy
+    made = arms(experiment, gather(experiment, store))
+    stems = {d.stem for d in drawings(experiment, made)}
+    assert any(s.startswith("reconstructions") for s in stems)
+    assert {"success_over_batch", "psnr_over_batch", "privacy_utility", "training_curves"} <= stems
+    assert {"heat_map_1", "heat_map_2", "success_epsilon_server", "costs"} <= stems
+    assert "noise" not in stems  # two attacks have no one PSNR
+    one_attack = [a for a in made if a.labels["attack"] == "DLG"]
+    assert "noise" in {d.stem for d in drawings(experiment, one_attack)}
+    bare = [a for a in made if a.labels["defense"] == "none"]
+    assert not {"success_epsilon_server", "privacy_utility"} & {d.stem for d in drawings(experiment, bare)}
+    assert drawings(experiment, []) == []
+
+
+def test_sentences_follow_their_rules(noisy):
+    experiment, store = noisy
+    made = arms(experiment, gather(experiment, store))
+    said = conclusion.sentences(experiment, made)
+    assert any(
+        s.startswith("none, batch 1: first layer, the strongest of 2 attacks, gets through (2 of 2") for s in said
+    )
+    assert any("strong, batch 1" in s and "reconstructs nothing (0 of 2" in s for s in said)
+    assert any("from batch 1 to 2, success goes from" in s for s in said)
+    assert any(s.startswith("Test accuracy lies between") for s in said)
+    warning = conclusion.warnings(made)[0]
+    assert "weak, batch 1" in warning
+    assert "none, batch 1" not in warning
+
+
+def test_an_attack_that_replays_the_defense_is_no_cause_for_a_warning(write, tmp_path):
+    path = write(grid={"attack": ["dlg(restarts=1,optimizer.max_evaluations=5)"], "defense": ["clip(norm=1)"]}, seeds=1)
+    experiment, store = finish(path, tmp_path / "r")
+    assert conclusion.warnings(arms(experiment, gather(experiment, store))) == []
+    path = write(grid={"attack": ["first_layer"], "defense": ["clip(norm=1)"]}, seeds=1)
+    experiment, store = finish(path, tmp_path / "s")
+    (warning,) = conclusion.warnings(arms(experiment, gather(experiment, store)))
+    assert "ignore the defense" in warning
+
+
+def test_a_report_of_half_a_run_says_so(write, small):
+    _, store = small
+    page = write_report(load(write(seeds=3)), store, ["x"]).read_text()
+    assert "Of 12 cells, 4 have not run yet and 0 failed" in page
+
+
+def test_figures_of_a_former_grid_go(small):
+    experiment, store = small
+    write_report(experiment, store, ["x"])
+    (store.folder / "figures" / "old.png").write_bytes(b"")
+    write_report(experiment, store, ["x"])
+    assert not (store.folder / "figures" / "old.png").exists()
+    assert (store.folder / "figures" / "costs.png").exists()
+
+
+def test_from_the_command_line(write, tmp_path, capsys, monkeypatch):
+    def cli(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        return ended.value.code, *capsys.readouterr()
+
+    path, folder = write(quick={"seeds": 1, "grid": {"defense": ["none"]}}), tmp_path / "r"
+    code, out, _ = cli("run", path, "--dry-run", "--quick")
+    assert code == 0
+    assert len([line for line in out.splitlines() if line.startswith("attack=")]) == 2
+    assert "2 attacks and 1 trainings to run" in out
+    assert "About" in out
+    code, out, _ = cli("run", path, "--quick", "--out", folder, "--log", "tensorboard")
+    assert code == 0, out
+    assert out.count("attacked") == 2
+    assert "[3/3]" in out
+    assert list((folder / "tensorboard").glob("*/events*"))
+    code, out, _ = cli("run", path, "--quick", "--out", folder)
+    assert (code, "0 attacks to run, 3 done already" in out) == (0, True)
+    code, out, _ = cli("report", folder)
+    assert (code, "report.html" in out) == (0, True)
+    code, out, _ = cli("compare", folder, folder, "--out", tmp_path / "d.csv")
+    assert code == 0
+    assert "difference" in out.splitlines()[0]
+    assert (tmp_path / "d.csv").exists()
+    code, out, _ = cli("schema")
+    assert (code, '"$schema"' in out) == (0, True)
+    for wrong, says in (
+        (("run", tmp_path / "none.yaml"), "No such file"),
+        (("run", "dlg_reproductoin"), "Did you mean 'dlg_reproduction'"),
+        (("run", path, "--set", "nme=1"), "Did you mean 'name'"),
+        (("run", write("b.yaml", name="another"), "--out", folder), "holds the results of experiment 'small'"),
+        (("report", tmp_path), "holds no experiment.yaml"),
+        (("compare", folder, tmp_path), "holds no experiment.yaml"),
+        (("run", write(), "--out", folder, "--log", "wandb"), "--log 'wandb' is unknown"),
+    ):
+        code, _, err = cli(*wrong)
+        assert code == 2, wrong
+        assert says in err
+        assert "Traceback" not in err

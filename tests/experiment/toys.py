@@ -1,0 +1,12 @@
+"""A dataset of 4 x 4 images in three classes that can be told apart, for `data: tests.experiment.toys:toy`."""
+
+import numpy as np
+
+from fedpriv.data.dataset import Dataset
+
+
+def toy():
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(60) % 3).astype(np.int32)
+    x = np.clip(rng.random((60, 4, 4, 1)) * 0.5 + 0.2 * y[:, None, None, None], 0, 1).astype(np.float32)
+    return Dataset("toy", x[:45], y[:45], 3), Dataset("toy", x[45:], y[45:], 3)
