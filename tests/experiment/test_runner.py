@@ -212,3 +212,24 @@ def test_a_scheduler_that_does_not_answer_is_named(write, tmp_path, monkeypatch)
     monkeypatch.setattr(distributed, "Client", refuse)
     with pytest.raises(ExperimentError, match="no Dask scheduler answers at 'tcp://localhost:1'"):
         run(write(seeds=1), tmp_path / "r", scheduler="tcp://localhost:1")
+
+
+def test_the_tff_engine_and_its_workers_from_the_file(write, content, tmp_path):
+    from fedpriv.engine.runtime import Runtime
+
+    setting = {**content["setting"], "attack": "first_layer"}
+    run(write(setting=setting, grid={}, seeds=1), tmp_path / "graph")
+    runtime = Runtime()
+    try:
+        setting |= {"engine": "tff", "workers": [runtime.address]}
+        steps = run(write("tff.yaml", setting=setting, grid={}, seeds=1), tmp_path / "tff")
+    finally:
+        runtime.close()
+    assert kinds(steps) == ["train", "attack"]
+    here = [s.outcome.arrays for s in found(tmp_path / "small.yaml", tmp_path / "graph").values()]
+    for step, arrays in zip(steps, here, strict=True):
+        assert step.error == ""
+        for name, array in step.outcome.arrays.items():
+            np.testing.assert_allclose(array, arrays[name], atol=1e-4)
+    gone = run(write("tff.yaml", setting=setting, grid={}, seeds=[1]), tmp_path / "tff")
+    assert f"worker {runtime.address} does not answer" in gone[0].error
