@@ -7,6 +7,7 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 
 demo = _HERE / "demo.yaml"
+mcmahan = _HERE / "mcmahan.yaml"
 dlg_reproduction = _HERE / "dlg_reproduction.yaml"
 attack_vs_defense = _HERE / "attack_vs_defense.yaml"
 privacy_utility = _HERE / "privacy_utility.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,12 +78,17 @@ def run(
         raise typer.Exit(130 if interrupted else 1)
 
 
-def report(folder: Annotated[Path, typer.Argument(help="Folder of an experiment's results.")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of an experiment's results.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="path=value over its file, such as data_dir=FOLDER; repeat.")
+    ] = None,
+) -> None:
     """Make an experiment's tables, figures and report anew from its cells."""
     from fedpriv.experiment.report import command_line, write_report
     from fedpriv.experiment.store import Store
 
-    experiment = _experiment_of(folder)
+    experiment = _experiment_of(folder, overrides or ())
     store = Store(folder)
     page = write_report(experiment, store, command_line())
     for path in store.damaged:
@@ -142,12 +148,12 @@ def _path(file: str) -> Path:
     )
 
 
-def _experiment_of(folder: Path) -> Experiment:
+def _experiment_of(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
     from fedpriv.experiment.experiment import load
     from fedpriv.experiment.store import FILE, owner_of
 
     owner_of(folder)
-    return load(folder / FILE)
+    return load(folder / FILE, overrides)
 
 
 def _counts(experiment: Experiment, todo: Plan) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fedpriv.experiment.compare import compare_arms
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.table import Arm
@@ -120,7 +122,10 @@ def _trend(axis: str, attacked: Sequence[Arm]) -> list[str]:
 
 
 def _cost(arms: Sequence[Arm]) -> list[str]:
-    """What the best and the worst accuracy are, where something is trained."""
+    """What the best and the worst accuracy are, where something is trained; or how many rounds the target took."""
+    aimed = [a for a in arms if a.mean("rounds_to_target") is not None]
+    if aimed:
+        return _rounds(aimed)
     trained = [a for a in arms if a.mean("accuracy") is not None]
     by: dict[str, Any] = {}
     for arm in trained:
@@ -132,3 +137,20 @@ def _cost(arms: Sequence[Arm]) -> list[str]:
     if high == low:
         return []
     return [f"Test accuracy lies between {low:.1%} ({worst}) and {high:.1%} ({best})."]
+
+
+def _rounds(aimed: Sequence[Arm]) -> list[str]:
+    """For everything but axes of numbers: the setting that took the fewest rounds."""
+    groups: dict[str, list[Arm]] = {}
+    for arm in aimed:
+        groups.setdefault(", ".join(str(v) for v in arm.labels.values() if isinstance(v, str)), []).append(arm)
+    said = []
+    for name, group in groups.items():
+        best = min(group, key=lambda a: a.mean("rounds_to_target") or 0.0)
+        goal, values = best.results[0].cell.setting.training.target_accuracy, best.values("rounds_to_target")
+        chosen = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in best.labels.items() if not isinstance(v, str))
+        said.append(
+            f"{name + ': ' if name else ''}{goal:.0%} test accuracy takes {np.mean(values):.1f} rounds on average "
+            f"(from {min(values):.0f} to {max(values):.0f} in {len(values)} seeds){' at ' + chosen if chosen else ''}."
+        )
+    return said

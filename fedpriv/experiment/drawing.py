@@ -46,7 +46,7 @@ def drawings(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     complete = [a for a in arms if a.results]
     made = []
     if complete:
-        for make in (_grids, _heat, _curves, _noise, _front, _epsilons, _rounds, _costs):
+        for make in (_grids, _heat, _curves, _trained_curves, _noise, _front, _epsilons, _rounds, _costs):
             made += make(experiment, complete)
     return made
 
@@ -215,6 +215,43 @@ def _curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     return made
 
 
+def _trained_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
+    """Where nothing is attacked: rounds to the target, or accuracy, over every axis of numbers."""
+    if _attacked(arms):
+        return []
+    goal = arms[0].results[0].cell.setting.training.target_accuracy
+    fact, words = ("accuracy", "Test accuracy") if goal is None else ("rounds_to_target", f"Rounds to {goal:.0%}")
+    made = []
+    for axis, values in _axes(arms).items():
+        if len(values) < 2 or not all(isinstance(v, int | float) for v in values):
+            continue
+        others = [n for n in _varying(arms) if n != axis]
+        log = min(values) > 0 and max(values) / min(values) >= 4
+
+        def draw(axis: str = axis, others: list[str] = others, log: bool = log) -> Figure:
+            from fedpriv.figures.axis_curve import AxisPoint, axis_curve
+
+            series: dict[str, list[Any]] = {}
+            for arm in sorted(arms, key=lambda arm: float(arm.labels[axis])):
+                low, high = arm.interval(fact) or (None, None)
+                point = AxisPoint(float(arm.labels[axis]), arm.mean(fact), low, high, len(arm.results))
+                series.setdefault(_short(arm, others) if others else "mean", []).append(point)
+            seen = {name: points for name, points in series.items() if any(p.y is not None for p in points)}
+            return axis_curve(seen, x_label=axis.replace("_", " ").capitalize(), y_label=words, log_x=log)
+
+        if any(a.mean(fact) is not None for a in arms):
+            made.append(
+                Drawn(
+                    f"{fact}_over_{axis}",
+                    f"{words} over {axis.replace('_', ' ')}",
+                    "Means over seeds with 95% bootstrap intervals; a point that not every seed reached is left out.",
+                    f"Curves of {words.lower()} over {axis.replace('_', ' ')}.",
+                    draw,
+                )
+            )
+    return made
+
+
 def _noise(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     """Accuracy and PSNR over the noise multiplier, if several are compared under one attack."""
     attacks = {str(a.labels.get("attack")) for a in _attacked(arms)}
@@ -360,7 +397,7 @@ def _rounds(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     def draw() -> Figure:
         from fedpriv.figures.curves import training_curves
 
-        return training_curves(usable)
+        return training_curves(usable, target=arms[0].results[0].cell.setting.training.target_accuracy)
 
     return [
         Drawn(

@@ -129,10 +129,14 @@ class Experiment:
         return self.contents.name
 
     def text(self) -> str:
-        """The resolved file as YAML."""
+        """The resolved file as YAML, without folders of this machine."""
         import yaml
 
-        return yaml.safe_dump(self.source, sort_keys=False, allow_unicode=True, width=120)
+        source = copy.deepcopy(self.source)
+        folder = (source.get("setting") or {}).get("data_dir")
+        if folder is not None and (Path(folder).is_absolute() or ".." in Path(folder).parts):
+            del source["setting"]["data_dir"]
+        return yaml.safe_dump(source, sort_keys=False, allow_unicode=True, width=120)
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), quick: bool = False) -> Experiment:

@@ -119,8 +119,10 @@ class Arm:
         for fact in facts:
             if any(fact in r.facts for r in self.results):
                 row[fact] = self.mean(fact)
-                if fact == "accuracy":
-                    row["accuracy_interval"] = self.interval(fact)
+                if fact in ("accuracy", "rounds_to_target"):
+                    row[f"{fact}_interval"] = self.interval(fact)
+                if fact == "rounds_to_target":
+                    row["reached"] = sum(r.facts.get(fact) is not None for r in self.results)
         if any("bytes_up" in r.facts for r in self.results):
             row["bytes_up"] = self.mean("bytes_up")
         return row
