@@ -189,7 +189,8 @@ def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[
     if any(r.get("epsilon_server") is None and r.get("epsilon_released") is None for r in rows):
         said.append("Where no epsilon stands, no defense makes a formal claim, and nothing is guaranteed.")
     said += experiment.contents.limits
-    said += ["How the conclusion was drawn:", *conclusion.RULES]
+    if images:
+        said += ["How the conclusion was drawn:", *conclusion.RULES]
     return Section("Limitations", said)
 
 

@@ -51,6 +51,8 @@ def _load(target: Any, name: str, text: str, shape: tuple[int, ...], num_classes
     call = {**given}
     for key, value in (("input_shape", shape), ("num_classes", num_classes)):
         if key in accepted:
+            if key in given:
+                raise ParameterError(f"model '{name}': {key} follows from the data ({value}); leave it out")
             call[key] = value
     made: list[Any] = []
 

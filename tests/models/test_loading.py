@@ -136,3 +136,10 @@ def test_importing_the_package_does_not_import_tensorflow():
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_the_data_decide_cannot_be_written():
+    with pytest.raises(ParameterError, match=r"input_shape follows from the data \(\(16, 16, 1\)\); leave it out"):
+        load("2nn(input_shape=[8,8,1])", (16, 16, 1), 4)
+    with pytest.raises(ParameterError, match=r"num_classes follows from the data \(4\)"):
+        load("2nn(num_classes=7)", (16, 16, 1), 4)
