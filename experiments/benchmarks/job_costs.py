@@ -1,0 +1,54 @@
+"""Job costs: what experiments' jobs took, by their features, for the estimates of `fedpriv run`.
+
+Reads finished cells under results/ and writes `fedpriv/experiment/costs.json`.
+`python -m experiments.benchmarks.job_costs`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from experiments import script
+
+
+def costs(folders: list[Path]) -> dict[str, list[float]]:
+    """Median seconds a trial, or a client's round, by feature, as `fedpriv.experiment.estimate` looks them up."""
+    from fedpriv.experiment.estimate import Estimator
+    from fedpriv.experiment.experiment import load
+    from fedpriv.experiment.store import FILE, Store, attack_job, training_job
+
+    estimator = Estimator()
+    for folder in folders:
+        store = Store(folder)
+        jobs = {}
+        for cell in load(folder / FILE).cells:
+            jobs |= {job.key: job for job in (training_job(cell), attack_job(cell)) if job is not None}
+        for job in jobs.values():
+            saved = store.read(job)
+            if saved is not None and saved.outcome is not None:
+                estimator.learn(job, saved.outcome.seconds)
+    return {feature: [round(float(np.median(rates)), 4)] for feature, rates in sorted(estimator.rates.items())}
+
+
+def main(
+    results: Annotated[Path, typer.Option(help="Folder of experiments' results.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("fedpriv/experiment/costs.json"),
+) -> None:
+    """Measures and writes them."""
+    from fedpriv.atomic import write_json
+    from fedpriv.errors import ExperimentError
+
+    folders = sorted(p.parent for p in results.glob("*/experiment.yaml"))
+    if not folders:
+        raise ExperimentError(f"'{results}' holds no experiment's results; run one first, or give --results")
+    found = costs(folders)
+    write_json(out, found)
+    typer.echo(f"{len(found)} features from {', '.join(f.name for f in folders)}")
+
+
+if __name__ == "__main__":
+    script.run(main)

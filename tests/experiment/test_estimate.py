@@ -1,0 +1,62 @@
+"""Estimates come from what ran before, the most alike first."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.benchmarks.job_costs import costs
+from fedpriv.experiment.estimate import Estimator, amount, features, known, words
+from fedpriv.experiment.experiment import load
+from fedpriv.experiment.runner import Plan, plan
+from fedpriv.experiment.store import Store, attack_job, training_job
+
+
+def test_a_job_takes_what_its_like_took(write):
+    cells = load(write(seeds=1)).cells
+    first, other = attack_job(cells[0]), attack_job(cells[-1])
+    estimator = Estimator([(first, 8.0)])
+    assert amount(first) == 2  # trials
+    assert estimator.seconds(first) == 8
+    larger = attack_job(load(write(seeds=1), ["exposure.images=10"]).cells[0])
+    assert estimator.seconds(larger) == 40
+    assert estimator.seconds(other) == 8  # nothing more alike than another attack is known
+    estimator.learn(other, 2.0)
+    assert (estimator.seconds(first), estimator.seconds(other)) == (8, 2)
+    assert features(first)[0].startswith("first_layer logistic")
+
+
+def test_trainings_grow_with_rounds_and_clients(write):
+    def job(*overrides):
+        return training_job(load(write(seeds=1), overrides).cells[0])
+
+    assert amount(job()) == 2 * 6
+    assert amount(job("training.rounds=10", "training.cohort=3")) == 30
+    assert amount(job("training.sampling={kind: poisson, rate: 0.5}")) == 2 * 3
+
+
+def test_the_whole_is_spread_over_processes(write, tmp_path):
+    experiment = load(write(seeds=1))
+    todo = plan(experiment, Store(tmp_path / "r"))
+    estimator = Estimator()
+    for job in [*todo.trainings, *(j for j, _ in todo.attacks)]:
+        estimator.learn(job, 3.0)
+    assert estimator.total(todo) == pytest.approx(3 * todo.jobs)
+    assert estimator.total(todo, 2) == pytest.approx(1.5 * todo.jobs)
+    assert estimator.total(Plan()) == 0
+
+
+def test_the_shipped_costs_know_attacks_and_trainings():
+    assert {"attack", "train"} <= known().keys()
+    assert all(v > 0 for values in known().values() for v in values)
+
+
+def test_costs_are_read_from_finished_cells(small):
+    _, store = small
+    found = costs([store.folder])
+    assert {"attack", "train", "first_layer", "dlg logistic"} <= found.keys()
+    assert found["first_layer"][0] < found["dlg"][0]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(5, "5 s"), (100, "2 min"), (7200, "2.0 h")])
+def test_time_is_said_in_words(seconds, said):
+    assert words(seconds) == said
