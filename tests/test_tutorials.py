@@ -125,6 +125,7 @@ def test_nothing_is_left_without_a_folder(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["tmp"]
 
 
+@pytest.mark.slow
 def test_own_attack_and_defense(tmp_path: Path) -> None:
     said = tutorial("own_attack_and_defense", tmp_path)
     assert "class TopK(Defense)" in said

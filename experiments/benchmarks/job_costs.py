@@ -19,12 +19,12 @@ def costs(folders: list[Path]) -> dict[str, list[float]]:
     """Median seconds a trial, or a client's round, by feature, as `fedpriv.experiment.estimate` looks them up."""
     from fedpriv.experiment.estimate import Estimator
     from fedpriv.experiment.experiment import load
-    from fedpriv.experiment.store import FILE, Store, attack_job, training_job
+    from fedpriv.experiment.store import FILE, Job, Store, attack_job, training_job
 
     estimator = Estimator()
     for folder in folders:
         store = Store(folder)
-        jobs = {}
+        jobs: dict[str, Job] = {}
         for cell in load(folder / FILE).cells:
             jobs |= {job.key: job for job in (training_job(cell), attack_job(cell)) if job is not None}
         for job in jobs.values():

@@ -42,7 +42,7 @@ def warnings(arms: Sequence[Arm]) -> list[str]:
         for result in arm.results:
             known = result.facts.get("adaptive")
             if known is not None:
-                name = ", ".join(str(v) for k, v in arm.labels.items() if k != "attack") or arm.name
+                name = ", ".join(_words(arm, "attack")) or arm.name
                 defended.setdefault(name, []).append(bool(known))
     ignored = [name for name, known in defended.items() if not any(known)]
     if ignored:

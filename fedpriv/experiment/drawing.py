@@ -312,7 +312,7 @@ def _front(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
         name = _short(arm, varying)
         if name not in strongest or arm.row()["success_rate"] > strongest[name].row()["success_rate"]:
             strongest[name] = arm
-    if len(strongest) < 2:
+    if len({arm.mean("accuracy") for arm in strongest.values()}) < 2:
         return []
 
     def draw() -> Figure:

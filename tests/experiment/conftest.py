@@ -1,5 +1,6 @@
 """A small experiment that runs in seconds: logistic regression on 4 x 4 images, inverted from its first layer."""
 
+import copy
 import shutil
 
 import pytest
@@ -20,13 +21,14 @@ SMALL = {
         "exposure": {"images": 2},
     },
     "grid": {
-        "attack": {"first layer": "first_layer", "DLG": DLG},
+        "attack": {"first layer": "first_layer", "R-GAP": "rgap"},
         "defense": {"none": "none", "clip": "clip(norm=0.01)"},
     },
     "seeds": 2,
 }
 NOISY = {
     **SMALL,
+    "setting": {**SMALL["setting"], "training": {**SMALL["setting"]["training"], "weighting": "uniform"}},
     "grid": {
         "attack": {"first layer": "first_layer", "DLG": DLG},
         "defense": {
@@ -50,7 +52,7 @@ def finish(path, folder, *overrides):
 
 @pytest.fixture
 def content():
-    return {**SMALL, "setting": dict(SMALL["setting"])}
+    return copy.deepcopy(SMALL)
 
 
 @pytest.fixture

@@ -53,8 +53,8 @@ def test_the_shipped_costs_know_attacks_and_trainings():
 def test_costs_are_read_from_finished_cells(small):
     _, store = small
     found = costs([store.folder])
-    assert {"attack", "train", "first_layer", "dlg logistic"} <= found.keys()
-    assert found["first_layer"][0] < found["dlg"][0]
+    assert {"attack", "train", "first_layer", "rgap logistic"} <= found.keys()
+    assert 0 < found["rgap"][0] < 60
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(5, "5 s"), (100, "2 min"), (7200, "2.0 h")])

@@ -44,7 +44,7 @@ def test_each_training_is_done_once_and_nothing_twice(write, tmp_path):
     assert all(s.outcome is not None for s in first)
     assert run(path, folder) == []
     assert kinds(run(path, folder, "seeds=3")) == ["train", "attack", "attack"] * 2
-    more = run(path, folder, "grid.attack=[rgap]", "seeds=1")
+    more = run(path, folder, "grid.attack=[labels]", "seeds=1")
     assert kinds(more) == ["attack"] * 2
     exact = [
         i["psnr"]

@@ -26,9 +26,9 @@ def test_rows_are_images_and_arms_are_settings(small):
     with (store.folder / "table.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(frame)
     assert [(r["attack"], r["defense"]) for r in rows] == [
-        ("first layer", "none"), ("first layer", "clip"), ("DLG", "none"), ("DLG", "clip")
+        ("first layer", "none"), ("first layer", "clip"), ("R-GAP", "none"), ("R-GAP", "clip")
     ]  # fmt: skip
-    exact = frame[(frame.attack == "DLG") & (frame.defense == "none")]
+    exact = frame[(frame.attack == "R-GAP") & (frame.defense == "none")]
     row = rows[2]
     assert (row["seeds"], row["images"], row["reconstructed"]) == (2, 4, int(exact.success.sum()))
     assert row["psnr_mean"] == pytest.approx(exact.psnr.clip(upper=100).mean())
