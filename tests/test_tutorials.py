@@ -111,6 +111,7 @@ def test_first_attack(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"first_attack.png", "first_attack.pdf"}
 
 
+@pytest.mark.slow
 def test_nothing_is_left_without_a_folder(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "FEDPRIV_TUTORIAL_OUT"}
     (tmp_path / "tmp").mkdir()
@@ -149,6 +150,7 @@ def test_own_attack_and_defense(tmp_path: Path) -> None:
     assert (tmp_path / "own_grid" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_own_model_and_data(tmp_path: Path) -> None:
     said = tutorial("own_model_and_data", tmp_path)
     assert "800 images of shape (16, 16, 1) in 4 classes, and 200 for testing" in said

@@ -333,10 +333,10 @@ SLEEPER = textwrap.dedent("""
     ("last", "how"),
     [
         ("time.sleep(60)", signal.SIGTERM),
-        ("time.sleep(60)", signal.SIGINT),
+        pytest.param("time.sleep(60)", signal.SIGINT, marks=pytest.mark.slow),
         ("time.sleep(60)", signal.SIGKILL),
         ("raise RuntimeError", None),
-        ("sys.exit(3)", None),
+        pytest.param("sys.exit(3)", None, marks=pytest.mark.slow),
     ],
 )
 def test_the_runtime_ends_with_its_parent(last, how):

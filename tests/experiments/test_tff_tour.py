@@ -87,7 +87,13 @@ def test_a_keras_model_learns_the_same_in_both_engines():
     assert tff.weights.size == 16 * 8 * 25 + 8 * 25 + 8 + 16 + 784 * 10 + 10
 
 
-@pytest.mark.parametrize("arm", what_the_server_learns.ARMS[:4], ids=lambda a: a.label)
+@pytest.mark.parametrize(
+    "arm",
+    [
+        pytest.param(a, id=a.label, marks=[pytest.mark.slow] * (a.engine == "graph"))
+        for a in what_the_server_learns.ARMS[:4]
+    ],
+)
 def test_the_server_learns_the_same_in_both_engines(arm):
     found = what_the_server_learns.learned(arm, trials=1, seed=0, attack="dlg" if arm.defenses else "rgap")
     everyone = 5
