@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from attacks.priors import Prior, Scene
-from fedpriv._lazy import tf
 from fedpriv.attack import Capability
 from fedpriv.errors import CapabilityError
+from fedpriv.lazy import tf
 from fedpriv.view import View
 
 

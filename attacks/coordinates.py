@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from attacks.component import Component
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 from fedpriv.view import View
 
 Shape = Sequence[int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from attacks.priors import Prior, Scene
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 
 
 class EpochConsistency(Prior):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attacks.dense_input import DenseInput
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 from fedpriv.view import View
 
 

@@ -14,9 +14,9 @@ from attacks.matching import checked_update
 from attacks.scale import Scaled, scale_by_replay
 from attacks.separation import Separated, separate
 from attacks.single_gradient import relative_misfit
-from fedpriv._lazy import tf
 from fedpriv.attack import Attack, Capability, Finding
 from fedpriv.errors import CapabilityError
+from fedpriv.lazy import tf
 from fedpriv.view import View
 
 #: Angle in radians within which two gradients are the same, besides what rounding gives.

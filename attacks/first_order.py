@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from attacks.minimum import Minimum, Optimizer, Projection, Status, ValueAndGradient
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]

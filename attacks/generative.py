@@ -23,9 +23,9 @@ from attacks.label_inference import Auto
 from attacks.latent import FreedNorm, Latent, LatentAndResidual, LatentAndWeights, LatentNorm
 from attacks.likelihood import NoiseLikelihood
 from attacks.matching import reconstruct
-from fedpriv._lazy import tf
 from fedpriv.attack import Finding
 from fedpriv.errors import ParameterError
+from fedpriv.lazy import tf
 from fedpriv.view import View
 
 _EXPLAINED = 0.05  # share of the error at the generator's middle that counts as explained

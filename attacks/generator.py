@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedpriv._lazy import tf
 from fedpriv.atomic import write_bytes
 from fedpriv.errors import DataError, ParameterError, did_you_mean
+from fedpriv.lazy import tf
 from fedpriv.spec import Spec
 
 FORMAT = 1

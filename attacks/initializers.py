@@ -13,9 +13,9 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 
 from attacks.component import Component
 from fedpriv import registry
-from fedpriv._lazy import tf
 from fedpriv.attack import Capability
 from fedpriv.errors import CapabilityError, DataError, FedprivError, ParameterError
+from fedpriv.lazy import tf
 from fedpriv.seeds import Purpose, graph_seed
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv._lazy import tf
 from fedpriv.errors import CapabilityError, DivergenceError
+from fedpriv.lazy import tf
 from fedpriv.models.model import Model
 from fedpriv.procedure import Procedure
 from fedpriv.stations import Station

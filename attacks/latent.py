@@ -14,8 +14,8 @@ from pydantic import Field
 from attacks.coordinates import Coordinates, Shape
 from attacks.generator import Generator, load_generator
 from attacks.priors import Prior, Scene
-from fedpriv._lazy import tf
 from fedpriv.errors import ParameterError
+from fedpriv.lazy import tf
 from fedpriv.view import View
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -23,8 +23,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from attacks.minimum import Minimum, Optimizer, Projection, Status, ValueAndGradient
-from fedpriv._lazy import tf
 from fedpriv.errors import ParameterError
+from fedpriv.lazy import tf
 
 __all__ = ["LBFGS", "Minimum", "Status"]
 

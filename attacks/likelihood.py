@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from attacks.objectives import TINY, Objective
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 from fedpriv.spec import Spec
 
 

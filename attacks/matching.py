@@ -24,9 +24,9 @@ from attacks.minimum import Minimum, Optimizer, Status
 from attacks.objectives import Objective, SquaredError
 from attacks.priors import Prior, Scene
 from attacks.replay import Exact, Replay, Sent
-from fedpriv._lazy import tf
 from fedpriv.attack import Finding
 from fedpriv.errors import CapabilityError, DivergenceError, ParameterError
+from fedpriv.lazy import tf
 from fedpriv.seeds import Purpose, graph_seed, integer_seed
 from fedpriv.view import View
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from pydantic import Field
 
 from attacks.component import Component
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 
 ValueAndGradient = Callable[[Any], tuple[Any, Any]]
 Projection = Callable[[Any], Any]

@@ -10,9 +10,9 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny
 
 from attacks.matching import checked_update, noise_floor
 from fedpriv import registry
-from fedpriv._lazy import tf
 from fedpriv.attack import Attack, Capability, Finding
 from fedpriv.errors import CapabilityError, DivergenceError, FedprivError, ModelError
+from fedpriv.lazy import tf
 from fedpriv.view import View
 
 

@@ -17,8 +17,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from attacks.component import Component, read, saved
-from fedpriv._lazy import tf
 from fedpriv.errors import ParameterError, did_you_mean
+from fedpriv.lazy import tf
 from fedpriv.spec import Spec
 
 #: Smallest norm divided by; updates have norm 1.

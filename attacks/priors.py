@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from attacks.component import REGISTRIES, Component
-from fedpriv._lazy import tf
 from fedpriv.errors import FedprivError, ParameterError
+from fedpriv.lazy import tf
 
 if TYPE_CHECKING:
     from attacks.coordinates import Coordinates

@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import Field
 
 from attacks.component import Component
-from fedpriv._lazy import tf
 from fedpriv.attack import Capability
+from fedpriv.lazy import tf
 from fedpriv.view import View
 
 

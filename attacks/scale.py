@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from attacks.matching import checked_update, noise_floor
-from fedpriv._lazy import tf
 from fedpriv.errors import CapabilityError
+from fedpriv.lazy import tf
 from fedpriv.view import View
 
 _GRID = 128

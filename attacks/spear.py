@@ -14,9 +14,9 @@ from attacks.exact_labels import count_labels
 from attacks.low_rank import LowRank, low_rank
 from attacks.single_step import require_single_step
 from attacks.sparse_directions import SparseDirections, expected_draws
-from fedpriv._lazy import tf
 from fedpriv.attack import Attack, Capability, Finding
 from fedpriv.errors import CapabilityError
+from fedpriv.lazy import tf
 from fedpriv.seeds import Purpose, generator
 from fedpriv.view import View
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from attacks.minimum import Minimum, Optimizer
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 
 #: Mean of log cosh of a standard normal variable.
 _NORMAL_LOG_COSH = 0.3745672075

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from defenses.clip import Clip
 from defenses.gaussian_query import NOISE_ASSUMPTIONS, gaussian_sum_query
-from fedpriv._lazy import tf
 from fedpriv.accounting import central_event
 from fedpriv.errors import StackError
+from fedpriv.lazy import tf
 from fedpriv.ledger import Claim
 from fedpriv.stations import Context, Defense, Setup
 
@@ -43,6 +43,7 @@ class CentralDP(Defense):
     contractive: ClassVar[bool] = True
     fixed_denominator: ClassVar[bool] = True
     replayable: ClassVar[bool] = False
+    noise_at_server: ClassVar[bool] = True
 
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]

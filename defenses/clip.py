@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 from fedpriv.stations import Context, Defense
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from fedpriv._lazy import tf, tfp
+from fedpriv.lazy import tf, tfp
 
 
 def gaussian_sum_query(clip: float, stddev: float, seed: Any) -> Any:

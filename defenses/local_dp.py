@@ -9,7 +9,7 @@ from pydantic import Field
 
 from defenses.clip import Clip
 from defenses.gaussian_query import NOISE_ASSUMPTIONS, gaussian_sum_query
-from fedpriv._lazy import dp_accounting, tf
+from fedpriv.lazy import dp_accounting, tf
 from fedpriv.ledger import Claim
 from fedpriv.stations import Context, Defense, Setup
 
@@ -42,6 +42,7 @@ class LocalDP(Defense):
     name: ClassVar[str] = "local_dp"
     paper: ClassVar[str] = "Kasiviswanathan et al., 2011, arXiv 0803.0924"
     replayable: ClassVar[bool] = False
+    adaptive_attack: ClassVar[str] = "ggl"
 
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar
 import pydantic
 from pydantic import Field
 
-from fedpriv._lazy import tf, tff
 from fedpriv.accounting import central_event
 from fedpriv.aggregator import Aggregator
 from fedpriv.errors import ParameterError, UnknownNameError, did_you_mean
+from fedpriv.lazy import tf, tff
 from fedpriv.ledger import Claim
 from fedpriv.registry import load_dotted, parse_call
 from fedpriv.stations import Setup

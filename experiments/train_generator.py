@@ -16,8 +16,8 @@ import numpy as np
 import typer
 
 from attacks.generator import Generator, Layer, chain, decode
-from fedpriv._lazy import tf
 from fedpriv.errors import DataError
+from fedpriv.lazy import tf
 
 _HIDDEN = 512  # the encoder's two layers; it is thrown away
 

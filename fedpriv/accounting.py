@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedpriv._lazy import dp_accounting
 from fedpriv.errors import LedgerError, ParameterError
+from fedpriv.lazy import dp_accounting
 from fedpriv.procedure import Sampling
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fedpriv._lazy import tff
 from fedpriv.domain import Domain, Opaque
 from fedpriv.errors import StackError
+from fedpriv.lazy import tff
 from fedpriv.stations import Defense, Setup
 
 

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fedpriv import optimizers
-from fedpriv._lazy import tf
 from fedpriv.errors import CapabilityError, ParameterError
+from fedpriv.lazy import tf
 from fedpriv.models.model import Model
 from fedpriv.procedure import Procedure
 from fedpriv.seeds import fold

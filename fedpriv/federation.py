@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from fedpriv import optimizers, registry, sampling
-from fedpriv._lazy import tf
 from fedpriv.aggregator import Aggregator
 from fedpriv.checkpoint import Checkpoint
 from fedpriv.data.dataset import Dataset
@@ -32,6 +31,7 @@ from fedpriv.errors import (
     StackError,
     did_you_mean,
 )
+from fedpriv.lazy import tf
 from fedpriv.ledger import Ledger
 from fedpriv.models.model import Model
 from fedpriv.observe import check_taps, observe
@@ -388,14 +388,13 @@ class Federation:
             assert self.stack.aggregator is not None
             label = labels(self.defenses)[self.defenses.index(self.stack.aggregator)]
             return result.aggregate.mean, {f"{label}/{k}": v for k, v in result.aggregate.metrics.items()}
-        total, metrics, dtype, names = result.total, {}, self.model.spec.dtype, labels(self.defenses)
-        for i in reversed(range(len(self.defenses))):
-            defense = self.defenses[i]
-            if defense.acts_at(Station.AGGREGATE):
-                context = self._server_context(state, i, 1, len(result.survivors))
-                value, reported = defense.aggregate(tf.constant(total, dtype), context)
-                total = np.asarray(value, np.float64)
-                metrics.update({f"{names[i]}/{k}": float(v) for k, v in reported.items()})
+        total, metrics, dtype = result.total, dict[str, float](), self.model.spec.dtype
+        if self.stack.server_defenses:
+            count = len(result.survivors)
+            value, reported = self.stack.aggregate(
+                tf.constant(total, dtype), lambda i: self._server_context(state, i, 1, count)
+            )
+            total, metrics = np.asarray(value, np.float64), {k: float(v) for k, v in reported.items()}
         denominator = result.weight if self.stack.fixed_denominator is None else self.stack.fixed_denominator
         mean = total / denominator if denominator > 0 else np.zeros_like(total)
         return mean.astype(dtype), metrics

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedpriv._lazy import dp_accounting
 from fedpriv.accounting import (
     AccountantName,
     Relation,
@@ -28,6 +27,7 @@ from fedpriv.accounting import (
     sampled,
 )
 from fedpriv.errors import LedgerError, ParameterError
+from fedpriv.lazy import dp_accounting
 
 if TYPE_CHECKING:
     from fedpriv.stations import Setup

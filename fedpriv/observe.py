@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
 from fedpriv.engine.base import CohortResult
 from fedpriv.errors import CapabilityError, ParameterError
+from fedpriv.lazy import tf
 from fedpriv.models.model import Moments
 from fedpriv.stations import Station
 from fedpriv.tap import Observation, Tap

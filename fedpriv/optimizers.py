@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 from fedpriv.procedure import Optimizer
 
 State = tuple[Any, ...]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 
 
 class Purpose(enum.IntEnum):

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv._lazy import tf
 from fedpriv.errors import ParameterError
+from fedpriv.lazy import tf
 
 
 @dataclass(frozen=True)

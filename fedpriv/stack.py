@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from fedpriv._lazy import dp_accounting
 from fedpriv.aggregator import Aggregator
 from fedpriv.domain import Domain, Real, Ring
 from fedpriv.errors import StackError
+from fedpriv.lazy import dp_accounting
 from fedpriv.ledger import Claim, Ledger
 from fedpriv.protocol import Protocol
-from fedpriv.stations import Defense, Setup, Station
+from fedpriv.stations import Context, Defense, Setup, Station, labels
 
 if TYPE_CHECKING:
     from fedpriv.accounting import AccountantName
@@ -71,6 +71,23 @@ class Stack:
         """The defenses acting at `station`, in the order they run there."""
         acting = [d for d in self.defenses if d.acts_at(station)]
         return tuple(reversed(acting) if station is Station.AGGREGATE else acting)
+
+    def aggregate(self, total: Any, context: Callable[[int], Context]) -> tuple[Any, dict[str, Any]]:
+        """The cohort's sum after the aggregate station.
+
+        Args:
+          total: weighted sum of the updates, `[d]`.
+          context: makes the context of the defense at a position.
+
+        Returns:
+          (the sum `[d]`, what the defenses reported, by `label/name`).
+        """
+        names, metrics = labels(self.defenses), dict[str, Any]()
+        for i in reversed(range(len(self.defenses))):
+            if self.defenses[i].acts_at(Station.AGGREGATE):
+                total, reported = self.defenses[i].aggregate(total, context(i))
+                metrics |= {f"{names[i]}/{k}": v for k, v in reported.items()}
+        return total, metrics
 
     def _named(self, position: int) -> str:
         return f"{_name(self.defenses[position])} (position {position + 1})"

@@ -98,6 +98,9 @@ class Defense(Plugin):
     per_example: ClassVar[bool] = False
     #: Whether the station functions are deterministic, so that `View.simulate` can replay them exactly.
     replayable: ClassVar[bool] = True
+    #: Whether all its randomness is at the aggregate station: then `replay` is exact for whoever sees messages, or
+    #: their sum before that station.
+    noise_at_server: ClassVar[bool] = False
     #: Whether `update` never lengthens its input's L2 norm, so that a bound set before it still holds after it.
     contractive: ClassVar[bool] = False
     #: Whether its guarantee needs the server to divide the sum by a public constant (the expected cohort size)

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
 from fedpriv.attack import Capability
 from fedpriv.client import replay_cohort
 from fedpriv.errors import CapabilityError
+from fedpriv.lazy import tf
 from fedpriv.models.model import Model, Moments
 from fedpriv.procedure import Procedure
 from fedpriv.stations import Defense, Setup

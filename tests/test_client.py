@@ -5,8 +5,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from fedpriv._lazy import tf
 from fedpriv.client import Client, shuffled_epochs
+from fedpriv.lazy import tf
 from fedpriv.procedure import Sampling, make_procedure
 from fedpriv.stations import Defense, Setup
 

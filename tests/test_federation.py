@@ -6,11 +6,11 @@ import pytest
 from defenses.central_dp import CentralDP
 from defenses.clip import Clip
 from defenses.local_dp import LocalDP
-from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
 from fedpriv.data.partition import Partition
 from fedpriv.engine.graph import GraphEngine
 from fedpriv.errors import CapabilityError, DataError, ModelError, ParameterError, StackError
+from fedpriv.lazy import tf
 from fedpriv.procedure import Optimizer, Procedure, Sampling
 from fedpriv.stations import Defense
 from fedpriv.tap import Tap

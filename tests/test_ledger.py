@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from fedpriv._lazy import dp_accounting
 from fedpriv.accounting import central_epsilon
 from fedpriv.errors import LedgerError, ParameterError
+from fedpriv.lazy import dp_accounting
 from fedpriv.ledger import Claim, Ledger
 from fedpriv.procedure import Sampling
 from fedpriv.spec import Spec

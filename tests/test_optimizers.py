@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fedpriv import optimizers
-from fedpriv._lazy import tf, tff
+from fedpriv.lazy import tf, tff
 from fedpriv.procedure import Optimizer
 
 KINDS = ("sgd", "momentum", "adam", "yogi", "adagrad")

@@ -6,9 +6,9 @@ from defenses.central_dp import CentralDP
 from defenses.clip import Clip
 from defenses.local_dp import LocalDP
 from defenses.secret_sharing import SecretSharing
-from fedpriv._lazy import dp_accounting
 from fedpriv.domain import Domain, Opaque
 from fedpriv.errors import LedgerError, ParameterError, StackError
+from fedpriv.lazy import dp_accounting
 from fedpriv.ledger import Claim
 from fedpriv.procedure import Sampling
 from fedpriv.spec import Spec

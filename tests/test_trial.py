@@ -10,11 +10,11 @@ import pytest
 
 from defenses.clip import Clip
 from defenses.secret_sharing import SecretSharing
-from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
 from fedpriv.attack import Attack, Capability, Finding
 from fedpriv.errors import CapabilityError
 from fedpriv.exposure import Exposure
+from fedpriv.lazy import tf
 from fedpriv.tap import Tap
 from fedpriv.trial import isolated, run_trial
 

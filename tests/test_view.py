@@ -10,11 +10,11 @@ from defenses.central_dp import CentralDP
 from defenses.clip import Clip
 from defenses.secret_sharing import SecretSharing
 from fedpriv import client as client_module
-from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
 from fedpriv.attack import Capability
 from fedpriv.data.partition import Partition
 from fedpriv.errors import ParameterError
+from fedpriv.lazy import tf
 from fedpriv.procedure import Procedure, Sampling
 from fedpriv.stations import Defense
 from fedpriv.tap import Tap

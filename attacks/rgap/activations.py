@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 from fedpriv.models.chain import ChainLayer
 
 

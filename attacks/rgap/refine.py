@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from attacks.rgap.activations import forward_graph
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 from fedpriv.models.chain import ChainLayer
 
 

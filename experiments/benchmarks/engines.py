@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from experiments.benchmarks.fedavg_vs_tff import compared, interleaved, tff_clients
-from fedpriv._lazy import tf, tff
+from fedpriv.lazy import tf, tff
 
 if TYPE_CHECKING:
     from fedpriv.federation import Federation

@@ -22,8 +22,8 @@ import numpy as np
 import typer
 
 from experiments.benchmarks import workload
-from fedpriv._lazy import default_threads, tf, tff
 from fedpriv.engine.graph import GraphEngine
+from fedpriv.lazy import default_threads, tf, tff
 
 if TYPE_CHECKING:
     from fedpriv.federation import Federation

@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 from experiments import script
-from fedpriv._lazy import tf, tff
+from fedpriv.lazy import tf, tff
 
 #: The largest temperature that secret sharing's fixed-point range has room for, in degrees Celsius.
 LIMIT = 100.0

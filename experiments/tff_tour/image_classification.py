@@ -16,8 +16,8 @@ import numpy as np
 import typer
 
 from experiments import script
-from fedpriv._lazy import tf
 from fedpriv.federation import Federation
+from fedpriv.lazy import tf
 from fedpriv.record import History
 
 ENGINES = {"graph": "Compiled graph", "tff": "TensorFlow Federated"}

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv._lazy import tf, tff
 from fedpriv.errors import StackError
+from fedpriv.lazy import tf, tff
 from fedpriv.procedure import Sampling
 from fedpriv.seeds import Purpose, fold, graph_seed
 from fedpriv.spec import Spec
@@ -126,12 +126,10 @@ class _Process:
         seed = tf.random.experimental.stateless_fold_in(
             tf.constant(graph_seed(self.seed, Purpose.SERVER)), state["round"]
         )
-        total = tf.cast(sums["total"], spec.dtype)
-        for i in reversed(range(len(self.defenses))):
-            defense = self.defenses[i]
-            if defense.acts_at(Station.AGGREGATE):
-                total, reported = defense.aggregate(total, Context(self.setup, states[i], fold(seed, i), 0, count))
-                metrics |= {f"{self.labels[i]}/{k}": tf.cast(v, tf.float64) for k, v in reported.items()}
+        total, reported = self.stack.aggregate(
+            tf.cast(sums["total"], spec.dtype), lambda i: Context(self.setup, states[i], fold(seed, i), 0, count)
+        )
+        metrics |= {name: tf.cast(value, tf.float64) for name, value in reported.items()}
         fixed = self.stack.fixed_denominator
         divisor = tf.cast(sums["weight"] if fixed is None else fixed, spec.dtype)
         mean = tf.math.divide_no_nan(total, divisor)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fedpriv._lazy import tf
 from fedpriv.aggregator import Aggregate
 from fedpriv.client import Client, shuffled_epochs
 from fedpriv.engine.evaluate import Evaluator
+from fedpriv.lazy import tf
 from fedpriv.protocol import Transcript
 from fedpriv.seeds import fold
 from fedpriv.stations import Setup, state_array

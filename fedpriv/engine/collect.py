@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv._lazy import tf
 from fedpriv.engine.base import CohortResult
 from fedpriv.errors import DivergenceError, OverflowDetected
+from fedpriv.lazy import tf
 
 if TYPE_CHECKING:
     from fedpriv.federation import Federation

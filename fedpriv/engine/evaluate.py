@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedpriv._lazy import default_threads, tf
 from fedpriv.client import unit_floats
+from fedpriv.lazy import default_threads, tf
 from fedpriv.models.model import Model
 
 EVALUATION_BATCH = 500

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv._lazy import default_threads, tf
 from fedpriv.engine.base import CohortResult, Engine
 from fedpriv.engine.collect import Collector
+from fedpriv.lazy import default_threads, tf
 from fedpriv.seeds import Purpose, fold, graph_seed
 
 if TYPE_CHECKING:

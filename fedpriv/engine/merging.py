@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv._lazy import tf, tff
 from fedpriv.aggregator import Aggregate, Aggregator
 from fedpriv.engine.pool import Pool
 from fedpriv.errors import EngineError, StackError
+from fedpriv.lazy import tf, tff
 from fedpriv.stations import Setup
 
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv._lazy import tf, tff
 from fedpriv.aggregator import Aggregator
 from fedpriv.engine.base import CohortResult, Engine
 from fedpriv.engine.collect import Collector
 from fedpriv.engine.merging import Merging, sent
 from fedpriv.engine.pool import Pool
 from fedpriv.errors import FedprivError, ModelError
+from fedpriv.lazy import tf, tff
 from fedpriv.seeds import Purpose, fold, graph_seed
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ class Paired:
       pairs: how many.
       first, second: means.
       difference: second minus first.
-      interval: bootstrap 95% interval of the difference, drawing trials and seeds; None where there is one of each.
+      interval: bootstrap 95% interval of the difference, drawing trials and seeds; None where there is one of each,
+        or where all pairs differ alike, which leaves nothing to draw from.
       p_value: two-sided, of a sign-flip permutation test of the mean difference (Fisher, 1935) that flips whole trials;
         None with fewer than six of them, where it cannot be small.
     """
@@ -55,7 +56,7 @@ def paired(
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     apart = b - a
     p_value = _sign_flip(apart, [*zip(runs, batches, strict=True)])
-    interval = cluster_bootstrap(apart, batches, runs, "mean")
+    interval = cluster_bootstrap(apart, batches, runs, "mean") if np.ptp(apart) > 0 else None
     return Paired(quantity, len(a), float(a.mean()), float(b.mean()), float(apart.mean()), interval, p_value)
 
 

@@ -7,13 +7,14 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedpriv.errors import ExperimentError, FedprivError
+from fedpriv.experiment.code import code_version
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.store import Job, Store, attack_job, training_job
-from fedpriv.experiment.work import Outcome, attack, code_version, datasets, train
+from fedpriv.experiment.work import Outcome, attack, datasets, train
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Step:
       outcome: its result, or None.
       error: why not, in one line.
       details: a traceback, where it helps.
+      code: the version of the code that ran it, or "" if it did not run.
     """
 
     job: Job
     outcome: Outcome | None
     error: str = ""
     details: str = ""
+    code: str = ""
 
 
 @dataclass
@@ -69,7 +72,7 @@ def plan(experiment: Experiment, store: Store, retry_failed: bool = False, any_c
     def is_done(job: Job) -> bool:
         """Notes a job that needs nothing; True if its outcome is there."""
         saved = store.read(job)
-        if saved is None or (saved.code != code_version() and not any_code):
+        if saved is None or (saved.code != job_code(job) and not any_code):
             return False
         if saved.error:
             if retry_failed:
@@ -93,18 +96,26 @@ def plan(experiment: Experiment, store: Store, retry_failed: bool = False, any_c
     return made
 
 
+def job_code(job: Job) -> str:
+    """The version of the code that a job runs with here."""
+    return code_version(job.cell.setting, attacked=job.kind == "attack")
+
+
 def run_job(job: Job, weights: Any, keep_images: int) -> Step:
     """Does a job; a failure is a result too. What the user can mend is one line, the rest has its traceback."""
+    code = ""
     try:
+        code = job_code(job)
         if job.kind == "train":
-            return Step(job, train(job.cell.setting, job.cell.seed))
-        return Step(job, attack(job.cell.setting, job.cell.seed, weights, keep_images))
+            outcome = train(job.cell.setting, job.cell.seed)
+        else:
+            outcome = attack(job.cell.setting, job.cell.seed, weights, keep_images)
+        return Step(job, outcome, code=code)
     except FedprivError as e:
-        return Step(job, None, str(e))
+        return Step(job, None, str(e), code=code)
     except Exception as e:
-        return Step(
-            job, None, f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}", traceback.format_exc()
-        )
+        error = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+        return Step(job, None, error, traceback.format_exc(), code)
 
 
 def run(
@@ -133,9 +144,18 @@ def run(
         _here(todo, store, keep) if jobs == 1 and scheduler is None else _on_dask(todo, store, keep, jobs, scheduler)
     )
     with contextlib.closing(steps):
-        for step in steps:
-            store.write(step.job, step.outcome, step.error, step.details)
+        for step in map(_checked, steps):
+            store.write(step.job, step.outcome, step.code, step.error, step.details)
             on_step(step)
+
+
+def _checked(step: Step) -> Step:
+    """The step, or its failure if a worker ran other code than is here."""
+    here = job_code(step.job)
+    if step.code in ("", here):
+        return replace(step, code=here)
+    other = f"its worker runs other code (version {step.code}, here {here}); install the same there"
+    return Step(step.job, None, other, code=here)
 
 
 def _here(todo: Plan, store: Store, keep: int) -> Generator[Step, None, None]:

@@ -19,7 +19,7 @@ import numpy as np
 from fedpriv.atomic import jsonable, write_bytes, write_text
 from fedpriv.errors import ExperimentError
 from fedpriv.experiment.experiment import Cell, Experiment
-from fedpriv.experiment.work import Outcome, code_version, fingerprint
+from fedpriv.experiment.work import Outcome, fingerprint
 from fedpriv.provenance import config_hash
 
 FORMAT = 1
@@ -149,8 +149,8 @@ class Store:
             self.damaged.append(header)
             return None
 
-    def write(self, job: Job, outcome: Outcome | None, error: str = "", details: str = "") -> None:
-        """Keeps an outcome, or a failure, whole or not at all."""
+    def write(self, job: Job, outcome: Outcome | None, code: str, error: str = "", details: str = "") -> None:
+        """Keeps an outcome, or a failure, and the version of the code that made it, whole or not at all."""
         header, arrays = self._paths(job)
         digest = None
         if outcome is not None and outcome.arrays:
@@ -163,7 +163,7 @@ class Store:
             {
                 "format": FORMAT,
                 "identity": dict(job.identity),
-                "code": code_version(),
+                "code": code,
                 "error": error,
                 "details": details,
                 "facts": done.facts,

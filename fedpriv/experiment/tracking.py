@@ -58,7 +58,7 @@ class _TensorBoard:
         """A run a job: its scalars, and those of its rounds."""
         if step.outcome is None:
             return
-        from fedpriv._lazy import tf
+        from fedpriv.lazy import tf
 
         numbers, rounds = _numbers(step)
         with tf.summary.create_file_writer(str(self.folder / f"{step.job.kind}-{step.job.key}")).as_default():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,23 +60,6 @@ def fingerprint(setting: Setting) -> str:
     """Of the data, training and test set."""
     train, test = datasets(setting.data, setting.data_dir)
     return train.fingerprint + (test.fingerprint if test is not None else "")
-
-
-@lru_cache(maxsize=1)
-def code_version() -> str:
-    """A hash over the sources that results depend on: the packages of fedpriv, its attacks and its defenses."""
-    import importlib.util
-
-    digest = hashlib.sha256()
-    for package in ("fedpriv", "attacks", "defenses"):
-        spec = importlib.util.find_spec(package)
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            for file in sorted(Path(folder).rglob("*.py")):
-                inside = file.relative_to(folder)
-                # What draws and prints changes no number.
-                if not (package == "fedpriv" and inside.parts[0] in ("cli", "figures", "report", "experiment")):
-                    digest.update(f"{package}/{inside.as_posix()}".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def train(setting: Setting, seed: int) -> Outcome:
@@ -208,11 +189,13 @@ def adaptive(setting: Setting) -> bool | None:
     made, defenses = setting.made_attack(), setting.made_defenses()
     if made is None or not defenses:
         return None
-    replays = made.adapts and "defense" in setting.exposure.position().knows
+    adversary = setting.exposure.position()
+    replays = made.adapts and "defense" in adversary.knows
 
     def considered(defense: Any) -> bool:
         # Of a protocol, the view holds what it leaves, and `simulate` replays that.
-        replayed = isinstance(defense, Protocol) or (defense.replayable and defense.replay() is not None)
+        exact = defense.replayable or (defense.noise_at_server and adversary.position != "observer")
+        replayed = isinstance(defense, Protocol) or (exact and defense.replay() is not None)
         return defense.adaptive_attack == made.name or (replays and replayed)
 
     return all(map(considered, defenses))

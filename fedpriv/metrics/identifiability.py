@@ -144,7 +144,7 @@ def logits_of(model: Model, weights: np.ndarray, batch: int = 256) -> Features:
       weights: `[d]`; those of a trained model, not of the one attacked, which knows the originals' labels at best.
       batch: examples at once.
     """
-    from fedpriv._lazy import tf
+    from fedpriv.lazy import tf
 
     dtype = model.spec.dtype
     flat = tf.constant(np.asarray(weights), dtype)

@@ -41,14 +41,18 @@ def clustered_wilson(
     runs: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
+    quality: Sequence[float] | np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Wilson's interval of a success rate among images that share the luck of their batch and of their run.
 
     The number of trials is replaced by the effective one (Korn and Graubard, 1998, Survey Methodology 24, 193):
     n over the design effect, the variance of the rate under `cluster_bootstrap` over that of independent images,
-    where it is larger. Where all or none succeed there is no variance to measure, and the effective number is that
-    of the batches, or of the runs if there are fewer (but two at least). One batch in one run shows nothing of how
-    batches vary; its images are then taken as independent, and the truth is wider.
+    where it is larger. Where all or none succeed the rate has no variance to measure. Then the design effect is that of
+    `quality`, the number whose passing a threshold is success: images of a batch or a run are more alike in it than
+    in whether it passes, so the interval is rather too wide than too narrow. Without it, or where it does not vary
+    either, the effective number is that of the batches, or of the runs if there are fewer (but two at least). One
+    batch in one run shows nothing of how batches vary; its images are then taken as independent, and the truth is
+    wider.
 
     Args:
       successes: bool `[n]`.
@@ -56,9 +60,13 @@ def clustered_wilson(
       runs: `[n]`, which run (seed) each belongs to; None for a single one.
       confidence: between 0 and 1.
       seed: seed of the resampling.
+      quality: `[n]`, finite, such as PSNR in dB.
 
     Returns:
       (low, high).
+
+    Raises:
+      ParameterError: lengths that differ, or an impossible confidence.
     """
     values = np.asarray(successes, np.float64)
     n, count = len(values), int(values.sum())
@@ -66,16 +74,21 @@ def clustered_wilson(
     sizes = [len(np.unique(f)) for f in (batch, run)]
     if max(sizes) < 2 or (sizes[1] == 1 and sizes[0] == n):
         return wilson(count, n, confidence)
-    rate = count / n
-    if count in (0, n):
-        effective = float(min(s for s in sizes if s > 1))
-    else:
-        means = _resampled_means(values, batch, run, seed, 9999)
-        variance = float(means.var())
+    if quality is not None and len(quality) != n:
+        raise ParameterError(f"{len(quality)} qualities given for {n} values; give one each")
+    measured = values
+    if count in (0, n) and quality is not None:
+        measured = np.asarray(quality, np.float64)
+    fewest = float(min(s for s in sizes if s > 1))
+    effective = fewest if count in (0, n) else float(n)
+    if np.ptp(measured) > 0:
+        variance = float(_resampled_means(measured, batch, run, seed, 9999).var())
         if sizes[1] == 1:
             variance *= sizes[0] / (sizes[0] - 1)  # the bootstrap's own bias with few batches
-        effective = min(float(n), rate * (1 - rate) / variance) if variance > 0 else float(n)
-    return _score_interval(rate, effective, confidence)
+        effective = min(float(n), float(measured.var()) / variance) if variance > 0 else float(n)
+    if count in (0, n):
+        effective = max(effective, fewest)
+    return _score_interval(count / n, effective, confidence)
 
 
 def cluster_bootstrap(

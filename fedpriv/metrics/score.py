@@ -322,8 +322,8 @@ def summarize(
         usable = values.size and not np.isnan(values).any() and (statistic == "median" or np.isfinite(values).all())
         return cluster_bootstrap(values, image_batches, image_runs, statistic, seed=seed) if usable else None
 
-    def rate_interval(right: Sequence[bool]) -> tuple[float, float]:
-        return clustered_wilson(right, image_batches, image_runs, seed=seed)
+    def rate_interval(right: Sequence[bool], quality: np.ndarray | None = None) -> tuple[float, float]:
+        return clustered_wilson(right, image_batches, image_runs, seed=seed, quality=quality)
 
     psnrs = np.array([i.psnr for i in images if i.psnr is not None])
     ssims = np.array([i.ssim for i in images if i.ssim is not None])
@@ -350,7 +350,7 @@ def summarize(
         threshold_db=scores[0].threshold_db,
         success_rate=None if succeeded is None else sum(succeeded) / n,
         successes=None if succeeded is None else sum(succeeded),
-        success_interval=None if succeeded is None else rate_interval(succeeded),
+        success_interval=None if succeeded is None else rate_interval(succeeded, np.minimum(psnrs, 2 * PSNR_CAP)),
         psnr_mean=_statistic(np.mean, np.minimum(psnrs, PSNR_CAP)),
         psnr_interval=interval(np.minimum(psnrs, PSNR_CAP)),
         psnr_median=_statistic(np.median, psnrs),

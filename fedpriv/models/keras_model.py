@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedpriv._lazy import tf
 from fedpriv.errors import ModelError
+from fedpriv.lazy import tf
 from fedpriv.models.chain import describe, layers_of
 from fedpriv.models.model import Model, Moments
 from fedpriv.models.normalization import (

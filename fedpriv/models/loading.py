@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedpriv import registry
-from fedpriv._lazy import tf
 from fedpriv.errors import FedprivError, ModelError, ParameterError, did_you_mean
+from fedpriv.lazy import tf
 from fedpriv.models.model import Model
 from fedpriv.models.seeding import eagerly, seeded
 

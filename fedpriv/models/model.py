@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv._lazy import tf
 from fedpriv.errors import ModelError
+from fedpriv.lazy import tf
 from fedpriv.models.chain import ChainLayer
 from fedpriv.spec import Spec
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
 from fedpriv.client import replay_cohort
+from fedpriv.lazy import tf
 from fedpriv.models.model import Model
 from fedpriv.procedure import Procedure, Sampling, make_procedure
 from fedpriv.spec import Spec

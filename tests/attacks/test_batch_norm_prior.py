@@ -5,9 +5,9 @@ import pytest
 
 from attacks.batch_norm_prior import BatchNormStatistics
 from attacks.priors import Scene
-from fedpriv._lazy import tf
 from fedpriv.attack import Capability
 from fedpriv.errors import CapabilityError
+from fedpriv.lazy import tf
 from fedpriv.models.zoo import convnet
 
 SHAPE = (8, 8, 1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from attacks.coordinates import Pixels, Smooth
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 
 
 @settings(max_examples=25, deadline=None)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from attacks.dense_input import dense_input, find_dense_input
-from fedpriv._lazy import tf
 from fedpriv.errors import CapabilityError, DivergenceError
+from fedpriv.lazy import tf
 from fedpriv.models import zoo
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model

@@ -10,8 +10,8 @@ import pytest
 from attacks.dense_input import dense_input
 from attacks.first_layer import FirstLayer
 from attacks.separation import separate
-from fedpriv._lazy import tf
 from fedpriv.errors import CapabilityError, DivergenceError
+from fedpriv.lazy import tf
 from fedpriv.metrics.image import psnr
 from fedpriv.metrics.matching import match
 from fedpriv.models import load as load_model

@@ -8,7 +8,7 @@ import pytest
 
 from attacks.first_order import SGD, Adam, SignedAdam
 from attacks.minimum import Status
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 
 CURVATURE = np.array([1.0, 10.0, 100.0])
 

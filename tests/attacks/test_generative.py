@@ -11,8 +11,8 @@ from attacks.generator import Generator, Layer, chain
 from attacks.latent import FreedNorm, Latent, LatentAndResidual, LatentAndWeights, LatentNorm
 from attacks.likelihood import NoiseLikelihood
 from attacks.priors import Scene
-from fedpriv._lazy import tf
 from fedpriv.errors import CapabilityError, ParameterError
+from fedpriv.lazy import tf
 from fedpriv.metrics.image import psnr
 
 SHAPE, LATENT = (8, 8, 1), 4

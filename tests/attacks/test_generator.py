@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from attacks.generator import Generator, Layer, chain, load_generator, packaged, parse_generator
-from fedpriv._lazy import tf
 from fedpriv.data import load
 from fedpriv.errors import DataError, ParameterError
+from fedpriv.lazy import tf
 from fedpriv.metrics.image import psnr
 
 TINY = (

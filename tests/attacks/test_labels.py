@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from attacks.labels import single_label
-from fedpriv._lazy import tf
 from fedpriv.errors import CapabilityError, DivergenceError
+from fedpriv.lazy import tf
 from fedpriv.models import load as load_model
 from fedpriv.models.model import cross_entropy
 

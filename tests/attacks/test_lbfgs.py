@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks.lbfgs import LBFGS, Minimum, Status
-from fedpriv._lazy import tf
 from fedpriv.errors import ParameterError
+from fedpriv.lazy import tf
 
 
 def of(function, dtype="float64"):

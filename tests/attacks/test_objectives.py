@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks.objectives import L1, Angular, Cosine, Masked, Objective, Signed, SquaredError
-from fedpriv._lazy import tf
 from fedpriv.errors import ParameterError
+from fedpriv.lazy import tf
 from fedpriv.spec import Spec
 
 SPEC = Spec(("conv/kernel", "conv/bias", "dense/kernel", "dense/bias"), ((2, 3), (3,), (3, 2), (2,)), "float64")

@@ -7,8 +7,8 @@ import pydantic
 import pytest
 
 from attacks.priors import L2, Box, Custom, GroupConsistency, Orthogonality, Prior, Scene, TotalVariation
-from fedpriv._lazy import tf
 from fedpriv.errors import ParameterError
+from fedpriv.lazy import tf
 
 NOWHERE = Scene(None, None, None)
 

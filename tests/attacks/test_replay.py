@@ -10,7 +10,7 @@ from attacks.inverting_gradients import InvertingGradients
 from attacks.matching import merged
 from attacks.replay import Epochs, Exact, OneGradient, Sent, Surrogate
 from attacks.sme import SME
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 from fedpriv.metrics.image import psnr
 from fedpriv.metrics.matching import match
 from fedpriv.procedure import make_procedure

@@ -11,10 +11,10 @@ import pytest
 from attacks.dense_input import DenseInput
 from attacks.low_rank import low_rank
 from attacks.spear import EXACT, SPEAR, Solver
-from fedpriv._lazy import tf
 from fedpriv.data import load as load_data
 from fedpriv.errors import CapabilityError, DivergenceError
 from fedpriv.exposure import Exposure
+from fedpriv.lazy import tf
 from fedpriv.metrics.image import psnr
 from fedpriv.metrics.matching import match
 from fedpriv.models import zoo

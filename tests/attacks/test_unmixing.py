@@ -7,7 +7,7 @@ import pytest
 
 from attacks.first_order import Adam
 from attacks.unmixing import Contrast, Mixture, objective, unmix
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 
 NONE = Contrast(0.0, 1.0, False, 0.0, 5.0, 0.0, 0.0)
 

@@ -30,7 +30,7 @@ def test_what_json_cannot_say_is_null(run, strict, npz, tmp_path, monkeypatch):
     model = tmp_path / "steep.py"
     model.write_text(
         "import numpy as np\n"
-        "from fedpriv._lazy import tf\n"
+        "from fedpriv.lazy import tf\n"
         "from fedpriv.models import Model\n"
         "from fedpriv.spec import Spec\n"
         "def steep(input_shape, num_classes):\n"

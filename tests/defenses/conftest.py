@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 from fedpriv.procedure import Sampling
 from fedpriv.spec import Spec
 from fedpriv.stations import Context, Setup

@@ -4,8 +4,8 @@ import pytest
 
 from defenses.central_dp import CentralDP
 from defenses.clip import Clip
-from fedpriv._lazy import tf, tfp
 from fedpriv.errors import StackError
+from fedpriv.lazy import tf, tfp
 from fedpriv.procedure import Sampling
 from fedpriv.stations import Station
 

@@ -7,8 +7,8 @@ from hypothesis.extra import numpy as hnp
 
 from defenses.clip import Clip
 from fedpriv import registry
-from fedpriv._lazy import tf, tfp
 from fedpriv.errors import ParameterError
+from fedpriv.lazy import tf, tfp
 
 vectors = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-1e6, 1e6, width=32))
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defenses.fixed_point import FixedPoint, finest_power_of_two
-from fedpriv._lazy import tf
+from fedpriv.lazy import tf
 
 
 def as_unsigned(encoded):

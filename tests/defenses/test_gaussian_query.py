@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from defenses.gaussian_query import gaussian_sum_query
-from fedpriv._lazy import tf, tfp
+from fedpriv.lazy import tf, tfp
 
 
 def noised(seed, n=200_000, clip=2.0, stddev=3.0, dtype=tf.float32):

@@ -3,7 +3,7 @@ import pytest
 
 from defenses.clip import Clip
 from defenses.local_dp import LocalDP
-from fedpriv._lazy import tf, tfp
+from fedpriv.lazy import tf, tfp
 from fedpriv.procedure import Sampling
 from fedpriv.stations import Station
 

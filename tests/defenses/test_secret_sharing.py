@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from defenses.secret_sharing import SecretSharing
-from fedpriv._lazy import tf
 from fedpriv.domain import Real, Ring
 from fedpriv.errors import ParameterError, ProtocolError, StackError
+from fedpriv.lazy import tf
 from fedpriv.procedure import Sampling
 from fedpriv.spec import Spec
 from fedpriv.stations import Setup, Station

@@ -226,7 +226,7 @@ def test_what_does_not_go_together(federate, on_tff):
 
 def no_sum_of_ours():
     """A secure sum by another name."""
-    from fedpriv._lazy import tff
+    from fedpriv.lazy import tff
 
     return tff.learning.secure_aggregator()
 

@@ -9,11 +9,11 @@ from defenses.central_dp import CentralDP
 from defenses.clip import Clip
 from defenses.local_dp import LocalDP
 from defenses.secret_sharing import SecretSharing
-from fedpriv._lazy import tf, tff
 from fedpriv.engine.aggregation import to_aggregation_factory
 from fedpriv.engine.pool import default_runtime
 from fedpriv.errors import StackError
 from fedpriv.federation import Federation
+from fedpriv.lazy import tf, tff
 from fedpriv.models.to_tff import to_functional_model
 from fedpriv.procedure import make_procedure
 

@@ -195,7 +195,7 @@ def test_a_client_that_diverges_is_named_or_dropped(federate, toy, address):
 def test_a_model_that_tff_cannot_carry_is_refused(federate, logistic_model, address):
     import dataclasses
 
-    from fedpriv._lazy import tf
+    from fedpriv.lazy import tf
 
     def in_python(weights, x, training):
         return tf.numpy_function(lambda v: v, [logistic_model.apply(weights, x, training)], tf.float32)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,15 +113,46 @@ def test_a_mistake_in_a_setting_is_a_failed_cell_not_the_end(write, tmp_path):
 
 
 def test_what_other_code_made_is_run_again_unless_wanted(write, tmp_path, monkeypatch):
-    from fedpriv.experiment import store
-
     path, folder = write(grid={"attack": ["first_layer"]}, seeds=1), tmp_path / "r"
     run(path, folder)
-    for module in (runner, store):
-        monkeypatch.setattr(module, "code_version", lambda: "other")
+    monkeypatch.setattr(runner, "code_version", lambda setting, attacked: "other")
     assert run(path, folder, any_code=True) == []
     assert kinds(run(path, folder)) == ["train", "attack"]
     assert run(path, folder) == []
+
+
+def test_a_plugin_that_changed_is_run_again(write, tmp_path, monkeypatch):
+    """The code of someone's attack counts for its own cells, not for the trainings, nor for other attacks."""
+    from fedpriv.experiment import code
+
+    home = tmp_path / "home"
+    home.mkdir()
+    plugin = home / "somebodys_attack.py"
+    plugin.write_text("from attacks.first_layer import FirstLayer\nclass Mine(FirstLayer):\n    name = 'mine'\n")
+    monkeypatch.syspath_prepend(str(home))
+    path, folder = write(grid={"attack": ["somebodys_attack:Mine", "labels"]}, seeds=1), tmp_path / "r"
+    assert kinds(run(path, folder)) == ["train", "attack", "attack"]
+    assert run(path, folder) == []
+    plugin.write_text(plugin.read_text() + "# changed\n")
+    code._sources.cache_clear()  # as in a new process
+    again = run(path, folder)
+    assert [s.job.cell.setting.attack for s in again] == ["somebodys_attack:Mine"]
+    assert all(s.error == "" for s in again)
+    assert run(path, folder) == []
+
+
+def test_a_worker_with_other_code_is_told(write, tmp_path, monkeypatch):
+    real = runner.run_job
+
+    def elsewhere(*job):
+        return replace(real(*job), code="other")
+
+    path, folder = write(grid={"attack": ["first_layer"]}, seeds=1), tmp_path / "r"
+    monkeypatch.setattr(runner, "run_job", elsewhere)
+    steps = run(path, folder)
+    assert all("its worker runs other code (version other, here " in s.error for s in steps)
+    monkeypatch.undo()
+    assert kinds(run(path, folder, retry_failed=True)) == ["train", "attack"]
 
 
 PROGRAM = """

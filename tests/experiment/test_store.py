@@ -32,13 +32,13 @@ def job(write):
 def test_what_is_written_is_read(tmp_path, job):
     store = Store(tmp_path / "r")
     assert store.read(job) is None
-    store.write(job, OUTCOME)
+    store.write(job, OUTCOME, "v1")
     found = store.read(job)
     assert (found.error, found.outcome.seconds, found.outcome.rounds) == ("", 2.5, OUTCOME.rounds)
     assert found.outcome.facts["accuracy"] == 0.5
     for name, array in OUTCOME.arrays.items():
         np.testing.assert_array_equal(found.outcome.arrays[name], array)
-    store.write(job, None, "it broke", "Traceback ...")
+    store.write(job, None, "v1", "it broke", "Traceback ...")
     assert (store.read(job).outcome, store.read(job).error, store.read(job).details) == (
         None,
         "it broke",
@@ -53,7 +53,7 @@ def test_what_is_written_is_read(tmp_path, job):
 )
 def test_damage_anywhere_is_noticed(tmp_path, job, part, at, how):
     store = Store(tmp_path / "r")
-    store.write(job, OUTCOME)
+    store.write(job, OUTCOME, "v1")
     path = store.folder / "cells" / f"{job.key}.{part}"
     whole = bytearray(path.read_bytes())
     place = int(at * len(whole))
@@ -69,7 +69,7 @@ def test_damage_anywhere_is_noticed(tmp_path, job, part, at, how):
 def test_a_file_of_another_cell_does_not_count(tmp_path, write):
     store = Store(tmp_path / "r")
     one, other = (attack_job(c) for c in load(write()).cells[:2])
-    store.write(one, OUTCOME)
+    store.write(one, OUTCOME, "v1")
     for kind in ("json", "npz"):
         os.rename(store.folder / "cells" / f"{one.key}.{kind}", store.folder / "cells" / f"{other.key}.{kind}")
     assert store.read(one) is None
@@ -81,7 +81,7 @@ def test_a_file_of_another_cell_does_not_count(tmp_path, write):
 def test_arrays_without_their_header_do_not_count(tmp_path, job):
     """As after a kill between the two writes."""
     store = Store(tmp_path / "r")
-    store.write(job, OUTCOME)
+    store.write(job, OUTCOME, "v1")
     (store.folder / "cells" / f"{job.key}.json").unlink()
     assert store.read(job) is None
     assert not store.damaged
@@ -89,7 +89,7 @@ def test_arrays_without_their_header_do_not_count(tmp_path, job):
 
 def test_trainings_and_attacks_lie_apart(tmp_path, write):
     store, cell = Store(tmp_path / "r"), load(write()).cells[0]
-    store.write(training_job(cell), OUTCOME)
+    store.write(training_job(cell), OUTCOME, "v1")
     assert store.read(attack_job(cell)) is None
     assert store.read(training_job(cell)) is not None
 
@@ -118,7 +118,7 @@ def test_the_folder_of_another_experiment_is_left_alone(tmp_path, write):
 @pytest.mark.parametrize(("number", "says"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "read-only")])
 def test_a_full_or_read_only_disk_is_said_and_nothing_is_half_written(tmp_path, job, monkeypatch, number, says):
     store = Store(tmp_path / "r")
-    store.write(job, OUTCOME)
+    store.write(job, OUTCOME, "v1")
     before = {p: p.read_bytes() for p in store.folder.rglob("*") if p.is_file()}
 
     def refuse(*_):
@@ -126,7 +126,7 @@ def test_a_full_or_read_only_disk_is_said_and_nothing_is_half_written(tmp_path, 
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(FedprivError, match=says):
-        store.write(job, Outcome({"accuracy": 0.9}, [], [], {"weights": np.zeros(2)}))
+        store.write(job, Outcome({"accuracy": 0.9}, [], [], {"weights": np.zeros(2)}), "v1")
     monkeypatch.undo()
     assert {p: p.read_bytes() for p in store.folder.rglob("*") if p.is_file()} == before
     assert store.read(job).outcome.facts["accuracy"] == 0.5

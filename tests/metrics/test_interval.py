@@ -109,6 +109,26 @@ def test_the_same_images_in_several_runs_are_not_new_images():
     assert clustered_wilson([True] * 200, batches, runs) == pytest.approx(wilson(5, 5))
 
 
+def test_where_none_succeed_their_quality_says_how_alike_they_are():
+    """Luck of the images alone: as many trials as images. Of the runs alone: as many as runs. Neither: in between."""
+    rng = np.random.default_rng(5)
+    batches, runs = np.tile(np.arange(16), 3), np.repeat(np.arange(3), 16)
+    none = [False] * 48
+    images, seeds = np.tile(rng.normal(size=16), 3), np.repeat(rng.normal(size=3), 16)
+    assert clustered_wilson(none, batches, runs, quality=images) == pytest.approx(wilson(0, 16), abs=0.02)
+    assert clustered_wilson(none, batches, runs, quality=seeds) == pytest.approx(wilson(0, 3), abs=0.02)
+    free = [clustered_wilson(none, batches, runs, quality=rng.normal(size=48))[1] for _ in range(20)]
+    assert wilson(0, 48)[1] < np.mean(free) < wilson(0, 16)[1]
+    all_right = clustered_wilson([True] * 48, batches, runs, quality=images)
+    assert all_right == pytest.approx(wilson(16, 16), abs=0.02)
+    # What does not vary tells nothing; where some succeed, the successes themselves do.
+    assert clustered_wilson(none, batches, runs, quality=np.ones(48)) == clustered_wilson(none, batches, runs)
+    some = np.arange(48) % 5 == 0
+    assert clustered_wilson(some, batches, runs, quality=seeds) == clustered_wilson(some, batches, runs)
+    with pytest.raises(ParameterError, match="2 qualities given for 48 values"):
+        clustered_wilson(none, batches, runs, quality=[1, 2])
+
+
 def test_bootstrap_over_runs_and_batches_covers_both():
     """On additive effects of images and seeds, the interval is as wide as both demand, and one factor is not."""
     rng = np.random.default_rng(3)

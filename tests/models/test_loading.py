@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from fedpriv import registry
-from fedpriv._lazy import tf
 from fedpriv.errors import ModelError, ParameterError, UnknownNameError
+from fedpriv.lazy import tf
 from fedpriv.models import Model, load
 
 MODULE = """

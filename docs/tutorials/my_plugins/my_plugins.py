@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 from scipy.optimize import minimize
 
-from fedpriv._lazy import tf  # TensorFlow, imported at first use, so that `fedpriv list` answers at once
 from fedpriv.attack import Attack, Capability, Finding
+from fedpriv.lazy import tf  # TensorFlow, imported at first use, so that `fedpriv list` answers at once
 from fedpriv.stations import Context, Defense
 from fedpriv.view import View
 

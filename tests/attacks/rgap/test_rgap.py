@@ -11,10 +11,10 @@ import typer
 from typer.testing import CliRunner
 
 from attacks.rgap import RGAP, rank_analysis
-from fedpriv._lazy import tf
 from fedpriv.adversary import Adversary
 from fedpriv.client import replay_cohort
 from fedpriv.errors import CapabilityError, DivergenceError, ParameterError
+from fedpriv.lazy import tf
 from fedpriv.metrics.image import psnr
 from fedpriv.models import load as load_model
 from fedpriv.models.keras_model import from_keras

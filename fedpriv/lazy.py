@@ -1,7 +1,7 @@
 """TensorFlow and TFF, imported at first use rather than at start-up.
 
 `fedpriv --help`, `fedpriv list` and every argument error must answer at once, and importing TensorFlow takes
-seconds. Modules of this project write `from fedpriv._lazy import tf` and use `tf.` inside functions as usual;
+seconds. Modules of this project write `from fedpriv.lazy import tf` and use `tf.` inside functions as usual;
 the import happens at the first attribute. Modules must not touch `tf.` while they are being imported.
 """
 
