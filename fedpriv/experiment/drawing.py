@@ -77,6 +77,36 @@ def _short(arm: Arm, varying: Sequence[str]) -> str:
     return ", ".join(parts) or arm.name
 
 
+def _epsilon(arm: Arm) -> float | None:
+    """The guarantee that holds against the adversary who attacked it; None if there is none."""
+    observes = arm.results[0].cell.setting.exposure.adversary == "observer"
+    found = arm.mean("epsilon_released" if observes else "epsilon_server")
+    return found if found is not None and math.isfinite(found) else None
+
+
+def _against(arms: Sequence[Arm]) -> str:
+    """Who the guarantees are against, in words."""
+    observes = {a.results[0].cell.setting.exposure.adversary == "observer" for a in arms}
+    if len(observes) > 1:
+        return "the adversary of each setting"
+    return "whoever sees the released models" if observes == {True} else "the server, which sees what clients send"
+
+
+def _by_strongest(arms: Sequence[Arm]) -> list[Arm]:
+    """Of the arms that differ in the attack alone, the one whose attack reconstructed most."""
+    strongest: dict[tuple[Any, ...], Arm] = {}
+    for arm in arms:
+        place = tuple(v for k, v in arm.labels.items() if k != "attack")
+        if place not in strongest or _strength(arm) > _strength(strongest[place]):
+            strongest[place] = arm
+    return list(strongest.values())
+
+
+def _strength(arm: Arm) -> tuple[float, float]:
+    row = arm.row()
+    return tuple(-1.0 if row.get(k) is None else row[k] for k in ("success_rate", "psnr_mean"))  # type: ignore[return-value]
+
+
 def _grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     """Originals and reconstructions, arms below each other that attack the same images."""
     pictured = [a for a in _attacked(arms) if _originals(a) is not None]
@@ -253,29 +283,30 @@ def _trained_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
 
 
 def _noise(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
-    """Accuracy and PSNR over the noise multiplier, if several are compared under one attack."""
-    attacks = {str(a.labels.get("attack")) for a in _attacked(arms)}
-    if len(attacks) > 1 or sum(_multiplier(a) is not None for a in arms) < 2:
+    """Accuracy and PSNR over the noise multiplier, if several are compared; of several attacks, by the strongest."""
+    shown = _by_strongest(arms)
+    if len({_multiplier(a) for a in shown} - {None}) < 2:
         return []
     delta, threshold = arms[0].results[0].cell.setting.delta, arms[0].results[0].cell.setting.threshold_db
     varying = [n for n in _varying(arms) if n != "attack"]
+    beside = [n for n in varying if _same_noise(shown, n)]
 
     def draw() -> Figure:
         from fedpriv.figures.tradeoff import Point, privacy_utility
 
         points = []
-        for arm in arms:
+        for arm in shown:
             row, noise, setting = arm.row(), _multiplier(arm), arm.results[0].cell.setting
             values = [min(i.psnr, PSNR_CAP) for s in arm.scores()[0] for i in s.images if i.psnr is not None]
             bare = not setting.defense
             series = "No defense" if bare else " + ".join(d.name for d in setting.made_defenses())
             points.append(
                 Point(
-                    series,
+                    ", ".join(filter(None, (series, _short(arm, beside) if beside else ""))),
                     0.0 if bare else noise,
                     arm.mean("accuracy"),
                     row.get("psnr_mean"),
-                    arm.mean("epsilon_server") or arm.mean("epsilon_released"),
+                    _epsilon(arm),
                     arm.interval("accuracy"),
                     row.get("psnr_interval"),
                     tuple(values),
@@ -284,13 +315,13 @@ def _noise(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
             )
         return privacy_utility(points, delta=delta, threshold_db=threshold)
 
+    several = " by the strongest attack of this experiment" if len(shown) < len(arms) else ""
     return [
         Drawn(
             "noise",
             "Accuracy and reconstruction against noise",
-            "Test accuracy after training, and PSNR of the reconstructions, over the noise multiplier. Epsilon is that "
-            f"of the whole training at delta {delta:g}, against the server where a defense claims one, else of the "
-            "released model.",
+            f"Test accuracy after training, and PSNR of the reconstructions{several}, over the noise multiplier. "
+            f"Epsilon is that of the whole training at delta {delta:g} against {_against(shown)}.",
             "Accuracy and reconstruction quality against the noise multiplier.",
             draw,
         )
@@ -302,28 +333,30 @@ def _multiplier(arm: Arm) -> float | None:
     return next((float(z) for z in found if z is not None), None)
 
 
+def _same_noise(arms: Sequence[Arm], axis: str) -> bool:
+    """Whether each value of an axis meets the same noise multipliers."""
+    met: dict[Any, set[float | None]] = {}
+    for arm in arms:
+        met.setdefault(arm.labels[axis], set()).add(_multiplier(arm))
+    return len({frozenset(m) for m in met.values()}) == 1
+
+
 def _front(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     """Accuracy against leakage with the Pareto front; of several attacks on one defense, the strongest counts."""
     both = [a for a in _attacked(arms) if a.mean("accuracy") is not None and a.results[0].trained is not None]
-    defended = [a for a in both if all(r.cell.setting.training.defended for r in a.results)]
-    strongest: dict[str, Arm] = {}
-    varying = [n for n in _varying(defended) if n != "attack"]
-    for arm in defended:
-        name = _short(arm, varying)
-        if name not in strongest or arm.row()["success_rate"] > strongest[name].row()["success_rate"]:
-            strongest[name] = arm
-    if len({arm.mean("accuracy") for arm in strongest.values()}) < 2:
+    strongest = _by_strongest([a for a in both if all(r.cell.setting.training.defended for r in a.results)])
+    if len({arm.mean("accuracy") for arm in strongest}) < 2:
         return []
+    varying = [n for n in _varying(strongest) if n != "attack"]
 
     def draw() -> Figure:
         from fedpriv.figures.pareto import ParetoPoint, pareto_front
 
         points = []
-        for name, arm in strongest.items():
-            row = arm.row()
+        for arm in strongest:
+            row, name, epsilon = arm.row(), _short(arm, varying), _epsilon(arm)
             low, high = row["success_interval"]
             a_low, a_high = row.get("accuracy_interval") or (None, None)
-            epsilon = row.get("epsilon_server") or row.get("epsilon_released")
             points.append(
                 ParetoPoint(name, row["accuracy"], row["success_rate"], low, high, a_low, a_high, epsilon=epsilon)
             )
@@ -334,7 +367,8 @@ def _front(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
             "privacy_utility",
             "Privacy against utility",
             "Test accuracy, and images reconstructed by the strongest attack of this experiment; further right and "
-            "further down is better. The line joins the settings that no other beats in both. Bars are 95% intervals.",
+            "further down is better. The line joins the settings that no other beats in both. Bars are 95% intervals. "
+            f"Epsilon, where there is one, is against {_against(strongest)}.",
             "Points of accuracy against images reconstructed, with the Pareto front.",
             draw,
         )
@@ -342,38 +376,40 @@ def _front(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
 
 
 def _epsilons(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
-    """Success against epsilon, if any arm has one."""
+    """Success against the epsilon that holds against its adversary, if any arm has one."""
     attacked = _attacked(arms)
-    made = []
-    for against, who in (("server", "the server"), ("released", "whoever sees the released models")):
-        fact = f"epsilon_{against}"
-        if not any(a.mean(fact) is not None for a in attacked):
-            continue
+    sure = [a for a in attacked if _epsilon(a) is not None]
+    if not sure:
+        return []
 
-        def draw(fact: str = fact) -> Figure:
-            from fedpriv.figures.success_epsilon import EpsilonPoint, success_epsilon
+    def mechanism(arm: Arm) -> str:
+        return " + ".join(d.name for d in arm.results[0].cell.setting.made_defenses())
 
-            points = []
-            for arm in attacked:
-                row, epsilon = arm.row(), arm.mean(fact)
-                low, high = row["success_interval"]
-                series = str(arm.labels.get("attack") or str(arm.results[0].cell.setting.attack).partition("(")[0])
-                if epsilon is not None and not math.isfinite(epsilon):
-                    epsilon = None
-                points.append(EpsilonPoint(series, epsilon, row["success_rate"], low, high, _without(arm, "attack")))
-            return success_epsilon(points, delta=attacked[0].results[0].cell.setting.delta)
+    several = len({mechanism(a) for a in sure}) > 1
 
-        made.append(
-            Drawn(
-                f"success_epsilon_{against}",
-                f"Attack success against epsilon, against {who}",
-                f"Images reconstructed over the epsilon of the whole training, against {who}; 95% Wilson intervals. "
-                "Settings without a formal guarantee stand apart.",
-                "Points of images reconstructed against epsilon.",
-                draw,
-            )
+    def draw() -> Figure:
+        from fedpriv.figures.success_epsilon import EpsilonPoint, success_epsilon
+
+        points = []
+        for arm in attacked:
+            row, epsilon = arm.row(), _epsilon(arm)
+            low, high = row["success_interval"]
+            series = str(arm.labels.get("attack") or str(arm.results[0].cell.setting.attack).partition("(")[0])
+            if several and epsilon is not None:
+                series += f", {mechanism(arm)}"
+            points.append(EpsilonPoint(series, epsilon, row["success_rate"], low, high, _without(arm, "attack")))
+        return success_epsilon(points, delta=attacked[0].results[0].cell.setting.delta)
+
+    return [
+        Drawn(
+            "success_epsilon",
+            "Attack success against epsilon",
+            f"Images reconstructed over the epsilon of the whole training, against {_against(attacked)}; 95% Wilson "
+            "intervals. Settings without a formal guarantee against it stand apart.",
+            "Points of images reconstructed against epsilon.",
+            draw,
         )
-    return made
+    ]
 
 
 def _rounds(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:

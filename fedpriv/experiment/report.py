@@ -188,6 +188,9 @@ def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[
         said.append("The images are Fashion-MNIST's, small and grey; other data may leak more or less.")
     if any(r.get("epsilon_server") is None and r.get("epsilon_released") is None for r in rows):
         said.append("Where no epsilon stands, no defense makes a formal claim, and nothing is guaranteed.")
+    seen = [r for arm in made for r in arm.results if r.facts.get("held_out") is False]
+    if any(r.cell.setting.training.rounds and not r.cell.setting.exposure.fresh for r in seen):
+        said.append("The attacked images are the training set's, so the attacked models may have been trained on them.")
     said += experiment.contents.limits
     if images:
         said += ["How the conclusion was drawn:", *conclusion.RULES]

@@ -70,7 +70,7 @@ class Training(Procedure):
 
 
 class Exposed(pydantic.BaseModel):
-    """The rounds that are attacked, with clients never seen before.
+    """The rounds that are attacked, with clients of the test set (of the training set where that is too small).
 
     Attributes:
       images: in all; each trial takes batch x cohort of them.

@@ -172,7 +172,7 @@ def image_rows(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     for result in results:
         cell = result.cell
         head: dict[str, Any] = {**cell.labels, "seed": cell.seed}
-        facts = {k: v for k, v in result.facts.items() if k != "threat"}
+        facts = {k: v for k, v in result.facts.items() if k not in ("threat", "held_out")}
         if result.error:
             rows.append({**head, "status": result.error})
             continue

@@ -138,6 +138,10 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
       seed: the cell's.
       weights: `[d]` of the model that is attacked; None draws fresh ones for every trial.
       keep_images: how many originals and reconstructions to keep.
+
+    Returns:
+      the outcome; its fact `held_out` says whether the images are the test set's, or, where that is missing or too
+      small, the training set's.
     """
     from fedpriv.exposure import Exposure
     from fedpriv.metrics.score import aligned
@@ -147,7 +151,8 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
     made, how = setting.made_attack(), setting.exposure
     assert made is not None
     training, test = datasets(setting.data, setting.data_dir)
-    data = test if test is not None and len(test) >= how.images else training
+    held_out = test is not None and len(test) >= how.images
+    data = test if test is not None and held_out else training
     exposure = Exposure(
         _model(setting.model, data.input_shape, data.num_classes),
         data,
@@ -180,25 +185,27 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
     arrays = {}
     if originals:
         arrays = {"originals": np.concatenate(originals)[:keep_images], "found": np.concatenate(found)[:keep_images]}
-    facts = {"adaptive": adaptive(setting), "threat": how.position().describe()}
+    facts = {"adaptive": adaptive(setting), "threat": how.position().describe(), "held_out": held_out}
     return Outcome(facts, scores, [], arrays, time.perf_counter() - began)
 
 
 def adaptive(setting: Setting) -> bool | None:
-    """Whether the attack takes the defenses into account: it is named by each, or replays it. None without any."""
+    """Whether the attack knows the defenses and takes them into account: it is named by each, or replays it.
+
+    None without any defense.
+    """
     made, defenses = setting.made_attack(), setting.made_defenses()
     if made is None or not defenses:
         return None
     adversary = setting.exposure.position()
-    replays = made.adapts and "defense" in adversary.knows
 
     def considered(defense: Any) -> bool:
         # Of a protocol, the view holds what it leaves, and `simulate` replays that.
         exact = defense.replayable or (defense.noise_at_server and adversary.position != "observer")
         replayed = isinstance(defense, Protocol) or (exact and defense.replay() is not None)
-        return defense.adaptive_attack == made.name or (replays and replayed)
+        return defense.adaptive_attack == made.name or (made.adapts and replayed)
 
-    return all(map(considered, defenses))
+    return "defense" in adversary.knows and all(map(considered, defenses))
 
 
 def score_dict(score: Any) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from fedpriv.experiment import conclusion
 from fedpriv.experiment.drawing import drawings
 from fedpriv.experiment.experiment import load
 from fedpriv.experiment.report import write_report
+from fedpriv.experiment.setting import Setting
 from fedpriv.experiment.table import arms, gather
+from fedpriv.experiment.work import adaptive
 from tests.experiment.conftest import finish
 
 
@@ -44,13 +46,65 @@ def test_each_figure_is_drawn_where_its_numbers_are(noisy):
     stems = {d.stem for d in drawings(experiment, made)}
     assert any(s.startswith("reconstructions") for s in stems)
     assert {"success_over_batch", "psnr_over_batch", "privacy_utility", "training_curves"} <= stems
-    assert {"heat_map_1", "heat_map_2", "success_epsilon_server", "costs"} <= stems
-    assert "noise" not in stems  # two attacks have no one PSNR
-    one_attack = [a for a in made if a.labels["attack"] == "DLG"]
-    assert "noise" in {d.stem for d in drawings(experiment, one_attack)}
+    assert {"heat_map_1", "heat_map_2", "success_epsilon", "costs", "noise"} <= stems
+    one_level = [a for a in made if a.labels["defense"] != "weak"]
+    assert "noise" not in {d.stem for d in drawings(experiment, one_level)}
     bare = [a for a in made if a.labels["defense"] == "none"]
-    assert not {"success_epsilon_server", "privacy_utility"} & {d.stem for d in drawings(experiment, bare)}
+    assert not {"success_epsilon", "privacy_utility"} & {d.stem for d in drawings(experiment, bare)}
     assert drawings(experiment, []) == []
+
+
+def texts(figure):
+    return " ".join(t.get_text() for t in figure.findobj(lambda o: hasattr(o, "get_text"))).replace("\n", " ")
+
+
+def test_the_noise_figure_shows_the_strongest_attack_of_each_setting(noisy):
+    """First-layer inversion is exact without noise, where DLG's few steps are not."""
+    experiment, store = noisy
+    made = arms(experiment, gather(experiment, store))
+    drawn = next(d for d in drawings(experiment, made) if d.stem == "noise")
+    assert "by the strongest attack" in drawn.caption
+    assert "local_dp, batch 2" in texts(drawn.draw())
+    alone = [a for a in made if a.labels["attack"] == "DLG"]
+    assert "strongest" not in next(d for d in drawings(experiment, alone) if d.stem == "noise").caption
+
+
+def test_a_guarantee_stands_beside_the_adversary_it_holds_against(write, content, tmp_path):
+    """Central noise guards released models; the server that sees updates gets no guarantee written on it."""
+    setting = {**content["setting"], "attack": "first_layer", "defense": "central_dp(clip=0.01,noise_multiplier=1)"}
+    setting["training"] = {**setting["training"], "weighting": "uniform"}
+    path = write(setting=setting, grid={"exposure.adversary": ["server", "observer"]}, seeds=1)
+    experiment, store = finish(path, tmp_path / "r")
+    server, observer = arms(experiment, gather(experiment, store))
+    assert observer.mean("epsilon_released") == server.mean("epsilon_released") > 0
+    drawn = {d.stem: d for d in drawings(experiment, [server])}
+    assert "success_epsilon" not in drawn
+    both = next(d for d in drawings(experiment, [server, observer]) if d.stem == "success_epsilon")
+    assert "the adversary of each setting" in both.caption
+    figure = both.draw()
+    assert "observer" in texts(figure)
+    (bare,) = (axes for axes in figure.axes if axes.get_gid() == "no guarantee")
+    assert [t.get_text() for t in bare.get_xticklabels()] == ["server"]
+
+
+@pytest.mark.parametrize(
+    ("defense", "attack", "adversary", "considered"),
+    [
+        ("none", "dlg", "server", None),
+        ("clip(norm=1)", "dlg", "server", True),
+        ("clip(norm=1)", "first_layer", "server", False),
+        ("central_dp(clip=1,noise_multiplier=1)", "dlg", "server", True),  # it sees what the noise is added to
+        ("central_dp(clip=1,noise_multiplier=1)", "dlg", "observer", False),
+        ("local_dp(clip=1,noise_multiplier=1)", "dlg", "server", False),
+        ("local_dp(clip=1,noise_multiplier=1)", "ggl", "server", True),
+        ("secret_sharing(aggregators=3)", "modern", "server", True),
+    ],
+)
+def test_which_attacks_take_a_defense_into_account(defense, attack, adversary, considered):
+    setting = Setting(defense=defense, attack=attack, exposure={"adversary": adversary})
+    assert adaptive(setting) is considered
+    blind = Setting(defense=defense, attack=attack, exposure={"adversary": adversary, "blind": "defense"})
+    assert not adaptive(blind)
 
 
 def test_sentences_follow_their_rules(noisy):
