@@ -28,10 +28,16 @@ def features(job: Job) -> list[str]:
     if job.kind == "train":
         return [f"train {setting.model}", f"train {model}", "train"]
     attack = parse_call(setting.attack or "", "attack")[0]
-    size = setting.exposure.batch * setting.exposure.cohort
+    how = setting.exposure
+    steps = how.procedure().local_steps(how.batch)
+    # Where noise keeps an optimizer from its target, it goes on to its last step.
+    noise = " noise" if any(not d.replayable and not d.noise_at_server for d in setting.made_defenses()) else ""
+    size = f"{how.batch * how.cohort} images {steps} steps"
     return [
-        f"{setting.attack} {setting.model} {size}",
+        f"{setting.attack} {setting.model} {size}{noise}",
+        f"{attack} {model} {size}{noise}",
         f"{attack} {model} {size}",
+        f"{attack} {model}{noise}",
         f"{attack} {model}",
         attack,
         "attack",

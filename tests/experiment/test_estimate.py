@@ -25,6 +25,21 @@ def test_a_job_takes_what_its_like_took(write):
     assert features(first)[0].startswith("first_layer logistic")
 
 
+def test_local_steps_and_noise_make_an_attack_another_one(write):
+    """Each costs several times more, so what a plain job took says little of it."""
+
+    def job(*overrides):
+        return attack_job(load(write(seeds=1, grid={"attack": ["first_layer"]}), overrides).cells[0])
+
+    plain = job()
+    estimator = Estimator([(plain, 1.0), (job("exposure.local_epochs=5"), 7.0)])
+    noisy = job("training.weighting=uniform", "defense=local_dp(clip=1,noise_multiplier=1)")
+    assert estimator.seconds(noisy) == 1  # for want of better
+    estimator.learn(noisy, 3.0)
+    assert estimator.seconds(job("exposure.local_epochs=5", "seeds=2")) == 7
+    assert (estimator.seconds(plain), estimator.seconds(noisy)) == (1, 3)
+
+
 def test_trainings_grow_with_rounds_and_clients(write):
     def job(*overrides):
         return training_job(load(write(seeds=1), overrides).cells[0])

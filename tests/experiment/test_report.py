@@ -107,6 +107,15 @@ def test_which_attacks_take_a_defense_into_account(defense, attack, adversary, c
     assert not adaptive(blind)
 
 
+def test_images_that_the_model_may_have_seen_are_named(write, tmp_path):
+    """15 images are held out; an attack on 16 takes them from the training set."""
+    said = "The attacked images are the training set"
+    for images, expected in ((15, False), (16, True)):
+        path = write(grid={"attack": ["labels"]}, seeds=1, keep_images=1)
+        experiment, store = finish(path, tmp_path / f"{images}", f"exposure.images={images}")
+        assert (said in write_report(experiment, store, ["fedpriv"]).read_text()) is expected
+
+
 def test_sentences_follow_their_rules(noisy):
     experiment, store = noisy
     made = arms(experiment, gather(experiment, store))
