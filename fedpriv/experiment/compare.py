@@ -121,21 +121,33 @@ def _images(arm: Arm) -> dict[tuple[int, int, int], tuple[int, float, float]]:
 def compare(first: Sequence[Arm], second: Sequence[Arm]) -> list[dict[str, Any]]:
     """Rows for all arms that both experiments have, by the labels of the axes they share.
 
+    An arm of one may meet several of the other, which then differ in an axis that only the other has.
+
     Raises:
-      ExperimentError: they share no arm.
+      ExperimentError: they share no arm, or several arms of each would meet several of the other.
     """
     axes = [n for n in (first[0].labels if first else {}) if second and n in second[0].labels]
 
-    def place(arm: Arm) -> tuple[Any, ...]:
-        return tuple(arm.labels[n] for n in axes)
+    def places(arms: Sequence[Arm]) -> dict[tuple[Any, ...], list[Arm]]:
+        found: dict[tuple[Any, ...], list[Arm]] = {}
+        for arm in arms:
+            found.setdefault(tuple(arm.labels[n] for n in axes), []).append(arm)
+        return found
 
-    of_second = {place(arm): arm for arm in second}
     rows = []
-    for arm in first:
-        other = of_second.get(place(arm))
-        if other is not None:
-            labels = {n: arm.labels[n] for n in axes}
-            rows += [p.row(**labels) for p in compare_arms(arm, other)]
+    of_second = places(second)
+    for place, ours in places(first).items():
+        theirs = of_second.get(place, [])
+        if len(ours) > 1 and len(theirs) > 1:
+            where = ", ".join(f"{n} {v}" for n, v in zip(axes, place)) or "no axis shared"
+            own = [", ".join(n for n in arms[0].labels if n not in axes) for arms in (ours, theirs)]
+            raise ExperimentError(
+                f"with {where}, the first has {len(ours)} arms (by {own[0]}), the second {len(theirs)} (by {own[1]}); "
+                "compare experiments that share all but one side's axes, so that it is clear which belong together"
+            )
+        for a in ours:
+            for b in theirs:
+                rows += [p.row(**{**a.labels, **b.labels}) for p in compare_arms(a, b)]
     if not rows:
         raise ExperimentError(
             "these results share no arm with images or accuracies in both; compare experiments whose axes have the "

@@ -70,6 +70,10 @@ def parse(text: str, name: str) -> Document:
 
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as e:
+        mark = e.problem_mark or e.context_mark
+        place = f"{name}, line {mark.line + 1}" if mark else name
+        raise ExperimentError(f"{place}: this is not YAML: {e.problem or e.context}") from e
     except yaml.YAMLError as e:
         raise ExperimentError(f"{name} is not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(root, yaml.MappingNode):

@@ -21,6 +21,8 @@ from fedpriv.experiment.setting import Setting
 #: Fields whose values may be shortcuts.
 KINDS = ("attack", "defense", "model", "data")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+_INTEGER = re.compile(r"[-+]?\d+")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")  # also 1e-5, which YAML takes for text
 
 
 class Contents(pydantic.BaseModel):
@@ -300,9 +302,9 @@ def _axis(read: Document, key: str, value: Any, shortcuts: dict[str, dict[str, A
     options = []
     if isinstance(value, dict):
         for label, content in value.items():
-            at = read.place(("grid", key, label))
+            at, shown = read.place(("grid", key, label)), _label(label)
             if is_field:
-                options.append(Option(label, {path: content}, at))
+                options.append(Option(shown, {path: content}, at))
                 continue
             overrides: dict[Path_, Any] = {}
             for written, inner in content.items():
@@ -312,20 +314,23 @@ def _axis(read: Document, key: str, value: Any, shortcuts: dict[str, dict[str, A
                     near = did_you_mean(str(target[-1]), _fields(target[:-1]) or _fields(()))
                     raise ExperimentError(f"{at}: a setting has no field '{written}'.{near}")
                 overrides[target] = inner
-            options.append(Option(label, overrides, at))
+            options.append(Option(shown, overrides, at))
     else:
         for i, content in enumerate(value):
             options.append(Option(_label(content), {path: content}, read.place(("grid", key, i))))
-    shown = [o.label for o in options]
-    for label in shown:
-        if shown.count(label) > 1:
+    labels = [o.label for o in options]
+    for label in labels:
+        if labels.count(label) > 1:
             raise ExperimentError(f"{place}: axis '{key}' has '{label}' twice; keep one, or map labels of your own")
     return Axis(str(path[-1]), key, tuple(options))
 
 
 def _label(value: Any) -> str | int | float:
+    """A value in words, or as the number that it is."""
     if value is None or value == []:
         return "none"
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return int(value) if _INTEGER.fullmatch(value) else float(value)
     if isinstance(value, list):
         return " + ".join(str(_label(v)) for v in value)
     if isinstance(value, bool):

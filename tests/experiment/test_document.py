@@ -62,7 +62,7 @@ def test_a_file_may_extend_another_but_not_itself(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("a: [", "a.yaml is not YAML"), ("- 1", "holds no mapping"), ("", "holds no mapping"),
+    [("a: [", "a.yaml, line 1: this is not YAML: "), ("- 1", "holds no mapping"), ("", "holds no mapping"),
      ("a: 1\nb: 2\na: 3", "line 3: 'a' is given twice")],
 )  # fmt: skip
 def test_what_is_no_document(tmp_path, text, says):

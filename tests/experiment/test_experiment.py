@@ -195,3 +195,18 @@ def test_the_schema_refuses_what_the_reader_refuses(content):
     for wrong in ({"sed": 1}, {"setting": {"modl": "cnn"}}, {"seeds": 0}, {"setting": {"training": {"rounds": -1}}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**content, **wrong}, schema())
+
+
+def test_labels_that_are_numbers_make_an_axis_of_numbers(write):
+    """YAML takes 1e-3 for text and a mapping's keys come as text; both are numbers in figures."""
+    path = write(
+        grid={
+            "noise": {z: {"defense": f"local_dp(clip=1,noise_multiplier={z})"} for z in ("1e-3", "0.1", "2")},
+            "delta": ["1e-5", "1e-6"],
+        },
+        setting={**load(write()).source["setting"], "attack": "labels"},
+    )
+    noise, delta = load(path).axes
+    assert [o.label for o in noise.options] == [0.001, 0.1, 2]
+    assert [o.label for o in delta.options] == [1e-5, 1e-6]
+    assert [type(o.label) for o in noise.options] == [float, float, int]

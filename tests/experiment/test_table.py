@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fedpriv.errors import ExperimentError
 from fedpriv.experiment import runner
 from fedpriv.experiment.compare import compare, compare_arms, paired
-from fedpriv.experiment.table import arms, gather, image_rows, write_tables
+from fedpriv.experiment.table import Arm, arms, gather, image_rows, write_tables
 from tests.experiment.conftest import DLG, finish
 
 
@@ -115,3 +115,9 @@ def test_results_are_compared_on_the_images_they_share(write, tmp_path):
     assert mean["second"] == pytest.approx(theirs[0].row()["psnr_mean"])
     with pytest.raises(ExperimentError, match="share no arm"):
         compare(ours, [a for a in theirs if False])
+    # One arm of one side may meet several of the other, but several may not meet several.
+    only = [Arm({}, a.results, a.seeds) for a in ours[:1]]
+    assert {(r["attack"], r["defense"]) for r in compare(only, theirs)} == {tuple(a.labels.values()) for a in theirs}
+    other = [Arm({"attack": a.labels["attack"], "x": a.labels["defense"]}, a.results, a.seeds) for a in theirs]
+    with pytest.raises(ExperimentError, match=r"the first has 2 arms \(by defense\), the second 2 \(by x\)"):
+        compare(ours, other)
