@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -23,6 +23,26 @@ KINDS = ("attack", "defense", "model", "data")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _INTEGER = re.compile(r"[-+]?\d+")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")  # also 1e-5, which YAML takes for text
+
+
+class Published(pydantic.BaseModel):
+    """A number that someone published, for the report to set beside the best that was measured here.
+
+    Attributes:
+      where: axes' labels it is for, as {axis: label}; of the arms that have them the best one is compared.
+      fact: what was measured; fewest is best of rounds, most of anything else.
+      value: the number, in the fact's unit: a share in [0, 1], rounds, dB.
+      source: who, where, and in which table.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    where: dict[str, Any] = {}
+    fact: Literal[
+        "accuracy", "rounds_to_target", "success_rate", "psnr_mean", "psnr_median", "ssim_mean", "label_accuracy"
+    ]
+    value: float
+    source: Annotated[str, Field(min_length=1)]
 
 
 class Contents(pydantic.BaseModel):
@@ -41,6 +61,7 @@ class Contents(pydantic.BaseModel):
       seeds: a list, or how many.
       quick: what `--quick` lays over all this.
       keep_images: reconstructions kept a cell, for figures.
+      published: numbers from the literature to set beside those measured here.
       limits: sentences for the report's limitations.
     """
 
@@ -57,6 +78,7 @@ class Contents(pydantic.BaseModel):
     seeds: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]] = [0]
     quick: dict[str, Any] = {}
     keep_images: Annotated[int, Field(ge=0)] = 8
+    published: list[Published] = []
     limits: list[str] = []
 
 
@@ -171,7 +193,11 @@ def resolve(read: Document) -> Experiment:
         if names.count(name) > 1:
             both = [a.written for a in axes if a.name == name]
             raise ExperimentError(f"grid: {' and '.join(both)} would both make a column '{name}'; write one axis")
-    _check_exclude(read, contents, axes)
+    for i, rule in enumerate(contents.exclude):
+        _check_labels(read, ("exclude", i), rule, axes)
+    for i, number in enumerate(contents.published):
+        _check_labels(read, ("published", i, "where"), number.where, axes)
+        number.where = {name: _label(label) for name, label in number.where.items()}
     cells = tuple(_cells(read, contents, axes, shortcuts))
     if not cells:
         raise ExperimentError(f"{read.place(('exclude',))}: 'exclude' leaves no cell of the grid; exclude less")
@@ -340,17 +366,17 @@ def _label(value: Any) -> str | int | float:
     return value if isinstance(value, int | float) else str(value)
 
 
-def _check_exclude(read: Document, contents: Contents, axes: Sequence[Axis]) -> None:
+def _check_labels(read: Document, path: Path_, wanted: Mapping[str, Any], axes: Sequence[Axis]) -> None:
+    """Refuses {axis: label or list of labels} that the grid does not have; `path` says where it is written."""
     known = {a.name: [o.label for o in a.options] for a in axes}
-    for i, rule in enumerate(contents.exclude):
-        for name, wanted in rule.items():
-            place = read.place(("exclude", i, name))
-            if name not in known:
-                raise ExperimentError(f"{place}: exclude names no axis '{name}'.{did_you_mean(name, known)}")
-            for label in wanted if isinstance(wanted, list) else [wanted]:
-                if label not in known[name]:
-                    near = did_you_mean(str(label), map(str, known[name]))
-                    raise ExperimentError(f"{place}: axis '{name}' has no '{label}'.{near}")
+    for name, written in wanted.items():
+        place = read.place((*path, name))
+        if name not in known:
+            raise ExperimentError(f"{place}: {path[0]} names no axis '{name}'.{did_you_mean(name, known)}")
+        for label in written if isinstance(written, list) else [written]:
+            if _label(label) not in known[name]:
+                near = did_you_mean(str(label), map(str, known[name]))
+                raise ExperimentError(f"{place}: axis '{name}' has no '{label}'.{near}")
 
 
 def _cells(
@@ -361,13 +387,15 @@ def _cells(
         raise ExperimentError(f"{read.place(('seeds',))}: seeds={seeds} must be at least one, each once")
     for chosen in itertools.product(*(a.options for a in axes)):
         labels = {a.name: o.label for a, o in zip(axes, chosen)}
-        if any(
-            all(labels[n] in (w if isinstance(w, list) else [w]) for n, w in rule.items()) for rule in contents.exclude
-        ):
+        if any(_excluded(labels, rule) for rule in contents.exclude):
             continue
         setting = _setting(read, chosen, shortcuts)
         for seed in seeds:
             yield Cell(labels, setting, seed)
+
+
+def _excluded(labels: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
+    return all(labels[n] in [_label(v) for v in (w if isinstance(w, list) else [w])] for n, w in rule.items())
 
 
 def _setting(read: Document, chosen: Sequence[Option], shortcuts: dict[str, dict[str, Any]]) -> Setting:

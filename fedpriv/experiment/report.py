@@ -50,6 +50,9 @@ def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -
     if differences:
         write_csv(store.folder / "differences.csv", differences)
     sections += [_threat(experiment, results), *figures, _tables(rows, differences)]
+    published = _published(experiment, made)
+    if published is not None:
+        sections.insert(1, published)
     failures = _failures(results)
     if failures is not None:
         sections.append(failures)
@@ -142,6 +145,35 @@ def _tables(rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str
         )
         files.append(("paired differences, CSV", "differences.csv"))
     return Section("Results", tables=tables, files=files)
+
+
+def _published(experiment: Experiment, made: Sequence[Arm]) -> Section | None:
+    """Numbers of the literature beside the best arm's that they are for."""
+    rows = []
+    for number in experiment.contents.published:
+        fitting = [a for a in made if a.results and all(a.labels[n] == v for n, v in number.where.items())]
+        measured = [(a.row().get(number.fact), a) for a in fitting]
+        known = [(value, arm) for value, arm in measured if value is not None]
+        best = min if number.fact == "rounds_to_target" else max
+        value, arm = best(known, key=lambda pair: pair[0]) if known else (None, None)
+        name = number.fact.removesuffix("_rate").removesuffix("_mean")
+        at = [f"{k.replace('_', ' ')} {v}" for k, v in arm.labels.items() if k not in number.where] if arm else []
+        rows.append(
+            {
+                **number.where,
+                "quantity": number.fact.replace("_", " "),
+                "published": number.value,
+                "here": value,
+                "interval": arm.row().get(f"{name}_interval") if arm else None,
+                "ratio": value / number.value if value is not None and number.value else None,
+                "at": ", ".join(at) or None,
+                "source": number.source,
+            }
+        )
+    if not rows:
+        return None
+    note = "Here is the best of the arms that a number is for; ratio is here over published."
+    return Section("Beside what was published", tables=[Table(rows, caption="Published and measured", note=note)])
 
 
 def _differences(made: Sequence[Arm]) -> list[dict[str, Any]]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
 
 from fedpriv.cli import main
+from fedpriv.errors import ExperimentError
 from fedpriv.experiment import conclusion
+from fedpriv.experiment.document import Document
 from fedpriv.experiment.drawing import drawings
-from fedpriv.experiment.experiment import load
+from fedpriv.experiment.experiment import load, resolve
 from fedpriv.experiment.report import write_report
 from fedpriv.experiment.setting import Setting
 from fedpriv.experiment.table import arms, gather
 from fedpriv.experiment.work import adaptive
+from fedpriv.report.page import show
 from tests.experiment.conftest import finish
 
 
@@ -105,6 +109,29 @@ def test_which_attacks_take_a_defense_into_account(defense, attack, adversary, c
     assert adaptive(setting) is considered
     blind = Setting(defense=defense, attack=attack, exposure={"adversary": adversary, "blind": "defense"})
     assert not adaptive(blind)
+
+
+def test_published_numbers_stand_beside_the_best_that_fits_them(small):
+    experiment, store = small
+    numbers = [
+        {"where": {"attack": "first layer"}, "fact": "success_rate", "value": 0.5, "source": "Someone (2020), Table 1"},
+        {"fact": "accuracy", "value": 0.25, "source": "Someone else"},
+    ]
+    document = Document({**copy.deepcopy(experiment.source), "published": numbers})
+    page = write_report(resolve(document), store, ["fedpriv"]).read_text()
+    made = arms(experiment, gather(experiment, store))
+    assert "Beside what was published" in page
+    best = max(a.mean("accuracy") for a in made)
+    for words in ("Someone (2020), Table 1", "Someone else", show(best), show(best / 0.25)):
+        assert words in page
+    for change, says in (
+        ({"where": {"atack": "first layer"}}, "published names no axis 'atack'. Did you mean 'attack'"),
+        ({"where": {"attack": "first"}}, "axis 'attack' has no 'first'"),
+        ({"fact": "psnr"}, "fact='psnr'"),
+    ):
+        wrong = Document({**document.content, "published": [{**numbers[0], **change}]})
+        with pytest.raises(ExperimentError, match=re.escape(says)):
+            resolve(wrong)
 
 
 def test_images_that_the_model_may_have_seen_are_named(write, tmp_path):
