@@ -72,7 +72,9 @@ def run(
     page = write_report(experiment, store, command_line())
     failed = progress.failed + len(todo.failed)
     if failed:
-        typer.echo(f"{failed} jobs failed; the report lists them, --retry-failed tries them again.", err=True)
+        typer.echo(
+            f"{_plural(failed, 'job')} failed; the report lists them, --retry-failed tries them again.", err=True
+        )
     typer.echo(f"Open {page}")
     if interrupted or failed:
         raise typer.Exit(130 if interrupted else 1)
@@ -157,11 +159,15 @@ def _experiment_of(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def _counts(experiment: Experiment, todo: Plan) -> str:
-    cells = len(experiment.cells)
-    trainings = f" and {len(todo.trainings)} trainings" if todo.trainings else ""
+    trainings = f" and {_plural(len(todo.trainings), 'training')}" if todo.trainings else ""
     done = f", {len(todo.done)} done already" if todo.done else ""
     failed = f", {len(todo.failed)} failed before" if todo.failed else ""
-    return f"{experiment.name}: {cells} cells; {len(todo.attacks)} attacks{trainings} to run{done}{failed}."
+    cells, attacks = _plural(len(experiment.cells), "cell"), _plural(len(todo.attacks), "attack")
+    return f"{experiment.name}: {cells}; {attacks}{trainings} to run{done}{failed}."
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _print_plan(experiment: Experiment, todo: Plan, estimator: Estimator, jobs: int) -> None:
@@ -176,7 +182,9 @@ def _print_plan(experiment: Experiment, todo: Plan, estimator: Estimator, jobs: 
         state = words(sum(map(estimator.seconds, left))) if left else "done"
         typer.echo(f"{cell.describe()}  {state}")
     measured = (
-        f"from {estimator.here} jobs measured here" if estimator.here else "a rough guess: nothing has run here yet"
+        f"from {_plural(estimator.here, 'job')} measured here"
+        if estimator.here
+        else "a rough guess: nothing has run here yet"
     )
     typer.echo(f"{_counts(experiment, todo)}")
     processes = "1 process" if jobs == 1 else f"{jobs} processes"

@@ -260,7 +260,12 @@ def _client(jobs: int, scheduler: str | None) -> Iterator[Any]:
     threads = {"FEDPRIV_INTER_OP_THREADS": str(max(1, cores // jobs)), "FEDPRIV_INTRA_OP_THREADS": "1"}
     with (
         LocalCluster(
-            n_workers=jobs, threads_per_worker=1, processes=True, dashboard_address=None, env=threads, silence_logs=50
+            n_workers=jobs,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",  # any free port, and no warning where the usual one is taken
+            env=threads,
+            silence_logs=50,
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -193,7 +193,7 @@ def test_from_the_command_line(write, tmp_path, capsys, monkeypatch):
     code, out, _ = cli("run", path, "--dry-run", "--quick")
     assert code == 0
     assert len([line for line in out.splitlines() if line.startswith("attack=")]) == 2
-    assert "2 attacks and 1 trainings to run" in out
+    assert "2 attacks and 1 training to run" in out
     assert "About" in out
     code, out, _ = cli("run", path, "--quick", "--out", folder, "--log", "tensorboard")
     assert code == 0, out
