@@ -105,9 +105,10 @@ def compare(
 ) -> None:
     """Compare two experiments' results: paired differences, second minus first, with 95% intervals."""
     from fedpriv.atomic import write_csv
+    from fedpriv.experiment.arm import arms
     from fedpriv.experiment.compare import compare as differences
     from fedpriv.experiment.store import Store
-    from fedpriv.experiment.table import arms, gather
+    from fedpriv.experiment.table import gather
     from fedpriv.report.page import show
 
     sides = []

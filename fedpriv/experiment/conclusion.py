@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from fedpriv.experiment.arm import Arm
 from fedpriv.experiment.compare import compare_arms
 from fedpriv.experiment.experiment import Experiment
-from fedpriv.experiment.table import Arm
 
 #: From this mean SSIM on a reconstruction shows what the image shows.
 VISIBLE_SSIM = 0.3

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fedpriv.experiment import conclusion
+from fedpriv.experiment.arm import Arm, CellResult, arms
 from fedpriv.experiment.compare import compare_arms
-from fedpriv.experiment.drawing import drawings
+from fedpriv.experiment.drawings import drawings
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.store import Store
-from fedpriv.experiment.table import Arm, CellResult, arms, gather, write_tables
+from fedpriv.experiment.table import gather, write_tables
 from fedpriv.report.page import Figure, Report, Section, Table
 
 #: The values of an axis are compared with its first one in at most so many rows.

@@ -2,130 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fedpriv.experiment.experiment import Cell, Experiment
+from fedpriv.experiment.arm import CellResult, arms
+from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.store import Saved, Store, attack_job, training_job
-from fedpriv.experiment.work import Outcome, score_of
-from fedpriv.metrics.score import Score, summarize
-
-#: Resamples of the interval over seeds.
-RESAMPLES = 9999
-
-
-@dataclass
-class CellResult:
-    """A cell with what it left.
-
-    Attributes:
-      cell: the cell.
-      trained, attacked: outcomes, where there are any.
-      error: why it is not complete, or "".
-      details: the failure's traceback.
-    """
-
-    cell: Cell
-    trained: Outcome | None = None
-    attacked: Outcome | None = None
-    error: str = ""
-    details: str = ""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Of the training and the attack."""
-        return {**(self.trained.facts if self.trained else {}), **(self.attacked.facts if self.attacked else {})}
-
-    @property
-    def scores(self) -> list[Score]:
-        """One a trial."""
-        return [score_of(s) for s in self.attacked.scores] if self.attacked else []
-
-
-@dataclass
-class Arm:
-    """All seeds of one point of the grid.
-
-    Attributes:
-      labels: by axis.
-      results: one a seed that is complete.
-      seeds: how many the experiment has.
-    """
-
-    labels: Mapping[str, str | int | float]
-    results: list[CellResult] = field(default_factory=list)
-    seeds: int = 0
-
-    @property
-    def name(self) -> str:
-        """Its labels together."""
-        return ", ".join(str(v) for v in self.labels.values()) or "the only arm"
-
-    def mean(self, fact: str) -> float | None:
-        """Of a fact over seeds; None where a seed lacks it."""
-        values = self.values(fact)
-        return float(np.mean(values)) if values else None
-
-    def values(self, fact: str) -> list[float]:
-        """A fact's value by seed; empty where a seed lacks it."""
-        found = [float(v) for v in (r.facts.get(fact) for r in self.results) if v is not None]
-        return found if len(found) == len(self.results) else []
-
-    def interval(self, fact: str) -> tuple[float, float] | None:
-        """Bootstrap 95% interval of a fact's mean over seeds; None for fewer than three."""
-        values = np.asarray(self.values(fact))
-        if len(values) < 3:
-            return None
-        draws = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(1)
-        low, high = np.quantile(draws, [0.025, 0.975])
-        return float(low), float(high)
-
-    def scores(self) -> tuple[list[Score], list[int], list[int]]:
-        """All trials' scores, with the seed and the trial of each."""
-        scores: list[Score] = []
-        runs: list[int] = []
-        batches: list[int] = []
-        for result in self.results:
-            for k, score in enumerate(result.scores):
-                scores.append(score)
-                runs.append(result.cell.seed)
-                batches.append(k)
-        return scores, runs, batches
-
-    def row(self) -> dict[str, Any]:
-        """One flat row."""
-        row: dict[str, Any] = {**self.labels, "seeds": len(self.results)}
-        scores, runs, batches = self.scores()
-        if scores:
-            s = summarize(scores, runs=runs, batches=batches)
-            row |= {
-                "images": s.images,
-                "reconstructed": s.successes,
-                "success_rate": s.success_rate,
-                "success_interval": s.success_interval,
-                "psnr_mean": s.psnr_mean,
-                "psnr_interval": s.psnr_interval,
-                "psnr_median": s.psnr_median,
-                "ssim_mean": s.ssim_mean,
-                "label_accuracy": s.label_accuracy,
-                "evaluations_median": s.evaluations_median,
-                "seconds_median": s.seconds_median,
-                "attack_knows_defense": self.results[0].facts.get("adaptive"),
-            }
-        facts = ("accuracy", "rounds_done", "rounds_to_target", "epsilon_server", "epsilon_released")
-        for fact in facts:
-            if any(fact in r.facts for r in self.results):
-                row[fact] = self.mean(fact)
-                if fact in ("accuracy", "rounds_to_target"):
-                    row[f"{fact}_interval"] = self.interval(fact)
-                if fact == "rounds_to_target":
-                    row["reached"] = sum(r.facts.get(fact) is not None for r in self.results)
-        if any("bytes_up" in r.facts for r in self.results):
-            row["bytes_up"] = self.mean("bytes_up")
-        return row
 
 
 def gather(experiment: Experiment, store: Store) -> list[CellResult]:
@@ -152,18 +36,6 @@ def gather(experiment: Experiment, store: Store) -> list[CellResult]:
                 setattr(result, name, left.outcome)
         found.append(result)
     return found
-
-
-def arms(experiment: Experiment, results: Sequence[CellResult]) -> list[Arm]:
-    """The points of the grid, in order, with their complete cells."""
-    made: dict[tuple[Any, ...], Arm] = {}
-    for result in results:
-        labels = result.cell.labels
-        arm = made.setdefault(tuple(labels.values()), Arm(labels))
-        arm.seeds += 1
-        if not result.error:
-            arm.results.append(result)
-    return list(made.values())
 
 
 def image_rows(results: Sequence[CellResult]) -> list[dict[str, Any]]:

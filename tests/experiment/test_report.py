@@ -10,12 +10,13 @@ import pytest
 from fedpriv.cli import main
 from fedpriv.errors import ExperimentError
 from fedpriv.experiment import conclusion
+from fedpriv.experiment.arm import arms
 from fedpriv.experiment.document import Document
-from fedpriv.experiment.drawing import drawings
+from fedpriv.experiment.drawings import drawings
 from fedpriv.experiment.experiment import load, resolve
 from fedpriv.experiment.report import write_report
 from fedpriv.experiment.setting import Setting
-from fedpriv.experiment.table import arms, gather
+from fedpriv.experiment.table import gather
 from fedpriv.experiment.work import adaptive
 from fedpriv.report.page import show
 from tests.experiment.conftest import finish

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from fedpriv.errors import ExperimentError
 from fedpriv.experiment import runner
+from fedpriv.experiment.arm import Arm, arms
 from fedpriv.experiment.compare import compare, compare_arms, paired
-from fedpriv.experiment.table import Arm, arms, gather, image_rows, write_tables
+from fedpriv.experiment.table import gather, image_rows, write_tables
 from tests.experiment.conftest import DLG, finish
 
 

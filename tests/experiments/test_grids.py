@@ -10,9 +10,10 @@ import pytest
 from fedpriv import registry
 from fedpriv.cli import main
 from fedpriv.errors import FedprivError
+from fedpriv.experiment.arm import arms
 from fedpriv.experiment.experiment import load
 from fedpriv.experiment.store import FILE, Store
-from fedpriv.experiment.table import arms, gather
+from fedpriv.experiment.table import gather
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDERS = sorted(p.parent.name for p in RESULTS.glob(f"*/{FILE}"))

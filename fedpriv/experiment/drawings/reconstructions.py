@@ -1,0 +1,77 @@
+"""Reconstructions: originals, and what each attack made of what its adversary saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedpriv.experiment.arm import (
+    Arm,
+    attacked_arms,
+    short_name,
+    varying_axes,
+)
+from fedpriv.experiment.drawings.drawn import Drawn
+from fedpriv.figures.reconstructions import quality_captions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fedpriv.experiment.experiment import Experiment
+
+#: Most rows of one grid, and its images across.
+ROWS, ACROSS = 10, 8
+
+
+def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
+    """Originals and reconstructions, arms below each other that attack the same images."""
+    pictured = [a for a in attacked_arms(arms) if _originals(a) is not None]
+    across = min((len(_originals(a)) for a in pictured), default=0)
+    across = min(ACROSS, across)
+    groups: dict[bytes, list[Arm]] = {}
+    for arm in pictured:
+        groups.setdefault(_originals(arm)[:across].tobytes(), []).append(arm)
+    parts = [group[i : i + ROWS] for group in groups.values() for i in range(0, len(group), ROWS)]
+    varying = varying_axes(arms)
+
+    def drawn(part: Sequence[Arm]) -> Callable[[], Figure]:
+        def draw() -> Figure:
+            from fedpriv.figures.reconstructions import reconstruction_grid
+
+            rows, captions = {}, {}
+            originals = np.zeros(0)
+            for arm in part:
+                outcome = arm.results[0].attacked
+                assert outcome is not None
+                originals = outcome.arrays["originals"][:across]
+                name = short_name(arm, varying)
+                rows[name] = outcome.arrays["found"][:across]
+                said = [text for score in arm.results[0].scores for text in quality_captions(score)]
+                captions[name] = said[: len(originals)]
+            return reconstruction_grid(originals, rows, captions, columns=across)
+
+        return draw
+
+    made = []
+    for i, part in enumerate(parts):
+        number = f" ({i + 1} of {len(parts)})" if len(parts) > 1 else ""
+        made.append(
+            Drawn(
+                "reconstructions" if len(parts) == 1 else f"reconstructions_{i + 1}",
+                f"Reconstructions{number}",
+                "Originals, and what each attack made of what its adversary saw; PSNR in dB and SSIM below each image. "
+                f"First images of seed {part[0].results[0].cell.seed}.",
+                f"Originals and reconstructions of {len(part)} arms, numbers below each image.",
+                drawn(part),
+            )
+        )
+    return made
+
+
+def _originals(arm: Arm) -> Any:
+    """The images kept of an arm's first seed, if they can be drawn."""
+    outcome = arm.results[0].attacked
+    kept = None if outcome is None else outcome.arrays.get("originals")
+    return kept if kept is not None and kept.ndim == 4 and kept.shape[-1] in (1, 3) else None

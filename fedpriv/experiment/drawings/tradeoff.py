@@ -1,0 +1,156 @@
+"""Trade-off: accuracy against leakage, and leakage against formal guarantees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fedpriv.experiment.arm import (
+    Arm,
+    attack_name,
+    attacked_arms,
+    by_strongest,
+    guarantee,
+    guaranteed_against,
+    short_name,
+    varying_axes,
+    words_without,
+)
+from fedpriv.experiment.drawings.drawn import Drawn
+from fedpriv.metrics.score import PSNR_CAP
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fedpriv.experiment.experiment import Experiment
+
+
+def noise_panels(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
+    """Accuracy and PSNR over the noise multiplier, if several are compared; of several attacks, by the strongest."""
+    shown = by_strongest(arms)
+    if len({_multiplier(a) for a in shown} - {None}) < 2:
+        return []
+    delta, threshold = arms[0].results[0].cell.setting.delta, arms[0].results[0].cell.setting.threshold_db
+    varying = [n for n in varying_axes(arms) if n != "attack"]
+    beside = [n for n in varying if _same_noise(shown, n)]
+
+    def draw() -> Figure:
+        from fedpriv.figures.tradeoff import Point, privacy_utility
+
+        points = []
+        for arm in shown:
+            row, noise, setting = arm.row(), _multiplier(arm), arm.results[0].cell.setting
+            values = [min(i.psnr, PSNR_CAP) for s in arm.scores()[0] for i in s.images if i.psnr is not None]
+            bare = not setting.defense
+            series = "No defense" if bare else " + ".join(d.name for d in setting.made_defenses())
+            points.append(
+                Point(
+                    ", ".join(filter(None, (series, short_name(arm, beside) if beside else ""))),
+                    0.0 if bare else noise,
+                    arm.mean("accuracy"),
+                    row.get("psnr_mean"),
+                    guarantee(arm),
+                    arm.interval("accuracy"),
+                    row.get("psnr_interval"),
+                    tuple(values),
+                    "" if bare or noise is not None else short_name(arm, varying),
+                )
+            )
+        return privacy_utility(points, delta=delta, threshold_db=threshold)
+
+    several = " by the strongest attack of this experiment" if len(shown) < len(arms) else ""
+    return [
+        Drawn(
+            "noise",
+            "Accuracy and reconstruction against noise",
+            f"Test accuracy after training, and PSNR of the reconstructions{several}, over the noise multiplier. "
+            f"Epsilon is that of the whole training at delta {delta:g} against {guaranteed_against(shown)}.",
+            "Accuracy and reconstruction quality against the noise multiplier.",
+            draw,
+        )
+    ]
+
+
+def _multiplier(arm: Arm) -> float | None:
+    found = (getattr(d, "noise_multiplier", None) for d in arm.results[0].cell.setting.made_defenses())
+    return next((float(z) for z in found if z is not None), None)
+
+
+def _same_noise(arms: Sequence[Arm], axis: str) -> bool:
+    """Whether each value of an axis meets the same noise multipliers."""
+    met: dict[Any, set[float | None]] = {}
+    for arm in arms:
+        met.setdefault(arm.labels[axis], set()).add(_multiplier(arm))
+    return len({frozenset(m) for m in met.values()}) == 1
+
+
+def front(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
+    """Accuracy against leakage with the Pareto front; of several attacks on one defense, the strongest counts."""
+    both = [a for a in attacked_arms(arms) if a.mean("accuracy") is not None and a.results[0].trained is not None]
+    strongest = by_strongest([a for a in both if all(r.cell.setting.training.defended for r in a.results)])
+    defenses = {arm.results[0].cell.setting.defense for arm in strongest}
+    if len(defenses) < 2 or len({arm.mean("accuracy") for arm in strongest}) < 2:
+        return []
+    varying = [n for n in varying_axes(strongest) if n != "attack"]
+
+    def draw() -> Figure:
+        from fedpriv.figures.pareto import ParetoPoint, pareto_front
+
+        points = []
+        for arm in strongest:
+            row, name, epsilon = arm.row(), short_name(arm, varying), guarantee(arm)
+            low, high = row["success_interval"]
+            a_low, a_high = row.get("accuracy_interval") or (None, None)
+            points.append(
+                ParetoPoint(name, row["accuracy"], row["success_rate"], low, high, a_low, a_high, epsilon=epsilon)
+            )
+        return pareto_front(points)
+
+    return [
+        Drawn(
+            "privacy_utility",
+            "Privacy against utility",
+            "Test accuracy, and images reconstructed by the strongest attack of this experiment; further right and "
+            "further down is better. The line joins the settings that no other beats in both. Bars are 95% intervals. "
+            f"Epsilon, where there is one, is against {guaranteed_against(strongest)}.",
+            "Points of accuracy against images reconstructed, with the Pareto front.",
+            draw,
+        )
+    ]
+
+
+def success_against_epsilon(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
+    """Success against the epsilon that holds against its adversary, if any arm has one."""
+    attacked = attacked_arms(arms)
+    sure = [a for a in attacked if guarantee(a) is not None]
+    if not sure:
+        return []
+
+    def mechanism(arm: Arm) -> str:
+        return " + ".join(d.name for d in arm.results[0].cell.setting.made_defenses())
+
+    several = len({mechanism(a) for a in sure}) > 1
+
+    def draw() -> Figure:
+        from fedpriv.figures.success_epsilon import EpsilonPoint, success_epsilon
+
+        points = []
+        for arm in attacked:
+            row, epsilon = arm.row(), guarantee(arm)
+            low, high = row["success_interval"]
+            series = attack_name(arm)
+            if several and epsilon is not None:
+                series += f", {mechanism(arm)}"
+            points.append(EpsilonPoint(series, epsilon, row["success_rate"], low, high, words_without(arm, "attack")))
+        return success_epsilon(points, delta=attacked[0].results[0].cell.setting.delta)
+
+    return [
+        Drawn(
+            "success_epsilon",
+            "Attack success against epsilon",
+            f"Images reconstructed over the epsilon of the whole training, against {guaranteed_against(attacked)}; 95% "
+            "Wilson intervals. Settings without a formal guarantee against it stand apart.",
+            "Points of images reconstructed against epsilon.",
+            draw,
+        )
+    ]
