@@ -16,6 +16,12 @@ _MARGIN, _CELL, _TALL = 0.12, 0.95, 0.4
 _BLANK = (0.957, 0.957, 0.957, 1.0)
 
 
+def _balanced(text: str, width: int) -> str:
+    """`text` wrapped to no more lines than `width` takes, of lengths as alike as can be."""
+    lines = wrap(text, width).count("\n")
+    return next(w for w in (wrap(text, k) for k in range(1, width + 1)) if w.count("\n") <= lines)
+
+
 def heat_table(
     values: Mapping[str, Mapping[str, float | None]],
     *,
@@ -53,7 +59,7 @@ def heat_table(
     with styled():
         figure = new_figure(1, 1)
         shades = matplotlib.colormaps["cividis"]
-        heads = [wrap(c, 14) for c in columns]
+        heads = [_balanced(c, 14) for c in columns]
         names = {row: wrap(row, 24) for row in values}
         said = {row: {c: (notes or {}).get(row, {}).get(c, "") for c in columns} for row in values}
         widths = [text_size(figure, h, NORMAL)[0] for h in heads]

@@ -70,7 +70,7 @@ def privacy_utility(
     noise_label: str = "Noise multiplier (log scale)",
     title: str = "",
 ) -> Figure:
-    """Accuracy above, reconstruction PSNR below, over one noise axis; epsilon above each level.
+    """Accuracy above (if any was measured), reconstruction PSNR below, over one noise axis; epsilon above each level.
 
     Noise levels lie on a logarithmic axis. Settings that have no place on it (no noise, secure aggregation) stand
     left of it, behind a line that breaks the axis.
@@ -117,21 +117,32 @@ def privacy_utility(
         top = 0.1 + headline + strip * len(strips)
         tick_texts = [wrap(t, max(6, int(across / place.length / 0.075))) for t in place.texts]
         below = max(text_size(figure, t, SMALL + 0.5)[1] for t in tick_texts) + 0.42
-        height = top + 2 * _HEIGHT + _BETWEEN + below
+        panels = ["accuracy", "psnr"] if any(_value(p, "accuracy") is not None for p in points) else ["psnr"]
+        height = top + len(panels) * (_HEIGHT + _BETWEEN) - _BETWEEN + below
         figure.set_size_inches(WIDTH, height)
         if title:
             figure.text(0.12 / WIDTH, 1 - 0.1 / height, title, va="top", fontsize=NORMAL + 1, fontweight="bold")
 
-        upper = add_axes(figure, left, top, across, _HEIGHT)
-        lower = add_axes(figure, left, top + _HEIGHT + _BETWEEN, across, _HEIGHT, sharex=upper)
-        for axes, value in ((upper, "accuracy"), (lower, "psnr")):
+        first = add_axes(figure, left, top, across, _HEIGHT)
+        drawn = {panels[0]: first}
+        for what in panels[1:]:
+            drawn[what] = add_axes(figure, left, top + _HEIGHT + _BETWEEN, across, _HEIGHT, sharex=first)
+            first.tick_params(labelbottom=False)
+        threshold = "" if threshold_db is None else f"{threshold_db:g} dB"
+        marked = {"accuracy": ("guessing", chance), "psnr": (threshold, threshold_db)}
+        for what, axes in drawn.items():
             for s in series:
-                _draw(axes, [p for p in points if p.series == s], value, looks[s], place)
+                _draw(axes, [p for p in points if p.series == s], what, looks[s], place)
             _break(axes, place)
-        upper.set_ylabel("Test accuracy")
-        lower.set_ylabel("Reconstruction PSNR (dB)\n← more private")
-        _limits(upper, lower, points, threshold_db, chance)
-        upper.tick_params(labelbottom=False)
+            axes.set_ylabel(_WORDS[what])
+            axes.set_ylim(*_LIMITS[what](points, marked[what][1]))
+            ends = [(names[s], _last(points, s, what), looks[s].color) for s in lines] if label_lines else []
+            words, value = marked[what]
+            if value is not None:
+                _mark(axes, value)
+                ends.append((words, value, QUIET))
+            label_ends(axes, [(t, y, c) for t, y, c in ends if y is not None])
+        lower = drawn["psnr"]
         lower.set_xlim(-0.5, place.length - 0.5)
         lower.set_xticks(place.ticks, tick_texts)
         if place.noisy:
@@ -145,19 +156,9 @@ def privacy_utility(
                 ha="center",
                 va="center",
             )
-        upper_ends = [(names[s], _last(points, s, "accuracy"), looks[s].color) for s in lines] if label_lines else []
-        lower_ends = [(names[s], _last(points, s, "psnr"), looks[s].color) for s in lines] if label_lines else []
-        if chance is not None:
-            _mark(upper, chance)
-            upper_ends.append(("guessing", chance, QUIET))
-        if threshold_db is not None:
-            _mark(lower, threshold_db)
-            lower_ends.append((f"{threshold_db:g} dB", threshold_db, QUIET))
-        for axes, ends in ((upper, upper_ends), (lower, lower_ends)):
-            label_ends(axes, [(t, y, c) for t, y, c in ends if y is not None])
         for k, ((owner, mine), head) in enumerate(zip(strips, heads, strict=True)):
             y = 1 + (strip * (len(strips) - k - 0.5)) / _HEIGHT
-            _epsilons(upper, mine, head, y, looks[owner].color if owner else "black", place, rotated)
+            _epsilons(first, mine, head, y, looks[owner].color if owner else "black", place, rotated)
     return figure
 
 
@@ -229,17 +230,22 @@ def _break(axes: Axes, place: _Places) -> None:
         axes.axvline(place.noisy_from, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
 
 
-def _limits(
-    upper: Axes, lower: Axes, points: Sequence[Point], threshold_db: float | None, chance: float | None
-) -> None:
+def _accuracy_limits(points: Sequence[Point], chance: float | None) -> tuple[float, float]:
     accuracies = [v for p in points for v in (p.accuracy, *(p.accuracy_interval or ())) if v is not None]
     low = min([*accuracies, *([chance] if chance is not None else [])], default=0.0)
     high = max(accuracies, default=1.0)
     air = max(0.08 * (high - low), 0.01)
-    upper.set_ylim(max(0.0, low - air), min(1.02, high + air))
+    return max(0.0, low - air), min(1.02, high + air)
+
+
+def _psnr_limits(points: Sequence[Point], threshold_db: float | None) -> tuple[float, float]:
     psnrs = [min(v, PSNR_CAP) for p in points for v in (p.psnr, *p.psnr_values, *(p.psnr_interval or ())) if v]
     top = max([*psnrs, threshold_db or 0.0, 10.0])
-    lower.set_ylim(min([0.0, *psnrs]) - (0.03 * top), 1.08 * top)
+    return min([0.0, *psnrs]) - (0.03 * top), 1.08 * top
+
+
+_LIMITS = {"accuracy": _accuracy_limits, "psnr": _psnr_limits}
+_WORDS = {"accuracy": "Test accuracy", "psnr": "Reconstruction PSNR (dB)\n← more private"}
 
 
 def _mark(axes: Axes, y: float) -> None:

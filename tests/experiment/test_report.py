@@ -144,6 +144,23 @@ def test_images_that_the_model_may_have_seen_are_named(write, tmp_path):
         assert (said in write_report(experiment, store, ["fedpriv"]).read_text()) is expected
 
 
+def test_many_arms_are_pictured_attack_by_attack(noisy, monkeypatch):
+    """What is too much for one figure gets one for each attack, and rows name the rest."""
+    from fedpriv.experiment.drawings import reconstructions
+
+    experiment, store = noisy
+    made = arms(experiment, gather(experiment, store))
+
+    def pictured():
+        return [d for d in drawings(experiment, made) if d.stem.startswith("reconstructions")]
+
+    assert [d.heading for d in pictured()] == ["Reconstructions"]
+    monkeypatch.setattr(reconstructions, "ROWS", 4)
+    headings = ["first layer", "DLG (1 of 2)", "DLG (2 of 2)"]
+    assert [d.heading for d in pictured()] == [f"Reconstructions: {words}" for words in headings]
+    assert "weak, batch 1" in texts(pictured()[0].draw())
+
+
 def test_sentences_follow_their_rules(noisy):
     experiment, store = noisy
     made = arms(experiment, gather(experiment, store))

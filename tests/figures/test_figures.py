@@ -337,3 +337,11 @@ def test_curves_refuse_histories_without_values():
         training_curves({})
     with pytest.raises(ParameterError, match="'empty'"):
         training_curves({"a": run(0.1), "empty": [{"round": 0}]})
+
+
+def test_a_tradeoff_without_accuracies_has_no_empty_panel():
+    points = [Point("none", 0.0, None, 60.0), Point("dp", 0.1, None, 20.0), Point("dp", 1.0, None, 8.0)]
+    (axes,) = privacy_utility(points).axes
+    assert axes.get_ylabel().startswith("Reconstruction PSNR")
+    both = privacy_utility([*points, Point("none", 0.0, 0.8)])
+    assert [a.get_ylabel().partition(" ")[0] for a in both.axes] == ["Test", "Reconstruction"]

@@ -33,10 +33,10 @@ def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Dr
     groups: dict[bytes, list[Arm]] = {}
     for arm in pictured:
         groups.setdefault(_originals(arm)[:across].tobytes(), []).append(arm)
-    parts = [group[i : i + ROWS] for group in groups.values() for i in range(0, len(group), ROWS)]
     varying = varying_axes(arms)
+    parts = [part for group in groups.values() for part in _parts(group, varying)]
 
-    def drawn(part: Sequence[Arm]) -> Callable[[], Figure]:
+    def drawn(part: Sequence[Arm], axes: Sequence[str]) -> Callable[[], Figure]:
         def draw() -> Figure:
             from fedpriv.figures.reconstructions import reconstruction_grid
 
@@ -46,7 +46,7 @@ def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Dr
                 outcome = arm.results[0].attacked
                 assert outcome is not None
                 originals = outcome.arrays["originals"][:across]
-                name = short_name(arm, varying)
+                name = short_name(arm, axes)
                 rows[name] = outcome.arrays["found"][:across]
                 said = [text for score in arm.results[0].scores for text in quality_captions(score)]
                 captions[name] = said[: len(originals)]
@@ -54,20 +54,36 @@ def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Dr
 
         return draw
 
+    titles = [title for title, _, _ in parts]
     made = []
-    for i, part in enumerate(parts):
-        number = f" ({i + 1} of {len(parts)})" if len(parts) > 1 else ""
+    for i, (title, part, axes) in enumerate(parts):
+        alike = [k for k, t in enumerate(titles) if t == title]
+        number = f" ({alike.index(i) + 1} of {len(alike)})" if len(alike) > 1 else ""
         made.append(
             Drawn(
                 "reconstructions" if len(parts) == 1 else f"reconstructions_{i + 1}",
-                f"Reconstructions{number}",
+                f"Reconstructions{': ' + title if title else ''}{number}",
                 "Originals, and what each attack made of what its adversary saw; PSNR in dB and SSIM below each image. "
                 f"First images of seed {part[0].results[0].cell.seed}.",
                 f"Originals and reconstructions of {len(part)} arms, numbers below each image.",
-                drawn(part),
+                drawn(part, axes),
             )
         )
     return made
+
+
+def _parts(group: Sequence[Arm], varying: Sequence[str]) -> list[tuple[str, Sequence[Arm], Sequence[str]]]:
+    """(title, arms, axes that tell them apart) of each figure; what is too much for one goes by the first axis."""
+    if len(group) <= ROWS or len(varying) < 2:
+        return [("", group[i : i + ROWS], varying) for i in range(0, len(group), ROWS)]
+    by_label: dict[Any, list[Arm]] = {}
+    for arm in group:
+        by_label.setdefault(arm.labels[varying[0]], []).append(arm)
+    return [
+        (short_name(mine[0], varying[:1]), mine[i : i + ROWS], varying[1:])
+        for mine in by_label.values()
+        for i in range(0, len(mine), ROWS)
+    ]
 
 
 def _originals(arm: Arm) -> Any:

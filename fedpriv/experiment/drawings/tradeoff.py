@@ -59,13 +59,15 @@ def noise_panels(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
         return privacy_utility(points, delta=delta, threshold_db=threshold)
 
     several = " by the strongest attack of this experiment" if len(shown) < len(arms) else ""
+    trained = "Test accuracy after training, and " if any(a.mean("accuracy") is not None for a in shown) else ""
+    known = any(guarantee(a) is not None for a in shown)
+    of_epsilon = f" Epsilon is that of the whole training at delta {delta:g} against {guaranteed_against(shown)}."
     return [
         Drawn(
             "noise",
-            "Accuracy and reconstruction against noise",
-            f"Test accuracy after training, and PSNR of the reconstructions{several}, over the noise multiplier. "
-            f"Epsilon is that of the whole training at delta {delta:g} against {guaranteed_against(shown)}.",
-            "Accuracy and reconstruction quality against the noise multiplier.",
+            f"{'Accuracy and reconstruction' if trained else 'Reconstruction'} against noise",
+            f"{trained}PSNR of the reconstructions{several}, over the noise multiplier.{of_epsilon if known else ''}",
+            f"{'Accuracy and reconstruction' if trained else 'Reconstruction'} quality against the noise multiplier.",
             draw,
         )
     ]
