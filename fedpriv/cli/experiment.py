@@ -59,9 +59,14 @@ def run(
     progress = _Progress(todo, estimator, jobs)
 
     def on_step(step: Step) -> None:
+        nonlocal logging
         progress.note(step)
         if logging is not None:
-            logging.note(step)
+            try:
+                logging.note(step)
+            except Exception as e:  # results are kept all the same
+                typer.echo(f"Warning: --log {log} failed and is left out from here on: {e}", err=True)
+                logging = None
 
     interrupted = False
     try:

@@ -81,7 +81,13 @@ class _MLflow:
         except ImportError as e:
             raise ExperimentError("--log mlflow needs the package mlflow; install it, or use --log tensorboard") from e
         self.mlflow = mlflow
-        mlflow.set_experiment(experiment.name)
+        try:
+            mlflow.set_experiment(experiment.name)
+        except Exception as e:  # of its server, its database, or a package that it lacks
+            raise ExperimentError(
+                f"--log mlflow: MLflow cannot take experiment '{experiment.name}': {type(e).__name__}: {e}; set "
+                "MLFLOW_TRACKING_URI, such as to file:mlruns, or use --log tensorboard"
+            ) from e
 
     def note(self, step: Step) -> None:
         """A run a job."""
