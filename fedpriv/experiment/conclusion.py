@@ -19,6 +19,7 @@ RULES = (
     "An attack 'gets through' where it reconstructed more than half of the images, and 'sometimes gets through' where "
     "it reconstructed any; otherwise nothing was reconstructed, and the upper end of the interval says how much that "
     "can hide. A mean SSIM of 0.3 or more is said to show what the images show, whatever their PSNR.",
+    "Which attack is the strongest is judged by these same numbers, so of several alike the luckier one is named.",
     "One setting is said to leak more than another only where the 95% interval of the paired difference excludes zero.",
     "A defense protects only against what was tried: where no attack took the defense into account, that is said.",
 )

@@ -24,8 +24,8 @@ def drawings(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     made = []
     if complete:
         for make in (
-            reconstruction_grids,
             heat_maps,
+            reconstruction_grids,
             leakage_curves,
             trained_curves,
             noise_panels,
