@@ -76,6 +76,26 @@ def _sign_flip(apart: np.ndarray, clusters: Sequence[Any]) -> float | None:
     return float(extreme.mean())
 
 
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values adjusted for their number, so that one of them below 0.05 by chance alone is rarer than 5%.
+
+    Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6, 65.
+
+    Args:
+      p_values: of tests that belong together; None where none could be made, which does not count.
+
+    Returns:
+      As many, in the same order.
+    """
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for k, (p, i) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - k) * p))
+        adjusted[i] = largest
+    return adjusted
+
+
 def compare_arms(first: Arm, second: Arm) -> list[Paired]:
     """PSNR and success by image, and accuracy by seed, on what both arms have."""
     ours, theirs = _images(first), _images(second)
@@ -153,4 +173,13 @@ def compare(first: Sequence[Arm], second: Sequence[Arm]) -> list[dict[str, Any]]
             "these results share no arm with images or accuracies in both; compare experiments whose axes have the "
             "same labels, on the same images"
         )
-    return rows
+    return with_holm(rows)
+
+
+def with_holm(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `Paired` with `p_holm`, over all the rows of a quantity."""
+    adjusted: dict[int, float | None] = {}
+    for quantity in {row["quantity"] for row in rows}:
+        mine = [i for i, row in enumerate(rows) if row["quantity"] == quantity]
+        adjusted |= dict(zip(mine, holm([rows[i]["p_value"] for i in mine])))
+    return [{**row, "p_holm": adjusted[i]} for i, row in enumerate(rows)]

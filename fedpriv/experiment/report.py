@@ -9,7 +9,7 @@ from typing import Any
 
 from fedpriv.experiment import conclusion
 from fedpriv.experiment.arm import Arm, CellResult, arms
-from fedpriv.experiment.compare import compare_arms
+from fedpriv.experiment.compare import compare_arms, with_holm
 from fedpriv.experiment.drawings import drawings
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.store import Store
@@ -128,7 +128,7 @@ def _tables(rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str
     )
     hidden = ("evaluations_median",)
     keys = [k for k in dict.fromkeys(k for r in rows for k in r) if k not in hidden]
-    formats = {"p_value": ".2g", "bytes_up": ",.0f", "seconds_median": ".2f", "rounds_done": ".0f"}
+    formats = {"p_value": ".2g", "p_holm": ".2g", "bytes_up": ",.0f", "seconds_median": ".2f", "rounds_done": ".0f"}
     tables = [Table(rows, keys, "All settings", formats=formats, note=note)]
     files = [
         ("every image, CSV", "table.csv"),
@@ -137,8 +137,8 @@ def _tables(rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str
     ]
     if differences:
         words = (
-            "Second minus first on the same images and seeds; p by flipping the signs of whole trials, not corrected "
-            "for the number of tests."
+            "Second minus first on the same images and seeds; p by flipping the signs of whole trials; p holm is "
+            "adjusted for the number of tests of a quantity (Holm, 1979)."
         )
         shown = list(differences)[:PAIRS]
         tables.append(
@@ -192,7 +192,7 @@ def _differences(made: Sequence[Arm]) -> list[dict[str, Any]]:
             rows += [
                 p.row(axis=axis, compared=f"{arm.labels[axis]} with {first}", **others) for p in compare_arms(base, arm)
             ]
-    return rows
+    return with_holm(rows)
 
 
 def _failures(results: Sequence[CellResult]) -> Section | None:

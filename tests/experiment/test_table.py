@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fedpriv.errors import ExperimentError
 from fedpriv.experiment import runner
 from fedpriv.experiment.arm import Arm, arms
-from fedpriv.experiment.compare import compare, compare_arms, paired
+from fedpriv.experiment.compare import compare, compare_arms, holm, paired
 from fedpriv.experiment.table import gather, image_rows, write_tables
 from tests.experiment.conftest import DLG, finish
 
@@ -83,6 +83,21 @@ def test_a_shift_is_found_as_such(values, shift):
     assert found.second - found.first == pytest.approx(shift, abs=1e-9)
     # Rounding aside all pairs differ alike, which leaves nothing to draw from.
     assert found.interval is None or found.interval == pytest.approx((shift, shift), abs=1e-6)
+
+
+def test_holm_adjusts_for_the_number_of_tests():
+    """The smallest counts as often as there are tests, the next one less, and none below one before it."""
+    assert holm([0.01, None, 0.04, 0.03, 0.005]) == pytest.approx([0.03, None, 0.06, 0.06, 0.02], nan_ok=True)
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_lies_between_the_test_and_bonferroni(p_values):
+    for p, adjusted in zip(p_values, holm(p_values), strict=True):
+        assert p <= adjusted <= min(1.0, len(p_values) * p) * (1 + 1e-12)
+    order = np.argsort(p_values, kind="stable")
+    assert np.all(np.diff(np.asarray(holm(p_values))[order]) >= 0)
 
 
 def test_the_sign_flip_test_counts_flips():
