@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -209,34 +211,53 @@ def _remote_attack(job: Job, trained: Any, keep: int) -> Step:
 
 
 def _on_dask(todo: Plan, store: Store, keep: int, jobs: int, scheduler: str | None) -> Generator[Step, None, None]:
-    from distributed import as_completed
-
     with _client(jobs, scheduler) as client:
-        futures: dict[Any, Job] = {}
-        trained: dict[str, Any] = {}
-        for job in todo.trainings:
-            future = client.submit(run_job, job, None, keep, key=f"train-{job.key}-{time.time_ns()}")
-            futures[future], trained[job.key] = job, future
-        for job, training in todo.attacks:
-            given = None
-            if training is not None and training.key in trained:
-                given = trained[training.key]
-            elif training is not None:
-                weights, error = _saved_weights(store, training)
-                if error:
-                    yield Step(job, None, error)
-                    continue
-                given = trained[training.key] = client.scatter(weights, hash=False)
-            futures[client.submit(_remote_attack, job, given, keep, key=f"attack-{job.key}-{time.time_ns()}")] = job
-        for future in as_completed(list(futures)):
-            job = futures.pop(future)
-            if future.status == "finished":
-                yield future.result()
-            else:
-                error = future.exception()
-                yield Step(
-                    job, None, f"its worker was lost, and again when tried again: {error}" if error else future.status
-                )
+        try:
+            yield from _submitted(client, todo, store, keep)
+        except (OSError, TimeoutError, CancelledError) as e:
+            where = f"at '{scheduler}'" if scheduler else "started here"
+            raise ExperimentError(
+                f"the Dask scheduler {where} went away with jobs still to do; what is done is kept, and the same "
+                "command goes on with the rest"
+            ) from e
+
+
+def _submitted(client: Any, todo: Plan, store: Store, keep: int) -> Generator[Step, None, None]:
+    """Steps as they finish.
+
+    Raises:
+      CancelledError: the scheduler is gone.
+    """
+    from distributed import KilledWorker, as_completed
+
+    futures: dict[Any, Job] = {}
+    trained: dict[str, Any] = {}
+    for job in todo.trainings:
+        future = client.submit(run_job, job, None, keep, key=f"train-{job.key}-{time.time_ns()}")
+        futures[future], trained[job.key] = job, future
+    for job, training in todo.attacks:
+        given = None
+        if training is not None and training.key in trained:
+            given = trained[training.key]
+        elif training is not None:
+            weights, error = _saved_weights(store, training)
+            if error:
+                yield Step(job, None, error)
+                continue
+            given = trained[training.key] = client.scatter(weights, hash=False)
+        futures[client.submit(_remote_attack, job, given, keep, key=f"attack-{job.key}-{time.time_ns()}")] = job
+    for future in as_completed(list(futures)):
+        job = futures.pop(future)
+        if future.status == "finished":
+            yield future.result()
+            continue
+        if future.status != "error":  # cancelled, or lost with the scheduler: nothing about the job
+            raise CancelledError(future.status)
+        problem = future.exception()
+        said = f"its worker cannot run it: {type(problem).__name__}: {problem}"
+        if isinstance(problem, KilledWorker):
+            said = f"its worker was lost, and again when tried again: {problem}"
+        yield Step(job, None, said)
 
 
 @contextlib.contextmanager
@@ -246,6 +267,8 @@ def _client(jobs: int, scheduler: str | None) -> Iterator[Any]:
         from distributed import Client, LocalCluster
     except ImportError as e:
         raise ExperimentError(f"--jobs above 1 and --scheduler need Dask: {e}; install 'distributed'") from e
+    for name in ("", ".client", ".core", ".utils", ".comm"):  # what went wrong is said in our words
+        logging.getLogger(f"distributed{name}").setLevel(logging.CRITICAL)
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout="15s")

@@ -235,6 +235,39 @@ def test_a_cluster_that_loses_a_worker_runs_its_cells_again(write, tmp_path):
     same(found(path, tmp_path / "one"), found(path, tmp_path / "two"))
 
 
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_fails_no_job(write, tmp_path):
+    """What it took with it is neither done nor failed; the same command goes on."""
+    path, address = write(seeds=3), "tcp://127.0.0.1:18799"
+    python = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "18799"]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = subprocess.Popen([*python, "--no-dashboard"], **options)
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+    helper = subprocess.Popen(worker, **options)
+    try:
+        experiment, store = load(path), Store(tmp_path / "r")
+        store.claim(experiment)
+        steps = []
+
+        def on_step(step):
+            steps.append(step)
+            scheduler.kill()
+
+        todo = runner.plan(experiment, store)
+        with pytest.raises(ExperimentError, match=f"the Dask scheduler at '{address}' went away"):
+            runner.run(experiment, store, todo, scheduler=address, on_step=on_step)
+    finally:
+        for process in (scheduler, helper):
+            process.kill()
+            process.wait()
+    assert steps
+    assert all(s.error == "" for s in steps)
+    rest = runner.plan(experiment, store)
+    assert rest.failed == []
+    assert len(rest.done) == len(steps)
+    assert rest.jobs == todo.jobs - len(steps)
+
+
 def test_a_scheduler_that_does_not_answer_is_named(write, tmp_path, monkeypatch):
     import distributed
 
