@@ -70,12 +70,15 @@ def plan(experiment: Experiment, store: Store, retry_failed: bool = False, any_c
       any_code: whether to keep what other code made.
     """
     made, seen, wanted = Plan(), dict[str, bool](), dict[str, Job]()
+    attacked = attacked_trainings(experiment)
 
     def is_done(job: Job) -> bool:
         """Notes a job that needs nothing; True if its outcome is there."""
         saved = store.read(job)
         if saved is None or (saved.code != job_code(job) and not any_code):
             return False
+        if job.key in attacked and saved.outcome is not None and "weights" not in saved.outcome.arrays:
+            return False  # from when nothing attacked them
         if saved.error:
             if retry_failed:
                 return False
@@ -96,6 +99,12 @@ def plan(experiment: Experiment, store: Store, retry_failed: bool = False, any_c
                 made.attacks.append((attacking, wanted[training.key] if training is not None and needs else None))
     made.trainings = [job for key, job in wanted.items() if not seen[key]]
     return made
+
+
+def attacked_trainings(experiment: Experiment) -> set[str]:
+    """Keys of the trainings whose weights some cell attacks."""
+    cells = [c for c in experiment.cells if c.setting.attack is not None and not c.setting.exposure.fresh]
+    return {job.key for job in map(training_job, cells) if job is not None}
 
 
 def job_code(job: Job) -> str:
@@ -141,13 +150,16 @@ def run(
     """
     if not todo.jobs:
         return
-    keep = experiment.contents.keep_images
+    keep, attacked = experiment.contents.keep_images, attacked_trainings(experiment)
     steps = (
         _here(todo, store, keep) if jobs == 1 and scheduler is None else _on_dask(todo, store, keep, jobs, scheduler)
     )
     with contextlib.closing(steps):
         for step in map(_checked, steps):
-            store.write(step.job, step.outcome, step.code, step.error, step.details)
+            kept = step.outcome
+            if kept is not None and step.job.kind == "train" and step.job.key not in attacked:
+                kept = replace(kept, arrays={})  # weights that nothing attacks are only large
+            store.write(step.job, kept, step.code, step.error, step.details)
             on_step(step)
 
 

@@ -70,6 +70,20 @@ def test_attacks_meet_the_trained_weights(write, tmp_path):
     np.testing.assert_allclose(attacked.outcome.arrays["found"], attacked.outcome.arrays["originals"], atol=1e-3)
 
 
+def test_weights_are_kept_where_something_attacks_them(write, tmp_path):
+    """Without an attack they are left out; one that comes later trains once more, and then they stay."""
+    path, folder = write(grid={}, seeds=1), tmp_path / "r"
+    assert kinds(run(path, folder)) == ["train"]
+    (alone,) = found(path, folder).values()
+    assert alone.outcome.arrays == {}
+    assert run(path, folder) == []
+    assert kinds(run(path, folder, "attack=first_layer")) == ["train", "attack"]
+    trained, _ = found(path, folder, "attack=first_layer").values()
+    assert trained.outcome.arrays["weights"].ndim == 1
+    assert kinds(run(path, folder, "attack=labels")) == ["attack"]
+    assert run(path, folder) == []
+
+
 def test_a_cell_that_is_lost_or_damaged_is_run_again_alone(write, tmp_path):
     path, folder = write(), tmp_path / "r"
     run(path, folder)
