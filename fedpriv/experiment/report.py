@@ -108,9 +108,10 @@ def _shared(experiment: Experiment) -> list[dict[str, Any]]:
             continue
         if not {"training": trained, "exposure": attacked}.get(key.partition(".")[0], True):
             continue
-        if any(part in key for part in ("beta_", "schedule", "momentum", "epsilon", "worker")):
+        if any(part in key for part in ("beta_", "schedule", "momentum", "epsilon", "worker", "data_dir")):
             continue
-        rows.append({"field": key, "value": str(value)})
+        shown = Path(value).name if key == "data" and Path(value).is_absolute() else str(value)
+        rows.append({"field": key, "value": shown})
     return rows
 
 

@@ -10,7 +10,7 @@ import pytest
 from fedpriv.cli import main
 from fedpriv.errors import ExperimentError
 from fedpriv.experiment import conclusion
-from fedpriv.experiment.arm import arms
+from fedpriv.experiment.arm import Arm, arms
 from fedpriv.experiment.document import Document
 from fedpriv.experiment.drawings import drawings
 from fedpriv.experiment.experiment import load, resolve
@@ -159,6 +159,31 @@ def test_many_arms_are_pictured_attack_by_attack(noisy, monkeypatch):
     headings = ["first layer", "DLG (1 of 2)", "DLG (2 of 2)"]
     assert [d.heading for d in pictured()] == [f"Reconstructions: {words}" for words in headings]
     assert "weak, batch 1" in texts(pictured()[0].draw())
+
+
+def test_training_curves_are_named_by_what_tells_trainings_apart(noisy, monkeypatch):
+    """Two attacks and two batch sizes attack the three trainings, one a defense."""
+    from fedpriv.experiment.drawings import training
+    from fedpriv.figures import curves
+
+    experiment, store = noisy
+    made = arms(experiment, gather(experiment, store))
+    drawn = []
+    monkeypatch.setattr(curves, "training_curves", lambda histories, target: drawn.append(histories))
+
+    def draw(arms):
+        drawn.clear()
+        figures = [d for d in drawings(experiment, arms) if d.stem.startswith("training_curves")]
+        for figure in figures:
+            figure.draw()
+        return [f.heading for f in figures], [list(d) for d in drawn]
+
+    assert draw(made) == (["Training"], [["none", "weak", "strong"]])
+    monkeypatch.setattr(training, "CURVES", 2)
+    assert draw(made) == (["Training"], [["none", "weak", "strong"]])  # one axis cannot be split
+    two = [Arm({**a.labels, "kind": "noise" if a.labels["defense"] != "none" else "plain"}, a.results) for a in made]
+    two = [Arm({"kind": a.labels["kind"], **a.labels}, a.results) for a in two]
+    assert draw(two) == (["Training: plain", "Training: noise"], [["none"], ["weak", "strong"]])
 
 
 def test_sentences_follow_their_rules(noisy):

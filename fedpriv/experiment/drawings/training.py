@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.experiment.arm import (
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fedpriv.experiment.experiment import Experiment
+
+
+#: Most trainings in one figure, where they can be told apart by an axis.
+CURVES = 6
 
 
 def trained_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
@@ -58,34 +62,47 @@ def trained_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
 
 
 def training_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
-    """Accuracy over rounds of every training that differs."""
-    runs: dict[str, list[list[Any]]] = {}
-    seen: set[tuple[str, int]] = set()
-    varying = varying_axes(arms)
+    """Accuracy and loss over rounds of every training that differs; many of them by the first axis."""
+    runs: dict[str, dict[int, list[Any]]] = {}  # by training, by seed
+    arms_of: dict[str, list[Arm]] = {}
     for arm in arms:
         for result in arm.results:
             if result.trained is None or len(result.trained.rounds) < 2:
                 continue
-            identity = (str(sorted(result.cell.setting.training_identity().items(), key=str)), result.cell.seed)
-            if identity in seen:
-                continue
-            seen.add(identity)
-            runs.setdefault(short_name(arm, varying), []).append(result.trained.rounds)
-    usable = {name: r for name, r in runs.items() if any(row.get("accuracy") is not None for run in r for row in run)}
-    if not usable:
-        return []
+            if any(row.get("accuracy") is not None for row in result.trained.rounds):
+                identity = str(sorted(result.cell.setting.training_identity().items(), key=str))
+                runs.setdefault(identity, {})[result.cell.seed] = result.trained.rounds
+                arms_of.setdefault(identity, []).append(arm)
+    shown = [same[0] for same in arms_of.values()]
+    varying = [n for n in varying_axes(shown) if _tells_trainings(n, list(arms_of.values()))]
+    if len({short_name(a, varying) for a in shown}) < len(shown):
+        varying = list(shown[0].labels)
+    split = varying[:1] if len(runs) > CURVES and len(varying) > 1 else []
+    parts: dict[str, dict[str, list[list[Any]]]] = {}
+    for arm, by_seed in zip(shown, runs.values(), strict=True):
+        curves = parts.setdefault(short_name(arm, split) if split else "", {})
+        curves[short_name(arm, [n for n in varying if n not in split])] = list(by_seed.values())
 
-    def draw() -> Figure:
-        from fedpriv.figures.curves import training_curves
+    def drawn(curves: Mapping[str, Sequence[Any]]) -> Callable[[], Figure]:
+        def draw() -> Figure:
+            from fedpriv.figures.curves import training_curves
 
-        return training_curves(usable, target=arms[0].results[0].cell.setting.training.target_accuracy)
+            return training_curves(curves, target=arms[0].results[0].cell.setting.training.target_accuracy)
+
+        return draw
 
     return [
         Drawn(
-            "training_curves",
-            "Training",
+            "training_curves" if len(parts) == 1 else f"training_curves_{i}",
+            f"Training{': ' + title if title else ''}",
             "Test accuracy and loss over communication rounds; bands span the seeds.",
             "Curves of accuracy and loss over rounds.",
-            draw,
+            drawn(curves),
         )
+        for i, (title, curves) in enumerate(parts.items(), 1)
     ]
+
+
+def _tells_trainings(axis: str, arms_of_each: Sequence[Sequence[Arm]]) -> bool:
+    """Whether arms of one training always have one label, as they do not where it tells attacks apart."""
+    return all(len({a.labels[axis] for a in same}) == 1 for same in arms_of_each)
