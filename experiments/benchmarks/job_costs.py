@@ -15,8 +15,16 @@ import typer
 from experiments import script
 
 
-def costs(folders: list[Path]) -> dict[str, list[float]]:
-    """Median seconds a trial, or a client's round, by feature, as `fedpriv.experiment.estimate` looks them up."""
+def costs(folders: list[Path], data_dir: Path | None = None) -> dict[str, list[float]]:
+    """Median seconds a trial, or a client's round, by feature, as `fedpriv.experiment.estimate` looks them up.
+
+    Args:
+      folders: of experiments' results.
+      data_dir: where named datasets find their files, as with `fedpriv run --set data_dir=FOLDER`.
+
+    Raises:
+      DataError: an experiment's data are not here.
+    """
     from fedpriv.experiment.estimate import Estimator
     from fedpriv.experiment.experiment import load
     from fedpriv.experiment.store import FILE, Job, Store, attack_job, training_job
@@ -25,7 +33,10 @@ def costs(folders: list[Path]) -> dict[str, list[float]]:
     for folder in folders:
         store = Store(folder)
         jobs: dict[str, Job] = {}
-        for cell in load(folder / FILE).cells:
+        experiment = load(folder / FILE)
+        if data_dir is not None and any(c.setting.data != "fashion_small" for c in experiment.cells):
+            experiment = load(folder / FILE, [f"data_dir={data_dir}"])
+        for cell in experiment.cells:
             jobs |= {job.key: job for job in (training_job(cell), attack_job(cell)) if job is not None}
         for job in jobs.values():
             saved = store.read(job)
@@ -36,6 +47,7 @@ def costs(folders: list[Path]) -> dict[str, list[float]]:
 
 def main(
     results: Annotated[Path, typer.Option(help="Folder of experiments' results.")] = Path("results"),
+    data_dir: Annotated[Path | None, typer.Option(help="Where named datasets find their files.")] = None,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("fedpriv/experiment/costs.json"),
 ) -> None:
     """Measures and writes them."""
@@ -45,7 +57,7 @@ def main(
     folders = sorted(p.parent for p in results.glob("*/experiment.yaml"))
     if not folders:
         raise ExperimentError(f"'{results}' holds no experiment's results; run one first, or give --results")
-    found = costs(folders)
+    found = costs(folders, data_dir)
     write_json(out, found)
     typer.echo(f"{len(found)} features from {', '.join(f.name for f in folders)}")
 

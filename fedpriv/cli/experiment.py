@@ -190,7 +190,7 @@ def _print_plan(experiment: Experiment, todo: Plan, estimator: Estimator, jobs: 
     measured = (
         f"from {_plural(estimator.here, 'job')} measured here"
         if estimator.here
-        else "a rough guess: nothing has run here yet"
+        else "from jobs measured on another machine"
     )
     typer.echo(f"{_counts(experiment, todo)}")
     processes = "1 process" if jobs == 1 else f"{jobs} processes"
