@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from experiments.benchmarks.job_costs import costs
+from fedpriv.experiment import estimate
 from fedpriv.experiment.estimate import Estimator, amount, features, known, words
 from fedpriv.experiment.experiment import load
 from fedpriv.experiment.runner import Plan, plan
 from fedpriv.experiment.store import Store, attack_job, training_job
 
 
-def test_a_job_takes_what_its_like_took(write):
+def test_a_job_takes_what_its_like_took(write, monkeypatch):
+    monkeypatch.setattr(estimate, "known", lambda: {})
     cells = load(write(seeds=1)).cells
     first, other = attack_job(cells[0]), attack_job(cells[-1])
     estimator = Estimator([(first, 8.0)])
@@ -25,8 +27,9 @@ def test_a_job_takes_what_its_like_took(write):
     assert features(first)[0].startswith("first_layer logistic")
 
 
-def test_local_steps_and_noise_make_an_attack_another_one(write):
+def test_local_steps_and_noise_make_an_attack_another_one(write, monkeypatch):
     """Each costs several times more, so what a plain job took says little of it."""
+    monkeypatch.setattr(estimate, "known", lambda: {})
 
     def job(*overrides):
         return attack_job(load(write(seeds=1, grid={"attack": ["first_layer"]}), overrides).cells[0])
