@@ -68,6 +68,10 @@ def test_attacks_meet_the_trained_weights(write, tmp_path):
     assert fresh.outcome.scores[0]["images"] != attacked.outcome.scores[0]["images"]
     assert attacked.outcome.arrays["originals"].shape == (2, 4, 4, 1)
     np.testing.assert_allclose(attacked.outcome.arrays["found"], attacked.outcome.arrays["originals"], atol=1e-3)
+    kept = [s.outcome.arrays for s in found(path, tmp_path / "r").values()]
+    assert kept[0]["weights"].dtype == np.float32
+    assert kept[1]["found"].dtype == np.float16  # for figures; the scores are made
+    np.testing.assert_allclose(kept[1]["found"], attacked.outcome.arrays["found"], atol=5e-4)
 
 
 def test_weights_are_kept_where_something_attacks_them(write, tmp_path):
@@ -297,7 +301,7 @@ def test_the_tff_engine_and_its_workers_from_the_file(write, content, tmp_path):
     from fedpriv.engine.runtime import Runtime
 
     setting = {**content["setting"], "attack": "first_layer"}
-    run(write(setting=setting, grid={}, seeds=1), tmp_path / "graph")
+    graph = run(write(setting=setting, grid={}, seeds=1), tmp_path / "graph")
     runtime = Runtime()
     try:
         setting |= {"engine": "tff", "workers": [runtime.address]}
@@ -305,10 +309,9 @@ def test_the_tff_engine_and_its_workers_from_the_file(write, content, tmp_path):
     finally:
         runtime.close()
     assert kinds(steps) == ["train", "attack"]
-    here = [s.outcome.arrays for s in found(tmp_path / "small.yaml", tmp_path / "graph").values()]
-    for step, arrays in zip(steps, here, strict=True):
+    for step, other in zip(steps, graph, strict=True):
         assert step.error == ""
         for name, array in step.outcome.arrays.items():
-            np.testing.assert_allclose(array, arrays[name], atol=1e-4)
+            np.testing.assert_allclose(array, other.outcome.arrays[name], atol=1e-4)
     gone = run(write("tff.yaml", setting=setting, grid={}, seeds=[1]), tmp_path / "tff")
     assert f"worker {runtime.address} does not answer" in gone[0].error
