@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -165,14 +165,18 @@ def varying_axes(arms: Sequence[Arm]) -> list[str]:
     return [name for name, values in axis_values(arms).items() if len(values) > 1]
 
 
-def short_name(arm: Arm, varying: Sequence[str]) -> str:
-    """Only what tells it from others; a bare number gets its axis's name."""
-    parts = [
+def words(arm: Arm, axes: Collection[str]) -> list[str]:
+    """Its labels on some axes; a bare number gets its axis's name."""
+    return [
         f"{k.replace('_', ' ')} {v}" if isinstance(v, int | float) else str(v)
         for k, v in arm.labels.items()
-        if k in varying
+        if k in axes
     ]
-    return ", ".join(parts) or arm.name
+
+
+def short_name(arm: Arm, varying: Collection[str]) -> str:
+    """Only what tells it from others."""
+    return ", ".join(words(arm, varying)) or arm.name
 
 
 def attack_name(arm: Arm) -> str:

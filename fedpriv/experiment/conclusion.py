@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.experiment.arm import Arm
+from fedpriv.experiment.arm import Arm, words
 from fedpriv.experiment.compare import compare_arms
 from fedpriv.experiment.experiment import Experiment
 
@@ -84,11 +84,7 @@ def _strongest(attacked: Sequence[Arm]) -> list[str]:
 
 
 def _words(arm: Arm, *without: str) -> list[str]:
-    return [
-        f"{k.replace('_', ' ')} {v}" if isinstance(v, int | float) else str(v)
-        for k, v in arm.labels.items()
-        if k not in without
-    ]
+    return words(arm, arm.labels.keys() - set(without))
 
 
 def _trend(axis: str, attacked: Sequence[Arm]) -> list[str]:

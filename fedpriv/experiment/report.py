@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpriv.experiment import conclusion
-from fedpriv.experiment.arm import Arm, CellResult, arms
+from fedpriv.experiment.arm import Arm, CellResult, arms, words
 from fedpriv.experiment.compare import compare_arms, with_holm
 from fedpriv.experiment.drawings import drawings
 from fedpriv.experiment.experiment import Experiment
@@ -159,7 +159,7 @@ def _published(experiment: Experiment, made: Sequence[Arm]) -> Section | None:
         best = min if number.fact == "rounds_to_target" else max
         value, arm = best(known, key=lambda pair: pair[0]) if known else (None, None)
         name = number.fact.removesuffix("_rate").removesuffix("_mean")
-        at = [f"{k.replace('_', ' ')} {v}" for k, v in arm.labels.items() if k not in number.where] if arm else []
+        at = words(arm, arm.labels.keys() - number.where.keys()) if arm else []
         rows.append(
             {
                 **number.where,
