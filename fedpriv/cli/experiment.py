@@ -119,7 +119,7 @@ def compare(
     sides = []
     for folder in (first, second):
         experiment = _experiment_of(folder)
-        sides.append(arms(experiment, gather(experiment, Store(folder))))
+        sides.append(arms(gather(experiment, Store(folder))))
     rows = differences(*sides)
     if out is not None:
         write_csv(out, rows)

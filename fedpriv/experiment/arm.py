@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.experiment.experiment import Cell, Experiment
+from fedpriv.experiment.experiment import Cell
 from fedpriv.experiment.work import Outcome, score_of
 from fedpriv.metrics.score import Score, summarize
 
@@ -133,7 +133,7 @@ class Arm:
         return row
 
 
-def arms(experiment: Experiment, results: Sequence[CellResult]) -> list[Arm]:
+def arms(results: Sequence[CellResult]) -> list[Arm]:
     """The points of the grid, in order, with their complete cells."""
     made: dict[tuple[Any, ...], Arm] = {}
     for result in results:
@@ -153,6 +153,12 @@ def attacked_arms(arms: Sequence[Arm]) -> list[Arm]:
 def axis_values(arms: Sequence[Arm]) -> dict[str, list[Any]]:
     """By axis: its labels among the arms, in order."""
     return {name: list(dict.fromkeys(a.labels[name] for a in arms)) for name in arms[0].labels} if arms else {}
+
+
+def number_axes(arms: Sequence[Arm]) -> dict[str, list[int | float]]:
+    """Axes with several labels that are all numbers, with those."""
+    several = {name: values for name, values in axis_values(arms).items() if len(values) > 1}
+    return {name: values for name, values in several.items() if all(isinstance(v, int | float) for v in values)}
 
 
 def words_without(arm: Arm, *axes: str) -> str:
@@ -182,6 +188,11 @@ def short_name(arm: Arm, varying: Collection[str]) -> str:
 def attack_name(arm: Arm) -> str:
     """Its label, or the attack's own name where the grid has no axis of attacks."""
     return str(arm.labels.get("attack") or str(arm.results[0].cell.setting.attack).partition("(")[0])
+
+
+def mechanism(arm: Arm) -> str:
+    """Its defenses' own names, in order; "" without any."""
+    return " + ".join(d.name for d in arm.results[0].cell.setting.made_defenses())
 
 
 def guarantee(arm: Arm) -> float | None:

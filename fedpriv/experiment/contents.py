@@ -14,7 +14,8 @@ class Published(pydantic.BaseModel):
     """A number that someone published, for the report to set beside the best that was measured here.
 
     Attributes:
-      where: axes' labels it is for, as {axis: label}; of the arms that have them the best one is compared.
+      where: axes' labels it is for, as {axis: label or list of labels}; of the arms that have them the best one is
+        compared.
       fact: what was measured; fewest is best of rounds, most of anything else.
       value: the number, in the fact's unit: a share in [0, 1], rounds, dB.
       source: who, where, and in which table.

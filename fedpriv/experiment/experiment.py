@@ -17,7 +17,7 @@ from fedpriv.experiment import document
 from fedpriv.experiment.contents import Contents
 from fedpriv.experiment.document import Document, Path_
 from fedpriv.experiment.fields import explained
-from fedpriv.experiment.grid import Axis, Option, check_labels, excluded, label_of, make_axis
+from fedpriv.experiment.grid import Axis, Option, chosen_labels, make_axis, matches
 from fedpriv.experiment.setting import Setting
 from fedpriv.experiment.shortcuts import replaced, shortcuts_of
 
@@ -105,11 +105,9 @@ def resolve(read: Document) -> Experiment:
         if names.count(name) > 1:
             both = [a.written for a in axes if a.name == name]
             raise ExperimentError(f"grid: {' and '.join(both)} would both make a column '{name}'; write one axis")
-    for i, rule in enumerate(contents.exclude):
-        check_labels(read, ("exclude", i), rule, axes)
+    contents.exclude = [chosen_labels(read, ("exclude", i), rule, axes) for i, rule in enumerate(contents.exclude)]
     for i, number in enumerate(contents.published):
-        check_labels(read, ("published", i, "where"), number.where, axes)
-        number.where = {name: label_of(label) for name, label in number.where.items()}
+        number.where = chosen_labels(read, ("published", i, "where"), number.where, axes)
     cells = tuple(_cells(read, contents, axes, shortcuts))
     if not cells:
         raise ExperimentError(f"{read.place(('exclude',))}: 'exclude' leaves no cell of the grid; exclude less")
@@ -175,7 +173,7 @@ def _cells(
         raise ExperimentError(f"{read.place(('seeds',))}: seeds={seeds} must be at least one, each once")
     for chosen in itertools.product(*(a.options for a in axes)):
         labels = {a.name: o.label for a, o in zip(axes, chosen)}
-        if any(excluded(labels, rule) for rule in contents.exclude):
+        if any(matches(labels, rule) for rule in contents.exclude):
             continue
         setting = _setting(read, chosen, shortcuts)
         for seed in seeds:

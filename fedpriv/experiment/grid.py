@@ -103,19 +103,34 @@ def label_of(value: Any) -> str | int | float:
     return value if isinstance(value, int | float) else str(value)
 
 
-def check_labels(read: Document, path: Path_, wanted: Mapping[str, Any], axes: Sequence[Axis]) -> None:
-    """Refuses {axis: label or list of labels} that the grid does not have; `path` says where it is written."""
+def chosen_labels(
+    read: Document, path: Path_, written: Mapping[str, Any], axes: Sequence[Axis]
+) -> dict[str, list[str | int | float]]:
+    """{axis: label or list of labels} as a file has it, as lists of the axes' own labels.
+
+    Args:
+      read: the file.
+      path: where it is written there.
+      written: what is written.
+      axes: of the grid.
+
+    Raises:
+      ExperimentError: an axis or a label that the grid does not have.
+    """
     known = {a.name: [o.label for o in a.options] for a in axes}
-    for name, written in wanted.items():
+    chosen: dict[str, list[str | int | float]] = {}
+    for name, wanted in written.items():
         place = read.place((*path, name))
         if name not in known:
             raise ExperimentError(f"{place}: {path[0]} names no axis '{name}'.{did_you_mean(name, known)}")
-        for label in written if isinstance(written, list) else [written]:
-            if label_of(label) not in known[name]:
+        chosen[name] = [label_of(label) for label in (wanted if isinstance(wanted, list) else [wanted])]
+        for label in chosen[name]:
+            if label not in known[name]:
                 near = did_you_mean(str(label), map(str, known[name]))
                 raise ExperimentError(f"{place}: axis '{name}' has no '{label}'.{near}")
+    return chosen
 
 
-def excluded(labels: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
-    """Whether a rule of `exclude` applies to a point of the grid."""
-    return all(labels[n] in [label_of(v) for v in (w if isinstance(w, list) else [w])] for n, w in rule.items())
+def matches(labels: Mapping[str, Any], chosen: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether a point of the grid has one of the chosen labels on each axis that is named."""
+    return all(labels[axis] in wanted for axis, wanted in chosen.items())

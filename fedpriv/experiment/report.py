@@ -12,6 +12,7 @@ from fedpriv.experiment.arm import Arm, CellResult, arms, words
 from fedpriv.experiment.compare import compare_arms, with_holm
 from fedpriv.experiment.drawings import drawings
 from fedpriv.experiment.experiment import Experiment
+from fedpriv.experiment.grid import matches
 from fedpriv.experiment.store import Store
 from fedpriv.experiment.table import gather, write_tables
 from fedpriv.report.page import Figure, Report, Section, Table
@@ -23,12 +24,12 @@ PAIRS = 200
 def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -> Path:
     """Writes tables, figures, `report.html` and `provenance.json`; returns the page's path."""
     from fedpriv.atomic import write_csv, write_json
-    from fedpriv.figures.save import png, save
+    from fedpriv.figures.save import save
     from fedpriv.provenance import provenance
 
     results = gather(experiment, store)
-    rows = write_tables(experiment, results, store)
-    made = arms(experiment, results)
+    made = arms(results)
+    rows = write_tables(results, made, store)
     seeds = sorted({c.seed for c in experiment.cells})
     origin = provenance(list(command), experiment.source, seeds[0])
     origin["seed"] = seeds[0] if len(seeds) == 1 else ", ".join(map(str, seeds))
@@ -41,11 +42,9 @@ def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -
         if old.stem not in {d.stem for d in drawable}:
             old.unlink()
     for drawn in drawable:
-        figure = drawn.draw()
-        save(
-            figure, store.folder / "figures" / drawn.stem, {"title": drawn.heading, "caption": drawn.caption, **origin}
-        )
-        picture = Figure(png(figure), drawn.alt, drawn.caption)
+        about = {"title": drawn.heading, "caption": drawn.caption, **origin}
+        image, *_ = save(drawn.draw(), store.folder / "figures" / drawn.stem, about)
+        picture = Figure(image, drawn.alt, drawn.caption)
         figures.append(Section(drawn.heading, figures=[picture], files=[("as PDF", f"figures/{drawn.stem}.pdf")]))
     differences = _differences(made)
     if differences:
@@ -137,13 +136,13 @@ def _tables(rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str
         ("this table, CSV", "arms.csv"),
     ]
     if differences:
-        words = (
+        how = (
             "Second minus first on the same images and seeds; p by flipping the signs of whole trials; p holm is "
             "adjusted for the number of tests of a quantity (Holm, 1979)."
         )
         shown = list(differences)[:PAIRS]
         tables.append(
-            Table(shown, caption="Paired differences from the first value of each axis", formats=formats, note=words)
+            Table(shown, caption="Paired differences from the first value of each axis", formats=formats, note=how)
         )
         files.append(("paired differences, CSV", "differences.csv"))
     return Section("Results", tables=tables, files=files)
@@ -153,7 +152,7 @@ def _published(experiment: Experiment, made: Sequence[Arm]) -> Section | None:
     """Numbers of the literature beside the best arm's that they are for."""
     rows = []
     for number in experiment.contents.published:
-        fitting = [a for a in made if a.results and all(a.labels[n] == v for n, v in number.where.items())]
+        fitting = [a for a in made if a.results and matches(a.labels, number.where)]
         measured = [(a.row().get(number.fact), a) for a in fitting]
         known = [(value, arm) for value, arm in measured if value is not None]
         best = min if number.fact == "rounds_to_target" else max
@@ -162,7 +161,7 @@ def _published(experiment: Experiment, made: Sequence[Arm]) -> Section | None:
         at = words(arm, arm.labels.keys() - number.where.keys()) if arm else []
         rows.append(
             {
-                **number.where,
+                **{axis: ", ".join(map(str, labels)) for axis, labels in number.where.items()},
                 "quantity": number.fact.replace("_", " "),
                 "published": number.value,
                 "here": value,
@@ -204,8 +203,8 @@ def _failures(results: Sequence[CellResult]) -> Section | None:
     ]
     if not rows:
         return None
-    words = "These cells failed; `fedpriv run ... --retry-failed` tries them again."
-    return Section("Failed cells", [words], tables=[Table(rows, caption="Failures")])
+    said = "These cells failed; `fedpriv run ... --retry-failed` tries them again."
+    return Section("Failed cells", [said], tables=[Table(rows, caption="Failures")])
 
 
 def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[str, Any]]) -> Section:

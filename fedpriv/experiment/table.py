@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.experiment.arm import CellResult, arms
+from fedpriv.experiment.arm import Arm, CellResult
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.store import Saved, Store, attack_job, training_job
 
@@ -57,8 +57,14 @@ def image_rows(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     return rows
 
 
-def write_tables(experiment: Experiment, results: Sequence[CellResult], store: Store) -> list[dict[str, Any]]:
-    """`table.csv`, `table.parquet` (one row an image), `arms.csv` and `arrays.npz`; returns the arms' rows."""
+def write_tables(results: Sequence[CellResult], arms: Sequence[Arm], store: Store) -> list[dict[str, Any]]:
+    """`table.csv`, `table.parquet` (one row an image), `arms.csv` and `arrays.npz`; returns the arms' rows.
+
+    Args:
+      results: of all cells.
+      arms: made of them.
+      store: whose folder they go to.
+    """
     import io
 
     import pandas as pd
@@ -78,7 +84,7 @@ def write_tables(experiment: Experiment, results: Sequence[CellResult], store: S
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     write_bytes(store.folder / "table.parquet", buffer.getvalue())
-    made = [arm.row() for arm in arms(experiment, results)]
+    made = [arm.row() for arm in arms]
     if made:
         keys = dict.fromkeys(k for row in made for k in row)
         write_csv(store.folder / "arms.csv", [{k: row.get(k) for k in keys} for row in made])

@@ -26,9 +26,7 @@ def test_it_stands_alone_and_says_everything(noisy):
     experiment, store = noisy
     page = write_report(experiment, store, ["fedpriv", "run", "small.yaml"]).read_text()
     assert not re.search(r'(src|href)="(https?:|/)', page)
-    assert page.count("data:image/png;base64,") == len(
-        drawings(experiment, arms(experiment, gather(experiment, store)))
-    )
+    assert page.count("data:image/png;base64,") == len(drawings(experiment, arms(gather(experiment, store))))
     for words in (
         "Does it run?",
         "An honest-but-curious server",
@@ -47,7 +45,7 @@ def test_it_stands_alone_and_says_everything(noisy):
 
 def test_each_figure_is_drawn_where_its_numbers_are(noisy):
     experiment, store = noisy
-    made = arms(experiment, gather(experiment, store))
+    made = arms(gather(experiment, store))
     stems = {d.stem for d in drawings(experiment, made)}
     assert any(s.startswith("reconstructions") for s in stems)
     assert {"success_over_batch", "psnr_over_batch", "privacy_utility", "training_curves"} <= stems
@@ -66,7 +64,7 @@ def texts(figure):
 def test_the_noise_figure_shows_the_strongest_attack_of_each_setting(noisy):
     """First-layer inversion is exact without noise, where DLG's few steps are not."""
     experiment, store = noisy
-    made = arms(experiment, gather(experiment, store))
+    made = arms(gather(experiment, store))
     drawn = next(d for d in drawings(experiment, made) if d.stem == "noise")
     assert "by the strongest attack" in drawn.caption
     assert "local_dp, batch 2" in texts(drawn.draw())
@@ -80,7 +78,7 @@ def test_a_guarantee_stands_beside_the_adversary_it_holds_against(write, content
     setting["training"] = {**setting["training"], "weighting": "uniform"}
     path = write(setting=setting, grid={"exposure.adversary": ["server", "observer"]}, seeds=1)
     experiment, store = finish(path, tmp_path / "r")
-    server, observer = arms(experiment, gather(experiment, store))
+    server, observer = arms(gather(experiment, store))
     assert observer.mean("epsilon_released") == server.mean("epsilon_released") > 0
     drawn = {d.stem: d for d in drawings(experiment, [server])}
     assert "success_epsilon" not in drawn
@@ -120,11 +118,15 @@ def test_published_numbers_stand_beside_the_best_that_fits_them(small):
     ]
     document = Document({**copy.deepcopy(experiment.source), "published": numbers})
     page = write_report(resolve(document), store, ["fedpriv"]).read_text()
-    made = arms(experiment, gather(experiment, store))
+    made = arms(gather(experiment, store))
     assert "Beside what was published" in page
     best = max(a.mean("accuracy") for a in made)
     for words in ("Someone (2020), Table 1", "Someone else", show(best), show(best / 0.25)):
         assert words in page
+    both = {**numbers[0], "where": {"attack": ["first layer", "R-GAP"]}}
+    page = write_report(resolve(Document({**document.content, "published": [both]})), store, ["fedpriv"]).read_text()
+    assert "first layer, R-GAP" in page
+    assert show(max(a.row()["success_rate"] for a in made) / 0.5) in page
     for change, says in (
         ({"where": {"atack": "first layer"}}, "published names no axis 'atack'. Did you mean 'attack'"),
         ({"where": {"attack": "first"}}, "axis 'attack' has no 'first'"),
@@ -149,7 +151,7 @@ def test_many_arms_are_pictured_attack_by_attack(noisy, monkeypatch):
     from fedpriv.experiment.drawings import reconstructions
 
     experiment, store = noisy
-    made = arms(experiment, gather(experiment, store))
+    made = arms(gather(experiment, store))
 
     def pictured():
         return [d for d in drawings(experiment, made) if d.stem.startswith("reconstructions")]
@@ -167,7 +169,7 @@ def test_training_curves_are_named_by_what_tells_trainings_apart(noisy, monkeypa
     from fedpriv.figures import curves
 
     experiment, store = noisy
-    made = arms(experiment, gather(experiment, store))
+    made = arms(gather(experiment, store))
     drawn = []
     monkeypatch.setattr(curves, "training_curves", lambda histories, target: drawn.append(histories))
 
@@ -188,7 +190,7 @@ def test_training_curves_are_named_by_what_tells_trainings_apart(noisy, monkeypa
 
 def test_sentences_follow_their_rules(noisy):
     experiment, store = noisy
-    made = arms(experiment, gather(experiment, store))
+    made = arms(gather(experiment, store))
     said = conclusion.sentences(experiment, made)
     assert any(
         s.startswith("none, batch 1: first layer, the strongest of 2 attacks, gets through (2 of 2") for s in said
@@ -204,10 +206,10 @@ def test_sentences_follow_their_rules(noisy):
 def test_an_attack_that_replays_the_defense_is_no_cause_for_a_warning(write, tmp_path):
     path = write(grid={"attack": ["dlg(restarts=1,optimizer.max_evaluations=5)"], "defense": ["clip(norm=1)"]}, seeds=1)
     experiment, store = finish(path, tmp_path / "r")
-    assert conclusion.warnings(arms(experiment, gather(experiment, store))) == []
+    assert conclusion.warnings(arms(gather(experiment, store))) == []
     path = write(grid={"attack": ["first_layer"], "defense": ["clip(norm=1)"]}, seeds=1)
     experiment, store = finish(path, tmp_path / "s")
-    (warning,) = conclusion.warnings(arms(experiment, gather(experiment, store)))
+    (warning,) = conclusion.warnings(arms(gather(experiment, store)))
     assert "ignore the defense" in warning
 
 

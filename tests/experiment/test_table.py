@@ -20,7 +20,8 @@ from tests.experiment.conftest import DLG, finish
 
 def test_rows_are_images_and_arms_are_settings(small):
     experiment, store = small
-    rows = write_tables(experiment, gather(experiment, store), store)
+    results = gather(experiment, store)
+    rows = write_tables(results, arms(results), store)
     frame = pd.read_parquet(store.folder / "table.parquet")
     assert len(frame) == 4 * 2 * 2  # settings, seeds, images
     assert list(frame.columns[:4]) == ["attack", "defense", "seed", "status"]
@@ -45,7 +46,7 @@ def test_cells_that_are_missing_or_failed_are_shown_as_such(write, tmp_path, mon
     grown = load_again(experiment, seeds=3)
     results = gather(grown, store)
     assert [r.error for r in results] == ["", "", "not run yet"]
-    (arm,) = arms(grown, results)
+    (arm,) = arms(results)
     assert (len(arm.results), arm.seeds) == (2, 3)
     assert [r["status"] for r in image_rows(results)] == ["done"] * 4 + ["not run yet"]
     monkeypatch.setattr(runner, "attack", lambda *_: 1 / 0)
@@ -63,7 +64,7 @@ def load_again(experiment, **changes):
 def test_training_alone_makes_rows_too(write, tmp_path):
     overrides = ("grid.attack=[null]", "training.target_accuracy=0.01", "seeds=3")
     experiment, store = finish(write(), tmp_path / "r", *overrides)
-    (none, clip) = arms(experiment, gather(experiment, store))
+    (none, clip) = arms(gather(experiment, store))
     row = none.row()
     assert row["rounds_to_target"] == row["rounds_done"] == 1  # it stops there
     assert "images" not in row
@@ -118,7 +119,7 @@ def test_results_are_compared_on_the_images_they_share(write, tmp_path):
     common = ("exposure.images=4", f"grid.attack={{DLG: '{DLG}'}}")
     first, store_a = finish(write(), tmp_path / "r", *common)
     second, store_b = finish(write(), tmp_path / "s", *common, "exposure.batch=2")
-    ours, theirs = arms(first, gather(first, store_a)), arms(second, gather(second, store_b))
+    ours, theirs = arms(gather(first, store_a)), arms(gather(second, store_b))
     same = compare_arms(ours[0], ours[0])
     assert {p.quantity: (p.difference, p.pairs) for p in same} == {
         "psnr": (0, 8), "success": (0, 8), "accuracy": (0, 2)

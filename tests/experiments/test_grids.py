@@ -33,7 +33,7 @@ def test_results_are_whole(name):
         pytest.skip(f"its data are not here: {e}")
     assert store.damaged == []
     assert {r.error for r in results} == {""}
-    assert all(a.results for a in arms(experiment, results))
+    assert all(a.results for a in arms(results))
     files = {"report.html", "provenance.json", "arms.csv", "table.csv", "table.parquet", "arrays.npz"}
     if not any(r.attacked for r in results):
         files.remove("arrays.npz")

@@ -12,6 +12,7 @@ from fedpriv.experiment.arm import (
     attack_name,
     attacked_arms,
     axis_values,
+    number_axes,
     short_name,
     varying_axes,
 )
@@ -69,9 +70,7 @@ def leakage_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     attacked = attacked_arms(arms)
     threshold = attacked[0].results[0].cell.setting.threshold_db if attacked else 0.0
     made = []
-    for axis, values in axis_values(attacked).items():
-        if len(values) < 2 or not all(isinstance(v, int | float) for v in values):
-            continue
+    for axis, values in number_axes(attacked).items():
         positive = min(values) > 0 and max(values) / min(values) >= 8
         words = axis.replace("_", " ").capitalize()
         for what in ("success", "psnr"):
@@ -114,11 +113,11 @@ def costs(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     attacked = attacked_arms(arms)
     if not attacked:
         return []
-    by = "attack" if "attack" in varying_axes(attacked) else None
     groups: dict[str, list[Arm]] = {}
     varying = varying_axes(attacked)
     for arm in attacked:
-        groups.setdefault(str(arm.labels[by]) if by else short_name(arm, varying), []).append(arm)
+        name = str(arm.labels["attack"]) if "attack" in varying else short_name(arm, varying)
+        groups.setdefault(name, []).append(arm)
 
     def draw() -> Figure:
         from fedpriv.figures.cost_bars import CostBar, cost_bars

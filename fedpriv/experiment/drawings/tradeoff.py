@@ -12,6 +12,7 @@ from fedpriv.experiment.arm import (
     by_strongest,
     guarantee,
     guaranteed_against,
+    mechanism,
     short_name,
     varying_axes,
     words_without,
@@ -42,7 +43,7 @@ def noise_panels(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
             row, noise, setting = arm.row(), _multiplier(arm), arm.results[0].cell.setting
             values = [min(i.psnr, PSNR_CAP) for s in arm.scores()[0] for i in s.images if i.psnr is not None]
             bare = not setting.defense
-            series = "No defense" if bare else " + ".join(d.name for d in setting.made_defenses())
+            series = "No defense" if bare else mechanism(arm)
             points.append(
                 Point(
                     ", ".join(filter(None, (series, short_name(arm, beside) if beside else ""))),
@@ -127,9 +128,6 @@ def success_against_epsilon(experiment: Experiment, arms: Sequence[Arm]) -> list
     sure = [a for a in attacked if guarantee(a) is not None]
     if not sure:
         return []
-
-    def mechanism(arm: Arm) -> str:
-        return " + ".join(d.name for d in arm.results[0].cell.setting.made_defenses())
 
     several = len({mechanism(a) for a in sure}) > 1
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fedpriv.experiment.arm import (
     Arm,
     attacked_arms,
-    axis_values,
+    number_axes,
     short_name,
     varying_axes,
 )
@@ -31,9 +31,7 @@ def trained_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     goal = arms[0].results[0].cell.setting.training.target_accuracy
     fact, words = ("accuracy", "Test accuracy") if goal is None else ("rounds_to_target", f"Rounds to {goal:.0%}")
     made = []
-    for axis, values in axis_values(arms).items():
-        if len(values) < 2 or not all(isinstance(v, int | float) for v in values):
-            continue
+    for axis, values in number_axes(arms).items():
         others = [n for n in varying_axes(arms) if n != axis]
         log = min(values) > 0 and max(values) / min(values) >= 4
 
