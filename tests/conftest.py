@@ -11,8 +11,8 @@ import pytest
 
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
-from fedpriv.federation import Federation
-from fedpriv.procedure import make_procedure
+from fedpriv.federation.federation import Federation
+from fedpriv.procedure.procedure import make_procedure
 
 # Tests start TensorFlow in many processes; without cached bytecode each start takes three times as long.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

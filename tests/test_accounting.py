@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from fedpriv.accounting import SMALLEST_MULTIPLIER, central_epsilon, noise_for, round_rdp, sampled
-from fedpriv.errors import LedgerError, ParameterError
-from fedpriv.procedure import Sampling
+from fedpriv.account.accounting import SMALLEST_MULTIPLIER, central_epsilon, noise_for, round_rdp, sampled
+from fedpriv.base.errors import LedgerError, ParameterError
+from fedpriv.procedure.procedure import Sampling
 
 TUTORIAL = {"rounds": 100, "delta": 1e-5, "cohort": 120, "population": 3383}
 
@@ -47,7 +47,7 @@ def true_replacement_divergence(order: float, rate: float, multiplier: float) ->
 
 @pytest.mark.parametrize(("size", "multiplier"), [(10, 1.0), (50, 2.0), (90, 2.0), (100, 4.0)])
 def test_fixed_size_sampling_bounds_the_true_divergence_of_replacing_a_client(size, multiplier):
-    from fedpriv.lazy import dp_accounting
+    from fedpriv.base.lazy import dp_accounting
 
     def bound(event_multiplier):
         event = sampled(dp_accounting.GaussianDpEvent(event_multiplier), "replace_one", Sampling.fixed(size), 100)
@@ -64,7 +64,7 @@ def test_fixed_size_sampling_bounds_the_true_divergence_of_replacing_a_client(si
 
 
 def test_the_undoubled_sensitivity_would_be_too_optimistic():
-    from fedpriv.lazy import dp_accounting
+    from fedpriv.base.lazy import dp_accounting
 
     event = sampled(dp_accounting.GaussianDpEvent(4.0), "replace_one", Sampling.fixed(90), 100)
     orders, rdp = round_rdp(event, "replace_one")
@@ -125,7 +125,7 @@ def test_what_cannot_be_answered_says_why():
 
 
 def test_no_theorem_no_amplification():
-    from fedpriv.lazy import dp_accounting
+    from fedpriv.base.lazy import dp_accounting
 
     event = dp_accounting.GaussianDpEvent(1.0)
     with pytest.raises(LedgerError, match=r"Poisson sampling amplifies only .* add_or_remove_one"):
@@ -138,7 +138,7 @@ def test_no_theorem_no_amplification():
 
 
 def test_round_rdp_adds_up():
-    from fedpriv.lazy import dp_accounting
+    from fedpriv.base.lazy import dp_accounting
 
     event = dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.GaussianDpEvent(1.0))
     _, one = round_rdp(event, "add_or_remove_one")

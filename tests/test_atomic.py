@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpriv import atomic
-from fedpriv.errors import FedprivError, ParameterError
+from fedpriv.base import atomic
+from fedpriv.base.errors import FedprivError, ParameterError
 
 
 def leftovers(folder):

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from fedpriv_defenses.central_dp import CentralDP
 
-from defenses.central_dp import CentralDP
-from fedpriv.checkpoint import Checkpoint
-from fedpriv.errors import CheckpointError, DivergenceError
-from fedpriv.procedure import Sampling
+from fedpriv.base.errors import CheckpointError, DivergenceError
+from fedpriv.procedure.procedure import Sampling
+from fedpriv.rounds.checkpoint import Checkpoint
 
 
 @pytest.fixture

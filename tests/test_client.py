@@ -5,10 +5,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from fedpriv.client import Client, shuffled_epochs
-from fedpriv.lazy import tf
-from fedpriv.procedure import Sampling, make_procedure
-from fedpriv.stations import Defense, Setup
+from fedpriv.base.lazy import tf
+from fedpriv.defense.stations import Defense, Plan
+from fedpriv.federation.client import Client, shuffled_epochs
+from fedpriv.procedure.procedure import Sampling, make_procedure
 
 ZERO = np.zeros(2, np.int32)
 
@@ -16,8 +16,8 @@ ZERO = np.zeros(2, np.int32)
 @pytest.fixture
 def client(double_model):
     def make(defenses=(), **procedure):
-        setup = Setup(double_model.spec, 1, 1, 1.0, Sampling.full(), "examples", 12)
-        return Client(double_model, make_procedure(**procedure), tuple(defenses), setup)
+        plan = Plan(double_model.spec, 1, 1, 1.0, Sampling.full(), "examples", 12)
+        return Client(double_model, make_procedure(**procedure), tuple(defenses), plan)
 
     return make
 
@@ -35,7 +35,7 @@ def train(client, flat, x, y, rate=0.1, seed=ZERO):
     def batch(step):
         return tuple(t[step * size : (step + 1) * size] for t in tensors)
 
-    states = tuple(tf.nest.map_structure(tf.constant, d.initial_state(client.setup)) for d in client.defenses)
+    states = tuple(tf.nest.map_structure(tf.constant, d.initial_state(client.plan)) for d in client.defenses)
     return client.train(
         tf.constant(flat), lambda _: batch, len(y), tf.constant(seed), tf.constant(rate, flat.dtype), states
     )
@@ -91,7 +91,7 @@ def test_the_step_limit_also_stops_inside_an_epoch(client, examples, flat, by_ha
 
 @pytest.mark.parametrize("kind", ["momentum", "adam", "yogi", "adagrad"])
 def test_stateful_client_optimizers_carry_their_state_over_steps_and_start_anew(client, examples, flat, kind):
-    from fedpriv import optimizers
+    from fedpriv.procedure import optimizers
 
     made = client(local_epochs=2, batch_size=6, client={"kind": kind})
     update, _, _ = train(made, flat, *examples)

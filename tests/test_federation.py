@@ -2,18 +2,18 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from fedpriv_defenses.central_dp import CentralDP
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.local_dp import LocalDP
 
-from defenses.central_dp import CentralDP
-from defenses.clip import Clip
-from defenses.local_dp import LocalDP
-from fedpriv.adversary import Adversary
+from fedpriv.base.errors import CapabilityError, DataError, ModelError, ParameterError, StackError
+from fedpriv.base.lazy import tf
 from fedpriv.data.partition import Partition
+from fedpriv.defense.stations import Defense
 from fedpriv.engine.graph import GraphEngine
-from fedpriv.errors import CapabilityError, DataError, ModelError, ParameterError, StackError
-from fedpriv.lazy import tf
-from fedpriv.procedure import Optimizer, Procedure, Sampling
-from fedpriv.stations import Defense
-from fedpriv.tap import Tap
+from fedpriv.procedure.procedure import Optimizer, Procedure, Sampling
+from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.tap import Tap
 
 
 def test_fedsgd_with_all_clients_is_a_centralized_gradient_step(federate, toy, by_hand):
@@ -120,7 +120,7 @@ class Shift(Defense):
     by: float = 0.0
     factor: float = 1.0
 
-    def initial_state(self, setup):
+    def initial_state(self, plan):
         return (np.zeros(2, np.float32), 1.0)
 
     def broadcast(self, weights, context):
@@ -172,7 +172,7 @@ def test_states_are_broadcast_and_follow_the_metrics_of_their_own_defense(federa
 class Counter(Defense):
     """Counts the rounds it is asked in."""
 
-    def initial_state(self, setup):
+    def initial_state(self, plan):
         return (np.int32(0),)
 
     def next_state(self, state, metrics, context):

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from fedpriv.errors import ParameterError
-from fedpriv.lazy import default_threads, tf
+from fedpriv.base.errors import ParameterError
+from fedpriv.base.lazy import default_threads, tf
 
 
 def test_threads_follow_the_environment(monkeypatch):
@@ -25,6 +25,6 @@ def test_tensorflow_runs_one_thread_an_operation():
 
 @pytest.mark.slow
 def test_tff_comes_silently_too():
-    code = "from fedpriv.lazy import tff; tff.learning"
+    code = "from fedpriv.base.lazy import tff; tff.learning"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

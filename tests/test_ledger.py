@@ -2,19 +2,19 @@ import json
 
 import pytest
 
-from fedpriv.accounting import central_epsilon
-from fedpriv.errors import LedgerError, ParameterError
-from fedpriv.lazy import dp_accounting
-from fedpriv.ledger import Claim, Ledger
-from fedpriv.procedure import Sampling
-from fedpriv.spec import Spec
-from fedpriv.stations import Setup
+from fedpriv.account.accounting import central_epsilon
+from fedpriv.account.ledger import Claim, Ledger
+from fedpriv.base.errors import LedgerError, ParameterError
+from fedpriv.base.lazy import dp_accounting
+from fedpriv.defense.stations import Plan
+from fedpriv.models.spec import Spec
+from fedpriv.procedure.procedure import Sampling
 
 POISSON = Sampling.poisson(120 / 3383)
 
 
 def setup_of(sampling=POISSON, population=3383, weighting="uniform"):
-    return Setup(
+    return Plan(
         Spec(("w",), ((4,),)), population, sampling.largest(population), sampling.expected(population), sampling,
         weighting, 100,
     )  # fmt: skip
@@ -87,7 +87,7 @@ def test_no_defense_never_means_zero():
 
 
 @pytest.mark.parametrize(
-    ("setup", "claim", "accountant", "reason"),
+    ("plan", "claim", "accountant", "reason"),
     [
         (setup_of(), claim_of(0.0), "rdp", "noise multiplier is 0"),
         (setup_of(Sampling.fixed(9)), claim_of(1.0, "replace_one"), "pld", "use accountant='rdp', or Poisson"),
@@ -97,9 +97,9 @@ def test_no_defense_never_means_zero():
         (setup_of(), claim_of(unit="example"), "rdp", "cohort sampling draws clients"),
     ],
 )
-def test_refuses_what_it_cannot_justify(setup, claim, accountant, reason):
+def test_refuses_what_it_cannot_justify(plan, claim, accountant, reason):
     with pytest.raises(LedgerError, match=reason):
-        Ledger(setup, [claim], accountant).epsilon(1e-5, rounds=1)
+        Ledger(plan, [claim], accountant).epsilon(1e-5, rounds=1)
 
 
 def test_refuses_events_that_are_not_private_or_not_understood():

@@ -6,16 +6,16 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from fedpriv_defenses.central_dp import CentralDP
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.local_dp import LocalDP
+from fedpriv_defenses.secret_sharing import SecretSharing
 
-from defenses.central_dp import CentralDP
-from defenses.clip import Clip
-from defenses.local_dp import LocalDP
-from defenses.secret_sharing import SecretSharing
-from fedpriv.adversary import Adversary
-from fedpriv.attack import Capability
-from fedpriv.errors import CapabilityError, ParameterError
-from fedpriv.stations import Defense
-from fedpriv.tap import Tap
+from fedpriv.base.errors import CapabilityError, ParameterError
+from fedpriv.defense.stations import Defense
+from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.attack import Capability
+from fedpriv.threat.tap import Tap
 
 SERVER, WIRE, OBSERVER = Adversary(), Adversary("eavesdropper"), Adversary("observer")
 SETTINGS = {"batch_size": None, "weighting": "uniform"}
@@ -99,7 +99,7 @@ def test_secret_sharing_leaves_the_sum_alone(federate, plain, parts, k, weightin
     settings = {**SETTINGS, "weighting": weighting}
     protocol = SecretSharing(aggregators=k, range=1.0)
     federation = federate(defenses=(protocol,), **settings)
-    step = protocol.codec(federation.setup).step
+    step = protocol.codec(federation.plan).step
     some, everyone = aggregators(*range(k - 1)), aggregators(*range(k))
     (server, wire, observer, part, whole), _ = see(federation, SERVER, WIRE, OBSERVER, some, everyone)
     updates = plain(weighting=weighting)

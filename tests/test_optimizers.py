@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from fedpriv import optimizers
-from fedpriv.lazy import tf, tff
-from fedpriv.procedure import Optimizer
+from fedpriv.base.lazy import tf, tff
+from fedpriv.procedure import optimizers
+from fedpriv.procedure.procedure import Optimizer
 
 KINDS = ("sgd", "momentum", "adam", "yogi", "adagrad")
 

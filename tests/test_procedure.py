@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpriv.errors import ParameterError
-from fedpriv.procedure import Procedure, Sampling, Schedule, make_procedure
+from fedpriv.base.errors import ParameterError
+from fedpriv.procedure.procedure import Procedure, Sampling, Schedule, make_procedure
 
 
 @pytest.mark.parametrize(

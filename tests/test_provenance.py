@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from fedpriv import provenance as p
-from fedpriv.atomic import to_json
+from fedpriv.base import provenance as p
+from fedpriv.base.atomic import to_json
 
 
 def test_records_command_config_seed_and_versions():
@@ -73,5 +73,5 @@ def test_without_git_the_commit_is_none(monkeypatch):
 
 
 def test_versions_do_not_import_tensorflow():
-    code = "import sys, fedpriv.provenance as p; p.provenance('x'); sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, fedpriv.base.provenance as p; p.provenance('x'); sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

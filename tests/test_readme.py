@@ -23,7 +23,7 @@ def test_the_python_example_reconstructs_an_image() -> None:
 def test_every_command_shown_parses() -> None:
     import shlex
 
-    from fedpriv import registry
+    from fedpriv.base import registry
 
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)).replace("\\\n", " ")
     lines = [line for line in shell.splitlines() if line.startswith("uv run fedpriv")]

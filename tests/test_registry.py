@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpriv import registry
-from fedpriv.attack import Attack
-from fedpriv.errors import FedprivError, ParameterError, UnknownNameError
-from fedpriv.plugin import Plugin
-from fedpriv.registry import Registry, build, parse_call
-from fedpriv.stations import Defense, Station, labels
+from fedpriv.base import registry
+from fedpriv.base.errors import FedprivError, ParameterError, UnknownNameError
+from fedpriv.base.plugin import Plugin
+from fedpriv.base.registry import Registry, build, parse_call
+from fedpriv.defense.stations import Defense, Station, labels
+from fedpriv.threat.attack import Attack
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 VALUES = st.one_of(
@@ -93,9 +93,9 @@ def test_unknown_names_and_paths():
     for name, message in (
         ("iddlg", "no attack is named 'iddlg'. Did you mean 'idlg'"),
         ("no_such_package:X", "no module 'no_such_package'"),
-        ("fedpriv.attack:Atack", "has no 'Atack'. Did you mean 'Attack'"),
+        ("fedpriv.threat.attack:Atack", "has no 'Atack'. Did you mean 'Attack'"),
         (":X", "is no path to an object"),
-        ("fedpriv.attack:", "is no path to an object"),
+        ("fedpriv.threat.attack:", "is no path to an object"),
         ("a..b:X", "is no path to an object"),
     ):
         with pytest.raises(UnknownNameError, match=message):
@@ -116,7 +116,7 @@ def test_a_module_that_fails_to_import_says_so(tmp_path, monkeypatch):
 
 def test_third_parties_come_in_by_path(tmp_path, monkeypatch):
     (tmp_path / "my_defenses.py").write_text(
-        "from fedpriv.stations import Defense\n"
+        "from fedpriv.defense.stations import Defense\n"
         "class Nothing(Defense):\n"
         "    times: int = 1\n"
         "    def update(self, update, context):\n"
@@ -126,7 +126,7 @@ def test_third_parties_come_in_by_path(tmp_path, monkeypatch):
     made = registry.defenses.create("my_defenses:Nothing(times=3)")
     assert isinstance(made, Defense)
     assert (made.times, made.stations) == (3, [Station.UPDATE])
-    with pytest.raises(ParameterError, match=r"attack 'my_defenses:Nothing' is a Nothing; .*fedpriv\.attack\.Attack"):
+    with pytest.raises(ParameterError, match=r"attack 'my_defenses:Nothing' is a Nothing; .*threat\.attack\.Attack"):
         registry.attacks.create("my_defenses:Nothing")
 
 

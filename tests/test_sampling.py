@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpriv.errors import ParameterError
-from fedpriv.procedure import Sampling
-from fedpriv.sampling import cohort
-from fedpriv.seeds import Purpose, generator, graph_seed
+from fedpriv.base.errors import ParameterError
+from fedpriv.base.seeds import Purpose, generator, graph_seed
+from fedpriv.procedure.procedure import Sampling
+from fedpriv.procedure.sampling import cohort
 
 
 @given(st.integers(1, 200), st.integers(0, 2**31), st.integers(0, 1000), st.data())

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpriv.errors import ParameterError
-from fedpriv.lazy import tf
-from fedpriv.spec import Spec
+from fedpriv.base.errors import ParameterError
+from fedpriv.base.lazy import tf
+from fedpriv.models.spec import Spec
 
 SHAPES = st.lists(st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1, max_size=5)
 

@@ -1,19 +1,19 @@
 from typing import ClassVar
 
 import pytest
+from fedpriv_defenses.central_dp import CentralDP
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.local_dp import LocalDP
+from fedpriv_defenses.secret_sharing import SecretSharing
 
-from defenses.central_dp import CentralDP
-from defenses.clip import Clip
-from defenses.local_dp import LocalDP
-from defenses.secret_sharing import SecretSharing
-from fedpriv.domain import Domain, Opaque
-from fedpriv.errors import LedgerError, ParameterError, StackError
-from fedpriv.lazy import dp_accounting
-from fedpriv.ledger import Claim
-from fedpriv.procedure import Sampling
-from fedpriv.spec import Spec
-from fedpriv.stack import Stack
-from fedpriv.stations import Defense, Setup
+from fedpriv.account.ledger import Claim
+from fedpriv.base.errors import LedgerError, ParameterError, StackError
+from fedpriv.base.lazy import dp_accounting
+from fedpriv.defense.domain import Domain, Opaque
+from fedpriv.defense.stack import Stack
+from fedpriv.defense.stations import Defense, Plan
+from fedpriv.models.spec import Spec
+from fedpriv.procedure.procedure import Sampling
 
 CLIP, CENTRAL = Clip(norm=1.0), CentralDP(clip=1.0, noise_multiplier=1.0)
 LOCAL, SHARING = LocalDP(clip=1.0, noise_multiplier=4.0), SecretSharing()
@@ -50,14 +50,14 @@ class Opener(Defense):
 
 
 class NotGaussian(CentralDP):
-    def claims(self, setup):
+    def claims(self, plan):
         event = dp_accounting.LaplaceDpEvent(1.0)
         return [Claim(event, "client", "add_or_remove_one", "released", True, (), 1.0)]
 
 
 def setup_of(population=10, sampling=None, weighting="uniform", d=100):
     sampling = sampling or Sampling.full()
-    return Setup(
+    return Plan(
         Spec(("w",), ((d,),)), population, sampling.largest(population), sampling.expected(population), sampling,
         weighting, 100,
     )  # fmt: skip
@@ -130,33 +130,33 @@ def test_the_fixed_denominator_is_the_expected_cohort():
 
 def test_rounding_in_the_protocol_enters_the_sensitivity():
     coarse = SecretSharing(bits=12, range=1.0)
-    setup = setup_of(10, Sampling.poisson(0.5))
-    (plain,), (rounded,) = Stack([CENTRAL], setup).claims(), Stack([CENTRAL, coarse], setup).claims()
-    error = coarse.l2_error(setup)
+    plan = setup_of(10, Sampling.poisson(0.5))
+    (plain,), (rounded,) = Stack([CENTRAL], plan).claims(), Stack([CENTRAL, coarse], plan).claims()
+    error = coarse.l2_error(plan)
     assert error > 0.02
     assert rounded.sensitivity == pytest.approx(1.0 + error)
     assert rounded.event.noise_multiplier == pytest.approx(1.0 / (1.0 + error))
     assert any("rounding" in a for a in rounded.assumes)
     replaced = Stack([CENTRAL, coarse], setup_of(10, Sampling.fixed(10))).claims()[0]
     assert replaced.event.noise_multiplier == pytest.approx(1.0 / (2.0 + 2 * error))
-    ledgers = [Stack(s, setup).ledger() for s in ([CENTRAL], [CENTRAL, coarse])]
+    ledgers = [Stack(s, plan).ledger() for s in ([CENTRAL], [CENTRAL, coarse])]
     assert ledgers[0].epsilon(1e-5, rounds=1).value < ledgers[1].epsilon(1e-5, rounds=1).value
     assert plain.event.noise_multiplier == 1.0
 
 
 def test_rounding_under_noise_that_cannot_be_rescaled_gives_no_number():
     odd = NotGaussian(clip=1.0, noise_multiplier=1.0)
-    setup = setup_of(10, Sampling.poisson(0.5))
+    plan = setup_of(10, Sampling.poisson(0.5))
     with pytest.raises(LedgerError, match="cannot compose"):
-        Stack([odd, SHARING], setup).ledger().epsilon(1e-5, rounds=1)
+        Stack([odd, SHARING], plan).ledger().epsilon(1e-5, rounds=1)
 
 
 def test_the_sum_of_the_clients_noises_counts_only_while_it_is_that_sum():
-    setup = setup_of(10)
-    assert [c.against for c in Stack([CLIP, LOCAL], setup).claims()] == ["server", "released"]
-    assert [c.against for c in Stack([LOCAL, CLIP], setup).claims()] == ["server"]
-    assert [c.against for c in Stack([LOCAL, SHARING], setup).claims()] == ["server"]
-    sums, message = (Stack(s, setup).ledger().epsilon(1e-5, rounds=1) for s in ([LOCAL], [LOCAL, SHARING]))
+    plan = setup_of(10)
+    assert [c.against for c in Stack([CLIP, LOCAL], plan).claims()] == ["server", "released"]
+    assert [c.against for c in Stack([LOCAL, CLIP], plan).claims()] == ["server"]
+    assert [c.against for c in Stack([LOCAL, SHARING], plan).claims()] == ["server"]
+    sums, message = (Stack(s, plan).ledger().epsilon(1e-5, rounds=1) for s in ([LOCAL], [LOCAL, SHARING]))
     assert sums.value < message.value
 
 

@@ -7,16 +7,16 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.secret_sharing import SecretSharing
 
-from defenses.clip import Clip
-from defenses.secret_sharing import SecretSharing
-from fedpriv.adversary import Adversary
-from fedpriv.attack import Attack, Capability, Finding
-from fedpriv.errors import CapabilityError
-from fedpriv.exposure import Exposure
-from fedpriv.lazy import tf
-from fedpriv.tap import Tap
-from fedpriv.trial import isolated, run_trial
+from fedpriv.base.errors import CapabilityError
+from fedpriv.base.lazy import tf
+from fedpriv.rounds.exposure import Exposure
+from fedpriv.rounds.trial import isolated, run_trial
+from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.attack import Attack, Capability, Finding
+from fedpriv.threat.tap import Tap
 
 
 def reachable(start):
@@ -174,7 +174,7 @@ def test_trials_are_cohorts_of_their_own(toy, logistic_model):
 
 
 def test_a_schedule_does_not_follow_the_trials(toy, logistic_model):
-    from fedpriv.procedure import make_procedure
+    from fedpriv.procedure.procedure import make_procedure
 
     procedure = make_procedure(batch_size=None, client={"schedule": {"kind": "exponential", "decay": 0.1}})
     exposure = Exposure(logistic_model, toy, 3, procedure=procedure)
@@ -182,7 +182,7 @@ def test_a_schedule_does_not_follow_the_trials(toy, logistic_model):
 
 
 def test_trials_need_enough_images(toy, logistic_model):
-    from fedpriv.errors import ParameterError
+    from fedpriv.base.errors import ParameterError
 
     with pytest.raises(ParameterError, match="need 32 images, but 'toy' has 30"):
         Exposure(logistic_model, toy, trials=4, batch=4, cohort=2)

@@ -5,19 +5,19 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from fedpriv_defenses.central_dp import CentralDP
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.secret_sharing import SecretSharing
 
-from defenses.central_dp import CentralDP
-from defenses.clip import Clip
-from defenses.secret_sharing import SecretSharing
-from fedpriv import client as client_module
-from fedpriv.adversary import Adversary
-from fedpriv.attack import Capability
+from fedpriv.base.errors import ParameterError
+from fedpriv.base.lazy import tf
 from fedpriv.data.partition import Partition
-from fedpriv.errors import ParameterError
-from fedpriv.lazy import tf
-from fedpriv.procedure import Procedure, Sampling
-from fedpriv.stations import Defense
-from fedpriv.tap import Tap
+from fedpriv.defense.stations import Defense
+from fedpriv.federation import client as client_module
+from fedpriv.procedure.procedure import Procedure, Sampling
+from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.attack import Capability
+from fedpriv.threat.tap import Tap
 
 
 def observe(federation, adversary=Adversary(), rounds=1):  # noqa: B008  immutable
@@ -33,7 +33,7 @@ class HalfRate(Defense):
 
     name: ClassVar[str] = "half_rate"
 
-    def initial_state(self, setup):
+    def initial_state(self, plan):
         return (np.float32(1),)
 
     def gradient(self, gradient, context):
@@ -137,7 +137,7 @@ def test_shuffled_minibatches_are_known_up_to_their_order(federate, double_model
             assert error < 1e-13
             continue
         errors.append(error)
-        from fedpriv.seeds import Purpose, fold, graph_seed
+        from fedpriv.base.seeds import Purpose, fold, graph_seed
 
         seed = fold(graph_seed(0, Purpose.CLIENT, 0), o.truth.clients[0])
         order = tf.random.experimental.stateless_shuffle(tf.range(n), seed=fold(fold(seed, 2), 0)).numpy()
@@ -222,7 +222,7 @@ def test_views_share_a_graph_only_if_it_would_be_the_same(federate):
         base,
         key(procedure=view.procedure.model_copy(update={"local_epochs": 2})),
         key(num_examples=(6,)),
-        key(setup=dataclasses.replace(view.setup, weighting="uniform")),
+        key(plan=dataclasses.replace(view.plan, weighting="uniform")),
         key(defenses=(Clip(norm=1.0),), states=((),)),
         key(defenses=(Clip(norm=2.0),), states=((),)),
         key(defenses=(Rows(),), states=((),)),

@@ -14,14 +14,14 @@
 import os
 import tempfile
 
-from fedpriv import registry
-from fedpriv.adversary import Adversary
+from fedpriv.base import registry
 from fedpriv.data import load
-from fedpriv.exposure import Exposure
 from fedpriv.figures.reconstructions import quality_captions, reconstruction_grid
 from fedpriv.figures.save import save
 from fedpriv.models import load as load_model
-from fedpriv.trial import run_trial
+from fedpriv.rounds.exposure import Exposure
+from fedpriv.rounds.trial import run_trial
+from fedpriv.threat.adversary import Adversary
 
 # %% [markdown]
 # ## Images and a model

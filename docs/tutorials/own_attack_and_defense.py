@@ -22,15 +22,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fedpriv import registry
-from fedpriv.adversary import Adversary
+from fedpriv.base import registry
+from fedpriv.base.errors import CapabilityError
 from fedpriv.data import load
-from fedpriv.errors import CapabilityError
-from fedpriv.exposure import Exposure
 from fedpriv.figures.reconstructions import quality_captions, reconstruction_grid
 from fedpriv.figures.save import save
 from fedpriv.models import load as load_model
-from fedpriv.trial import run_trial
+from fedpriv.rounds.exposure import Exposure
+from fedpriv.rounds.trial import run_trial
+from fedpriv.threat.adversary import Adversary
 
 here = Path(globals().get("__file__", "own_attack_and_defense.py")).resolve().parent
 temporary = tempfile.TemporaryDirectory()  # removed at the end

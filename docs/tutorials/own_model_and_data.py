@@ -20,18 +20,18 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from fedpriv import registry
-from fedpriv.adversary import Adversary
+from fedpriv.base import registry
+from fedpriv.base.errors import FedprivError, LedgerError
 from fedpriv.data import Partition, load
-from fedpriv.errors import FedprivError, LedgerError
-from fedpriv.federation import Federation
+from fedpriv.federation.federation import Federation
 from fedpriv.figures.reconstructions import quality_captions, reconstruction_grid
 from fedpriv.figures.save import save
 from fedpriv.models import load as load_model
 from fedpriv.models.keras_model import from_keras
-from fedpriv.procedure import make_procedure
-from fedpriv.tap import Tap
-from fedpriv.trial import run_trial
+from fedpriv.procedure.procedure import make_procedure
+from fedpriv.rounds.trial import run_trial
+from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.tap import Tap
 
 here = Path(globals().get("__file__", "own_model_and_data.py")).resolve().parent
 temporary = tempfile.TemporaryDirectory()  # removed at the end

@@ -32,9 +32,9 @@ def main(
     """Runs one round and prints cohort, seconds and the process's largest resident memory in MB."""
     from fedpriv.data.dataset import Dataset
     from fedpriv.data.partition import Partition
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
     from fedpriv.models import load as load_model
-    from fedpriv.procedure import Sampling, make_procedure
+    from fedpriv.procedure.procedure import Sampling, make_procedure
 
     rng = np.random.default_rng(0)
     count = POPULATION * EACH

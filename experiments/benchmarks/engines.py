@@ -16,10 +16,10 @@ import numpy as np
 import typer
 
 from experiments.benchmarks.fedavg_vs_tff import compared, interleaved, tff_clients
-from fedpriv.lazy import tf, tff
+from fedpriv.base.lazy import tf, tff
 
 if TYPE_CHECKING:
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
 
 CLIENTS, BATCH, RATE = 10, 10, 0.05
 #: Model to examples a client.
@@ -33,9 +33,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("results/benchmarks/engines.json"),
 ) -> None:
     """Times all sides and writes medians and paired ratios."""
-    from fedpriv.atomic import write_json
-    from fedpriv.errors import FedprivError, UnknownNameError, did_you_mean
-    from fedpriv.provenance import provenance
+    from fedpriv.base.atomic import write_json
+    from fedpriv.base.errors import FedprivError, UnknownNameError, did_you_mean
+    from fedpriv.base.provenance import provenance
 
     try:
         chosen = [m.strip() for m in models.split(",")]
@@ -119,9 +119,9 @@ def federation(model: str, engine: str = "graph", workers: list[str] | None = No
     from fedpriv.data import fashion_small
     from fedpriv.data.dataset import Dataset
     from fedpriv.data.partition import Partition
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
     from fedpriv.models import load as load_model
-    from fedpriv.procedure import Sampling, make_procedure
+    from fedpriv.procedure.procedure import Sampling, make_procedure
 
     whole, _ = fashion_small()
     n = CLIENTS * MODELS[model]

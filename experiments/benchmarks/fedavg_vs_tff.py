@@ -22,11 +22,11 @@ import numpy as np
 import typer
 
 from experiments.benchmarks import workload
+from fedpriv.base.lazy import default_threads, tf, tff
 from fedpriv.engine.graph import GraphEngine
-from fedpriv.lazy import default_threads, tf, tff
 
 if TYPE_CHECKING:
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
 
 MODELS = ("keras", "functional")
 LOOPS = ("reduce", "iterator")
@@ -44,9 +44,9 @@ def main(
     json_only: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Times both sides round by round and writes medians and the paired ratio."""
-    from fedpriv.atomic import jsonable, write_json
-    from fedpriv.errors import FedprivError, ParameterError
-    from fedpriv.provenance import provenance
+    from fedpriv.base.atomic import jsonable, write_json
+    from fedpriv.base.errors import FedprivError, ParameterError
+    from fedpriv.base.provenance import provenance
 
     settings = {
         "network": "784-200-200-10",

@@ -1,7 +1,7 @@
 """Gradient inversion: the suite's figures to reach, each beside what the committed results measured.
 
-Reads the results of `experiments.gradient_inversion`, `experiments.analytic`, `experiments.exact_batches`,
-`experiments.label_inference` and `experiments.benchmarks.gradient_matching`; runs nothing itself.
+Reads the results of the scripts `gradient_inversion`, `analytic`, `exact_batches`, `label_inference` and
+`experiments.benchmarks.gradient_matching`; runs nothing itself.
 `python -m experiments.benchmarks.gradient_inversion`
 """
 

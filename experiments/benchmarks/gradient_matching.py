@@ -19,8 +19,8 @@ import numpy as np
 import typer
 
 if TYPE_CHECKING:
-    from fedpriv.attack import Attack
-    from fedpriv.view import View
+    from fedpriv.threat.attack import Attack
+    from fedpriv.threat.view import View
 
 #: Name to (attack, what it is compared with). A learning rate of almost nothing keeps all rows at the same point.
 ROWS: dict[str, tuple[str, str]] = {
@@ -47,9 +47,9 @@ def main(
 ) -> None:
     """Times the rows in turn and writes steps a second and their ratios."""
     os.environ.setdefault("FEDPRIV_INTER_OP_THREADS", "1")  # one core; read when TensorFlow is first used
-    from fedpriv.atomic import jsonable, write_json
-    from fedpriv.errors import FedprivError
-    from fedpriv.provenance import provenance
+    from fedpriv.base.atomic import jsonable, write_json
+    from fedpriv.base.errors import FedprivError
+    from fedpriv.base.provenance import provenance
 
     settings = {"model": model, "batch": batch, "steps": steps, "rounds": rounds}
     load_before = os.getloadavg()
@@ -73,8 +73,8 @@ def main(
 def observed(model: str, batch: int) -> View:
     """The view of one FedSGD client that holds `batch` images of noise."""
     from fedpriv.data.dataset import Dataset
-    from fedpriv.exposure import Exposure
     from fedpriv.models import load as load_model
+    from fedpriv.rounds.exposure import Exposure
 
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (batch, 32, 32, 3), np.uint8)
@@ -85,7 +85,7 @@ def observed(model: str, batch: int) -> View:
 
 def attacks(steps: int) -> dict[str, Attack]:
     """The rows' attacks, each of `steps` steps (`steps + 1` evaluations)."""
-    from fedpriv import registry
+    from fedpriv.base import registry
 
     blanks = {
         "sgd": f"optimizer=sgd(steps={steps},learning_rate=1e-9)",

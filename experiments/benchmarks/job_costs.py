@@ -11,8 +11,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
-
-from experiments import script
+from fedpriv_experiments import script
 
 
 def costs(folders: list[Path], data_dir: Path | None = None) -> dict[str, list[float]]:
@@ -51,8 +50,8 @@ def main(
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("fedpriv/experiment/costs.json"),
 ) -> None:
     """Measures and writes them."""
-    from fedpriv.atomic import write_json
-    from fedpriv.errors import ExperimentError
+    from fedpriv.base.atomic import write_json
+    from fedpriv.base.errors import ExperimentError
 
     folders = sorted(p.parent for p in results.glob("*/experiment.yaml"))
     if not folders:

@@ -8,10 +8,10 @@ import numpy as np
 
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
-from fedpriv.procedure import Sampling, make_procedure
+from fedpriv.procedure.procedure import Sampling, make_procedure
 
 if TYPE_CHECKING:
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
 
 CLIENTS, EXAMPLES, BATCH, RATE = 10, 600, 10, 0.1
 
@@ -27,7 +27,7 @@ def images() -> Dataset:
 
 def federation(seed: int = 0) -> Federation:
     """All ten clients every round, plain FedAvg, no evaluation."""
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
     from fedpriv.models import load as load_model
 
     data = images()

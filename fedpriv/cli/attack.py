@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedpriv import registry
+from fedpriv.base import registry
+from fedpriv.base.errors import ParameterError
 from fedpriv.cli import options
-from fedpriv.errors import ParameterError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from fedpriv.attack import Attack
-    from fedpriv.exposure import Exposure
     from fedpriv.metrics.lpips import LPIPS
+    from fedpriv.rounds.exposure import Exposure
+    from fedpriv.threat.attack import Attack
 
 
 def attack(
@@ -83,10 +83,10 @@ def attack(
     if out is not None:
         made = _keeping_path(made)
 
+    from fedpriv.base.seeds import Purpose, integer_seed
     from fedpriv.cli.attack_output import Gathered, show_row, show_summary
     from fedpriv.metrics.score import summarize
-    from fedpriv.seeds import Purpose, integer_seed
-    from fedpriv.trial import run_trial
+    from fedpriv.rounds.trial import run_trial
 
     gathered = Gathered(made.name or type(made).__name__)
     interrupted = False
@@ -130,7 +130,7 @@ def _keeping_path(made: Attack) -> Attack:
 
 
 def _adversary(text: str, knows: list[str] | None, blind: list[str] | None) -> Any:
-    from fedpriv.adversary import KNOWLEDGE, Adversary
+    from fedpriv.threat.adversary import KNOWLEDGE, Adversary
 
     position, _, members = text.partition("(")
     try:
@@ -151,7 +151,7 @@ def _exposure(
     adversary: Any, checkpoint: Path | None, engine: str, engine_options: dict[str, Any], seed: int,
 ) -> Exposure:  # fmt: skip
     from fedpriv.data import load as load_data
-    from fedpriv.procedure import make_procedure
+    from fedpriv.procedure.procedure import make_procedure
 
     options.check_name(registry.models, model)
     defenses = options.make_defenses(defense)
@@ -169,9 +169,9 @@ def _exposure(
     training, test = load_data(data, data_dir=data_dir)
     held_out = test if test is not None and len(test) >= trials * batch * cohort else training
 
-    from fedpriv.checkpoint import Checkpoint
-    from fedpriv.exposure import Exposure
     from fedpriv.models import load as load_model
+    from fedpriv.rounds.checkpoint import Checkpoint
+    from fedpriv.rounds.exposure import Exposure
 
     weights: np.ndarray | None = None
     if checkpoint is not None:

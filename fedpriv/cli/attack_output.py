@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from fedpriv.attack import Finding
     from fedpriv.metrics.progress import Progress
     from fedpriv.metrics.score import Score, Summary
-    from fedpriv.trial import Trial
-    from fedpriv.truth import Truth
+    from fedpriv.rounds.trial import Trial
+    from fedpriv.threat.attack import Finding
+    from fedpriv.threat.truth import Truth
 
 #: Images in the grid of reconstructions, and in the film strip.
 GRID, STRIP = 12, 6
@@ -69,12 +69,12 @@ class Gathered:
 
     def write(self, out: Path, summary: Summary, config: dict[str, Any], seed: int) -> None:
         """`images.csv`, `summary.json`, and the figures there is something to draw for."""
-        from fedpriv.atomic import write_csv, write_json
+        from fedpriv.base.atomic import write_csv, write_json
+        from fedpriv.base.provenance import provenance
         from fedpriv.figures.film_strip import film_strip
         from fedpriv.figures.psnr_curve import psnr_curve
         from fedpriv.figures.save import save
         from fedpriv.figures.scatter import psnr_ssim
-        from fedpriv.provenance import provenance
 
         origin = provenance(sys.argv, config, seed)
         write_csv(out / "images.csv", self.rows)
@@ -101,7 +101,7 @@ class Gathered:
 
 def show_row(row: dict[str, Any], number: int, extra: tuple[str, ...], json_lines: bool) -> None:
     """Prints one image's row; before the first, the headings. `extra` are names of extra metrics."""
-    from fedpriv.atomic import jsonable, to_json
+    from fedpriv.base.atomic import jsonable, to_json
 
     if json_lines:
         typer.echo(to_json(jsonable({"kind": "image", **row})))
@@ -123,7 +123,7 @@ def show_row(row: dict[str, Any], number: int, extra: tuple[str, ...], json_line
 
 def show_summary(summary: Summary, json_lines: bool) -> None:
     """Prints the summary."""
-    from fedpriv.atomic import jsonable, to_json
+    from fedpriv.base.atomic import jsonable, to_json
 
     if json_lines:
         typer.echo(to_json(jsonable({"kind": "summary", **summary.as_dict()})))

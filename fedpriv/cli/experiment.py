@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from fedpriv.experiment.estimate import Estimator
     from fedpriv.experiment.experiment import Experiment
-    from fedpriv.experiment.runner import Plan, Step
+    from fedpriv.experiment.runner import Step, Todo
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
     from fedpriv.experiment.estimate import learned, words
     from fedpriv.experiment.experiment import load
     from fedpriv.experiment.report import command_line, write_report
-    from fedpriv.experiment.runner import load_data_once, plan
+    from fedpriv.experiment.runner import load_data_once, survey
     from fedpriv.experiment.runner import run as run_jobs
     from fedpriv.experiment.store import Store
     from fedpriv.experiment.tracking import tracker
@@ -47,7 +47,7 @@ def run(
     load_data_once(experiment)
     if not dry_run:
         store.claim(experiment)
-    todo = plan(experiment, store, retry_failed, any_code)
+    todo = survey(experiment, store, retry_failed, any_code)
     estimator = learned(store, todo.done)
     for path in store.damaged:
         typer.echo(f"Warning: {path} is damaged, so it is run again", err=True)
@@ -109,7 +109,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Write the differences to this CSV file.")] = None,
 ) -> None:
     """Compare two experiments' results: paired differences, second minus first, with 95% intervals."""
-    from fedpriv.atomic import write_csv
+    from fedpriv.base.atomic import write_csv
     from fedpriv.experiment.arm import arms
     from fedpriv.experiment.compare import compare as differences
     from fedpriv.experiment.store import Store
@@ -132,7 +132,7 @@ def compare(
 
 def schema(out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None) -> None:
     """Print the JSON schema of an experiment file, for editors that check as one types."""
-    from fedpriv.atomic import to_json, write_text
+    from fedpriv.base.atomic import to_json, write_text
     from fedpriv.experiment.experiment import schema as made
 
     text = to_json(made(), indent=2)
@@ -143,8 +143,8 @@ def schema(out: Annotated[Path | None, typer.Option(help="Write it to this file.
 
 
 def _path(file: str) -> Path:
-    from fedpriv import registry
-    from fedpriv.errors import ExperimentError, did_you_mean
+    from fedpriv.base import registry
+    from fedpriv.base.errors import ExperimentError, did_you_mean
 
     path = Path(file)
     if path.suffix in (".yaml", ".yml") or path.exists():
@@ -164,7 +164,7 @@ def _experiment_of(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
     return load(folder / FILE, overrides)
 
 
-def _counts(experiment: Experiment, todo: Plan) -> str:
+def _counts(experiment: Experiment, todo: Todo) -> str:
     trainings = f" and {_plural(len(todo.trainings), 'training')}" if todo.trainings else ""
     done = f", {len(todo.done)} done already" if todo.done else ""
     failed = f", {len(todo.failed)} failed before" if todo.failed else ""
@@ -176,7 +176,7 @@ def _plural(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _print_plan(experiment: Experiment, todo: Plan, estimator: Estimator, jobs: int) -> None:
+def _print_plan(experiment: Experiment, todo: Todo, estimator: Estimator, jobs: int) -> None:
     from fedpriv.experiment.estimate import words
 
     waiting = {job.key for job, _ in todo.attacks} | {job.key for job in todo.trainings}
@@ -200,7 +200,7 @@ def _print_plan(experiment: Experiment, todo: Plan, estimator: Estimator, jobs: 
 class _Progress:
     """A line a job, with the time that is left."""
 
-    def __init__(self, todo: Plan, estimator: Estimator, jobs: int) -> None:
+    def __init__(self, todo: Todo, estimator: Estimator, jobs: int) -> None:
         self.estimator, self.jobs, self.total = estimator, jobs, todo.jobs
         self.left: dict[str, Any] = {job.key: job for job in [*todo.trainings, *(job for job, _ in todo.attacks)]}
         self.failed, self.began = 0, time.monotonic()

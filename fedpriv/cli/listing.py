@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fedpriv import registry
-from fedpriv.errors import FedprivError, ParameterError, UnknownNameError, did_you_mean
+from fedpriv.base import registry
+from fedpriv.base.errors import FedprivError, ParameterError, UnknownNameError, did_you_mean
 
 REGISTRIES = {
     "attacks": registry.attacks,

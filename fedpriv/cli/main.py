@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
-from fedpriv import __version__, registry
+from fedpriv import __version__
+from fedpriv.base import registry
+from fedpriv.base.errors import FedprivError
+from fedpriv.base.lazy import set_verbose
 from fedpriv.cli.attack import attack
 from fedpriv.cli.experiment import compare, report, run, schema
 from fedpriv.cli.listing import list_names, show
 from fedpriv.cli.train import train
 from fedpriv.cli.worker import worker
-from fedpriv.errors import FedprivError
-from fedpriv.lazy import set_verbose
 
 app = typer.Typer(
     name="fedpriv",

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedpriv import registry
-from fedpriv.errors import ParameterError, did_you_mean
+from fedpriv.base import registry
+from fedpriv.base.errors import ParameterError, did_you_mean
 
 if TYPE_CHECKING:
-    from fedpriv.procedure import Procedure
-    from fedpriv.stations import Defense
+    from fedpriv.defense.stations import Defense
+    from fedpriv.procedure.procedure import Procedure
 
 Data = Annotated[str, typer.Option(help="A dataset's name, or a path: IDX or CIFAR folder, image folder, .npz file.")]
 DataDir = Annotated[str | None, typer.Option(help="Folder with a named dataset's files, if not downloaded.")]
@@ -77,7 +77,7 @@ def make_procedure(
     **rest: Any,
 ) -> Procedure:
     """A Procedure from option values; FedSGD fixes what it must."""
-    from fedpriv import procedure
+    from fedpriv.procedure import procedure
 
     choice(algorithm, ("fedavg", "fedsgd"), "algorithm")
     if algorithm == "fedsgd":

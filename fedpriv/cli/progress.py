@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from fedpriv.record import Record
+    from fedpriv.rounds.record import Record
 
 
 class RoundProgress:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedpriv import registry
+from fedpriv.base import registry
+from fedpriv.base.errors import LedgerError
 from fedpriv.cli import options
 from fedpriv.cli.progress import RoundProgress
-from fedpriv.errors import LedgerError
 
 if TYPE_CHECKING:
-    from fedpriv.federation import Federation
-    from fedpriv.ledger import Against
-    from fedpriv.record import History
+    from fedpriv.account.ledger import Against
+    from fedpriv.federation.federation import Federation
+    from fedpriv.rounds.record import History
 
 DEFAULT_CLIENTS = 100
 
@@ -74,7 +74,7 @@ def train(
     json_lines: options.Json = False,
 ) -> None:
     """Train a model by FedSGD or FedAvg, with any defenses, and show each round."""
-    from fedpriv.atomic import to_json
+    from fedpriv.base.atomic import to_json
 
     adaptive = {"beta_1": beta_1, "beta_2": beta_2, "epsilon": tau}
     federation = build(
@@ -154,7 +154,7 @@ def build(
 
         save(draw(parts, train_data.y, train_data.class_names), partition_figure.with_suffix(""))
 
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
     from fedpriv.models import load as load_model
 
     built = load_model(model, input_shape=train_data.input_shape, num_classes=train_data.num_classes)

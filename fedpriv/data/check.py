@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fedpriv.base.errors import DataError
 from fedpriv.data.dataset import Dataset
-from fedpriv.errors import DataError
 
 MAX_INFERRED_CLASSES = 65536
 

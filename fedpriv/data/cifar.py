@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from fedpriv.base.errors import DataError
 from fedpriv.data.check import make_dataset
 from fedpriv.data.dataset import Dataset
-from fedpriv.errors import DataError
 
 _PIXELS = 3 * 32 * 32
 _TRAIN_10 = tuple(f"data_batch_{i}" for i in range(1, 6))

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedpriv.base.errors import DataError, ParameterError, did_you_mean
+from fedpriv.base.lazy import tf, tff
 from fedpriv.data.check import make_dataset
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
 from fedpriv.data.partitioners import check_partition
-from fedpriv.errors import DataError, ParameterError, did_you_mean
-from fedpriv.lazy import tf, tff
 
 if TYPE_CHECKING:
     import tensorflow_federated

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedpriv.errors import DataError
+from fedpriv.base.errors import DataError
 
 
 @dataclass(frozen=True)

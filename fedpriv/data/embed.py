@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fedpriv.base.errors import DataError, FedprivError
 from fedpriv.data.embedded import FILES, FOLDER, TEST_PER_CLASS, TRAIN_PER_CLASS
 from fedpriv.data.idx import idx_files, read_idx, write_idx
-from fedpriv.errors import DataError, FedprivError
 
 
 def subset(labels: np.ndarray, per_class: int) -> np.ndarray:

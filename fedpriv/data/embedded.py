@@ -6,11 +6,11 @@ import importlib.resources
 
 import numpy as np
 
+from fedpriv.base.errors import DataError, ParameterError
 from fedpriv.data.check import make_dataset
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.idx import parse_idx
 from fedpriv.data.known import KNOWN
-from fedpriv.errors import DataError, ParameterError
 
 FOLDER = "fashion_small_idx"
 FILES = {

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fedpriv.base.errors import DataError, ParameterError
 from fedpriv.data.cifar import cifar_kind, read_cifar_folder
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.idx import idx_files, read_idx_folder
 from fedpriv.data.image_folder import read_image_folder, subfolders
 from fedpriv.data.known import KNOWN, KnownSet, known_by_file_name
 from fedpriv.data.npz import read_npz
-from fedpriv.errors import DataError, ParameterError
 
 EXPECTED = (
     "an .npz file with arrays x and y, a folder of IDX files (train-images-idx3-ubyte, ..., .gz or not), "

@@ -18,9 +18,9 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
+from fedpriv.base.errors import DataError
 from fedpriv.data.check import check_pair, make_dataset
 from fedpriv.data.dataset import Dataset
-from fedpriv.errors import DataError
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _NAME = re.compile(r"^(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(\.gz|\.xz)?$", re.IGNORECASE)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedpriv.base.errors import DataError, ParameterError, did_you_mean
 from fedpriv.data.dataset import Dataset
-from fedpriv.errors import DataError, ParameterError, did_you_mean
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fedpriv import registry
+from fedpriv.base import registry
+from fedpriv.base.errors import DataError, ParameterError, UnknownNameError, did_you_mean
 from fedpriv.data.check import check_pair
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.formats import EXPECTED, read_path
-from fedpriv.errors import DataError, ParameterError, UnknownNameError, did_you_mean
 
 
 def load(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fedpriv.base.errors import DataError
 from fedpriv.data.check import check_pair, checked_labels, make_dataset
 from fedpriv.data.dataset import Dataset
-from fedpriv.errors import DataError
 
 _ALIASES = {"x": ("x", "x_train"), "y": ("y", "y_train")}
 

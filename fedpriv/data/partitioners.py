@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from fedpriv.base.errors import DataError, ParameterError, UnknownNameError, did_you_mean
+from fedpriv.base.registry import Registry, build, parse_call
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
-from fedpriv.errors import DataError, ParameterError, UnknownNameError, did_you_mean
-from fedpriv.registry import Registry, build, parse_call
 
 
 def iid(labels: np.ndarray, clients: int, seed: int = 0) -> Partition:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fedpriv.base.errors import DataError
+from fedpriv.base.lazy import tf
 from fedpriv.data.check import make_dataset
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.formats import detect, read_path
 from fedpriv.data.known import KNOWN, KnownSet
-from fedpriv.errors import DataError
-from fedpriv.lazy import tf
 
 _PROBE_SECONDS = 8.0
 _STALL_SECONDS = 30.0

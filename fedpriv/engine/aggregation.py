@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.errors import StackError
-from fedpriv.lazy import tf, tff
-from fedpriv.procedure import Sampling
-from fedpriv.seeds import Purpose, fold, graph_seed
-from fedpriv.spec import Spec
-from fedpriv.stack import Stack
-from fedpriv.stations import Context, Defense, Setup, Station, labels, state_array
+from fedpriv.base.errors import StackError
+from fedpriv.base.lazy import tf, tff
+from fedpriv.base.seeds import Purpose, fold, graph_seed
+from fedpriv.defense.stack import Stack
+from fedpriv.defense.stations import Context, Defense, Plan, Station, labels, state_array
+from fedpriv.models.spec import Spec
+from fedpriv.procedure.procedure import Sampling
 
 _HERE = (Station.UPDATE, Station.AGGREGATE)
 
@@ -59,14 +59,14 @@ def to_aggregation_factory(
             )
     sampling = Sampling.fixed(cohort)
 
-    def setup(spec: Spec) -> Setup:
-        return Setup(spec, population, cohort, float(cohort), sampling, weighting, max_examples)
+    def plan(spec: Spec) -> Plan:
+        return Plan(spec, population, cohort, float(cohort), sampling, weighting, max_examples)
 
-    Stack(defenses, setup(Spec(("values",), ((1,),))))  # so that mistakes show here, not when a process is built
+    Stack(defenses, plan(Spec(("values",), ((1,),))))  # so that mistakes show here, not when a process is built
 
     class Factory(tff.aggregators.WeightedAggregationFactory):
         def create(self, value_type: Any, weight_type: Any) -> Any:
-            return _Process(defenses, setup(_spec(value_type)), seed).build(value_type, weight_type)
+            return _Process(defenses, plan(_spec(value_type)), seed).build(value_type, weight_type)
 
     return Factory()
 
@@ -84,10 +84,10 @@ def _spec(value_type: Any) -> Spec:
 class _Process:
     """The aggregation process for one type of values."""
 
-    def __init__(self, defenses: Sequence[Defense], setup: Setup, seed: int) -> None:
-        self.defenses, self.setup, self.seed = tuple(defenses), setup, seed
-        self.stack, self.labels = Stack(defenses, setup), labels(defenses)
-        self.states = tuple(tf.nest.map_structure(state_array, d.initial_state(setup)) for d in self.defenses)
+    def __init__(self, defenses: Sequence[Defense], plan: Plan, seed: int) -> None:
+        self.defenses, self.plan, self.seed = tuple(defenses), plan, seed
+        self.stack, self.labels = Stack(defenses, plan), labels(defenses)
+        self.states = tuple(tf.nest.map_structure(state_array, d.initial_state(plan)) for d in self.defenses)
 
     def _unpacked(self, state: Any) -> tuple[Any, ...]:
         return tuple(tf.nest.pack_sequence_as(self.states, list(state["defenses"])))
@@ -100,16 +100,16 @@ class _Process:
 
     def client(self, value: Any, weight: Any, state: Any) -> Any:
         """What a client adds to the sums."""
-        spec, states = self.setup.spec, self._unpacked(state)
+        spec, states = self.plan.spec, self._unpacked(state)
         flat = spec.flatten(tf.nest.flatten(value))
         seed = tf.random.uniform([2], maxval=np.iinfo(np.int32).max, dtype=tf.int32)
         reported: dict[str, Any] = {}
         for i, defense in enumerate(self.defenses):
             if defense.acts_at(Station.UPDATE):
-                context = Context(self.setup, states[i], fold(seed, i), tf.cast(weight, tf.int32))
+                context = Context(self.plan, states[i], fold(seed, i), tf.cast(weight, tf.int32))
                 flat, metrics = defense.update(flat, context)
                 reported |= {f"{self.labels[i]}/{k}": tf.cast(v, tf.float64) for k, v in metrics.items()}
-        share = tf.ones([], spec.dtype) if self.setup.weighting == "uniform" else tf.cast(weight, spec.dtype)
+        share = tf.ones([], spec.dtype) if self.plan.weighting == "uniform" else tf.cast(weight, spec.dtype)
         return collections.OrderedDict(
             total=tf.cast(share * flat, tf.float64),
             weight=tf.cast(share, tf.float64),
@@ -119,7 +119,7 @@ class _Process:
 
     def server(self, state: Any, sums: Any, like: Any) -> Any:
         """(next state, mean, measurements)."""
-        spec, states = self.setup.spec, self._unpacked(state)
+        spec, states = self.plan.spec, self._unpacked(state)
         count = sums["count"]
         many = tf.cast(tf.maximum(count, 1), tf.float64)
         metrics = {name: value / many for name, value in sums["metrics"].items()}
@@ -127,7 +127,7 @@ class _Process:
             tf.constant(graph_seed(self.seed, Purpose.SERVER)), state["round"]
         )
         total, reported = self.stack.aggregate(
-            tf.cast(sums["total"], spec.dtype), lambda i: Context(self.setup, states[i], fold(seed, i), 0, count)
+            tf.cast(sums["total"], spec.dtype), lambda i: Context(self.plan, states[i], fold(seed, i), 0, count)
         )
         metrics |= {name: tf.cast(value, tf.float64) for name, value in reported.items()}
         fixed = self.stack.fixed_denominator
@@ -136,7 +136,7 @@ class _Process:
         following = []
         for i, defense in enumerate(self.defenses):
             own = {k.partition("/")[2]: v for k, v in metrics.items() if k.partition("/")[0] == self.labels[i]}
-            context = Context(self.setup, states[i], fold(fold(seed, 2), i), 0, count)
+            context = Context(self.plan, states[i], fold(fold(seed, 2), i), 0, count)
             following.append(defense.next_state(states[i], own, context))
         after = [tf.cast(new, old.dtype) for new, old in zip(tf.nest.flatten(following), tf.nest.flatten(states))]
         return collections.OrderedDict(

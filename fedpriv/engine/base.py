@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fedpriv.aggregator import Aggregate
-from fedpriv.client import Client, shuffled_epochs
+from fedpriv.base.lazy import tf
+from fedpriv.base.seeds import fold
+from fedpriv.defense.aggregator import Aggregate
+from fedpriv.defense.protocol import Transcript
+from fedpriv.defense.stations import Plan, state_array
 from fedpriv.engine.evaluate import Evaluator
-from fedpriv.lazy import tf
-from fedpriv.protocol import Transcript
-from fedpriv.seeds import fold
-from fedpriv.stations import Setup, state_array
+from fedpriv.federation.client import Client, shuffled_epochs
 
 if TYPE_CHECKING:
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
 
 
 @dataclass
@@ -59,15 +59,15 @@ class Engine(ABC):
 
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
-        self.setup: Setup = federation.setup
-        self.client = Client(federation.model, federation.procedure, federation.defenses, self.setup)
+        self.plan: Plan = federation.plan
+        self.client = Client(federation.model, federation.procedure, federation.defenses, self.plan)
         self.protocol = federation.stack.protocol
         self.metric_names = self.client.metric_names()
         self._evaluator = Evaluator(federation.model)
 
     def start(self) -> tuple[Any, ...]:
         """The defenses' states before the first round."""
-        return tuple(tf.nest.map_structure(state_array, d.initial_state(self.setup)) for d in self.client.defenses)
+        return tuple(tf.nest.map_structure(state_array, d.initial_state(self.plan)) for d in self.client.defenses)
 
     @abstractmethod
     def cohort(
@@ -114,13 +114,13 @@ class Engine(ABC):
           (update `[d]`, mean training loss, the defenses' metrics, whether the update is finite, its weight in the sum,
           0 if it is not).
         """
-        dtype, size = self.setup.spec.dtype, tf.shape(indices)[0]
+        dtype, size = self.plan.spec.dtype, tf.shape(indices)[0]
         epochs = shuffled_epochs(x, y, indices, self.client.procedure, seed, dtype)
         update, loss, metrics = self.client.train(flat, epochs, size, seed, rate, states)
         finite = tf.reduce_all(tf.math.is_finite(update))
         weight = tf.ones([], dtype)
-        if self.setup.weighting == "examples":
-            weight = tf.cast(size, dtype) / tf.constant(self.setup.max_examples, dtype)
+        if self.plan.weighting == "examples":
+            weight = tf.cast(size, dtype) / tf.constant(self.plan.max_examples, dtype)
         return update, loss, metrics, finite, tf.where(finite, weight, tf.zeros_like(weight))
 
     def encoded(self, update: Any, weight: Any, seed: Any) -> tuple[Any, Any]:
@@ -128,7 +128,7 @@ class Engine(ABC):
         assert self.protocol is not None
         share = tf.where(weight > 0, weight * update, tf.zeros_like(update))
         contribution = tf.cast(tf.concat([share, [weight]], 0), tf.float32)
-        return self.protocol.encode(contribution, self.setup, fold(seed, 3))
+        return self.protocol.encode(contribution, self.plan, fold(seed, 3))
 
     def evaluate(self, weights: np.ndarray, x: Any, y: Any) -> tuple[float, float]:
         """(mean cross-entropy in nats, accuracy) of `weights [d]` on `x [n, *input_shape]`, uint8 or float, `y [n]`."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedpriv.base.errors import DivergenceError, OverflowDetected
+from fedpriv.base.lazy import tf
 from fedpriv.engine.base import CohortResult
-from fedpriv.errors import DivergenceError, OverflowDetected
-from fedpriv.lazy import tf
 
 if TYPE_CHECKING:
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
 
 
 class Collector:
@@ -35,11 +35,11 @@ class Collector:
         rate: float,
         watched: Sequence[int] = (),
     ) -> None:
-        self.federation, self.setup, self.protocol = federation, federation.setup, federation.stack.protocol
+        self.federation, self.plan, self.protocol = federation, federation.plan, federation.stack.protocol
         self.round_number, self.rate = round_number, rate
         self.session = None
         if self.protocol is not None and len(clients):
-            self.session = self.protocol.open(self.setup, [int(c) for c in clients], watched)
+            self.session = self.protocol.open(self.plan, [int(c) for c in clients], watched)
         # Summed at the end and exactly, so that the sums do not depend on the chunks.
         self.losses: list[float] = []
         self.metrics: dict[str, list[float]] = {}
@@ -49,10 +49,10 @@ class Collector:
 
     def weight(self, client: int) -> float:
         """The client's weight in the sum: 1, or its examples as a share of the largest client's."""
-        if self.setup.weighting == "uniform":
+        if self.plan.weighting == "uniform":
             return 1.0
-        size = np.asarray(self.federation.partition.sizes[client], self.setup.spec.dtype)
-        return float(size / np.asarray(self.setup.max_examples, self.setup.spec.dtype))
+        size = np.asarray(self.federation.partition.sizes[client], self.plan.spec.dtype)
+        return float(size / np.asarray(self.plan.max_examples, self.plan.spec.dtype))
 
     def take(
         self,
@@ -111,17 +111,17 @@ class Collector:
 
     def result(self, total: np.ndarray) -> CohortResult:
         """The cohort's result, given the weighted sum `[d]` of the updates where no protocol ran."""
-        d, setup, count = self.setup.spec.size, self.setup, len(self.survivors)
+        d, plan, count = self.plan.spec.size, self.plan, len(self.survivors)
         transcript, weight = None, math.fsum(self.weight(c) for c in self.survivors)
-        bytes_up = count * (d * tf.as_dtype(setup.spec.dtype).size + 4 * (setup.weighting == "examples"))
+        bytes_up = count * (d * tf.as_dtype(plan.spec.dtype).size + 4 * (plan.weighting == "examples"))
         if self.session is not None and self.survivors:
             assert self.protocol is not None
             transcript = self.session.close()
             decoded = self.protocol.decode(
-                tf.constant(transcript.total.view(np.int64)), tf.constant(transcript.count), setup
+                tf.constant(transcript.total.view(np.int64)), tf.constant(transcript.count), plan
             ).numpy()
             total, bytes_up = decoded[:d], transcript.bytes_up
-            weight = float(count) if setup.weighting == "uniform" else float(decoded[d])
+            weight = float(count) if plan.weighting == "uniform" else float(decoded[d])
         return CohortResult(
             total,
             weight,

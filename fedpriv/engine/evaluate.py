@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedpriv.client import unit_floats
-from fedpriv.lazy import default_threads, tf
+from fedpriv.base.lazy import default_threads, tf
+from fedpriv.federation.client import unit_floats
 from fedpriv.models.model import Model
 
 EVALUATION_BATCH = 500

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedpriv.base.lazy import default_threads, tf
+from fedpriv.base.seeds import Purpose, fold, graph_seed
 from fedpriv.engine.base import CohortResult, Engine
 from fedpriv.engine.collect import Collector
-from fedpriv.lazy import default_threads, tf
-from fedpriv.seeds import Purpose, fold, graph_seed
 
 if TYPE_CHECKING:
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
 
 #: Memory for one chunk of updates, in bytes, and its largest number of clients.
 CHUNK_BYTES, CHUNK_CLIENTS = 128 << 20, 64
@@ -37,13 +37,13 @@ class GraphEngine(Engine):
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]]).astype(np.int32)
         # Without AutoGraph, whose rewriting of every function on the way takes longer than tracing them.
         self._chunk = tf.function(self._chunk_graph, reduce_retracing=True, autograph=False)
-        size = 4 * (self.setup.spec.size + 1)
+        size = 4 * (self.plan.spec.size + 1)
         self.chunk_clients = max(self.lanes, min(CHUNK_CLIENTS, CHUNK_BYTES // size))
 
     def _chunk_graph(
         self, flat: Any, data: Any, ids: Any, starts: Any, sizes: Any, seed: Any, rate: Any, states: Any, total: Any
     ) -> dict[str, Any]:
-        dtype = self.setup.spec.dtype
+        dtype = self.plan.spec.dtype
         x, y, indices = data
 
         def run(i: Any) -> Any:
@@ -52,7 +52,7 @@ class GraphEngine(Engine):
 
         count = tf.shape(ids)[0]
         signature = (
-            tf.TensorSpec([self.setup.spec.size], dtype),
+            tf.TensorSpec([self.plan.spec.size], dtype),
             tf.TensorSpec([], dtype),
             {name: tf.TensorSpec([], dtype) for name in self.metric_names},
             tf.TensorSpec([], tf.bool),
@@ -70,7 +70,7 @@ class GraphEngine(Engine):
                 value, share, client = row
                 return self.encoded(value, share, fold(seed, client))
 
-            ring = (tf.TensorSpec([self.setup.spec.size + 1], tf.int64), tf.TensorSpec([], tf.bool))
+            ring = (tf.TensorSpec([self.plan.spec.size + 1], tf.int64), tf.TensorSpec([], tf.bool))
             result["encoded"], result["fits"] = tf.map_fn(
                 encode, (update, weight, ids), fn_output_signature=ring, parallel_iterations=1
             )
@@ -87,12 +87,12 @@ class GraphEngine(Engine):
         watched: Sequence[int] = (),
     ) -> CohortResult:
         """See Engine."""
-        setup = self.setup
+        plan = self.plan
         seed = tf.constant(graph_seed(self.federation.seed, Purpose.CLIENT, round_number))
         collector = Collector(self.federation, clients, round_number, rate, watched)
-        flat, rate = tf.constant(weights, setup.spec.dtype), tf.constant(rate, setup.spec.dtype)
+        flat, rate = tf.constant(weights, plan.spec.dtype), tf.constant(rate, plan.spec.dtype)
         states = tf.nest.map_structure(tf.convert_to_tensor, tuple(states))
-        total: Any = tf.zeros([setup.spec.size], tf.float64)
+        total: Any = tf.zeros([plan.spec.size], tf.float64)
         for first in range(0, len(clients), self.chunk_clients):
             ids = np.asarray(clients[first : first + self.chunk_clients], np.int32)
             out = self._chunk(

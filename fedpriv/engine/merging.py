@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.aggregator import Aggregate, Aggregator
+from fedpriv.base.errors import EngineError, StackError
+from fedpriv.base.lazy import tf, tff
+from fedpriv.defense.aggregator import Aggregate, Aggregator
+from fedpriv.defense.stations import Plan
 from fedpriv.engine.pool import Pool
-from fedpriv.errors import EngineError, StackError
-from fedpriv.lazy import tf, tff
-from fedpriv.stations import Setup
 
 
 class Merging:
@@ -23,7 +23,7 @@ class Merging:
 
     Args:
       aggregator: the defense.
-      setup: the federation's facts.
+      plan: the federation's facts.
 
     Attributes:
       weighted: whether clients' weights are told to it.
@@ -33,12 +33,12 @@ class Merging:
       StackError: TFF cannot make the process, or cannot split it.
     """
 
-    def __init__(self, aggregator: Aggregator, setup: Setup) -> None:
-        self.setup = setup
-        dtype = np.dtype(setup.spec.dtype).type
-        factory = aggregator.make(setup)
+    def __init__(self, aggregator: Aggregator, plan: Plan) -> None:
+        self.plan = plan
+        dtype = np.dtype(plan.spec.dtype).type
+        factory = aggregator.make(plan)
         self.weighted = isinstance(factory, tff.aggregators.WeightedAggregationFactory)
-        values = tff.to_type([tff.TensorType(dtype, shape) for shape in setup.spec.shapes])
+        values = tff.to_type([tff.TensorType(dtype, shape) for shape in plan.spec.shapes])
         try:
             process = factory.create(values, tff.TensorType(np.float32)) if self.weighted else factory.create(values)
             form = tff.backends.native.compile_to_mergeable_comp_form(process.next)
@@ -98,12 +98,12 @@ class Merging:
             merged = pool.call(self._form.merge, merged, part)
         state, mean, measured = pool.call(self._finish, given, nobody, merged)
         arrays = [np.asarray(a) for a in tf.nest.flatten(mean)]
-        if tuple(a.shape for a in arrays) != self.setup.spec.shapes:
+        if tuple(a.shape for a in arrays) != self.plan.spec.shapes:
             raise EngineError(
                 f"TFF's aggregator gives arrays of shapes {[a.shape for a in arrays]}, not those of an update; choose "
                 "one whose result is a mean or a sum"
             )
-        return Aggregate(self.setup.spec.flatten_numpy(arrays), _arrays(state), dict(_scalars(measured)))
+        return Aggregate(self.plan.spec.flatten_numpy(arrays), _arrays(state), dict(_scalars(measured)))
 
 
 def _tensors(kind: Any) -> Any:

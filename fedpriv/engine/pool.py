@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedpriv.base.errors import EngineError, ParameterError
+from fedpriv.base.lazy import tff
 from fedpriv.engine.runtime import START_SECONDS, Runtime
 from fedpriv.engine.worker import ask, versions
-from fedpriv.errors import EngineError, ParameterError
-from fedpriv.lazy import tff
 
 _MESSAGE_BYTES = 2**31 - 1
 #: How often busy workers are looked at.

@@ -20,8 +20,8 @@ import time
 import weakref
 from pathlib import Path
 
-from fedpriv.errors import EngineError
-from fedpriv.lazy import tff
+from fedpriv.base.errors import EngineError
+from fedpriv.base.lazy import tff
 
 #: Arguments: the parent's number, the program, its arguments. 1 is PR_SET_PDEATHSIG.
 _LAUNCH = """

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv.aggregator import Aggregator
+from fedpriv.base.errors import FedprivError, ModelError
+from fedpriv.base.lazy import tf, tff
+from fedpriv.base.seeds import Purpose, fold, graph_seed
+from fedpriv.defense.aggregator import Aggregator
 from fedpriv.engine.base import CohortResult, Engine
 from fedpriv.engine.collect import Collector
 from fedpriv.engine.merging import Merging, sent
 from fedpriv.engine.pool import Pool
-from fedpriv.errors import FedprivError, ModelError
-from fedpriv.lazy import tf, tff
-from fedpriv.seeds import Purpose, fold, graph_seed
 
 if TYPE_CHECKING:
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
 
 #: Most clients, and about the most bytes of examples and results, in one call of a worker.
 CHUNK_CLIENTS, CHUNK_BYTES = 32, 256 << 20
@@ -46,7 +46,7 @@ class TffEngine(Engine):
         self._labels = federation.train.y.astype(np.int32)
         self._states = super().start()
         aggregator = federation.stack.aggregator
-        self._merging = None if aggregator is None else Merging(aggregator, self.setup)
+        self._merging = None if aggregator is None else Merging(aggregator, self.plan)
         self._computations: dict[bool, Any] = {}
         self.chunk_clients = CHUNK_CLIENTS
         self.pool = Pool(**federation.engine_options)
@@ -81,7 +81,7 @@ class TffEngine(Engine):
         return self._computations[give]
 
     def _build(self, give: bool) -> Any:
-        spec, data, merging = self.setup.spec, self.federation.train, self._merging
+        spec, data, merging = self.plan.spec, self.federation.train, self._merging
         states = [(a.dtype.type, a.shape) for a in tf.nest.flatten(self._states)]
         server_type = tff.to_type(
             collections.OrderedDict(
@@ -141,7 +141,7 @@ class TffEngine(Engine):
         watched: Sequence[int] = (),
     ) -> CohortResult:
         """See Engine."""
-        dtype = self.setup.spec.dtype
+        dtype = self.plan.spec.dtype
         collector = Collector(self.federation, clients, round_number, rate, watched)
         own = [a for s, d in zip(states, self.client.defenses) if isinstance(d, Aggregator) for a in s]
         others = [a for s, d in zip(states, self.client.defenses) if not isinstance(d, Aggregator) for a in _leaves(s)]
@@ -154,7 +154,7 @@ class TffEngine(Engine):
         chunks = self._chunks(clients)
         state = [sent(a) for a in own]
         jobs = ((server, state, [self._held(c, c in wanted) for c in chunk]) for chunk in chunks)
-        total, partial = np.zeros([self.setup.spec.size], np.float64), []
+        total, partial = np.zeros([self.plan.spec.size], np.float64), []
         for chunk, out in zip(chunks, self.pool.map(self.computation(bool(wanted)), jobs), strict=True):
             finite = np.asarray(out["finite"], bool)
             if self._merging is not None:
@@ -185,7 +185,7 @@ class TffEngine(Engine):
         chunks: list[list[int]] = []
         used = 0
         for client in (int(c) for c in clients):
-            size = int(held[client]) * example + 8 * self.setup.spec.size
+            size = int(held[client]) * example + 8 * self.plan.spec.size
             if not chunks or len(chunks[-1]) >= most or used + size > CHUNK_BYTES:
                 chunks.append([])
                 used = 0
@@ -211,7 +211,7 @@ class TffEngine(Engine):
         sums = [kept(loss), *(kept(metrics[name]) for name in self.metric_names)]
         out = collections.OrderedDict(finite=finite, reports=tf.stack(sums))
         if self._merging is not None:
-            out["value"] = self.setup.spec.unflatten(tf.where(finite, update, tf.zeros_like(update)))
+            out["value"] = self.plan.spec.unflatten(tf.where(finite, update, tf.zeros_like(update)))
             out["weight"] = tf.cast(weight, tf.float32)
         elif self.protocol is None:
             out["total"] = kept(weight * update)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from fedpriv.errors import EngineError
+from fedpriv.base.errors import EngineError
 
 #: What a caller that wants the versions sends; the answer is one line of JSON.
 HELLO = b"fedpriv-hello\n"

@@ -12,10 +12,10 @@ from typing import Any
 
 import pydantic
 
-from fedpriv import registry
+from fedpriv.base import registry
 from fedpriv.experiment.setting import Setting
 
-_OWN = ("fedpriv", "attacks", "defenses")
+_OWN = ("fedpriv", "fedpriv_attacks", "fedpriv_defenses")
 #: Bases that plug-ins derive from; their versions are in a result's provenance.
 _LIBRARIES = frozenset({"pydantic", "tensorflow", "keras", "numpy"})
 #: Of the experiment package, what changes numbers.
@@ -33,7 +33,9 @@ def code_version(setting: Setting, attacked: bool = True) -> str:
       attacked: whether the job attacks; one that trains does not depend on the code of attacks.
     """
     digest = hashlib.sha256()
-    for package in sorted({*_OWN, *_plugin_packages(setting, attacked)} - ({"attacks"} if not attacked else set())):
+    for package in sorted(
+        {*_OWN, *_plugin_packages(setting, attacked)} - ({"fedpriv_attacks"} if not attacked else set())
+    ):
         digest.update(f"{package}:{_sources(package)}".encode())
     return digest.hexdigest()[:16]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.errors import ExperimentError
+from fedpriv.base.errors import ExperimentError
 from fedpriv.experiment.arm import Arm
 from fedpriv.metrics.interval import cluster_bootstrap
 from fedpriv.metrics.score import PSNR_CAP

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedpriv.errors import ExperimentError
+from fedpriv.base.errors import ExperimentError
 
 Path_ = tuple[str | int, ...]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.experiment.runner import Plan
+from fedpriv.base.registry import parse_call
+from fedpriv.experiment.runner import Todo
 from fedpriv.experiment.store import Job, Store
-from fedpriv.registry import parse_call
 
 
 @lru_cache(maxsize=1)
@@ -81,7 +81,7 @@ class Estimator:
                 return float(np.median(known()[feature])) * max(amount(job), 1.0)
         return 10.0
 
-    def total(self, todo: Plan, jobs: int = 1) -> float:
+    def total(self, todo: Todo, jobs: int = 1) -> float:
         """Of all that is to be done, on so many processes."""
         every: Sequence[Job] = [*todo.trainings, *(job for job, _ in todo.attacks)]
         return sum(map(self.seconds, every)) / max(1, min(jobs, len(every) or 1))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pydantic
 
-from fedpriv.errors import ExperimentError, did_you_mean
+from fedpriv.base.errors import ExperimentError, did_you_mean
 from fedpriv.experiment import document
 from fedpriv.experiment.contents import Contents
 from fedpriv.experiment.document import Document, Path_

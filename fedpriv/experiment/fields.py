@@ -6,7 +6,7 @@ from typing import Any
 
 import pydantic
 
-from fedpriv.errors import did_you_mean
+from fedpriv.base.errors import did_you_mean
 from fedpriv.experiment.document import Path_
 from fedpriv.experiment.setting import Setting
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedpriv.errors import ExperimentError, did_you_mean
+from fedpriv.base.errors import ExperimentError, did_you_mean
 from fedpriv.experiment.document import Document, Path_
 from fedpriv.experiment.fields import fields
 

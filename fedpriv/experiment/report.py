@@ -23,9 +23,9 @@ PAIRS = 200
 
 def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -> Path:
     """Writes tables, figures, `report.html` and `provenance.json`; returns the page's path."""
-    from fedpriv.atomic import write_csv, write_json
+    from fedpriv.base.atomic import write_csv, write_json
+    from fedpriv.base.provenance import provenance
     from fedpriv.figures.save import save
-    from fedpriv.provenance import provenance
 
     results = gather(experiment, store)
     made = arms(results)

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fedpriv.errors import ExperimentError, FedprivError
+from fedpriv.base.errors import ExperimentError, FedprivError
 from fedpriv.experiment.code import code_version
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.store import Job, Store, attack_job, training_job
@@ -39,7 +39,7 @@ class Step:
 
 
 @dataclass
-class Plan:
+class Todo:
     """What an experiment's run has to do.
 
     Attributes:
@@ -60,7 +60,7 @@ class Plan:
         return len(self.attacks) + len(self.trainings)
 
 
-def plan(experiment: Experiment, store: Store, retry_failed: bool = False, any_code: bool = False) -> Plan:
+def survey(experiment: Experiment, store: Store, retry_failed: bool = False, any_code: bool = False) -> Todo:
     """Which jobs of the experiment are to be done.
 
     Args:
@@ -69,7 +69,7 @@ def plan(experiment: Experiment, store: Store, retry_failed: bool = False, any_c
       retry_failed: whether to try again what failed.
       any_code: whether to keep what other code made.
     """
-    made, seen, wanted = Plan(), dict[str, bool](), dict[str, Job]()
+    made, seen, wanted = Todo(), dict[str, bool](), dict[str, Job]()
     attacked = attacked_trainings(experiment)
 
     def is_done(job: Job) -> bool:
@@ -132,7 +132,7 @@ def run_job(job: Job, weights: Any, keep_images: int) -> Step:
 def run(
     experiment: Experiment,
     store: Store,
-    todo: Plan,
+    todo: Todo,
     *,
     jobs: int = 1,
     scheduler: str | None = None,
@@ -143,7 +143,7 @@ def run(
     Args:
       experiment: the experiment.
       store: where results go.
-      todo: from `plan`.
+      todo: from `survey`.
       jobs: processes on this machine.
       scheduler: address of a Dask scheduler, instead.
       on_step: called with each finished job.
@@ -172,7 +172,7 @@ def _checked(step: Step) -> Step:
     return Step(step.job, None, other, code=here)
 
 
-def _here(todo: Plan, store: Store, keep: int) -> Generator[Step, None, None]:
+def _here(todo: Todo, store: Store, keep: int) -> Generator[Step, None, None]:
     """Each training, then the attacks on it, so that one set of weights is held at a time."""
     groups: dict[str, list[Job]] = {"": []}
     trainings = {job.key: job for job in todo.trainings}
@@ -222,7 +222,7 @@ def _remote_attack(job: Job, trained: Any, keep: int) -> Step:
     return run_job(job, weights, keep)
 
 
-def _on_dask(todo: Plan, store: Store, keep: int, jobs: int, scheduler: str | None) -> Generator[Step, None, None]:
+def _on_dask(todo: Todo, store: Store, keep: int, jobs: int, scheduler: str | None) -> Generator[Step, None, None]:
     with _client(jobs, scheduler) as client:
         try:
             yield from _submitted(client, todo, store, keep)
@@ -234,7 +234,7 @@ def _on_dask(todo: Plan, store: Store, keep: int, jobs: int, scheduler: str | No
             ) from e
 
 
-def _submitted(client: Any, todo: Plan, store: Store, keep: int) -> Generator[Step, None, None]:
+def _submitted(client: Any, todo: Todo, store: Store, keep: int) -> Generator[Step, None, None]:
     """Steps as they finish.
 
     Raises:

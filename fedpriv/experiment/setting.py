@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from fedpriv import registry
-from fedpriv.adversary import Adversary
-from fedpriv.errors import FedprivError
-from fedpriv.procedure import Count, Optimizer, Procedure, Sampling
+from fedpriv.base import registry
+from fedpriv.base.errors import FedprivError
+from fedpriv.procedure.procedure import Count, Optimizer, Procedure, Sampling
+from fedpriv.threat.adversary import Adversary
 
 if TYPE_CHECKING:
-    from fedpriv.attack import Attack
-    from fedpriv.stations import Defense
+    from fedpriv.defense.stations import Defense
+    from fedpriv.threat.attack import Attack
 
 
 def _as_list(value: Any) -> Any:

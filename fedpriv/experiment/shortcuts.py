@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedpriv.errors import ExperimentError, did_you_mean
+from fedpriv.base.errors import ExperimentError, did_you_mean
 from fedpriv.experiment.contents import Contents
 from fedpriv.experiment.document import Document
 

@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedpriv.atomic import jsonable, write_bytes, write_text
-from fedpriv.errors import ExperimentError
+from fedpriv.base.atomic import jsonable, write_bytes, write_text
+from fedpriv.base.errors import ExperimentError
+from fedpriv.base.provenance import config_hash
 from fedpriv.experiment.experiment import Cell, Experiment
 from fedpriv.experiment.work import Outcome, fingerprint
-from fedpriv.provenance import config_hash
 
 FORMAT = 1
 FILE = "experiment.yaml"

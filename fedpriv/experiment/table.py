@@ -69,7 +69,7 @@ def write_tables(results: Sequence[CellResult], arms: Sequence[Arm], store: Stor
 
     import pandas as pd
 
-    from fedpriv.atomic import write_bytes, write_csv
+    from fedpriv.base.atomic import write_bytes, write_csv
 
     rows = image_rows(results)
     columns = dict.fromkeys(k for row in rows for k in row)

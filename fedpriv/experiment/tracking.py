@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedpriv.errors import ExperimentError, ParameterError, did_you_mean
+from fedpriv.base.errors import ExperimentError, ParameterError, did_you_mean
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.runner import Step
 from fedpriv.experiment.work import score_of
@@ -58,7 +58,7 @@ class _TensorBoard:
         """A run a job: its scalars, and those of its rounds."""
         if step.outcome is None:
             return
-        from fedpriv.lazy import tf
+        from fedpriv.base.lazy import tf
 
         numbers, rounds = _numbers(step)
         with tf.summary.create_file_writer(str(self.folder / f"{step.job.kind}-{step.job.key}")).as_default():

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv.errors import LedgerError
+from fedpriv.base.errors import LedgerError
+from fedpriv.base.seeds import Purpose, integer_seed
+from fedpriv.defense.protocol import Protocol
 from fedpriv.experiment.setting import Setting
-from fedpriv.protocol import Protocol
-from fedpriv.seeds import Purpose, integer_seed
 
 if TYPE_CHECKING:
     from fedpriv.data.dataset import Dataset
     from fedpriv.models.model import Model
-    from fedpriv.record import History
+    from fedpriv.rounds.record import History
 
 
 @dataclass
@@ -65,7 +65,7 @@ def fingerprint(setting: Setting) -> str:
 def train(setting: Setting, seed: int) -> Outcome:
     """Trains `setting.training`; the outcome's `weights` are what is attacked."""
     from fedpriv.data import make_partition
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
 
     began = time.perf_counter()
     how = setting.training
@@ -143,9 +143,9 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
       the outcome; its fact `held_out` says whether the images are the test set's, or, where that is missing or too
       small, the training set's.
     """
-    from fedpriv.exposure import Exposure
     from fedpriv.metrics.score import aligned
-    from fedpriv.trial import run_trial
+    from fedpriv.rounds.exposure import Exposure
+    from fedpriv.rounds.trial import run_trial
 
     began = time.perf_counter()
     made, how = setting.made_attack(), setting.exposure
@@ -210,7 +210,7 @@ def adaptive(setting: Setting) -> bool | None:
 
 def score_dict(score: Any) -> dict[str, Any]:
     """A Score as JSON can hold it."""
-    from fedpriv.atomic import jsonable
+    from fedpriv.base.atomic import jsonable
 
     made: dict[str, Any] = jsonable(score)
     return made

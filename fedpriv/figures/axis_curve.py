@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.labels import log_ticks, plain, thin_ticks, to_points
 from fedpriv.figures.style import (
     NORMAL,

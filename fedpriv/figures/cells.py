@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.style import FAINT, QUIET, SMALL, add_axes, wrap
 
 if TYPE_CHECKING:

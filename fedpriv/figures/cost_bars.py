@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.labels import thin_ticks
 from fedpriv.figures.style import NORMAL, QUIET, SMALL, WIDTH, add_axes, arm, new_figure, styled, text_size, wrap
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.cells import LINE, LINE_AIR, cell_size, checked_images, draw_empty, draw_image
 from fedpriv.figures.style import NORMAL, SMALL, new_figure, styled, text_size, wrap
 from fedpriv.metrics.progress import progress
@@ -16,7 +16,7 @@ from fedpriv.metrics.progress import progress
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fedpriv.attack import Finding
+    from fedpriv.threat.attack import Finding
 
 _MARGIN, _BETWEEN, _GAP, _APART = 0.12, 0.06, 0.1, 0.2
 

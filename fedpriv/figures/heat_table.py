@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.style import NORMAL, QUIET, SMALL, add_axes, new_figure, styled, text_size, wrap
 
 if TYPE_CHECKING:

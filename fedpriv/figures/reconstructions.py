@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.cells import LINE, LINE_AIR, cell_size, checked_images, draw_empty, draw_image
 from fedpriv.figures.style import NORMAL, SMALL, new_figure, styled, text_size, wrap
 

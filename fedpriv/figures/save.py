@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpriv.atomic import write_bytes, write_json
+from fedpriv.base.atomic import write_bytes, write_json
 from fedpriv.figures.style import styled
 
 if TYPE_CHECKING:

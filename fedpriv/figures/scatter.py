@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.style import (
     NORMAL,
     QUIET,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.style import (
     FAINT,
     NORMAL,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv.errors import ParameterError, did_you_mean
+from fedpriv.base.errors import ParameterError, did_you_mean
 
 if TYPE_CHECKING:
-    from fedpriv.attack import Finding
+    from fedpriv.threat.attack import Finding
 
 
 def gradient_evaluations(findings: Iterable[Finding]) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 
 #: `(reconstructions [m, *input_shape], originals [m, *input_shape]) -> [m]`, both float32 in [0, 1] and finite. Lower
 #: is better, unless it has an attribute `higher_is_better` that is true.

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from fedpriv.base.errors import ParameterError, did_you_mean
 from fedpriv.data.dataset import Dataset
-from fedpriv.errors import ParameterError, did_you_mean
 from fedpriv.metrics.interval import wilson
 from fedpriv.metrics.matching import UNMATCHED, match
 
@@ -144,7 +144,7 @@ def logits_of(model: Model, weights: np.ndarray, batch: int = 256) -> Features:
       weights: `[d]`; those of a trained model, not of the one attacked, which knows the originals' labels at best.
       batch: examples at once.
     """
-    from fedpriv.lazy import tf
+    from fedpriv.base.lazy import tf
 
     dtype = model.spec.dtype
     flat = tf.constant(np.asarray(weights), dtype)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 
 #: Side of the Gaussian window of Wang et al. (2004), and its standard deviation, in pixels.
 SSIM_WINDOW = 11
@@ -39,7 +39,7 @@ def mse(a: Any, b: Any) -> Any:
 def psnr(a: Any, b: Any) -> Any:
     """Peak signal-to-noise ratio in dB for values in [0, 1]: -10 log10(MSE).
 
-    Identical examples give infinity (`fedpriv.atomic` writes it to JSON as "inf"). An error of 0.1 everywhere is
+    Identical examples give infinity (`fedpriv.base.atomic` writes it to JSON as "inf"). An error of 0.1 everywhere is
     20 dB, of one 8-bit grey level 48.1 dB; 30 dB and more looks the same at a glance.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:

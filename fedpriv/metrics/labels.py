@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 
 
 def label_existence_accuracy(claimed: Any, true: Any, num_classes: int) -> float:

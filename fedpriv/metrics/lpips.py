@@ -32,8 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.errors import DataError, ParameterError, did_you_mean
-from fedpriv.lazy import tf
+from fedpriv.base.errors import DataError, ParameterError, did_you_mean
+from fedpriv.base.lazy import tf
 from fedpriv.metrics.image import checked_pair
 
 #: Subtracted from, and then divided out of, RGB values on the scale [-1, 1].

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 
 #: Stands for an original that got no reconstruction.
 UNMATCHED = -1

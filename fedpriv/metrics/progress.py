@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.metrics.image import psnr_of_mse
 from fedpriv.metrics.matching import UNMATCHED, match
 
 if TYPE_CHECKING:
-    from fedpriv.attack import Finding
+    from fedpriv.threat.attack import Finding
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.metrics.extra import Metric, higher_is_better, measure
 from fedpriv.metrics.image import mse, psnr_of_mse, ssim, ssim_defined
 from fedpriv.metrics.interval import cluster_bootstrap, clustered_wilson
 from fedpriv.metrics.matching import UNMATCHED, label_accuracy, match, match_labels
 
 if TYPE_CHECKING:
-    from fedpriv.attack import Finding
-    from fedpriv.truth import Truth
+    from fedpriv.threat.attack import Finding
+    from fedpriv.threat.truth import Truth
 
 #: In means and their intervals a PSNR above this many dB counts as this: an exact image has infinitely many.
 PSNR_CAP = 100.0
@@ -100,7 +100,7 @@ class Score:
         """One flat dict an image; `columns` (such as the seed or the defense) come first in each.
 
         `batch`, `seconds`, `compile_seconds`, `evaluations` and `restarts` are those of the whole batch: add them
-        up over batches, not over rows. Values may be infinite or None; `fedpriv.atomic.jsonable` makes them JSON.
+        up over batches, not over rows. Values may be infinite or None; `fedpriv.base.atomic.jsonable` makes them JSON.
         """
         shared = {
             "batch": len(self.images),

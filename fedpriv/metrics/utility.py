@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 
 
 def accuracy(logits: Any, labels: Any) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
 
 Kind = Literal["dense", "conv", "average_pool", "max_pool"]
 Activation = Literal["linear", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus"]

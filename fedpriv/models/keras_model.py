@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedpriv.errors import ModelError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import ModelError
+from fedpriv.base.lazy import tf
 from fedpriv.models.chain import describe, layers_of
 from fedpriv.models.model import Model, Moments
 from fedpriv.models.normalization import (
@@ -23,7 +23,7 @@ from fedpriv.models.normalization import (
 )
 from fedpriv.models.seeding import eagerly, first_line, seeded
 from fedpriv.models.slots import Found, Slots
-from fedpriv.spec import Spec
+from fedpriv.models.spec import Spec
 
 #: The keyword options of `from_keras`, which `fedpriv.models.load` also takes for a Keras model given by name.
 OPTIONS = ("outputs", "batch_norm", "allow_stateful_random", "verify")

@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from fedpriv import registry
-from fedpriv.errors import FedprivError, ModelError, ParameterError, did_you_mean
-from fedpriv.lazy import tf
+from fedpriv.base import registry
+from fedpriv.base.errors import FedprivError, ModelError, ParameterError, did_you_mean
+from fedpriv.base.lazy import tf
 from fedpriv.models.model import Model
 from fedpriv.models.seeding import eagerly, seeded
 

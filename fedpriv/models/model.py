@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.errors import ModelError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import ModelError
+from fedpriv.base.lazy import tf
 from fedpriv.models.chain import ChainLayer
-from fedpriv.spec import Spec
+from fedpriv.models.spec import Spec
 
 #: One (mean `[c]`, variance `[c]`) a batch normalization.
 Moments = tuple[tuple[Any, Any], ...]

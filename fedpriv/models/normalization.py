@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from fedpriv.errors import ModelError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import ModelError
+from fedpriv.base.lazy import tf
 
 BatchNorm = Literal["eval", "train"]
 

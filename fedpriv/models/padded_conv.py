@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
 
 
 def padded_conv2d(filters: int, kernel_size: int, stride: int, padding: int, **options: Any) -> Any:

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedpriv.errors import ModelError, ParameterError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import ModelError, ParameterError
+from fedpriv.base.lazy import tf
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
 from fedpriv.models.padded_conv import padded_conv2d

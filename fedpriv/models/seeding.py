@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
 
 T = TypeVar("T")
 _LOCK = threading.RLock()

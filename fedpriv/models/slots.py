@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
 
 #: Where Keras keeps its own books: what it trains with, and lists that repeat the variables of the attributes.
 _BOOKKEEPING = frozenset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from typing import Any
 
-from fedpriv.lazy import tf, tff
+from fedpriv.base.lazy import tf, tff
 from fedpriv.models.model import Model, cross_entropy
 
 

@@ -20,8 +20,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from fedpriv.atomic import jsonable, to_json, write_text
-from fedpriv.errors import DataError, ParameterError
+from fedpriv.base.atomic import jsonable, to_json, write_text
+from fedpriv.base.errors import DataError, ParameterError
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -204,7 +204,7 @@ class Report:
       title: its title.
       lead: the conclusion, in a few plain sentences; printed first.
       sections: in order.
-      provenance: what made it, as `fedpriv.provenance.provenance` gives.
+      provenance: what made it, as `fedpriv.base.provenance.provenance` gives.
       notice: a warning shown above everything, such as that the run was interrupted.
     """
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedpriv.adversary import Adversary
-from fedpriv.client import replay_cohort
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
+from fedpriv.defense.stations import Plan
+from fedpriv.federation.client import replay_cohort
 from fedpriv.models.model import Model
-from fedpriv.procedure import Procedure, Sampling, make_procedure
-from fedpriv.spec import Spec
-from fedpriv.stations import Setup
-from fedpriv.view import View
+from fedpriv.models.spec import Spec
+from fedpriv.procedure.procedure import Procedure, Sampling, make_procedure
+from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.view import View
 
 
 def dense(shape=(8, 8, 1), classes=10, hidden=48, bias=True, activation="sigmoid", dtype="float32", scale=1.0):
@@ -39,13 +39,13 @@ def make_view(model, x, y, procedure=None, weights=None, seed=0, knows=(), obser
     procedure = procedure or Procedure.fedsgd()
     n = len(x)
     adversary = Adversary().knowing(*knows)
-    setup = Setup(model.spec, 1, 1, 1.0, Sampling.full(), "examples", n)
+    plan = Plan(model.spec, 1, 1, 1.0, Sampling.full(), "examples", n)
     weights = model.initial_weights(seed) if weights is None else weights
     rate = procedure.client.learning_rate
 
     def view(observed):
         return View(
-            adversary, "update", 0, model, weights, observed, setup, 1, procedure, (n,),
+            adversary, "update", 0, model, weights, observed, plan, 1, procedure, (n,),
             np.asarray(y) if "labels" in knows else labels, client_rate=rate,
         )  # fmt: skip
 

@@ -2,13 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from fedpriv_attacks.parts.batch_norm_prior import BatchNormStatistics
+from fedpriv_attacks.parts.priors import Scene
 
-from attacks.batch_norm_prior import BatchNormStatistics
-from attacks.priors import Scene
-from fedpriv.attack import Capability
-from fedpriv.errors import CapabilityError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import CapabilityError
+from fedpriv.base.lazy import tf
 from fedpriv.models.zoo import convnet
+from fedpriv.threat.attack import Capability
 
 SHAPE = (8, 8, 1)
 
@@ -76,9 +76,9 @@ def test_its_derivative_is_right(view, power):
 
 def test_a_compiled_attack_takes_each_views_own_statistics(helpers, view, model):
     """Views with other statistics share one graph, and the prior pulls the examples' statistics to those of each."""
-    from attacks.first_order import Adam
-    from attacks.inversion import Inversion
-    from attacks.label_inference import Known
+    from fedpriv_attacks.inversion.inversion import Inversion
+    from fedpriv_attacks.labels.inference import Known
+    from fedpriv_attacks.parts.optimizers.first_order import Adam
 
     x, seen = view
     seen = dataclasses.replace(seen, labels=np.arange(3), adversary=seen.adversary.knowing("labels"))

@@ -6,19 +6,19 @@ import dataclasses
 
 import numpy as np
 import pytest
+from fedpriv_attacks.exact.cocktail import CocktailParty, CocktailPartyBox, scaled_sources
+from fedpriv_attacks.exact.dense_input import dense_input
+from fedpriv_attacks.exact.low_rank import low_rank
+from fedpriv_attacks.parts.optimizers.first_order import Adam
 
-from attacks.cocktail import CocktailParty, CocktailPartyBox, scaled_sources
-from attacks.dense_input import dense_input
-from attacks.first_order import Adam
-from attacks.low_rank import low_rank
+from fedpriv.base.errors import CapabilityError, DivergenceError
 from fedpriv.data import load as load_data
-from fedpriv.errors import CapabilityError, DivergenceError
-from fedpriv.exposure import Exposure
 from fedpriv.metrics.image import psnr
 from fedpriv.metrics.matching import match
 from fedpriv.models import zoo
-from fedpriv.procedure import Procedure
-from fedpriv.trial import run_trial
+from fedpriv.procedure.procedure import Procedure
+from fedpriv.rounds.exposure import Exposure
+from fedpriv.rounds.trial import run_trial
 
 SHAPE = (28, 28, 1)
 SHORT = Adam(steps=400, learning_rate=1e-2)
@@ -94,7 +94,7 @@ def test_a_sum_of_clients_is_one_batch():
 
 
 def _secret_sharing():
-    from fedpriv import registry
+    from fedpriv.base import registry
 
     return registry.defenses.create("secret_sharing(aggregators=3)")
 

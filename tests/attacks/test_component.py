@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from fedpriv_attacks.inversion.inversion import Inversion
+from fedpriv_attacks.parts.component import ROLES, Component, changed, create
+from fedpriv_attacks.parts.objectives import Cosine, SquaredError
+from fedpriv_attacks.parts.optimizers.first_order import SignedAdam
+from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS
+from fedpriv_attacks.parts.priors import L2, TotalVariation
 
-from attacks.component import ROLES, Component, changed, create
-from attacks.first_order import SignedAdam
-from attacks.inversion import Inversion
-from attacks.lbfgs import LBFGS
-from attacks.objectives import Cosine, SquaredError
-from attacks.priors import L2, TotalVariation
-from fedpriv import registry
-from fedpriv.attack import Attack
-from fedpriv.errors import DataError, ParameterError
+from fedpriv.base import registry
+from fedpriv.base.errors import DataError, ParameterError
+from fedpriv.threat.attack import Attack
 
 PRESETS = [n for n in registry.attacks.names() if issubclass(registry.attacks.load(n), Inversion)]
 COMPONENTS = [(role, name) for role, parts in registry.components().items() for name in parts.names()]
@@ -24,7 +24,7 @@ def test_a_component_may_be_written_in_four_ways():
         create("objective", "cosine"),
         create("objective", {"kind": "cosine"}),
         create("objective", Cosine()),
-        create("objective", "attacks.objectives:Cosine"),
+        create("objective", "fedpriv_attacks.parts.objectives:Cosine"),
     ]
     assert all(m == Cosine() for m in made)
     assert len(set(made)) == 1
@@ -38,7 +38,11 @@ def test_a_component_may_be_written_in_four_ways():
         ("objective", {"per_layer": True}, "needs its 'kind'"),
         ("optimizer", "lbfgs(memory=0)", "memory"),
         ("prior", "total_variation(weight=-1)", "weight"),
-        ("objective", "attacks.dlg:DLG", "must be, or return, a attacks.component.Component"),
+        (
+            "objective",
+            "fedpriv_attacks.inversion.dlg:DLG",
+            "must be, or return, a fedpriv_attacks.parts.component.Component",
+        ),
     ],
 )
 def test_mistakes_are_named(role, value, says):
@@ -133,7 +137,7 @@ def test_a_component_is_described_as_it_would_be_written():
 
 
 def test_requirements_are_those_of_all_parts():
-    from fedpriv.attack import Capability
+    from fedpriv.threat.attack import Capability
 
     assert Capability.LABELS not in registry.attacks.create("dlg").requirements()
     assert Capability.LABELS in registry.attacks.create("dlg(labels=known)").requirements()

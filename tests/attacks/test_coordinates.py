@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_attacks.parts.coordinates import Pixels, Smooth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from attacks.coordinates import Pixels, Smooth
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
 
 
 @settings(max_examples=25, deadline=None)

@@ -6,15 +6,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from fedpriv_attacks.exact.dense_input import dense_input, find_dense_input
 
-from attacks.dense_input import dense_input, find_dense_input
-from fedpriv.errors import CapabilityError, DivergenceError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import CapabilityError, DivergenceError
+from fedpriv.base.lazy import tf
 from fedpriv.models import zoo
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
-from fedpriv.procedure import make_procedure
-from fedpriv.spec import Spec
+from fedpriv.models.spec import Spec
+from fedpriv.procedure.procedure import make_procedure
 
 SHAPE = (6, 5, 2)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_attacks.inversion import matching
+from fedpriv_attacks.inversion.dlg import DLG
+from fedpriv_attacks.inversion.matching import Recipe, Restarts, noise_floor, reconstruct
+from fedpriv_attacks.parts.initializers import Normal
+from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS
 
-from attacks import matching
-from attacks.dlg import DLG
-from attacks.initializers import Normal
-from attacks.lbfgs import LBFGS
-from attacks.matching import Recipe, Restarts, noise_floor, reconstruct
-from fedpriv import registry
-from fedpriv.attack import Capability
-from fedpriv.errors import CapabilityError, DivergenceError, ParameterError
+from fedpriv.base import registry
+from fedpriv.base.errors import CapabilityError, DivergenceError, ParameterError
 from fedpriv.metrics.image import psnr
 from fedpriv.metrics.matching import match
+from fedpriv.threat.attack import Capability
 
 SHAPE = (8, 8, 1)
 

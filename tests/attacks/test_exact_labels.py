@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_attacks.exact.dense_input import dense_input
+from fedpriv_attacks.exact.exact_labels import _integers, count_labels
 
-from attacks.dense_input import dense_input
-from attacks.exact_labels import _integers, count_labels
 from fedpriv.models import zoo
 
 SHAPE, CLASSES = (5, 6, 1), 6

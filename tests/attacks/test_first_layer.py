@@ -6,12 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from fedpriv_attacks.exact.dense_input import dense_input
+from fedpriv_attacks.exact.first_layer import FirstLayer
+from fedpriv_attacks.exact.separation import separate
 
-from attacks.dense_input import dense_input
-from attacks.first_layer import FirstLayer
-from attacks.separation import separate
-from fedpriv.errors import CapabilityError, DivergenceError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import CapabilityError, DivergenceError
+from fedpriv.base.lazy import tf
 from fedpriv.metrics.image import psnr
 from fedpriv.metrics.matching import match
 from fedpriv.models import load as load_model

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pydantic
 import pytest
+from fedpriv_attacks.parts.optimizers.first_order import SGD, Adam, SignedAdam
+from fedpriv_attacks.parts.optimizers.minimum import Status
 
-from attacks.first_order import SGD, Adam, SignedAdam
-from attacks.minimum import Status
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
 
 CURVATURE = np.array([1.0, 10.0, 100.0])
 

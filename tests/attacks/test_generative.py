@@ -4,15 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from fedpriv_attacks.inversion.generative import GGL, GIAS
+from fedpriv_attacks.parts.generator import Generator, Layer, chain
+from fedpriv_attacks.parts.latent import FreedNorm, Latent, LatentAndResidual, LatentAndWeights, LatentNorm
+from fedpriv_attacks.parts.likelihood import NoiseLikelihood
+from fedpriv_attacks.parts.optimizers.first_order import Adam
+from fedpriv_attacks.parts.priors import Scene
 
-from attacks.first_order import Adam
-from attacks.generative import GGL, GIAS
-from attacks.generator import Generator, Layer, chain
-from attacks.latent import FreedNorm, Latent, LatentAndResidual, LatentAndWeights, LatentNorm
-from attacks.likelihood import NoiseLikelihood
-from attacks.priors import Scene
-from fedpriv.errors import CapabilityError, ParameterError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import CapabilityError, ParameterError
+from fedpriv.base.lazy import tf
 from fedpriv.metrics.image import psnr
 
 SHAPE, LATENT = (8, 8, 1), 4
@@ -92,7 +92,7 @@ def test_an_image_outside_its_range_is_not_found_and_it_says_so(path, model, hel
 
 
 def test_noise_that_defeats_pixels_does_not_defeat_it_and_is_recognized(path, inside):
-    from attacks.dlg import DLG
+    from fedpriv_attacks.inversion.dlg import DLG
 
     x, view = inside
     view = noised(view, 0.3)
@@ -126,7 +126,7 @@ def test_the_path_goes_through_both_steps_and_groups_stay_together(path, inside)
 
 
 def test_a_sum_over_clients_is_attacked_as_a_batch(path, model, inside):
-    from attacks.generative import _residual
+    from fedpriv_attacks.inversion.generative import _residual
 
     x, view = inside
     z = np.random.default_rng(8).normal(size=(2, LATENT)).astype(np.float32)
@@ -179,9 +179,9 @@ def test_other_shapes_are_refused_by_name(path, helpers):
 def test_other_coordinates_are_refused(inside):
     _, view = inside
     with pytest.raises(ParameterError, match="'latent_norm' needs coordinates 'latent', not 'pixels'"):
-        GGL(coordinates="attacks.coordinates:Pixels").run(view)
+        GGL(coordinates="fedpriv_attacks.parts.coordinates:Pixels").run(view)
     with pytest.raises(ParameterError, match="'ggl' needs coordinates 'latent', not 'pixels'"):
-        GGL(coordinates="attacks.coordinates:Pixels", priors=()).run(view)
+        GGL(coordinates="fedpriv_attacks.parts.coordinates:Pixels", priors=()).run(view)
 
 
 @pytest.mark.parametrize("kind", [Latent, LatentAndResidual, LatentAndWeights])

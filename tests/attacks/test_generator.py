@@ -2,11 +2,11 @@ import hashlib
 
 import numpy as np
 import pytest
+from fedpriv_attacks.parts.generator import Generator, Layer, chain, load_generator, packaged, parse_generator
 
-from attacks.generator import Generator, Layer, chain, load_generator, packaged, parse_generator
+from fedpriv.base.errors import DataError, ParameterError
+from fedpriv.base.lazy import tf
 from fedpriv.data import load
-from fedpriv.errors import DataError, ParameterError
-from fedpriv.lazy import tf
 from fedpriv.metrics.image import psnr
 
 TINY = (
@@ -128,7 +128,7 @@ def test_the_packaged_generator_was_trained_on_none_of_the_images_it_is_tried_on
         public, _ = load("fashion_mnist", data_dir="/usr/share/datasets/fashion-mnist")
     except DataError:
         pytest.skip("the full Fashion-MNIST is not installed")
-    from experiments.train_generator import disjoint
+    from fedpriv_experiments.train_generator import disjoint
 
     kept = disjoint(public.x, *(s.x for s in sets))
     assert public.take(kept).fingerprint == data["used_fingerprint"]
@@ -137,7 +137,7 @@ def test_the_packaged_generator_was_trained_on_none_of_the_images_it_is_tried_on
 
 def test_the_packaged_generator_makes_images_like_those_it_has_not_seen():
     """The nearest image in its range, by L-BFGS in latent space: 20 dB at least on average, 13 at random."""
-    from attacks.lbfgs import LBFGS
+    from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS
 
     generator, (_, test) = load_generator("fashion"), load("fashion_small")
     x, k = test.floats(slice(0, 8)), generator.latent

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from fedpriv_attacks.inversion.idlg import IDLG
 
-from attacks.idlg import IDLG
-from fedpriv.errors import CapabilityError, DivergenceError
+from fedpriv.base.errors import CapabilityError, DivergenceError
 from fedpriv.metrics.image import psnr
 
 SHAPE = (8, 8, 1)

@@ -7,11 +7,11 @@ from typing import ClassVar
 import numpy as np
 import pydantic
 import pytest
+from fedpriv_attacks.parts.initializers import Analytic, Constant, Image, Normal, Tiled, Uniform
 from PIL import Image as Picture
 
-from attacks.initializers import Analytic, Constant, Image, Normal, Tiled, Uniform
-from fedpriv.attack import Attack, Capability, Finding
-from fedpriv.errors import CapabilityError, DataError, ParameterError
+from fedpriv.base.errors import CapabilityError, DataError, ParameterError
+from fedpriv.threat.attack import Attack, Capability, Finding
 
 SHAPES = [(8, 8, 3), (5, 9, 1), (1, 7, 2), (6,)]
 
@@ -177,7 +177,7 @@ class Told(Attack):
 
 @pytest.fixture
 def told(monkeypatch):
-    from fedpriv import registry
+    from fedpriv.base import registry
 
     load = registry.Registry.load
     monkeypatch.setattr(registry.Registry, "load", lambda self, n: Told if n == "told" else load(self, n))

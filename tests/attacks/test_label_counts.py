@@ -6,10 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from attacks.label_counts import (
+from fedpriv_attacks.labels.counts import (
     greedy_counts,
     misfit,
     nearest_counts,
@@ -17,7 +14,10 @@ from attacks.label_counts import (
     simplex_projection,
     solve_counts,
 )
-from fedpriv.errors import CapabilityError, DivergenceError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedpriv.base.errors import CapabilityError, DivergenceError
 
 
 @settings(max_examples=150, deadline=None)

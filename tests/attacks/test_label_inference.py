@@ -6,19 +6,19 @@ import dataclasses
 
 import numpy as np
 import pytest
+from fedpriv_attacks.labels.attack import LabelsOnly
+from fedpriv_attacks.labels.batch import ILRG, LLG, Bias, ColumnMinimum, LLGPlus, LLGStar
+from fedpriv_attacks.labels.inference import Auto, Joint, Known, SignRule
 
-from attacks.batch_labels import ILRG, LLG, Bias, ColumnMinimum, LLGPlus, LLGStar
-from attacks.label_attack import LabelsOnly
-from attacks.label_inference import Auto, Joint, Known, SignRule
+from fedpriv.base.errors import CapabilityError, DivergenceError, ParameterError
 from fedpriv.data import load as load_data
-from fedpriv.errors import CapabilityError, DivergenceError, ParameterError
-from fedpriv.exposure import Exposure
 from fedpriv.metrics.labels import label_existence_accuracy
 from fedpriv.metrics.matching import label_accuracy
 from fedpriv.models import load as load_model
 from fedpriv.models.zoo import logistic
-from fedpriv.procedure import make_procedure
-from fedpriv.trial import run_trial
+from fedpriv.procedure.procedure import make_procedure
+from fedpriv.rounds.exposure import Exposure
+from fedpriv.rounds.trial import run_trial
 
 BATCH = [7, 0, 3, 3, 9, 3, 0, 5, 3, 0, 7, 7]  # more examples than most tests have classes to spare, and repeats
 COUNTING = [ILRG(), ILRG(ridge=0), Bias(inputs="zeros"), LLGStar(inputs="zeros")]
@@ -63,8 +63,8 @@ def test_signed_features_do_not_matter_to_what_reads_the_bias(helpers, inference
 
 def test_logistic_regression_on_black_images_is_p_minus_y_with_known_p():
     model = logistic((4, 4, 1), 3)
-    from fedpriv.adversary import Adversary
     from fedpriv.data.dataset import Dataset
+    from fedpriv.threat.adversary import Adversary
 
     y = np.array([2, 2, 2, 0, 2, 1, 2], np.int32)
     data = Dataset("black", same_images(7, (4, 4, 1)), y, 3)
@@ -87,7 +87,7 @@ def test_ilrg_averages_predictions_on_the_way(helpers):
     model = helpers.dense()
     view = helpers.make_view(model, same_images(len(BATCH), model.input_shape), BATCH, helpers.local_steps(5, 0.1))
     check(ILRG()(view), BATCH)
-    from attacks.last_layer import read_last_layer
+    from fedpriv_attacks.labels.last_layer import read_last_layer
 
     early = dataclasses.replace(read_last_layer(view), midpoints=(0.0,))
     off = np.abs(ILRG().counts(early, len(BATCH)) - np.bincount(BATCH, minlength=10)).max()

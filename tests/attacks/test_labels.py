@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_attacks.labels.single import single_label
 
-from attacks.labels import single_label
-from fedpriv.errors import CapabilityError, DivergenceError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import CapabilityError, DivergenceError
+from fedpriv.base.lazy import tf
 from fedpriv.models import load as load_model
 from fedpriv.models.model import cross_entropy
 
@@ -90,7 +90,7 @@ def test_an_update_that_is_not_finite_is_named(helpers):
 def test_a_model_without_a_dense_last_layer_is_refused(helpers):
     import dataclasses
 
-    from fedpriv.spec import Spec
+    from fedpriv.models.spec import Spec
 
     model = dataclasses.replace(helpers.dense(), spec=Spec(("kernel",), ((3, 3, 1, 7),)))
     with pytest.raises(CapabilityError, match="dense last layer"):

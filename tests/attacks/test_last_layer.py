@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from fedpriv_attacks.labels.last_layer import dense_parts, feature_sums, gradient_scale, predict, read_last_layer
 
-from attacks.last_layer import dense_parts, feature_sums, gradient_scale, predict, read_last_layer
-from fedpriv.errors import CapabilityError, DivergenceError
+from fedpriv.base.errors import CapabilityError, DivergenceError
 from fedpriv.models import load as load_model
-from fedpriv.procedure import make_procedure
+from fedpriv.procedure.procedure import make_procedure
 
 LABELS = [0, 3, 3, 1, 2, 3]
 
@@ -72,13 +72,13 @@ def test_a_sum_of_unequal_clients_is_the_mean_gradient_of_all(helpers, small):
 def test_clients_whose_examples_weigh_differently_are_refused(helpers, small):
     model, x = small
     view = helpers.make_view(model, x, LABELS)
-    uniform = dataclasses.replace(view.setup, weighting="uniform")
+    uniform = dataclasses.replace(view.plan, weighting="uniform")
     with pytest.raises(CapabilityError, match=r"2 to 4 examples.*weigh differently"):
-        gradient_scale(dataclasses.replace(view, kind="sum", clients=2, num_examples=(2, 4), setup=uniform))
+        gradient_scale(dataclasses.replace(view, kind="sum", clients=2, num_examples=(2, 4), plan=uniform))
     steps = make_procedure(local_epochs=1, batch_size=1, client={"learning_rate": 0.1}, proximal=0.5)
     with pytest.raises(CapabilityError, match="weigh differently"):
         gradient_scale(dataclasses.replace(view, kind="sum", clients=2, num_examples=(2, 4), procedure=steps))
-    equal = dataclasses.replace(view, kind="sum", clients=2, num_examples=(3, 3), setup=uniform)
+    equal = dataclasses.replace(view, kind="sum", clients=2, num_examples=(3, 3), plan=uniform)
     assert gradient_scale(equal) == (pytest.approx(1.0), ())
 
 

@@ -7,12 +7,12 @@ import pydantic
 import pytest
 import scipy.optimize
 import scipy.special
+from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS, Minimum, Status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attacks.lbfgs import LBFGS, Minimum, Status
-from fedpriv.errors import ParameterError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import ParameterError
+from fedpriv.base.lazy import tf
 
 
 def of(function, dtype="float64"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_attacks.exact.dense_input import DenseInput
+from fedpriv_attacks.exact.low_rank import low_rank
 
-from attacks.dense_input import DenseInput
-from attacks.low_rank import low_rank
-from fedpriv.errors import CapabilityError
+from fedpriv.base.errors import CapabilityError
 
 
 def layer(kernel, rounding=0.0):

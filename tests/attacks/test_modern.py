@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_attacks.modern import Modern, mismatch
 
-from attacks.modern import Modern, mismatch
-from fedpriv import registry
-from fedpriv.attack import Finding
-from fedpriv.errors import CapabilityError
+from fedpriv.base import registry
+from fedpriv.base.errors import CapabilityError
 from fedpriv.metrics.image import psnr
+from fedpriv.threat.attack import Finding
 
 SHAPE = (8, 8, 1)
 SEARCH = ("dlg(labels=auto,optimizer.max_evaluations=400)", "inverting_gradients(objective=l1,optimizer.steps=60)")

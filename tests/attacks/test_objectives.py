@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pydantic
 import pytest
+from fedpriv_attacks.parts.objectives import L1, Angular, Cosine, Masked, Objective, Signed, SquaredError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attacks.objectives import L1, Angular, Cosine, Masked, Objective, Signed, SquaredError
-from fedpriv.errors import ParameterError
-from fedpriv.lazy import tf
-from fedpriv.spec import Spec
+from fedpriv.base.errors import ParameterError
+from fedpriv.base.lazy import tf
+from fedpriv.models.spec import Spec
 
 SPEC = Spec(("conv/kernel", "conv/bias", "dense/kernel", "dense/bias"), ((2, 3), (3,), (3, 2), (2,)), "float64")
 D = SPEC.size

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedpriv import registry
-from fedpriv.errors import CapabilityError, DivergenceError, FedprivError
+from fedpriv.base import registry
+from fedpriv.base.errors import CapabilityError, DivergenceError, FedprivError
 from fedpriv.metrics.progress import progress
 from fedpriv.metrics.score import score
-from fedpriv.truth import Truth
+from fedpriv.threat.truth import Truth
 
 SLOW = pytest.mark.slow
 LBFGS = "optimizer.max_evaluations=4,restarts=1"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pydantic
 import pytest
+from fedpriv_attacks.parts.priors import L2, Box, Custom, GroupConsistency, Orthogonality, Prior, Scene, TotalVariation
 
-from attacks.priors import L2, Box, Custom, GroupConsistency, Orthogonality, Prior, Scene, TotalVariation
-from fedpriv.errors import ParameterError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import ParameterError
+from fedpriv.base.lazy import tf
 
 NOWHERE = Scene(None, None, None)
 

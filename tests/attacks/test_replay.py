@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_attacks.inversion.dlf import DLF
+from fedpriv_attacks.inversion.inverting_gradients import InvertingGradients
+from fedpriv_attacks.inversion.matching import merged
+from fedpriv_attacks.inversion.sme import SME
+from fedpriv_attacks.parts.replay import Epochs, Exact, OneGradient, Sent, Surrogate
 
-from attacks.dlf import DLF
-from attacks.inverting_gradients import InvertingGradients
-from attacks.matching import merged
-from attacks.replay import Epochs, Exact, OneGradient, Sent, Surrogate
-from attacks.sme import SME
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
 from fedpriv.metrics.image import psnr
 from fedpriv.metrics.matching import match
-from fedpriv.procedure import make_procedure
+from fedpriv.procedure.procedure import make_procedure
 
 SHAPE = (8, 8, 1)
 

@@ -6,10 +6,9 @@ from math import comb
 
 import numpy as np
 import pytest
+from fedpriv_attacks.exact.sparse_directions import SparseDirections, expected_draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from attacks.sparse_directions import SparseDirections, expected_draws
 
 
 def subspace(units, rank, zeros=0.5, seed=0, noise=0.0):

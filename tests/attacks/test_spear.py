@@ -7,20 +7,20 @@ import time
 
 import numpy as np
 import pytest
+from fedpriv_attacks.exact.dense_input import DenseInput
+from fedpriv_attacks.exact.low_rank import low_rank
+from fedpriv_attacks.exact.spear import EXACT, SPEAR, Solver
 
-from attacks.dense_input import DenseInput
-from attacks.low_rank import low_rank
-from attacks.spear import EXACT, SPEAR, Solver
+from fedpriv.base.errors import CapabilityError, DivergenceError
+from fedpriv.base.lazy import tf
 from fedpriv.data import load as load_data
-from fedpriv.errors import CapabilityError, DivergenceError
-from fedpriv.exposure import Exposure
-from fedpriv.lazy import tf
 from fedpriv.metrics.image import psnr
 from fedpriv.metrics.matching import match
 from fedpriv.models import zoo
 from fedpriv.models.keras_model import from_keras
-from fedpriv.procedure import Procedure, make_procedure
-from fedpriv.trial import run_trial
+from fedpriv.procedure.procedure import Procedure, make_procedure
+from fedpriv.rounds.exposure import Exposure
+from fedpriv.rounds.trial import run_trial
 
 SHAPE, CLASSES = (6, 7, 1), 5
 
@@ -94,7 +94,7 @@ def test_a_sum_of_clients_is_one_batch():
     training, test = load_data("fashion_small")
     data = training if test is None else test
     model = zoo.mlp_2nn(data.input_shape, data.num_classes)
-    from fedpriv import registry
+    from fedpriv.base import registry
 
     defense = (registry.defenses.create("secret_sharing(aggregators=3)"),)
     exposure = Exposure(model, data, 1, 2, 3, Procedure.fedsgd(weighting="uniform"), defense, seed=3)

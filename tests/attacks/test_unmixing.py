@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_attacks.exact.unmixing import Contrast, Mixture, objective, unmix
+from fedpriv_attacks.parts.optimizers.first_order import Adam
 
-from attacks.first_order import Adam
-from attacks.unmixing import Contrast, Mixture, objective, unmix
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
 
 NONE = Contrast(0.0, 1.0, False, 0.0, 5.0, 0.0, 0.0)
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from fedpriv.attack import Finding
 from fedpriv.cli.attack_output import Gathered, show_row
 from fedpriv.metrics.score import score, summarize
-from fedpriv.trial import Trial
-from fedpriv.truth import Truth
+from fedpriv.rounds.trial import Trial
+from fedpriv.threat.attack import Finding
+from fedpriv.threat.truth import Truth
 
 FIGURES = {"reconstructions", "psnr_ssim", "psnr_curve", "film_strip"}
 

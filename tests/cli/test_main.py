@@ -18,7 +18,7 @@ MISTAKES = [
     (["attack", "dlg", "--knows", "label"], "Did you mean 'labels'"),
     (["attack", "dlg", "--model", "lent"], "Did you mean 'lenet'"),
     (["attack", "os:getcwd"], "cannot be built from named values"),
-    (["attack", "fedpriv.exposure:single_steps(steps=1)"], "must be, or return, a fedpriv.attack.Attack"),
+    (["attack", "fedpriv.rounds.exposure:single_steps(steps=1)"], "must be, or return, a fedpriv.threat.attack.Attack"),
     (["attack", "no.such.module:Attack"], "no module 'no'"),
     (["train", "--defense", "clip(nrm=1)"], "Did you mean 'norm'"),
     (["train", "--defense", "clip(norm=-1)"], "greater than 0"),
@@ -107,7 +107,7 @@ def test_show_tells_parameters_and_paper(run):
     _, out, _ = run("show", "dlg")
     assert "restarts = 8" in out
     assert "Needs:" in out
-    _, out, _ = run("show", "defenses.clip:Clip")
+    _, out, _ = run("show", "fedpriv_defenses.clip:Clip")
     assert "norm = required" in out
 
 

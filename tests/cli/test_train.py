@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from fedpriv.checkpoint import Checkpoint
+from fedpriv.rounds.checkpoint import Checkpoint
 
 SMALL = ("train", "--model", "logistic", "--clients", "4", "--batch-size", "3", "--client-lr", "0.5")
 STATEFUL = (
@@ -30,9 +30,9 @@ def test_what_json_cannot_say_is_null(run, strict, npz, tmp_path, monkeypatch):
     model = tmp_path / "steep.py"
     model.write_text(
         "import numpy as np\n"
-        "from fedpriv.lazy import tf\n"
+        "from fedpriv.base.lazy import tf\n"
         "from fedpriv.models import Model\n"
-        "from fedpriv.spec import Spec\n"
+        "from fedpriv.models.spec import Spec\n"
         "def steep(input_shape, num_classes):\n"
         "    spec = Spec(('w',), ((16, num_classes),))\n"
         "    def apply(w, x, training):\n"

@@ -4,8 +4,8 @@ import pickle
 import numpy as np
 import pytest
 
+from fedpriv.base.errors import DataError
 from fedpriv.data.cifar import read_cifar_folder, read_pickle_batch
-from fedpriv.errors import DataError
 
 N = 4
 

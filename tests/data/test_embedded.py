@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedpriv.base.errors import DataError, ParameterError
 from fedpriv.data import embed, embedded
 from fedpriv.data.embedded import fashion_small, interleaved
 from fedpriv.data.idx import write_idx
-from fedpriv.errors import DataError, ParameterError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

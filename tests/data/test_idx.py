@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fedpriv.base.errors import DataError
 from fedpriv.data.idx import parse_idx, read_idx, read_idx_folder, write_idx
-from fedpriv.errors import DataError
 
 IMAGES = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
 LABELS = np.array([0, 1, 2, 1, 0], np.uint8)

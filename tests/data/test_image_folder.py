@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedpriv.base.errors import DataError, ParameterError
 from fedpriv.data.image_folder import read_image_folder
-from fedpriv.errors import DataError, ParameterError
 
 
 def put(path, array, **options):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedpriv import registry
+from fedpriv.base import registry
+from fedpriv.base.errors import DataError, FedprivError, ParameterError, UnknownNameError
 from fedpriv.data import Dataset, formats, load, sources
 from fedpriv.data.idx import write_idx
 from fedpriv.data.known import KNOWN, known_by_file_name
-from fedpriv.errors import DataError, FedprivError, ParameterError, UnknownNameError
 
 SHARED = Path(os.environ.get("FEDPRIV_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from fedpriv.base.errors import DataError
 from fedpriv.data.npz import read_npz
-from fedpriv.errors import DataError
 
 X = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3)).astype(np.uint8)
 Y = np.array([0, 1, 2, 0, 1, 2])

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedpriv.base.errors import DataError, FedprivError, ParameterError, UnknownNameError
 from fedpriv.data import Dataset, Partition, make_partition
 from fedpriv.data.partitioners import (
     PARTITIONERS,
@@ -17,7 +18,6 @@ from fedpriv.data.partitioners import (
     quantity_skew,
     shards,
 )
-from fedpriv.errors import DataError, FedprivError, ParameterError, UnknownNameError
 
 BALANCED = np.tile(np.arange(10), 600)
 RANDOM_LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=150).map(np.array)

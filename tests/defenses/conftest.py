@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-from fedpriv.lazy import tf
-from fedpriv.procedure import Sampling
-from fedpriv.spec import Spec
-from fedpriv.stations import Context, Setup
+from fedpriv.base.lazy import tf
+from fedpriv.defense.stations import Context, Plan
+from fedpriv.models.spec import Spec
+from fedpriv.procedure.procedure import Sampling
 
 
 @pytest.fixture
-def make_setup() -> Callable[..., Setup]:
+def make_plan() -> Callable[..., Plan]:
     def make(d=8, population=10, sampling=None, weighting="uniform", max_examples=600):
         sampling = sampling or Sampling.full()
-        return Setup(
+        return Plan(
             spec=Spec(("w",), ((d,),)),
             population=population,
             cohort=sampling.largest(population),
@@ -28,8 +28,8 @@ def make_setup() -> Callable[..., Setup]:
 
 
 @pytest.fixture
-def make_context(make_setup) -> Callable[..., Context]:
-    def make(seed=(1, 2), **setup):
-        return Context(make_setup(**setup), (), tf.constant(seed, tf.int32))
+def make_context(make_plan) -> Callable[..., Context]:
+    def make(seed=(1, 2), **plan):
+        return Context(make_plan(**plan), (), tf.constant(seed, tf.int32))
 
     return make

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from fedpriv_defenses.additive_shares import KEY_BYTES, Wire
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-
-from defenses.additive_shares import KEY_BYTES, Wire
 
 #: Two-sided level of every uniformity test below; a right generator fails one in a million times.
 LEVEL = 1e-6

@@ -1,13 +1,13 @@
 import numpy as np
 import pydantic
 import pytest
+from fedpriv_defenses.central_dp import CentralDP
+from fedpriv_defenses.clip import Clip
 
-from defenses.central_dp import CentralDP
-from defenses.clip import Clip
-from fedpriv.errors import StackError
-from fedpriv.lazy import tf, tfp
-from fedpriv.procedure import Sampling
-from fedpriv.stations import Station
+from fedpriv.base.errors import StackError
+from fedpriv.base.lazy import tf, tfp
+from fedpriv.defense.stations import Station
+from fedpriv.procedure.procedure import Sampling
 
 
 @pytest.fixture
@@ -35,32 +35,32 @@ def test_the_server_adds_noise_of_the_stated_deviation_to_the_sum(defense, make_
     assert not np.array_equal(out, defense.aggregate(total, make_context(seed=(1, 3)))[0])
 
 
-def test_without_noise_the_sum_is_untouched_and_the_multiplier_claimed_is_zero(make_context, make_setup):
+def test_without_noise_the_sum_is_untouched_and_the_multiplier_claimed_is_zero(make_context, make_plan):
     quiet = CentralDP(clip=0.5, noise_multiplier=0)
     np.testing.assert_array_equal(quiet.aggregate(tf.ones([9]), make_context())[0], np.ones(9))
-    assert quiet.claims(make_setup())[0].event.noise_multiplier == 0
+    assert quiet.claims(make_plan())[0].event.noise_multiplier == 0
 
 
-def test_its_event_is_the_querys(defense, make_setup):
+def test_its_event_is_the_querys(defense, make_plan):
     query = tfp.GaussianSumQuery(0.5, 0.6)
     event = query.get_noised_result(tf.zeros([1]), query.initial_global_state())[2]
-    (claim,) = defense.claims(make_setup(sampling=Sampling.poisson(0.1)))
+    (claim,) = defense.claims(make_plan(sampling=Sampling.poisson(0.1)))
     assert claim.event.noise_multiplier == pytest.approx(float(event.noise_multiplier), rel=1e-6)
     assert (claim.relation, claim.against, claim.amplified) == ("add_or_remove_one", "released", True)
     assert claim.sensitivity == 0.5
 
 
-def test_replacing_a_client_moves_the_sum_twice_as_far(defense, make_setup):
-    (claim,) = defense.claims(make_setup(sampling=Sampling.fixed(3)))
+def test_replacing_a_client_moves_the_sum_twice_as_far(defense, make_plan):
+    (claim,) = defense.claims(make_plan(sampling=Sampling.fixed(3)))
     assert claim.relation == "replace_one"
     assert claim.event.noise_multiplier == pytest.approx(0.6)
     assert claim.sensitivity == 1.0
 
 
-def test_weights_by_example_count_are_refused_with_the_way_out(defense, make_setup):
-    defense.check(make_setup())
+def test_weights_by_example_count_are_refused_with_the_way_out(defense, make_plan):
+    defense.check(make_plan())
     with pytest.raises(StackError, match=r"weighting='examples'.*use weighting='uniform'"):
-        defense.check(make_setup(weighting="examples"))
+        defense.check(make_plan(weighting="examples"))
 
 
 def test_replay_is_the_clip_alone(defense):

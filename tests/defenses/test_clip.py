@@ -1,14 +1,14 @@
 import numpy as np
 import pydantic
 import pytest
+from fedpriv_defenses.clip import Clip
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from defenses.clip import Clip
-from fedpriv import registry
-from fedpriv.errors import ParameterError
-from fedpriv.lazy import tf, tfp
+from fedpriv.base import registry
+from fedpriv.base.errors import ParameterError
+from fedpriv.base.lazy import tf, tfp
 
 vectors = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-1e6, 1e6, width=32))
 
@@ -72,5 +72,5 @@ def test_non_finite_updates_stay_visible():
         assert not np.isfinite(out).all()
 
 
-def test_claims_nothing(make_setup):
-    assert Clip(norm=1.0).claims(make_setup()) == []
+def test_claims_nothing(make_plan):
+    assert Clip(norm=1.0).claims(make_plan()) == []

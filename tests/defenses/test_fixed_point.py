@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from fedpriv_defenses.fixed_point import FixedPoint, finest_power_of_two
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses.fixed_point import FixedPoint, finest_power_of_two
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
 
 
 def as_unsigned(encoded):

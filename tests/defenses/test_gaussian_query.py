@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from fedpriv_defenses.gaussian_query import gaussian_sum_query
 from scipy import stats
 
-from defenses.gaussian_query import gaussian_sum_query
-from fedpriv.lazy import tf, tfp
+from fedpriv.base.lazy import tf, tfp
 
 
 def noised(seed, n=200_000, clip=2.0, stddev=3.0, dtype=tf.float32):

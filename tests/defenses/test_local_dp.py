@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.local_dp import LocalDP
 
-from defenses.clip import Clip
-from defenses.local_dp import LocalDP
-from fedpriv.lazy import tf, tfp
-from fedpriv.procedure import Sampling
-from fedpriv.stations import Station
+from fedpriv.base.lazy import tf, tfp
+from fedpriv.defense.stations import Station
+from fedpriv.procedure.procedure import Sampling
 
 
 @pytest.fixture
@@ -36,15 +36,15 @@ def test_no_noise_is_tf_privacys_clip(make_context):
     np.testing.assert_array_equal(out, tfp.GaussianSumQuery(2.0, 0.0).preprocess_record(2.0, [vector])[0])
 
 
-def test_the_message_claim_is_never_amplified(defense, make_setup):
+def test_the_message_claim_is_never_amplified(defense, make_plan):
     for sampling in (Sampling.full(), Sampling.fixed(3), Sampling.poisson(0.3)):
-        message = defense.claims(make_setup(sampling=sampling))[0]
+        message = defense.claims(make_plan(sampling=sampling))[0]
         assert (message.against, message.relation, message.amplified) == ("server", "replace_one", False)
         assert message.event.noise_multiplier == 0.125  # sigma 0.5 over the 2 * clip a replaced client can move it
 
 
-def test_equal_cohorts_add_up_their_noise(defense, make_setup):
-    message, total = defense.claims(make_setup(sampling=Sampling.fixed(4)))
+def test_equal_cohorts_add_up_their_noise(defense, make_plan):
+    message, total = defense.claims(make_plan(sampling=Sampling.fixed(4)))
     assert total.against == "released"
     assert total.amplified
     assert total.event.noise_multiplier == pytest.approx(message.event.noise_multiplier * 2)
@@ -54,8 +54,8 @@ def test_equal_cohorts_add_up_their_noise(defense, make_setup):
 @pytest.mark.parametrize(
     "changed", [{"sampling": Sampling.poisson(0.5)}, {"weighting": "examples"}], ids=["poisson", "weights"]
 )
-def test_no_claim_about_the_sum_where_its_noise_varies(defense, make_setup, changed):
-    assert [c.against for c in defense.claims(make_setup(**changed))] == ["server"]
+def test_no_claim_about_the_sum_where_its_noise_varies(defense, make_plan, changed):
+    assert [c.against for c in defense.claims(make_plan(**changed))] == ["server"]
 
 
 def test_the_noise_of_a_cohort_really_adds_up(defense, make_context):

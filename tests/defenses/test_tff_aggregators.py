@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_defenses.central_dp import CentralDP
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.secret_sharing import SecretSharing
+from fedpriv_defenses.tff_aggregators import TFFDP, TFFClipping, TFFCompression, TFFRobust, TFFZeroing
 
-from defenses.central_dp import CentralDP
-from defenses.clip import Clip
-from defenses.secret_sharing import SecretSharing
-from defenses.tff_aggregators import TFFDP, TFFClipping, TFFCompression, TFFRobust, TFFZeroing
-from fedpriv import registry
-from fedpriv.adversary import Adversary
+from fedpriv.base import registry
+from fedpriv.base.errors import CapabilityError, EngineError, ParameterError, StackError, UnknownNameError
 from fedpriv.engine.runtime import Runtime
-from fedpriv.errors import CapabilityError, EngineError, ParameterError, StackError, UnknownNameError
-from fedpriv.federation import Federation
-from fedpriv.tap import Tap
+from fedpriv.federation.federation import Federation
+from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.tap import Tap
 
 SIZES = np.array([5, 12, 1, 8, 4])
 
@@ -226,7 +226,7 @@ def test_what_does_not_go_together(federate, on_tff):
 
 def no_sum_of_ours():
     """A secure sum by another name."""
-    from fedpriv.lazy import tff
+    from fedpriv.base.lazy import tff
 
     return tff.learning.secure_aggregator()
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_defenses.central_dp import CentralDP
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.local_dp import LocalDP
+from fedpriv_defenses.secret_sharing import SecretSharing
 
-from defenses.central_dp import CentralDP
-from defenses.clip import Clip
-from defenses.local_dp import LocalDP
-from defenses.secret_sharing import SecretSharing
+from fedpriv.base.errors import StackError
+from fedpriv.base.lazy import tf, tff
 from fedpriv.engine.aggregation import to_aggregation_factory
 from fedpriv.engine.pool import default_runtime
-from fedpriv.errors import StackError
-from fedpriv.federation import Federation
-from fedpriv.lazy import tf, tff
+from fedpriv.federation.federation import Federation
 from fedpriv.models.to_tff import to_functional_model
-from fedpriv.procedure import make_procedure
+from fedpriv.procedure.procedure import make_procedure
 
 VALUES = [[np.array([3.0, 0.0], np.float32), np.float32(4.0)], [np.array([0.3, 0.0], np.float32), np.float32(0.4)]]
 TYPE = [tff.TensorType(np.float32, [2]), tff.TensorType(np.float32)]

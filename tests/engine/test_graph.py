@@ -4,13 +4,13 @@ import textwrap
 
 import numpy as np
 import pytest
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.secret_sharing import SecretSharing
 
-from defenses.clip import Clip
-from defenses.secret_sharing import SecretSharing
+from fedpriv.base.errors import DivergenceError
+from fedpriv.base.seeds import graph_seed
 from fedpriv.data.dataset import Dataset
 from fedpriv.engine.graph import GraphEngine
-from fedpriv.errors import DivergenceError
-from fedpriv.seeds import graph_seed
 
 EVERYONE = [0, 1, 2, 3, 4]
 
@@ -108,7 +108,7 @@ def test_the_secure_sum_is_the_plain_one_up_to_rounding(federate):
     for weighting in ("examples", "uniform"):
         shared = federate(defenses=(protocol,), batch_size=4, weighting=weighting)
         plain, summed = cohort(federate(batch_size=4, weighting=weighting)), cohort(shared, 2)
-        assert np.abs(plain.total - summed.total).max() <= 5 * protocol.codec(shared.setup).step
+        assert np.abs(plain.total - summed.total).max() <= 5 * protocol.codec(shared.plan).step
         assert summed.weight == pytest.approx(plain.weight, rel=1e-6)
         assert summed.updates == {}
 
@@ -147,9 +147,9 @@ MEMORY = """
     from experiments.benchmarks.cohort_memory import peak_memory
     from fedpriv.data.dataset import Dataset
     from fedpriv.data.partition import Partition
-    from fedpriv.federation import Federation
+    from fedpriv.federation.federation import Federation
     from fedpriv.models.zoo import mlp_2nn
-    from fedpriv.procedure import make_procedure
+    from fedpriv.procedure.procedure import make_procedure
     few, many, hidden = map(int, sys.argv[1:])
     rng = np.random.default_rng(0)
     data = Dataset("noise", rng.integers(0, 256, (many, 28, 28, 1), np.uint8), rng.integers(0, 10, many), 10)

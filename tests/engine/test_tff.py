@@ -12,20 +12,20 @@ import time
 
 import numpy as np
 import pytest
+from fedpriv_defenses.central_dp import CentralDP
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.local_dp import LocalDP
+from fedpriv_defenses.secret_sharing import SecretSharing
 
-from defenses.central_dp import CentralDP
-from defenses.clip import Clip
-from defenses.local_dp import LocalDP
-from defenses.secret_sharing import SecretSharing
+from fedpriv.base.errors import DataError, DivergenceError, EngineError, ModelError, ParameterError
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
 from fedpriv.engine.pool import Pool, Worker
 from fedpriv.engine.runtime import Runtime, free_port
 from fedpriv.engine.tff import TffEngine
-from fedpriv.errors import DataError, DivergenceError, EngineError, ModelError, ParameterError
-from fedpriv.federation import Federation
+from fedpriv.federation.federation import Federation
 from fedpriv.models import load as load_model
-from fedpriv.procedure import make_procedure
+from fedpriv.procedure.procedure import make_procedure
 
 EVERYONE = frozenset(range(5))
 STACKS = {
@@ -195,7 +195,7 @@ def test_a_client_that_diverges_is_named_or_dropped(federate, toy, address):
 def test_a_model_that_tff_cannot_carry_is_refused(federate, logistic_model, address):
     import dataclasses
 
-    from fedpriv.lazy import tf
+    from fedpriv.base.lazy import tf
 
     def in_python(weights, x, training):
         return tf.numpy_function(lambda v: v, [logistic_model.apply(weights, x, training)], tf.float32)

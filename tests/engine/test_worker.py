@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedpriv.base.errors import EngineError
 from fedpriv.engine import pool
 from fedpriv.engine.pool import Pool
 from fedpriv.engine.runtime import Runtime, free_port
 from fedpriv.engine.worker import ask, versions
-from fedpriv.errors import EngineError
 
 
 @pytest.fixture

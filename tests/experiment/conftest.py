@@ -46,7 +46,7 @@ def finish(path, folder, *overrides):
     """Runs all cells: (experiment, store)."""
     experiment, store = load(path, overrides), Store(folder)
     store.claim(experiment)
-    runner.run(experiment, store, runner.plan(experiment, store))
+    runner.run(experiment, store, runner.survey(experiment, store))
     return experiment, store
 
 

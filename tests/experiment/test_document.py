@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedpriv.errors import ExperimentError
+from fedpriv.base.errors import ExperimentError
 from fedpriv.experiment.document import lay_over, parse, read
 
 TEXT = """\

@@ -8,7 +8,7 @@ from experiments.benchmarks.job_costs import costs
 from fedpriv.experiment import estimate
 from fedpriv.experiment.estimate import Estimator, amount, features, known, words
 from fedpriv.experiment.experiment import load
-from fedpriv.experiment.runner import Plan, plan
+from fedpriv.experiment.runner import Todo, survey
 from fedpriv.experiment.store import Store, attack_job, training_job
 
 
@@ -54,13 +54,13 @@ def test_trainings_grow_with_rounds_and_clients(write):
 
 def test_the_whole_is_spread_over_processes(write, tmp_path):
     experiment = load(write(seeds=1))
-    todo = plan(experiment, Store(tmp_path / "r"))
+    todo = survey(experiment, Store(tmp_path / "r"))
     estimator = Estimator()
     for job in [*todo.trainings, *(j for j, _ in todo.attacks)]:
         estimator.learn(job, 3.0)
     assert estimator.total(todo) == pytest.approx(3 * todo.jobs)
     assert estimator.total(todo, 2) == pytest.approx(1.5 * todo.jobs)
-    assert estimator.total(Plan()) == 0
+    assert estimator.total(Todo()) == 0
 
 
 def test_the_shipped_costs_know_attacks_and_trainings():

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpriv import registry
-from fedpriv.errors import ExperimentError
+from fedpriv.base import registry
+from fedpriv.base.errors import ExperimentError
 from fedpriv.experiment.document import Document
 from fedpriv.experiment.experiment import load, resolve, schema
 from fedpriv.experiment.store import attack_job, training_job

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from fedpriv.base.errors import ExperimentError
 from fedpriv.cli import main
-from fedpriv.errors import ExperimentError
 from fedpriv.experiment import conclusion
 from fedpriv.experiment.arm import Arm, arms
 from fedpriv.experiment.document import Document

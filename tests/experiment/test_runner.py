@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedpriv.errors import ExperimentError
+from fedpriv.base.errors import ExperimentError
 from fedpriv.experiment import runner
 from fedpriv.experiment.experiment import load
 from fedpriv.experiment.store import Store, attack_job, training_job
@@ -22,7 +22,7 @@ def run(path, folder, *overrides, retry_failed=False, any_code=False, **options)
     experiment, store = load(path, overrides), Store(folder)
     store.claim(experiment)
     steps = []
-    todo = runner.plan(experiment, store, retry_failed, any_code)
+    todo = runner.survey(experiment, store, retry_failed, any_code)
     runner.run(experiment, store, todo, on_step=steps.append, **options)
     return steps
 
@@ -146,7 +146,9 @@ def test_a_plugin_that_changed_is_run_again(write, tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     plugin = home / "somebodys_attack.py"
-    plugin.write_text("from attacks.first_layer import FirstLayer\nclass Mine(FirstLayer):\n    name = 'mine'\n")
+    plugin.write_text(
+        "from fedpriv_attacks.exact.first_layer import FirstLayer\nclass Mine(FirstLayer):\n    name = 'mine'\n"
+    )
     monkeypatch.syspath_prepend(str(home))
     path, folder = write(grid={"attack": ["somebodys_attack:Mine", "labels"]}, seeds=1), tmp_path / "r"
     assert kinds(run(path, folder)) == ["train", "attack", "attack"]
@@ -247,7 +249,7 @@ def test_a_cluster_that_loses_a_worker_runs_its_cells_again(write, tmp_path):
 
         experiment, store = load(path), Store(tmp_path / "two")
         store.claim(experiment)
-        todo = runner.plan(experiment, store)
+        todo = runner.survey(experiment, store)
         runner.run(experiment, store, todo, scheduler=cluster.scheduler_address, on_step=strike)
     assert struck
     same(found(path, tmp_path / "one"), found(path, tmp_path / "two"))
@@ -271,7 +273,7 @@ def test_a_scheduler_that_goes_away_fails_no_job(write, tmp_path):
             steps.append(step)
             scheduler.kill()
 
-        todo = runner.plan(experiment, store)
+        todo = runner.survey(experiment, store)
         with pytest.raises(ExperimentError, match=f"the Dask scheduler at '{address}' went away"):
             runner.run(experiment, store, todo, scheduler=address, on_step=on_step)
     finally:
@@ -280,7 +282,7 @@ def test_a_scheduler_that_goes_away_fails_no_job(write, tmp_path):
             process.wait()
     assert steps
     assert all(s.error == "" for s in steps)
-    rest = runner.plan(experiment, store)
+    rest = runner.survey(experiment, store)
     assert rest.failed == []
     assert len(rest.done) == len(steps)
     assert rest.jobs == todo.jobs - len(steps)

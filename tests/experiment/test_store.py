@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedpriv.errors import ExperimentError, FedprivError
+from fedpriv.base.errors import ExperimentError, FedprivError
 from fedpriv.experiment.experiment import load
 from fedpriv.experiment.store import Store, attack_job, owner_of, training_job
 from fedpriv.experiment.work import Outcome, score_dict, score_of
@@ -133,9 +133,9 @@ def test_a_full_or_read_only_disk_is_said_and_nothing_is_half_written(tmp_path, 
 
 
 def test_scores_come_back_as_they_were():
-    from fedpriv.attack import Finding
     from fedpriv.metrics.score import score
-    from fedpriv.truth import Truth
+    from fedpriv.threat.attack import Finding
+    from fedpriv.threat.truth import Truth
 
     rng = np.random.default_rng(0)
     x = rng.random((3, 8, 8, 1)).astype(np.float32)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpriv.errors import ExperimentError
+from fedpriv.base.errors import ExperimentError
 from fedpriv.experiment import runner
 from fedpriv.experiment.arm import Arm, arms
 from fedpriv.experiment.compare import compare, compare_arms, holm, paired
@@ -50,7 +50,7 @@ def test_cells_that_are_missing_or_failed_are_shown_as_such(write, tmp_path, mon
     assert (len(arm.results), arm.seeds) == (2, 3)
     assert [r["status"] for r in image_rows(results)] == ["done"] * 4 + ["not run yet"]
     monkeypatch.setattr(runner, "attack", lambda *_: 1 / 0)
-    runner.run(grown, store, runner.plan(grown, store))
+    runner.run(grown, store, runner.survey(grown, store))
     assert "ZeroDivisionError" in gather(grown, store)[2].error
 
 

@@ -8,8 +8,8 @@ import types
 
 import pytest
 
+from fedpriv.base.errors import ExperimentError, ParameterError
 from fedpriv.cli import main
-from fedpriv.errors import ExperimentError, ParameterError
 from fedpriv.experiment.experiment import load
 from fedpriv.experiment.tracking import tracker
 from tests.experiment.conftest import SMALL

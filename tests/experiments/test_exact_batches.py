@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
+from fedpriv_experiments import exact_batches
 from typer.testing import CliRunner
-
-from experiments import exact_batches
 
 
 def test_a_small_run(tmp_path):

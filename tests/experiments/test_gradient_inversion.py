@@ -6,13 +6,13 @@ import json
 
 import pytest
 import typer
+from fedpriv_experiments.gradient_inversion import __main__ as command
+from fedpriv_experiments.gradient_inversion import arm as arms
+from fedpriv_experiments.gradient_inversion import tables
+from fedpriv_experiments.gradient_inversion.arm import Arm
 from typer.testing import CliRunner
 
 from experiments.benchmarks import gradient_inversion as checks
-from experiments.gradient_inversion import __main__ as command
-from experiments.gradient_inversion import arm as arms
-from experiments.gradient_inversion import tables
-from experiments.gradient_inversion.arm import Arm
 
 
 def small(colour):
@@ -67,7 +67,7 @@ def test_a_table_that_does_not_exist_is_a_mistake_with_a_way_out(tmp_path):
 
 @pytest.mark.parametrize("name", tables.TABLES)
 def test_every_table_names_attacks_models_and_data_that_exist(name):
-    from fedpriv import registry
+    from fedpriv.base import registry
 
     made = tables.TABLES[name].made("fashion_small", quick=False)
     assert len({a.name for a in made}) == len({a.identity() for a in made}) == len(made)

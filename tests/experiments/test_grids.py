@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fedpriv import registry
+from fedpriv.base import registry
+from fedpriv.base.errors import FedprivError
 from fedpriv.cli import main
-from fedpriv.errors import FedprivError
 from fedpriv.experiment.arm import arms
 from fedpriv.experiment.experiment import load
 from fedpriv.experiment.store import FILE, Store

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
-from experiments.label_inference import main, markdown
+from fedpriv_experiments.label_inference import main, markdown
 
 
 def test_a_small_run_writes_its_tables(tmp_path):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_experiments.tff_tour import federated_mean, image_classification, what_the_server_learns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from experiments.tff_tour import federated_mean, image_classification, what_the_server_learns
-from fedpriv.errors import DataError
+from fedpriv.base.errors import DataError
 
 
 def test_the_federated_mean_is_the_mean_of_all_readings():
@@ -61,8 +61,7 @@ def test_readings_that_are_wrong_are_named(tmp_path, text, says):
 
 def test_a_mistake_is_one_message_and_exit_code_2(tmp_path):
     import typer
-
-    from experiments import script
+    from fedpriv_experiments import script
 
     (tmp_path / "r").write_text("")
     app = typer.Typer()

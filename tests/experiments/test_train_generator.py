@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from fedpriv_attacks.parts.generator import load_generator
+from fedpriv_experiments.train_generator import architecture, disjoint, main, train
 
-from attacks.generator import load_generator
-from experiments.train_generator import architecture, disjoint, main, train
-from fedpriv.errors import DataError
+from fedpriv.base.errors import DataError
 
 
 def images(n, seed=0):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.axis_curve import AxisPoint, axis_curve
 from fedpriv.figures.save import png
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.cost_bars import CostBar, cost_bars, written_bytes, written_count, written_time
 from fedpriv.figures.save import png
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from fedpriv.attack import Finding
-from fedpriv.errors import FedprivError, ParameterError
+from fedpriv.base.errors import FedprivError, ParameterError
 from fedpriv.figures.curves import training_curves
 from fedpriv.figures.film_strip import film_strip
 from fedpriv.figures.heat_table import heat_table
@@ -21,6 +20,7 @@ from fedpriv.figures.scatter import head_to_head, psnr_ssim
 from fedpriv.figures.tradeoff import Point, privacy_utility
 from fedpriv.metrics.progress import progress
 from fedpriv.metrics.score import ImageScore, Score
+from fedpriv.threat.attack import Finding
 
 
 def images(n=3, h=12, w=10, c=3, seed=0):
@@ -318,7 +318,7 @@ def test_curves_count_finished_rounds_and_average_seeds():
 
 
 def test_curves_take_history_objects():
-    from fedpriv.record import History, Record
+    from fedpriv.rounds.record import History, Record
 
     records = [Record(k, 1, 1, [], 1.0, 2.0 - k, 0.1 * k, 0.0, 0, 0) for k in range(3)]
     figure = training_curves({"a": History(records, np.zeros(1))})

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpriv.attack import Finding
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.film_strip import film_strip, log_spaced
+from fedpriv.threat.attack import Finding
 
 ORDER = [2, 0, 1]
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.heat_table import heat_table
 
 

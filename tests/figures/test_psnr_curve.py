@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.psnr_curve import psnr_curve
 from fedpriv.metrics.progress import Progress
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.scatter import head_to_head, psnr_ssim
 from fedpriv.metrics.score import ImageScore, Score
 

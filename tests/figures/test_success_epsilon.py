@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.figures.save import png
 from fedpriv.figures.success_epsilon import EpsilonPoint, success_epsilon
 

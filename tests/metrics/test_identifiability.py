@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from fedpriv.base.errors import ParameterError
 from fedpriv.data.dataset import Dataset
-from fedpriv.errors import ParameterError
 from fedpriv.metrics import identifiability as module
 from fedpriv.metrics.identifiability import identifiability, logits_of
 from fedpriv.metrics.interval import wilson

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.metrics.interval import bootstrap_mean, cluster_bootstrap, clustered_wilson, wilson
 
 

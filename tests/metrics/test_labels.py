@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.metrics.labels import label_count_accuracy, label_existence_accuracy
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from fedpriv.errors import DataError, ParameterError
+from fedpriv.base.errors import DataError, ParameterError
 from fedpriv.metrics.lpips import LPIPS, from_pytorch, lpips
 
 CHANNELS = (3, 64, 192, 384, 256, 256)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from fedpriv.attack import Finding
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.metrics.progress import progress
+from fedpriv.threat.attack import Finding
 
 HISTORY = np.array([[1, 1.0], [7, 0.1]])
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fedpriv.attack import Finding
-from fedpriv.errors import ParameterError
+from fedpriv.base.errors import ParameterError
 from fedpriv.metrics import METRICS
+from fedpriv.threat.attack import Finding
 
 
 def test_every_metric_is_callable_and_explains_itself():

@@ -4,11 +4,11 @@ import math
 import numpy as np
 import pytest
 
-from fedpriv.atomic import to_json
-from fedpriv.attack import Finding
-from fedpriv.errors import ParameterError
+from fedpriv.base.atomic import to_json
+from fedpriv.base.errors import ParameterError
 from fedpriv.metrics.score import aligned, score, success_rate, summarize, summarize_each
-from fedpriv.truth import Truth
+from fedpriv.threat.attack import Finding
+from fedpriv.threat.truth import Truth
 
 
 def truth(n=4, shape=(12, 12, 3), seed=0):

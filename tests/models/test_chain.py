@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
 from fedpriv.models import load as load_model
 from fedpriv.models.keras_model import from_keras
 

@@ -3,8 +3,8 @@ import threading
 import numpy as np
 import pytest
 
-from fedpriv.errors import ModelError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import ModelError
+from fedpriv.base.lazy import tf
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import cross_entropy
 

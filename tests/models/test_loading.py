@@ -4,9 +4,9 @@ import sys
 import numpy as np
 import pytest
 
-from fedpriv import registry
-from fedpriv.errors import ModelError, ParameterError, UnknownNameError
-from fedpriv.lazy import tf
+from fedpriv.base import registry
+from fedpriv.base.errors import ModelError, ParameterError, UnknownNameError
+from fedpriv.base.lazy import tf
 from fedpriv.models import Model, load
 
 MODULE = """

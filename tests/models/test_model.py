@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fedpriv.errors import ModelError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import ModelError
+from fedpriv.base.lazy import tf
 from fedpriv.models import cross_entropy
 from fedpriv.models.zoo import logistic
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from fedpriv.errors import ModelError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import ModelError
+from fedpriv.base.lazy import tf
 from fedpriv.models.normalization import batch_norm_call, group_norm_call, is_batch_norm, is_group_norm
 
 X = np.random.default_rng(0).normal(2, 3, size=(5, 4, 3, 6)).astype("float32")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
 from fedpriv.models.padded_conv import padded_conv2d
 
 

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from fedpriv.lazy import tf
+from fedpriv.base.lazy import tf
 from fedpriv.models.seeding import eagerly, seeded
 
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from fedpriv.lazy import tf, tff
+from fedpriv.base.lazy import tf, tff
 from fedpriv.models.model import cross_entropy
 from fedpriv.models.resnet import resnet20
 from fedpriv.models.to_tff import to_functional_model
@@ -78,7 +78,7 @@ def test_federated_averaging_builds():
 ROUND = """
 import sys
 import numpy as np
-from fedpriv.lazy import tf, tff
+from fedpriv.base.lazy import tf, tff
 from fedpriv.models.model import cross_entropy
 from fedpriv.models.to_tff import to_functional_model
 from fedpriv.models.zoo import logistic

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from fedpriv.errors import ModelError, ParameterError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import ModelError, ParameterError
+from fedpriv.base.lazy import tf
 from fedpriv.models import zoo
 from fedpriv.models.model import cross_entropy
 

@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from fedpriv.errors import DataError, FedprivError, ParameterError
+from fedpriv.base.errors import DataError, FedprivError, ParameterError
+from fedpriv.base.provenance import provenance
 from fedpriv.figures.curves import training_curves
 from fedpriv.figures.save import png
-from fedpriv.provenance import provenance
 from fedpriv.report import Figure, Report, Section, Table
 from fedpriv.report.page import show
 

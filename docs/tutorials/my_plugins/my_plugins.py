@@ -9,10 +9,10 @@ import numpy as np
 from pydantic import Field
 from scipy.optimize import minimize
 
-from fedpriv.attack import Attack, Capability, Finding
-from fedpriv.lazy import tf  # TensorFlow, imported at first use, so that `fedpriv list` answers at once
-from fedpriv.stations import Context, Defense
-from fedpriv.view import View
+from fedpriv.base.lazy import tf  # TensorFlow, imported at first use, so that `fedpriv list` answers at once
+from fedpriv.defense.stations import Context, Defense
+from fedpriv.threat.attack import Attack, Capability, Finding
+from fedpriv.threat.view import View
 
 
 class TopK(Defense):
@@ -41,7 +41,7 @@ class TopK(Defense):
 
     def update(self, update: Any, context: Context) -> tuple[Any, dict[str, Any]]:
         """`[d]` to `[d]`, with `count(d)` coordinates kept, ties included."""
-        size = context.setup.spec.size
+        size = context.plan.spec.size
         _, where = tf.math.top_k(tf.abs(update), self.count(size))
         mask = tf.scatter_nd(where[:, None], tf.ones_like(where, update.dtype), [size])
         sent = update * mask

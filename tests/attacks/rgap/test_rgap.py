@@ -8,19 +8,19 @@ import json
 import numpy as np
 import pytest
 import typer
+from fedpriv_attacks.rgap import RGAP, rank_analysis
 from typer.testing import CliRunner
 
-from attacks.rgap import RGAP, rank_analysis
-from fedpriv.adversary import Adversary
-from fedpriv.client import replay_cohort
-from fedpriv.errors import CapabilityError, DivergenceError, ParameterError
-from fedpriv.lazy import tf
+from fedpriv.base.errors import CapabilityError, DivergenceError, ParameterError
+from fedpriv.base.lazy import tf
+from fedpriv.defense.stations import Plan
+from fedpriv.federation.client import replay_cohort
 from fedpriv.metrics.image import psnr
 from fedpriv.models import load as load_model
 from fedpriv.models.keras_model import from_keras
-from fedpriv.procedure import Optimizer, Procedure, Sampling, make_procedure
-from fedpriv.stations import Setup
-from fedpriv.view import View
+from fedpriv.procedure.procedure import Optimizer, Procedure, Sampling, make_procedure
+from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.view import View
 
 SHAPE = (8, 7, 2)
 
@@ -97,13 +97,13 @@ def make_view():
 
     def make(model, x, y, procedure=None, seed=0, observed=None):
         procedure = procedure or Procedure.fedsgd()
-        setup = Setup(model.spec, 1, 1, 1.0, Sampling.full(), "examples", len(x))
+        plan = Plan(model.spec, 1, 1, 1.0, Sampling.full(), "examples", len(x))
         weights, dtype = model.initial_weights(seed), model.spec.dtype
         rate = procedure.client.learning_rate
 
         def view(observed):
             return View(
-                Adversary(), "update", 0, model, weights, observed, setup, 1, procedure, (len(x),), client_rate=rate
+                Adversary(), "update", 0, model, weights, observed, plan, 1, procedure, (len(x),), client_rate=rate
             )
 
         if observed is None:
@@ -368,7 +368,7 @@ def test_the_example_given_must_fit():
 
 def test_the_command_says_in_advance_whether_a_network_can_be_inverted():
 
-    from attacks.rgap.command import ranks
+    from fedpriv_attacks.rgap.command import ranks
 
     app = typer.Typer()
     app.command()(ranks)

@@ -1,0 +1,1 @@
+"""Exact: attacks that solve for the input instead of searching for it."""

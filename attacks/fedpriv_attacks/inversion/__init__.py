@@ -1,0 +1,1 @@
+"""Inversion: attacks that search for inputs whose simulated update matches."""

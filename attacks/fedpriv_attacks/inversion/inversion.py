@@ -1,0 +1,182 @@
+"""Inversion: gradient inversion as a composition of parts. Every optimization paper is a preset of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import pydantic
+from pydantic import BeforeValidator, Field
+
+from fedpriv.threat.attack import Attack, Capability, Finding
+from fedpriv.threat.view import View
+from fedpriv_attacks.inversion.matching import Recipe, Restarts, checked_update, reconstruct
+from fedpriv_attacks.labels.inference import Joint, LabelInference
+from fedpriv_attacks.parts.component import Component, changed, create, read, saved
+from fedpriv_attacks.parts.coordinates import Coordinates, Smooth
+from fedpriv_attacks.parts.initializers import Initializer, Normal
+from fedpriv_attacks.parts.objectives import Objective, SquaredError
+from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS
+from fedpriv_attacks.parts.optimizers.minimum import Optimizer
+from fedpriv_attacks.parts.priors import Prior
+from fedpriv_attacks.parts.replay import Exact, Replay
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+#: The composition's fields and the role of what they hold.
+PARTS = {
+    "objective": "objective",
+    "priors": "prior",
+    "replay": "replay",
+    "initializer": "initializer",
+    "coordinates": "coordinates",
+    "labels": "labels",
+    "optimizer": "optimizer",
+}
+
+
+def _list(value: Any) -> Any:
+    """Priors as a list, whether one, several or none were written."""
+    if value is None:
+        return ()
+    return tuple(create("prior", v) for v in (value if isinstance(value, list | tuple) else [value]))
+
+
+ObjectivePart = Annotated[Objective, read("objective"), saved]
+PriorParts = Annotated[tuple[Annotated[Prior, saved], ...], BeforeValidator(_list)]
+ReplayPart = Annotated[Replay, read("replay"), saved]
+InitializerPart = Annotated[Initializer, read("initializer"), saved]
+CoordinatesPart = Annotated[Coordinates, read("coordinates"), saved]
+LabelsPart = Annotated[LabelInference, read("labels"), saved]
+OptimizerPart = Annotated[Optimizer, read("optimizer"), saved]
+
+
+class Inversion(Attack):
+    """Gradient inversion from parts: argmin over examples of objective(replay, observed) + priors.
+
+    Any part can be exchanged by name, with parameters in brackets: `inversion(objective=cosine,
+    priors=[total_variation(weight=0.01)], optimizer=signed_adam(steps=4000))`. A parameter inside a part is
+    reached by dots: `inverting_gradients(optimizer.steps=8000, priors.total_variation.weight=0.001)`. The presets
+    `dlg`, `inverting_gradients` and so on are this attack with the choices of a paper as defaults.
+
+    Attributes:
+      objective: distance of the simulated and the observed update.
+      priors: penalties added to it, each with its weight.
+      replay: how an update is simulated from dummy examples: exactly, or by a stand-in.
+      initializer: where the dummy examples start.
+      coordinates: the variables in place of pixels.
+      labels: how labels are found: `joint` optimizes them along with the examples.
+      optimizer: how the sum is minimized.
+      constraint: `box` keeps pixels in [0, 1] at every step, by projection; `none` clips at the end only.
+      restarts: largest number of starts; the one with the lowest objective is kept.
+      group: starts optimized jointly, for priors that tie them together; counts in the evaluations.
+      target: objective at which a start stops, its work done; 0 spends the optimizer's whole budget.
+      tolerance: objective at which no further start is made.
+      label_spread: standard deviation of the dummy label logits at the start; None is 0.1 for one example and 1
+        for more, which must start apart.
+      side_by_side: starts run at once, one thread each.
+      path: keep the examples along the way, for film strips.
+    """
+
+    name: ClassVar[str] = "inversion"
+    adapts: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
+
+    objective: ObjectivePart = SquaredError()
+    priors: PriorParts = ()
+    replay: ReplayPart = Exact()
+    initializer: InitializerPart = Normal()
+    coordinates: CoordinatesPart = Smooth()
+    labels: LabelsPart = Joint()
+    optimizer: OptimizerPart = LBFGS()
+    constraint: Literal["box"] | None = None
+    restarts: Count = 1
+    group: Count = 1
+    target: NonNegative = 2e-8
+    tolerance: NonNegative = 5e-8
+    label_spread: Positive | None = None
+    side_by_side: Count = 1
+    path: bool = False
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _reach_into_parts(cls, values: Any) -> Any:
+        """Parameters written with dots change a part's own parameters."""
+        if not isinstance(values, Mapping):
+            return values
+        plain = {k: v for k, v in values.items() if "." not in k}
+        for key, value in values.items():
+            head, dot, rest = key.partition(".")
+            if not dot:
+                continue
+            if head not in PARTS:
+                raise ValueError(f"'{key}': '{head}' has no parameters of its own; parts are {', '.join(PARTS)}")
+            current = plain.get(head, cls.model_fields[head].default)
+            current = _list(current) if head == "priors" else create(PARTS[head], current)
+            plain[head] = changed(current, rest, value)
+        return plain
+
+    @pydantic.model_validator(mode="after")
+    def _parts_fit(self) -> Inversion:
+        if self.constraint == "box" and not self.optimizer.projects:
+            raise ValueError(
+                f"optimizer '{self.optimizer.kind}' cannot keep pixels in a box; use a first-order one such as "
+                "signed_adam, the prior 'box', or constraint=none"
+            )
+        if self.constraint == "box" and not self.coordinates.invertible:
+            raise ValueError(f"coordinates '{self.coordinates.kind}' cannot be projected; use constraint=none")
+        if any(p.over == "group" for p in self.priors) and self.group < 2:
+            raise ValueError("a prior over the group of starts needs group=2 or more")
+        if self.tolerance < self.target:
+            raise ValueError(
+                f"tolerance={self.tolerance} is below the target {self.target} at which a start stops, so every "
+                "start would be repeated; raise the tolerance"
+            )
+        return self
+
+    def components(self) -> tuple[Component, ...]:
+        """All parts."""
+        return (
+            self.objective,
+            *self.priors,
+            self.replay,
+            self.initializer,
+            self.coordinates,
+            self.labels,
+            self.optimizer,
+        )
+
+    def requirements(self) -> frozenset[Capability]:
+        """What the parts need together."""
+        return frozenset().union(self.needs, *(part.requirements() for part in self.components()))
+
+    def attack(self, view: View, seed: int) -> Finding:
+        """Finds labels, then matches the update; see `matching.reconstruct` for the finding's fields and errors."""
+        checked_update(view)
+        inferred = self.labels(view, seed)
+        labels = None if inferred is None else inferred.y
+        recipe, restarts = self.recipe(), self.starts(view.total_examples)
+        finding = reconstruct(view, recipe, restarts, self.initializer, labels, seed)
+        source = "optimized" if inferred is None else inferred.source
+        return replace(finding, extra={**finding.extra, "label_source": source})
+
+    def recipe(self) -> Recipe:
+        """The parts that make the compiled graph."""
+        return Recipe(
+            self.objective,
+            self.priors,
+            self.replay,
+            self.coordinates,
+            self.optimizer.with_(path=True) if self.path else self.optimizer,
+            self.constraint == "box",
+            self.group,
+            self.path,
+        )
+
+    def starts(self, examples: int) -> Restarts:
+        """How often to start."""
+        spread = self.label_spread or (0.1 if examples == 1 else 1.0)
+        return Restarts(self.restarts, self.target, self.tolerance, self.side_by_side, spread)

@@ -1,0 +1,1 @@
+"""Labels: attacks and parts that infer labels from updates."""

@@ -1,0 +1,124 @@
+"""Modern: the suite's own default. Several attacks in order of strength, until one accounts for the update."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny
+
+from fedpriv.base import registry
+from fedpriv.base.errors import CapabilityError, DivergenceError, FedprivError, ModelError
+from fedpriv.base.lazy import tf
+from fedpriv.threat.attack import Attack, Capability, Finding
+from fedpriv.threat.view import View
+from fedpriv_attacks.inversion.matching import checked_update, noise_floor
+
+
+def _attack(value: Any) -> Any:
+    """An attack from its name, its `config()`, or itself."""
+    try:
+        if isinstance(value, str):
+            return registry.attacks.create(value)
+        if isinstance(value, dict):
+            return registry.attacks.create(str(value.get("name")), **{k: v for k, v in value.items() if k != "name"})
+    except FedprivError as e:
+        raise ValueError(str(e)) from e
+    return value
+
+
+AttackPart = Annotated[
+    SerializeAsAny[Attack], BeforeValidator(_attack), PlainSerializer(lambda attack: attack.config())
+]
+
+
+class Modern(Attack):
+    """Exact attacks first, then matching in two ways; the first finding that explains the update is taken.
+
+    An update that a finding reproduces, down to rounding, leaves no doubt about the finding, whatever found it. So
+    the attacks are tried in order: those that are exact where they apply (analytic inversion of a first dense layer,
+    R-GAP on chains of invertible layers, SPEAR on batches through a ReLU); then, for smooth networks, L-BFGS on the
+    squared distance as in DLG, with so little total variation that it decides only what the update leaves open,
+    with labels read off the update, then with labels optimized; then Adam on the absolute distance, also with a
+    little total variation: on ReLU networks, whose gradient is piecewise smooth, that distance led to the examples
+    themselves, before and after training, where the cosine of Geiping et al. 2020 (arXiv 2003.14053) led to their
+    likeness. Attacks that do not apply to the view are passed over. If none reproduces the update, the one with the
+    smallest error is taken, or a later one whose error is within `leeway` times that: where noise bounds how well any
+    finding can do, its prior decides what the update does not.
+
+    Evaluations and seconds are those of all attacks tried together. `extra["tried"]` says what each came to.
+
+    Attributes:
+      attacks: tried in this order.
+      tolerance: relative squared error of the replayed update at which a finding is accepted; raised to what
+        rounding of the weights leaves.
+      leeway: factor on the smallest error within which the later attack is preferred.
+    """
+
+    name: ClassVar[str] = "modern"
+    paper: ClassVar[str] = "a portfolio; see its attacks"
+    adapts: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.REAL_UPDATE, Capability.NUM_EXAMPLES, Capability.PROCEDURE}
+    )
+
+    attacks: Annotated[tuple[AttackPart, ...], Field(min_length=1)] = (  # type: ignore[assignment]
+        "first_layer",
+        "rgap(max_unknowns=4096)",
+        "spear(seconds=60)",
+        "dlg(labels=auto,target=0,tolerance=1e-4,restarts=1,optimizer.max_evaluations=1500,"
+        "priors=[total_variation(weight=3e-5,opponents=auto)])",
+        "dlg(target=0,tolerance=1e-4,restarts=1,optimizer.max_evaluations=1500,"
+        "priors=[total_variation(weight=3e-5,opponents=auto)])",
+        "inverting_gradients(objective=l1,optimizer=adam(steps=4000,learning_rate=0.05,decay=cosine),"
+        "priors.total_variation.weight=0.01)",
+    )
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
+    leeway: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
+
+    def attack(self, view: View, seed: int) -> Finding:
+        """The first finding that reproduces the update, or else the one that comes nearest; see the class."""
+        _, norm = checked_update(view)
+        content = max(self.tolerance, 10 * noise_floor(view, norm))
+        tried: list[dict[str, Any]] = []
+        found: list[tuple[float, Attack, Finding]] = []
+        for attack in self.attacks:
+            try:
+                finding = attack.run(view, seed)
+            except (CapabilityError, ModelError, DivergenceError) as e:
+                tried.append({"attack": attack.name, "refused": str(e)})
+                continue
+            error = mismatch(view, finding)
+            found.append((error, attack, finding))
+            tried.append({"attack": attack.name, "mismatch": error, "evaluations": finding.evaluations})
+            if error <= content:
+                break
+        if not found:
+            reasons = "; ".join(f"{t['attack']}: {t['refused']}" for t in tried)
+            raise CapabilityError(f"none of the attacks of 'modern' applies to this view. {reasons}")
+        least = min(error for error, _, _ in found)
+        _, chosen, best = [one for one in found if one[0] <= self.leeway * least][-1]
+        findings = [finding for _, _, finding in found]
+        return replace(
+            best,
+            evaluations=sum(f.evaluations for f in findings),
+            seconds=sum(f.seconds for f in findings),
+            compile_seconds=sum(f.compile_seconds for f in findings),
+            extra={**best.extra, "chosen": chosen.name, "tried": tried},
+        )
+
+
+def mismatch(view: View, finding: Finding) -> float:
+    """Squared error of the update replayed from a finding, relative to the observed update's squared norm.
+
+    Infinite if the finding is incomplete (no labels, or fewer examples than the update was made from) or not finite.
+    """
+    n = view.total_examples
+    if finding.x is None or finding.y is None or len(finding.x) != n or len(finding.y) != n:
+        return float("inf")
+    observed = np.asarray(view.observed, np.float64)
+    x = tf.constant(finding.x, view.model.spec.dtype)
+    replayed = view.simulate(x, tf.constant(np.asarray(finding.y, np.int32))).numpy().astype(np.float64)
+    error = float(np.sum((replayed - observed) ** 2) / np.sum(observed**2))
+    return error if np.isfinite(error) else float("inf")

@@ -1,0 +1,1 @@
+"""Parts: what attacks are composed of."""

@@ -1,0 +1,1 @@
+"""Optimizers: how an attack searches."""

@@ -1,0 +1,120 @@
+"""Minimum: what every optimizer of an attack returns, and the base of the optimizers."""
+
+from __future__ import annotations
+
+import enum
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from fedpriv.base.lazy import tf
+from fedpriv_attacks.parts.component import Component
+
+ValueAndGradient = Callable[[Any], tuple[Any, Any]]
+Projection = Callable[[Any], Any]
+
+
+class Status(enum.IntEnum):
+    """Why a minimization ended."""
+
+    RUNNING = 0
+    TARGET = 1
+    GRADIENT = 2
+    STAGNATED = 3
+    BUDGET = 4
+    LINE_SEARCH = 5
+    NON_FINITE = 6
+
+    @property
+    def converged(self) -> bool:
+        """Whether a tolerance was met (the objective's target, or the gradient's)."""
+        return self in (Status.TARGET, Status.GRADIENT)
+
+    def describe(self) -> str:
+        """One plain sentence."""
+        return {
+            Status.RUNNING: "has not ended",
+            Status.TARGET: "the objective reached its target",
+            Status.GRADIENT: "the gradient fell below its tolerance",
+            Status.STAGNATED: "the objective stopped falling",
+            Status.BUDGET: "the evaluation budget was used up",
+            Status.LINE_SEARCH: "no step along the negative gradient lowers the objective in this precision",
+            Status.NON_FINITE: "the objective or its gradient is not finite where the next step would start",
+        }[self]
+
+
+class Minimum(NamedTuple):
+    """What a minimization found; tensors.
+
+    Attributes:
+      position: `[k]`, the point with the lowest objective among those accepted.
+      objective: scalar, its value.
+      gradient_norm: scalar, largest absolute entry of the gradient there.
+      evaluations: int32, evaluations of objective and gradient, all counted.
+      iterations: int32, steps taken.
+      status: int32, a `Status`.
+      history: `[rows, 2]` float64 of (evaluations so far, objective), thinned; unused rows are NaN.
+      path: `[rows, k]`, the points at the rows of `history` (zeros at unused ones); `[0, k]` unless asked for.
+    """
+
+    position: Any
+    objective: Any
+    gradient_norm: Any
+    evaluations: Any
+    iterations: Any
+    status: Any
+    history: Any
+    path: Any
+
+
+class Optimizer(Component):
+    """Base of the optimizers: minimizes a function of a vector inside one graph.
+
+    Attributes:
+      target: stop once the objective is at most this (None: never).
+      history: rows of the history kept, at least 2.
+      path: whether to keep the points at those rows as well.
+    """
+
+    #: Whether `minimize` takes a projection.
+    projects: ClassVar[bool] = False
+
+    target: float | None = None
+    history: Annotated[int, Field(ge=2)] = 128
+    path: bool = False
+
+    def minimize(
+        self,
+        value_and_gradient: ValueAndGradient,
+        start: Any,
+        target: Any = None,
+        project: Projection | None = None,
+    ) -> Minimum:
+        """Minimizes from `start`; traceable, pure and deterministic.
+
+        Args:
+          value_and_gradient: `[k] -> (scalar, [k])` in the dtype of `start` (float32 or float64), without Python
+            control flow on tensors; traced once.
+          start: `[k]`.
+          target: scalar tensor that takes the place of the setting of the same name.
+          project: `[k] -> [k]`, applied after each step, such as onto a box.
+
+        Raises:
+          ParameterError: this optimizer cannot project.
+        """
+        target = self.target if target is None else target
+        if tf.executing_eagerly():
+
+            def run(x: Any) -> tuple[Any, ...]:
+                return tuple(self.trace(value_and_gradient, x, target, project))
+
+            return Minimum(*tf.function(run, autograph=False)(start))
+        return self.trace(value_and_gradient, start, target, project)
+
+    @abstractmethod
+    def trace(
+        self, value_and_gradient: ValueAndGradient, start: Any, target: Any, project: Projection | None
+    ) -> Minimum:
+        """`minimize`, always called inside a graph and with the target that counts."""

@@ -1,8 +1,0 @@
-"""R-GAP: the recursive gradient attack, layer by layer in closed form, and its rank analysis."""
-
-from __future__ import annotations
-
-from attacks.rgap.attack import RGAP
-from attacks.rgap.ranks import LayerRank, RankAnalysis, rank_analysis
-
-__all__ = ["RGAP", "LayerRank", "RankAnalysis", "rank_analysis"]

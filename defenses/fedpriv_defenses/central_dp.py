@@ -1,0 +1,91 @@
+"""CentralDP: client-level differential privacy with noise added by a trusted server (DP-FedAvg)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from fedpriv.account.accounting import central_event
+from fedpriv.account.ledger import Claim
+from fedpriv.base.errors import StackError
+from fedpriv.base.lazy import tf
+from fedpriv.defense.stations import Context, Defense, Plan
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.gaussian_query import NOISE_ASSUMPTIONS, gaussian_sum_query
+
+
+class CentralDP(Defense):
+    """Clips each update at its client and adds Gaussian noise to the sum at the server.
+
+    The noise on each coordinate of the sum has standard deviation noise_multiplier * clip; the server divides by
+    the expected cohort size, a public constant, so the released mean carries that over the expected cohort. DP-FedAvg
+    of McMahan, Ramage, Talwar, Zhang, 2018, arXiv 1710.06963, on TF Privacy's GaussianSumQuery.
+
+    Formal guarantee, client level, against whoever sees released models (not the server, which sees messages
+    unless a secure sum hides them, and draws the noise): each round is a Gaussian mechanism of multiplier
+    - noise_multiplier, for one client added or removed, under Poisson sampling (amplified) or full participation;
+    - noise_multiplier / 2, for one client replaced, under fixed-size sampling (amplified), since replacing moves
+      the sum by up to 2 clip.
+    The ledger composes rounds. Uniform weighting is required: with weights by example count a client's share would
+    depend on its data.
+
+    Parameters:
+      clip: L2 norm bound of one update, in update units; the median norm of unclipped updates is a common start.
+      noise_multiplier: noise standard deviation over `clip`; 1 or more for single-digit epsilons with small
+        cohorts. 0 clips only and earns no epsilon.
+
+    Metrics: at the client `norm` and `clipped` as for Clip; at the server `noise_stddev`, of the sum.
+    """
+
+    name: ClassVar[str] = "central_dp"
+    paper: ClassVar[str] = "McMahan, Ramage, Talwar, Zhang, 2018, arXiv 1710.06963"
+    contractive: ClassVar[bool] = True
+    fixed_denominator: ClassVar[bool] = True
+    replayable: ClassVar[bool] = False
+    noise_at_server: ClassVar[bool] = True
+
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+    def check(self, plan: Plan) -> None:
+        """Raises StackError unless clients are weighted uniformly."""
+        if plan.weighting != "uniform":
+            raise StackError(
+                f"central_dp cannot bound one client's influence under weighting='{plan.weighting}', where its share "
+                "of the sum depends on how many examples it has; use weighting='uniform'"
+            )
+
+    @property
+    def stddev(self) -> float:
+        """Standard deviation of the noise on each coordinate of the sum."""
+        return self.noise_multiplier * self.clip
+
+    def update(self, update: Any, context: Context) -> tuple[Any, dict[str, Any]]:
+        """Clips one update `[d]` through the query."""
+        query = gaussian_sum_query(self.clip, self.stddev, context.seed)
+        params = query.derive_sample_params(query.initial_global_state())
+        (clipped,), norm = query.preprocess_record_impl(tf.cast(params, update.dtype), [update])
+        return clipped, {"norm": norm, "clipped": tf.cast(norm > tf.cast(self.clip, norm.dtype), update.dtype)}
+
+    def aggregate(self, total: Any, context: Context) -> tuple[Any, dict[str, Any]]:
+        """Adds noise to the sum `[d]` through the query, drawn from `context.seed`."""
+        query = gaussian_sum_query(self.clip, self.stddev, context.seed)
+        noised, _, _ = query.get_noised_result(total, query.initial_global_state())
+        return noised, {"noise_stddev": tf.cast(self.stddev, total.dtype)}
+
+    def replay(self) -> Defense:
+        """The clip alone: what an adversary who knows the defense can replay."""
+        return Clip(norm=self.clip)
+
+    def claims(self, plan: Plan) -> list[Claim]:
+        """One client-level claim against `released`."""
+        event, relation = central_event(self.noise_multiplier, plan.sampling, plan.population)
+        assumes = (
+            "the server is trusted to draw the noise and to publish nothing but the models: not the cohorts, their "
+            "sizes, or training losses and other metrics of clients",
+            "cohorts are drawn as the sampling says, secret from whoever sees the models",
+            *NOISE_ASSUMPTIONS,
+        )
+        sensitivity = self.clip * (2 if relation == "replace_one" else 1)
+        return [Claim(event, "client", relation, "released", True, assumes, sensitivity)]

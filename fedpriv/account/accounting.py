@@ -1,0 +1,239 @@
+"""Accounting: epsilon of a round's event under cohort sampling, composed over rounds, by dp-accounting.
+
+Neighbouring relations and noise multipliers. The multiplier of a Gaussian event is sigma / sensitivity, with the
+sensitivity under the relation that the epsilon is stated for: a sum of vectors of norm at most C has sensitivity C
+when one vector is added or removed, and 2C when one is replaced. dp-accounting computes from that ratio alone and
+does not rescale between relations, so a clipped sum's multiplier sigma / C must be halved for `replace_one`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from fedpriv.base.errors import LedgerError, ParameterError
+from fedpriv.base.lazy import dp_accounting
+from fedpriv.procedure.procedure import Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Relation = Literal["add_or_remove_one", "replace_one", "replace_special"]
+AccountantName = Literal["rdp", "pld"]
+
+#: Smallest noise multiplier searched; below it the accountants' epsilons run into the hundreds.
+SMALLEST_MULTIPLIER = 0.1
+
+
+def sampled(event: Any, relation: Relation, sampling: Sampling, population: int) -> Any:
+    """One round's `event`, amplified by drawing the cohort from `population` clients.
+
+    Poisson sampling amplifies under add_or_remove_one (Mironov, Talwar, Zhang 2019, arXiv 1908.10530); fixed-size
+    sampling without replacement under replace_one (Wang, Balle, Kasiviswanathan 2019, arXiv 1808.00087, theorem
+    27); full participation not at all.
+
+    Raises:
+      LedgerError: no theorem covers this relation under this sampling.
+    """
+    if sampling.kind == "poisson" and sampling.rate is not None and sampling.rate < 1:
+        if relation != "add_or_remove_one":
+            raise LedgerError(
+                f"Poisson sampling amplifies only guarantees stated for add_or_remove_one, this one is for {relation}; "
+                "restate it, or claim it without amplification"
+            )
+        return dp_accounting.PoissonSampledDpEvent(float(sampling.rate), event)
+    if sampling.kind == "fixed" and sampling.size is not None and sampling.size < population:
+        if relation != "replace_one":
+            raise LedgerError(
+                f"fixed-size sampling ({sampling.size} of {population}) amplifies only guarantees stated for "
+                f"replace_one, this one is for {relation}; restate it, use Poisson sampling, or claim it without "
+                "amplification"
+            )
+        return dp_accounting.SampledWithoutReplacementDpEvent(population, int(sampling.size), event)
+    return event
+
+
+def new_accountant(name: AccountantName, relation: Relation) -> Any:
+    """An empty dp-accounting accountant."""
+    kind = dp_accounting.pld.PLDAccountant if name == "pld" else dp_accounting.rdp.RdpAccountant
+    return kind(neighboring_relation=dp_accounting.NeighboringRelation[relation.upper()])
+
+
+def round_rdp(event: Any, relation: Relation) -> tuple[np.ndarray, np.ndarray]:
+    """(orders, Renyi divergence of one round at each); rounds add up, so n rounds are n times the second."""
+    accountant = new_accountant("rdp", relation).compose(event)
+    return accountant.orders, accountant.rdp
+
+
+def rdp_epsilon(orders: np.ndarray, rdp: np.ndarray, delta: float) -> float:
+    """Epsilon at `delta` of composed Renyi divergences (Canonne, Kamath, Steinke 2020, arXiv 2004.00010)."""
+    return float(dp_accounting.rdp.compute_epsilon(orders, rdp, delta)[0])
+
+
+def composed_epsilon(event: Any, relation: Relation, accountant: AccountantName, rounds: int, delta: float) -> float:
+    """Epsilon at `delta` after `rounds` rounds of `event`; infinite where nothing is bounded."""
+    if rounds == 0:
+        return 0.0
+    return float(new_accountant(accountant, relation).compose(event, rounds).get_epsilon(delta))
+
+
+def require_supported(event: Any, relation: Relation, accountant: AccountantName) -> None:
+    """Raises LedgerError, with a way out, if that accountant cannot compose `event` under `relation`."""
+    if new_accountant(accountant, relation).supports(event):
+        return
+    kind = type(event).__name__
+    if accountant == "pld" and new_accountant("rdp", relation).supports(event):
+        raise LedgerError(
+            f"dp-accounting's PLD accountant has no privacy loss distribution for {kind} under {relation}; use "
+            "accountant='rdp'" + (", or Poisson sampling" if "WithoutReplacement" in kind else "")
+        )
+    raise LedgerError(
+        f"dp-accounting's {accountant} accountant cannot compose {kind} under {relation}, so no epsilon can be "
+        "justified; claim a Gaussian or another supported event"
+    )
+
+
+def checked_delta(delta: float) -> float:
+    """`delta` as a float, or ParameterError."""
+    if not 0 < delta < 1:
+        raise ParameterError(f"delta={delta} must lie strictly between 0 and 1; well below 1/clients, such as 1e-5")
+    return float(delta)
+
+
+def checked_accountant(name: str) -> AccountantName:
+    """`name` if it is an accountant's, else ParameterError."""
+    if name not in ("rdp", "pld"):
+        raise ParameterError(f"accountant '{name}' is unknown. Known: pld, rdp.")
+    return name  # type: ignore[return-value]
+
+
+def _cohorts(
+    rate: float | None, cohort: int | None, population: int | None, kind: Literal["poisson", "fixed"]
+) -> tuple[Sampling, int]:
+    if kind not in ("poisson", "fixed"):
+        raise ParameterError(f"sampling='{kind}' is unknown. Known: fixed, poisson.")
+    if cohort is not None or population is not None:
+        if cohort is None or population is None or rate is not None or not 0 < cohort <= population:
+            raise ParameterError(
+                f"give either rate, or cohort and population with 0 < cohort <= population; got rate={rate}, "
+                f"cohort={cohort}, population={population}"
+            )
+        return (Sampling.fixed(cohort) if kind == "fixed" else Sampling.poisson(cohort / population)), population
+    if kind == "fixed":
+        raise ParameterError("fixed-size sampling needs cohort and population; give both")
+    if rate is None or not 0 < rate <= 1:
+        raise ParameterError(f"rate={rate} must lie in (0, 1]; or give cohort and population")
+    return Sampling.poisson(rate), 1
+
+
+def central_event(noise_multiplier: float, sampling: Sampling, population: int) -> tuple[Any, Relation]:
+    """One round's event, before sampling, of a clipped sum with noise of `noise_multiplier` times the clip.
+
+    Returns:
+      (event, relation): under fixed-size sampling one client replaces another, so the sensitivity is twice the
+      clip and the multiplier half; otherwise one client is added or removed.
+    """
+    if sampling.kind == "fixed":
+        return dp_accounting.GaussianDpEvent(noise_multiplier / 2), "replace_one"
+    return dp_accounting.GaussianDpEvent(float(noise_multiplier)), "add_or_remove_one"
+
+
+def central_epsilon(
+    noise_multiplier: float,
+    *,
+    rounds: int,
+    delta: float,
+    rate: float | None = None,
+    cohort: int | None = None,
+    population: int | None = None,
+    accountant: str = "rdp",
+    sampling: Literal["poisson", "fixed"] = "poisson",
+) -> float:
+    """Client-level epsilon of `rounds` rounds of DP-FedAvg, against whoever sees the released models.
+
+    The mechanism is a sum of clipped updates with Gaussian noise added by the server (McMahan, Ramage, Talwar,
+    Zhang 2018, arXiv 1710.06963), divided by a public constant.
+
+    Args:
+      noise_multiplier: noise standard deviation over the clipping norm.
+      rounds: rounds released.
+      delta: in (0, 1).
+      rate: inclusion probability; or give the (expected) `cohort` and the `population`.
+      cohort: clients a round.
+      population: clients in all.
+      accountant: `rdp` or `pld`.
+      sampling: `poisson` (neighbours: one client added or removed) or `fixed` (one client replaced by another).
+
+    Raises:
+      LedgerError: the accountant has no support for that sampling, or there is no noise.
+    """
+    if not noise_multiplier > 0:
+        raise LedgerError(f"noise_multiplier={noise_multiplier} bounds no epsilon; give one above 0")
+    if rounds < 0:
+        raise ParameterError(f"rounds={rounds} must be 0 or more")
+    name, delta = checked_accountant(accountant), checked_delta(delta)
+    how, clients = _cohorts(rate, cohort, population, sampling)
+    event, relation = central_event(noise_multiplier, how, clients)
+    event = sampled(event, relation, how, clients)
+    require_supported(event, relation, name)
+    return composed_epsilon(event, relation, name, rounds, delta)
+
+
+def noise_for(
+    epsilon: float,
+    *,
+    rounds: int,
+    delta: float,
+    rate: float | None = None,
+    cohort: int | None = None,
+    population: int | None = None,
+    accountant: str = "rdp",
+    sampling: Literal["poisson", "fixed"] = "poisson",
+) -> float:
+    """The smallest noise multiplier (within 1e-4) whose `central_epsilon` is at most `epsilon`.
+
+    Never smaller than SMALLEST_MULTIPLIER, however large the epsilon.
+
+    Raises:
+      LedgerError: as for `central_epsilon`, or no multiplier in reach gives that epsilon.
+    """
+    if not epsilon > 0:
+        raise ParameterError(f"epsilon={epsilon} must be above 0; no finite noise gives 0")
+    if rounds < 1:
+        raise ParameterError(f"rounds={rounds} must be 1 or more")
+    name, delta = checked_accountant(accountant), checked_delta(delta)
+    how, clients = _cohorts(rate, cohort, population, sampling)
+    relation = central_event(1.0, how, clients)[1]
+
+    def event(multiplier: float) -> Any:
+        return sampled(central_event(multiplier, how, clients)[0], relation, how, clients)
+
+    require_supported(event(1.0), relation, name)
+
+    def search(kind: AccountantName, low: float, guess: float) -> float:
+        if composed_epsilon(event(low), relation, kind, rounds, delta) <= epsilon:
+            return low
+        try:
+            return float(
+                dp_accounting.calibrate_dp_mechanism(
+                    lambda: new_accountant(kind, relation),
+                    lambda multiplier: dp_accounting.SelfComposedDpEvent(event(multiplier), rounds),
+                    epsilon,
+                    delta,
+                    dp_accounting.LowerEndpointAndGuess(low, guess),
+                    tol=1e-4,
+                )
+            )
+        except (dp_accounting.mechanism_calibration.NoBracketIntervalFoundError, ValueError) as e:
+            raise LedgerError(
+                f"no noise multiplier gives epsilon {epsilon:g} at delta {delta:g} over {rounds} rounds; ask for a "
+                "larger epsilon or fewer rounds"
+            ) from e
+
+    multiplier = search("rdp", SMALLEST_MULTIPLIER, 2.0)
+    if name == "rdp":
+        return multiplier
+    # PLD's answer lies a little below RDP's; far below it a PLD grows large and slow.
+    low = 0.85 * multiplier
+    while low > SMALLEST_MULTIPLIER and composed_epsilon(event(low), relation, "pld", rounds, delta) <= epsilon:
+        low *= 0.85
+    return search("pld", max(SMALLEST_MULTIPLIER, low), multiplier * 1.01)

@@ -1,0 +1,278 @@
+"""Ledger: the formal privacy account of a federation, kept with dp-accounting.
+
+An epsilon is a claim: it names the unit it protects, the neighbouring relation, the adversary and what it
+assumes. The ledger composes the defenses' claims over the rounds under the sampling actually used, and raises
+LedgerError rather than print a number it cannot justify.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from fedpriv.account.accounting import (
+    AccountantName,
+    Relation,
+    central_epsilon,
+    checked_accountant,
+    checked_delta,
+    composed_epsilon,
+    noise_for,
+    rdp_epsilon,
+    require_supported,
+    round_rdp,
+    sampled,
+)
+from fedpriv.base.errors import LedgerError, ParameterError
+from fedpriv.base.lazy import dp_accounting
+
+if TYPE_CHECKING:
+    from fedpriv.defense.stations import Plan
+
+__all__ = ["Against", "Claim", "Epsilon", "Ledger", "Unit", "central_epsilon", "noise_for"]
+
+Unit = Literal["client", "example"]
+Against = Literal["released", "server"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one defense formally promises about everything an adversary sees of one round.
+
+    Several claims are several true statements about the same round, not several releases: the ledger reports the
+    strongest that applies. A defense that releases more than one thing a round reports one composed event.
+
+    Attributes:
+      event: a `dp_accounting.DpEvent` for one round, before amplification by sampling. A Gaussian's noise
+        multiplier is sigma over the sensitivity under `relation`.
+      unit: what is protected.
+      relation: neighbouring relation the event is stated for.
+      against: who the guarantee holds against: `released` (whoever sees only released models) or `server`
+        (whoever sees the client's message; it then also holds for whatever is computed from the messages).
+      amplified: whether cohort sampling may amplify it (only if the cohort is secret from `against`).
+      assumes: plain-words assumptions.
+      sensitivity: L2 sensitivity, in update units, of the sum that the server's noise is added to; None if the
+        noise is already in the messages.
+    """
+
+    event: Any
+    unit: Unit
+    relation: Relation
+    against: Against
+    amplified: bool
+    assumes: tuple[str, ...] = ()
+    sensitivity: float | None = None
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """A privacy guarantee: (value, delta)-differential privacy of `unit` under `relation`.
+
+    Attributes:
+      value: epsilon.
+      delta: the slack of the bound.
+      unit: what is protected.
+      relation: what makes two populations neighbours.
+      accountant: `rdp` or `pld`.
+      assumes: what the number rests on.
+      rounds: rounds it covers.
+      against: who it holds against.
+    """
+
+    value: float
+    delta: float
+    unit: Unit
+    relation: Relation
+    accountant: AccountantName
+    assumes: tuple[str, ...] = ()
+    rounds: int = 0
+    against: Against = "released"
+
+    def __str__(self) -> str:
+        who = "the server" if self.against == "server" else "whoever sees the released models"
+        return (
+            f"epsilon {self.value:.4g} at delta {self.delta:g} after {self.rounds} rounds "
+            f"({self.unit} level, {self.relation}, against {who}, {self.accountant})"
+        )
+
+
+class Ledger:
+    """Privacy spent by a federation, round by round.
+
+    Args:
+      plan: the federation's public facts (sampling, population, weighting).
+      claims: what its stack of defenses claims (`Stack.claims()`).
+      accountant: `rdp` (Renyi DP; microseconds a number after the first) or `pld` (privacy loss distributions;
+        tighter, about a second a number).
+      objections: reasons why no number can be given whatever the claims (`Stack.objections()`).
+    """
+
+    def __init__(
+        self, plan: Plan, claims: Sequence[Claim], accountant: str = "rdp", objections: Sequence[str] = ()
+    ) -> None:
+        self.plan = plan
+        self.claims = tuple(claims)
+        self.accountant = checked_accountant(accountant)
+        self.objections = tuple(objections)
+        self.rounds = 0
+        self._rdp: dict[Any, Any] = {}
+        self._values: dict[Any, float] = {}
+
+    def spend(self, rounds: int = 1) -> None:
+        """Counts rounds as released, all under the same claims."""
+        if rounds < 0:
+            raise ParameterError(f"rounds={rounds} cannot be spent; privacy is never given back, so give 0 or more")
+        self.rounds += rounds
+
+    def epsilon(
+        self,
+        delta: float,
+        against: Against = "released",
+        unit: Unit | None = None,
+        rounds: int | None = None,
+        accountant: str | None = None,
+    ) -> Epsilon:
+        """The strongest guarantee that holds after the rounds spent.
+
+        A claim against the server covers released models too, since they are computed from the messages; it is
+        used where no claim is made against `released` itself.
+
+        Args:
+          delta: slack of the bound, in (0, 1).
+          against: the adversary.
+          unit: `client` or `example`; None takes `client` if there is such a claim.
+          rounds: as if this many rounds were spent; None is the rounds spent.
+          accountant: another than the ledger's own, such as the cheap `rdp` for a progress bar.
+
+        Raises:
+          LedgerError: no number can be justified; the message says why and what would help.
+        """
+        delta = checked_delta(delta)
+        name = checked_accountant(accountant or self.accountant)
+        rounds = self.rounds if rounds is None else rounds
+        if rounds < 0:
+            raise ParameterError(f"rounds={rounds} must be 0 or more")
+        found: list[tuple[float, Claim]] = []
+        refusals: list[LedgerError] = []
+        for claim in self._applicable(against, unit):
+            try:
+                found.append((self._value(claim, name, rounds, delta), claim))
+            except LedgerError as e:
+                refusals.append(e)
+        if not found:
+            raise refusals[0]
+        value, claim = min(found, key=lambda pair: pair[0])
+        assumes = claim.assumes
+        if claim.unit == "client" and delta > 1 / self.plan.population:
+            assumes = (*assumes, f"delta {delta:g} is small enough, though above 1/{self.plan.population} (clients)")
+        return Epsilon(value, delta, claim.unit, claim.relation, name, assumes, rounds, against)
+
+    def _value(self, claim: Claim, accountant: AccountantName, rounds: int, delta: float) -> float:
+        key = (repr(claim), accountant, rounds, delta)
+        if key not in self._values:
+            event = self._event(claim, accountant)
+            if accountant == "rdp":
+                one = (repr(claim), "rdp")
+                if one not in self._rdp:
+                    self._rdp[one] = round_rdp(event, claim.relation)
+                orders, rdp = self._rdp[one]
+                value = rdp_epsilon(orders, rounds * rdp, delta) if rounds else 0.0
+            else:
+                value = composed_epsilon(event, claim.relation, accountant, rounds, delta)
+            if not math.isfinite(value):
+                raise LedgerError(f"{claim.event} bounds no epsilon at delta {delta:g}; add noise")
+            self._values[key] = value
+        return self._values[key]
+
+    def _applicable(self, against: Against, unit: Unit | None) -> list[Claim]:
+        if against not in ("released", "server"):
+            raise ParameterError(f"against='{against}' is unknown. Known: released, server.")
+        if self.objections:
+            raise LedgerError("no epsilon can be justified: " + "; ".join(self.objections))
+        if not self.claims:
+            raise LedgerError(
+                "no defense in the stack makes a formal privacy claim, so epsilon is unbounded; add central_dp or "
+                "local_dp"
+            )
+        if self.plan.weighting != "uniform":
+            raise LedgerError(
+                f"weighting='{self.plan.weighting}' scales each client's share of the sum by its own number of "
+                "examples, which no claim covers; use weighting='uniform'"
+            )
+        claims = [c for c in self.claims if c.against == against]
+        if not claims and against == "released":
+            claims = [c for c in self.claims if c.against == "server"]
+        if not claims:
+            raise LedgerError(
+                f"no defense claims anything against '{against}': the claims made trust the server, which sees each "
+                "message before any noise; add local_dp"
+            )
+        units = sorted({c.unit for c in claims})
+        wanted = unit or units[0]
+        claims = [c for c in claims if c.unit == wanted]
+        if not claims:
+            raise LedgerError(f"no claim protects a single {wanted} against '{against}'; claimed: {', '.join(units)}")
+        return claims
+
+    def _event(self, claim: Claim, accountant: AccountantName) -> Any:
+        """The sampled event of `claim`, or LedgerError where the claim justifies no number."""
+        if isinstance(claim.event, dp_accounting.NonPrivateDpEvent):
+            raise LedgerError("a defense reports its own round as not private, so epsilon is unbounded; replace it")
+        if isinstance(claim.event, dp_accounting.GaussianDpEvent) and not claim.event.noise_multiplier > 0:
+            raise LedgerError("the claimed noise multiplier is 0, and clipping alone bounds no epsilon; add noise")
+        event = claim.event
+        if claim.amplified:
+            if claim.unit != "client":
+                raise LedgerError(
+                    "cohort sampling draws clients, so it amplifies no claim about single examples; put the sampling "
+                    "of examples into the event itself and claim it without amplification"
+                )
+            event = sampled(event, claim.relation, self.plan.sampling, self.plan.population)
+        require_supported(event, claim.relation, accountant)
+        return event
+
+    def describe(self) -> str:
+        """Plain words: what is claimed, under which sampling, and what it rests on."""
+        s = self.plan
+        how = {
+            "fixed": f"{s.sampling.size} of {s.population} clients a round, drawn without replacement",
+            "poisson": f"each of {s.population} clients with probability {s.sampling.rate} a round",
+            "full": f"all {s.population} clients every round",
+        }[s.sampling.kind]
+        lines = [f"Privacy account ({self.accountant}) over {self.rounds} rounds: {how}."]
+        for claim in self.claims:
+            amplified = claim.amplified and s.sampling.kind != "full"
+            lines.append(
+                f"- {claim.unit} level against '{claim.against}', {claim.relation}: {claim.event} a round"
+                f"{', amplified by sampling' if amplified else ''}."
+            )
+            lines += [f"    It assumes that {a}." for a in claim.assumes]
+        if not self.claims:
+            lines.append("- no formal claim: epsilon is unbounded.")
+        lines += [f"- no number is given: {objection}." for objection in self.objections]
+        return "\n".join(lines)
+
+    def _fingerprint(self) -> str:
+        s = self.plan
+        facts = repr((self.claims, s.sampling.model_dump(), s.population, s.weighting, self.objections))
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able state for checkpoints."""
+        return {"rounds": self.rounds, "claims": self._fingerprint()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over the `state()` of a ledger with the same claims and sampling.
+
+        Raises:
+          LedgerError: the saved rounds were spent under other claims, so they cannot be continued here.
+        """
+        if state.get("claims") != self._fingerprint():
+            raise LedgerError(
+                "the saved ledger was kept under other defenses, sampling or population; resume with the settings "
+                "it was started with"
+            )
+        self.rounds = int(state["rounds"])

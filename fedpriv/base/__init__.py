@@ -1,0 +1,1 @@
+"""Base: what every other wing stands on."""

@@ -1,0 +1,1 @@
+"""Defense: what a defense is, and how defenses make a line."""

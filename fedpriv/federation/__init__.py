@@ -1,0 +1,1 @@
+"""Federation: clients, their data and how they train."""

@@ -1,0 +1,1 @@
+"""Procedure: how a federation trains."""

@@ -1,0 +1,170 @@
+"""Procedure: how a federation trains. FedSGD and FedAvg (McMahan et al., 2017, arXiv 1602.05629) and relatives."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from fedpriv.base.errors import ParameterError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Frozen(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Sampling(_Frozen):
+    """How each round's cohort is drawn from the K clients.
+
+    Attributes:
+      kind: `fixed` draws exactly `size` without replacement; `poisson` takes every client independently with
+        probability `rate`; `full` takes all.
+      size: cohort size, for `fixed`.
+      rate: inclusion probability, for `poisson`.
+    """
+
+    kind: Literal["fixed", "poisson", "full"] = "full"
+    size: Count | None = None
+    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Sampling:
+        wanted = {"fixed": "size", "poisson": "rate", "full": None}[self.kind]
+        for name in ("size", "rate"):
+            if (getattr(self, name) is None) == (name == wanted):
+                raise ValueError(
+                    f"{self.kind} sampling needs {name}" if name == wanted else f"{self.kind} sampling takes no {name}"
+                )
+        return self
+
+    @staticmethod
+    def fixed(size: int) -> Sampling:
+        """Exactly `size` clients a round."""
+        return Sampling(kind="fixed", size=size)
+
+    @staticmethod
+    def poisson(rate: float) -> Sampling:
+        """Each client independently with probability `rate`."""
+        return Sampling(kind="poisson", rate=rate)
+
+    @staticmethod
+    def full() -> Sampling:
+        """All clients, every round."""
+        return Sampling(kind="full")
+
+    def expected(self, population: int) -> float:
+        """Mean cohort size."""
+        if self.kind == "fixed":
+            return float(self.size or 0)
+        return population * (self.rate or 1.0) if self.kind == "poisson" else float(population)
+
+    def largest(self, population: int) -> int:
+        """Largest possible cohort."""
+        return int(self.size or 0) if self.kind == "fixed" else population
+
+
+class Schedule(_Frozen):
+    """A learning-rate factor by round.
+
+    Attributes:
+      kind: `constant`; `step` multiplies by `decay` every `every` rounds; `exponential` by `decay` each round;
+        `cosine` falls to zero over `over` rounds; `warmup` rises linearly over `over` rounds, then stays.
+    """
+
+    kind: Literal["constant", "step", "exponential", "cosine", "warmup"] = "constant"
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    every: Count = 1
+    over: Count = 1
+
+    def factor(self, round_number: int) -> float:
+        """The factor in round `round_number` (from 0)."""
+        if self.kind == "step":
+            return self.decay ** (round_number // self.every)
+        if self.kind == "exponential":
+            return self.decay**round_number
+        if self.kind == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(round_number / self.over, 1.0)))
+        if self.kind == "warmup":
+            return min((round_number + 1) / self.over, 1.0)
+        return 1.0
+
+
+class Optimizer(_Frozen):
+    """A client or server optimizer.
+
+    Attributes:
+      kind: `sgd`, `momentum`, `adam`, `yogi` or `adagrad` (the last three on the server: Reddi et al., 2021,
+        "Adaptive Federated Optimization", arXiv 2003.00295).
+      learning_rate: step size.
+      momentum: for `momentum`.
+      beta_1, beta_2, epsilon: for the adaptive ones; epsilon is Reddi et al.'s tau.
+      schedule: learning-rate factor by round.
+    """
+
+    kind: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "sgd"
+    learning_rate: Positive = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    epsilon: Positive = 1e-3
+    schedule: Schedule = Schedule()
+
+
+class Procedure(_Frozen):
+    """Local training, cohort sampling, weighting and the server's step.
+
+    Attributes:
+      local_epochs: E, passes over a client's examples.
+      batch_size: B; None is all of a client's examples in one batch.
+      max_local_steps: stop a client after this many steps, if given.
+      client: client optimizer.
+      server: server optimizer; SGD at rate 1 is plain averaging.
+      proximal: FedProx's mu (Li et al., 2020, arXiv 1812.06127); 0 is none.
+      sampling: how cohorts are drawn.
+      weighting: `examples` weighs each client by its example count (McMahan et al.), `uniform` equally.
+    """
+
+    local_epochs: Count = 1
+    batch_size: Count | None = 10
+    max_local_steps: Count | None = None
+    client: Optimizer = Optimizer(learning_rate=0.1)
+    server: Optimizer = Optimizer()
+    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    sampling: Sampling = Sampling()
+    weighting: Literal["examples", "uniform"] = "examples"
+
+    @staticmethod
+    def fedsgd(learning_rate: float = 0.1, sampling: Sampling | None = None, weighting: str = "examples") -> Procedure:
+        """FedSGD: each client sends (minus) one full-batch gradient; the server steps by `learning_rate`."""
+        return make_procedure(
+            local_epochs=1,
+            batch_size=None,
+            client=Optimizer(learning_rate=1.0),
+            server=Optimizer(learning_rate=learning_rate),
+            sampling=sampling or Sampling(),
+            weighting=weighting,
+        )
+
+    def local_steps(self, num_examples: int) -> int:
+        """Local steps of a client with `num_examples` examples."""
+        steps = self.local_epochs * self.steps_per_epoch(num_examples)
+        return min(steps, self.max_local_steps or steps)
+
+    def steps_per_epoch(self, num_examples: int) -> int:
+        """Batches in one pass, the last one possibly smaller."""
+        return math.ceil(num_examples / (self.batch_size or num_examples))
+
+
+def make_procedure(**fields: object) -> Procedure:
+    """A Procedure, with pydantic's complaints turned into ParameterError."""
+    from fedpriv.base.registry import explain
+
+    try:
+        return Procedure(**fields)  # type: ignore[arg-type]
+    except pydantic.ValidationError as e:
+        raise ParameterError(explain(e, "procedure")) from e

@@ -1,0 +1,35 @@
+"""Cohort sampling: which clients take part in a round."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedpriv.base.errors import ParameterError
+from fedpriv.base.seeds import Purpose, generator
+from fedpriv.procedure.procedure import Sampling
+
+
+def cohort(sampling: Sampling, population: int, seed: int, round_number: int) -> np.ndarray:
+    """Client ids of one round, ascending int64, a pure function of its arguments.
+
+    `fixed` draws without replacement, `poisson` includes each client independently (so the cohort may be empty).
+
+    Raises:
+      ParameterError: a fixed cohort larger than the population.
+    """
+    if sampling.kind == "full":
+        return np.arange(population)
+    rng = generator(seed, Purpose.COHORT, round_number)
+    if sampling.kind == "poisson":
+        return np.flatnonzero(rng.random(population) < (sampling.rate or 0.0))
+    check(sampling, population)
+    return np.sort(rng.choice(population, size=int(sampling.size or 0), replace=False))
+
+
+def check(sampling: Sampling, population: int) -> None:
+    """Raises ParameterError if a fixed cohort exceeds the population."""
+    if sampling.kind == "fixed" and (sampling.size or 0) > population:
+        raise ParameterError(
+            f"cohort size {sampling.size} exceeds the population of {population} clients; "
+            f"choose at most {population}, or full participation"
+        )

@@ -1,0 +1,1 @@
+"""Rounds: carrying a federation round after round."""

@@ -1,0 +1,105 @@
+"""Checkpoint: everything a run needs to go on to the same bits, in one file that is replaced atomically."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedpriv.base.atomic import write_bytes
+from fedpriv.base.errors import CheckpointError
+from fedpriv.rounds.record import Record
+
+FORMAT = 1
+
+
+@dataclass
+class Checkpoint:
+    """A run after some rounds.
+
+    Attributes:
+      config: the run's identity (`Federation.config()` and its initial weights); resuming another one is refused.
+      round: number of rounds done.
+      weights: `[d]`.
+      server: leaves of the server optimizer's state.
+      defenses: leaves of all defenses' states.
+      records: rounds so far, as rows.
+    """
+
+    config: dict[str, Any]
+    round: int
+    weights: np.ndarray
+    server: list[np.ndarray]
+    defenses: list[np.ndarray]
+    records: list[Record]
+
+    def save(self, path: str | Path) -> None:
+        """Writes the file atomically: a crash leaves the previous one whole."""
+        header = {
+            "format": FORMAT,
+            "config": self.config,
+            "round": self.round,
+            "server": len(self.server),
+            "defenses": len(self.defenses),
+            "records": [r.row() for r in self.records],
+        }
+        arrays = {f"server_{i}": a for i, a in enumerate(self.server)}
+        arrays |= {f"defense_{i}": a for i, a in enumerate(self.defenses)}
+        buffer = io.BytesIO()
+        np.savez(buffer, weights=self.weights, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+        write_bytes(Path(path), buffer.getvalue())
+
+    @staticmethod
+    def load(path: str | Path) -> Checkpoint:
+        """Reads a file written by `save`.
+
+        Raises:
+          CheckpointError: missing, damaged, or of another format.
+        """
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as z:
+                header = json.loads(z["header"].tobytes().decode())
+                if header["format"] != FORMAT:
+                    raise CheckpointError(f"checkpoint {path.name} has format {header['format']}, not {FORMAT}")
+                return Checkpoint(
+                    header["config"],
+                    header["round"],
+                    z["weights"],
+                    [z[f"server_{i}"] for i in range(header["server"])],
+                    [z[f"defense_{i}"] for i in range(header["defenses"])],
+                    [Record(**r) for r in header["records"]],
+                )
+        except CheckpointError:
+            raise
+        except FileNotFoundError:
+            raise CheckpointError(f"no checkpoint at {path}; give the file a run was saved to") from None
+        except (IsADirectoryError, PermissionError) as e:
+            raise CheckpointError(f"checkpoint {path} cannot be read ({e.strerror}); give a file of yours") from e
+        except Exception as e:  # a damaged file can fail anywhere in zipfile, NumPy and JSON
+            raise CheckpointError(
+                f"checkpoint {path} is damaged ({type(e).__name__}: {e}); delete it to start anew"
+            ) from e
+
+    def require(self, config: dict[str, Any], path: str | Path) -> None:
+        """Raises CheckpointError naming the first settings that differ from `config`."""
+        theirs, ours = _flat(self.config), _flat(config)
+        differing = [k for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
+        if differing:
+            what = "; ".join(f"{k} was {theirs.get(k)!r}, is {ours.get(k)!r}" for k in differing[:3])
+            raise CheckpointError(
+                f"checkpoint {path} belongs to another federation: {what}. Run with the same settings, or give "
+                "another checkpoint file"
+            )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for name in value for k, v in _flat(value[name], f"{prefix}{name}.").items()}
+    if isinstance(value, list | tuple):
+        return {k: v for i, item in enumerate(value) for k, v in _flat(item, f"{prefix}{i}.").items()}
+    return {prefix.rstrip("."): value}

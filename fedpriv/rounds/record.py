@@ -1,0 +1,79 @@
+"""Record: what one round left. History: a run's records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedpriv.threat.tap import Observation
+
+
+@dataclass
+class Record:
+    """One round's outcome.
+
+    Attributes:
+      round: from 0.
+      cohort: clients drawn.
+      survivors: clients in the sum.
+      dropped: ids left out for a non-finite update.
+      loss: mean training loss over the cohort's local steps, nats.
+      test_loss, accuracy: on the test set after this round's step, or None when not evaluated.
+      seconds: wall-clock of the round, evaluation included.
+      bytes_up, bytes_down: bytes sent by all clients, and to them.
+      metrics: cohort means of the defenses' diagnostics.
+      epsilon: privacy spent so far at the run's delta, or None where no formal claim was made.
+      observations: what the taps got (not part of `row`).
+    """
+
+    round: int
+    cohort: int
+    survivors: int
+    dropped: list[int]
+    loss: float
+    test_loss: float | None
+    accuracy: float | None
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    epsilon: float | None = None
+    observations: list[Observation] = field(default_factory=list)
+
+    def row(self) -> dict[str, Any]:
+        """JSON-able fields, observations left out."""
+        return {k: v for k, v in vars(self).items() if k != "observations"}
+
+
+@dataclass
+class History:
+    """A run: its records, the final weights, and how it ended.
+
+    Attributes:
+      records: one a round, earlier rounds of a resumed run included (without their observations).
+      weights: final flat weights `[d]`.
+      interrupted: whether it was stopped before its last round.
+    """
+
+    records: list[Record]
+    weights: np.ndarray
+    interrupted: bool = False
+
+    @property
+    def observations(self) -> list[Observation]:
+        """All observations, in order."""
+        return [o for r in self.records for o in r.observations]
+
+    @property
+    def accuracy(self) -> float | None:
+        """The last evaluated test accuracy."""
+        return next((r.accuracy for r in reversed(self.records) if r.accuracy is not None), None)
+
+    def rounds_to(self, accuracy: float) -> int | None:
+        """Number of rounds until test accuracy first reached `accuracy` (counted from 1), or None.
+
+        McMahan et al. (2017) count the same on a curve made monotonic by taking the best value so far.
+        """
+        return next((r.round + 1 for r in self.records if r.accuracy is not None and r.accuracy >= accuracy), None)

@@ -1,0 +1,1 @@
+"""Threat: who listens, what they hold, and what an attack is."""
