@@ -223,5 +223,7 @@ defenses = Registry("defense", "fedpriv.defenses", "fedpriv.defense.stations:Def
 datasets = Registry("dataset", "fedpriv.datasets")
 models = Registry("model", "fedpriv.models")
 engines = Registry("engine", "fedpriv.engines")
+rounds = Registry("topology", "fedpriv.rounds")
+attrition = Registry("attrition", "fedpriv.attrition", "fedpriv.defense.attrition:Attrition")
 experiments = Registry("experiment", "fedpriv.experiments")
 commands = Registry("command", "fedpriv.commands")

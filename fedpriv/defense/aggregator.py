@@ -36,7 +36,6 @@ class Aggregator(Defense):
     counted as if updates were sent as they are.
     """
 
-    gives: ClassVar[Domain] = Opaque("aggregate")
     replayable: ClassVar[bool] = False
 
     def make(self, plan: Plan) -> Any:
@@ -51,5 +50,6 @@ class Aggregator(Defense):
                 f"{self.name} counts every client once, whatever the number of its examples; use weighting='uniform'"
             )
 
-    def message(self) -> None:  # marks the station as acted at
-        """The message station is inside TFF."""
+    def maps(self, given: Domain, plan: Plan) -> Domain:
+        """What a client sends is inside TFF."""
+        return Opaque("aggregate")

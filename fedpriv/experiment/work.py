@@ -12,7 +12,9 @@ import numpy as np
 
 from fedpriv.base.errors import LedgerError
 from fedpriv.base.seeds import Purpose, integer_seed
+from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
+from fedpriv.defense.stations import Station
 from fedpriv.experiment.setting import Setting
 
 if TYPE_CHECKING:
@@ -201,9 +203,14 @@ def adaptive(setting: Setting) -> bool | None:
 
     def considered(defense: Any) -> bool:
         # Of a protocol, the view holds what it leaves, and `simulate` replays that.
-        exact = defense.replayable or (defense.noise_at_server and adversary.position != "observer")
-        replayed = isinstance(defense, Protocol) or (exact and defense.replay() is not None)
+        replayed = all(map(part_replayed, defense.parts()))
         return defense.adaptive_attack == made.name or (made.adapts and replayed)
+
+    def part_replayed(part: Any) -> bool:
+        if isinstance(part, Protocol | Codec):
+            return True
+        at_server = part.acts_at(Station.AGGREGATE) and adversary.position != "observer"
+        return (part.replayable or at_server) and part.replay() is not None
 
     return "defense" in adversary.knows and all(map(considered, defenses))
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.defense.parties import SERVER, Party, aggregator
+from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Station
-from fedpriv.engine.base import CohortResult
+from fedpriv.engine.result import CohortResult, CohortTask
+from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Moments
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.tap import Observation, Tap
 from fedpriv.threat.truth import Truth
 from fedpriv.threat.view import View
-
-if TYPE_CHECKING:
-    from fedpriv.federation.federation import Federation
 
 
 def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
@@ -29,7 +29,7 @@ def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
         batch statistics where there are none to know.
       ParameterError: a client beyond the population.
     """
-    protocol, population = federation.stack.protocol, len(federation.partition)
+    protocol, population = federation.line.protocol, len(federation.partition)
     for tap in taps:
         if "batch_statistics" in tap.adversary.knows:
             _check_batch_statistics(federation, tap.adversary)
@@ -38,9 +38,9 @@ def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
             raise ParameterError(
                 f"a tap listens to client {strangers[0]}, but there are {population} clients, numbered from 0"
             )
-        if federation.stack.aggregator is not None and tap.adversary.position != "observer":
+        if federation.line.aggregator is not None and tap.adversary.position != "observer":
             raise CapabilityError(
-                f"{federation.stack.aggregator.name} is an aggregator of TFF's, which does not show what a client "
+                f"{federation.line.aggregator.name} is an aggregator of TFF's, which does not show what a client "
                 "sends; only the released result can be tapped: let the adversary be an 'observer'"
             )
         if tap.adversary.position != "aggregators":
@@ -50,10 +50,12 @@ def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
                 "the adversary is a coalition of aggregators, but no defense in this federation has any; "
                 "add secret_sharing, or tap as 'server'"
             )
-        missing = [p for p in tap.adversary.corrupted if not 0 <= p < protocol.parties()]
+        parties = protocol.parties()
+        missing = [p for p in tap.adversary.corrupted if aggregator(p) not in parties]
         if missing:
+            count = sum(p.role == "aggregator" for p in parties)
             raise CapabilityError(
-                f"aggregator {missing[0]} does not exist: {protocol.name} has {protocol.parties()}, numbered from 0"
+                f"aggregator {missing[0]} does not exist: {protocol.name} has {count}, numbered from 0"
             )
 
 
@@ -61,10 +63,10 @@ def _check_batch_statistics(federation: Federation, adversary: Adversary) -> Non
     """Refuses the knowledge of one batch's statistics where there is no one batch, or no statistics of it."""
     model, procedure = federation.model, federation.procedure
     several = [n for n in map(len, federation.partition.indices) if procedure.local_steps(n) > 1]
-    changing = [d.name for d in federation.defenses if d.acts_at(Station.BATCH)]
+    changing = [d.name for d in federation.defenses if d.acts_at(Station.BATCH) or d.acts_at(Station.DATA)]
     if model.moments is None:
         why = f"model '{model.name}' has no batch normalization (or does not say what enters it); use one that has"
-    elif federation.stack.protocol is not None or adversary.position not in ("server", "eavesdropper"):
+    elif federation.line.protocol is not None or adversary.position not in ("server", "eavesdropper"):
         why = "it sees a sum over clients, each with a batch of its own; let it be a server without a secure sum"
     elif several:
         why = (
@@ -78,68 +80,72 @@ def _check_batch_statistics(federation: Federation, adversary: Adversary) -> Non
     raise CapabilityError(f"this adversary cannot know the client's 'batch_statistics': {why}")
 
 
+def watching(protocol: Protocol, taps: Sequence[Tap]) -> tuple[list[Party], bool]:
+    """Whose messages the taps need a protocol's session to remember, and whether somebody listens to the wire."""
+    watched = {p for t in taps for p in _coalition(t.adversary)}
+    return sorted(watched & set(protocol.parties())), any(t.adversary.position == "eavesdropper" for t in taps)
+
+
+def _coalition(adversary: Adversary) -> list[Party]:
+    """The parties of a protocol that an adversary is."""
+    if adversary.position == "aggregators":
+        return [aggregator(i) for i in adversary.corrupted]
+    return [SERVER] if adversary.position == "server" else []
+
+
 def observe(
     federation: Federation,
     taps: Sequence[Tap],
-    round_number: int,
-    sent: np.ndarray,
-    rate: float,
-    states: Sequence[Any],
+    task: CohortTask,
     result: CohortResult,
     released: np.ndarray,
+    decode: Callable[[np.ndarray, int], np.ndarray],
 ) -> list[Observation]:
     """The observations of `taps` in one round.
 
     Args:
       federation: whose round.
       taps: those that listen in this round.
-      round_number: from 0.
-      sent: broadcast weights `[d]`.
-      rate: client learning rate.
-      states: the defenses' states, as broadcast.
+      task: what the engine was given.
       result: what the engine brought back.
       released: the mean update `[d]` after the aggregate station.
+      decode: a ring sum of that many clients' contributions, uint64 `[n]`, to float64 `[n]`.
     """
     observations: list[Observation] = []
     for tap in taps:
-        for clients, kind, observed, shares in _visible(federation, tap, result, released):
+        for clients, kind, observed, payloads in _visible(federation, tap, task, result, released, decode):
             truth = _truth(federation, clients)
-            view = _view(federation, tap.adversary, kind, round_number, sent, observed, rate, states, truth, shares)
+            view = _view(federation, tap.adversary, kind, task, observed, truth, payloads)
             observations.append(Observation(view, truth))
     return observations
 
 
-def _visible(federation: Federation, tap: Tap, result: CohortResult, released: np.ndarray) -> list[Any]:
-    """(clients behind it, kind, what is observed `[d]` or None, shares or None) of each thing the tap sees."""
-    protocol, position = federation.stack.protocol, tap.adversary.position
-    if not result.survivors:
-        return []
-    everyone, dtype = tuple(result.survivors), federation.model.spec.dtype
-    mean = (result.total / result.weight).astype(dtype) if result.weight else None
-    if position == "observer":
-        return [(everyone, "released", released.astype(dtype), None)]
-    if position == "aggregators":
-        assert protocol is not None  # see check_taps
-        assert result.transcript is not None
-        held = {p: result.transcript.held.get(p, {}) for p in tap.adversary.corrupted}
-        if len(set(held)) == protocol.parties():  # nothing is hidden from a coalition of all of them
-            return [((c,), "update", _recombined(federation, held, c), None) for c in everyone]
-        # The aggregators publish the decoded sum, so each of them holds it as well.
-        return [(everyone, "sum", mean, held)]
-    if protocol is not None:
-        # On the wire there are only shares, whose sum no eavesdropper holds; the server gets the sum alone.
-        return [(everyone, "sum", mean, None)] if position == "server" else [(everyone, "shares", None, None)]
-    chosen = [c for c in everyone if tap.clients is None or c in tap.clients]
-    return [((c,), "update", result.updates[c].astype(dtype), None) for c in chosen]
-
-
-def _recombined(federation: Federation, held: dict[int, dict[int, np.ndarray]], client: int) -> np.ndarray:
-    """One client's update `[d]`, decoded from all aggregators' shares of it."""
-    protocol = federation.stack.protocol
-    assert protocol is not None
-    whole = protocol.combine([shares[client] for shares in held.values()])
-    decoded = protocol.decode(tf.constant(whole.view(np.int64)), tf.constant(1), federation.plan).numpy()
-    return (decoded[:-1] / decoded[-1]).astype(federation.model.spec.dtype)
+def _visible(
+    federation: Federation, tap: Tap, task: CohortTask, result: CohortResult, released: np.ndarray, decode: Any
+) -> list[Any]:
+    """(clients behind it, kind, what is observed `[d]` or None, payloads or None) of each thing the tap sees."""
+    dtype, survivors = federation.model.spec.dtype, tuple(result.survivors)
+    if tap.adversary.position == "observer":
+        return [(survivors, "released", released.astype(dtype), None)] if survivors else []
+    if task.session is None:
+        chosen = [c for c in survivors if tap.clients is None or c in tap.clients]
+        return [((c,), "update", result.updates[c].astype(dtype), None) for c in chosen]
+    found: list[Any] = []
+    wire = tap.adversary.position == "eavesdropper"
+    coalition = _coalition(tap.adversary)
+    for sighting in task.session.seen_by(coalition, wire=wire):
+        if not sighting.clients:
+            continue
+        kind = {"client": "update", "sum": "sum", "payloads": "shares"}[sighting.kind]
+        observed = None
+        if sighting.value is not None:
+            decoded, d = decode(sighting.value, len(sighting.clients)), federation.plan.spec.size
+            uniform = federation.plan.weighting == "uniform"
+            weight = float(len(sighting.clients)) if uniform else decoded[d]
+            observed = (decoded[:d] / weight).astype(dtype)
+        held = None if coalition == [SERVER] else sighting.payloads or None  # the server keeps no more than the sum
+        found.append((sighting.clients, kind, observed, held))
+    return found
 
 
 def _truth(federation: Federation, clients: Sequence[int]) -> Truth:
@@ -151,15 +157,12 @@ def _view(
     federation: Federation,
     adversary: Adversary,
     kind: Any,
-    round_number: int,
-    sent: np.ndarray,
+    task: CohortTask,
     observed: np.ndarray | None,
-    rate: float,
-    states: Sequence[Any],
     truth: Truth,
-    shares: Any,
+    payloads: Any,
 ) -> View:
-    knows = adversary.knows
+    knows, sent = adversary.knows, task.sent.get(truth.clients[0], task.weights)
     counts = tuple(len(federation.partition.indices[c]) for c in truth.clients)
     statistics = None
     if "batch_statistics" in knows and kind == "update":
@@ -167,7 +170,7 @@ def _view(
     return View(
         adversary=adversary,
         kind=kind,
-        round=round_number,
+        round=task.round,
         model=federation.model,
         weights=sent.copy(),
         observed=None if observed is None else observed.copy(),
@@ -177,9 +180,9 @@ def _view(
         num_examples=counts if "num_examples" in knows else None,
         labels=truth.y.copy() if "labels" in knows else None,
         defenses=federation.defenses if "defense" in knows else (),
-        states=tuple(states) if "defense" in knows else (),
-        client_rate=rate if "procedure" in knows else None,
-        shares=shares,
+        states=tuple(task.states) if "defense" in knows else (),
+        client_rate=task.rate if "procedure" in knows else None,
+        payloads=payloads,
         batch_statistics=statistics,
     )
 

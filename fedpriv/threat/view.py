@@ -12,7 +12,8 @@ import numpy as np
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
 from fedpriv.defense.stations import Defense, Plan
-from fedpriv.federation.client import replay_cohort
+from fedpriv.defense.wire import Delivery
+from fedpriv.federation.replay import divides_by_public_constant, replay_cohort, stand_ins
 from fedpriv.models.model import Model, Moments
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.threat.adversary import Adversary
@@ -37,10 +38,10 @@ class View:
       clients: how many clients are behind it.
       labels: `[n]` int if the adversary knows them, else None.
       defenses: the defenses it knows to run (for replay); empty if it knows none.
-      states: the state of each of those, as broadcast that round.
+      states: the state of each of those defenses' links, as broadcast that round.
       plan: public facts of the federation.
       client_rate: client learning rate of that round.
-      shares: for an aggregator coalition, `{party: {client: uint64 [d + 1]}}`.
+      payloads: for parties of a protocol, the messages they hold besides.
       batch_statistics: for an adversary that knows them, mean and biased variance `[c]` of the client's batch at
         the input of each batch normalization, at `weights`; see `Model.moments`.
     """
@@ -59,7 +60,7 @@ class View:
     defenses: tuple[Defense, ...] = ()
     states: tuple[Any, ...] = ()
     client_rate: float | None = None
-    shares: dict[int, dict[int, np.ndarray]] | None = None
+    payloads: tuple[Delivery, ...] | None = None
     batch_statistics: Moments | None = None
 
     @property
@@ -146,11 +147,11 @@ class View:
 
     def static_key(self) -> tuple[Hashable, ...]:
         """What `simulate_from` depends on besides its arguments."""
-        replayed = [(d.replay(), s) for d, s in zip(self.defenses, self.states)]
-        known = tuple((type(d), repr(d.config())) for d, _ in replayed if d is not None)
-        leaves = [np.asarray(a) for d, s in replayed if d is not None for a in _leaves(s)]
+        replayed = stand_ins(self.defenses, self.states)
+        known = tuple((type(d), repr(d.config())) for d, _ in replayed)
+        leaves = [np.asarray(a) for _, s in replayed for a in _leaves(s)]
         states = tuple((a.shape, str(a.dtype), a.tobytes()) for a in leaves)
-        rescaled = self.kind == "released" and any(d.fixed_denominator for d in self.defenses)
+        rescaled = self.kind == "released" and divides_by_public_constant(self.defenses, self.plan)
         return (self.model, self.procedure, self.num_examples, known, states, self.plan, rescaled)
 
 
