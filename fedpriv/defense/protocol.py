@@ -193,6 +193,7 @@ class Session(ABC):
           ProtocolError: the input phase is not open, the client is not in this round or has contributed before, or
             the vector is of the wrong kind.
         """
+        client = int(client)
         if client not in self._members:
             raise ProtocolError(_stranger(client))
         n = self.opening.length

@@ -194,6 +194,7 @@ def test_a_sum_over_too_few_stays_closed():
     assert seen.kind == "client"
     np.testing.assert_array_equal(seen.value, VECTORS[seen.clients[0]])
     assert run(protocol, attrition=FixedAttrition(count=1))[1].count == 2
+    assert run(vectors=np.zeros((0, 3), np.uint64))[1].reason.startswith("0 of 0 clients")
     nobody = run(attrition=FixedAttrition(count=3))[1]
     assert nobody.reason.startswith("0 of 3 clients")
 
