@@ -5,7 +5,7 @@ is a `Session`: `begin` runs what goes before, `submit` takes the contributions 
 (so a cohort of 10,000 needs the memory of one), and `finish` runs the rest. Its messages are really made, sent over a
 `Wire` and combined; who is there in which phase is decided by an `Attrition`; what a coalition of parties can make of
 the messages is answered by the protocol itself (`Session.seen_by`). A round that cannot be finished ends in
-`Aborted`: it costs a round and reveals nothing.
+`Aborted`: it costs a round, no sum comes out, and every party keeps only what had reached it.
 
 Additive secret sharing has the input phase and one to publish the sum. Bonawitz et al. (2017) has the phases
 `advertise`, `share_keys`, `masked_input` (input) and `unmask`: `exchange` runs the first two and the last, `submit`
@@ -53,7 +53,7 @@ class Revealed:
 
 @dataclass(frozen=True, kw_only=True)
 class Aborted:
-    """A round that could not be finished, and revealed nothing.
+    """A round that could not be finished: no sum came out.
 
     Attributes:
       reason: why, and what to do about it.
