@@ -51,8 +51,8 @@ class FixedPoint(Codec):
       bits: b, from 8 to 64.
       range: largest absolute coordinate of a contribution (the update times the client's weight, which is at most
         1). Clip the update first to be sure of it: an L2 clip of C allows range = C.
-      resolution: step between two values, in update units; None takes the finest power of two that fits the largest cohort. The log
-        value `rounded_away` tells whether it is too coarse.
+      resolution: step between two values, in update units; None takes the finest power of two that fits the largest
+        cohort. The log value `rounded_away` tells whether it is too coarse.
     """
 
     name: ClassVar[str] = "fixed_point"
@@ -122,7 +122,7 @@ class FixedPoint(Codec):
         return math.sqrt(plan.spec.size) * self.steps(plan).step / 2
 
     def diagnose(self, contribution: Any, encoded: Any, plan: Plan) -> dict[str, Any]:
-        """`rounded_away`: the share of the nonzero values that became 0; 1 means that `resolution` is far too coarse."""
+        """`rounded_away`: the share of the nonzero values that became 0; 1 says that `resolution` is too coarse."""
         given = contribution[: plan.spec.size] != 0
         lost = tf.cast(given & (encoded[: plan.spec.size] == 0), tf.float32)
         return {"rounded_away": tf.math.divide_no_nan(tf.reduce_sum(lost), tf.reduce_sum(tf.cast(given, tf.float32)))}
@@ -135,8 +135,8 @@ class FixedPoint(Codec):
         needed = round(limit / step) if limit / step < 2**62 else 1 << 62  # as `encode` divides and rounds
         if step > limit:
             raise ParameterError(
-                f"{speaker}: resolution={step:g} is coarser than range={self.range:g}, so every value would round away; "
-                "use a step well below the range"
+                f"{speaker}: resolution={step:g} is coarser than range={self.range:g}, so every value would round "
+                "away; use one well below the range"
             )
         if needed > 1 << 52:
             raise ParameterError(

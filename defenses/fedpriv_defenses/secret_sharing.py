@@ -29,7 +29,8 @@ class SecretSharing(Defense):
       bits: b, from 8 to 64; an element takes ceil(b / 8) bytes on the wire.
       range: largest absolute coordinate of a contribution (the update times the client's weight, which is at most
         1). Clip the update first to be sure of it: an L2 clip of C allows range = C.
-      resolution: step between two values, in update units; None takes the finest power of two that fits the largest cohort.
+      resolution: step between two values, in update units; None takes the finest power of two that fits the largest
+        cohort.
       compressed: send 32-byte keys in place of the k - 1 pseudo-random shares.
       min_clients: a round that fewer clients finish is aborted.
       encrypted: whether channels are private.

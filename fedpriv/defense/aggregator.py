@@ -10,7 +10,7 @@ import numpy as np
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tff
 from fedpriv.defense.domain import Domain, Opaque
-from fedpriv.defense.stations import Defense, Plan
+from fedpriv.defense.stations import Defense, Plan, Station
 
 
 @dataclass
@@ -49,6 +49,10 @@ class Aggregator(Defense):
             raise StackError(
                 f"{self.name} counts every client once, whatever the number of its examples; use weighting='uniform'"
             )
+
+    def acts_at(self, station: Station) -> bool:
+        """At the message station, besides those that it overrides."""
+        return station is Station.MESSAGE or super().acts_at(station)
 
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """What a client sends is inside TFF."""

@@ -93,7 +93,7 @@ class Line(Walker):
         now: Domain = Real()
         giver: int | None = None
         for i, link in enumerate(self.links):
-            stations = [s for s in _ON_THE_WAY if _acts(link, s)]
+            stations = [s for s in _ON_THE_WAY if link.acts_at(s)]
             if not stations:
                 continue
             if stations[0] is Station.UPDATE and not isinstance(link.takes, Real):
@@ -236,12 +236,6 @@ class Line(Walker):
     def describe(self) -> str:
         """The line's defenses in the order the data passes them."""
         return " -> ".join(map(_name, self.defenses)) or "no defense"
-
-
-def _acts(link: Defense, station: Station) -> bool:
-    if station is Station.MESSAGE:
-        return isinstance(link, Protocol | Aggregator)
-    return link.acts_at(station)
 
 
 def _name(defense: Defense) -> str:

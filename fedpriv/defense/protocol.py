@@ -5,7 +5,7 @@ is a `Session`: `begin` runs what goes before, `submit` takes the contributions 
 (so a cohort of 10,000 needs the memory of one), and `finish` runs the rest. Its messages are really made, sent over a
 `Wire` and combined; who is there in which phase is decided by an `Attrition`; what a coalition of parties can make of
 the messages is answered by the protocol itself (`Session.seen_by`). A round that cannot be finished ends in
-`Aborted`: it costs a round and reveals nothing.
+`Aborted`: it costs a round, no sum comes out, and every party keeps only what had reached it.
 
 Additive secret sharing has the input phase and one to publish the sum. Bonawitz et al. (2017) has the phases
 `advertise`, `share_keys`, `masked_input` (input) and `unmask`: `exchange` runs the first two and the last, `submit`
@@ -29,7 +29,7 @@ from fedpriv.defense.attrition import Attrition, NoAttrition
 from fedpriv.defense.domain import Domain, Ring
 from fedpriv.defense.parties import SERVER, Party, Phase
 from fedpriv.defense.parties import client as client_party
-from fedpriv.defense.stations import Defense, Plan
+from fedpriv.defense.stations import Defense, Plan, Station
 from fedpriv.defense.wire import Delivery, Wire
 
 
@@ -53,7 +53,7 @@ class Revealed:
 
 @dataclass(frozen=True, kw_only=True)
 class Aborted:
-    """A round that could not be finished, and revealed nothing.
+    """A round that could not be finished: no sum came out.
 
     Attributes:
       reason: why, and what to do about it.
@@ -193,6 +193,7 @@ class Session(ABC):
           ProtocolError: the input phase is not open, the client is not in this round or has contributed before, or
             the vector is of the wrong kind.
         """
+        client = int(client)
         if client not in self._members:
             raise ProtocolError(_stranger(client))
         n = self.opening.length
@@ -335,6 +336,10 @@ class Protocol(Defense):
             raise ProtocolError(f"{cls.__name__}.phases={cls.phases}: names must differ, and none may be 'input'")
         if cls.phases and cls.input_phase not in cls.phases:
             raise ProtocolError(f"{cls.__name__}.input_phase='{cls.input_phase}' is none of its phases {cls.phases}")
+
+    def acts_at(self, station: Station) -> bool:
+        """At the message station, besides those that it overrides."""
+        return station is Station.MESSAGE or super().acts_at(station)
 
     def parties(self) -> tuple[Party, ...]:
         """Who takes part besides the clients, and could be corrupted."""
