@@ -95,9 +95,9 @@ class Says(Defense):
     ],
 )
 def test_whoever_gives_something_else_is_named(federate, what, message):
+    federation = federate(defenses=(Says(what=what),), **PLAIN)
     with pytest.raises(StackError, match=message):
-        federation = federate(defenses=(Says(what=what),), **PLAIN)
-        federation.step(federation.start(), evaluate=False)
+        federation.start()
 
 
 class Longer(Defense):
@@ -328,4 +328,4 @@ def test_a_top_k_defense_is_short_and_counts_its_bits(federate, logistic_model):
     _, record = federation.step(federation.start(), evaluate=False)
     assert record.bytes_up == -(-5 * 5 * 38 // 8)
     assert federation.line.bound == 1.0
-    assert [s for s in federation.defenses[1].stations] == [Station.UPDATE]
+    assert federation.defenses[1].stations == [Station.UPDATE]
