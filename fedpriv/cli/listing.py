@@ -18,6 +18,9 @@ REGISTRIES = {
     "datasets": registry.datasets,
     "engines": registry.engines,
     "experiments": registry.experiments,
+    "positions": registry.positions,
+    "knowledge": registry.knowledge,
+    "acts": registry.acts,
 }
 
 

@@ -367,7 +367,7 @@ class Federation:
         """Clients whose own message some adversary can see."""
         if self.stack.protocol is not None:
             return frozenset()
-        seeing = [t for t in taps if t.adversary.position in ("server", "eavesdropper")]
+        seeing = [t for t in taps if t.adversary.at.sees_messages]
         chosen = [clients if t.clients is None else t.clients for t in seeing]
         return frozenset(int(c) for part in chosen for c in part)
 
