@@ -85,10 +85,10 @@ def federate(toy, parts, logistic_model) -> Callable[..., Federation]:
 
     def make(**options):
         own = ("model", "train", "partition", "defenses", "test", "seed", "on_nonfinite", "rounds", "accountant")
-        own += ("engine", "engine_options")
+        own += ("engine", "engine_options", "attrition")
         given = {k: options.pop(k) for k in own if k in options}
         procedure = options.pop("procedure", None) or make_procedure(**options)
-        fields = {"model": logistic_model, "train": toy, "partition": parts, "test": toy, **given}
+        fields = {"model": logistic_model, "train": toy, "partition": parts, "test": toy, "seed": 0, **given}
         return Federation(procedure=procedure, **fields)
 
     return make

@@ -5,6 +5,7 @@ from fedpriv_defenses.central_dp import CentralDP
 from fedpriv.base.errors import CheckpointError, DivergenceError
 from fedpriv.procedure.procedure import Sampling
 from fedpriv.rounds.checkpoint import Checkpoint
+from fedpriv.rounds.server import ServerRounds
 
 
 @pytest.fixture
@@ -54,14 +55,14 @@ def test_an_interrupted_run_resumes_to_the_same_bits(noisy, tmp_path, server):
 def test_an_interruption_inside_a_round_undoes_that_round(federate, tmp_path, monkeypatch):
     path, federation = tmp_path / "run.ckpt", federate()
     whole = federation.run(3)
-    step = type(federation).step
+    step = ServerRounds.step
 
     def interrupted(self, state, *rest, **options):
         if state.round == 2:
             raise KeyboardInterrupt
         return step(self, state, *rest, **options)
 
-    monkeypatch.setattr(type(federation), "step", interrupted)
+    monkeypatch.setattr(ServerRounds, "step", interrupted)
     part = federation.run(3, checkpoint=path, checkpoint_every=2)
     assert (part.interrupted, len(part.records)) == (True, 2)
     monkeypatch.undo()

@@ -6,18 +6,32 @@ import numpy as np
 import pytest
 
 from fedpriv.base.lazy import tf
+from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Defense, Plan
-from fedpriv.federation.client import Client, shuffled_epochs
+from fedpriv.defense.walker import Walker
+from fedpriv.federation.client import Client, Visit, shuffled_epochs
 from fedpriv.procedure.procedure import Sampling, make_procedure
 
-ZERO = np.zeros(2, np.int32)
+ZERO = np.zeros(2, np.int64)
+
+
+def plan_of(spec, examples):
+    return Plan(
+        spec=spec,
+        population=1,
+        cohort=1,
+        expected_cohort=1.0,
+        sampling=Sampling.full(),
+        weighting="examples",
+        max_examples=examples,
+    )
 
 
 @pytest.fixture
 def client(double_model):
     def make(defenses=(), **procedure):
-        plan = Plan(double_model.spec, 1, 1, 1.0, Sampling.full(), "examples", 12)
-        return Client(double_model, make_procedure(**procedure), tuple(defenses), plan)
+        plan = plan_of(double_model.spec, 12)
+        return Client(double_model, make_procedure(**procedure), Walker(defenses, plan))
 
     return make
 
@@ -35,10 +49,14 @@ def train(client, flat, x, y, rate=0.1, seed=ZERO):
     def batch(step):
         return tuple(t[step * size : (step + 1) * size] for t in tensors)
 
-    states = tuple(tf.nest.map_structure(tf.constant, d.initial_state(client.plan)) for d in client.defenses)
-    return client.train(
-        tf.constant(flat), lambda _: batch, len(y), tf.constant(seed), tf.constant(rate, flat.dtype), states
-    )
+    out = client.train(tf.constant(flat), lambda _: batch, len(y), tf.constant(rate, flat.dtype), visit(client, seed))
+    return out.update, out.loss, out.log
+
+
+def visit(client, seed=ZERO, n=12):
+    states = tf.nest.map_structure(tf.constant, client.line.initial_states())
+    own = tf.nest.map_structure(tf.constant, client.line.initial_client_states())
+    return Visit(tf.constant(seed), states, own, tf.constant(n))
 
 
 def steps_by_hand(by_hand, flat, x, y, size, epochs, rate=0.1, mu=0.0, most=None):
@@ -131,12 +149,10 @@ def test_unrolled_and_looped_training_agree_to_the_bit(client, examples, flat):
     made = client(local_epochs=2, batch_size=4)
     x, y = map(tf.constant, examples)
     batches = [(x[s : s + 4], y[s : s + 4]) for s in (0, 4, 8)] * 2
-    unrolled, loss, _ = made.train_unrolled(
-        tf.constant(flat), batches, 12, tf.constant(ZERO), tf.constant(0.1, tf.float64), ()
-    )
+    unrolled = made.train_unrolled(tf.constant(flat), batches, tf.constant(0.1, tf.float64), visit(made))
     looped, looped_loss, _ = train(made, flat, *examples)
-    np.testing.assert_array_equal(unrolled, looped)
-    assert float(loss) == float(looped_loss)
+    np.testing.assert_array_equal(unrolled.update, looped)
+    assert float(unrolled.loss) == float(looped_loss)
 
 
 class Negative(Defense):
@@ -155,7 +171,7 @@ class Halve(Defense):
 
     def gradient(self, gradient, context):
         assert gradient.shape.rank == 1
-        return gradient / 2, {"norm": tf.norm(gradient), "examples": context.num_examples}
+        return Passed(gradient / 2, log={"norm": tf.norm(gradient), "examples": context.num_examples})
 
 
 class UnitRows(Defense):
@@ -166,7 +182,8 @@ class UnitRows(Defense):
 
     def gradient(self, gradient, context):
         assert gradient.shape.rank == 2
-        return gradient / tf.norm(gradient, axis=1, keepdims=True), {"rows": tf.shape(gradient)[0]}
+        unit = gradient / tf.norm(gradient, axis=1, keepdims=True)
+        return Passed(unit, log={"rows": tf.shape(gradient)[0]})
 
 
 class Seeds(Defense):
@@ -185,11 +202,11 @@ class Seeds(Defense):
 
     def gradient(self, gradient, context):
         self._note("gradient", context)
-        return gradient, {}
+        return gradient
 
     def update(self, update, context):
         self._note("update", context)
-        return update, {}
+        return update
 
 
 def test_the_batch_station_changes_what_training_sees(client, examples, flat, by_hand):
@@ -222,7 +239,7 @@ def test_a_per_example_defense_gets_each_examples_gradient(client, examples, fla
 
 def test_every_station_step_client_and_defense_has_its_own_seed(client, examples, flat):
     Seeds.seen.clear()
-    for run_seed in (ZERO, np.array([5, 9], np.int32)):
+    for run_seed in (ZERO, np.array([5, 9], np.int64)):
         train(client([Seeds(), Seeds()], batch_size=4, local_epochs=2), flat, *examples, seed=run_seed)
     assert len(Seeds.seen) == 2 * 2 * (6 + 6 + 1)
     assert len({seed for _, seed in Seeds.seen}) == len(Seeds.seen)
@@ -239,7 +256,7 @@ class Prune(Defense):
     name: ClassVar[str] = "prune"
 
     def update(self, update, context):
-        return tf.where(tf.abs(update) > 1e-9, update, tf.zeros_like(update)), {}
+        return tf.where(tf.abs(update) > 1e-9, update, tf.zeros_like(update))
 
 
 def test_no_update_defense_can_hide_a_divergence(client, examples, flat):

@@ -9,6 +9,7 @@ from fedpriv_defenses.local_dp import LocalDP
 from fedpriv.base.errors import CapabilityError, DataError, ModelError, ParameterError, StackError
 from fedpriv.base.lazy import tf
 from fedpriv.data.partition import Partition
+from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Defense
 from fedpriv.engine.graph import GraphEngine
 from fedpriv.procedure.procedure import Optimizer, Procedure, Sampling
@@ -74,9 +75,9 @@ def test_same_seed_same_bits_and_taps_change_none(federate, monkeypatch):
     calls = []
     cohort = GraphEngine.cohort
 
-    def noting(self, *positional):
-        calls.append(positional[5:])
-        return cohort(self, *positional)
+    def noting(self, task):
+        calls.append(task.wanted)
+        return cohort(self, task)
 
     monkeypatch.setattr(GraphEngine, "cohort", noting)
 
@@ -88,7 +89,7 @@ def test_same_seed_same_bits_and_taps_change_none(federate, monkeypatch):
     assert first.weights.tobytes() == tapped.weights.tobytes()
     assert first.observations == []
     assert len(tapped.observations) == 1 + 3 + 1
-    assert [bool(wanted) for wanted, _ in calls] == [False, False, False, True]
+    assert [bool(wanted) for wanted in calls] == [False, False, False, True]
     assert first.weights.tobytes() != run(4).weights.tobytes()
 
 
@@ -123,20 +124,24 @@ class Shift(Defense):
     def initial_state(self, plan):
         return (np.zeros(2, np.float32), 1.0)
 
+    def tallies(self, plan):
+        return {"n": 100.0}
+
     def broadcast(self, weights, context):
         self.order.append(("broadcast", self.by))
         return weights * self.factor + self.by
 
     def update(self, update, context):
-        return update * self.factor + self.by, {"seen": context.state[0][0], "n": context.num_examples}
+        n = tf.cast(context.num_examples, tf.float32)
+        seen = {"seen": context.state[0][0], "n": n}
+        return Passed(update * self.factor + self.by, log=seen, tally={"n": n})
 
     def aggregate(self, total, context):
         self.order.append(("aggregate", self.by))
-        return total * self.factor + self.by, {"count": context.count}
-
-    def next_state(self, state, metrics, context):
-        assert int(context.count) == metrics["count"]
-        return state[0] + metrics["n"], state[1] / 3
+        state = context.state
+        mean = context.tally["n"] / tf.cast(tf.maximum(context.count, 1), tf.float32)
+        after = (state[0] + mean, state[1] / 3)
+        return Passed(total * self.factor + self.by, log={"count": context.count}, state=after)
 
 
 def test_stations_run_in_list_order_out_and_at_the_client_and_in_reverse_at_the_aggregate(federate, parts):
@@ -175,20 +180,15 @@ class Counter(Defense):
     def initial_state(self, plan):
         return (np.int32(0),)
 
-    def next_state(self, state, metrics, context):
-        return (state[0] + 1,)
+    def aggregate(self, total, context):
+        return Passed(total, state=(context.state[0] + 1,))
 
 
-class PrivateCounter(Counter):
-    """Must not let an empty round show."""
-
-    private_state: ClassVar[bool] = True
-
-
-def test_a_round_without_survivors_asks_only_private_states(federate):
-    federation = federate(defenses=(Counter(), PrivateCounter()), sampling=Sampling.poisson(1e-9))
+def test_a_round_without_survivors_moves_states_like_any_other(federate):
+    """Otherwise a state would tell that nobody came."""
+    federation = federate(defenses=(Counter(),), sampling=Sampling.poisson(1e-9))
     state, _ = federation.step(federation.start(), evaluate=False)
-    assert [int(s[0]) for s in state.defenses] == [0, 1]
+    assert [int(s[0]) for s in state.defenses] == [1]
 
 
 class Rows(Defense):
@@ -197,14 +197,14 @@ class Rows(Defense):
     per_example: ClassVar[bool] = True
 
     def gradient(self, gradient, context):
-        return gradient, {}
+        return gradient
 
 
 class Mean(Defense):
     """Wants the batch's."""
 
     def gradient(self, gradient, context):
-        return gradient, {}
+        return gradient
 
 
 def test_impossible_orders_are_refused_beforehand(federate):

@@ -15,13 +15,23 @@ POISSON = Sampling.poisson(120 / 3383)
 
 def setup_of(sampling=POISSON, population=3383, weighting="uniform"):
     return Plan(
-        Spec(("w",), ((4,),)), population, sampling.largest(population), sampling.expected(population), sampling,
-        weighting, 100,
-    )  # fmt: skip
+        spec=Spec(("w",), ((4,),)),
+        population=population,
+        cohort=sampling.largest(population),
+        expected_cohort=sampling.expected(population),
+        sampling=sampling,
+        weighting=weighting,
+        max_examples=100,
+    )
 
 
 def claim_of(multiplier=1.2, relation="add_or_remove_one", against="released", amplified=True, unit="client", **rest):
-    return Claim(dp_accounting.GaussianDpEvent(multiplier), unit, relation, against, amplified, **rest)
+    event = dp_accounting.GaussianDpEvent(multiplier)
+    return Claim(event=event, unit=unit, relation=relation, against=against, amplified=amplified, **rest)
+
+
+def server_claim(event):
+    return Claim(event=event, unit="client", relation="replace_one", against="server", amplified=False)
 
 
 def test_composes_rounds_under_the_sampling_used():
@@ -107,14 +117,14 @@ def test_refuses_events_that_are_not_private_or_not_understood():
         (dp_accounting.NonPrivateDpEvent(), "not private"),
         (dp_accounting.UnsupportedDpEvent(), "cannot compose UnsupportedDpEvent"),
     ):
-        claim = Claim(event, "client", "replace_one", "server", False)
+        claim = server_claim(event)
         with pytest.raises(LedgerError, match=reason):
             Ledger(setup_of(), [claim]).epsilon(1e-5, rounds=1)
 
 
 def test_composed_events_are_one_claim():
     twice = dp_accounting.ComposedDpEvent([dp_accounting.GaussianDpEvent(8.0), dp_accounting.GaussianDpEvent(8.0)])
-    ledger = Ledger(setup_of(), [Claim(twice, "client", "replace_one", "server", False)])
+    ledger = Ledger(setup_of(), [server_claim(twice)])
     plain = Ledger(setup_of(), [claim_of(8.0, "replace_one", "server", amplified=False)])
     assert ledger.epsilon(1e-5, rounds=3).value == pytest.approx(plain.epsilon(1e-5, rounds=6).value)
 

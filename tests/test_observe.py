@@ -52,7 +52,7 @@ def test_server_and_wire_see_each_message_where_nothing_hides_it(federate, toy, 
     for seen in (server, wire):
         assert [o.truth.clients for o in seen] == [(c,) for c in range(5)]
         for o, mine in zip(seen, parts.indices, strict=True):
-            assert (o.view.kind, o.view.clients, o.view.shares) == ("update", 1, None)
+            assert (o.view.kind, o.view.clients, o.view.payloads) == ("update", 1, None)
             np.testing.assert_allclose(
                 o.view.observed, -0.1 * by_hand.gradient(w0, toy.x[mine], toy.y[mine]), atol=1e-6
             )
@@ -99,9 +99,9 @@ def test_central_noise_is_in_what_is_released_and_not_in_the_messages(federate, 
 @pytest.mark.parametrize("k", [2, 3])
 def test_secret_sharing_leaves_the_sum_alone(federate, plain, parts, k, weighting):
     settings = {**SETTINGS, "weighting": weighting}
-    protocol = SecretSharing(aggregators=k, range=1.0)
+    protocol = SecretSharing(aggregators=k, range=1.0, compressed=False)
     federation = federate(defenses=(protocol,), **settings)
-    step = protocol.codec(federation.plan).step
+    step = protocol.parts()[0].steps(federation.plan).step
     some, everyone = aggregators(*range(k - 1)), aggregators(*range(k))
     (server, wire, observer, part, whole), _ = see(federation, SERVER, WIRE, OBSERVER, some, everyone)
     updates = plain(weighting=weighting)
@@ -111,19 +111,18 @@ def test_secret_sharing_leaves_the_sum_alone(federate, plain, parts, k, weightin
     for (only,), kind in ((server, "sum"), (part, "sum"), (observer, "released")):
         assert (only.view.kind, only.view.clients, len(only.truth.y)) == (kind, 5, 30)
         np.testing.assert_allclose(only.view.observed, mean, atol=step + 1e-7)
-    assert server[0].view.shares is None
-    assert observer[0].view.shares is None
+    assert server[0].view.payloads is None
+    assert observer[0].view.payloads is None
 
     ((on_wire,),) = (wire,)
-    assert (on_wire.view.kind, on_wire.view.observed, on_wire.view.shares) == ("shares", None, None)
+    assert (on_wire.view.kind, on_wire.view.observed) == ("shares", None)
+    assert all(d.payload is None for d in on_wire.view.payloads)
 
-    held = part[0].view.shares
-    assert set(held) == set(range(k - 1))
-    for party in held.values():
-        assert set(party) == {0, 1, 2, 3, 4}
-        assert all(s.shape == (len(mean) + 1,) and s.dtype == np.uint64 for s in party.values())
-    pooled = sum(held[p][1].astype(np.uint64) for p in held) % np.uint64(1 << 32)
-    decoded = pooled.astype(np.uint32).view(np.int32)[:-1] * step
+    held = [d for d in part[0].view.payloads if d.phase == "share"]
+    assert {(d.sender.index, d.receiver.index) for d in held} == {(c, a) for c in range(5) for a in range(k - 1)}
+    shares = [np.frombuffer(d.payload, np.int32) for d in held if d.sender.index == 1]
+    pooled = sum(s.astype(np.int64) for s in shares).astype(np.int32)
+    decoded = pooled[:-1] * step
     assert abs(np.corrcoef(decoded, updates[1])[0, 1]) < 0.6  # 51 random numbers: five standard deviations is 0.7
     assert np.abs(decoded).max() > 0.05  # and spread over the whole ring, not of an update's size
 
@@ -138,7 +137,7 @@ def test_shares_are_fresh_every_time(federate):
     federation = federate(defenses=(SecretSharing(aggregators=2),), **SETTINGS)
     (first,), _ = see(federation, aggregators(0))
     (second,), _ = see(federation, aggregators(0))
-    assert not np.array_equal(first[0].view.shares[0][1], second[0].view.shares[0][1])
+    assert first[0].view.payloads[1].payload != second[0].view.payloads[1].payload
     np.testing.assert_array_equal(first[0].view.observed, second[0].view.observed)
 
 
@@ -152,7 +151,7 @@ def test_noise_over_a_secure_sum_hides_both(federate):
 
 @pytest.mark.parametrize("members", [(2,), (0, 7), (-1,)])
 def test_aggregators_that_do_not_exist(federate, members):
-    with pytest.raises(CapabilityError, match=f"aggregator {members[-1]} does not exist: secret_sharing has 2"):
+    with pytest.raises(CapabilityError, match=f"aggregator {members[-1]} does not exist: additive_sharing has 2"):
         federate(defenses=(SecretSharing(aggregators=2),)).run(1, taps=[Tap(aggregators(*members))])
 
 

@@ -120,7 +120,7 @@ def test_third_parties_come_in_by_path(tmp_path, monkeypatch):
         "class Nothing(Defense):\n"
         "    times: int = 1\n"
         "    def update(self, update, context):\n"
-        "        return update, {}\n"
+        "        return update\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     made = registry.defenses.create("my_defenses:Nothing(times=3)")

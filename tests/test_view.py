@@ -12,8 +12,9 @@ from fedpriv_defenses.secret_sharing import SecretSharing
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.data.partition import Partition
+from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Defense
-from fedpriv.federation import client as client_module
+from fedpriv.federation import replay as replay_module
 from fedpriv.procedure.procedure import Procedure, Sampling
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.attack import Capability
@@ -37,13 +38,13 @@ class HalfRate(Defense):
         return (np.float32(1),)
 
     def gradient(self, gradient, context):
-        return gradient / 2, {}
+        return gradient / 2
 
     def update(self, update, context):
-        return update * tf.cast(context.state[0], update.dtype), {}
+        return update * tf.cast(context.state[0], update.dtype)
 
-    def next_state(self, state, metrics, context):
-        return (state[0] / 4,)
+    def aggregate(self, total, context):
+        return Passed(total, state=(context.state[0] / 4,))
 
 
 class Rows(Defense):
@@ -53,7 +54,7 @@ class Rows(Defense):
 
     def gradient(self, gradient, context):
         norms = tf.norm(gradient, axis=1, keepdims=True)
-        return gradient * tf.minimum(tf.ones_like(norms), 0.1 / norms), {}
+        return gradient * tf.minimum(tf.ones_like(norms), 0.1 / norms)
 
 
 CASES = {
@@ -184,7 +185,7 @@ def test_the_looped_replay_is_the_unrolled_one_and_as_differentiable(federate, d
         return matched(tf.constant(0.9 * o.truth.x, tf.float64))
 
     unrolled = run()
-    monkeypatch.setattr(client_module, "UNROLL_STEPS", 0)
+    monkeypatch.setattr(replay_module, "UNROLL_STEPS", 0)
     for a, b in zip(unrolled, run(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14)
         assert np.abs(a).max() > 0

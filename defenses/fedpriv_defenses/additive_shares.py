@@ -22,7 +22,7 @@ _BLOCK = 1 << 15
 _ZEROS = bytes(8 * _BLOCK)
 
 
-class Wire:
+class RingFormat:
     """How elements of the integers mod 2^bits lie in messages: little-endian, ceil(bits / 8) bytes each.
 
     Args:

@@ -7,9 +7,12 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from fedpriv.account.accounting import central_event
-from fedpriv.account.ledger import Claim
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tf
+from fedpriv.defense.claim import Claim
+from fedpriv.defense.domain import Domain, Real
+from fedpriv.defense.noise import Noise
+from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv_defenses.clip import Clip
 from fedpriv_defenses.gaussian_query import NOISE_ASSUMPTIONS, gaussian_sum_query
@@ -35,15 +38,12 @@ class CentralDP(Defense):
       noise_multiplier: noise standard deviation over `clip`; 1 or more for single-digit epsilons with small
         cohorts. 0 clips only and earns no epsilon.
 
-    Metrics: at the client `norm` and `clipped` as for Clip; at the server `noise_stddev`, of the sum.
+    Log: at the client `norm` and `clipped` as for Clip; at the server `noise_stddev`, of the sum.
     """
 
     name: ClassVar[str] = "central_dp"
     paper: ClassVar[str] = "McMahan, Ramage, Talwar, Zhang, 2018, arXiv 1710.06963"
-    contractive: ClassVar[bool] = True
-    fixed_denominator: ClassVar[bool] = True
     replayable: ClassVar[bool] = False
-    noise_at_server: ClassVar[bool] = True
 
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -61,31 +61,55 @@ class CentralDP(Defense):
         """Standard deviation of the noise on each coordinate of the sum."""
         return self.noise_multiplier * self.clip
 
-    def update(self, update: Any, context: Context) -> tuple[Any, dict[str, Any]]:
+    def maps(self, given: Domain, plan: Plan) -> Domain:
+        """A vector of norm at most `clip`, and of any smaller bound it came with."""
+        known = given.l2 if isinstance(given, Real) else None
+        return Real(self.clip if known is None else min(self.clip, known))
+
+    def noise(self, plan: Plan) -> Noise:
+        """Normal noise on the sum."""
+        return Noise("gaussian", self.stddev, "aggregate")
+
+    def update(self, update: Any, context: Context) -> Passed:
         """Clips one update `[d]` through the query."""
         query = gaussian_sum_query(self.clip, self.stddev, context.seed)
         params = query.derive_sample_params(query.initial_global_state())
         (clipped,), norm = query.preprocess_record_impl(tf.cast(params, update.dtype), [update])
-        return clipped, {"norm": norm, "clipped": tf.cast(norm > tf.cast(self.clip, norm.dtype), update.dtype)}
+        over = tf.cast(norm > tf.cast(self.clip, norm.dtype), update.dtype)
+        return Passed(clipped, log={"norm": norm, "clipped": over})
 
-    def aggregate(self, total: Any, context: Context) -> tuple[Any, dict[str, Any]]:
+    def aggregate(self, total: Any, context: Context) -> Passed:
         """Adds noise to the sum `[d]` through the query, drawn from `context.seed`."""
         query = gaussian_sum_query(self.clip, self.stddev, context.seed)
         noised, _, _ = query.get_noised_result(total, query.initial_global_state())
-        return noised, {"noise_stddev": tf.cast(self.stddev, total.dtype)}
+        return Passed(noised, log={"noise_stddev": tf.cast(self.stddev, total.dtype)})
 
     def replay(self) -> Defense:
         """The clip alone: what an adversary who knows the defense can replay."""
         return Clip(norm=self.clip)
 
-    def claims(self, plan: Plan) -> list[Claim]:
-        """One client-level claim against `released`."""
-        event, relation = central_event(self.noise_multiplier, plan.sampling, plan.population)
+    def claims(self, plan: Plan, contribution: Real) -> list[Claim]:
+        """One client-level claim against `released`, for the longest contribution that can arrive."""
+        longest = self.clip if contribution.l2 is None else contribution.l2
+        event, relation = central_event(self.stddev / longest, plan.sampling, plan.population)
         assumes = (
             "the server is trusted to draw the noise and to publish nothing but the models: not the cohorts, their "
             "sizes, or training losses and other metrics of clients",
             "cohorts are drawn as the sampling says, secret from whoever sees the models",
             *NOISE_ASSUMPTIONS,
         )
-        sensitivity = self.clip * (2 if relation == "replace_one" else 1)
-        return [Claim(event, "client", relation, "released", True, assumes, sensitivity)]
+        if longest > self.clip:
+            more = longest - self.clip
+            assumes += (f"rounding on the way lengthens an update by at most {more:.3g}, which is accounted for",)
+        return [
+            Claim(
+                event=event,
+                unit="client",
+                relation=relation,
+                against="released",
+                amplified=True,
+                assumes=assumes,
+                sensitivity=longest * (2 if relation == "replace_one" else 1),
+                checks=frozenset({"cohorts are drawn"}),
+            )
+        ]

@@ -7,7 +7,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
-from fedpriv.defense.stations import Context, Defense
+from fedpriv.defense.domain import Domain, Real
+from fedpriv.defense.passed import Passed
+from fedpriv.defense.stations import Context, Defense, Plan
 
 
 class Clip(Defense):
@@ -22,18 +24,22 @@ class Clip(Defense):
     Parameters:
       norm: largest L2 norm, in update units; the median norm of unclipped updates is a common start.
 
-    Metrics: `norm`, the L2 norm before; `clipped`, 1 where it was above `norm` (so the cohort mean is the
+    Log: `norm`, the L2 norm before; `clipped`, 1 where it was above `norm` (so the cohort mean is the
     fraction clipped).
     """
 
     name: ClassVar[str] = "clip"
     paper: ClassVar[str] = "Abadi et al., 2016, arXiv 1607.00133"
-    contractive: ClassVar[bool] = True
     adaptive_attack: ClassVar[str] = "dlg"
 
     norm: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-    def update(self, update: Any, context: Context) -> tuple[Any, dict[str, Any]]:
+    def maps(self, given: Domain, plan: Plan) -> Domain:
+        """A vector of norm at most `norm`, and of any smaller bound it came with."""
+        known = given.l2 if isinstance(given, Real) else None
+        return Real(self.norm if known is None else min(self.norm, known))
+
+    def update(self, update: Any, context: Context) -> Passed:
         """`[d]` to `[d]`; a zero update stays zero, with a zero (not undefined) derivative of its norm."""
         bound = tf.cast(self.norm, update.dtype)
         square = tf.reduce_sum(tf.square(update))
@@ -44,4 +50,4 @@ class Clip(Defense):
         scale = tf.where(clipped, bound / tf.where(clipped, length, bound), tf.ones_like(length))
         # A norm beyond floats would scale to zero; not-a-number instead lets the engine name the client.
         scale = tf.where(tf.math.is_finite(length), scale, length - length)
-        return update * scale, {"norm": length, "clipped": tf.cast(clipped, update.dtype)}
+        return Passed(update * scale, log={"norm": length, "clipped": tf.cast(clipped, update.dtype)})

@@ -5,60 +5,153 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+import numpy as np
+from pydantic import Field
+
+from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.defense.codec import Codec
+from fedpriv.defense.domain import Domain, Ring
+from fedpriv.defense.stations import Defense, Plan
+
+#: float32 weights n / max_examples still round back to n below this many examples.
+_EXACT_EXAMPLES = 1 << 22
 
 
 @dataclass(frozen=True)
-class FixedPoint:
-    """Encodes a contribution `[d + 1]`: d values and, last, the client's weight, each with its own resolution.
-
-    A value x with |x| <= limit becomes round(x / step), ties to even, in two's complement modulo 2^bits. The
-    quantization error is at most step / 2 a coordinate and client, so at most clients * step / 2 in a decoded sum.
-    Sums of encoded vectors wrap; decoding is right as long as the true sum of integers lies in
-    [-2^(bits-1), 2^(bits-1)), which the maker of this object sees to.
+class Steps:
+    """What one unit of an integer stands for, in each part of a contribution.
 
     Attributes:
-      bits: b, from 8 to 64.
       limit: largest absolute value that fits.
-      step: resolution of the values.
-      weight_step: resolution of the weight, which lies in [0, 1].
+      step: of the d values.
+      weight: of the client's weight, which lies in [0, 1].
+      tally: of the tallies, which lie in [-1, 1].
     """
 
-    bits: int
     limit: float
     step: float
-    weight_step: float
+    weight: float
+    tally: float
 
-    @property
-    def mask(self) -> int:
-        """2^b - 1."""
-        return (1 << self.bits) - 1
 
-    def encode(self, contribution: Any) -> tuple[Any, Any]:
-        """Float `[d + 1]` to (int64 `[d + 1]`: bit patterns in [0, 2^b), scalar bool: whether all of it fits).
+class FixedPoint(Codec):
+    """Fixed-point encoding modulo 2^b: what an integer-only protocol needs before it.
 
-        Where something does not fit, or is not finite, its element is 0 and the bool is False.
+    A value x with |x| <= range becomes round(x / step), ties to even, in two's complement modulo 2^b. It is off by at
+    most step / 2, so a decoded sum is off by at most step / 2 a client. The client's weight and the tallies have
+    steps of their own. Sums of encoded vectors wrap, but not within the federation's largest cohort: it is checked
+    beforehand that even the largest values of all its clients add up to less than 2^(b-1).
+
+    Formal guarantee: none, it is arithmetic. Rounding may lengthen an update, which the ledger accounts for.
+
+    Parameters:
+      bits: b, from 8 to 64.
+      range: largest absolute coordinate of a contribution (the update times the client's weight, which is at most
+        1). Clip the update first to be sure of it: an L2 clip of C allows range = C.
+      resolution: step between two values, in update units; None takes the finest power of two that fits the largest
+        cohort. The log value `rounded_away` tells whether it is too coarse.
+    """
+
+    name: ClassVar[str] = "fixed_point"
+    replayable: ClassVar[bool] = False
+
+    bits: Annotated[int, Field(ge=8, le=64)] = 32
+    range: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
+    resolution: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    def maps(self, given: Domain, plan: Plan) -> Domain:
+        """Integers mod 2^bits."""
+        return Ring(self.bits)
+
+    def check(self, plan: Plan) -> None:
+        """Raises ParameterError if the largest cohort's sum could wrap."""
+        self.steps(plan)
+
+    def steps(self, plan: Plan, speaker: str = "") -> Steps:
+        """The steps that leave room for a sum over `plan.cohort` clients.
+
+        Args:
+          plan: the federation's facts.
+          speaker: the name of the defense to blame in messages; this one's by default.
+
+        Raises:
+          ParameterError: none do; the message says which bits, range or resolution would.
         """
+        speaker = speaker or self.name
+        largest = ((1 << (self.bits - 1)) - 1) // plan.cohort  # of one client's integers, so that no sum can wrap
+        if largest < 1:
+            raise ParameterError(
+                f"{speaker}: bits={self.bits} cannot hold a sum over {plan.cohort} clients; use bits >= "
+                f"{plan.cohort.bit_length() + 1} or smaller cohorts"
+            )
+        limit = float(np.float32(self.range))
+        if self.resolution is None:
+            step = finest_power_of_two(limit, largest)
+        else:
+            step = self._checked_step(self.resolution, limit, largest, plan.cohort, speaker)
+        return Steps(limit, step, _weight_step(plan, largest), finest_power_of_two(1.0, largest))
+
+    def quantize(self, contribution: Any, plan: Plan, seed: Any) -> tuple[Any, Any]:
+        """See Codec. Where something does not fit, or is not finite, its element is 0 and the bool is False.
+
+        Rounding is deterministic, so the seed goes unused.
+        """
+        at, d = self.steps(plan), plan.spec.size
         exact = tf.cast(contribution, tf.float64)  # scaling by a power of two is then free of rounding
-        values, weight = exact[:-1], exact[-1:]
-        fits = tf.concat([tf.abs(values) <= self.limit, (weight >= 0) & (weight <= 1)], 0)
-        scaled = tf.concat([values / self.step, weight / self.weight_step], 0)
+        values, weight, tallies = exact[:d], exact[d : d + 1], exact[d + 1 :]
+        fits = tf.concat([tf.abs(values) <= at.limit, (weight >= 0) & (weight <= 1), tf.abs(tallies) <= 1], 0)
+        scaled = tf.concat([values / at.step, weight / at.weight, tallies / at.tally], 0)
         integers = tf.cast(tf.round(tf.where(fits, scaled, tf.zeros_like(scaled))), tf.int64)
         if self.bits < 64:
-            integers = tf.bitwise.bitwise_and(integers, tf.constant(self.mask, tf.int64))
+            integers = tf.bitwise.bitwise_and(integers, tf.constant((1 << self.bits) - 1, tf.int64))
         return integers, tf.reduce_all(fits)
 
-    def decode(self, total: Any) -> Any:
-        """A sum of encoded vectors, int64 `[d + 1]`, to float64 `[d + 1]`.
-
-        Exact while the integers stay below 2^53, beyond that rounded to float64.
-        """
+    def decode(self, total: Any, count: Any, plan: Plan) -> Any:
+        """See Codec. Exact while the integers stay below 2^53, beyond that rounded to float64."""
+        at, d = self.steps(plan), plan.spec.size
         unused = tf.constant(64 - self.bits, tf.int64)
         signed = tf.bitwise.right_shift(tf.bitwise.left_shift(total, unused), unused)  # arithmetic: copies the sign
         floats = tf.cast(signed, tf.float64)
-        return tf.concat([floats[:-1] * self.step, floats[-1:] * self.weight_step], 0)
+        return tf.concat([floats[:d] * at.step, floats[d : d + 1] * at.weight, floats[d + 1 :] * at.tally], 0)
+
+    def l2_error(self, plan: Plan) -> float:
+        """Rounding moves each of d coordinates by at most step / 2."""
+        return math.sqrt(plan.spec.size) * self.steps(plan).step / 2
+
+    def diagnose(self, contribution: Any, encoded: Any, plan: Plan) -> dict[str, Any]:
+        """`rounded_away`: the share of the nonzero values that became 0; 1 says that `resolution` is too coarse."""
+        given = contribution[: plan.spec.size] != 0
+        lost = tf.cast(given & (encoded[: plan.spec.size] == 0), tf.float32)
+        return {"rounded_away": tf.math.divide_no_nan(tf.reduce_sum(lost), tf.reduce_sum(tf.cast(given, tf.float32)))}
+
+    def replay(self) -> Defense | None:
+        """Nothing to replay: rounding to `step` is below what an attack can see, and has no derivative."""
+        return None
+
+    def _checked_step(self, step: float, limit: float, largest: int, cohort: int, speaker: str) -> float:
+        needed = round(limit / step) if limit / step < 2**62 else 1 << 62  # as `encode` divides and rounds
+        if step > limit:
+            raise ParameterError(
+                f"{speaker}: resolution={step:g} is coarser than range={self.range:g}, so every value would round "
+                "away; use one well below the range"
+            )
+        if needed > 1 << 52:
+            raise ParameterError(
+                f"{speaker}: range / step = {limit / step:.3g} is finer than float64 resolves; use resolution >= "
+                f"{limit / (1 << 52):.3g}"
+            )
+        if needed > largest:
+            bits = (needed * cohort).bit_length() + 1
+            wider = f"bits >= {bits}, " if bits <= 64 else ""
+            raise ParameterError(
+                f"{speaker}: a sum over {cohort} clients of values up to range={self.range:g} in steps of {step:g} "
+                f"reaches {needed * cohort}, beyond 2^{self.bits - 1} - 1 for bits={self.bits}; use {wider}"
+                f"range <= {largest * step:.6g}, or resolution >= {finest_power_of_two(limit, largest):.6g}"
+            )
+        return step
 
 
 def finest_power_of_two(limit: float, largest: int) -> float:
@@ -67,3 +160,11 @@ def finest_power_of_two(limit: float, largest: int) -> float:
     while Fraction(limit) > largest * Fraction(2) ** exponent:
         exponent += 1
     return math.ldexp(1.0, exponent)
+
+
+def _weight_step(plan: Plan, largest: int) -> float:
+    if plan.weighting == "uniform":
+        return 1.0
+    if plan.max_examples <= min(largest, _EXACT_EXAMPLES):
+        return 1.0 / plan.max_examples  # the integers are then the example counts themselves
+    return finest_power_of_two(1.0, largest)

@@ -6,18 +6,19 @@ import functools
 from typing import Any
 
 from fedpriv.base.lazy import tf, tfp
+from fedpriv.base.seeds import child, gaussian
 
 
 def gaussian_sum_query(clip: float, stddev: float, seed: Any) -> Any:
     """A `tensorflow_privacy.GaussianSumQuery` whose noise is a pure function of `seed`.
 
     Clipping, state and DP event are TF Privacy's own. Its noise comes from a stateful generator, which neither
-    repeats with a seed nor survives a resumed run, so only that draw is replaced: Philox, keyed by `seed`.
+    repeats with a seed nor survives a resumed run, so only that draw is replaced: by 128 bits of `seed`.
 
     Args:
       clip: L2 norm that each record is clipped to.
       stddev: standard deviation of the noise on each coordinate of the sum.
-      seed: int32 `[2]`, may be symbolic; one query object draws once with it.
+      seed: int64 `[2]`, may be symbolic; one query object draws once with it.
     """
     return _query_class()(clip, stddev, seed)
 
@@ -33,11 +34,9 @@ def _query_class() -> type:
             # Over an empty structure the parent draws nothing and still reports its state and event.
             _, global_state, event = super().get_noised_result([], global_state)
             leaves = tf.nest.flatten(sample_state)
-            seeds = tf.random.experimental.stateless_split(self._seed, len(leaves))
             noised = [
                 leaf
-                + tf.cast(global_state.stddev, leaf.dtype)
-                * tf.random.stateless_normal(tf.shape(leaf), seeds[i], dtype=leaf.dtype, alg="philox")
+                + tf.cast(global_state.stddev, leaf.dtype) * gaussian(child(self._seed, i), tf.shape(leaf), leaf.dtype)
                 for i, leaf in enumerate(leaves)
             ]
             return tf.nest.pack_sequence_as(sample_state, noised), global_state, event
@@ -47,7 +46,7 @@ def _query_class() -> type:
 
 #: What every guarantee from this noise rests on, besides the defense's own assumptions.
 NOISE_ASSUMPTIONS = (
-    "the run's seed is secret from the adversary: the noise is a pseudo-random function of it, for research that "
-    "repeats and not for deployment",
+    "the run's seed, of 128 bits from the operating system unless one was chosen, is secret from the adversary, and "
+    "Philox, TensorFlow's generator and no cryptographic one, stands for randomness",
     "floating-point Gaussian noise stands for real-valued noise (Mironov, 2012, shows how its low bits can leak)",
 )

@@ -7,8 +7,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from fedpriv.account.ledger import Claim
 from fedpriv.base.lazy import dp_accounting, tf
+from fedpriv.defense.claim import Claim
+from fedpriv.defense.domain import Real
+from fedpriv.defense.noise import Noise
+from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv_defenses.clip import Clip
 from fedpriv_defenses.gaussian_query import NOISE_ASSUMPTIONS, gaussian_sum_query
@@ -36,7 +39,7 @@ class LocalDP(Defense):
       noise_multiplier: noise standard deviation over `clip`. The noise's norm is about noise_multiplier * clip *
         sqrt(d), so even 0.01 outweighs the update of a model of more than 10,000 weights.
 
-    Metrics: `norm` and `clipped` as for Clip, `noise_norm`.
+    Log: `norm` and `clipped` as for Clip, `noise_norm`.
     """
 
     name: ClassVar[str] = "local_dp"
@@ -52,32 +55,37 @@ class LocalDP(Defense):
         """Standard deviation of the noise on each coordinate of one update."""
         return self.noise_multiplier * self.clip
 
-    def update(self, update: Any, context: Context) -> tuple[Any, dict[str, Any]]:
+    def noise(self, plan: Plan) -> Noise:
+        """Normal noise on each update."""
+        return Noise("gaussian", self.stddev, "update")
+
+    def update(self, update: Any, context: Context) -> Passed:
         """Clips and noises one update `[d]`; the noise is drawn from `context.seed`."""
         query = gaussian_sum_query(self.clip, self.stddev, context.seed)
         state = query.initial_global_state()
         params = tf.cast(query.derive_sample_params(state), update.dtype)
         (clipped,), norm = query.preprocess_record_impl(params, [update])
         noised, _, _ = query.get_noised_result(clipped, state)
-        return noised, {
+        log = {
             "norm": norm,
             "clipped": tf.cast(norm > tf.cast(self.clip, norm.dtype), update.dtype),
             "noise_norm": tf.norm(noised - clipped),
         }
+        return Passed(noised, log=log)
 
     def replay(self) -> Defense:
         """The clip alone: the noise's mean is zero, and its draw is unknown to an adversary."""
         return Clip(norm=self.clip)
 
-    def claims(self, plan: Plan) -> list[Claim]:
+    def claims(self, plan: Plan, contribution: Real) -> list[Claim]:
         """A claim against `server`; one against `released` where all cohorts are equally large."""
         message = Claim(
-            dp_accounting.GaussianDpEvent(self.noise_multiplier / 2),
-            "client",
-            "replace_one",
-            "server",
-            False,
-            (
+            event=dp_accounting.GaussianDpEvent(self.noise_multiplier / 2),
+            unit="client",
+            relation="replace_one",
+            against="server",
+            amplified=False,
+            assumes=(
                 "who takes part, and how many examples each has, is not protected",
                 "nothing else about a client's data leaves it: no losses, norms or other metrics",
                 *NOISE_ASSUMPTIONS,
@@ -87,12 +95,14 @@ class LocalDP(Defense):
             return [message]
         cohort = plan.sampling.largest(plan.population)
         total = Claim(
-            dp_accounting.GaussianDpEvent(self.noise_multiplier * math.sqrt(cohort) / 2),
-            "client",
-            "replace_one",
-            "released",
-            True,
-            (
+            event=dp_accounting.GaussianDpEvent(self.noise_multiplier * math.sqrt(cohort) / 2),
+            unit="client",
+            relation="replace_one",
+            against="released",
+            amplified=True,
+            about_sum=True,
+            checks=frozenset({"everyone arrives", "cohorts are drawn"}),
+            assumes=(
                 f"all {cohort} clients of a cohort add their noise and arrive, and only the sum leaves the server",
                 "cohorts are drawn as the sampling says, secret from whoever sees the models",
                 *NOISE_ASSUMPTIONS,

@@ -10,11 +10,12 @@ import pydantic
 from pydantic import Field
 
 from fedpriv.account.accounting import central_event
-from fedpriv.account.ledger import Claim
 from fedpriv.base.errors import ParameterError, UnknownNameError, did_you_mean
 from fedpriv.base.lazy import tf, tff
 from fedpriv.base.registry import load_dotted, parse_call
 from fedpriv.defense.aggregator import Aggregator
+from fedpriv.defense.claim import Claim
+from fedpriv.defense.domain import Real
 from fedpriv.defense.stations import Plan
 
 Norm = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
@@ -174,7 +175,7 @@ class TFFDP(Aggregator):
                 "noise, or more clients"
             ) from e
 
-    def claims(self, plan: Plan) -> list[Claim]:
+    def claims(self, plan: Plan, contribution: Real) -> list[Claim]:
         """One client-level claim against `released`."""
         event, relation = central_event(self.noise_multiplier, plan.sampling, plan.population)
         assumes = (
@@ -183,7 +184,17 @@ class TFFDP(Aggregator):
             "TensorFlow's generator, which is no cryptographic one, stands for randomness, and floating-point noise "
             "for real-valued noise (Mironov, 2012, shows how its low bits can leak)",
         )
-        return [Claim(event, "client", relation, "released", True, assumes)]
+        return [
+            Claim(
+                event=event,
+                unit="client",
+                relation=relation,
+                against="released",
+                amplified=True,
+                assumes=assumes,
+                checks=frozenset({"cohorts are drawn"}),
+            )
+        ]
 
 
 def _mean(plan: Plan) -> Any:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.base.lazy import dp_accounting
+from fedpriv.defense.claim import Relation
 from fedpriv.procedure.procedure import Sampling
 
 if TYPE_CHECKING:
     import numpy as np
 
-Relation = Literal["add_or_remove_one", "replace_one", "replace_special"]
 AccountantName = Literal["rdp", "pld"]
 
 #: Smallest noise multiplier searched; below it the accountants' epsilons run into the hundreds.

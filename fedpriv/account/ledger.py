@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from fedpriv.account.accounting import (
     AccountantName,
-    Relation,
     central_epsilon,
     checked_accountant,
     checked_delta,
@@ -28,43 +27,16 @@ from fedpriv.account.accounting import (
 )
 from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.base.lazy import dp_accounting
-
-if TYPE_CHECKING:
-    from fedpriv.defense.stations import Plan
+from fedpriv.defense.claim import Against, Check, Claim, Relation, Unit
+from fedpriv.defense.plan import Plan
 
 __all__ = ["Against", "Claim", "Epsilon", "Ledger", "Unit", "central_epsilon", "noise_for"]
 
-Unit = Literal["client", "example"]
-Against = Literal["released", "server"]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What one defense formally promises about everything an adversary sees of one round.
-
-    Several claims are several true statements about the same round, not several releases: the ledger reports the
-    strongest that applies. A defense that releases more than one thing a round reports one composed event.
-
-    Attributes:
-      event: a `dp_accounting.DpEvent` for one round, before amplification by sampling. A Gaussian's noise
-        multiplier is sigma over the sensitivity under `relation`.
-      unit: what is protected.
-      relation: neighbouring relation the event is stated for.
-      against: who the guarantee holds against: `released` (whoever sees only released models) or `server`
-        (whoever sees the client's message; it then also holds for whatever is computed from the messages).
-      amplified: whether cohort sampling may amplify it (only if the cohort is secret from `against`).
-      assumes: plain-words assumptions.
-      sensitivity: L2 sensitivity, in update units, of the sum that the server's noise is added to; None if the
-        noise is already in the messages.
-    """
-
-    event: Any
-    unit: Unit
-    relation: Relation
-    against: Against
-    amplified: bool
-    assumes: tuple[str, ...] = ()
-    sensitivity: float | None = None
+#: What every claim rests on where the seed was chosen.
+PUBLISHED_SEED = (
+    "nobody who knows the run's seed is the adversary: it was chosen, so its noise and cohorts can be drawn again; the "
+    "number is for research, and a deployment leaves the seed to the operating system"
+)
 
 
 @dataclass(frozen=True)
@@ -104,25 +76,43 @@ class Ledger:
 
     Args:
       plan: the federation's public facts (sampling, population, weighting).
-      claims: what its stack of defenses claims (`Stack.claims()`).
+      claims: what its stack of defenses claims (`Line.claims()`).
       accountant: `rdp` (Renyi DP; microseconds a number after the first) or `pld` (privacy loss distributions;
         tighter, about a second a number).
-      objections: reasons why no number can be given whatever the claims (`Stack.objections()`).
+      objections: reasons why no number can be given whatever the claims (`Line.objections()`).
+      refusals: why claims that defenses make do not hold on their line (`Line.refusals()`).
+      seeded: whether somebody chose the run's seed, and so may know it.
     """
 
     def __init__(
-        self, plan: Plan, claims: Sequence[Claim], accountant: str = "rdp", objections: Sequence[str] = ()
+        self,
+        plan: Plan,
+        claims: Sequence[Claim],
+        accountant: str = "rdp",
+        objections: Sequence[str] = (),
+        *,
+        refusals: Sequence[str] = (),
+        seeded: bool = False,
     ) -> None:
         self.plan = plan
         self.claims = tuple(claims)
+        self.refusals, self.seeded = tuple(refusals), seeded
+        self.broken: dict[str, int] = {}
         self.accountant = checked_accountant(accountant)
         self.objections = tuple(objections)
         self.rounds = 0
         self._rdp: dict[Any, Any] = {}
         self._values: dict[Any, float] = {}
 
-    def spend(self, rounds: int = 1) -> None:
-        """Counts rounds as released, all under the same claims."""
+    def spend(self, rounds: int = 1, broken: Collection[Check] = ()) -> None:
+        """Counts rounds as released, all under the same claims.
+
+        Args:
+          rounds: how many.
+          broken: assumptions of claims that they broke; claims that rest on one give no number from then on.
+        """
+        for check in broken:
+            self.broken.setdefault(check, self.rounds)
         if rounds < 0:
             raise ParameterError(f"rounds={rounds} cannot be spent; privacy is never given back, so give 0 or more")
         self.rounds += rounds
@@ -165,12 +155,21 @@ class Ledger:
         if not found:
             raise refusals[0]
         value, claim = min(found, key=lambda pair: pair[0])
-        assumes = claim.assumes
+        assumes = (*claim.assumes, *((PUBLISHED_SEED,) if self.seeded else ()))
         if claim.unit == "client" and delta > 1 / self.plan.population:
             assumes = (*assumes, f"delta {delta:g} is small enough, though above 1/{self.plan.population} (clients)")
         return Epsilon(value, delta, claim.unit, claim.relation, name, assumes, rounds, against)
 
     def _value(self, claim: Claim, accountant: AccountantName, rounds: int, delta: float) -> float:
+        voided = sorted(self.broken.keys() & claim.checks)
+        if voided:
+            raise LedgerError(
+                f"a claim assumes that {voided[0]}, which did not hold in round {self.broken[voided[0]]}, so it gives "
+                "no number for this run"
+            )
+        if claim.run is not None:
+            require_supported(claim.run(max(rounds, 1)), claim.relation, accountant)
+            return composed_epsilon(claim.run(rounds), claim.relation, accountant, 1, delta) if rounds else 0.0
         key = (repr(claim), accountant, rounds, delta)
         if key not in self._values:
             event = self._event(claim, accountant)
@@ -192,6 +191,8 @@ class Ledger:
             raise ParameterError(f"against='{against}' is unknown. Known: released, server.")
         if self.objections:
             raise LedgerError("no epsilon can be justified: " + "; ".join(self.objections))
+        if not self.claims and self.refusals:
+            raise LedgerError("; ".join(self.refusals))
         if not self.claims:
             raise LedgerError(
                 "no defense in the stack makes a formal privacy claim, so epsilon is unbounded; add central_dp or "
@@ -250,8 +251,11 @@ class Ledger:
                 f"{', amplified by sampling' if amplified else ''}."
             )
             lines += [f"    It assumes that {a}." for a in claim.assumes]
-        if not self.claims:
+        if not self.claims and not self.refusals:
             lines.append("- no formal claim: epsilon is unbounded.")
+        if self.claims and self.seeded:
+            lines.append(f"    All of it assumes that {PUBLISHED_SEED}.")
+        lines += [f"- {refusal}." for refusal in self.refusals]
         lines += [f"- no number is given: {objection}." for objection in self.objections]
         return "\n".join(lines)
 

@@ -41,10 +41,10 @@ _REASONS = {
 }
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+def write_bytes(path: str | os.PathLike[str], data: bytes, private: bool = False) -> Path:
     """Writes `data` to `path` atomically, making its folders.
 
-    A symbolic link is followed, so that the link stays and its target changes.
+    A symbolic link is followed, so that the link stays and its target changes. A `private` file is its owner's alone.
 
     Returns:
       The path.
@@ -62,7 +62,9 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
             # Not tempfile: its files are private to the user, while results follow the umask like any other file.
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            with os.fdopen(
+                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666), "wb"
+            ) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

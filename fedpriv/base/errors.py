@@ -36,6 +36,10 @@ class StackError(FedprivError, ValueError):
     """Defenses that cannot work in the order, or with the procedure, they were given."""
 
 
+class ContextError(FedprivError, AttributeError):
+    """A station asked for something that does not exist where it acts."""
+
+
 class CapabilityError(FedprivError):
     """An attack needs something its adversary does not have."""
 

@@ -1,8 +1,8 @@
 """Registries: names to plug-ins, through Python entry points, without importing anything until asked.
 
-Third parties add to the groups `fedpriv.attacks`, `fedpriv.defenses`, `fedpriv.datasets`, `fedpriv.models`,
-`fedpriv.engines`, `fedpriv.commands`, `fedpriv.positions`, `fedpriv.knowledge` and `fedpriv.acts` from their own
-packages; wherever a name is accepted, so is a dotted `package.module:Name`.
+Third parties add to the groups `fedpriv.attacks`, `fedpriv.defenses`, `fedpriv.attrition`, `fedpriv.datasets`,
+`fedpriv.models`, `fedpriv.engines`, `fedpriv.commands`, `fedpriv.positions`, `fedpriv.knowledge` and `fedpriv.acts`
+from their own packages; wherever a name is accepted, so is a dotted `package.module:Name`.
 """
 
 from __future__ import annotations
@@ -224,6 +224,8 @@ defenses = Registry("defense", "fedpriv.defenses", "fedpriv.defense.stations:Def
 datasets = Registry("dataset", "fedpriv.datasets")
 models = Registry("model", "fedpriv.models")
 engines = Registry("engine", "fedpriv.engines")
+rounds = Registry("topology", "fedpriv.rounds")
+attrition = Registry("attrition", "fedpriv.attrition", "fedpriv.defense.attrition:Attrition")
 experiments = Registry("experiment", "fedpriv.experiments")
 commands = Registry("command", "fedpriv.commands")
 positions = Registry("position", "fedpriv.positions", "fedpriv.threat.position:Position")

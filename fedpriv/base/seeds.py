@@ -1,17 +1,33 @@
 """Seeds: every random draw is a pure function of (run seed, purpose, round, client, step).
 
-Host-side draws (cohorts, initial weights) come from numpy's SeedSequence; draws inside graphs fold the same
-coordinates into a stateless int32 `[2]` seed. Nothing depends on the order in which things are computed.
+Two kinds of streams, that never mix:
+
+- What repeats an experiment (initial weights, cohorts, the order of batches) comes from numpy's SeedSequence, and in
+  graphs from a stateless int32 `[2]` seed that is folded (`fold`). Folding keeps 32 bits, which is enough to tell
+  streams apart and far too little to hide behind.
+- What protects somebody (noise, masks, shares, drop-outs) comes from `secret`: 128 bits, by a keyed hash (BLAKE2b) of
+  the run's seed over the coordinates, handed into graphs as int64 `[2]` and derived further by `child`, a block cipher
+  call whose 128-bit output is a bijection of its input. Nothing on the way is narrower than that. The run's own seed
+  carries 128 bits from the operating system unless somebody chose it (`fresh`).
+
+TensorFlow's generator, Philox, is no cryptographic one; every claim that rests on its noise says so.
 """
 
 from __future__ import annotations
 
 import enum
+import hashlib
+import math
+import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fedpriv.base.lazy import tf
+
+#: The child of a seed that normal values are drawn from.
+_NORMAL = -1
 
 
 class Purpose(enum.IntEnum):
@@ -23,6 +39,12 @@ class Purpose(enum.IntEnum):
     SERVER = 3
     PARTITION = 4
     ATTACK = 5
+    ATTRITION = 6
+
+
+def fresh() -> int:
+    """A seed of 128 bits from the operating system."""
+    return secrets.randbits(128)
 
 
 def generator(seed: int, purpose: Purpose, *coordinates: int) -> np.random.Generator:
@@ -31,7 +53,7 @@ def generator(seed: int, purpose: Purpose, *coordinates: int) -> np.random.Gener
 
 
 def graph_seed(seed: int, purpose: Purpose, *coordinates: int) -> np.ndarray:
-    """An int32 `[2]` seed for `tf.random.stateless_*`."""
+    """An int32 `[2]` seed for `tf.random.stateless_*`; for what repeats, not for what protects."""
     state = np.random.SeedSequence([seed, int(purpose), *coordinates]).generate_state(2, np.uint32)
     return state.view(np.int32)
 
@@ -42,5 +64,64 @@ def integer_seed(seed: int, purpose: Purpose, *coordinates: int) -> int:
 
 
 def fold(seed: Any, value: Any) -> Any:
-    """A new int32 `[2]` seed from a seed and an integer tensor (traceable)."""
+    """A new int32 `[2]` seed from a seed and an integer tensor (traceable); for what repeats, not for what protects."""
     return tf.random.experimental.stateless_fold_in(seed, tf.cast(value, tf.int32))
+
+
+def secret(seed: int, purpose: Purpose, *coordinates: int) -> np.ndarray:
+    """128 bits, int64 `[2]`, for what protects somebody: BLAKE2b keyed by the run's seed over the coordinates."""
+    return secrets_of(seed, purpose, coordinates, [()])[0]
+
+
+def secrets_of(
+    seed: int, purpose: Purpose, coordinates: Sequence[int], each: Sequence[Sequence[int]] | Sequence[int]
+) -> np.ndarray:
+    """`secret` for many last coordinates at once, int64 `[n, 2]`; such as one a client."""
+    width = max(32, (int(seed).bit_length() + 8) // 8)
+    key = hashlib.blake2b(int(seed).to_bytes(width, "little", signed=True), person=b"fedpriv seed").digest()
+    head = hashlib.blake2b(key=key, digest_size=16)
+    head.update(np.asarray([int(purpose), *coordinates], np.int64).tobytes())
+    found = []
+    for last in each:
+        digest = head.copy()
+        digest.update(np.asarray(last, np.int64).tobytes())
+        found.append(digest.digest())
+    return np.frombuffer(b"".join(found), np.int64).reshape(-1, 2).copy()
+
+
+def child(seed: Any, index: Any) -> Any:
+    """Another int64 `[2]` seed from a seed and an integer (traceable): one Philox block keyed by half of the seed.
+
+    The counter is the seed's other half beside the index, so that children of one seed never collide. Indices are 0
+    or more; negative ones are kept for this module.
+    """
+    seed = tf.cast(seed, tf.int64)
+    words = tf.bitcast(tf.stack([tf.cast(index, tf.int64), seed[1]]), tf.uint64)
+    return tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=[2], key=tf.bitcast(seed[:1], tf.uint64), counter=words, alg=1, dtype=tf.int64
+    )
+
+
+def gaussian(seed: Any, shape: Any, dtype: Any = "float32") -> Any:
+    """Standard normal values of `shape`, a pure function of an int64 `[2]` seed (traceable).
+
+    Box and Muller (1958) from 63-bit uniforms in float64. TensorFlow's own normal draws use 32-bit uniforms (in float64
+    53-bit ones through the same transform) and stop at 5.7 standard deviations, where a large model shows it; these
+    reach 9.4, beyond which a normal value lies with probability below 1e-20.
+    """
+    count = tf.reduce_prod(tf.cast(shape, tf.int64))
+    pairs = (count + 1) // 2
+    seed = child(seed, _NORMAL)  # so that no child of `seed` shares a block with these values
+    counter = tf.bitcast(tf.stack([tf.zeros([], tf.int64), seed[1]]), tf.uint64)
+    bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=tf.stack([tf.constant(2, tf.int64), pairs]),
+        key=tf.bitcast(seed[:1], tf.uint64),
+        counter=counter,
+        alg=1,
+        dtype=tf.int64,
+    )
+    positive = tf.bitwise.bitwise_and(bits, tf.constant(np.iinfo(np.int64).max, tf.int64))
+    uniform = (tf.cast(positive, tf.float64) + 0.5) * 2.0**-63
+    radius, angle = tf.sqrt(-2.0 * tf.math.log(uniform[0])), 2.0 * math.pi * uniform[1]
+    values = tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], 0)[:count]
+    return tf.cast(tf.reshape(values, shape), dtype)

@@ -14,6 +14,7 @@ from fedpriv.base.errors import FedprivError, ParameterError, UnknownNameError, 
 REGISTRIES = {
     "attacks": registry.attacks,
     "defenses": registry.defenses,
+    "attrition": registry.attrition,
     "models": registry.models,
     "datasets": registry.datasets,
     "engines": registry.engines,

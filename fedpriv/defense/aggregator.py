@@ -10,7 +10,7 @@ import numpy as np
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tff
 from fedpriv.defense.domain import Domain, Opaque
-from fedpriv.defense.stations import Defense, Plan
+from fedpriv.defense.stations import Defense, Plan, Station
 
 
 @dataclass
@@ -36,7 +36,6 @@ class Aggregator(Defense):
     counted as if updates were sent as they are.
     """
 
-    gives: ClassVar[Domain] = Opaque("aggregate")
     replayable: ClassVar[bool] = False
 
     def make(self, plan: Plan) -> Any:
@@ -51,5 +50,10 @@ class Aggregator(Defense):
                 f"{self.name} counts every client once, whatever the number of its examples; use weighting='uniform'"
             )
 
-    def message(self) -> None:  # marks the station as acted at
-        """The message station is inside TFF."""
+    def acts_at(self, station: Station) -> bool:
+        """At the message station, besides those that it overrides."""
+        return station is Station.MESSAGE or super().acts_at(station)
+
+    def maps(self, given: Domain, plan: Plan) -> Domain:
+        """What a client sends is inside TFF."""
+        return Opaque("aggregate")

@@ -1,92 +1,416 @@
-"""Protocol: a defense at the message station that replaces "each client sends its update" by something else.
+"""Protocol: a defense at the message station whose parties exchange messages in phases, and reveal a sum alone.
 
-The client encodes inside the graph; the protocol's messages are then made, sent, combined and decoded on the
-host, for real. What each adversary can see of that is the protocol's own statement (`Transcript`).
+A protocol names its phases in order; in exactly one of them, the input phase, the clients contribute. One round of it
+is a `Session`: `begin` runs what goes before, `submit` takes the contributions one by one as clients finish training
+(so a cohort of 10,000 needs the memory of one), and `finish` runs the rest. Its messages are really made, sent over a
+`Wire` and combined; who is there in which phase is decided by an `Attrition`; what a coalition of parties can make of
+the messages is answered by the protocol itself (`Session.seen_by`). A round that cannot be finished ends in
+`Aborted`: it costs a round, no sum comes out, and every party keeps only what had reached it.
+
+Additive secret sharing has the input phase and one to publish the sum. Bonawitz et al. (2017) has the phases
+`advertise`, `share_keys`, `masked_input` (input) and `unmask`: `exchange` runs the first two and the last, `submit`
+masks. SecAgg+ (Bell et al., 2020) is the same with neighbours on a random graph in place of everybody, and threshold
+encryption has `keys`, `encrypt` (input) and `decrypt`, where key holders are the parties that drop out.
+
+Contributions are ring elements: a real vector is encoded by a link of its own before the protocol, a `Codec`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 
+from fedpriv.base.errors import OverflowDetected, ParameterError, ProtocolError
+from fedpriv.defense.attrition import Attrition, NoAttrition
 from fedpriv.defense.domain import Domain, Ring
-from fedpriv.defense.stations import Defense, Plan
+from fedpriv.defense.parties import SERVER, Party, Phase
+from fedpriv.defense.parties import client as client_party
+from fedpriv.defense.stations import Defense, Plan, Station
+from fedpriv.defense.wire import Delivery, Wire
 
 
-@dataclass
-class Transcript:
-    """What one round of a protocol leaves behind.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Revealed:
+    """A round that was finished.
 
     Attributes:
-      total: the decoded-to-ring sum, `[d + 1]` uint64 (last element: the sum of the clients' weights).
-      count: number of clients in the sum.
-      bytes_up: bytes sent by all clients together.
-      held: what each corruptible party saw, by party index: `{party: {client: uint64 [d + 1]}}`; filled only
-        for parties that were named as watched when the session was opened.
+      total: the sum of the contributions in the ring, uint64 `[n]`.
+      clients: ids of the clients in it, in ascending order.
     """
 
     total: np.ndarray
-    count: int
-    bytes_up: int
-    held: dict[int, dict[int, np.ndarray]] = field(default_factory=dict)
+    clients: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of clients in the sum."""
+        return len(self.clients)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aborted:
+    """A round that could not be finished: no sum came out.
+
+    Attributes:
+      reason: why, and what to do about it.
+      phase: name of the phase in which it ended.
+    """
+
+    reason: str
+    phase: str
+
+
+Outcome = Revealed | Aborted
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sighting:
+    """One thing that a coalition can make of what its members received.
+
+    Attributes:
+      kind: `client`: one client's contribution, laid open; `sum`: the sum over these clients; `payloads`: messages
+        that tell nothing of what is in them.
+      clients: ids of the clients behind it, in ascending order.
+      value: the contribution or the sum, in the ring, uint64 `[n]`; None for `payloads`.
+      payloads: the messages of these clients that the coalition holds, where they are worth keeping.
+    """
+
+    kind: Literal["client", "sum", "payloads"]
+    clients: tuple[int, ...]
+    value: np.ndarray | None = None
+    payloads: tuple[Delivery, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Opening:
+    """What a session is opened for.
+
+    Attributes:
+      length: n, elements of a contribution: d values, the client's weight, and the tallies.
+      clients: the cohort's ids.
+      parties: everybody else who takes part.
+      phases: the protocol's, in order.
+      round: the round's number, from 0.
+      seed: the run's seed. It is no secret: keys, shares and masks are not drawn from it.
+      attrition: who drops out when.
+      watched: whose received messages to remember; None is everybody's.
+      wire: whether an eavesdropper listens.
+    """
+
+    length: int
+    clients: tuple[int, ...]
+    parties: tuple[Party, ...]
+    phases: tuple[Phase, ...]
+    round: int
+    seed: int
+    attrition: Attrition = field(default_factory=NoAttrition)
+    watched: frozenset[Party] | None = frozenset()
+    wire: bool = False
+
+
+class _Abort(Exception):
+    """Ends a round from within one of its phases."""
 
 
 class Session(ABC):
-    """One round of a protocol, on the host."""
+    """One round of a protocol, on the host: `begin`, then `submit` for every client that has trained, then `finish`.
+
+    A protocol overrides `take` (a client's part in the input phase), `exchange` (all other phases), `total`,
+    `seen_by` and, where the input phase may have to be called off, `ready`. `abort` ends the round from within them.
+
+    Attributes:
+      opening: what it was opened for.
+      wire: what carries its messages; `wire.bytes(sender="client")` is what the clients have sent.
+      present: the parties that are there in the phase that runs, clients first.
+      outcome: how the round ended; None while it runs.
+    """
+
+    def __init__(self, opening: Opening) -> None:
+        self.opening = opening
+        everybody = (*map(client_party, opening.clients), *opening.parties)
+        self.wire = Wire(everybody, opening.watched, tapped=opening.wire)
+        self.present: tuple[Party, ...] = everybody
+        self.outcome: Outcome | None = None
+        self._members = frozenset(opening.clients)
+        self._input = next(i for i, phase in enumerate(opening.phases) if phase.takes_input)
+        self._now = -1
+        self._submitted: set[int] = set()
+        #: A watched client's own contribution: what it holds itself without receiving anything.
+        self._own: dict[int, np.ndarray] = {}
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The names of the protocol's phases, in order."""
+        return tuple(phase.name for phase in self.opening.phases)
+
+    @property
+    def submitted(self) -> tuple[int, ...]:
+        """Ids of the clients that contributed so far, in ascending order."""
+        return tuple(sorted(self._submitted))
+
+    def there(self, role: str) -> tuple[Party, ...]:
+        """The parties of a role that are there in the phase that runs, in order."""
+        return tuple(sorted(p for p in self.present if p.role == role))
+
+    def begin(self, alive: Collection[int] | None = None) -> tuple[int, ...]:
+        """Runs the phases before the input phase, and opens that.
+
+        Args:
+          alive: ids of the clients that turn up at all; None is all the session was opened for.
+
+        Returns:
+          Ids of the clients that are there to contribute; none if the round has ended already.
+
+        Raises:
+          ProtocolError: it has begun before, or `alive` names a stranger.
+        """
+        if self._now >= 0:
+            raise ProtocolError("the round has begun already; open a session for each round")
+        if alive is not None:
+            strangers = {int(c) for c in alive} - self._members
+            if strangers:
+                raise ProtocolError(_stranger(min(strangers)))
+            turned_up = {int(c) for c in alive}
+            self.present = tuple(p for p in self.present if p.role != "client" or p.index in turned_up)
+        self._run(range(self._input + 1))
+        return () if self.outcome else tuple(p.index for p in self.there("client"))
+
+    def submit(self, client: int, encoded: np.ndarray) -> bool:
+        """Takes one client's contribution through the messages of the input phase.
+
+        Args:
+          client: its id.
+          encoded: ring elements, uint64 `[n]`; only read.
+
+        Returns:
+          Whether it was sent: not if the client is gone by now, or the round has been aborted.
+
+        Raises:
+          ProtocolError: the input phase is not open, the client is not in this round or has contributed before, or
+            the vector is of the wrong kind.
+        """
+        client = int(client)
+        if client not in self._members:
+            raise ProtocolError(_stranger(client))
+        n = self.opening.length
+        if encoded.shape != (n,) or encoded.dtype != np.uint64:
+            raise ProtocolError(
+                f"client {client} contributes {encoded.dtype}{list(encoded.shape)} instead of uint64[{n}]; encode it "
+                "for this protocol and this model"
+            )
+        if isinstance(self.outcome, Aborted):
+            return False
+        if self._now != self._input or self.outcome:
+            when = "is over" if self._now >= self._input else "has not begun; call begin first"
+            raise ProtocolError(f"client {client} contributes, but the input phase {when}")
+        if client in self._submitted:
+            raise ProtocolError(f"client {client} contributes a second time; each does once")
+        party = client_party(client)
+        if not self.wire.is_alive(party):
+            return False
+        if self.wire.is_watched(party):
+            self._own[client] = encoded.copy()
+        try:
+            self.take(client, encoded)
+        except _Abort as abort:
+            self._end(abort)
+            return False
+        self._submitted.add(client)
+        return True
+
+    def finish(self) -> Outcome:
+        """Ends the input phase, in which whoever has not contributed is gone, and runs the rest of the round.
+
+        Returns:
+          The sum, or why there is none; the same when called again.
+
+        Raises:
+          ProtocolError: the round has not begun.
+        """
+        if self._now < 0:
+            raise ProtocolError("the round has not begun; call begin first")
+        if self.outcome is None:
+            self.present = tuple(p for p in self.present if p.role != "client" or p.index in self._submitted)
+            self._run(range(self._input + 1, len(self.phases)))
+        if self.outcome is None:
+            try:
+                total, clients = self.total()
+                self.outcome = Revealed(total=total, clients=tuple(sorted(clients)))
+            except _Abort as abort:
+                self._end(abort)
+        assert self.outcome is not None
+        return self.outcome
+
+    def abort(self, reason: str) -> NoReturn:
+        """Ends the round without a result; does not return. Only for use in the methods that a protocol overrides."""
+        raise _Abort(reason)
+
+    def ready(self) -> None:  # noqa: B027
+        """Checks, as the input phase begins, whether enough parties are there for it; default nothing."""
 
     @abstractmethod
-    def send(self, client: int, encoded: np.ndarray) -> None:
-        """Takes client `client`'s encoded contribution, uint64 `[d + 1]`, through the protocol's messages."""
+    def take(self, client: int, encoded: np.ndarray) -> None:
+        """Makes and sends what `client` contributes, uint64 `[n]`; it is there, and contributes once."""
 
     @abstractmethod
-    def close(self) -> Transcript:
-        """Ends the round and returns what it left. Raises ProtocolError if it cannot be finished."""
+    def exchange(self, phase: Phase) -> None:
+        """Makes and sends all messages of a phase other than the input phase, among those who are there."""
+
+    @abstractmethod
+    def total(self) -> tuple[np.ndarray, Collection[int]]:
+        """The sum that the server gets, uint64 `[n]`, and the ids of the clients in it."""
+
+    @abstractmethod
+    def seen_by(self, coalition: Collection[Party], *, wire: bool = False) -> tuple[Sighting, ...]:
+        """What some parties can make of what they received, if they pool it, so far in this round.
+
+        Args:
+          coalition: parties that follow the protocol and keep what they see; none but an eavesdropper if empty.
+          wire: whether they listen to all channels as well.
+
+        Returns:
+          Every contribution that they can lay open; else the sums that they hold, with their messages; else only the
+          messages, if they have any.
+
+        Raises:
+          ParameterError: one of them is not in the round.
+          ProtocolError: one of them, or the wire, was not watched.
+        """
+
+    def _enter(self, number: int) -> None:
+        self._now, phase, rule = number, self.opening.phases[number], self.opening.attrition
+        alive = set(rule.alive(phase, self.present, self.opening.round, self.opening.seed))
+        strangers = alive - set(self.present)
+        if strangers:
+            raise ParameterError(
+                f"attrition '{rule.name}' says that {min(strangers)} is there in phase '{phase}', where "
+                "it was gone or never was; return some of the parties it is given"
+            )
+        self.present = tuple(p for p in self.present if p in alive)
+        self.wire.enter(phase.name, self.present)
+
+    def _run(self, numbers: range) -> None:
+        for number in numbers:
+            if self.outcome is not None:
+                return
+            self._enter(number)
+            try:
+                if number == self._input:
+                    self.ready()
+                else:
+                    self.exchange(self.opening.phases[number])
+            except _Abort as abort:
+                self._end(abort)
+
+    def _end(self, abort: _Abort) -> None:
+        self.outcome = Aborted(reason=str(abort), phase=self.phases[self._now])
+
+
+def _stranger(client: int) -> str:
+    return f"client {client} is not in this round; open the session with it"
 
 
 class Protocol(Defense):
-    """A defense whose messages reveal only a combination of the updates.
+    """A defense whose messages reveal only a sum of the contributions. Override `session` and `parties`.
 
-    The engine appends each client's aggregation weight to its (already weighted) update, so everything here
-    has length d + 1, and only sums of both ever reach the server.
+    A contribution has n = d + 1 + t elements: the update times the client's weight, that weight, and t tallies (small
+    values that are summed with it), all encoded by the codec before it.
     """
 
-    gives: ClassVar[Domain] = Ring()
+    takes: ClassVar[Domain] = Ring()
+    replayable: ClassVar[bool] = False
+    #: Names of the phases, in order.
+    phases: ClassVar[tuple[str, ...]] = ()
+    #: The one in which clients contribute.
+    input_phase: ClassVar[str] = ""
 
-    def encode(self, contribution: Any, plan: Plan, seed: Any) -> tuple[Any, Any]:
-        """Float32 `[d + 1]` to ring elements int64 `[d + 1]` (bit pattern of uint64); pure TensorFlow.
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Raises ProtocolError for a class whose phases cannot be run."""
+        super().__pydantic_init_subclass__(**kwargs)
+        if len(set(cls.phases)) < len(cls.phases) or "input" in cls.phases:
+            raise ProtocolError(f"{cls.__name__}.phases={cls.phases}: names must differ, and none may be 'input'")
+        if cls.phases and cls.input_phase not in cls.phases:
+            raise ProtocolError(f"{cls.__name__}.input_phase='{cls.input_phase}' is none of its phases {cls.phases}")
 
-        Returns:
-          (encoded, ok): `ok` is a scalar bool, False where a value does not fit; the engine then names the
-          client and stops with OverflowDetected.
+    def acts_at(self, station: Station) -> bool:
+        """At the message station, besides those that it overrides."""
+        return station is Station.MESSAGE or super().acts_at(station)
+
+    def parties(self) -> tuple[Party, ...]:
+        """Who takes part besides the clients, and could be corrupted."""
+        return (SERVER,)
+
+    @abstractmethod
+    def session(self, opening: Opening) -> Session:
+        """A round, not yet begun, that has been checked by `open`."""
+
+    def check_attrition(self, attrition: Attrition) -> None:
+        """Raises ParameterError if it names a phase or a party that this protocol does not have."""
+        attrition.check(self._phases(), self.parties())
+
+    def open(
+        self,
+        plan: Plan,
+        clients: Sequence[int],
+        *,
+        round: int,
+        seed: int,
+        attrition: Attrition | None = None,
+        watched: Collection[Party] | None = (),
+        wire: bool = False,
+        tallies: int = 0,
+    ) -> Session:
+        """Makes the session of one round.
+
+        Args:
+          plan: the federation's facts.
+          clients: the cohort's ids.
+          round: the round's number, from 0.
+          seed: the run's seed.
+          attrition: who drops out when; None is nobody.
+          watched: parties whose received messages to remember; None is everybody's.
+          wire: whether to remember what an eavesdropper hears.
+          tallies: t, elements of a contribution after its d values and its weight.
+
+        Raises:
+          OverflowDetected: more clients than the largest cohort of the plan, for which the encoding has room.
+          ParameterError: a watched party that does not exist, or an attrition for another protocol.
+          ProtocolError: a client is named twice.
         """
-        raise NotImplementedError
+        ids = tuple(int(c) for c in clients)
+        if len(set(ids)) < len(ids):
+            twice = next(c for i, c in enumerate(ids) if c in ids[:i])
+            raise ProtocolError(f"client {twice} is named twice in one round; each takes part once")
+        if len(ids) > plan.cohort:
+            raise OverflowDetected(
+                f"a round of {self.name or type(self).__name__} is opened for {len(ids)} clients, but only a sum over "
+                f"{plan.cohort}, the plan's largest cohort, is known to fit; sample fewer clients, or plan with a "
+                "larger cohort"
+            )
+        attrition = attrition or NoAttrition()
+        self.check_attrition(attrition)
+        return self.session(
+            Opening(
+                length=plan.spec.size + 1 + tallies,
+                clients=ids,
+                parties=self.parties(),
+                phases=self._phases(),
+                round=round,
+                seed=seed,
+                attrition=attrition,
+                watched=None if watched is None else frozenset(watched),
+                wire=wire,
+            )
+        )
 
-    def decode(self, total: Any, count: Any, plan: Plan) -> Any:
-        """The ring sum, int64 `[d + 1]`, back to float64 `[d + 1]`; pure TensorFlow."""
-        raise NotImplementedError
+    def replay(self) -> Defense | None:
+        """Nothing to replay: what comes out is the sum of what went in."""
+        return None
 
-    def open(self, plan: Plan, clients: Sequence[int], watched: Sequence[int] = ()) -> Session:
-        """Starts a round for `clients`; `watched` parties' view is kept in the transcript."""
-        raise NotImplementedError
-
-    def l2_error(self, plan: Plan) -> float:
-        """Largest L2 distance between a client's contribution and what the ring holds of it, in update units.
-
-        Encoding may lengthen a clipped update by this much; the ledger adds it to the sensitivity.
-        """
-        return 0.0
-
-    def combine(self, shares: Sequence[np.ndarray]) -> np.ndarray:
-        """The ring element, uint64 `[d + 1]`, that all parties' shares of one message make together."""
-        raise NotImplementedError
-
-    def parties(self) -> int:
-        """Number of parties (such as aggregators) that could be corrupted."""
-        return 0
-
-    def message(self) -> None:  # marks the station as acted at
-        """The message station is `encode`, `open` and `decode` together."""
+    def _phases(self) -> tuple[Phase, ...]:
+        return tuple(Phase(name, name == self.input_phase) for name in self.phases)

@@ -1,116 +1,91 @@
 """Stations of a round, and Defense: an object that acts at some of them.
 
-      SERVER                         CLIENT (x cohort)                              SERVER
-  weights -> broadcast -> batch -> gradient -> update -> message ====> aggregate -> step -> weights'
+      SERVER                                CLIENT (x cohort)                                          SERVER
+  weights -> broadcast -> data -> batch -> gradient -> update -> encode -> message ===> aggregate -> step -> weights'
 
-A defense overrides the methods of the stations it acts at and leaves the others alone; the engine calls only
-what is overridden. All but the message station are pure TensorFlow functions traced into the engine's graph.
+`model` stands before the line: a defense may replace the model. A defense overrides the methods of the stations it
+acts at and leaves the others alone; the line calls only what is overridden. Station functions are pure TensorFlow,
+traced into the engine's graph.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
+from fedpriv.base.errors import StackError
 from fedpriv.base.plugin import Plugin
+from fedpriv.defense.claim import Claim
+from fedpriv.defense.context import Context
 from fedpriv.defense.domain import Domain, Real
-from fedpriv.models.spec import Spec
+from fedpriv.defense.noise import Noise
+from fedpriv.defense.plan import Plan
+from fedpriv.models.model import Model
 
-if TYPE_CHECKING:
-    from fedpriv.account.ledger import Claim
-    from fedpriv.procedure.procedure import Sampling
+__all__ = ["Context", "Defense", "Plan", "Station", "labels", "state_array"]
 
 
 class Station(enum.Enum):
     """Where on the line a defense acts or an adversary taps."""
 
+    MODEL = "model"
     BROADCAST = "broadcast"
+    DATA = "data"
     BATCH = "batch"
     GRADIENT = "gradient"
     UPDATE = "update"
+    ENCODE = "encode"
     MESSAGE = "message"
     AGGREGATE = "aggregate"
+    STEP = "step"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is fixed about a federation before its first round; defenses check themselves against it.
-
-    Attributes:
-      spec: the flat update's layout.
-      population: K, the number of clients.
-      cohort: the largest cohort a round can have (for Poisson sampling the population).
-      expected_cohort: the mean cohort size.
-      sampling: how cohorts are drawn.
-      weighting: `examples` or `uniform`.
-      max_examples: largest number of examples of any client.
-      rounds: planned number of rounds, or None when open.
-    """
-
-    spec: Spec
-    population: int
-    cohort: int
-    expected_cohort: float
-    sampling: Sampling
-    weighting: str
-    max_examples: int
-    rounds: int | None = None
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a station's function may use, inside the graph.
-
-    Attributes:
-      plan: static facts.
-      state: this defense's own state (tensors), as the server broadcast it.
-      seed: int32 `[2]`, unique to (run, round, client, station, local step); feed it to stateless ops only.
-      num_examples: int32 scalar, the client's example count (0 at server stations).
-      count: int32 scalar at the aggregate station and in `next_state`, clients that took part (0 elsewhere).
-    """
-
-    plan: Plan
-    state: Any
-    seed: Any
-    num_examples: Any = 0
-    count: Any = 0
+#: Stations that this class cannot give an author: sending is a protocol's, which runs on the host.
+_NOT_FUNCTIONS = {
+    "message": "no line calls it; a defense that sends messages derives from fedpriv.defense.protocol.Protocol",
+    "next_state": "no line calls it; give the next state back with Passed(value, state=...) from a server's station",
+    "contractive": "nothing reads it; say what the defense makes of a bound by overriding maps(given, plan)",
+    "gives": "nothing reads it; say what the defense gives by overriding maps(given, plan)",
+    "fixed_denominator": "nothing reads it; it follows from noise(plan) with where='aggregate'",
+}
 
 
 class Defense(Plugin):
     """Base of all defenses. Override the stations you act at.
 
     Every station on the way out and at the client runs the defenses in the order of the federation's list, the
-    aggregate station in reverse. Values at the seams are flat float vectors `[d]`. Metrics are dicts of scalar
-    tensors; the engine reports their cohort mean, filed under the defense's label (`labels`).
+    aggregate and step stations in reverse. A station returns the value alone, or a `fedpriv.defense.passed.Passed`
+    with a tally, a log, or a state besides. What a station may use is `fedpriv.defense.context.Context`.
 
     Station functions are traced into a graph as they stand, without AutoGraph: where the way depends on a tensor's
     value, write `tf.where` or `tf.cond`, not Python's `if`.
     """
 
-    #: What it takes and gives on the way from update to message.
+    #: What it takes on the way from update to message.
     takes: ClassVar[Domain] = Real()
-    gives: ClassVar[Domain] = Real()
     #: Whether `gradient` wants per-example gradients `[b, d]` instead of their mean `[d]`.
     per_example: ClassVar[bool] = False
     #: Whether the station functions are deterministic, so that `View.simulate` can replay them exactly.
     replayable: ClassVar[bool] = True
-    #: Whether all its randomness is at the aggregate station: then `replay` is exact for whoever sees messages, or
-    #: their sum before that station.
-    noise_at_server: ClassVar[bool] = False
-    #: Whether `update` never lengthens its input's L2 norm, so that a bound set before it still holds after it.
-    contractive: ClassVar[bool] = False
-    #: Whether its guarantee needs the server to divide the sum by a public constant (the expected cohort size)
-    #: instead of the cohort's own weight, which one client's presence would change.
-    fixed_denominator: ClassVar[bool] = False
-    #: Whether what `next_state` reads is itself covered by this defense's claims; if not, a state that changes
-    #: from round to round carries unprotected data into later rounds, and the ledger gives no number.
-    private_state: ClassVar[bool] = False
     #: Name of the attack that knows about this defense, if one ships; reports warn where there is none.
     adaptive_attack: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in set(vars(cls).get("__annotations__", ())) & {s.value for s in Station}:
+            raise StackError(
+                f"defense {cls.__name__} has a parameter '{name}', which is the name of a station; rename it"
+            )
+        for name, why in _NOT_FUNCTIONS.items():
+            if name in vars(cls):
+                raise StackError(f"defense {cls.__name__} defines '{name}', but {why}")
+
+    def parts(self) -> tuple[Defense, ...]:
+        """The links this defense puts on the line, in order; most are one link, themselves."""
+        return (self,)
 
     def check(self, plan: Plan) -> None:
         """Raises StackError or ParameterError if this defense cannot work in that federation."""
@@ -119,43 +94,80 @@ class Defense(Plugin):
         """State kept by the server between rounds: a (possibly nested) tuple of arrays; default none."""
         return ()
 
+    def initial_client_state(self, plan: Plan) -> Any:
+        """State that each client keeps for itself between the rounds it takes part in; default none."""
+        return ()
+
+    def tallies(self, plan: Plan) -> Mapping[str, float]:
+        """Names of the tallies it may report, with a bound on their absolute value; default none."""
+        return {}
+
+    def maps(self, given: Domain, plan: Plan) -> Domain:
+        """What a contribution is after this defense, for one that was `given` before; by default its bounds are lost.
+
+        A bound that is stated is relied on: sensitivities and claims follow from it. The engine checks it on every
+        client's update.
+        """
+        return Real() if self.acts_at(Station.UPDATE) else given
+
+    def decoded(self, given: Domain, plan: Plan) -> Domain:
+        """For one that encodes: what the server holds of a contribution after decoding; by default what was given."""
+        return given
+
+    def noise(self, plan: Plan) -> Noise | None:
+        """The noise this defense adds, or None."""
+        return None
+
+    def model(self, model: Model, plan: Plan | None) -> Model:
+        """The model trained in place of `model`."""
+        raise NotImplementedError
+
     def broadcast(self, weights: Any, context: Context) -> Any:
-        """Acts on the weights `[d]` the server sends; returns weights `[d]`."""
+        """Acts on the weights `[d]` the server sends; gives weights `[d]`."""
         raise NotImplementedError
 
-    def batch(self, x: Any, y: Any, context: Context) -> tuple[Any, Any]:
-        """Acts on one batch `x [b, ...]` float, `y [b]` int or `[b, classes]` float; returns the same kinds."""
+    def data(self, x: Any, y: Any, context: Context) -> Any:
+        """Acts on all of a client's examples, once a round: `x [m, ...]`, `y [m]`; gives as many of the same kinds."""
         raise NotImplementedError
 
-    def gradient(self, gradient: Any, context: Context) -> tuple[Any, dict[str, Any]]:
-        """Acts on one local step's gradient, `[d]`, or `[b, d]` if `per_example`; returns (the same, metrics)."""
+    def batch(self, x: Any, y: Any, context: Context) -> Any:
+        """Acts on one batch `x [b, ...]`, `y [b]` or `[b, classes]`; gives (x, y) of the same kinds."""
         raise NotImplementedError
 
-    def update(self, update: Any, context: Context) -> tuple[Any, dict[str, Any]]:
-        """Acts on one client's finished model delta `[d]`; returns (update `[d]`, metrics)."""
+    def gradient(self, gradient: Any, context: Context) -> Any:
+        """Acts on one local step's gradient, `[d]`, or `[b, d]` if `per_example`; gives the same."""
         raise NotImplementedError
 
-    def aggregate(self, total: Any, context: Context) -> tuple[Any, dict[str, Any]]:
-        """Acts on the decoded weighted sum of updates `[d]`; returns (sum `[d]`, metrics)."""
+    def update(self, update: Any, context: Context) -> Any:
+        """Acts on one client's finished model delta `[d]`; gives the same."""
         raise NotImplementedError
 
-    def next_state(self, state: Any, metrics: dict[str, Any], context: Context) -> Any:
-        """State for the next round, from this round's metrics; default unchanged.
+    def encode(self, contribution: Any, context: Context) -> Any:
+        """Acts on a contribution: the weighted update, the client's weight, then the tallies over their bounds,
+        `[d + 1 + t]`; float32, or integers from the first codec on. Gives the same length.
+        """
+        raise NotImplementedError
+
+    def decode(self, total: Any, count: Any, plan: Plan) -> Any:
+        """Undoes `encode` on the sum of `count` contributions; by default nothing is undone."""
+        return total
+
+    def aggregate(self, total: Any, context: Context) -> Any:
+        """Acts on the decoded weighted sum of updates `[d]`; gives the same."""
+        raise NotImplementedError
+
+    def step(self, weights: Any, context: Context) -> Any:
+        """Acts on the weights `[d]` after the server's step, before they are released; gives weights `[d]`."""
+        raise NotImplementedError
+
+    def claims(self, plan: Plan, contribution: Real) -> list[Claim]:
+        """Formal privacy claims of a run of this defense, for the ledger; default none.
 
         Args:
-          state: this round's, as arrays.
-          metrics: what this defense reported, by its own names: cohort means of the client stations' metrics, and
-            the aggregate station's. A round that no client finished has no client metrics, and only defenses with
-            a `private_state` are asked then, since skipping them would tell that the cohort was empty.
-          context: with `count`, the clients that took part.
-
-        Returns:
-          The same structure of arrays; they are cast to the dtypes of the initial state.
+          plan: public facts of the run.
+          contribution: what one client's decoded contribution to the sum is; its `l2` is the bound that noise on the
+            sum has to cover, rounding in codecs included.
         """
-        return state
-
-    def claims(self, plan: Plan) -> list[Claim]:
-        """Formal privacy claims of one round of this defense, for the ledger; default none."""
         return []
 
     def replay(self) -> Defense | None:
@@ -172,11 +184,11 @@ class Defense(Plugin):
     @property
     def stations(self) -> list[Station]:
         """Stations this defense acts at."""
-        return [s for s in Station if self.acts_at(s)]
+        return [s for s in Station if any(part.acts_at(s) for part in self.parts())]
 
 
 def labels(defenses: Sequence[Defense]) -> list[str]:
-    """What each defense's metrics are filed under: its name, numbered from the second of that name on."""
+    """What each defense's reports are filed under: its name, numbered from the second of that name on."""
     made: list[str] = []
     for defense in defenses:
         name = defense.name or type(defense).__name__

@@ -6,13 +6,11 @@ import collections
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tf, tff
-from fedpriv.base.seeds import Purpose, fold, graph_seed
-from fedpriv.defense.stack import Stack
-from fedpriv.defense.stations import Context, Defense, Plan, Station, labels, state_array
+from fedpriv.base.seeds import Purpose, child, secret
+from fedpriv.defense.line import Line
+from fedpriv.defense.stations import Context, Defense, Plan, Station, labels
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Sampling
 
@@ -60,9 +58,17 @@ def to_aggregation_factory(
     sampling = Sampling.fixed(cohort)
 
     def plan(spec: Spec) -> Plan:
-        return Plan(spec, population, cohort, float(cohort), sampling, weighting, max_examples)
+        return Plan(
+            spec=spec,
+            population=population,
+            cohort=cohort,
+            expected_cohort=float(cohort),
+            sampling=sampling,
+            weighting=weighting,
+            max_examples=max_examples,
+        )
 
-    Stack(defenses, plan(Spec(("values",), ((1,),))))  # so that mistakes show here, not when a process is built
+    Line(defenses, plan(Spec(("values",), ((1,),))))  # so that mistakes show here, not when a process is built
 
     class Factory(tff.aggregators.WeightedAggregationFactory):
         def create(self, value_type: Any, weight_type: Any) -> Any:
@@ -85,9 +91,9 @@ class _Process:
     """The aggregation process for one type of values."""
 
     def __init__(self, defenses: Sequence[Defense], plan: Plan, seed: int) -> None:
-        self.defenses, self.plan, self.seed = tuple(defenses), plan, seed
-        self.stack, self.labels = Stack(defenses, plan), labels(defenses)
-        self.states = tuple(tf.nest.map_structure(state_array, d.initial_state(plan)) for d in self.defenses)
+        self.plan, self.seed = plan, seed
+        self.line = Line(defenses, plan)
+        self.states = self.line.initial_states()
 
     def _unpacked(self, state: Any) -> tuple[Any, ...]:
         return tuple(tf.nest.pack_sequence_as(self.states, list(state["defenses"])))
@@ -101,48 +107,59 @@ class _Process:
     def client(self, value: Any, weight: Any, state: Any) -> Any:
         """What a client adds to the sums."""
         spec, states = self.plan.spec, self._unpacked(state)
-        flat = spec.flatten(tf.nest.flatten(value))
-        seed = tf.random.uniform([2], maxval=np.iinfo(np.int32).max, dtype=tf.int32)
-        reported: dict[str, Any] = {}
-        for i, defense in enumerate(self.defenses):
-            if defense.acts_at(Station.UPDATE):
-                context = Context(self.plan, states[i], fold(seed, i), tf.cast(weight, tf.int32))
-                flat, metrics = defense.update(flat, context)
-                reported |= {f"{self.labels[i]}/{k}": tf.cast(v, tf.float64) for k, v in metrics.items()}
+        bounds = tf.int64.min, tf.int64.max
+        seed = tf.raw_ops.RandomUniformInt(shape=[2], minval=bounds[0], maxval=bounds[1])
+
+        def context(i: int) -> Context:
+            return Context(
+                plan=self.plan,
+                seed=child(seed, i),
+                state=states[i],
+                round=state["round"],
+                own=(),
+                num_examples=tf.cast(weight, tf.int32),
+            )
+
+        walked = self.line.walk(Station.UPDATE, spec.flatten(tf.nest.flatten(value)), context)
         share = tf.ones([], spec.dtype) if self.plan.weighting == "uniform" else tf.cast(weight, spec.dtype)
+        tally = {k: tf.cast(walked.tally.get(k, 0.0), tf.float64) for k in self.line.tallies}
         return collections.OrderedDict(
-            total=tf.cast(share * flat, tf.float64),
+            total=tf.cast(share * walked.value, tf.float64),
             weight=tf.cast(share, tf.float64),
             count=tf.constant(1),
-            metrics=collections.OrderedDict(sorted(reported.items())),
+            log=collections.OrderedDict((k, tf.cast(v, tf.float64)) for k, v in sorted(walked.log.items())),
+            tally=collections.OrderedDict(sorted(tally.items())),
         )
 
     def server(self, state: Any, sums: Any, like: Any) -> Any:
         """(next state, mean, measurements)."""
-        spec, states = self.plan.spec, self._unpacked(state)
-        count = sums["count"]
+        spec, states, count = self.plan.spec, self._unpacked(state), sums["count"]
         many = tf.cast(tf.maximum(count, 1), tf.float64)
-        metrics = {name: value / many for name, value in sums["metrics"].items()}
-        seed = tf.random.experimental.stateless_fold_in(
-            tf.constant(graph_seed(self.seed, Purpose.SERVER)), state["round"]
-        )
-        total, reported = self.stack.aggregate(
-            tf.cast(sums["total"], spec.dtype), lambda i: Context(self.plan, states[i], fold(seed, i), 0, count)
-        )
-        metrics |= {name: tf.cast(value, tf.float64) for name, value in reported.items()}
-        fixed = self.stack.fixed_denominator
+        seed = child(tf.constant(secret(self.seed, Purpose.SERVER)), state["round"])
+        tally = {k: tf.cast(v, spec.dtype) for k, v in sums["tally"].items()}
+
+        def context(i: int) -> Context:
+            return Context(
+                plan=self.plan,
+                seed=child(seed, i),
+                state=states[i],
+                round=state["round"],
+                count=count,
+                tally=self.line.own_tallies(i, tally),
+            )
+
+        walked = self.line.walk(Station.AGGREGATE, tf.cast(sums["total"], spec.dtype), context)
+        log = {name: value / many for name, value in sums["log"].items()}
+        log |= {name: tf.cast(value, tf.float64) for name, value in walked.log.items()}
+        fixed = self.line.fixed_denominator
         divisor = tf.cast(sums["weight"] if fixed is None else fixed, spec.dtype)
-        mean = tf.math.divide_no_nan(total, divisor)
-        following = []
-        for i, defense in enumerate(self.defenses):
-            own = {k.partition("/")[2]: v for k, v in metrics.items() if k.partition("/")[0] == self.labels[i]}
-            context = Context(self.plan, states[i], fold(fold(seed, 2), i), 0, count)
-            following.append(defense.next_state(states[i], own, context))
+        mean = tf.math.divide_no_nan(walked.value, divisor)
+        following = [walked.states.get(i, states[i]) for i in range(len(states))]
         after = [tf.cast(new, old.dtype) for new, old in zip(tf.nest.flatten(following), tf.nest.flatten(states))]
         return collections.OrderedDict(
             state=collections.OrderedDict(round=state["round"] + 1, defenses=after),
             mean=tf.nest.pack_sequence_as(like, spec.unflatten(mean)),
-            metrics=collections.OrderedDict(sorted(metrics.items())),
+            metrics=collections.OrderedDict(sorted(log.items())),
         )
 
     def build(self, value_type: Any, weight_type: Any) -> Any:

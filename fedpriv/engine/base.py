@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fedpriv.base.lazy import tf
-from fedpriv.base.seeds import fold
-from fedpriv.defense.aggregator import Aggregate
-from fedpriv.defense.protocol import Transcript
-from fedpriv.defense.stations import Plan, state_array
+from fedpriv.base.seeds import Purpose, graph_seed, secrets_of
+from fedpriv.defense.stations import Station
 from fedpriv.engine.evaluate import Evaluator
-from fedpriv.federation.client import Client, shuffled_epochs
+from fedpriv.engine.result import CohortResult, CohortTask
+from fedpriv.federation.client import Client, Visit, shuffled_epochs, unit_floats
+from fedpriv.federation.clients import ClientStates
+from fedpriv.federation.federation import Federation
 
-if TYPE_CHECKING:
-    from fedpriv.federation.federation import Federation
-
-
-@dataclass
-class CohortResult:
-    """What the server's side gets from one cohort.
-
-    Attributes:
-      total: weighted sum of the updates, float64 `[d]`, as decoded (before the aggregate station); zeros where an
-        aggregator took its place.
-      weight: sum of the clients' weights.
-      survivors: ids of the clients in the sum, in order.
-      dropped: ids left out because their update was not finite.
-      loss: mean training loss over the survivors.
-      metrics: cohort means of what the defenses reported.
-      bytes_up: bytes all clients sent.
-      updates: `[d]` float array for each client whose message was asked for (after the client's defenses).
-      transcript: what the protocol left, if one ran.
-      aggregate: what the aggregator made, if one ran.
-    """
-
-    total: np.ndarray
-    weight: float
-    survivors: list[int]
-    dropped: list[int]
-    loss: float
-    metrics: dict[str, float]
-    bytes_up: int
-    updates: dict[int, np.ndarray] = field(default_factory=dict)
-    transcript: Transcript | None = None
-    aggregate: Aggregate | None = None
+#: How far rounding may take a norm beyond the bound that a defense states, relative to it.
+BOUND_SLACK = 1e-4
 
 
 class Engine(ABC):
@@ -59,76 +28,150 @@ class Engine(ABC):
 
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
-        self.plan: Plan = federation.plan
-        self.client = Client(federation.model, federation.procedure, federation.defenses, self.plan)
-        self.protocol = federation.stack.protocol
-        self.metric_names = self.client.metric_names()
+        self.plan, self.line = federation.plan, federation.line
+        self.client = Client(federation.model, federation.procedure, self.line)
+        self.log_names, self.tally_names = self.client.reports()
         self._evaluator = Evaluator(federation.model)
+        self.own_like = self.line.initial_client_states()
 
     def start(self) -> tuple[Any, ...]:
-        """The defenses' states before the first round."""
-        return tuple(tf.nest.map_structure(state_array, d.initial_state(self.plan)) for d in self.client.defenses)
+        """The defenses' server states before the first round, one a link."""
+        return self.line.initial_states()
+
+    def start_clients(self) -> ClientStates:
+        """The clients' own states before the first round."""
+        return ClientStates(tuple(np.asarray(a) for a in tf.nest.flatten(self.own_like)))
 
     @abstractmethod
-    def cohort(
-        self,
-        weights: np.ndarray,
-        clients: Sequence[int],
-        round_number: int,
-        rate: float,
-        states: Sequence[Any],
-        wanted: frozenset[int] = frozenset(),
-        watched: Sequence[int] = (),
-    ) -> CohortResult:
-        """Trains `clients` from `weights [d]`.
-
-        Args:
-          weights: broadcast weights.
-          clients: ids.
-          round_number: from 0.
-          rate: client learning rate this round.
-          states: one broadcast state a defense.
-          wanted: clients whose own update is asked for (by a tap).
-          watched: protocol parties whose received messages are asked for.
+    def cohort(self, task: CohortTask) -> CohortResult:
+        """Trains a cohort.
 
         Raises:
           DivergenceError: a client's update is not finite and the policy is to stop.
-          OverflowDetected: a contribution does not fit the protocol's range.
+          OverflowDetected: a contribution does not fit the encoding's range.
+          StackError: an update is longer than a defense states.
         """
 
+    def round_seeds(self, task: CohortTask, clients: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The round's int32 `[2]` seed for what repeats, and int64 `[c, 2]` for what protects, one a client."""
+        seed, number = self.federation.seed, task.round
+        return (
+            graph_seed(seed, Purpose.CLIENT, number),
+            secrets_of(seed, Purpose.CLIENT, [number], [int(c) for c in clients]),
+        )
+
     def contribution(
-        self, flat: Any, x: Any, y: Any, indices: Any, seed: Any, rate: Any, states: Sequence[Any]
-    ) -> tuple[Any, Any, dict[str, Any], Any, Any]:
-        """One client, from the broadcast to its update; traced into the engine's own graph.
+        self, flat: Any, x: Any, y: Any, indices: Any, seed: Any, rate: Any, visit: Visit
+    ) -> dict[str, Any]:
+        """One client, from the broadcast to its message; traced into the engine's own graph.
 
         Args:
-          flat: broadcast weights `[d]`.
+          flat: weights `[d]` that it was sent.
           x: examples `[n, *input_shape]`, uint8 or float.
           y: labels `[n]`.
           indices: the client's own among them, int32 `[m]`.
-          seed: int32 `[2]`, unique to run, round and client.
+          seed: int32 `[2]`, unique to run, round and client, for the order of its batches.
           rate: scalar client learning rate.
-          states: one broadcast state a defense.
+          visit: what its defenses are told.
 
         Returns:
-          (update `[d]`, mean training loss, the defenses' metrics, whether the update is finite, its weight in the sum,
-          0 if it is not).
+          As `signature`: `update [d]`, `loss`, `log`, `tally`, `finite`, `weight` in the sum (0 if it is not finite),
+          `own`, `bits` on the wire, `bounded` (whether a stated bound holds), `ok` (whether defenses could carry the
+          value) and, where links encode, `encoded`, int64 `[d + 1 + t]`.
         """
         dtype, size = self.plan.spec.dtype, tf.shape(indices)[0]
+        prepared = None
+        if self.line.acts(Station.DATA):
+            own = unit_floats(tf.gather(x, indices), dtype), tf.gather(y, indices)
+            (x, y), prepared = self.client.prepare(*own, flat, visit)
+            indices = tf.range(size)
         epochs = shuffled_epochs(x, y, indices, self.client.procedure, seed, dtype)
-        update, loss, metrics = self.client.train(flat, epochs, size, seed, rate, states)
+        trained = self.client.train(flat, epochs, size, rate, visit, prepared)
+        update = trained.update
         finite = tf.reduce_all(tf.math.is_finite(update))
         weight = tf.ones([], dtype)
         if self.plan.weighting == "examples":
             weight = tf.cast(size, dtype) / tf.constant(self.plan.max_examples, dtype)
-        return update, loss, metrics, finite, tf.where(finite, weight, tf.zeros_like(weight))
+        weight = tf.where(finite, weight, tf.zeros_like(weight))
+        bits = trained.bits
+        if bits is None:
+            bits = self.plan.spec.size * 8 * tf.as_dtype(dtype).size
+        zero = tf.zeros([], dtype)
+        out = {
+            "update": update,
+            "loss": trained.loss,
+            "log": dict(trained.log),
+            "tally": {k: tf.cast(trained.tally.get(k, zero), dtype) for k in self.tally_names},
+            "finite": finite,
+            "weight": weight,
+            "own": trained.own,
+            "bits": tf.cast(bits, tf.int64),
+            "bounded": tf.constant(True),
+            "ok": tf.constant(True) if trained.ok is None else trained.ok,
+        }
+        bound = self.line.bound
+        if bound is not None:
+            out["bounded"] = tf.norm(update) <= tf.cast(bound * (1 + BOUND_SLACK), dtype)
+        if self.line.encodes:
+            bounds = self.line.tallies
+            small = [out["tally"][k] / max(bounds[k], 1e-30) for k in bounds]
+            share = tf.where(finite, weight * update, tf.zeros_like(update))
+            vector = tf.cast(tf.concat([share, [weight, *small]], 0), tf.float32)
+            walked = self.client.walk(Station.ENCODE, vector, visit, flat, trained.own)
+            out["encoded"] = tf.cast(walked.value, tf.int64)
+            out["log"] |= {k: tf.cast(v, dtype) for k, v in walked.log.items()}
+            if walked.ok is not None:
+                out["ok"] = out["ok"] & walked.ok
+        return out
 
-    def encoded(self, update: Any, weight: Any, seed: Any) -> tuple[Any, Any]:
-        """A client's ring elements, int64 `[d + 1]`, and whether they fit; traced. `seed` is the client's."""
-        assert self.protocol is not None
-        share = tf.where(weight > 0, weight * update, tf.zeros_like(update))
-        contribution = tf.cast(tf.concat([share, [weight]], 0), tf.float32)
-        return self.protocol.encode(contribution, self.plan, fold(seed, 3))
+    def signature(self) -> dict[str, Any]:
+        """Shapes and dtypes of what `contribution` gives."""
+        spec = self.plan.spec
+        scalar = tf.TensorSpec([], spec.dtype)
+        found = {
+            "update": tf.TensorSpec([spec.size], spec.dtype),
+            "loss": scalar,
+            "log": dict.fromkeys(self.all_logs, scalar),
+            "tally": dict.fromkeys(self.tally_names, scalar),
+            "finite": tf.TensorSpec([], tf.bool),
+            "weight": scalar,
+            "own": tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape, a.dtype), self.own_like),
+            "bits": tf.TensorSpec([], tf.int64),
+            "bounded": tf.TensorSpec([], tf.bool),
+            "ok": tf.TensorSpec([], tf.bool),
+        }
+        if self.line.encodes:
+            found["encoded"] = tf.TensorSpec([self.contribution_length], tf.int64)
+        return found
+
+    @property
+    def contribution_length(self) -> int:
+        """d + 1 + t: the weighted update, the client's weight, the tallies."""
+        return self.plan.spec.size + 1 + len(self.line.tallies)
+
+    @property
+    def all_logs(self) -> list[str]:
+        """Names of the logs, those of the encode station included; found by tracing it once on the side."""
+        if not hasattr(self, "_all_logs"):
+            names = list(self.log_names)
+            if self.line.encodes:
+                with tf.Graph().as_default():
+                    flat, visit = tf.zeros([self.plan.spec.size], self.plan.spec.dtype), self.client.blank_visit()
+                    vector = tf.zeros([self.contribution_length], tf.float32)
+                    names += self.client.walk(Station.ENCODE, vector, visit, flat, visit.own).log
+            self._all_logs = sorted(names)
+        return self._all_logs
+
+    def decode(self, total: np.ndarray, count: int) -> np.ndarray:
+        """A ring sum of `count` clients' contributions, uint64 `[n]`, to float64 `[n]`; tallies in their own units."""
+        value: Any = tf.constant(total.view(np.int64))
+        for i in reversed(self.line.at(Station.ENCODE)):
+            value = self.line.links[i].decode(value, tf.constant(count), self.plan)
+        decoded = np.array(value, np.float64)
+        bounds = list(self.line.tallies.values())
+        if bounds:
+            decoded[-len(bounds) :] *= bounds
+        return decoded
 
     def evaluate(self, weights: np.ndarray, x: Any, y: Any) -> tuple[float, float]:
         """(mean cross-entropy in nats, accuracy) of `weights [d]` on `x [n, *input_shape]`, uint8 or float, `y [n]`."""

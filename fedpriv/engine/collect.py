@@ -3,49 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from fedpriv.base.errors import DivergenceError, OverflowDetected
+from fedpriv.base.errors import DivergenceError, OverflowDetected, StackError
 from fedpriv.base.lazy import tf
-from fedpriv.engine.base import CohortResult
-
-if TYPE_CHECKING:
-    from fedpriv.federation.federation import Federation
+from fedpriv.defense.protocol import Aborted
+from fedpriv.defense.stations import Station
+from fedpriv.engine.base import Engine
+from fedpriv.engine.result import CohortResult, CohortTask
 
 
 class Collector:
     """Checks every client's outcome, runs the protocol if there is one, and makes the cohort's result.
 
     Args:
-      federation: the federation.
-      clients: the cohort's ids.
-      round_number: for messages.
-      rate: the clients' learning rate, for messages.
-      watched: protocol parties whose received messages are asked for.
+      engine: whose cohort.
+      task: the round's work. Its session, where there is one, has not begun.
+
+    Attributes:
+      clients: those that are there to send an update, in order.
     """
 
-    def __init__(
-        self,
-        federation: Federation,
-        clients: Sequence[int],
-        round_number: int,
-        rate: float,
-        watched: Sequence[int] = (),
-    ) -> None:
-        self.federation, self.plan, self.protocol = federation, federation.plan, federation.stack.protocol
-        self.round_number, self.rate = round_number, rate
-        self.session = None
-        if self.protocol is not None and len(clients):
-            self.session = self.protocol.open(self.plan, [int(c) for c in clients], watched)
+    def __init__(self, engine: Engine, task: CohortTask) -> None:
+        self.engine, self.task, self.federation = engine, task, engine.federation
+        self.plan, self.line = engine.plan, engine.line
+        self.session = task.session
+        present = [int(c) for c in task.clients]
+        if self.session is not None:
+            there = set(self.session.begin())
+            present = [c for c in present if c in there]
+        self.clients = present
         # Summed at the end and exactly, so that the sums do not depend on the chunks.
         self.losses: list[float] = []
-        self.metrics: dict[str, list[float]] = {}
+        self.log: dict[str, list[float]] = {}
+        self.tally: dict[str, list[float]] = {}
         self.survivors: list[int] = []
         self.dropped: list[int] = []
         self.updates: dict[int, np.ndarray] = {}
+        self.own: dict[int, tuple[np.ndarray, ...]] = {}
+        self.bits = 0
+        self._ring = np.zeros(engine.contribution_length, np.uint64)
+
+    def sent_alike(self) -> Iterator[tuple[np.ndarray, list[int]]]:
+        """The clients that are there, in order, in runs that were sent the same weights."""
+        run: list[int] = []
+        weights = self.task.weights
+        for client in self.clients:
+            own = self.task.sent.get(client, self.task.weights)
+            if run and own is not weights:
+                yield weights, run
+                run = []
+            weights = own
+            run.append(client)
+        if run:
+            yield weights, run
 
     def weight(self, client: int) -> float:
         """The client's weight in the sum: 1, or its examples as a share of the largest client's."""
@@ -54,89 +68,145 @@ class Collector:
         size = np.asarray(self.federation.partition.sizes[client], self.plan.spec.dtype)
         return float(size / np.asarray(self.plan.max_examples, self.plan.spec.dtype))
 
-    def take(
-        self,
-        ids: Sequence[int] | np.ndarray,
-        finite: np.ndarray,
-        updates: Any = None,
-        wanted: frozenset[int] = frozenset(),
-        encoded: Any = None,
-        fits: Any = None,
-    ) -> None:
+    def take(self, ids: Sequence[int] | np.ndarray, out: Mapping[str, Any]) -> None:
         """Takes one chunk: notes who survived, keeps updates that are asked for, runs the protocol.
 
         Args:
           ids: the chunk's clients.
-          finite: bool `[c]`, whose update is.
-          updates: `[d]` each, where there are any.
-          wanted: whose update to keep.
-          encoded: ring elements, int64 `[d + 1]` each, where a protocol runs.
-          fits: whether they fit its range.
+          out: as `Engine.signature`, stacked by client; `update` may be missing where nobody asks for any. Sums in
+            place of single losses, logs and tallies come through `report`.
 
         Raises:
           DivergenceError: an update is not finite and the policy is to stop.
-          OverflowDetected: a contribution does not fit the protocol's range.
+          OverflowDetected: a contribution does not fit the encoding's range.
+          StackError: an update is longer than a defense states.
         """
+        finite = np.asarray(out["finite"], bool)
+        number, rate = self.task.round, self.task.rate
         lost = [int(i) for i, fine in zip(ids, finite, strict=True) if not fine]
         if lost and self.federation.on_nonfinite == "stop":
             raise DivergenceError(
-                f"round {self.round_number}: the update of client {lost[0]} is not finite"
+                f"round {number}: the update of client {lost[0]} is not finite"
                 f"{f' (and of {len(lost) - 1} more)' if len(lost) > 1 else ''}; lower the client learning "
-                f"rate (now {self.rate:g}), or drop such clients with on_nonfinite='drop'"
+                f"rate (now {rate:g}), or drop such clients with on_nonfinite='drop'"
             )
         self.dropped += lost
+        own = tf.nest.flatten(out["own"]) if "own" in out else []
         for row in np.flatnonzero(finite):
             client = int(ids[row])
+            self._check(client, out, row)
             self.survivors.append(client)
-            if client in wanted:
-                self.updates[client] = np.asarray(updates[row])
+            if own:
+                self.own[client] = tuple(np.array(a[row]) for a in own)
+            encoded = np.asarray(out["encoded"][row]).view(np.uint64) if "encoded" in out else None
+            if client in self.task.wanted:
+                self.updates[client] = self._as_received(encoded, out, row)
             if self.session is not None:
-                self._send(client, np.asarray(encoded[row]), bool(fits[row]))
-
-    def _send(self, client: int, encoded: np.ndarray, fits: bool) -> None:
-        assert self.session is not None
-        assert self.protocol is not None
-        if not fits:
-            raise OverflowDetected(
-                f"round {self.round_number}: the contribution of client {client} exceeds the fixed-point range of "
-                f"{self.protocol.name}; clip the update first, or raise its range"
+                assert encoded is not None
+                self.session.submit(client, encoded)
+            elif encoded is not None:
+                np.add(self._ring, encoded, out=self._ring)
+            self.bits += self._wire_bits(int(np.asarray(out["bits"])[row]), encoded is not None)
+        if "loss" in out:
+            columns = {"log": out["log"], "tally": out["tally"]}
+            self.report(
+                np.asarray(out["loss"])[finite],
+                **{k: {name: np.asarray(v)[finite] for name, v in part.items()} for k, part in columns.items()},
             )
-        self.session.send(client, encoded.view(np.uint64))
 
-    def report(self, losses: Sequence[float], metrics: Mapping[str, Sequence[float]]) -> None:
-        """Adds survivors' losses and metrics, one a client or summed over some."""
+    def _check(self, client: int, out: Mapping[str, Any], row: int) -> None:
+        if not np.asarray(out["bounded"])[row]:
+            last = self.line.at(Station.UPDATE)[-1]
+            raise StackError(
+                f"round {self.task.round}: {self.line.labels[last]} states that an update is no longer than "
+                f"{self.line.bound:g}, but that of client {client} is; mend its maps(given, plan) or its update station"
+            )
+        if not np.asarray(out["ok"])[row]:
+            coding = self.line.at(Station.ENCODE) or self.line.at(Station.UPDATE)
+            names = " or ".join(self.line.labels[i] for i in coding)
+            raise OverflowDetected(
+                f"round {self.task.round}: the contribution of client {client} exceeds the fixed-point range of "
+                f"{names}; clip the update first, or raise its range"
+            )
+
+    def _as_received(self, encoded: np.ndarray | None, out: Mapping[str, Any], row: int) -> np.ndarray:
+        """The update as the server decodes it from this one message."""
+        if encoded is None or self.session is not None:
+            return np.asarray(out["update"][row])
+        decoded = self.engine.decode(encoded, 1)
+        d = self.plan.spec.size
+        return (decoded[:d] / decoded[d]).astype(self.plan.spec.dtype)
+
+    def _wire_bits(self, bits: int, encoded: bool) -> int:
+        if self.session is not None:
+            return 0  # the wire counts
+        if encoded:
+            ring = next((d for d in reversed(self.line.made) if d is not None), None)
+            width = -(-int(getattr(ring, "modulus_bits", None) or 64) // 8)
+            return 8 * width * self.engine.contribution_length
+        return bits + 32 * ((self.plan.weighting == "examples") + len(self.line.tallies))
+
+    def report(
+        self,
+        losses: Sequence[float] | np.ndarray,
+        log: Mapping[str, Sequence[float] | np.ndarray],
+        tally: Mapping[str, Sequence[float] | np.ndarray],
+    ) -> None:
+        """Adds survivors' losses, logs and tallies, one a client or summed over some."""
         self.losses += [float(v) for v in losses]
-        for name, values in metrics.items():
-            self.metrics.setdefault(name, []).extend(float(v) for v in values)
+        for kept, given in ((self.log, log), (self.tally, tally)):
+            for name, values in given.items():
+                kept.setdefault(name, []).extend(float(v) for v in values)
 
     def result(self, total: np.ndarray) -> CohortResult:
-        """The cohort's result, given the weighted sum `[d]` of the updates where no protocol ran."""
-        d, plan, count = self.plan.spec.size, self.plan, len(self.survivors)
-        transcript, weight = None, math.fsum(self.weight(c) for c in self.survivors)
-        bytes_up = count * (d * tf.as_dtype(plan.spec.dtype).size + 4 * (plan.weighting == "examples"))
-        if self.session is not None and self.survivors:
-            assert self.protocol is not None
-            transcript = self.session.close()
-            decoded = self.protocol.decode(
-                tf.constant(transcript.total.view(np.int64)), tf.constant(transcript.count), plan
-            ).numpy()
-            total, bytes_up = decoded[:d], transcript.bytes_up
-            weight = float(count) if plan.weighting == "uniform" else float(decoded[d])
+        """The cohort's result, given the weighted sum `[d]` of the updates where they were not encoded."""
+        d, plan, survivors = self.plan.spec.size, self.plan, self.survivors
+        tally = {name: _sum(values) for name, values in self.tally.items()}
+        weight, aborted = math.fsum(self.weight(c) for c in survivors), ""
+        ring: np.ndarray | None = self._ring if self.line.encodes and survivors else None
+        if self.session is not None:
+            outcome = self.session.finish()
+            ring = None
+            if isinstance(outcome, Aborted):
+                aborted = f"{outcome.reason} (phase '{outcome.phase}')" if len(self.task.clients) else ""
+                survivors, weight, total = [], 0.0, np.zeros(d)
+                tally = dict.fromkeys(tally, 0.0)
+            else:
+                summed = set(outcome.clients)
+                survivors = [c for c in survivors if c in summed]
+                ring = outcome.total if survivors else None
+                weight = math.fsum(self.weight(c) for c in survivors)
+        if ring is not None:
+            decoded = self.engine.decode(ring, len(survivors))
+            total = decoded[:d]
+            weight = float(len(survivors)) if plan.weighting == "uniform" else float(decoded[d])
+            tally = dict(zip(self.line.tallies, decoded[d + 1 :].tolist(), strict=True))
+        elif self.line.encodes:
+            total = np.zeros(d)
+        # Logs are for people, of the clients that trained; what the sum holds is `survivors`.
+        count = len(self.survivors)
+        gone = [int(c) for c in self.task.clients if int(c) not in {*survivors, *self.dropped}]
+        sent = self.session.wire.bytes(sender="client") if self.session is not None else -(-self.bits // 8)
         return CohortResult(
-            total,
-            weight,
-            self.survivors,
-            self.dropped,
-            _mean(self.losses, count),
-            {name: _mean(values, count) for name, values in self.metrics.items() if count},
-            bytes_up,
-            self.updates,
-            transcript,
+            total=total,
+            weight=weight,
+            survivors=survivors,
+            dropped=self.dropped,
+            lost=gone,
+            aborted=aborted,
+            loss=_mean(self.losses, count),
+            log={name: _mean(values, count) for name, values in self.log.items() if count},
+            tally=tally,
+            bytes_up=sent,
+            updates=self.updates,
+            own={c: self.own[c] for c in survivors if c in self.own},
         )
+
+
+def _sum(values: Sequence[float]) -> float:
+    return math.fsum(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def _mean(values: Sequence[float], count: int) -> float:
     """The sum over `count`, correctly rounded; 0 of nothing, NaN where a value is not finite."""
-    if not all(map(math.isfinite, values)):
-        return math.nan
-    return math.fsum(values) / max(count, 1)
+    return _sum(values) / max(count, 1)

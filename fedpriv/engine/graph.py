@@ -7,18 +7,17 @@ taken in client order, so results depend neither on the lanes nor on the chunks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fedpriv.base.lazy import default_threads, tf
-from fedpriv.base.seeds import Purpose, fold, graph_seed
-from fedpriv.engine.base import CohortResult, Engine
+from fedpriv.base.seeds import fold
+from fedpriv.engine.base import Engine
 from fedpriv.engine.collect import Collector
-
-if TYPE_CHECKING:
-    from fedpriv.federation.federation import Federation
+from fedpriv.engine.result import CohortResult, CohortTask
+from fedpriv.federation.client import Visit
+from fedpriv.federation.federation import Federation
 
 #: Memory for one chunk of updates, in bytes, and its largest number of clients.
 CHUNK_BYTES, CHUNK_CLIENTS = 128 << 20, 64
@@ -37,81 +36,64 @@ class GraphEngine(Engine):
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]]).astype(np.int32)
         # Without AutoGraph, whose rewriting of every function on the way takes longer than tracing them.
         self._chunk = tf.function(self._chunk_graph, reduce_retracing=True, autograph=False)
-        size = 4 * (self.plan.spec.size + 1)
+        own = sum(a.nbytes for a in tf.nest.flatten(self.own_like))
+        size = 4 * self.contribution_length + 2 * own
         self.chunk_clients = max(self.lanes, min(CHUNK_CLIENTS, CHUNK_BYTES // size))
 
     def _chunk_graph(
-        self, flat: Any, data: Any, ids: Any, starts: Any, sizes: Any, seed: Any, rate: Any, states: Any, total: Any
+        self, flat: Any, data: Any, chunk: dict[str, Any], seed: Any, rate: Any, number: Any, states: Any, total: Any
     ) -> dict[str, Any]:
-        dtype = self.plan.spec.dtype
         x, y, indices = data
 
         def run(i: Any) -> Any:
-            mine = indices[starts[i] : starts[i] + sizes[i]]
-            return self.contribution(flat, x, y, mine, fold(seed, ids[i]), rate, states)
+            start, size = chunk["starts"][i], chunk["sizes"][i]
+            own = tf.nest.map_structure(lambda a: a[i], chunk["own"])
+            visit = Visit(chunk["secrets"][i], states, own, size, number, chunk["slots"][i], chunk["away"][i])
+            mine = indices[start : start + size]
+            return self.contribution(flat, x, y, mine, fold(seed, chunk["ids"][i]), rate, visit)
 
-        count = tf.shape(ids)[0]
-        signature = (
-            tf.TensorSpec([self.plan.spec.size], dtype),
-            tf.TensorSpec([], dtype),
-            {name: tf.TensorSpec([], dtype) for name in self.metric_names},
-            tf.TensorSpec([], tf.bool),
-            tf.TensorSpec([], dtype),
-        )
-        update, loss, metrics, finite, weight = tf.map_fn(
-            run, tf.range(count), fn_output_signature=signature, parallel_iterations=self.lanes
-        )
-        result = {"update": update, "loss": loss, "metrics": metrics, "finite": finite, "weight": weight}
-        if self.protocol is None:
-            result["total"] = _add_weighted(total, update, weight)
-        else:
-
-            def encode(row: Any) -> Any:
-                value, share, client = row
-                return self.encoded(value, share, fold(seed, client))
-
-            ring = (tf.TensorSpec([self.plan.spec.size + 1], tf.int64), tf.TensorSpec([], tf.bool))
-            result["encoded"], result["fits"] = tf.map_fn(
-                encode, (update, weight, ids), fn_output_signature=ring, parallel_iterations=1
-            )
+        count = tf.shape(chunk["ids"])[0]
+        result = tf.map_fn(run, tf.range(count), fn_output_signature=self.signature(), parallel_iterations=self.lanes)
+        if not self.line.encodes:
+            result["total"] = _add_weighted(total, result["update"], result["weight"])
         return result
 
-    def cohort(
-        self,
-        weights: np.ndarray,
-        clients: Sequence[int],
-        round_number: int,
-        rate: float,
-        states: Sequence[Any],
-        wanted: frozenset[int] = frozenset(),
-        watched: Sequence[int] = (),
-    ) -> CohortResult:
+    def cohort(self, task: CohortTask) -> CohortResult:
         """See Engine."""
-        plan = self.plan
-        seed = tf.constant(graph_seed(self.federation.seed, Purpose.CLIENT, round_number))
-        collector = Collector(self.federation, clients, round_number, rate, watched)
-        flat, rate = tf.constant(weights, plan.spec.dtype), tf.constant(rate, plan.spec.dtype)
-        states = tf.nest.map_structure(tf.convert_to_tensor, tuple(states))
-        total: Any = tf.zeros([plan.spec.size], tf.float64)
-        for first in range(0, len(clients), self.chunk_clients):
-            ids = np.asarray(clients[first : first + self.chunk_clients], np.int32)
-            out = self._chunk(
-                flat,
-                (self._x, self._y, self._indices),
-                tf.constant(ids),
-                tf.constant(self._starts[ids]),
-                tf.constant(self._sizes[ids]),
-                seed,
-                rate,
-                states,
-                total,
-            )
-            finite = out["finite"].numpy()
-            total = out.get("total", total)
-            messages = {name: out[name].numpy() for name in ("encoded", "fits") if name in out}
-            collector.take(ids, finite, out["update"], wanted, **messages)
-            metrics = {name: values.numpy()[finite] for name, values in out["metrics"].items()}
-            collector.report(out["loss"].numpy()[finite], metrics)
+        spec = self.plan.spec
+        collector = Collector(self, task)
+        rate = tf.constant(task.rate, spec.dtype)
+        states = tf.nest.map_structure(tf.convert_to_tensor, tuple(task.states))
+        total: Any = tf.zeros([spec.size], tf.float64)
+        slots = {int(c): slot for slot, c in enumerate(task.clients)}
+        for weights, clients in collector.sent_alike():
+            flat = tf.constant(weights, spec.dtype)
+            for first in range(0, len(clients), self.chunk_clients):
+                ids = np.asarray(clients[first : first + self.chunk_clients], np.int32)
+                seed, secrets = self.round_seeds(task, ids)
+                own = tf.nest.pack_sequence_as(self.own_like, [tf.constant(a) for a in task.own.of(ids)])
+                chunk = {
+                    "ids": tf.constant(ids),
+                    "starts": tf.constant(self._starts[ids]),
+                    "sizes": tf.constant(self._sizes[ids]),
+                    "secrets": tf.constant(secrets),
+                    "slots": tf.constant([slots[int(c)] for c in ids], tf.int32),
+                    "away": tf.constant(task.own.away(ids, task.round)),
+                    "own": own,
+                }
+                out = self._chunk(
+                    flat,
+                    (self._x, self._y, self._indices),
+                    chunk,
+                    tf.constant(seed),
+                    rate,
+                    tf.constant(task.round),
+                    states,
+                    total,
+                )
+                total = out.pop("total", total)
+                update = out.pop("update")
+                collector.take(ids, {**tf.nest.map_structure(lambda a: a.numpy(), out), "update": update})
         return collector.result(total.numpy())
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedpriv.base.registry import parse_call
+from fedpriv.defense.stations import Defense, Station
 from fedpriv.experiment.runner import Todo
 from fedpriv.experiment.store import Job, Store
 
@@ -31,7 +32,8 @@ def features(job: Job) -> list[str]:
     how = setting.exposure
     steps = how.procedure().local_steps(how.batch)
     # Where noise keeps an optimizer from its target, it goes on to its last step.
-    noise = " noise" if any(not d.replayable and not d.noise_at_server for d in setting.made_defenses()) else ""
+    parts = [part for d in setting.made_defenses() for part in d.parts()]
+    noise = " noise" if any(map(_noises_messages, parts)) else ""
     size = f"{how.batch * how.cohort} images {steps} steps"
     return [
         f"{setting.attack} {setting.model} {size}{noise}",
@@ -98,3 +100,7 @@ def words(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _noises_messages(defense: Defense) -> bool:
+    return type(defense).noise is not Defense.noise and not defense.acts_at(Station.AGGREGATE)

@@ -12,8 +12,9 @@ import numpy as np
 
 from fedpriv.base.errors import LedgerError
 from fedpriv.base.seeds import Purpose, integer_seed
+from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
-from fedpriv.defense.stations import Defense, labels
+from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.experiment.setting import Setting
 
 if TYPE_CHECKING:
@@ -218,10 +219,13 @@ def adaptive(setting: Setting, replayed: Collection[str]) -> bool | None:
     adversary = setting.exposure.position()
 
     def considered(label: str, defense: Defense) -> bool:
-        # Of a protocol, the view holds what it leaves.
-        exact = defense.replayable or (defense.noise_at_server and not adversary.at.sees_only_released)
-        seen = isinstance(defense, Protocol) or (exact and label in replayed)
-        return defense.adaptive_attack == made.name or seen
+        return defense.adaptive_attack == made.name or all(part_replayed(label, part) for part in defense.parts())
+
+    def part_replayed(label: str, part: Defense) -> bool:
+        if isinstance(part, Protocol | Codec):  # the view holds what it leaves
+            return True
+        at_server = part.acts_at(Station.AGGREGATE) and not adversary.at.sees_only_released
+        return (part.replayable or at_server) and part.replay() is not None and label in replayed
 
     return "defense" in adversary.knows and all(map(considered, labels(defenses), defenses))
 

@@ -7,26 +7,68 @@ delta after its defenses. Nothing here holds data or variables; what varies is p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
-from fedpriv.base.seeds import fold
-from fedpriv.defense.stations import Context, Defense, Plan, Station, labels, state_array
+from fedpriv.base.seeds import child, fold
+from fedpriv.defense.plan import Plan
+from fedpriv.defense.stations import Context, Station
+from fedpriv.defense.walker import Walked, Walker
 from fedpriv.models.model import Model
 from fedpriv.procedure import optimizers
 from fedpriv.procedure.procedure import Procedure
 
-if TYPE_CHECKING:
-    from fedpriv.threat.view import View
-
 Batches = Callable[[Any], tuple[Any, Any]]
 Epochs = Callable[[Any], Batches]
 
-#: Replays of at most this many local steps are unrolled into the graph; longer ones become a loop.
-UNROLL_STEPS = 32
+#: What a client's draws are told apart by: station, link and local step, each in bits of its own.
+_LINK_BITS, _STEP_BITS = 12, 40
+_CLIENT_STATIONS = (Station.DATA, Station.BATCH, Station.GRADIENT, Station.UPDATE, Station.ENCODE)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one client's defenses are told in one round; tensors, or Python numbers in a replay.
+
+    Attributes:
+      secret: int64 `[2]`, unique to run, round and client.
+      states: one broadcast state a link.
+      own: the client's own states, one a link.
+      num_examples: int32 scalar.
+      round, slot, away: as in `Context`.
+    """
+
+    secret: Any
+    states: Sequence[Any] = ()
+    own: Sequence[Any] = ()
+    num_examples: Any = 0
+    round: Any = 0
+    slot: Any = 0
+    away: Any = -1
+
+
+@dataclass
+class Trained:
+    """What local training leaves.
+
+    Attributes:
+      update: `[d]`, after the update station.
+      loss: mean training loss over the local steps.
+      log, tally: the defenses', by `label/name`; means over the local steps where a station runs at each.
+      own: the client's next own states, one a link.
+      bits: scalar, what the update takes on the wire, where a defense said so.
+      ok: scalar bool, whether the defenses could carry the value; None where none asks.
+    """
+
+    update: Any
+    loss: Any
+    log: dict[str, Any] = field(default_factory=dict)
+    tally: dict[str, Any] = field(default_factory=dict)
+    own: tuple[Any, ...] = ()
+    bits: Any = None
+    ok: Any = None
 
 
 @dataclass(frozen=True)
@@ -36,64 +78,94 @@ class Client:
     Attributes:
       model: the model's pure functions.
       procedure: epochs, batches, client optimizer, proximal term.
-      defenses: all defenses, in order; only those acting at client stations are called.
-      plan: static facts of the federation.
+      line: the defenses; only those acting at client stations are called.
     """
 
     model: Model
     procedure: Procedure
-    defenses: tuple[Defense, ...]
-    plan: Plan
+    line: Walker
+
+    @property
+    def plan(self) -> Plan:
+        """Public facts of the run."""
+        return self.line.plan
 
     @cached_property
     def optimizer(self) -> optimizers.Stepper:
         """The client optimizer."""
         return optimizers.build(self.procedure.client)
 
-    @cached_property
-    def labels(self) -> list[str]:
-        """What each defense's metrics are filed under."""
-        return labels(self.defenses)
+    def walk(
+        self,
+        station: Station,
+        value: Any,
+        visit: Visit,
+        weights: Any,
+        own: Sequence[Any],
+        step: Any = 0,
+        x: Any = None,
+        y: Any = None,
+    ) -> Walked:
+        """`value` through the links at one of the client's stations."""
 
-    def _acting(self, station: Station) -> list[tuple[int, Defense]]:
-        return [(i, d) for i, d in enumerate(self.defenses) if d.acts_at(station)]
+        def context(i: int) -> Context:
+            place = ((_CLIENT_STATIONS.index(station) << _LINK_BITS) + i) << _STEP_BITS
+            more = {} if x is None else {"x": x, "y": y}
+            return Context(
+                plan=self.plan,
+                seed=child(visit.secret, place + tf.cast(step, tf.int64)),
+                state=visit.states[i],
+                round=visit.round,
+                slot=visit.slot,
+                own=own[i],
+                away=visit.away,
+                num_examples=visit.num_examples,
+                model=self.model,
+                weights=weights,
+                **more,
+            )
 
-    def context(self, i: int, seed: Any, states: Sequence[Any], num_examples: Any) -> Context:
-        """Defense `i`'s context; its seed is folded with its place in the list."""
-        return Context(self.plan, states[i], fold(seed, i), num_examples)
+        return self.line.walk(station, value, context)
 
-    def metric_names(self) -> list[str]:
-        """Names of the metrics that `train` gives; found by tracing it once on the side."""
-        if not self.defenses:
-            return []
+    def blank_visit(self) -> Visit:
+        """Zeros in a visit's shapes, in the graph being built."""
+
+        def zeros(states: Any) -> Any:
+            return tf.nest.map_structure(lambda a: tf.zeros(a.shape, a.dtype), states)
+
+        own = zeros(self.line.initial_client_states())
+        return Visit(tf.zeros([2], tf.int64), zeros(self.line.initial_states()), own, tf.constant(1))
+
+    def reports(self) -> tuple[list[str], list[str]]:
+        """Names of the logs and of the tallies that training gives; found by tracing it once on the side."""
+        if not self.line.links:
+            return [], []
         spec = self.model.spec
         with tf.Graph().as_default():
-            states = [self._zero_state(d) for d in self.defenses]
-            batch = (tf.zeros([1, *self.model.input_shape], spec.dtype), tf.zeros([1], tf.int32))
-            flat, rate = tf.zeros([spec.size], spec.dtype), tf.zeros([], spec.dtype)
-            seed = tf.zeros([2], tf.int32)
-            return sorted(self.train(flat, lambda _: lambda _: batch, 1, seed, rate, states)[2])
+            flat, rate, visit = tf.zeros([spec.size], spec.dtype), tf.zeros([], spec.dtype), self.blank_visit()
+            x, y = tf.zeros([1, *self.model.input_shape], spec.dtype), tf.zeros([1], tf.int32)
+            (x, y), prepared = self.prepare(x, y, flat, visit)
+            out = self.train(flat, lambda _: lambda _: (x, y), 1, rate, visit, prepared)
+            names = sorted(out.log), sorted({**dict.fromkeys(self.line.tallies), **out.tally})
+        return names
 
-    def _zero_state(self, defense: Defense) -> Any:
-        """Zeros like the defense's state, in the graph being built."""
-        arrays = tf.nest.map_structure(state_array, defense.initial_state(self.plan))
-        return tf.nest.map_structure(lambda a: tf.zeros(a.shape, a.dtype), arrays)
+    def prepare(self, x: Any, y: Any, flat: Any, visit: Visit) -> tuple[tuple[Any, Any], Walked]:
+        """All of a client's examples through the data station: ((x, y), what the links reported)."""
+        walked = self.walk(Station.DATA, (x, y), visit, flat, visit.own)
+        return walked.value, walked
 
     def train(
-        self, flat: Any, epochs: Epochs, num_examples: Any, seed: Any, rate: Any, states: Sequence[Any]
-    ) -> tuple[Any, Any, dict[str, Any]]:
+        self, flat: Any, epochs: Epochs, num_examples: Any, rate: Any, visit: Visit, prepared: Walked | None = None
+    ) -> Trained:
         """Local training in a graph loop.
 
         Args:
           flat: broadcast weights `[d]`.
           epochs: `epoch -> (step -> (x [b, ...] float, y [b] int or [b, classes]))`.
           num_examples: int32 scalar tensor or int.
-          seed: int32 `[2]`, unique to run, round and client.
           rate: scalar client learning rate.
-          states: one broadcast state a defense.
-
-        Returns:
-          (update `[d]`, mean training loss over the local steps, metrics of the defenses).
+          visit: what the defenses are told.
+          prepared: what the data station reported, where a link acts there.
         """
         initial = tuple(self.model.spec.unflatten(flat))
         n = tf.convert_to_tensor(num_examples, tf.int32)
@@ -101,14 +173,13 @@ class Client:
         total = per_epoch * self.procedure.local_epochs
         if self.procedure.max_local_steps:
             total = tf.minimum(total, self.procedure.max_local_steps)
-        carry = self._start(initial, flat.dtype)
+        carry = self._start(initial, flat, visit, prepared)
 
         def one_epoch(epoch: Any, carry: Any) -> Any:
             batches, first = epochs(epoch), epoch * per_epoch
 
             def body(step: Any, carry: Any) -> Any:
-                own = fold(fold(seed, 0), first + step)
-                return step + 1, self._step(carry, initial, batches(step), n, own, rate, states)
+                return step + 1, self._step(carry, initial, batches(step), rate, visit, first + step)
 
             last = tf.minimum(per_epoch, total - first)
             loop = (tf.constant(0, tf.int32), carry)
@@ -123,120 +194,147 @@ class Client:
                 (tf.constant(0, tf.int32), carry),
                 parallel_iterations=1,
             )
-        return self._finish(flat, carry, total, n, seed, states)
+        return self._finish(flat, carry, total, visit, prepared)
 
     def train_unrolled(
         self,
         flat: Any,
         batches: Sequence[tuple[Any, Any]],
-        num_examples: int,
-        seed: Any,
         rate: Any,
-        states: Sequence[Any],
-    ) -> tuple[Any, Any, dict[str, Any]]:
+        visit: Visit,
+        prepared: Walked | None = None,
+    ) -> Trained:
         """As `train`, for a static list of batches, without a loop: what attacks differentiate through."""
         initial = tuple(self.model.spec.unflatten(flat))
-        if len(batches) == 1 and self._plain and not self._acting(Station.BATCH) and not self._acting(Station.UPDATE):
+        if len(batches) == 1 and self._plain and not self.line.acts(Station.BATCH, Station.UPDATE):
             # The step is the update. Taking it and subtracting the weights again would add two passes and rounding.
             loss, change = _loss_and_gradient(self.model, initial, *batches[0], -rate)
-            return self.model.spec.flatten(change), loss, {}
-        carry = self._start(initial, flat.dtype)
-        n = tf.constant(num_examples, tf.int32)
+            return Trained(self.model.spec.flatten(change), loss)
+        carry = self._start(initial, flat, visit, prepared)
         for i, batch in enumerate(batches):
-            carry = self._step(carry, initial, batch, n, fold(fold(seed, 0), i), rate, states)
-        return self._finish(flat, carry, tf.constant(len(batches), tf.int32), n, seed, states)
+            carry = self._step(carry, initial, batch, rate, visit, i)
+        return self._finish(flat, carry, tf.constant(len(batches), tf.int32), visit, prepared)
 
-    def _start(self, initial: Any, dtype: Any) -> Any:
-        """What the loop over local steps carries: weights, optimizer state, sum of losses, sums of metrics."""
+    def _start(self, initial: Any, flat: Any, visit: Visit, prepared: Walked | None) -> Any:
+        """What the loop over local steps carries: weights, optimizer state, sums of losses and reports, own states."""
         state = self.optimizer.initialize(self.model.spec.shapes, self.model.spec.dtype)
-        return initial, state, tf.zeros([], dtype), self._zero_metrics(dtype)
+        own = _after(visit.own, prepared)
+        logs, tallies = self._step_reports()
+        zero = tf.zeros([], flat.dtype)
+        return initial, state, zero, (dict.fromkeys(logs, zero), dict.fromkeys(tallies, zero)), own
 
-    def _step(
-        self, carry: Any, initial: Any, batch: tuple[Any, Any], n: Any, seed: Any, rate: Any, states: Sequence[Any]
-    ) -> Any:
-        weights, optimizer_state, loss_sum, metric_sums = carry
+    def _step(self, carry: Any, initial: Any, batch: tuple[Any, Any], rate: Any, visit: Visit, step: Any) -> Any:
+        weights, optimizer_state, loss_sum, sums, own = carry
         x, y = batch
-        for i, defense in self._acting(Station.BATCH):
-            x, y = defense.batch(x, y, self.context(i, fold(seed, 0), states, n))
-        if self._plain:
+        if self._plain and not self.line.acts(Station.BATCH):
             # The rate goes into the backward pass, which saves one pass over all weights in every step.
             loss, change = _loss_and_gradient(self.model, weights, x, y, rate)
-            return tuple(w - c for w, c in zip(weights, change)), optimizer_state, loss_sum + loss, metric_sums
-        loss, gradient, metrics = self._gradient(weights, x, y, n, fold(seed, 1), states)
+            return tuple(w - c for w, c in zip(weights, change)), optimizer_state, loss_sum + loss, sums, own
+        spec = self.model.spec
+        flat = spec.flatten(weights) if self.line.acts(Station.BATCH, Station.GRADIENT) else None
+        entered = self.walk(Station.BATCH, (x, y), visit, flat, own, step)
+        (x, y), own = entered.value, _after(own, entered)
+        if self._plain:
+            loss, change = _loss_and_gradient(self.model, weights, x, y, rate)
+            weights = tuple(w - c for w, c in zip(weights, change))
+            return weights, optimizer_state, loss_sum + loss, _added(sums, loss.dtype, entered), own
+        loss, gradient, walked = self._gradient(weights, flat, x, y, visit, own, step)
+        if walked is not None:
+            own = _after(own, walked)
         if self.procedure.proximal:
             mu = tf.cast(self.procedure.proximal, loss.dtype)
             gradient = tuple(g + mu * (w - w0) for g, w, w0 in zip(gradient, weights, initial))
         optimizer_state, weights = self.optimizer.next(optimizer_state, weights, gradient, rate)
-        metric_sums = {k: metric_sums[k] + tf.cast(metrics[k], loss.dtype) for k in metric_sums}
-        return weights, optimizer_state, loss_sum + loss, metric_sums
+        return weights, optimizer_state, loss_sum + loss, _added(sums, loss.dtype, entered, walked), own
 
     @cached_property
     def _plain(self) -> bool:
         """Whether a local step is SGD on the loss alone, with nobody at the gradient station."""
         sgd = self.procedure.client.kind == "sgd" and not self.procedure.proximal
-        return sgd and not self._acting(Station.GRADIENT)
+        return sgd and not self.line.acts(Station.GRADIENT)
 
     def _gradient(
-        self, weights: Any, x: Any, y: Any, n: Any, seed: Any, states: Sequence[Any]
-    ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        acting = self._acting(Station.GRADIENT)
+        self, weights: Any, flat: Any, x: Any, y: Any, visit: Visit, own: Any, step: Any
+    ) -> tuple[Any, tuple[Any, ...], Walked | None]:
+        acting = self.line.at(Station.GRADIENT)
         if not acting:
             loss, gradient = _loss_and_gradient(self.model, weights, x, y)
-            return loss, gradient, {}
-        metrics: dict[str, Any] = {}
+            return loss, gradient, None
         spec = self.model.spec
-        if acting[0][1].per_example:
+        if self.line.links[acting[0]].per_example:
             # One example at a time, in the graph: vectorized_map falls back to a loop for convolution gradients.
             def one(example: tuple[Any, Any]) -> tuple[Any, Any]:
                 loss, gradient = _loss_and_gradient(self.model, weights, example[0][None], example[1][None])
                 return loss, spec.flatten(gradient)
 
-            loss, flat = tf.map_fn(
+            loss, found = tf.map_fn(
                 one, (x, y), fn_output_signature=(spec.dtype, tf.TensorSpec([spec.size], spec.dtype))
             )
             loss = tf.reduce_mean(loss)
         else:
             loss, gradient = _loss_and_gradient(self.model, weights, x, y)
-            flat = spec.flatten(gradient)
-        for i, defense in acting:
-            if not defense.per_example and len(flat.shape) == 2:
-                flat = tf.reduce_mean(flat, axis=0)
-            flat, reported = defense.gradient(flat, self.context(i, seed, states, n))
-            metrics.update({f"{self.labels[i]}/{k}": v for k, v in reported.items()})
-        if len(flat.shape) == 2:
-            flat = tf.reduce_mean(flat, axis=0)
-        return loss, tuple(spec.unflatten(flat)), metrics
+            found = spec.flatten(gradient)
+        walked = self.walk(Station.GRADIENT, found, visit, flat, own, step, x, y)
+        return loss, tuple(spec.unflatten(walked.value)), walked
 
-    def _zero_metrics(self, dtype: Any) -> dict[str, Any]:
-        """Zeros under the names the gradient defenses report; found by tracing them once on the side."""
-        acting = self._acting(Station.GRADIENT)
-        if not acting:
-            return {}
-        names: list[str] = []
+    def _step_reports(self) -> tuple[list[str], list[str]]:
+        """Names that links report at the batch and gradient stations; found by tracing them once on the side."""
+        if not self.line.acts(Station.BATCH, Station.GRADIENT):
+            return [], []
+        spec, logs, tallies = self.model.spec, list[str](), list[str]()
         with tf.Graph().as_default():
-            spec = self.model.spec
-            for i, defense in acting:
-                shape = [1, spec.size] if defense.per_example else [spec.size]
-                context = Context(self.plan, self._zero_state(defense), tf.zeros([2], tf.int32), tf.constant(1))
-                _, reported = defense.gradient(tf.zeros(shape, spec.dtype), context)
-                names += [f"{self.labels[i]}/{k}" for k in reported]
-        return {name: tf.zeros([], dtype) for name in names}
+            visit, flat = self.blank_visit(), tf.zeros([spec.size], spec.dtype)
+            x, y = tf.zeros([1, *self.model.input_shape], spec.dtype), tf.zeros([1], tf.int32)
+            acting = self.line.at(Station.GRADIENT)
+            rows = bool(acting) and self.line.links[acting[0]].per_example
+            gradient = tf.zeros([1, spec.size] if rows else [spec.size], spec.dtype)
+            entered = self.walk(Station.BATCH, (x, y), visit, flat, visit.own)
+            walked = self.walk(Station.GRADIENT, gradient, visit, flat, visit.own, 0, *entered.value)
+            for one in (entered, walked):
+                logs += one.log
+                tallies += one.tally
+        return logs, tallies
 
-    def _finish(
-        self, flat: Any, carry: Any, steps: Any, n: Any, seed: Any, states: Sequence[Any]
-    ) -> tuple[Any, Any, dict[str, Any]]:
-        weights, _, loss_sum, metric_sums = carry
-        steps = tf.cast(tf.maximum(steps, 1), loss_sum.dtype)
+    def _finish(self, flat: Any, carry: Any, steps: Any, visit: Visit, prepared: Walked | None) -> Trained:
+        weights, _, loss_sum, (logs, tallies), own = carry
+        dtype = loss_sum.dtype
+        steps = tf.cast(tf.maximum(steps, 1), dtype)
         update = self.model.spec.flatten(weights) - flat
-        metrics = {k: v / steps for k, v in metric_sums.items()}
-        acting = self._acting(Station.UPDATE)
+        acting = self.line.acts(Station.UPDATE)
         finite = tf.reduce_all(tf.math.is_finite(update)) if acting else None
-        for i, defense in acting:
-            update, reported = defense.update(update, self.context(i, fold(seed, 1), states, n))
-            metrics.update({f"{self.labels[i]}/{k}": tf.cast(v, flat.dtype) for k, v in reported.items()})
+        walked = self.walk(Station.UPDATE, update, visit, flat, own)
+        update = walked.value
         if finite is not None:  # a defense that drops or bounds what is not finite must not hide a divergence
             update = tf.where(finite, update, tf.constant(float("nan"), update.dtype))
-        return update, loss_sum / steps, metrics
+        log = {k: v / steps for k, v in logs.items()}
+        tally = {k: v / steps for k, v in tallies.items()}
+        for one in (prepared, walked):
+            if one is not None:
+                log |= {k: tf.cast(v, dtype) for k, v in one.log.items()}
+                tally |= {k: tf.cast(v, dtype) for k, v in one.tally.items()}
+        return Trained(update, loss_sum / steps, log, tally, _after(own, walked), walked.bits, walked.ok)
+
+
+def _after(own: Sequence[Any], walked: Walked | None) -> tuple[Any, ...]:
+    """Own states after a station, in the dtypes they had."""
+    if walked is None or not walked.states:
+        return tuple(own)
+
+    def cast(old: Any, new: Any) -> Any:
+        return tf.ensure_shape(tf.cast(new, old.dtype), old.shape)
+
+    return tuple(
+        tf.nest.map_structure(cast, old, walked.states[i]) if i in walked.states else old for i, old in enumerate(own)
+    )
+
+
+def _added(sums: Any, dtype: Any, *walked: Walked | None) -> Any:
+    logs, tallies = sums
+    for one in walked:
+        if one is not None:
+            logs = {k: v + tf.cast(one.log[k], dtype) if k in one.log else v for k, v in logs.items()}
+            tallies = {k: v + tf.cast(one.tally[k], dtype) if k in one.tally else v for k, v in tallies.items()}
+    return logs, tallies
 
 
 def _loss_and_gradient(
@@ -282,96 +380,3 @@ def shuffled_epochs(x: Any, y: Any, indices: Any, procedure: Procedure, seed: An
         return batch
 
     return epoch
-
-
-def replay_cohort(view: View, weights: Any, rate: Any, x: Any, y: Any, by_epoch: bool = False) -> Any:
-    """What the clients behind `view` would have sent (their weighted mean), had they held `x` and `y`; `[d]`.
-
-    Batches are taken in the order given, since the real order is unknown to an adversary. Defenses the
-    adversary knows are replayed by their deterministic stand-ins. With `by_epoch`, `x [epochs, n, ...]` and
-    `y [epochs, n, ...]` give every local epoch its own examples.
-
-    Raises:
-      CapabilityError: the adversary does not know the procedure or the number of examples.
-      ParameterError: `x` or `y` has another number of examples, or of epochs.
-    """
-    if view.procedure is None or view.num_examples is None:
-        raise CapabilityError(
-            "this adversary cannot replay the client: it does not know the procedure or the number of examples; "
-            "use an adversary that knows 'procedure' and 'num_examples'"
-        )
-    x, y = tf.cast(x, view.model.spec.dtype), tf.convert_to_tensor(y)
-    if not y.dtype.is_integer:
-        y = tf.cast(y, view.model.spec.dtype)
-    if not by_epoch:
-        x, y = x[None], y[None]
-    counts = view.num_examples
-    epochs = max(_epochs(view.procedure, n) for n in counts) if by_epoch else 1
-    for given in (x, y):
-        if not given.shape[:2].is_compatible_with([epochs, sum(counts)]):
-            given_shape = list(given.shape) if by_epoch else list(given.shape[1:])
-            raise ParameterError(
-                f"examples or labels of shape {given_shape} given to a replay of {view.clients} clients with "
-                f"{sum(counts)} examples{f' and {epochs} epochs' if by_epoch else ''}; give one row an example"
-            )
-    stand_ins = [(d.replay(), s) for d, s in zip(view.defenses, view.states, strict=True)]
-    defenses = tuple(d for d, _ in stand_ins if d is not None)
-    states = [tf.nest.map_structure(tf.convert_to_tensor, s) for d, s in stand_ins if d is not None]
-    client = Client(view.model, view.procedure, defenses, view.plan)
-    uniform = view.plan.weighting == "uniform"
-    acts = any(d.acts_at(s) for d in defenses for s in (Station.BATCH, Station.GRADIENT, Station.UPDATE))
-    one_step = all(view.procedure.local_steps(n) == 1 for n in counts)
-    linear = view.procedure.client.kind in ("sgd", "momentum")
-    plain = one_step and linear and not acts and not view.model.couples_examples
-    if len(counts) > 1 and plain and (not uniform or len(set(counts)) == 1):
-        # One SGD step is linear in the gradient: the weighted mean of the clients' is the whole batch's.
-        whole = view.procedure.model_copy(update={"batch_size": None})
-        mean = _replay(Client(view.model, whole, (), view.plan), weights, rate, x, y, sum(counts), ())
-    else:
-        mean, start = tf.zeros([view.model.spec.size], view.model.spec.dtype), 0
-        for n in counts:
-            share = (1.0 if uniform else float(n)) / (len(counts) if uniform else sum(counts))
-            own_x, own_y = (_part(a, 1, start, start + n) for a in (x, y))
-            update = _replay(client, weights, rate, own_x, own_y, n, states)
-            mean = update if len(counts) == 1 else mean + share * update
-            start += n
-    if view.kind == "released" and any(d.fixed_denominator for d in view.defenses):
-        mean *= len(counts) / view.plan.expected_cohort  # the server divides by a public constant, not the cohort
-    return mean
-
-
-def _epochs(procedure: Procedure, n: int) -> int:
-    """Local epochs begun by a client with `n` examples."""
-    return -(-procedure.local_steps(n) // procedure.steps_per_epoch(n))
-
-
-def _part(a: Any, axis: int, start: int, stop: int) -> Any:
-    """`a[start:stop]` along the axis; all of it costs nothing, forwards or backwards."""
-    if start == 0 and stop == a.shape[axis]:
-        return a
-    return a[start:stop] if axis == 0 else a[:, start:stop]
-
-
-def _replay(client: Client, weights: Any, rate: Any, x: Any, y: Any, n: int, states: Sequence[Any]) -> Any:
-    """One client's update from `x [epochs, n, ...]`; one epoch of examples serves them all."""
-    procedure = client.procedure
-    steps, per_epoch = procedure.local_steps(n), procedure.steps_per_epoch(n)
-    size = procedure.batch_size or n
-    seed = tf.zeros([2], tf.int32)
-    repeated = x.shape[0] == 1
-    if steps <= UNROLL_STEPS:
-        places = [(0 if repeated else i // per_epoch, (i % per_epoch) * size) for i in range(steps)]
-        xs, ys = tf.unstack(x), tf.unstack(y)
-        batches = [(_part(xs[e], 0, s, min(s + size, n)), _part(ys[e], 0, s, min(s + size, n))) for e, s in places]
-        return client.train_unrolled(weights, batches, n, seed, rate, states)[0]
-
-    def epoch(number: Any) -> Batches:
-        e = 0 if repeated else number
-
-        def batch(step: Any) -> tuple[Any, Any]:
-            stop = tf.minimum((step + 1) * size, n)
-            return x[e, step * size : stop], y[e, step * size : stop]
-
-        return batch
-
-    return client.train(weights, epoch, n, seed, rate, states)[0]

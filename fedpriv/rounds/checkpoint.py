@@ -12,29 +12,34 @@ import numpy as np
 
 from fedpriv.base.atomic import write_bytes
 from fedpriv.base.errors import CheckpointError
+from fedpriv.federation.clients import ClientStates
 from fedpriv.rounds.record import Record
 
-FORMAT = 1
+FORMAT = 2
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Checkpoint:
     """A run after some rounds.
 
     Attributes:
       config: the run's identity (`Federation.config()` and its initial weights); resuming another one is refused.
+      seed: the run's; as secret as the run.
       round: number of rounds done.
       weights: `[d]`.
       server: leaves of the server optimizer's state.
       defenses: leaves of all defenses' states.
+      clients: what clients keep for themselves.
       records: rounds so far, as rows.
     """
 
     config: dict[str, Any]
+    seed: int
     round: int
     weights: np.ndarray
     server: list[np.ndarray]
     defenses: list[np.ndarray]
+    clients: ClientStates
     records: list[Record]
 
     def save(self, path: str | Path) -> None:
@@ -42,16 +47,21 @@ class Checkpoint:
         header = {
             "format": FORMAT,
             "config": self.config,
+            "seed": str(self.seed),
             "round": self.round,
             "server": len(self.server),
             "defenses": len(self.defenses),
+            "clients": len(self.clients.initial),
+            "last": [[int(c), int(r)] for c, r in self.clients.last.items()],
             "records": [r.row() for r in self.records],
         }
         arrays = {f"server_{i}": a for i, a in enumerate(self.server)}
         arrays |= {f"defense_{i}": a for i, a in enumerate(self.defenses)}
+        held = [self.clients.leaves[int(c)] for c in self.clients.last]
+        arrays |= {f"client_{j}": np.stack([one[j] for one in held]) for j in range(len(self.clients.initial)) if held}
         buffer = io.BytesIO()
         np.savez(buffer, weights=self.weights, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
-        write_bytes(Path(path), buffer.getvalue())
+        write_bytes(Path(path), buffer.getvalue(), private=True)
 
     @staticmethod
     def load(path: str | Path) -> Checkpoint:
@@ -66,13 +76,18 @@ class Checkpoint:
                 header = json.loads(z["header"].tobytes().decode())
                 if header["format"] != FORMAT:
                     raise CheckpointError(f"checkpoint {path.name} has format {header['format']}, not {FORMAT}")
+                last = {int(c): int(r) for c, r in header["last"]}
+                stacked = [z[f"client_{j}"] for j in range(header["clients"])] if last else []
+                leaves = {c: tuple(a[k] for a in stacked) for k, c in enumerate(last)}
                 return Checkpoint(
-                    header["config"],
-                    header["round"],
-                    z["weights"],
-                    [z[f"server_{i}"] for i in range(header["server"])],
-                    [z[f"defense_{i}"] for i in range(header["defenses"])],
-                    [Record(**r) for r in header["records"]],
+                    config=header["config"],
+                    seed=int(header["seed"]),
+                    round=header["round"],
+                    weights=z["weights"],
+                    server=[z[f"server_{i}"] for i in range(header["server"])],
+                    defenses=[z[f"defense_{i}"] for i in range(header["defenses"])],
+                    clients=ClientStates((), leaves, last),
+                    records=[Record(**r) for r in header["records"]],
                 )
         except CheckpointError:
             raise

@@ -14,9 +14,10 @@ from fedpriv.base.seeds import Purpose, integer_seed
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
 from fedpriv.defense.stations import Defense
-from fedpriv.federation.federation import Federation, State
+from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure, Sampling, Schedule
+from fedpriv.rounds.server import State
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.tap import Observation, Tap
 
@@ -92,7 +93,7 @@ class Exposure:
         if weights is None:
             weights = self.model.initial_weights(integer_seed(self.seed, Purpose.WEIGHTS, trial))
         start = federation.start(weights)
-        state = State(trial, start.weights, start.server, start.defenses)
+        state = State(trial, start.weights, start.server, start.defenses, start.clients)
         clients = range(trial * self.cohort, (trial + 1) * self.cohort)
         _, record = federation.step(state, [Tap(self.adversary)], evaluate=False, clients=list(clients))
         return record.observations

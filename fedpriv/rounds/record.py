@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from fedpriv.account.ledger import Ledger
+from fedpriv.defense.claim import Check
 from fedpriv.threat.tap import Observation
 
 
@@ -19,6 +21,9 @@ class Record:
       cohort: clients drawn.
       survivors: clients in the sum.
       dropped: ids left out for a non-finite update.
+      lost: ids of clients that dropped out on the way, as `Federation.attrition` says.
+      aborted: why the protocol could not finish the round, which then revealed nothing; empty if it did.
+      drawn: whether the cohort was drawn as the sampling says, rather than given by hand.
       loss: mean training loss over the cohort's local steps, nats.
       test_loss, accuracy: on the test set after this round's step, or None when not evaluated.
       seconds: wall-clock of the round, evaluation included.
@@ -40,7 +45,19 @@ class Record:
     bytes_down: int
     metrics: dict[str, float] = field(default_factory=dict)
     epsilon: float | None = None
+    lost: list[int] = field(default_factory=list)
+    aborted: str = ""
+    drawn: bool = True
     observations: list[Observation] = field(default_factory=list)
+
+    def broken(self) -> frozenset[Check]:
+        """Assumptions of claims that this round broke."""
+        found: set[Check] = set()
+        if self.survivors != self.cohort and not self.aborted:
+            found.add("everyone arrives")
+        if not self.drawn:
+            found.add("cohorts are drawn")
+        return frozenset(found)
 
     def row(self) -> dict[str, Any]:
         """JSON-able fields, observations left out."""
@@ -55,11 +72,13 @@ class History:
       records: one a round, earlier rounds of a resumed run included (without their observations).
       weights: final flat weights `[d]`.
       interrupted: whether it was stopped before its last round.
+      ledger: the privacy account as it stands after the last round, or None where no defense makes a claim.
     """
 
     records: list[Record]
     weights: np.ndarray
     interrupted: bool = False
+    ledger: Ledger | None = None
 
     @property
     def observations(self) -> list[Observation]:

@@ -6,7 +6,7 @@ can change is in `Position.can_change`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -23,6 +23,7 @@ from fedpriv.threat.written import Written, written
 
 if TYPE_CHECKING:
     from fedpriv.federation.federation import Federation
+    from fedpriv.threat.tap import Tap
 
 
 @dataclass(frozen=True)
@@ -148,23 +149,19 @@ class Plant(Act):
             ) from e
 
 
-def broadcasts(
-    acts: Sequence[Act], weights: np.ndarray, cohort: Sequence[int], round_number: int, spec: Spec
-) -> list[tuple[np.ndarray, list[int]]]:
-    """Who gets what: `(weights [d], clients)`, clients with equal weights together, in the cohort's order.
-
-    Without an act that changes the broadcast it is one group, with `weights` itself.
-    """
-    groups: dict[bytes, tuple[np.ndarray, list[int]]] = {}
-    plain = weights.tobytes()
-    for client in cohort:
+def planted(
+    taps: Iterable[Tap], weights: np.ndarray, clients: Sequence[int], round_number: int, spec: Spec
+) -> dict[int, np.ndarray]:
+    """The weights `[d]` that single clients are sent in place of `weights [d]`, by id, by the acts of `taps`."""
+    acts = [act for tap in taps for act in tap.adversary.acts if act.changes == "broadcast"]
+    found: dict[int, np.ndarray] = {}
+    for client in clients if acts else ():
         sent = weights
         for act in acts:
-            if act.changes == "broadcast":
-                sent = act.broadcast(sent, Occasion(round_number, client, spec))
-        key = plain if sent is weights else np.ascontiguousarray(sent).tobytes()
-        groups.setdefault(key, (sent, []))[1].append(client)
-    return list(groups.values())
+            sent = act.broadcast(sent, Occasion(round_number, client, spec))
+        if sent is not weights:
+            found[client] = sent
+    return found
 
 
 def enacted(federation: Federation, acts: Sequence[Act]) -> Federation:

@@ -15,7 +15,7 @@ from fedpriv.base import registry
 from fedpriv.base.errors import ParameterError
 from fedpriv.threat.acts import Act
 from fedpriv.threat.knowledge import Knowledge, KnownDefense, KnownProcedure, NumExamples
-from fedpriv.threat.position import Position
+from fedpriv.threat.position import Aggregators, Position
 from fedpriv.threat.written import call, checked, construct, items, made, parse
 
 #: What an adversary knows unless it is said to be blind to it.
@@ -92,8 +92,8 @@ class Adversary:
 
     @property
     def corrupted(self) -> tuple[int, ...]:
-        """Protocol parties it has corrupted."""
-        return self.at.parties()
+        """The members of a coalition of aggregators; none for other positions."""
+        return self.at.members if isinstance(self.at, Aggregators) else ()
 
     def held(self, kind: type[K]) -> tuple[K, ...]:
         """What it knows of that kind, in the order of their text."""
@@ -207,8 +207,6 @@ def _several(value: Any) -> list[Any]:
 def _position(
     value: str | Position, corrupted: Sequence[int], bare: Sequence[str] = (), named: dict[str, str] | None = None
 ) -> Position:
-    from fedpriv.threat.position import Aggregators
-
     if not isinstance(value, str):
         found = checked(registry.positions, value, str(value))
         name = found.name

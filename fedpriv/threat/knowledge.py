@@ -142,10 +142,10 @@ class BatchStatistics(Knowledge):
 
         model, procedure = federation.model, federation.procedure
         several = [n for n in map(len, federation.partition.indices) if procedure.local_steps(n) > 1]
-        changing = [d.name for d in federation.defenses if d.acts_at(Station.BATCH)]
+        changing = [d.name for d in federation.defenses if d.acts_at(Station.BATCH) or d.acts_at(Station.DATA)]
         if model.moments is None:
             why = f"model '{model.name}' has no batch normalization (or does not say what enters it); use one that has"
-        elif federation.stack.protocol is not None or not adversary.at.sees_messages:
+        elif federation.line.protocol is not None or not adversary.at.sees_messages:
             why = "it sees a sum over clients, each with a batch of its own; let it be a server without a secure sum"
         elif several:
             why = (

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
-from fedpriv.engine.base import CohortResult
+from fedpriv.defense.parties import SERVER, Party
+from fedpriv.defense.protocol import Protocol
+from fedpriv.engine.result import CohortResult, CohortTask
+from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Moments
 from fedpriv.threat.knowledge import Facts
-from fedpriv.threat.position import Passage, Seen
+from fedpriv.threat.position import Kind, Passage, Seen
 from fedpriv.threat.tap import Observation, Tap
 from fedpriv.threat.truth import Truth
 from fedpriv.threat.view import Own, View
 
-if TYPE_CHECKING:
-    from fedpriv.federation.federation import Federation
+_KINDS: dict[str, Kind] = {"client": "update", "sum": "sum", "payloads": "shares"}
 
 
 def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
@@ -38,78 +40,74 @@ def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
             raise ParameterError(
                 f"a tap listens to client {strangers[0]}, but there are {population} clients, numbered from 0"
             )
-        if federation.stack.aggregator is not None and not tap.adversary.at.sees_only_released:
+        if federation.line.aggregator is not None and not tap.adversary.at.sees_only_released:
             raise CapabilityError(
-                f"{federation.stack.aggregator.name} is an aggregator of TFF's, which does not show what a client "
+                f"{federation.line.aggregator.name} is an aggregator of TFF's, which does not show what a client "
                 "sends; only the released result can be tapped: let the adversary be an 'observer'"
             )
         tap.adversary.at.check(federation)
 
 
+def watching(protocol: Protocol, taps: Sequence[Tap]) -> tuple[list[Party], bool]:
+    """Whose messages the taps need a protocol's session to remember, and whether somebody listens to the wire."""
+    watched = {p for t in taps for p in t.adversary.at.parties()}
+    return sorted(watched & set(protocol.parties())), any(t.adversary.at.on_the_wire for t in taps)
+
+
 def observe(
     federation: Federation,
     taps: Sequence[Tap],
-    round_number: int,
-    sent: np.ndarray,
-    rate: float,
-    states: Sequence[Any],
+    task: CohortTask,
     result: CohortResult,
     released: np.ndarray,
-    sent_to: Mapping[int, np.ndarray] | None = None,
+    decode: Callable[[np.ndarray, int], np.ndarray],
 ) -> list[Observation]:
     """The observations of `taps` in one round.
 
     Args:
       federation: whose round.
       taps: those that listen in this round.
-      round_number: from 0.
-      sent: broadcast weights `[d]`.
-      rate: client learning rate.
-      states: the defenses' states, as broadcast.
+      task: what the engine was given.
       result: what the engine brought back.
       released: the mean update `[d]` after the aggregate station.
-      sent_to: the weights `[d]` that single clients got instead of `sent`, by id; seen by those who see messages.
+      decode: a ring sum of that many clients' contributions, uint64 `[n]`, to float64 `[n]`.
     """
     observations: list[Observation] = []
-    everyone, dtype = tuple(result.survivors), federation.model.spec.dtype
-    mean = (result.total / result.weight).astype(dtype) if result.survivors and result.weight else None
+    dtype, survivors = federation.model.spec.dtype, tuple(result.survivors)
 
-    def coalition(members: Sequence[int]) -> list[Seen]:
-        return _seen_by(federation, members, result, mean)
+    def seen_by(parties: Sequence[Party], wire: bool = False) -> list[Seen]:
+        return _seen_by(federation, task, parties, wire, decode)
 
     for tap in taps:
-        chosen = tuple(c for c in everyone if tap.clients is None or c in tap.clients)
+        chosen = tuple(c for c in survivors if tap.clients is None or c in tap.clients)
         messages = None
-        if federation.stack.protocol is None:
+        if task.session is None:
             messages = {c: result.updates[c].astype(dtype) for c in chosen if c in result.updates}
-        passage = Passage(round_number, everyone, chosen, messages, mean, released.astype(dtype), coalition)
+        passage = Passage(task.round, survivors, chosen, messages, released.astype(dtype), seen_by)
         for seen in tap.adversary.at.sees(passage):
-            got = sent
-            if sent_to and len(seen.clients) == 1 and tap.adversary.at.sees_messages:
-                got = sent_to.get(seen.clients[0], sent)
-            observations.append(_observation(federation, tap, round_number, seen, got, rate, states))
+            observations.append(_observation(federation, tap, task, seen))
     return observations
 
 
-def _seen_by(federation: Federation, members: Sequence[int], result: CohortResult, mean: Any) -> list[Seen]:
-    """What some of the protocol's parties see together."""
-    protocol, everyone = federation.stack.protocol, tuple(result.survivors)
-    assert protocol is not None  # see check_taps
-    assert result.transcript is not None
-    held = {p: result.transcript.held.get(p, {}) for p in members}
-    if len(set(held)) == protocol.parties():  # nothing is hidden from a coalition of all of them
-        return [Seen((c,), "update", _recombined(federation, held, c), pseudonym=f"client {c}") for c in everyone]
-    # The aggregators publish the decoded sum, so each of them holds it as well.
-    return [Seen(everyone, "sum", mean, held)]
-
-
-def _recombined(federation: Federation, held: dict[int, dict[int, np.ndarray]], client: int) -> np.ndarray:
-    """One client's update `[d]`, decoded from all aggregators' shares of it."""
-    protocol = federation.stack.protocol
-    assert protocol is not None
-    whole = protocol.combine([shares[client] for shares in held.values()])
-    decoded = protocol.decode(tf.constant(whole.view(np.int64)), tf.constant(1), federation.plan).numpy()
-    return (decoded[:-1] / decoded[-1]).astype(federation.model.spec.dtype)
+def _seen_by(federation: Federation, task: CohortTask, parties: Sequence[Party], wire: bool, decode: Any) -> list[Seen]:
+    """What some of the protocol's parties make of their messages, decoded."""
+    found: list[Seen] = []
+    if task.session is None:
+        return found
+    spec, uniform = federation.plan.spec, federation.plan.weighting == "uniform"
+    for sighting in task.session.seen_by(parties, wire=wire):
+        if not sighting.clients:
+            continue
+        observed = None
+        if sighting.value is not None:
+            decoded = decode(sighting.value, len(sighting.clients))
+            weight = float(len(sighting.clients)) if uniform else decoded[spec.size]
+            observed = (decoded[: spec.size] / weight).astype(spec.dtype)
+        # The server keeps no more than the sum.
+        held = None if tuple(parties) == (SERVER,) else sighting.payloads or None
+        name = f"client {sighting.clients[0]}" if sighting.kind == "client" else None
+        found.append(Seen(sighting.clients, _KINDS[sighting.kind], observed, held, pseudonym=name))
+    return found
 
 
 def _truth(federation: Federation, clients: Sequence[int]) -> Truth:
@@ -117,26 +115,20 @@ def _truth(federation: Federation, clients: Sequence[int]) -> Truth:
     return Truth(federation.train.floats(indices), federation.train.y[indices].astype(np.int64), tuple(clients))
 
 
-def _observation(
-    federation: Federation,
-    tap: Tap,
-    round_number: int,
-    seen: Seen,
-    sent: np.ndarray,
-    rate: float,
-    states: Sequence[Any],
-) -> Observation:
+def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen) -> Observation:
     """The view of what was seen, and the truth behind it."""
     adversary = tap.adversary
     truth = _truth(federation, [c for c in seen.clients if c != seen.own])
+    single = len(seen.clients) == 1 and adversary.at.sees_messages
+    sent = task.sent.get(seen.clients[0], task.weights) if single else task.weights
     facts = Facts(
         kind=seen.kind,
         labels=truth.y,
         num_examples=tuple(len(federation.partition.indices[c]) for c in seen.clients),
         procedure=federation.procedure,
-        client_rate=rate,
+        client_rate=task.rate,
         defenses=federation.defenses,
-        states=tuple(states),
+        states=tuple(task.states),
         moments=lambda: _moments(federation, sent, truth.x),
     )
     filled: dict[str, Any] = {}
@@ -146,13 +138,13 @@ def _observation(
     view = View(
         adversary=adversary,
         kind=seen.kind,
-        round=round_number,
+        round=task.round,
         model=federation.model,
         weights=sent.copy(),
         observed=None if seen.observed is None else seen.observed.copy(),
         plan=federation.plan,
         clients=len(seen.clients),
-        shares=seen.shares,
+        payloads=seen.payloads,
         pseudonym=seen.pseudonym,
         own=_own(federation, tap, seen),
         told={k: v for k, v in filled.items() if k not in ours},

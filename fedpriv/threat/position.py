@@ -6,14 +6,16 @@ A Passage is what went along the line in one round. A position turns it into wha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
 
 from fedpriv.base.errors import CapabilityError
+from fedpriv.defense.parties import SERVER, Party, aggregator
+from fedpriv.defense.wire import Delivery
 from fedpriv.threat.written import Written
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ class Seen:
     Attributes:
       clients: ids of the clients behind it; for the truth, never for the attack.
       kind: as in `View.kind`.
-      observed: `[d]` in the model's precision; None for `shares`.
-      shares: what a coalition holds besides, or None.
+      observed: `[d]` in the model's precision; None for `shares` (payloads that tell nothing).
+      payloads: the messages that parties of a protocol hold besides, or None.
       own: the client whose own examples the position holds, if it is among `clients`.
       pseudonym: what the position calls whoever sent it, or None where that is nobody in particular.
     """
@@ -38,7 +40,7 @@ class Seen:
     clients: tuple[int, ...]
     kind: Kind
     observed: np.ndarray | None
-    shares: Any = None
+    payloads: tuple[Delivery, ...] | None = None
     own: int | None = None
     pseudonym: str | None = None
 
@@ -51,19 +53,17 @@ class Passage:
       round: from 0.
       clients: ids of the clients in the sum, in order; none if no client finished.
       chosen: those of them that the tap asks for.
-      messages: each chosen client's update `[d]` as it left the client; None behind a protocol that hides it.
-      mean: `[d]`, the decoded weighted mean before the server's own defenses; None if nothing was summed.
-      released: `[d]`, the mean after them, as it moved the public model.
-      coalition: what some parties of the protocol see together; it answers with Seen.
+      messages: each chosen client's update `[d]` as it left the client; None behind a protocol, which hides it.
+      released: `[d]`, the mean as it moved the public model.
+      seen_by: what some parties of the protocol, or someone on all its channels (`wire=True`), make of what passed.
     """
 
     round: int
     clients: tuple[int, ...]
     chosen: tuple[int, ...]
     messages: Mapping[int, np.ndarray] | None
-    mean: np.ndarray | None
     released: np.ndarray
-    coalition: Callable[[Sequence[int]], list[Seen]] = field(default=lambda members: [])
+    seen_by: Callable[..., list[Seen]]
 
 
 class Position(Written):
@@ -87,8 +87,11 @@ class Position(Written):
     def check(self, federation: Federation) -> None:
         """Raises CapabilityError where there is no such position in that federation."""
 
-    def parties(self) -> tuple[int, ...]:
-        """Parties of a protocol that it has corrupted, whose messages are to be kept."""
+    #: Whether it listens to all channels of a protocol.
+    on_the_wire: ClassVar[bool] = False
+
+    def parties(self) -> tuple[Party, ...]:
+        """Parties of a protocol that it is, whose messages are to be kept."""
         return ()
 
     def holds_data_of(self) -> int | None:
@@ -124,13 +127,17 @@ class Server(Position):
     def sees(self, passage: Passage) -> list[Seen]:
         """Each client's message, or the sum alone."""
         if passage.messages is None:
-            return [Seen(passage.clients, "sum", passage.mean)] if passage.clients else []
+            return passage.seen_by(self.parties())
         found = []
         for client in passage.chosen:
             update = passage.messages[client]
             name = f"client {client}" if self.identified else _unlinked(passage, "message", update)
             found.append(Seen((client,), "update", update, pseudonym=name))
         return found
+
+    def parties(self) -> tuple[Party, ...]:
+        """The server."""
+        return (SERVER,)
 
 
 def _numbers(value: Any) -> Any:
@@ -159,25 +166,27 @@ class Aggregators(Position):
 
     def sees(self, passage: Passage) -> list[Seen]:
         """The members' shares and the published sum; every update, if they are all there are."""
-        return passage.coalition(self.members) if passage.clients else []
+        return passage.seen_by(self.parties())
 
     def check(self, federation: Federation) -> None:
         """Refuses parties that no protocol has."""
-        protocol = federation.stack.protocol
+        protocol = federation.line.protocol
         if protocol is None:
             raise CapabilityError(
                 "the adversary is a coalition of aggregators, but no defense in this federation has any; "
                 "add secret_sharing, or tap as 'server'"
             )
-        missing = [p for p in self.members if not 0 <= p < protocol.parties()]
+        there = protocol.parties()
+        missing = [i for i in self.members if aggregator(i) not in there]
         if missing:
+            count = sum(p.role == "aggregator" for p in there)
             raise CapabilityError(
-                f"aggregator {missing[0]} does not exist: {protocol.name} has {protocol.parties()}, numbered from 0"
+                f"aggregator {missing[0]} does not exist: {protocol.name} has {count}, numbered from 0"
             )
 
-    def parties(self) -> tuple[int, ...]:
+    def parties(self) -> tuple[Party, ...]:
         """The members."""
-        return self.members
+        return tuple(aggregator(i) for i in self.members)
 
 
 class Eavesdropper(Position):
@@ -189,6 +198,7 @@ class Eavesdropper(Position):
 
     name: ClassVar[str] = "eavesdropper"
     sees_messages: ClassVar[bool] = True
+    on_the_wire: ClassVar[bool] = True
 
     persistent: bool = False
 
@@ -199,10 +209,8 @@ class Eavesdropper(Position):
 
     def sees(self, passage: Passage) -> list[Seen]:
         """Each message; behind a protocol shares, whose sum it does not hold."""
-        if not passage.clients:
-            return []
         if passage.messages is None:
-            return [Seen(passage.clients, "shares", None)]
+            return passage.seen_by((), wire=True)
         found = []
         for client in passage.chosen:
             update = passage.messages[client]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from fedpriv.base.errors import CapabilityError, ParameterError, SharedGraphError
 from fedpriv.base.lazy import tf
 from fedpriv.defense.stations import Defense, Plan
-from fedpriv.federation.client import replay_cohort
+from fedpriv.federation.replay import replay_cohort
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.threat.replays import note
@@ -25,7 +25,7 @@ OF_ONE_VIEW = {
     "own": "a client's own examples are tensors: `sent.inputs`",
     "batch_statistics": "arrays read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
     "told": "arrays read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
-    "shares": "arrays read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
+    "payloads": "arrays read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
     "round": "numbers read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
     "pseudonym": "it says who sent one update, which a graph for many must not depend on",
     "adversary": "what it knows decides on the attack, outside the graph",
@@ -58,14 +58,24 @@ class StandIn(NamedTuple):
     defense: Defense | None
 
 
+class _Noise(NamedTuple):
+    where: str
+
+
 class _Standing(NamedTuple):
-    """What stands in a defense's place, for `replay_cohort`."""
+    """What stands in a defense's place, as `replay_cohort` reads it."""
 
     defense: Defense | None
     fixed_denominator: bool = False
 
+    def parts(self) -> tuple[_Standing, ...]:
+        return (self,)
+
     def replay(self) -> Defense | None:
         return self.defense
+
+    def noise(self, plan: Plan) -> _Noise | None:
+        return _Noise("aggregate") if self.fixed_denominator else None
 
 
 class _Replayed(NamedTuple):

@@ -11,8 +11,11 @@ import numpy as np
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
+from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
-from fedpriv.defense.stations import Defense, Plan, labels, state_array
+from fedpriv.defense.stations import Defense, Plan, labels
+from fedpriv.defense.wire import Delivery
+from fedpriv.federation.replay import divides_by_public_constant, stand_ins
 from fedpriv.models.model import Model, Moments
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.threat.adversary import Adversary
@@ -53,10 +56,10 @@ class View:
       clients: how many clients are behind it.
       labels: `[n]` int if the adversary knows them, else None.
       defenses: the defenses it knows to run (for replay); empty if it knows none.
-      states: the state of each of those, as broadcast that round.
+      states: the state of each of those defenses' links, as broadcast that round.
       plan: public facts of the federation.
       client_rate: client learning rate of that round.
-      shares: for an aggregator coalition, `{party: {client: uint64 [d + 1]}}`.
+      payloads: for parties of a protocol, the messages they hold besides.
       batch_statistics: for an adversary that knows them, mean and biased variance `[c]` of the client's batch at
         the input of each batch normalization, at `weights`; see `Model.moments`.
       pseudonym: what the adversary calls whoever sent the update; equal in two rounds only if it can link them. None
@@ -79,7 +82,7 @@ class View:
     defenses: tuple[Defense, ...] = ()
     states: tuple[Any, ...] = ()
     client_rate: float | None = None
-    shares: dict[int, dict[int, np.ndarray]] | None = None
+    payloads: tuple[Delivery, ...] | None = None
     batch_statistics: Moments | None = None
     pseudonym: str | None = None
     own: Own | None = None
@@ -172,25 +175,30 @@ class View:
     @cached_property
     def static(self) -> Static:
         """What of this view may shape a graph that serves others too; a graph takes the rest as tensors."""
-        stand_ins = []
+        found = []
         for label, defense in zip(labels(self.defenses), self.defenses, strict=True):
-            stand_in = defense.replay()
-            if stand_in is not None or isinstance(defense, Protocol):
-                stand_ins.append(StandIn(label, stand_in))
+            for link in defense.parts():
+                stand_in = link.replay()
+                if stand_in is not None or isinstance(link, Protocol | Codec):
+                    found.append(StandIn(label, stand_in))
         return Static(
             model=self.model,
             plan=self.plan,
             procedure=self.procedure,
             num_examples=self.num_examples,
-            stand_ins=tuple(stand_ins),
-            fixed_denominator=self.kind == "released" and any(d.fixed_denominator for d in self.defenses),
+            stand_ins=tuple(found),
+            fixed_denominator=self.kind == "released" and divides_by_public_constant(self.defenses, self.plan),
             own_slot=None if self.own is None else self.own.slot,
         )
 
     def inputs(self) -> Inputs:
         """This view's arrays that a replay takes besides weights and rate."""
-        standing = [s for d, s in zip(self.defenses, self.states, strict=True) if d.replay() is not None]
-        states = tuple(tf.nest.map_structure(state_array, s) for s in standing)
+        states = tuple(tf.nest.map_structure(_array, s) for _, s in stand_ins(self.defenses, self.states))
         if self.own is None or self.own.slot is None:
             return Inputs(states)
         return Inputs(states, self.own.x, self.own.y.astype(np.int32))
+
+
+def _array(leaf: Any) -> np.ndarray:
+    """A state's leaf as a graph takes it: a Python float is a float32, as TensorFlow has it."""
+    return np.asarray(leaf, np.float32) if isinstance(leaf, float) else np.asarray(leaf)

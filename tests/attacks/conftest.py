@@ -7,7 +7,7 @@ import pytest
 
 from fedpriv.base.lazy import tf
 from fedpriv.defense.stations import Plan
-from fedpriv.federation.client import replay_cohort
+from fedpriv.federation.replay import replay_cohort
 from fedpriv.models.model import Model
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Procedure, Sampling, make_procedure
@@ -39,7 +39,15 @@ def make_view(model, x, y, procedure=None, weights=None, seed=0, knows=(), obser
     procedure = procedure or Procedure.fedsgd()
     n = len(x)
     adversary = Adversary().knowing(*knows)
-    plan = Plan(model.spec, 1, 1, 1.0, Sampling.full(), "examples", n)
+    plan = Plan(
+        spec=model.spec,
+        population=1,
+        cohort=1,
+        expected_cohort=1.0,
+        sampling=Sampling.full(),
+        weighting="examples",
+        max_examples=n,
+    )
     weights = model.initial_weights(seed) if weights is None else weights
     rate = procedure.client.learning_rate
 

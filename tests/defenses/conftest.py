@@ -30,6 +30,6 @@ def make_plan() -> Callable[..., Plan]:
 @pytest.fixture
 def make_context(make_plan) -> Callable[..., Context]:
     def make(seed=(1, 2), **plan):
-        return Context(make_plan(**plan), (), tf.constant(seed, tf.int32))
+        return Context(plan=make_plan(**plan), seed=tf.constant(seed, tf.int64))
 
     return make

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from fedpriv_defenses.additive_shares import KEY_BYTES, Wire
+from fedpriv_defenses.additive_shares import KEY_BYTES, RingFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -23,10 +23,10 @@ def looks_uniform(elements: np.ndarray, bits: int) -> bool:
 
 
 def shares_of(values, bits, parties, send_keys=False):
-    wire = Wire(bits, len(values))
-    messages = wire.split(values, parties, send_keys)
+    form = RingFormat(bits, len(values))
+    messages = form.split(values, parties, send_keys)
     keyed = parties - 1 if send_keys else 0
-    return [(wire.expand(m) if i < keyed else wire.unpack(m)).astype(np.uint64) for i, m in enumerate(messages)]
+    return [(form.expand(m) if i < keyed else form.unpack(m)).astype(np.uint64) for i, m in enumerate(messages)]
 
 
 def recombined(shares, bits):
@@ -82,7 +82,7 @@ def test_fresh_randomness_every_time():
     values = np.zeros(64, np.uint64)
     first, second = shares_of(values, 32, 2), shares_of(values, 32, 2)
     assert not np.array_equal(first[0], second[0])
-    keys = {Wire(32, 64).split(values, 2, True)[0] for _ in range(200)}
+    keys = {RingFormat(32, 64).split(values, 2, True)[0] for _ in range(200)}
     assert len(keys) == 200
     assert all(len(k) == KEY_BYTES == 32 for k in keys)
 
@@ -93,21 +93,21 @@ def test_the_generator_is_chacha20():
         "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
         "da41597c5157488d7724e03fb8d84a376a43b8f41518a11cc387b669b2ee6586"
     )
-    np.testing.assert_array_equal(Wire(32, 16).expand(bytes(32)), np.frombuffer(known, "<u4"))
+    np.testing.assert_array_equal(RingFormat(32, 16).expand(bytes(32)), np.frombuffer(known, "<u4"))
 
 
 def test_long_vectors_continue_the_stream_across_blocks():
     key, n = bytes(range(32)), 100_003
     stream = Cipher(algorithms.ChaCha20(key, bytes(16)), None).encryptor().update(bytes(8 * n))
-    np.testing.assert_array_equal(Wire(64, n).expand(key), np.frombuffer(stream, "<u8"))
+    np.testing.assert_array_equal(RingFormat(64, n).expand(key), np.frombuffer(stream, "<u8"))
     three = np.frombuffer(stream[: 3 * n], np.uint8).reshape(n, 3).astype(np.uint64) @ [1, 256, 65536]
-    np.testing.assert_array_equal(Wire(24, n).expand(key), three)
+    np.testing.assert_array_equal(RingFormat(24, n).expand(key), three)
 
 
 @given(st.integers(8, 64), st.integers(1, 9))
 def test_messages_have_the_stated_length_and_survive_packing(bits, n):
-    wire = Wire(bits, n)
-    values = (np.arange(n) * 0x0123456789ABCDEF % 2**bits).astype(wire.dtype)
-    message = wire.pack(values)
-    assert len(message) == wire.vector_bytes == n * -(-bits // 8)
-    np.testing.assert_array_equal(wire.unpack(message), values)
+    form = RingFormat(bits, n)
+    values = (np.arange(n) * 0x0123456789ABCDEF % 2**bits).astype(form.dtype)
+    message = form.pack(values)
+    assert len(message) == form.vector_bytes == n * -(-bits // 8)
+    np.testing.assert_array_equal(form.unpack(message), values)

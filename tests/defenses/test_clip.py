@@ -9,12 +9,14 @@ from hypothesis.extra import numpy as hnp
 from fedpriv.base import registry
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf, tfp
+from fedpriv.defense.domain import Real
 
 vectors = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-1e6, 1e6, width=32))
 
 
 def clipped(vector, norm):
-    return Clip(norm=norm).update(tf.constant(vector), None)
+    out = Clip(norm=norm).update(tf.constant(vector), None)
+    return out.value, out.log
 
 
 @given(vectors, st.floats(1e-3, 1e3))
@@ -52,7 +54,7 @@ def test_derivatives_are_finite_even_at_zero():
         outer.watch(x)
         with tf.GradientTape() as inner:
             inner.watch(x)
-            out = tf.reduce_sum(Clip(norm=1.0).update(x, None)[0] ** 2)
+            out = tf.reduce_sum(Clip(norm=1.0).update(x, None).value ** 2)
         first = inner.gradient(out, x)
     second = outer.jacobian(first, x)
     assert np.isfinite(first).all()
@@ -73,4 +75,6 @@ def test_non_finite_updates_stay_visible():
 
 
 def test_claims_nothing(make_plan):
-    assert Clip(norm=1.0).claims(make_plan()) == []
+    assert Clip(norm=1.0).claims(make_plan(), Real(1.0)) == []
+    assert Clip(norm=1.0).maps(Real(), None) == Real(1.0)
+    assert Clip(norm=1.0).maps(Real(0.5), None) == Real(0.5)

@@ -1,60 +1,178 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from fedpriv_defenses.fixed_point import FixedPoint, finest_power_of_two
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.defense.domain import Real, Ring
+from fedpriv.defense.stations import Plan
+from fedpriv.models.spec import Spec
+from fedpriv.procedure.procedure import Sampling
 
 
-def as_unsigned(encoded):
-    return encoded.numpy().view(np.uint64)
+def plan_of(d, cohort=1, weighting="uniform", max_examples=600):
+    return Plan(
+        spec=Spec(("w",), ((d,),)),
+        population=cohort,
+        cohort=cohort,
+        expected_cohort=float(cohort),
+        sampling=Sampling.full(),
+        weighting=weighting,
+        max_examples=max_examples,
+    )
+
+
+def encoded_of(codec, values, plan):
+    elements, ok = codec.quantize(tf.constant(values), plan, None)
+    return elements.numpy().view(np.uint64), bool(ok)
+
+
+def there_and_back(codec, values, plan):
+    return codec.decode(codec.quantize(tf.constant(values), plan, None)[0], 1, plan).numpy()
 
 
 def test_known_encodings():
-    codec = FixedPoint(bits=8, limit=1.0, step=1 / 64, weight_step=0.25)
-    encoded, ok = codec.encode(tf.constant([0.0, 1 / 64, -1 / 64, 1.0, -1.0, 1.0]))
-    assert bool(ok)
-    np.testing.assert_array_equal(as_unsigned(encoded), [0, 1, 255, 64, 192, 4])
-    np.testing.assert_array_equal(codec.decode(encoded), [0, 1 / 64, -1 / 64, 1, -1, 1])
+    codec, plan = FixedPoint(bits=8, range=1.0, resolution=1 / 64), plan_of(5, weighting="examples", max_examples=4)
+    # Five values, a weight in steps of 1/4, and two tallies in the finest steps of which 1 fits 127.
+    given_ = [0.0, 1 / 64, -1 / 64, 1.0, -1.0, 1.0, 1.0, -0.5]
+    elements, ok = encoded_of(codec, given_, plan)
+    assert ok
+    np.testing.assert_array_equal(elements, [0, 1, 255, 64, 192, 4, 64, 224])
+    np.testing.assert_array_equal(there_and_back(codec, given_, plan), given_)
 
 
 def test_ties_go_to_even_and_errors_stay_within_half_a_step():
-    codec = FixedPoint(bits=16, limit=4.0, step=0.5, weight_step=1.0)
-    encoded, _ = codec.encode(tf.constant([0.25, 0.75, -0.25, -0.75, 1.0]))
-    np.testing.assert_array_equal(codec.decode(encoded), [0, 1, 0, -1, 1])
+    codec = FixedPoint(bits=16, range=4.0, step=0.5)
+    np.testing.assert_array_equal(there_and_back(codec, [0.25, 0.75, -0.25, -0.75, 1.0], plan_of(4)), [0, 1, 0, -1, 1])
     values = tf.random.stateless_uniform([10_000], [1, 2], -4, 4)
-    decoded = codec.decode(codec.encode(tf.concat([values, [1.0]], 0))[0])
+    decoded = there_and_back(codec, tf.concat([values, [1.0]], 0), plan_of(10_000))
     assert np.abs(decoded[:-1] - values.numpy()).max() <= 0.25
 
 
 @pytest.mark.parametrize("bad", [1.0001, -1.0001, np.inf, -np.inf, np.nan])
-def test_what_does_not_fit_is_seen(bad):
-    codec = FixedPoint(bits=32, limit=1.0, step=2**-20, weight_step=1.0)
-    encoded, ok = codec.encode(tf.constant([0.5, bad, 1.0], tf.float32))
-    assert not bool(ok)
-    assert as_unsigned(encoded)[1] == 0
-    assert bool(codec.encode(tf.constant([0.5, -1.0, 1.0]))[1])
+@pytest.mark.parametrize("place", [1, 3], ids=["value", "tally"])
+def test_what_does_not_fit_is_seen(bad, place):
+    codec, plan = FixedPoint(bits=32, range=1.0), plan_of(2)
+    contribution = np.array([0.5, -1.0, 1.0, -1.0], np.float32)
+    assert encoded_of(codec, contribution, plan)[1]
+    contribution[place] = bad
+    elements, ok = encoded_of(codec, contribution, plan)
+    assert not ok
+    assert elements[place] == 0
+    traced = tf.function(lambda x: codec.quantize(x, plan, None)[1])
+    assert not bool(traced(tf.constant(contribution)))
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, np.nan])
 def test_a_weight_outside_0_to_1_is_seen(weight):
-    codec = FixedPoint(bits=32, limit=4.0, step=2**-20, weight_step=1.0)
-    assert not bool(codec.encode(tf.constant([0.5, weight], tf.float32))[1])
+    assert not encoded_of(FixedPoint(range=4.0), np.array([0.5, weight], np.float32), plan_of(1))[1]
 
 
 @given(st.floats(1e-30, 1e30), st.integers(1, 2**63 - 1))
 def test_finest_power_of_two_is_the_finest(limit, largest):
     step = finest_power_of_two(limit, largest)
     assert np.log2(step) == int(np.log2(step))
-    from fractions import Fraction
-
     assert Fraction(limit) / Fraction(step) <= largest < 2 * Fraction(limit) / Fraction(step)
 
 
 def test_all_64_bits_are_used_without_wrapping():
-    codec = FixedPoint(bits=64, limit=1.0, step=finest_power_of_two(1.0, 2**63 - 1), weight_step=1.0)
-    encoded, ok = codec.encode(tf.constant([1.0, -1.0, 1.0]))
-    assert bool(ok)
-    np.testing.assert_array_equal(encoded, [2**62, -(2**62), 1])
-    np.testing.assert_array_equal(codec.decode(encoded), [1, -1, 1])
+    codec, plan = FixedPoint(bits=64, range=1.0), plan_of(2)
+    given_ = [1.0, -1.0, 1.0]
+    np.testing.assert_array_equal(encoded_of(codec, given_, plan)[0].view(np.int64), [2**62, -(2**62), 1])
+    np.testing.assert_array_equal(there_and_back(codec, given_, plan), given_)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(8, 64),
+    st.integers(1, 300),
+    st.sampled_from([0.1, 1.0, 3.0, 1e4]),
+    st.sampled_from(["uniform", "examples"]),
+    st.integers(1, 10**7),
+)
+def test_the_largest_cohorts_largest_sum_fits_in_every_part(bits, cohort, limit, weighting, most):
+    codec, plan = FixedPoint(bits=bits, range=limit), plan_of(2, cohort, weighting, most)
+    top, half = float(np.float32(limit)), 2 ** (bits - 1)
+    try:
+        codec.check(plan)
+    except ParameterError:
+        assert (half - 1) // cohort < 1
+        return
+    elements, ok = encoded_of(codec, np.array([top, -top, 1, 1, -1], np.float32), plan)
+    assert ok
+    signed = [int(e) - 2 * half * (int(e) >= half) for e in elements]
+    assert [s > 0 for s in signed] == [True, False, True, True, False]
+    assert all(abs(s) * cohort < half for s in signed)
+    for part in (signed[0], signed[3]):  # no more than two bits of room go unused
+        assert part * 4 * cohort >= half - cohort
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(8, 30), st.integers(1, 50), st.floats(1e-4, 1.0))
+def test_a_given_step_is_refused_exactly_when_the_sum_could_wrap(bits, cohort, step):
+    codec, plan = FixedPoint(bits=bits, range=1.0, resolution=step), plan_of(1, cohort)
+    fits = round(1.0 / step) * cohort <= 2 ** (bits - 1) - 1 and cohort <= 2 ** (bits - 1) - 1
+    if not fits:
+        with pytest.raises(ParameterError, match="fixed_point: "):
+            codec.check(plan)
+        return
+    codec.check(plan)
+    elements, ok = encoded_of(codec, np.array([1.0, 1.0], np.float32), plan)
+    assert ok
+    assert int(elements[0]) == round(1.0 / step)
+
+
+def test_parameters_that_could_overflow_are_refused_with_what_would_fit():
+    plan = plan_of(2, 100)
+    with pytest.raises(ParameterError, match=r"bits >= 32, range <= 0\.0003118\d+, or resolution >= 0\.0625") as caught:
+        FixedPoint(bits=16, range=16.0, resolution=2**-20).check(plan)
+    assert "100 clients" in str(caught.value)
+    with pytest.raises(ParameterError, match="bits=8 cannot hold a sum over 200 clients; use bits >= 9"):
+        FixedPoint(bits=8).check(plan_of(2, 200))
+    with pytest.raises(ParameterError, match="every value would round away"):
+        FixedPoint(range=1.0, resolution=2.0).check(plan)
+    with pytest.raises(ParameterError, match="finer than float64"):
+        FixedPoint(bits=64, range=1.0, resolution=1e-18).check(plan_of(2))
+    with pytest.raises(ParameterError, match="finer than float64"):
+        FixedPoint(bits=64, range=1e30, resolution=1e-300).check(plan_of(2))
+
+
+def test_the_advice_given_for_an_overflow_is_right():
+    plan = plan_of(2, 100)
+    FixedPoint(bits=16, range=16.0, resolution=16 / 256).check(plan)
+    for bits, limit, step in ((32, 16.0, 2**-24), (20, 3.0, 1e-4)):
+        with pytest.raises(ParameterError) as caught:
+            FixedPoint(bits=bits, range=limit, resolution=step).check(plan)
+        text = str(caught.value)
+        wider = int(text.split("bits >= ")[1].split(",")[0])
+        FixedPoint(bits=wider, range=limit, resolution=step).check(plan)
+        with pytest.raises(ParameterError):
+            FixedPoint(bits=wider - 1, range=limit, resolution=step).check(plan)
+        coarser = float(text.split("resolution >= ")[1])
+        FixedPoint(bits=bits, range=limit, resolution=coarser * 1.00001).check(plan)
+
+
+def test_a_step_that_rounds_updates_away_says_so():
+    plan = plan_of(5)
+    values = np.array([0.1, -0.2, 0.0, 0.3, 0.9, 1.0, 0.001], np.float32)  # weight and tally do not count
+    for step, share in ((0.001, 0), (0.25, 0.25), (0.5, 0.5), (1.0, 0.75)):
+        codec = FixedPoint(range=1.0, resolution=step)
+        elements, _ = codec.quantize(tf.constant(values), plan, None)
+        assert float(codec.diagnose(tf.constant(values), elements, plan)["rounded_away"]) == share
+    nothing = tf.zeros([6])
+    codec = FixedPoint(range=1.0)
+    assert float(codec.diagnose(nothing, codec.quantize(nothing, plan, None)[0], plan)["rounded_away"]) == 0
+
+
+def test_rounding_error_is_bounded_and_declared():
+    codec, plan = FixedPoint(bits=24), plan_of(100, 10)
+    assert codec.l2_error(plan) == pytest.approx(10 * codec.steps(plan).step / 2)
+    values = tf.concat([tf.random.stateless_uniform([100], [1, 2], -16, 16), [1.0]], 0)
+    moved = np.linalg.norm(there_and_back(codec, values, plan)[:-1] - values[:-1].numpy())
+    assert codec.decoded(Real(1.0), plan) == Real(1.0 + codec.l2_error(plan))
+    assert 0.3 * codec.l2_error(plan) < moved <= codec.l2_error(plan)
+    assert (codec.takes, codec.maps(Real(), plan), codec.replay()) == (Real(), Ring(24), None)

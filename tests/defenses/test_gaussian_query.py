@@ -7,7 +7,7 @@ from fedpriv.base.lazy import tf, tfp
 
 
 def noised(seed, n=200_000, clip=2.0, stddev=3.0, dtype=tf.float32):
-    query = gaussian_sum_query(clip, stddev, tf.convert_to_tensor(seed, tf.int32))
+    query = gaussian_sum_query(clip, stddev, tf.cast(seed, tf.int64))
     return query.get_noised_result(tf.zeros([n], dtype), query.initial_global_state())
 
 

@@ -68,7 +68,7 @@ def test_noise_of_clients_differs_between_them_and_between_runs():
 
 
 def test_what_an_aggregator_cannot_do_is_refused():
-    with pytest.raises(StackError, match="secret_sharing acts at the message station"):
+    with pytest.raises(StackError, match="secret_sharing acts at the encode station"):
         process(SecretSharing(aggregators=3))
     with pytest.raises(StackError, match="weighting='uniform'"):
         process(CentralDP(clip=1, noise_multiplier=1), weighting="examples")

@@ -11,6 +11,7 @@ from fedpriv.base.errors import DivergenceError
 from fedpriv.base.seeds import graph_seed
 from fedpriv.data.dataset import Dataset
 from fedpriv.engine.graph import GraphEngine
+from fedpriv.engine.result import CohortTask
 
 EVERYONE = [0, 1, 2, 3, 4]
 
@@ -19,12 +20,25 @@ def cohort(federation, chunk=None, lanes=None, clients=EVERYONE, **options):
     engine = GraphEngine(federation)
     engine.chunk_clients, engine.lanes = chunk or engine.chunk_clients, lanes or engine.lanes
     start = federation.start()
-    return engine.cohort(start.weights, clients, 0, 0.1, start.defenses, **options)
+    protocol, session = federation.line.protocol, None
+    if protocol is not None:
+        session = protocol.open(federation.plan, clients, round=0, seed=0)
+    task = CohortTask(
+        weights=start.weights,
+        clients=clients,
+        round=0,
+        rate=0.1,
+        states=start.defenses,
+        own=start.clients,
+        session=session,
+        **options,
+    )
+    return engine.cohort(task)
 
 
 def same_bits(a, b):
     assert a.total.tobytes() == b.total.tobytes()
-    assert (a.weight, a.loss, a.metrics, a.survivors) == (b.weight, b.loss, b.metrics, b.survivors)
+    assert (a.weight, a.loss, a.log, a.survivors) == (b.weight, b.loss, b.log, b.survivors)
     assert {c: u.tobytes() for c, u in a.updates.items()} == {c: u.tobytes() for c, u in b.updates.items()}
 
 
@@ -37,7 +51,7 @@ def test_neither_chunks_nor_lanes_change_a_bit(clipped):
     everyone = frozenset(EVERYONE)
     reference = cohort(clipped, 64, 2, wanted=everyone)
     assert set(reference.updates) == everyone
-    assert set(reference.metrics) == {"clip/norm", "clip/clipped"}
+    assert set(reference.log) == {"clip/norm", "clip/clipped"}
     for chunk, lanes in ((1, 1), (3, 2), (64, 3)):
         same_bits(cohort(clipped, chunk, lanes, wanted=everyone), reference)
 
@@ -65,7 +79,7 @@ def test_only_what_is_wanted_is_brought_back(clipped):
 
 def test_nobody_is_a_cohort_too(clipped):
     nobody = cohort(clipped, clients=[])
-    assert (nobody.weight, nobody.loss, nobody.survivors, nobody.metrics, nobody.bytes_up) == (0, 0, [], {}, 0)
+    assert (nobody.weight, nobody.loss, nobody.survivors, nobody.log, nobody.bytes_up) == (0, 0, [], {}, 0)
     assert not nobody.total.any()
 
 
@@ -108,7 +122,7 @@ def test_the_secure_sum_is_the_plain_one_up_to_rounding(federate):
     for weighting in ("examples", "uniform"):
         shared = federate(defenses=(protocol,), batch_size=4, weighting=weighting)
         plain, summed = cohort(federate(batch_size=4, weighting=weighting)), cohort(shared, 2)
-        assert np.abs(plain.total - summed.total).max() <= 5 * protocol.codec(shared.plan).step
+        assert np.abs(plain.total - summed.total).max() <= 5 * protocol.parts()[0].steps(shared.plan).step
         assert summed.weight == pytest.approx(plain.weight, rel=1e-6)
         assert summed.updates == {}
 

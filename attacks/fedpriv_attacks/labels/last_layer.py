@@ -16,6 +16,7 @@ import numpy as np
 from fedpriv.base.errors import CapabilityError, DivergenceError
 from fedpriv.base.lazy import tf
 from fedpriv.defense.stations import Station
+from fedpriv.federation.replay import divides_by_public_constant
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.threat.view import View
@@ -151,7 +152,7 @@ def gradient_scale(view: View) -> tuple[float, tuple[str, ...]]:
     if _most_steps(view) > 1:
         notes.append(f"{_most_steps(view)} local steps are read as one mean gradient")
     scale = weights[0] * sum(counts)
-    if view.kind == "released" and any(d.fixed_denominator for d in view.defenses):
+    if view.kind == "released" and divides_by_public_constant(view.defenses, view.plan):
         scale *= len(counts) / view.plan.expected_cohort
     return scale, tuple(dict.fromkeys(notes))
 

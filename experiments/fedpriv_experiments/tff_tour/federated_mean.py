@@ -106,24 +106,38 @@ def computation() -> Any:
 
 def secretly(readings: Sequence[np.ndarray]) -> tuple[float, dict[int, np.ndarray]]:
     """The weighted mean by secret sharing, and what the first aggregator holds."""
+    from fedpriv_defenses.additive_sharing import AdditiveSession
     from fedpriv_defenses.secret_sharing import SecretSharing
 
+    from fedpriv.defense.parties import aggregator
+    from fedpriv.defense.protocol import Revealed
     from fedpriv.defense.stations import Plan
     from fedpriv.models.spec import Spec
     from fedpriv.procedure.procedure import Sampling
 
     n, most = len(readings), max(map(len, readings))
-    plan = Plan(Spec(("mean",), ((1,),)), n, n, float(n), Sampling.full(), "examples", most)
-    sharing = SecretSharing(aggregators=2, range=LIMIT, bits=64)
-    session = sharing.open(plan, range(n), watched=[0])
+    plan = Plan(
+        spec=Spec(("mean",), ((1,),)),
+        population=n,
+        cohort=n,
+        expected_cohort=float(n),
+        sampling=Sampling.full(),
+        weighting="examples",
+        max_examples=most,
+    )
+    codec, protocol = SecretSharing(aggregators=2, range=LIMIT, bits=64).parts()
+    session = protocol.open(plan, range(n), round=0, seed=0, watched=[aggregator(0)])
+    session.begin()
     for client, own in enumerate(readings):
         weight = len(own) / most
-        encoded, fits = sharing.encode(tf.constant([weight * own.mean(), weight], tf.float32), plan, None)
+        encoded, fits = codec.quantize(tf.constant([weight * own.mean(), weight], tf.float32), plan, None)
         assert fits  # readings are at most LIMIT
-        session.send(client, encoded.numpy().view(np.uint64))
-    transcript = session.close()
-    total, weight = sharing.decode(transcript.total.view(np.int64), transcript.count, plan).numpy()
-    return float(total / weight), transcript.held[0]
+        session.submit(client, encoded.numpy().view(np.uint64))
+    outcome = session.finish()
+    assert isinstance(outcome, Revealed)  # nobody drops out here
+    assert isinstance(session, AdditiveSession)
+    total, weight = codec.decode(outcome.total.view(np.int64), outcome.count, plan).numpy()
+    return float(total / weight), session.shares(aggregator(0))
 
 
 def measured(readings: Sequence[np.ndarray]) -> Means:

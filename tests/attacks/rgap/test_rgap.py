@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from fedpriv.base.errors import CapabilityError, DivergenceError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.defense.stations import Plan
-from fedpriv.federation.client import replay_cohort
+from fedpriv.federation.replay import replay_cohort
 from fedpriv.metrics.image import psnr
 from fedpriv.models import load as load_model
 from fedpriv.models.keras_model import from_keras
@@ -97,7 +97,15 @@ def make_view():
 
     def make(model, x, y, procedure=None, seed=0, observed=None):
         procedure = procedure or Procedure.fedsgd()
-        plan = Plan(model.spec, 1, 1, 1.0, Sampling.full(), "examples", len(x))
+        plan = Plan(
+            spec=model.spec,
+            population=1,
+            cohort=1,
+            expected_cohort=1.0,
+            sampling=Sampling.full(),
+            weighting="examples",
+            max_examples=len(x),
+        )
         weights, dtype = model.initial_weights(seed), model.spec.dtype
         rate = procedure.client.learning_rate
 

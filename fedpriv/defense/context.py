@@ -1,0 +1,83 @@
+"""Context: what a station may use, inside the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedpriv.base.errors import ContextError
+from fedpriv.defense.plan import Plan
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT: Any = _Absent()
+
+#: Where each of a context's parts exists; what is not listed exists everywhere.
+WHERE = {
+    "slot": "the client's stations",
+    "own": "the client's stations",
+    "away": "the client's stations",
+    "num_examples": "the client's stations",
+    "model": "the client's stations",
+    "weights": "the client's stations, aggregate and step",
+    "x": "gradient (data and batch get them as arguments)",
+    "y": "gradient (data and batch get them as arguments)",
+    "count": "aggregate and step",
+    "tally": "aggregate and step",
+}
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Context:
+    """What a station's function may use. Reading a part where it does not exist raises ContextError.
+
+    | part | broadcast | data | batch | gradient | update | encode | aggregate | step |
+    |---|---|---|---|---|---|---|---|---|
+    | plan, round, seed, state | yes | yes | yes | yes | yes | yes | yes | yes |
+    | slot, own, away, num_examples, model | | yes | yes | yes | yes | yes | | |
+    | weights | | sent | local | local | sent | sent | server's | server's |
+    | x, y | | argument | argument | yes | | | | |
+    | count, tally | | | | | | | yes | yes |
+
+    Attributes:
+      plan: public facts of the run.
+      seed: int64 `[2]`, 128 bits unique to (run, round, client, station, defense, local step); for stateless random
+        operations and `fedpriv.base.seeds.gaussian`.
+      state: this defense's server state (tensors), as broadcast.
+      round: int32 scalar, from 0.
+      slot: int32 scalar, the client's place in the cohort.
+      own: this client's own state for this defense, kept between the rounds it takes part in.
+      away: int32 scalar, rounds since this client last took part (1: in the round before); -1 if it never did, when
+        `own` is the initial state.
+      num_examples: int32 scalar.
+      model: the model's pure functions.
+      weights: `[d]`: those sent, at a local step those of the step, at the server those before its step.
+      x, y: the step's batch.
+      count: int32 scalar, clients in the sum.
+      tally: the cohort's sums of this defense's tallies, by its own names.
+    """
+
+    plan: Plan
+    seed: Any
+    state: Any = ()
+    round: Any = 0
+    slot: Any = ABSENT
+    own: Any = ABSENT
+    away: Any = ABSENT
+    num_examples: Any = ABSENT
+    model: Any = ABSENT
+    weights: Any = ABSENT
+    x: Any = ABSENT
+    y: Any = ABSENT
+    count: Any = ABSENT
+    tally: Any = ABSENT
+
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        if value is ABSENT:
+            raise ContextError(f"context.{name} does not exist at this station; it exists at {WHERE[name]}")
+        return value

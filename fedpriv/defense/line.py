@@ -1,0 +1,242 @@
+"""Line: the stations of a round with the defenses on them, checked as a whole before anything runs.
+
+Making one checks it, and what was checked is what runs: engines, `View.simulate` and TFF's aggregation walk it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedpriv.base.errors import StackError
+from fedpriv.defense.aggregator import Aggregator
+from fedpriv.defense.claim import Claim
+from fedpriv.defense.domain import Domain, Real
+from fedpriv.defense.plan import Plan
+from fedpriv.defense.protocol import Protocol
+from fedpriv.defense.stations import Defense, Station
+from fedpriv.defense.walker import Walker
+
+_ON_THE_WAY = (Station.UPDATE, Station.ENCODE, Station.MESSAGE)
+
+
+class Line(Walker):
+    """Defenses in the order a client applies them; the server's stations run in reverse.
+
+    Attributes:
+      defenses: as they were given; `links` are their parts.
+      protocol: the one at the message station, or None.
+      aggregator: the one that takes the place of the weighted mean, or None.
+      given: what each link is given on the way from update to message, and `made` what it makes of it; None where it
+        acts at none of these stations.
+      contribution: what one client's decoded contribution to the sum is.
+      fixed_denominator: the public constant the sum must be divided by (the expected cohort size) where noise is added
+        to it; None where the sum of the clients' weights is right.
+
+    Raises:
+      StackError: names the defenses with their positions, and an order or setting that works.
+      ParameterError: a defense's parameter that does not fit this federation.
+    """
+
+    def __init__(self, defenses: Sequence[Defense], plan: Plan) -> None:
+        self.defenses = tuple(defenses)
+        for i, defense in enumerate(self.defenses):
+            if not isinstance(defense, Defense):
+                raise StackError(
+                    f"item {i + 1} of the stack is a {type(defense).__name__}, not a Defense; build it with "
+                    "registry.defenses.create(...) or derive it from fedpriv.defense.stations.Defense"
+                )
+        super().__init__(self.defenses, plan)
+        self._places = [i for i, d in enumerate(self.defenses) for _ in d.parts()]
+        senders = [i for i, d in enumerate(self.links) if isinstance(d, Protocol | Aggregator)]
+        if len(senders) > 1:
+            raise StackError(
+                f"{' and '.join(map(self._named, senders))} each replace the client's message; keep one of them"
+            )
+        self._sender = senders[0] if senders else None
+        self.protocol = next((d for d in self.links if isinstance(d, Protocol)), None)
+        self.aggregator = next((d for d in self.links if isinstance(d, Aggregator)), None)
+        self.given: list[Domain | None] = [None] * len(self.links)
+        self.made: list[Domain | None] = [None] * len(self.links)
+        self._follow_domains()
+        self._check_aggregator()
+        self._check_gradients()
+        for defense in self.defenses:
+            defense.check(plan)
+            for part in defense.parts():
+                if part is not defense:
+                    part.check(plan)
+        self.contribution = self._contribution()
+        self._noising = [i for i in self.at(Station.AGGREGATE) if self._noises(i)]
+        self._check_bounds()
+        self.fixed_denominator = plan.expected_cohort if self._noising else None
+
+    @property
+    def encodes(self) -> bool:
+        """Whether contributions leave the real numbers on their way."""
+        return self.acts(Station.ENCODE)
+
+    @property
+    def bound(self) -> float | None:
+        """Bound on the L2 norm of an update as it leaves the update station; None where none is stated."""
+        last = [self.made[i] for i in self.at(Station.UPDATE)]
+        return last[-1].l2 if last and isinstance(last[-1], Real) else None
+
+    def _noises(self, i: int) -> bool:
+        noise = self.links[i].noise(self.plan)
+        return noise is not None and noise.where == "aggregate"
+
+    def _named(self, i: int) -> str:
+        place = self._places[i]
+        return f"{_name(self.defenses[place])} (position {place + 1})"
+
+    def _follow_domains(self) -> None:
+        now: Domain = Real()
+        giver: int | None = None
+        for i, link in enumerate(self.links):
+            stations = [s for s in _ON_THE_WAY if link.acts_at(s)]
+            if not stations:
+                continue
+            if stations[0] is Station.UPDATE and not isinstance(link.takes, Real):
+                raise StackError(
+                    f"{self._named(i)} takes {link.takes}, but acts at the update station, where a client's update is "
+                    f"{Real()}; override encode, which runs after it"
+                )
+            if not link.takes.accepts(now):
+                self._refuse(i, giver, now)
+            made = link.maps(now, self.plan)
+            if type(made) is not type(now):
+                giver = i
+            self.given[i], self.made[i], now = now, made, made
+
+    def _refuse(self, i: int, giver: int | None, now: Domain) -> None:
+        taken = self.links[i].takes
+        if giver is None or self._places[giver] == self._places[i]:
+            raise StackError(
+                f"{self._named(i)} takes {taken}, but a client's update is {now}; put a defense that gives {taken} "
+                "before it"
+            )
+        order = [_name(d) for d in self.defenses]
+        order.insert(self._places[i], order.pop(self._places[giver]))
+        raise StackError(
+            f"{self._named(giver)} gives {now}, but {self._named(i)} after it takes {taken}; "
+            f"the order that works is {', '.join(order)}"
+        )
+
+    def _contribution(self) -> Real:
+        """One client's decoded contribution: what entered the first codec, as the codecs give it back."""
+        coded = [i for i in self.at(Station.ENCODE) if self.given[i] is not None]
+        now: Domain = Real(self.bound)
+        for i in coded:
+            now = self.links[i].decoded(now, self.plan)
+        if self.aggregator is not None or not isinstance(now, Real):
+            return Real()
+        return now
+
+    def _check_aggregator(self) -> None:
+        acting = self.at(Station.AGGREGATE)
+        if self.aggregator is not None and acting:
+            assert self._sender is not None
+            raise StackError(
+                f"{self._named(acting[-1])} acts on the sum of the updates, but {self._named(self._sender)} gives "
+                "their mean alone; leave one of them out"
+            )
+
+    def _check_gradients(self) -> None:
+        """Examples' own gradients are averaged for the first defense that wants the mean, and then gone."""
+        averaging: int | None = None
+        for i in self.at(Station.GRADIENT):
+            if not self.links[i].per_example:
+                averaging = i if averaging is None else averaging
+            elif averaging is not None:
+                raise StackError(
+                    f"{self._named(averaging)} acts on the mean gradient of a batch, but {self._named(i)} after it "
+                    f"takes each example's own; put {_name(self.links[i])} first"
+                )
+
+    def _check_bounds(self) -> None:
+        """Noise on the sum covers one client's influence only where that is bounded."""
+        if len(self._noising) > 1:
+            raise StackError(
+                f"{' and '.join(map(self._named, sorted(self._noising)))} each add noise at the server, but only one "
+                "can be accounted for; keep one, with a noise multiplier of sqrt(a^2 + b^2) for the same total noise"
+            )
+        for i in self._noising:
+            if self.contribution.l2 is None:
+                lost = [j for j in self.at(Station.UPDATE) if j > i and isinstance(self.made[j], Real)]
+                lengthening = next((j for j in lost if self.made[j].l2 is None), None)  # type: ignore[union-attr]
+                if lengthening is None:
+                    raise StackError(
+                        f"{self._named(i)} adds noise to the sum, but nothing bounds the norm of one client's update; "
+                        "put clip(norm=...) before it"
+                    )
+                raise StackError(
+                    f"{self._named(lengthening)} may lengthen an update after {self._named(i)} has clipped it, so the "
+                    f"noise would no longer cover one client's influence; put {_name(self.links[lengthening])} first"
+                )
+            early = [j for j in self.at(Station.AGGREGATE) if j > i]
+            if early:
+                raise StackError(
+                    f"{self._named(early[-1])} changes the sum before {self._named(i)} adds its noise, since the "
+                    f"server's stations run in reverse; put {_name(self.links[early[-1]])} first"
+                )
+
+    def objections(self) -> list[str]:
+        """Why no epsilon can be justified for this line, whatever its defenses claim; empty if nothing does."""
+        found = []
+        for i, link in enumerate(self.links):
+            if isinstance(link, Aggregator) or link.initial_state(self.plan) == ():
+                continue
+            after_noise = any(i < j for j in self._noising) and not link.tallies(self.plan)
+            covered = any(c.covers_tally for c in link.claims(self.plan, self.contribution))
+            if not (after_noise or covered):
+                found.append(
+                    f"{self._named(i)} carries a state from round to round that is computed from unprotected tallies "
+                    "or sums; noise them, and claim it (Claim.covers_tally)"
+                )
+        return found
+
+    def claims(self) -> list[Claim]:
+        """The defenses' claims, as far as they hold on this line; `refusals` says why the others do not."""
+        return [claim for claim, why in self._weighed() if not why]
+
+    def refusals(self) -> list[str]:
+        """Why claims do not hold on this line."""
+        return [why for _, why in self._weighed() if why]
+
+    def _weighed(self) -> list[tuple[Claim, str]]:
+        found = []
+        for i, link in enumerate(self.links):
+            for claim in link.claims(self.plan, self.contribution):
+                found.append((claim, self._unfounded(i, claim)))
+        return found
+
+    def _unfounded(self, i: int, claim: Claim) -> str:
+        """Why link `i`'s claim does not hold here; empty where it does."""
+        what = f"what {self._named(i)} claims against '{claim.against}' does not hold here: "
+        if claim.about_sum:
+            later = [j for s in (Station.UPDATE, Station.ENCODE) for j in self.at(s) if j > i]
+            if later:
+                return f"{what}it is about the sum of the messages, and {self._named(later[0])} changes them first"
+            if self.aggregator is not None and self._sender is not None and self._sender != i:
+                return f"{what}it is about a sum, and {self._named(self._sender)} releases something else"
+            if self.plan.on_nonfinite == "drop":
+                return f"{what}it counts on every client's noise, but on_nonfinite='drop' leaves clients out"
+        if claim.sensitivity is not None:
+            moved = self.contribution.l2
+            if moved is None:
+                return f"{what}nothing bounds one client's contribution to the sum"
+            moved *= 2 if claim.relation == "replace_one" else 1
+            if claim.sensitivity < moved * (1 - 1e-9):
+                return (
+                    f"{what}it is computed for a sensitivity of {claim.sensitivity:.6g}, but one client can move the "
+                    f"sum by {moved:.9g}"
+                )
+        return ""
+
+    def describe(self) -> str:
+        """The line's defenses in the order the data passes them."""
+        return " -> ".join(map(_name, self.defenses)) or "no defense"
+
+
+def _name(defense: Defense) -> str:
+    return defense.name or type(defense).__name__

@@ -1,0 +1,119 @@
+"""Walker: carries a value through the links of one station. Engines, replays and TFF's aggregation all walk with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from fedpriv.base.errors import StackError
+from fedpriv.base.lazy import tf
+from fedpriv.defense.context import Context
+from fedpriv.defense.passed import passed
+from fedpriv.defense.plan import Plan
+from fedpriv.defense.stations import Defense, Station, labels, state_array
+
+_IN_REVERSE = (Station.AGGREGATE, Station.STEP)
+
+
+@dataclass
+class Walked:
+    """A value after all links of a station.
+
+    Attributes:
+      value: what came out.
+      tally, log: by `label/name`.
+      states: next states, by the link's index, of those that gave one.
+      bits: what the value takes on the wire, if a link said so.
+      ok: whether it could be carried; None where no link asks.
+    """
+
+    value: Any
+    tally: dict[str, Any] = field(default_factory=dict)
+    log: dict[str, Any] = field(default_factory=dict)
+    states: dict[int, Any] = field(default_factory=dict)
+    bits: Any = None
+    ok: Any = None
+
+
+class Walker:
+    """Links in order, unchecked: what a replay walks; `Line` is the checked one.
+
+    Attributes:
+      links: the defenses' parts, in order.
+      plan: public facts of the run.
+      labels: what each link's reports are filed under.
+    """
+
+    def __init__(self, defenses: Sequence[Defense], plan: Plan) -> None:
+        self.links: tuple[Defense, ...] = tuple(part for d in defenses for part in d.parts())
+        self.plan = plan
+        self.labels = labels(self.links)
+
+    def at(self, station: Station) -> list[int]:
+        """Indices of the links acting at `station`, in the order they run there."""
+        acting = [i for i, d in enumerate(self.links) if d.acts_at(station)]
+        return acting[::-1] if station in _IN_REVERSE else acting
+
+    def acts(self, *stations: Station) -> bool:
+        """Whether any link acts at one of the stations."""
+        return any(self.at(s) for s in stations)
+
+    @cached_property
+    def tallies(self) -> dict[str, float]:
+        """The tallies' bounds, by `label/name`, in the order they travel."""
+        return {
+            f"{label}/{name}": float(bound)
+            for label, link in zip(self.labels, self.links, strict=True)
+            for name, bound in link.tallies(self.plan).items()
+        }
+
+    def own_tallies(self, i: int, tallies: dict[str, Any]) -> dict[str, Any]:
+        """Link `i`'s among tallies by `label/name`, by its own names."""
+        prefix = f"{self.labels[i]}/"
+        return {k.removeprefix(prefix): v for k, v in tallies.items() if k.startswith(prefix)}
+
+    def initial_states(self) -> tuple[Any, ...]:
+        """The server's states before the first round, one a link, as arrays."""
+        return tuple(tf.nest.map_structure(state_array, d.initial_state(self.plan)) for d in self.links)
+
+    def initial_client_states(self) -> tuple[Any, ...]:
+        """A client's own states before its first round, one a link, as arrays."""
+        return tuple(tf.nest.map_structure(state_array, d.initial_client_state(self.plan)) for d in self.links)
+
+    def walk(self, station: Station, value: Any, context: Callable[[int], Context]) -> Walked:
+        """`value` through the links at `station`.
+
+        Args:
+          station: where.
+          value: as that station's method takes it; a pair (x, y) at data and batch.
+          context: makes the context of the link at an index.
+
+        Raises:
+          StackError: a link returned something else than its station allows; names the defense.
+        """
+        out = Walked(value)
+        for i in self.at(station):
+            link, label = self.links[i], self.labels[i]
+            if station is Station.GRADIENT and not link.per_example and len(out.value.shape) == 2:
+                out.value = tf.reduce_mean(out.value, axis=0)
+            arguments = out.value if station in (Station.DATA, Station.BATCH) else (out.value,)
+            given = passed(getattr(link, station.value)(*arguments, context(i)), label, station.value)
+            out.value = given.value
+            undeclared = sorted(set(given.tally) - set(link.tallies(self.plan)))
+            if undeclared:
+                raise StackError(
+                    f"{label} reports tally '{undeclared[0]}' at its {station.value} station, which its tallies(plan) "
+                    "does not declare; declare it with a bound on its absolute value"
+                )
+            out.tally |= {f"{label}/{k}": v for k, v in given.tally.items()}
+            out.log |= {f"{label}/{k}": v for k, v in given.log.items()}
+            if given.state is not None:
+                out.states[i] = given.state
+            out.bits = given.bits if given.bits is not None else out.bits
+            if given.ok is not None:
+                out.ok = given.ok if out.ok is None else out.ok & given.ok
+        if station is Station.GRADIENT and len(out.value.shape) == 2:
+            out.value = tf.reduce_mean(out.value, axis=0)
+        return out

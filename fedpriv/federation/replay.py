@@ -1,0 +1,174 @@
+"""Replay: what clients would have sent, had they held other examples; what `View.simulate` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from fedpriv.base.errors import CapabilityError, ParameterError
+from fedpriv.base.lazy import tf
+from fedpriv.defense.plan import Plan
+from fedpriv.defense.stations import Defense, Station
+from fedpriv.defense.walker import Walker
+from fedpriv.federation.client import Batches, Client, Visit
+from fedpriv.models.model import Model
+from fedpriv.procedure.procedure import Procedure
+
+#: Replays of at most this many local steps are unrolled into the graph; longer ones become a loop.
+UNROLL_STEPS = 32
+_CHANGING = (Station.DATA, Station.BATCH, Station.GRADIENT, Station.UPDATE)
+
+
+class Replayed(Protocol):
+    """What a replay reads of a view: its public and known parts, nothing that was observed."""
+
+    @property
+    def kind(self) -> str:
+        """See `View`."""
+        ...
+
+    @property
+    def model(self) -> Model:
+        """See `View`."""
+        ...
+
+    @property
+    def plan(self) -> Plan:
+        """See `View`."""
+        ...
+
+    @property
+    def procedure(self) -> Procedure | None:
+        """See `View`."""
+        ...
+
+    @property
+    def num_examples(self) -> tuple[int, ...] | None:
+        """See `View`."""
+        ...
+
+    @property
+    def clients(self) -> int:
+        """See `View`."""
+        ...
+
+    @property
+    def defenses(self) -> tuple[Defense, ...]:
+        """See `View`."""
+        ...
+
+    @property
+    def states(self) -> tuple[Any, ...]:
+        """See `View`."""
+        ...
+
+
+def stand_ins(defenses: Sequence[Defense], states: Sequence[Any]) -> list[tuple[Defense, Any]]:
+    """The links that a replay runs in place of the line's, each with its state as broadcast."""
+    links = [part for d in defenses for part in d.parts()]
+    pairs = [(link.replay(), state) for link, state in zip(links, states, strict=True)]
+    return [(d, s) for d, s in pairs if d is not None]
+
+
+def divides_by_public_constant(defenses: Sequence[Defense], plan: Plan) -> bool:
+    """Whether the server divides the sum by the expected cohort size, since a defense adds noise to it."""
+    noises = [part.noise(plan) for d in defenses for part in d.parts()]
+    return any(n is not None and n.where == "aggregate" for n in noises)
+
+
+def replay_cohort(view: Replayed, weights: Any, rate: Any, x: Any, y: Any, by_epoch: bool = False) -> Any:
+    """What the clients behind `view` would have sent (their weighted mean), had they held `x` and `y`; `[d]`.
+
+    Batches are taken in the order given, since the real order is unknown to an adversary. Defenses the
+    adversary knows are replayed by their deterministic stand-ins. With `by_epoch`, `x [epochs, n, ...]` and
+    `y [epochs, n, ...]` give every local epoch its own examples.
+
+    Raises:
+      CapabilityError: the adversary does not know the procedure or the number of examples.
+      ParameterError: `x` or `y` has another number of examples, or of epochs.
+    """
+    if view.procedure is None or view.num_examples is None:
+        raise CapabilityError(
+            "this adversary cannot replay the client: it does not know the procedure or the number of examples; "
+            "use an adversary that knows 'procedure' and 'num_examples'"
+        )
+    x, y = tf.cast(x, view.model.spec.dtype), tf.convert_to_tensor(y)
+    if not y.dtype.is_integer:
+        y = tf.cast(y, view.model.spec.dtype)
+    if not by_epoch:
+        x, y = x[None], y[None]
+    counts = view.num_examples
+    epochs = max(_epochs(view.procedure, n) for n in counts) if by_epoch else 1
+    for given in (x, y):
+        if not given.shape[:2].is_compatible_with([epochs, sum(counts)]):
+            given_shape = list(given.shape) if by_epoch else list(given.shape[1:])
+            raise ParameterError(
+                f"examples or labels of shape {given_shape} given to a replay of {view.clients} clients with "
+                f"{sum(counts)} examples{f' and {epochs} epochs' if by_epoch else ''}; give one row an example"
+            )
+    kept = stand_ins(view.defenses, view.states)
+    walker = Walker([d for d, _ in kept], view.plan)
+    states = [tf.nest.map_structure(tf.convert_to_tensor, s) for _, s in kept]
+    client = Client(view.model, view.procedure, walker)
+    uniform = view.plan.weighting == "uniform"
+    acts = walker.acts(*_CHANGING)
+    one_step = all(view.procedure.local_steps(n) == 1 for n in counts)
+    linear = view.procedure.client.kind in ("sgd", "momentum")
+    plain = one_step and linear and not acts and not view.model.couples_examples
+    if len(counts) > 1 and plain and (not uniform or len(set(counts)) == 1):
+        # One SGD step is linear in the gradient: the weighted mean of the clients' is the whole batch's.
+        whole = view.procedure.model_copy(update={"batch_size": None})
+        mean = _replay(Client(view.model, whole, Walker((), view.plan)), weights, rate, x, y, sum(counts), ())
+    else:
+        mean, start = tf.zeros([view.model.spec.size], view.model.spec.dtype), 0
+        for n in counts:
+            share = (1.0 if uniform else float(n)) / (len(counts) if uniform else sum(counts))
+            own_x, own_y = (_part(a, 1, start, start + n) for a in (x, y))
+            update = _replay(client, weights, rate, own_x, own_y, n, states)
+            mean = update if len(counts) == 1 else mean + share * update
+            start += n
+    if view.kind == "released" and divides_by_public_constant(view.defenses, view.plan):
+        mean *= len(counts) / view.plan.expected_cohort  # the server divides by a public constant, not the cohort
+    return mean
+
+
+def _epochs(procedure: Procedure, n: int) -> int:
+    """Local epochs begun by a client with `n` examples."""
+    return -(-procedure.local_steps(n) // procedure.steps_per_epoch(n))
+
+
+def _part(a: Any, axis: int, start: int, stop: int) -> Any:
+    """`a[start:stop]` along the axis; all of it costs nothing, forwards or backwards."""
+    if start == 0 and stop == a.shape[axis]:
+        return a
+    return a[start:stop] if axis == 0 else a[:, start:stop]
+
+
+def _replay(client: Client, weights: Any, rate: Any, x: Any, y: Any, n: int, states: Sequence[Any]) -> Any:
+    """One client's update from `x [epochs, n, ...]`; one epoch of examples serves them all."""
+    procedure = client.procedure
+    steps, per_epoch = procedure.local_steps(n), procedure.steps_per_epoch(n)
+    size = procedure.batch_size or n
+    own = [tf.nest.map_structure(tf.convert_to_tensor, s) for s in client.line.initial_client_states()]
+    visit = Visit(tf.zeros([2], tf.int64), states, own, tf.constant(n, tf.int32))
+    repeated, prepared = x.shape[0] == 1, None
+    if client.line.acts(Station.DATA):
+        passes = [client.prepare(one_x, one_y, weights, visit) for one_x, one_y in zip(tf.unstack(x), tf.unstack(y))]
+        prepared = passes[-1][1]
+        x, y = (tf.stack([one[0][part] for one in passes]) for part in (0, 1))
+    if steps <= UNROLL_STEPS:
+        places = [(0 if repeated else i // per_epoch, (i % per_epoch) * size) for i in range(steps)]
+        xs, ys = tf.unstack(x), tf.unstack(y)
+        batches = [(_part(xs[e], 0, s, min(s + size, n)), _part(ys[e], 0, s, min(s + size, n))) for e, s in places]
+        return client.train_unrolled(weights, batches, rate, visit, prepared).update
+
+    def epoch(number: Any) -> Batches:
+        e = 0 if repeated else number
+
+        def batch(step: Any) -> tuple[Any, Any]:
+            stop = tf.minimum((step + 1) * size, n)
+            return x[e, step * size : stop], y[e, step * size : stop]
+
+        return batch
+
+    return client.train(weights, epoch, n, rate, visit, prepared).update

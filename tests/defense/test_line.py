@@ -1,0 +1,207 @@
+from typing import ClassVar
+
+import pytest
+from fedpriv_defenses.central_dp import CentralDP
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.local_dp import LocalDP
+from fedpriv_defenses.secret_sharing import SecretSharing
+
+from fedpriv.account.ledger import Ledger
+from fedpriv.base.errors import LedgerError, ParameterError, StackError
+from fedpriv.base.lazy import dp_accounting
+from fedpriv.defense.claim import Claim
+from fedpriv.defense.domain import Domain, Opaque, Real
+from fedpriv.defense.line import Line
+from fedpriv.defense.passed import Passed
+from fedpriv.defense.stations import Defense, Plan, Station
+from fedpriv.models.spec import Spec
+from fedpriv.procedure.procedure import Sampling
+
+CLIP, CENTRAL = Clip(norm=1.0), CentralDP(clip=1.0, noise_multiplier=1.0)
+LOCAL, SHARING = LocalDP(clip=1.0, noise_multiplier=4.0), SecretSharing()
+
+
+class ServerOnly(Defense):
+    name: ClassVar[str] = "server_only"
+
+    def aggregate(self, total, context):
+        return total
+
+
+class Adaptive(Defense):
+    name: ClassVar[str] = "adaptive"
+
+    def initial_state(self, plan):
+        return (1.0,)
+
+    def tallies(self, plan):
+        return {"below": 1.0}
+
+    def maps(self, given, plan):
+        return given
+
+    def update(self, update, context):
+        return Passed(update, tally={"below": 1.0})
+
+    def aggregate(self, total, context):
+        return Passed(total, state=(context.tally["below"],))
+
+
+class CoveredAdaptive(Adaptive):
+    def claims(self, plan, contribution):
+        event = dp_accounting.GaussianDpEvent(1.0)
+        return [
+            Claim(
+                event=event,
+                unit="client",
+                relation="add_or_remove_one",
+                against="released",
+                amplified=True,
+                covers_tally=True,
+            )
+        ]
+
+
+class Opener(Defense):
+    name: ClassVar[str] = "opener"
+    takes: ClassVar[Domain] = Opaque("paillier")
+
+    def update(self, update, context):
+        return update
+
+
+class ForItsOwnClip(CentralDP):
+    """States its claim for the clip, whatever rounding does to the update after it."""
+
+    def claims(self, plan, contribution):
+        return super().claims(plan, Real(self.clip))
+
+
+def setup_of(population=10, sampling=None, weighting="uniform", d=100):
+    sampling = sampling or Sampling.full()
+    return Plan(
+        spec=Spec(("w",), ((d,),)),
+        population=population,
+        cohort=sampling.largest(population),
+        expected_cohort=sampling.expected(population),
+        sampling=sampling,
+        weighting=weighting,
+        max_examples=100,
+    )
+
+
+def ledger_of(line):
+    return Ledger(line.plan, line.claims(), "rdp", line.objections(), refusals=line.refusals())
+
+
+def test_the_pieces_in_the_order_they_run():
+    server = ServerOnly()
+    stack = Line([server, CENTRAL, CLIP, SHARING], setup_of())
+    assert [stack.links[i] for i in stack.at(Station.UPDATE)] == [CENTRAL, CLIP]
+    assert [stack.links[i] for i in stack.at(Station.AGGREGATE)] == [CENTRAL, server]
+    assert stack.links[3:] == SHARING.parts()
+    assert stack.protocol == SHARING.parts()[1]
+    assert stack.encodes
+    assert stack.describe() == "server_only -> central_dp -> clip -> secret_sharing"
+    empty = Line([], setup_of())
+    assert (empty.links, empty.protocol, empty.claims(), empty.fixed_denominator) == ((), None, [], None)
+
+
+@pytest.mark.parametrize("late", [CLIP, LOCAL, CENTRAL], ids=lambda d: d.name)
+def test_real_vectors_cannot_be_worked_on_once_shared(late):
+    with pytest.raises(StackError) as caught:
+        Line([CLIP, SHARING, late], setup_of())
+    text = str(caught.value)
+    assert "secret_sharing (position 2) gives integers mod 2^32[d]" in text
+    assert f"{late.name} (position 3) after it takes real[d]" in text
+    assert f"the order that works is clip, {late.name}, secret_sharing" in text
+    Line([CLIP, late, SHARING], setup_of())
+
+
+def test_a_server_side_defense_may_stand_anywhere():
+    assert Line([SHARING, ServerOnly()], setup_of()).at(Station.AGGREGATE)
+
+
+def test_a_domain_nobody_gives():
+    with pytest.raises(StackError, match=r"opener \(position 1\) takes opaque paillier, but .* is real\[d\]"):
+        Line([Opener()], setup_of())
+
+
+def test_one_protocol_at_most_and_only_defenses():
+    with pytest.raises(StackError, match=r"position 1\) and secret_sharing \(position 2\) each replace"):
+        Line([SHARING, SHARING], setup_of())
+    with pytest.raises(StackError, match="item 2 of the stack is a str"):
+        Line([CLIP, "clip"], setup_of())
+
+
+def test_each_defense_is_checked_against_the_federation():
+    with pytest.raises(StackError, match="use weighting='uniform'"):
+        Line([CENTRAL], setup_of(weighting="examples"))
+    with pytest.raises(ParameterError, match="bits >= 11"):
+        Line([SecretSharing(bits=8)], setup_of(population=1000))
+
+
+def test_noise_twice_at_the_server_is_refused():
+    with pytest.raises(StackError, match=r"central_dp \(position 1\) and central_dp \(position 2\)"):
+        Line([CENTRAL, CENTRAL], setup_of())
+
+
+def test_nothing_may_undo_the_clip_that_central_noise_rests_on():
+    with pytest.raises(StackError, match=r"local_dp \(position 2\) may lengthen .* put local_dp first"):
+        Line([CENTRAL, LOCAL], setup_of())
+    with pytest.raises(StackError, match=r"server_only \(position 2\) changes the sum before central_dp"):
+        Line([CENTRAL, ServerOnly()], setup_of())
+    Line([LOCAL, CENTRAL], setup_of())
+    Line([CENTRAL, CLIP], setup_of())
+
+
+def test_the_fixed_denominator_is_the_expected_cohort():
+    assert Line([CENTRAL], setup_of(50, Sampling.poisson(0.1))).fixed_denominator == 5.0
+    assert Line([CENTRAL], setup_of(50, Sampling.fixed(7))).fixed_denominator == 7.0
+    assert Line([CLIP, LOCAL], setup_of()).fixed_denominator is None
+
+
+def test_rounding_in_the_protocol_enters_the_sensitivity():
+    coarse = SecretSharing(bits=12, range=1.0)
+    plan = setup_of(10, Sampling.poisson(0.5))
+    (plain,), (rounded,) = Line([CENTRAL], plan).claims(), Line([CENTRAL, coarse], plan).claims()
+    error = coarse.parts()[0].l2_error(plan)
+    assert error > 0.02
+    assert rounded.sensitivity == pytest.approx(1.0 + error)
+    assert rounded.event.noise_multiplier == pytest.approx(1.0 / (1.0 + error))
+    assert any("rounding" in a for a in rounded.assumes)
+    replaced = Line([CENTRAL, coarse], setup_of(10, Sampling.fixed(10))).claims()[0]
+    assert replaced.event.noise_multiplier == pytest.approx(1.0 / (2.0 + 2 * error))
+    ledgers = [ledger_of(Line(s, plan)) for s in ([CENTRAL], [CENTRAL, coarse])]
+    assert ledgers[0].epsilon(1e-5, rounds=1).value < ledgers[1].epsilon(1e-5, rounds=1).value
+    assert plain.event.noise_multiplier == 1.0
+
+
+def test_a_sensitivity_stated_apart_from_the_clip_gives_no_number():
+    odd, coarse = ForItsOwnClip(clip=1.0, noise_multiplier=1.0), SecretSharing(bits=12, range=1.0)
+    plan = setup_of(10, Sampling.poisson(0.5))
+    assert ledger_of(Line([odd], plan)).epsilon(1e-5, rounds=1).value > 0
+    with pytest.raises(LedgerError, match=r"computed for a sensitivity of 1, but one client can move the sum by 1\.0"):
+        ledger_of(Line([odd, coarse], plan)).epsilon(1e-5, rounds=1)
+
+
+def test_the_sum_of_the_clients_noises_counts_only_while_it_is_that_sum():
+    plan = setup_of(10)
+    assert [c.against for c in Line([CLIP, LOCAL], plan).claims()] == ["server", "released"]
+    assert [c.against for c in Line([LOCAL, CLIP], plan).claims()] == ["server"]
+    assert [c.against for c in Line([LOCAL, SHARING], plan).claims()] == ["server"]
+    sums, message = (ledger_of(Line(s, plan)).epsilon(1e-5, rounds=1) for s in ([LOCAL], [LOCAL, SHARING]))
+    assert sums.value < message.value
+
+
+def test_states_fed_by_unprotected_metrics_are_objected_to():
+    stack = Line([Adaptive(), CENTRAL], setup_of())
+    with pytest.raises(LedgerError, match=r"adaptive \(position 1\) carries a state"):
+        ledger_of(stack).epsilon(1e-5, rounds=1)
+    assert Line([CoveredAdaptive(), CENTRAL], setup_of()).objections() == []
+
+
+def test_no_defense_no_number():
+    for defenses in ([], [CLIP], [SHARING], [CLIP, SHARING]):
+        with pytest.raises(LedgerError, match="epsilon is unbounded"):
+            ledger_of(Line(defenses, setup_of())).epsilon(1e-5, rounds=1)
