@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from fedpriv.base.errors import DataError, FedprivError, ParameterError
+from fedpriv.base.errors import CapabilityError, DataError, FedprivError, ParameterError
 from fedpriv.base.registry import load_dotted
 from fedpriv.models.model import Model
 from fedpriv.models.spec import Spec
@@ -178,4 +179,20 @@ def enacted(federation: Federation, acts: Sequence[Act]) -> Federation:
             procedure = act.procedure(procedure)
     if model is federation.model and procedure is federation.procedure:
         return federation
-    return replace(federation, model=model, procedure=procedure)
+    changed = replace(federation, model=model, procedure=procedure)
+    _ENACTED[changed] = tuple(acts)
+    return changed
+
+
+#: Which federations `enacted` has made, and by which acts.
+_ENACTED: WeakKeyDictionary[Federation, tuple[Act, ...]] = WeakKeyDictionary()
+
+
+def check_enacted(federation: Federation, acts: Sequence[Act]) -> None:
+    """Raises CapabilityError for an act on the model or the procedure that this federation was made without."""
+    missing = [a for a in acts if a.changes != "broadcast" and a not in _ENACTED.get(federation, ())]
+    if missing:
+        raise CapabilityError(
+            f"'{missing[0]}' changes the {missing[0].changes}, which is fixed when a federation is made; run "
+            "fedpriv.threat.acts.enacted(federation, adversary.acts) in its place"
+        )

@@ -15,6 +15,7 @@ from fedpriv.defense.protocol import Protocol
 from fedpriv.engine.result import CohortResult, CohortTask
 from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Moments
+from fedpriv.threat.acts import check_enacted
 from fedpriv.threat.knowledge import Facts
 from fedpriv.threat.position import Kind, Passage, Seen
 from fedpriv.threat.tap import Observation, Tap
@@ -46,6 +47,7 @@ def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
                 "sends; only the released result can be tapped: let the adversary be an 'observer'"
             )
         tap.adversary.at.check(federation)
+        check_enacted(federation, tap.adversary.acts)
 
 
 def watching(protocol: Protocol, taps: Sequence[Tap]) -> tuple[list[Party], bool]:
