@@ -15,6 +15,8 @@ from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.defense.stations import Defense
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.attack import Capability
+from fedpriv.threat.knowledge import Knowledge
+from fedpriv.threat.position import Position, Seen
 from fedpriv.threat.tap import Tap
 
 SERVER, WIRE, OBSERVER = Adversary(), Adversary("eavesdropper"), Adversary("observer")
@@ -228,6 +230,76 @@ def test_batch_statistics_that_cannot_be_known_are_refused(
     federation = federate(**{**options, "model": options["model"] or logistic_model})
     with pytest.raises(CapabilityError, match=says):
         federation.run(1, taps=[Tap(adversary)])
+
+
+def test_another_client_sees_the_released_model_and_its_own_examples(federate, toy, parts):
+    (mine, public), _ = see(federate(**SETTINGS), Adversary("client(3)"), OBSERVER)
+    view, truth = mine[0].view, mine[0].truth
+    np.testing.assert_array_equal(view.observed, public[0].view.observed)
+    np.testing.assert_array_equal(view.own.x, toy.x[parts.indices[3]])
+    np.testing.assert_array_equal(view.own.y, toy.y[parts.indices[3]])
+    assert truth.clients == (0, 1, 2, 4)
+    assert (view.kind, view.clients, view.total_examples, len(truth.y)) == ("released", 5, 22, 22)
+    assert view.num_examples == (5, 12, 1, 8, 4)
+    assert Capability.SINGLE_CLIENT not in view.capabilities
+
+
+@pytest.mark.parametrize("number", [0, 3, 4])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_its_own_examples_take_part_in_a_replay_without_being_looked_for(federate, double_model, number, steps):
+    federation = federate(model=double_model, local_epochs=steps, **SETTINGS)
+    (mine,), _ = see(federation, Adversary(f"client({number})"))
+    view, truth = mine[0].view, mine[0].truth
+    for y in (truth.y.astype(np.int32), np.eye(3)[truth.y]):
+        np.testing.assert_allclose(view.simulate(truth.x, y), view.observed, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ParameterError, match="22 examples besides" if number == 3 else "besides the adversary's own"):
+        view.simulate(np.zeros((30, 4, 4, 1)), np.zeros(30, np.int32))
+
+
+def test_in_rounds_without_it_a_client_has_its_own_examples_still(federate):
+    federation = federate(**SETTINGS)
+    tap = Tap(Adversary("client(3)"))
+    _, record = federation.step(federation.start(), [tap], evaluate=False, clients=[0, 1])
+    (o,) = record.observations
+    assert (o.truth.clients, o.view.own.slot, o.view.total_examples) == ((0, 1), None, 17)
+    _, record = federation.step(federation.start(), [tap], evaluate=False, clients=[3])
+    assert record.observations == []
+    with pytest.raises(CapabilityError, match="adversary is client 9, but there are 5"):
+        federation.run(1, taps=[Tap(Adversary("client(9)"))])
+
+
+class Loudest(Position):
+    """Sees the longest message alone: a position of a third party's."""
+
+    sees_messages: ClassVar[bool] = True
+
+    def who(self, acts=False):
+        return "Someone near the loudest client"
+
+    def sees(self, passage):
+        longest = max(passage.chosen, key=lambda c: np.linalg.norm(passage.messages[c]))
+        return [Seen((longest,), "update", passage.messages[longest])]
+
+
+class Census(Knowledge):
+    """How many of each class a client has: knowledge of a third party's."""
+
+    def describe(self):
+        return "how many examples of each class the client has"
+
+    def fill(self, facts):
+        return {"census": np.bincount(facts.labels, minlength=3)}
+
+
+def test_positions_and_knowledge_of_other_packages(federate, plain):
+    here = Loudest.__module__
+    adversary = Adversary.parse(f"{here}:Loudest(knows=[{here}:Census])")
+    (seen,), _ = see(federate(**SETTINGS), adversary)
+    ((view, truth),) = [(o.view, o.truth) for o in seen]
+    norms = [np.linalg.norm(u) for u in plain()]
+    assert truth.clients == (int(np.argmax(norms)),)
+    np.testing.assert_array_equal(view.told["census"], np.bincount(truth.y, minlength=3))
+    assert "how many examples of each class" in adversary.describe()
 
 
 def test_dropped_clients_are_behind_no_view(federate, toy):

@@ -102,7 +102,7 @@ def test_no_reference_leads_from_an_attack_to_the_truth(federate, case):
     federation = federate(defenses=defenses, batch_size=4, local_epochs=2)
     observation = federation.run(1, taps=[Tap(adversary)]).observations[0]
     x = observation.truth.x
-    observation.view.static_key()
+    hash(observation.view.static)
     if adversary.position != "eavesdropper":
         observation.view.simulate(np.zeros_like(x), observation.truth.y)  # leaves nothing behind either
     finding = isolated(Burglar(), observation.view)

@@ -12,6 +12,8 @@ from fedpriv.base import registry
 from fedpriv.base.errors import CapabilityError, DivergenceError, FedprivError, ModelError
 from fedpriv.base.lazy import tf
 from fedpriv.threat.attack import Attack, Capability, Finding
+from fedpriv.threat.knowledge import Knowledge
+from fedpriv.threat.replays import unmeasured
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.matching import checked_update, noise_floor
 
@@ -58,7 +60,6 @@ class Modern(Attack):
 
     name: ClassVar[str] = "modern"
     paper: ClassVar[str] = "a portfolio; see its attacks"
-    adapts: ClassVar[bool] = True
     needs: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.REAL_UPDATE, Capability.NUM_EXAMPLES, Capability.PROCEDURE}
     )
@@ -76,6 +77,10 @@ class Modern(Attack):
     )
     tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
     leeway: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
+
+    def brings(self) -> tuple[Knowledge, ...]:
+        """What its attacks bring in."""
+        return tuple(dict.fromkeys(known for attack in self.attacks for known in attack.brings()))
 
     def attack(self, view: View, seed: int) -> Finding:
         """The first finding that reproduces the update, or else the one that comes nearest; see the class."""
@@ -119,6 +124,7 @@ def mismatch(view: View, finding: Finding) -> float:
         return float("inf")
     observed = np.asarray(view.observed, np.float64)
     x = tf.constant(finding.x, view.model.spec.dtype)
-    replayed = view.simulate(x, tf.constant(np.asarray(finding.y, np.int32))).numpy().astype(np.float64)
+    with unmeasured():  # it judges a finding, and made none
+        replayed = view.simulate(x, tf.constant(np.asarray(finding.y, np.int32))).numpy().astype(np.float64)
     error = float(np.sum((replayed - observed) ** 2) / np.sum(observed**2))
     return error if np.isfinite(error) else float("inf")

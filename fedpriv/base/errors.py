@@ -44,6 +44,10 @@ class CapabilityError(FedprivError):
     """An attack needs something its adversary does not have."""
 
 
+class SharedGraphError(FedprivError, AttributeError):
+    """A part of an attack reads something of one view where it shapes a graph that serves many."""
+
+
 class DivergenceError(FedprivError, ArithmeticError):
     """A client's update or the global model is no longer finite; names the round and the client."""
 

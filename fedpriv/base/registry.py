@@ -1,8 +1,8 @@
 """Registries: names to plug-ins, through Python entry points, without importing anything until asked.
 
 Third parties add to the groups `fedpriv.attacks`, `fedpriv.defenses`, `fedpriv.attrition`, `fedpriv.datasets`,
-`fedpriv.models`, `fedpriv.engines` and `fedpriv.commands` from their own packages; wherever a name is accepted, so is a
-dotted `package.module:Name`.
+`fedpriv.models`, `fedpriv.engines`, `fedpriv.commands`, `fedpriv.positions`, `fedpriv.knowledge` and `fedpriv.acts`
+from their own packages; wherever a name is accepted, so is a dotted `package.module:Name`.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def parse_call(text: str, kind: str) -> tuple[str, dict[str, str]]:
     if not rest.endswith(")"):
         raise ParameterError(f"{kind} '{text}' lacks its closing parenthesis; write name(key=value,key=value)")
     parameters: dict[str, str] = {}
-    for item in filter(None, (p.strip() for p in _split_commas(rest[:-1]))):
+    for item in filter(None, (p.strip() for p in split_commas(rest[:-1]))):
         key, equals, value = item.partition("=")
         if not equals:
             raise ParameterError(f"{kind} '{name}': '{item}' is no key=value; write {name}(key=value,...)")
@@ -153,7 +153,8 @@ def parse_call(text: str, kind: str) -> tuple[str, dict[str, str]]:
     return name.strip(), parameters
 
 
-def _split_commas(text: str) -> list[str]:
+def split_commas(text: str) -> list[str]:
+    """`text` split at the commas that stand in no brackets."""
     parts, depth, current = [], 0, ""
     for c in text:
         depth += (c in "([") - (c in ")]")
@@ -204,7 +205,7 @@ def _unwritten(value: Any) -> Any:
         if value.lower() == "none":
             return None
         if value.startswith("[") and value.endswith("]"):
-            return [_unwritten(v.strip()) for v in _split_commas(value[1:-1]) if v.strip()]
+            return [_unwritten(v.strip()) for v in split_commas(value[1:-1]) if v.strip()]
     return value
 
 
@@ -227,3 +228,6 @@ rounds = Registry("topology", "fedpriv.rounds")
 attrition = Registry("attrition", "fedpriv.attrition", "fedpriv.defense.attrition:Attrition")
 experiments = Registry("experiment", "fedpriv.experiments")
 commands = Registry("command", "fedpriv.commands")
+positions = Registry("position", "fedpriv.positions", "fedpriv.threat.position:Position")
+knowledge = Registry("knowledge", "fedpriv.knowledge", "fedpriv.threat.knowledge:Knowledge")
+acts = Registry("act", "fedpriv.acts", "fedpriv.threat.acts:Act")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from fedpriv.metrics.lpips import LPIPS
     from fedpriv.rounds.exposure import Exposure
+    from fedpriv.threat.adversary import Adversary
     from fedpriv.threat.attack import Attack
 
 
@@ -39,10 +40,14 @@ def attack(
     weighting: Annotated[str, typer.Option(help="Weigh clients by their examples, or uniform.")] = "uniform",
     defense: options.Defenses = None,
     adversary: Annotated[
-        str, typer.Option(help="server, observer, eavesdropper, or aggregators(0,1,...) for a coalition.")
+        str,
+        typer.Option(
+            help="server, observer, eavesdropper, client(3), aggregators(0,1); in full "
+            "server(knows=[labels,auxiliary(data=mnist)],blind=[defense],acts=[plant(weights=trap.npy)])."
+        ),
     ] = "server",
-    knows: Annotated[list[str] | None, typer.Option(help="What the adversary knows besides: labels. Repeat.")] = None,
-    blind: Annotated[list[str] | None, typer.Option(help="What it does not know: defense, num_examples, ...")] = None,
+    knows: Annotated[list[str] | None, typer.Option(help="Short for knows=[...] there: labels, ... Repeat.")] = None,
+    blind: Annotated[list[str] | None, typer.Option(help="Short for blind=[...] there: defense, ... Repeat.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Attack this trained model instead of fresh initial weights.")
     ] = None,
@@ -88,6 +93,7 @@ def attack(
     from fedpriv.metrics.score import summarize
     from fedpriv.rounds.trial import run_trial
 
+    threat = exposure.adversary.describe(made.brings())
     gathered = Gathered(made.name or type(made).__name__)
     interrupted = False
     try:
@@ -104,9 +110,9 @@ def attack(
     if not gathered.scores:
         raise KeyboardInterrupt
     summary = summarize(gathered.scores, runs=gathered.runs)
-    show_summary(summary, json_lines)
+    show_summary(summary, json_lines, str(exposure.adversary), threat)
     if out is not None:
-        gathered.write(out, summary, {"attack": made.config(), **exposure.federation.config()}, seed)
+        gathered.write(out, summary, {"attack": made.config(), "threat": threat, **exposure.federation.config()}, seed)
         typer.echo(f"Wrote {out}", err=json_lines)
     if interrupted:
         raise typer.Exit(130)
@@ -129,20 +135,10 @@ def _keeping_path(made: Attack) -> Attack:
     return made.with_(path=True) if known is not None and known.annotation is bool else made
 
 
-def _adversary(text: str, knows: list[str] | None, blind: list[str] | None) -> Any:
-    from fedpriv.threat.adversary import KNOWLEDGE, Adversary
+def _adversary(text: str, knows: list[str] | None, blind: list[str] | None) -> Adversary:
+    from fedpriv.threat.adversary import Adversary
 
-    position, _, members = text.partition("(")
-    try:
-        corrupted = tuple(int(m) for m in members.rstrip(")").split(",") if m.strip())
-    except ValueError:
-        raise ParameterError(
-            f"--adversary '{text}': the coalition's members are numbers; write aggregators(0,1)"
-        ) from None
-    for item in [*(knows or []), *(blind or [])]:
-        options.choice(item, tuple(KNOWLEDGE), "--knows/--blind")
-    chosen = Adversary(position, corrupted=corrupted).knowing(*(knows or []))  # type: ignore[arg-type]
-    return Adversary(chosen.position, chosen.knows - set(blind or []), corrupted)
+    return Adversary.parse(text, knows=knows or [], blind=blind or [])
 
 
 def _exposure(

@@ -121,11 +121,13 @@ def show_row(row: dict[str, Any], number: int, extra: tuple[str, ...], json_line
     )
 
 
-def show_summary(summary: Summary, json_lines: bool) -> None:
-    """Prints the summary."""
+def show_summary(summary: Summary, json_lines: bool, adversary: str, threat: str) -> None:
+    """Prints the summary, and who attacked, knowing what."""
     from fedpriv.base.atomic import jsonable, to_json
 
     if json_lines:
-        typer.echo(to_json(jsonable({"kind": "summary", **summary.as_dict()})))
+        typer.echo(
+            to_json(jsonable({"kind": "summary", **summary.as_dict(), "adversary": adversary, "threat": threat}))
+        )
     else:
-        typer.echo(summary.describe())
+        typer.echo(f"{summary.describe()}\n{threat}")

@@ -19,6 +19,9 @@ REGISTRIES = {
     "datasets": registry.datasets,
     "engines": registry.engines,
     "experiments": registry.experiments,
+    "positions": registry.positions,
+    "knowledge": registry.knowledge,
+    "acts": registry.acts,
 }
 
 

@@ -79,9 +79,9 @@ class Exposed(pydantic.BaseModel):
       cohort: clients a trial, what a secure sum hides among.
       local_epochs, batch_size, max_local_steps, weighting: as in Procedure; the default is one full-batch step.
       client: optimizer; None is SGD at rate 1 for one step (FedSGD), at 0.1 for more.
-      adversary: its position.
-      corrupted: aggregators in the coalition.
-      knows, blind: what it knows besides the usual, and what of the usual it does not.
+      adversary: who listens, such as `server(knows=[labels],blind=[defense])`; see `fedpriv.threat.adversary`.
+      corrupted: short for the members in `aggregators(0,1)`.
+      knows, blind: short for `knows=[...]` and `blind=[...]` there, added to them.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -95,7 +95,7 @@ class Exposed(pydantic.BaseModel):
     max_local_steps: Count | None = None
     weighting: Literal["examples", "uniform"] = "uniform"
     client: Optimizer | None = None
-    adversary: Literal["server", "aggregators", "eavesdropper", "observer"] = "server"
+    adversary: str = "server"
     corrupted: Numbers = ()
     knows: Texts = ()
     blind: Texts = ()
@@ -129,8 +129,13 @@ class Exposed(pydantic.BaseModel):
 
     def position(self) -> Adversary:
         """The adversary."""
-        usual = Adversary().knows
-        return Adversary(self.adversary, (usual | set(self.knows)) - set(self.blind), self.corrupted)
+        return Adversary.parse(self.adversary, knows=self.knows, blind=self.blind, corrupted=self.corrupted)
+
+    def identity(self) -> dict[str, Any]:
+        """What an attack's outcome depends on, however the adversary was written."""
+        short = {"corrupted", "knows", "blind"}
+        written = {k: v for k, v in self.model_dump(mode="json").items() if k not in short}
+        return written | {"adversary": str(self.position())}
 
 
 class Setting(pydantic.BaseModel):
@@ -225,7 +230,7 @@ class Setting(pydantic.BaseModel):
             | {
                 "defense": [d.config() for d in self.made_defenses()],
                 "attack": None if attack is None else attack.config(),
-                "exposure": None if attack is None else self.exposure.model_dump(mode="json"),
+                "exposure": None if attack is None else self.exposure.identity(),
                 "threshold_db": self.threshold_db,
             }
         )

@@ -44,7 +44,7 @@ def image_rows(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     for result in results:
         cell = result.cell
         head: dict[str, Any] = {**cell.labels, "seed": cell.seed}
-        facts = {k: v for k, v in result.facts.items() if k not in ("threat", "held_out")}
+        facts = {k: v for k, v in result.facts.items() if k not in ("threat", "held_out", "replayed")}
         if result.error:
             rows.append({**head, "status": result.error})
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from fedpriv.base.errors import LedgerError
 from fedpriv.base.seeds import Purpose, integer_seed
 from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
-from fedpriv.defense.stations import Station
+from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.experiment.setting import Setting
 
 if TYPE_CHECKING:
@@ -172,11 +172,15 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
     scores: list[dict[str, Any]] = []
     originals: list[np.ndarray] = []
     found: list[np.ndarray] = []
+    replayed: list[set[str]] = []
+    threats: dict[str, None] = {}
     try:
         for trial in range(how.trials):
             for observation in exposure.observe(trial):
                 attack_seed = integer_seed(seed, Purpose.ATTACK, len(scores))
                 result = run_trial(made, observation, attack_seed, setting.threshold_db)
+                replayed.append(set(result.replayed))
+                threats[result.threat] = None
                 scores.append({"trial": trial, **score_dict(result.score)})
                 if sum(len(x) for x in originals) < keep_images:
                     matched = aligned(result.finding, result.score)
@@ -187,32 +191,43 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
     arrays = {}
     if originals:
         arrays = {"originals": np.concatenate(originals)[:keep_images], "found": np.concatenate(found)[:keep_images]}
-    facts = {"adaptive": adaptive(setting), "threat": how.position().describe(), "held_out": held_out}
+    always = set.intersection(*replayed) if replayed else set()
+    facts = {
+        "adaptive": adaptive(setting, always),
+        "replayed": sorted(always),
+        "threat": " ".join(threats) or how.position().describe(made.brings()),
+        "held_out": held_out,
+    }
     return Outcome(facts, scores, [], arrays, time.perf_counter() - began)
 
 
-def adaptive(setting: Setting) -> bool | None:
-    """Whether the attack knows the defenses and takes them into account: it is named by each, or replays it.
+def adaptive(setting: Setting, replayed: Collection[str]) -> bool | None:
+    """Whether the attack knows the defenses and took each into account: it is named by it, or replayed it.
 
-    None without any defense.
+    A replay leaves out noise, so it counts where there is none, or where what is seen is from before it.
+
+    Args:
+      setting: attack, defenses and adversary.
+      replayed: labels of the defenses that its replay was seen to run; see `Trial.replayed`.
+
+    Returns:
+      None without any defense.
     """
     made, defenses = setting.made_attack(), setting.made_defenses()
     if made is None or not defenses:
         return None
     adversary = setting.exposure.position()
 
-    def considered(defense: Any) -> bool:
-        # Of a protocol, the view holds what it leaves, and `simulate` replays that.
-        replayed = all(map(part_replayed, defense.parts()))
-        return defense.adaptive_attack == made.name or (made.adapts and replayed)
+    def considered(label: str, defense: Defense) -> bool:
+        return defense.adaptive_attack == made.name or all(part_replayed(label, part) for part in defense.parts())
 
-    def part_replayed(part: Any) -> bool:
-        if isinstance(part, Protocol | Codec):
+    def part_replayed(label: str, part: Defense) -> bool:
+        if isinstance(part, Protocol | Codec):  # the view holds what it leaves
             return True
-        at_server = part.acts_at(Station.AGGREGATE) and adversary.position != "observer"
-        return (part.replayable or at_server) and part.replay() is not None
+        at_server = part.acts_at(Station.AGGREGATE) and not adversary.at.sees_only_released
+        return (part.replayable or at_server) and part.replay() is not None and label in replayed
 
-    return "defense" in adversary.knows and all(map(considered, defenses))
+    return "defense" in adversary.knows and all(map(considered, labels(defenses), defenses))
 
 
 def score_dict(score: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure, Sampling, Schedule
 from fedpriv.rounds.server import State
+from fedpriv.threat.acts import enacted
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.tap import Observation, Tap
 
@@ -75,7 +76,7 @@ class Exposure:
         # Trials are not rounds of one run, so rates do not follow a schedule.
         client = self.procedure.client.model_copy(update={"schedule": Schedule()})
         procedure = self.procedure.model_copy(update={"sampling": Sampling.fixed(self.cohort), "client": client})
-        return Federation(
+        federation = Federation(
             self.model,
             self.data,
             Partition(f"exposure(clients={clients}, batch={self.batch})", tuple(parts)),
@@ -85,6 +86,7 @@ class Exposure:
             engine=self.engine,
             engine_options=self.engine_options,
         )
+        return enacted(federation, self.adversary.acts)
 
     def observe(self, trial: int) -> list[Observation]:
         """What the adversary gets in one trial: a client's update each, or one secure sum."""

@@ -33,6 +33,7 @@ from fedpriv.federation.federation import Federation
 from fedpriv.procedure import optimizers, sampling
 from fedpriv.rounds.checkpoint import Checkpoint
 from fedpriv.rounds.record import History, Record
+from fedpriv.threat.acts import planted
 from fedpriv.threat.observe import check_taps, observe, watching
 from fedpriv.threat.tap import Tap
 
@@ -226,7 +227,8 @@ class ServerRounds:
           taps: adversaries listening.
           evaluate: whether to test the new model.
           clients: this cohort instead of a sampled one (claims that rest on the sampling then do not hold).
-          sent: weights `[d]` that some clients are sent in place of the broadcast, by a malicious server.
+          sent: weights `[d]` that some clients are sent in place of the broadcast, by a malicious server; beside
+            those that the acts of a listening adversary plant.
 
         Raises:
           ParameterError: `clients` names one that does not exist, or one twice.
@@ -244,16 +246,17 @@ class ServerRounds:
         entered = self._serve(Station.BROADCAST, state.weights, state, state.defenses)
         weights, states = np.asarray(entered.value), _following(state.defenses, entered)
         rate = federation.procedure.client.learning_rate * federation.procedure.client.schedule.factor(number)
+        present = self._present(cohort, number)
         task = CohortTask(
             weights=weights,
-            clients=self._present(cohort, number),
+            clients=present,
             round=number,
             rate=rate,
             states=states,
             own=state.clients,
             wanted=self._wanted(listening, cohort),
             session=self._session(cohort, number, listening),
-            sent=sent or {},
+            sent={**planted(listening, weights, present, number, self.federation.plan.spec), **(sent or {})},
         )
         result = self.engine.cohort(task)
         mean, summed, states = self._aggregate(state, states, result)
@@ -330,7 +333,7 @@ class ServerRounds:
         """Clients whose own message some adversary can see."""
         if self.line.protocol is not None:
             return frozenset()
-        seeing = [t for t in taps if t.adversary.position in ("server", "eavesdropper")]
+        seeing = [t for t in taps if t.adversary.at.sees_messages]
         chosen = [clients if t.clients is None else t.clients for t in seeing]
         return frozenset(int(c) for part in chosen for c in part)
 

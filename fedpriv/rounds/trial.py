@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedpriv.defense.stations import labels
 from fedpriv.threat.attack import Attack, Finding
+from fedpriv.threat.dossier import Dossier
 from fedpriv.threat.tap import Observation
 from fedpriv.threat.view import View
 
@@ -18,10 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """An attack's finding and its score against the truth."""
+    """An attack's finding and its score against the truth.
+
+    Attributes:
+      finding: the finding.
+      score: its score.
+      threat: who attacked, knowing what, what the attack brought in included.
+      replayed: labels of the known defenses that the attack's replay took into account.
+      ignored: those of the known defenses that it did not.
+    """
 
     finding: Finding
     score: Score
+    threat: str = ""
+    replayed: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 def run_trial(
@@ -45,11 +58,19 @@ def run_trial(
     """
     from fedpriv.metrics.score import score
 
-    finding = isolated(attack, observation.view, seed)
-    return Trial(finding, score(finding, observation.truth, threshold_db, extra_metrics))
+    view = observation.view
+    finding = isolated(attack, view, seed)
+    known = labels(view.defenses)
+    return Trial(
+        finding,
+        score(finding, observation.truth, threshold_db, extra_metrics),
+        view.adversary.describe(attack.brings()),
+        tuple(d for d in known if d in finding.replayed),
+        tuple(d for d in known if d not in finding.replayed),
+    )
 
 
-def isolated(attack: Attack, view: View, seed: int = 0) -> Finding:
+def isolated(attack: Attack, view: View | Dossier, seed: int = 0) -> Finding:
     """Runs `attack` on a thread of its own, whose call stack leads to the view and to no frame with the truth.
 
     This keeps an honest attack honest. Code that sets out to search this process's memory needs another process;

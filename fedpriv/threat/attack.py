@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import enum
-from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.plugin import Plugin
+from fedpriv.threat.replays import measured
 
 if TYPE_CHECKING:
+    from fedpriv.threat.dossier import Dossier
+    from fedpriv.threat.knowledge import Knowledge
     from fedpriv.threat.view import View
 
 
@@ -31,6 +33,8 @@ class Capability(enum.Enum):
         "a model that normalizes with trained batch-norm running statistics (none, or the initial mean 0 and variance "
         "1, say nothing about the data)"
     )
+    AUXILIARY = "auxiliary data of the same kind (an adversary that knows 'auxiliary(data=...)')"
+    GENERATOR = "a generator of examples of the same kind (an adversary that knows 'generator(...)')"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Finding:
       history: `[k, 2]` of (evaluations so far, objective) for the chosen restart, or None.
       path: `[k, n, *input_shape]` float32, the examples at the rows of `history`, if the attack was asked to keep them.
       extra: anything else, by name.
+      replayed: labels of the known defenses that the attack's replay took into account; measured by `Attack.run`.
     """
 
     x: np.ndarray | None
@@ -60,18 +65,38 @@ class Finding:
     history: np.ndarray | None = None
     path: np.ndarray | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    replayed: tuple[str, ...] = ()
 
 
 class Attack(Plugin):
-    """Base of all attacks: parameters, the capabilities needed, and `run`."""
+    """Base of all attacks: parameters, the capabilities needed, and `run`.
+
+    Override `attack`, which gets one view, or `attack_dossier`, which gets all that its adversary holds, or both.
+    """
 
     needs: ClassVar[frozenset[Capability]] = frozenset()
-    #: Whether it works through `View.simulate`, and so through every defense that its adversary knows.
-    adapts: ClassVar[bool] = False
+    #: Rounds that it must have listened in.
+    least_rounds: ClassVar[int] = 1
 
     def requirements(self) -> frozenset[Capability]:
-        """What it needs of a view with these parameters."""
+        """What it needs of each view with these parameters."""
         return self.needs
+
+    def brings(self) -> tuple[Knowledge, ...]:
+        """What it knows through its parameters and not from its adversary, such as auxiliary data.
+
+        The trial adds it to the threat line, since whoever makes the attack must have it.
+        """
+        return ()
+
+    def equipped(self, view: View) -> Attack:
+        """This attack with what the adversary holds where its parameters say `held`; called before `attack`."""
+        return self
+
+    @classmethod
+    def remembers(cls) -> bool:
+        """Whether it attacks a whole dossier rather than one view."""
+        return cls.attack_dossier is not Attack.attack_dossier
 
     def require(self, view: View) -> None:
         """Raises CapabilityError naming what the view lacks."""
@@ -82,15 +107,34 @@ class Attack(Plugin):
                 f"give: {view.describe()} Choose another attack, or an adversary that has it."
             )
 
-    def run(self, view: View, seed: int = 0) -> Finding:
-        """Attacks `view`; the same seed gives the same finding on one machine.
+    def run(self, held: View | Dossier, seed: int = 0) -> Finding:
+        """Attacks one view, or all that an adversary holds; the same seed gives the same finding on one machine.
 
         Raises:
-          CapabilityError: the view lacks something this attack needs.
+          CapabilityError: it lacks something this attack needs, or has several pages for an attack on one.
         """
-        self.require(view)
-        return self.attack(view, seed)
+        from fedpriv.threat.dossier import Dossier
 
-    @abstractmethod
+        dossier = held if isinstance(held, Dossier) else Dossier.of(held)
+        if len(dossier.rounds) < self.least_rounds:
+            raise CapabilityError(
+                f"attack '{self.name}' needs views of {self.least_rounds} rounds, but this is {dossier.describe()} "
+                "Let the adversary listen in more rounds, or choose another attack."
+            )
+        for view in dossier.pages:
+            self.require(view)
+        equipped = self.equipped(dossier.pages[0])
+        with measured() as replayed:
+            if self.remembers():
+                finding = equipped.attack_dossier(dossier, seed)
+            else:
+                finding = equipped.attack(dossier.only(f"attack '{self.name}'"), seed)
+        return replace(finding, replayed=tuple(sorted(replayed)))
+
     def attack(self, view: View, seed: int) -> Finding:
-        """The attack itself; called with the needs met."""
+        """The attack on one view; called with the needs met."""
+        raise CapabilityError(f"attack '{self.name}' has no method 'attack'; write one, or 'attack_dossier'")
+
+    def attack_dossier(self, dossier: Dossier, seed: int) -> Finding:
+        """The attack on all views of one adversary; called with the needs met on each of them."""
+        return self.attack(dossier.only(f"attack '{self.name}'"), seed)

@@ -3,94 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
-from fedpriv.defense.parties import SERVER, Party, aggregator
+from fedpriv.defense.parties import SERVER, Party
 from fedpriv.defense.protocol import Protocol
-from fedpriv.defense.stations import Station
 from fedpriv.engine.result import CohortResult, CohortTask
 from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Moments
-from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.acts import check_enacted
+from fedpriv.threat.knowledge import Facts
+from fedpriv.threat.position import Kind, Passage, Seen
 from fedpriv.threat.tap import Observation, Tap
 from fedpriv.threat.truth import Truth
-from fedpriv.threat.view import View
+from fedpriv.threat.view import Own, View
+
+_KINDS: dict[str, Kind] = {"client": "update", "sum": "sum", "payloads": "shares"}
 
 
 def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
     """Refuses taps at what does not exist in `federation`, before a round is spent on them.
 
     Raises:
-      CapabilityError: aggregators without a protocol that has any, or beyond its number; an adversary that knows
-        batch statistics where there are none to know.
+      CapabilityError: a position, or something to know, that is not there.
       ParameterError: a client beyond the population.
     """
-    protocol, population = federation.line.protocol, len(federation.partition)
+    population = len(federation.partition)
     for tap in taps:
-        if "batch_statistics" in tap.adversary.knows:
-            _check_batch_statistics(federation, tap.adversary)
+        for known in sorted(tap.adversary.knowledge, key=str):
+            known.check(federation, tap.adversary)
         strangers = [c for c in tap.clients or () if not 0 <= c < population]
         if strangers:
             raise ParameterError(
                 f"a tap listens to client {strangers[0]}, but there are {population} clients, numbered from 0"
             )
-        if federation.line.aggregator is not None and tap.adversary.position != "observer":
+        if federation.line.aggregator is not None and not tap.adversary.at.sees_only_released:
             raise CapabilityError(
                 f"{federation.line.aggregator.name} is an aggregator of TFF's, which does not show what a client "
                 "sends; only the released result can be tapped: let the adversary be an 'observer'"
             )
-        if tap.adversary.position != "aggregators":
-            continue
-        if protocol is None:
-            raise CapabilityError(
-                "the adversary is a coalition of aggregators, but no defense in this federation has any; "
-                "add secret_sharing, or tap as 'server'"
-            )
-        parties = protocol.parties()
-        missing = [p for p in tap.adversary.corrupted if aggregator(p) not in parties]
-        if missing:
-            count = sum(p.role == "aggregator" for p in parties)
-            raise CapabilityError(
-                f"aggregator {missing[0]} does not exist: {protocol.name} has {count}, numbered from 0"
-            )
-
-
-def _check_batch_statistics(federation: Federation, adversary: Adversary) -> None:
-    """Refuses the knowledge of one batch's statistics where there is no one batch, or no statistics of it."""
-    model, procedure = federation.model, federation.procedure
-    several = [n for n in map(len, federation.partition.indices) if procedure.local_steps(n) > 1]
-    changing = [d.name for d in federation.defenses if d.acts_at(Station.BATCH) or d.acts_at(Station.DATA)]
-    if model.moments is None:
-        why = f"model '{model.name}' has no batch normalization (or does not say what enters it); use one that has"
-    elif federation.line.protocol is not None or adversary.position not in ("server", "eavesdropper"):
-        why = "it sees a sum over clients, each with a batch of its own; let it be a server without a secure sum"
-    elif several:
-        why = (
-            f"a client of {several[0]} examples makes {procedure.local_steps(several[0])} local steps, each with "
-            "statistics of its own; use one step on the full batch"
-        )
-    elif changing:
-        why = f"defense '{changing[0]}' changes the batch, so its statistics are not those of the data; leave it out"
-    else:
-        return
-    raise CapabilityError(f"this adversary cannot know the client's 'batch_statistics': {why}")
+        tap.adversary.at.check(federation)
+        check_enacted(federation, tap.adversary.acts)
 
 
 def watching(protocol: Protocol, taps: Sequence[Tap]) -> tuple[list[Party], bool]:
     """Whose messages the taps need a protocol's session to remember, and whether somebody listens to the wire."""
-    watched = {p for t in taps for p in _coalition(t.adversary)}
-    return sorted(watched & set(protocol.parties())), any(t.adversary.position == "eavesdropper" for t in taps)
-
-
-def _coalition(adversary: Adversary) -> list[Party]:
-    """The parties of a protocol that an adversary is."""
-    if adversary.position == "aggregators":
-        return [aggregator(i) for i in adversary.corrupted]
-    return [SERVER] if adversary.position == "server" else []
+    watched = {p for t in taps for p in t.adversary.at.parties()}
+    return sorted(watched & set(protocol.parties())), any(t.adversary.at.on_the_wire for t in taps)
 
 
 def observe(
@@ -112,39 +75,40 @@ def observe(
       decode: a ring sum of that many clients' contributions, uint64 `[n]`, to float64 `[n]`.
     """
     observations: list[Observation] = []
+    dtype, survivors = federation.model.spec.dtype, tuple(result.survivors)
+
+    def seen_by(parties: Sequence[Party], wire: bool = False) -> list[Seen]:
+        return _seen_by(federation, task, parties, wire, decode)
+
     for tap in taps:
-        for clients, kind, observed, payloads in _visible(federation, tap, task, result, released, decode):
-            truth = _truth(federation, clients)
-            view = _view(federation, tap.adversary, kind, task, observed, truth, payloads)
-            observations.append(Observation(view, truth))
+        chosen = tuple(c for c in survivors if tap.clients is None or c in tap.clients)
+        messages = None
+        if task.session is None:
+            messages = {c: result.updates[c].astype(dtype) for c in chosen if c in result.updates}
+        passage = Passage(task.round, survivors, chosen, messages, released.astype(dtype), seen_by)
+        for seen in tap.adversary.at.sees(passage):
+            observations.append(_observation(federation, tap, task, seen))
     return observations
 
 
-def _visible(
-    federation: Federation, tap: Tap, task: CohortTask, result: CohortResult, released: np.ndarray, decode: Any
-) -> list[Any]:
-    """(clients behind it, kind, what is observed `[d]` or None, payloads or None) of each thing the tap sees."""
-    dtype, survivors = federation.model.spec.dtype, tuple(result.survivors)
-    if tap.adversary.position == "observer":
-        return [(survivors, "released", released.astype(dtype), None)] if survivors else []
+def _seen_by(federation: Federation, task: CohortTask, parties: Sequence[Party], wire: bool, decode: Any) -> list[Seen]:
+    """What some of the protocol's parties make of their messages, decoded."""
+    found: list[Seen] = []
     if task.session is None:
-        chosen = [c for c in survivors if tap.clients is None or c in tap.clients]
-        return [((c,), "update", result.updates[c].astype(dtype), None) for c in chosen]
-    found: list[Any] = []
-    wire = tap.adversary.position == "eavesdropper"
-    coalition = _coalition(tap.adversary)
-    for sighting in task.session.seen_by(coalition, wire=wire):
+        return found
+    spec, uniform = federation.plan.spec, federation.plan.weighting == "uniform"
+    for sighting in task.session.seen_by(parties, wire=wire):
         if not sighting.clients:
             continue
-        kind = {"client": "update", "sum": "sum", "payloads": "shares"}[sighting.kind]
         observed = None
         if sighting.value is not None:
-            decoded, d = decode(sighting.value, len(sighting.clients)), federation.plan.spec.size
-            uniform = federation.plan.weighting == "uniform"
-            weight = float(len(sighting.clients)) if uniform else decoded[d]
-            observed = (decoded[:d] / weight).astype(dtype)
-        held = None if coalition == [SERVER] else sighting.payloads or None  # the server keeps no more than the sum
-        found.append((sighting.clients, kind, observed, held))
+            decoded = decode(sighting.value, len(sighting.clients))
+            weight = float(len(sighting.clients)) if uniform else decoded[spec.size]
+            observed = (decoded[: spec.size] / weight).astype(spec.dtype)
+        # The server keeps no more than the sum.
+        held = None if tuple(parties) == (SERVER,) else sighting.payloads or None
+        name = f"client {sighting.clients[0]}" if sighting.kind == "client" else None
+        found.append(Seen(sighting.clients, _KINDS[sighting.kind], observed, held, pseudonym=name))
     return found
 
 
@@ -153,42 +117,56 @@ def _truth(federation: Federation, clients: Sequence[int]) -> Truth:
     return Truth(federation.train.floats(indices), federation.train.y[indices].astype(np.int64), tuple(clients))
 
 
-def _view(
-    federation: Federation,
-    adversary: Adversary,
-    kind: Any,
-    task: CohortTask,
-    observed: np.ndarray | None,
-    truth: Truth,
-    payloads: Any,
-) -> View:
-    knows, sent = adversary.knows, task.sent.get(truth.clients[0], task.weights)
-    counts = tuple(len(federation.partition.indices[c]) for c in truth.clients)
-    statistics = None
-    if "batch_statistics" in knows and kind == "update":
-        statistics = _moments(federation, sent, truth.x)
-    return View(
+def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen) -> Observation:
+    """The view of what was seen, and the truth behind it."""
+    adversary = tap.adversary
+    truth = _truth(federation, [c for c in seen.clients if c != seen.own])
+    single = len(seen.clients) == 1 and adversary.at.sees_messages
+    sent = task.sent.get(seen.clients[0], task.weights) if single else task.weights
+    facts = Facts(
+        kind=seen.kind,
+        labels=truth.y,
+        num_examples=tuple(len(federation.partition.indices[c]) for c in seen.clients),
+        procedure=federation.procedure,
+        client_rate=task.rate,
+        defenses=federation.defenses,
+        states=tuple(task.states),
+        moments=lambda: _moments(federation, sent, truth.x),
+    )
+    filled: dict[str, Any] = {}
+    for known in sorted(adversary.knowledge, key=str):
+        filled |= known.fill(facts)
+    ours = {f.name for f in fields(View)} - {"told"}
+    view = View(
         adversary=adversary,
-        kind=kind,
+        kind=seen.kind,
         round=task.round,
         model=federation.model,
         weights=sent.copy(),
-        observed=None if observed is None else observed.copy(),
+        observed=None if seen.observed is None else seen.observed.copy(),
         plan=federation.plan,
-        clients=len(truth.clients),
-        procedure=federation.procedure if "procedure" in knows else None,
-        num_examples=counts if "num_examples" in knows else None,
-        labels=truth.y.copy() if "labels" in knows else None,
-        defenses=federation.defenses if "defense" in knows else (),
-        states=tuple(task.states) if "defense" in knows else (),
-        client_rate=task.rate if "procedure" in knows else None,
-        payloads=payloads,
-        batch_statistics=statistics,
+        clients=len(seen.clients),
+        payloads=seen.payloads,
+        pseudonym=seen.pseudonym,
+        own=_own(federation, tap, seen),
+        told={k: v for k, v in filled.items() if k not in ours},
+        **{k: v for k, v in filled.items() if k in ours},
     )
+    return Observation(view, truth)
+
+
+def _own(federation: Federation, tap: Tap, seen: Seen) -> Own | None:
+    holder = tap.adversary.at.holds_data_of()
+    if holder is None:
+        return None
+    own = _truth(federation, [holder])
+    slot = None if seen.own is None else seen.clients.index(seen.own)
+    return Own(own.x.copy(), own.y.copy(), slot)
 
 
 def _moments(federation: Federation, sent: np.ndarray, x: np.ndarray) -> Moments:
     model = federation.model
-    assert model.moments is not None  # see check_taps
+    if model.moments is None:
+        raise CapabilityError(f"model '{model.name}' has no batch-norm statistics to know")
     found = model.moments(model.spec.unflatten_numpy(sent), tf.constant(x, model.spec.dtype))
     return tuple((mean.numpy(), variance.numpy()) for mean, variance in found)

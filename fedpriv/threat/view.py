@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
-from fedpriv.defense.stations import Defense, Plan
+from fedpriv.defense.codec import Codec
+from fedpriv.defense.protocol import Protocol
+from fedpriv.defense.stations import Defense, Plan, labels
 from fedpriv.defense.wire import Delivery
-from fedpriv.federation.replay import divides_by_public_constant, replay_cohort, stand_ins
+from fedpriv.federation.replay import divides_by_public_constant, stand_ins
 from fedpriv.models.model import Model, Moments
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.attack import Capability
+from fedpriv.threat.knowledge import Auxiliary, Generator
+from fedpriv.threat.static import Inputs, StandIn, Static
+
+
+class Own(NamedTuple):
+    """The examples of an adversary that is a client itself.
+
+    Attributes:
+      x: `[m, *input_shape]` float32.
+      y: `[m]` int.
+      slot: which of the clients behind the view it is, from 0 in the replay's order; None if it is not among them.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    slot: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +62,10 @@ class View:
       payloads: for parties of a protocol, the messages they hold besides.
       batch_statistics: for an adversary that knows them, mean and biased variance `[c]` of the client's batch at
         the input of each batch normalization, at `weights`; see `Model.moments`.
+      pseudonym: what the adversary calls whoever sent the update; equal in two rounds only if it can link them. None
+        for a sum, which nobody in particular sent.
+      own: its own examples, if it is a client itself. They are not looked for: `simulate` adds them.
+      told: what knowledge that is not built in has filled in, by name.
     """
 
     adversary: Adversary
@@ -62,10 +84,13 @@ class View:
     client_rate: float | None = None
     payloads: tuple[Delivery, ...] | None = None
     batch_statistics: Moments | None = None
+    pseudonym: str | None = None
+    own: Own | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def total_examples(self) -> int:
-        """n, the number of examples behind the view.
+        """n, the number of examples looked for: those behind the view, but for the adversary's own.
 
         Raises:
           CapabilityError: this adversary does not know it.
@@ -74,7 +99,7 @@ class View:
             raise CapabilityError(
                 f"the number of examples is unknown to {self.describe()} Use an adversary that knows 'num_examples'"
             )
-        return sum(self.num_examples)
+        return self.static.total_examples
 
     @property
     def update_size(self) -> int:
@@ -103,6 +128,10 @@ class View:
             have.add(Capability.BATCH_STATISTICS)
         if self.model.has_trained_statistics:
             have.add(Capability.RUNNING_STATISTICS)
+        if self.adversary.held(Auxiliary):
+            have.add(Capability.AUXILIARY)
+        if self.adversary.held(Generator):
+            have.add(Capability.GENERATOR)
         return frozenset(have)
 
     def describe(self) -> str:
@@ -121,7 +150,7 @@ class View:
         """What `observed` would have been, had the clients held `x` and `y`. Pure, traceable, differentiable.
 
         Args:
-          x: `[n, *input_shape]` float, n = sum(num_examples), clients one after the other.
+          x: `[n, *input_shape]` float, n = `total_examples`, clients one after the other.
           y: labels `[n]` int or probabilities `[n, num_classes]` float.
 
         Returns:
@@ -137,25 +166,39 @@ class View:
         return self.simulate_from(tf.constant(self.weights, dtype), tf.constant(rate, dtype), x, y)
 
     def simulate_from(self, weights: Any, client_rate: Any, x: Any, y: Any, by_epoch: bool = False) -> Any:
-        """`simulate` as a function of tensors only, so that one compiled attack serves many views.
-
-        Two views with equal `static_key` may share a graph of this function. With `by_epoch`, `x` and `y` have a
-        leading axis of local epochs, and each epoch is replayed on examples of its own: for attacks that do not
-        know which example was in which batch.
+        """`simulate` from other weights `[d]` and another rate. With `by_epoch`, `x` and `y` have a leading axis of
+        local epochs, and each epoch is replayed on examples of its own: for attacks that do not know which example
+        was in which batch.
         """
-        return replay_cohort(self, weights, client_rate, x, y, by_epoch)
+        return self.static.simulate(weights, client_rate, x, y, self.inputs(), by_epoch)
 
-    def static_key(self) -> tuple[Hashable, ...]:
-        """What `simulate_from` depends on besides its arguments."""
-        replayed = stand_ins(self.defenses, self.states)
-        known = tuple((type(d), repr(d.config())) for d, _ in replayed)
-        leaves = [np.asarray(a) for _, s in replayed for a in _leaves(s)]
-        states = tuple((a.shape, str(a.dtype), a.tobytes()) for a in leaves)
-        rescaled = self.kind == "released" and divides_by_public_constant(self.defenses, self.plan)
-        return (self.model, self.procedure, self.num_examples, known, states, self.plan, rescaled)
+    @cached_property
+    def static(self) -> Static:
+        """What of this view may shape a graph that serves others too; a graph takes the rest as tensors."""
+        found = []
+        for label, defense in zip(labels(self.defenses), self.defenses, strict=True):
+            for link in defense.parts():
+                stand_in = link.replay()
+                if stand_in is not None or isinstance(link, Protocol | Codec):
+                    found.append(StandIn(label, stand_in))
+        return Static(
+            model=self.model,
+            plan=self.plan,
+            procedure=self.procedure,
+            num_examples=self.num_examples,
+            stand_ins=tuple(found),
+            fixed_denominator=self.kind == "released" and divides_by_public_constant(self.defenses, self.plan),
+            own_slot=None if self.own is None else self.own.slot,
+        )
+
+    def inputs(self) -> Inputs:
+        """This view's arrays that a replay takes besides weights and rate."""
+        states = tuple(tf.nest.map_structure(_array, s) for _, s in stand_ins(self.defenses, self.states))
+        if self.own is None or self.own.slot is None:
+            return Inputs(states)
+        return Inputs(states, self.own.x, self.own.y.astype(np.int32))
 
 
-def _leaves(state: Any) -> list[Any]:
-    if isinstance(state, dict):
-        state = [state[k] for k in sorted(state)]
-    return [leaf for s in state for leaf in _leaves(s)] if isinstance(state, tuple | list) else [state]
+def _array(leaf: Any) -> np.ndarray:
+    """A state's leaf as a graph takes it: a Python float is a float32, as TensorFlow has it."""
+    return np.asarray(leaf, np.float32) if isinstance(leaf, float) else np.asarray(leaf)

@@ -31,7 +31,7 @@ def view(helpers, model):
 def penalty(prior, view, x):
     weights = tf.constant(view.weights)
     tensors = tuple(tf.constant(t) for t in prior.tensors(view))
-    return prior(tf.constant(x), Scene(view, weights, None, tensors=tensors))
+    return prior(tf.constant(x), Scene(view.static, weights, None, tensors=tensors))
 
 
 def test_zero_at_the_truth_in_any_order_and_nowhere_near(view):
@@ -67,7 +67,8 @@ def test_its_derivative_is_right(view, power):
         variable = tf.constant(at)
         tape.watch(variable)
         value = prior(
-            variable, Scene(seen, tf.constant(seen.weights), None, tensors=tuple(map(tf.constant, prior.tensors(seen))))
+            variable,
+            Scene(seen.static, tf.constant(seen.weights), None, tensors=tuple(map(tf.constant, prior.tensors(seen)))),
         )
     h = 1e-7  # small, so that hardly any ReLU changes its side
     slope = float(penalty(prior, seen, at + h * direction) - penalty(prior, seen, at - h * direction)) / (2 * h)

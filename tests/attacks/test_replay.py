@@ -30,7 +30,7 @@ def sent(view):
 
 def replayed(replay, view, x, y):
     own = tf.constant(replay.variables(), view.model.spec.dtype)
-    return replay(view, sent(view), tf.constant(x), tf.constant(y), own).numpy()
+    return replay(view.static, sent(view), tf.constant(x), tf.constant(y), own).numpy()
 
 
 def batches(n, size, epochs):
@@ -69,8 +69,8 @@ def test_epochs_replay_each_epoch_on_its_own_batch(helpers, model):
     procedure = batches(4, 2, 2)
     order = np.array([2, 0, 3, 1])
     view = helpers.make_view(model, x, y, procedure)
-    assert Epochs().copies(view) == 2
-    assert Epochs().copies(helpers.make_view(model, x, y, helpers.local_steps(5))) == 1
+    assert Epochs().copies(view.static) == 2
+    assert Epochs().copies(helpers.make_view(model, x, y, helpers.local_steps(5)).static) == 1
 
     same = replayed(Epochs(), view, np.concatenate([x, x]), np.concatenate([y, y]))
     np.testing.assert_allclose(same, view.observed, rtol=1e-9, atol=1e-12)
@@ -88,7 +88,7 @@ def test_long_runs_are_replayed_in_a_loop_to_the_same_numbers(helpers, model):
     x, y = helpers.smooth_images(2, SHAPE).astype(float), np.array([1, 2])
     procedure = batches(2, 1, 20)  # 40 steps, more than are unrolled
     view = helpers.make_view(model, x, y, procedure)
-    copies = Epochs().copies(view)
+    copies = Epochs().copies(view.static)
     found = replayed(Epochs(), view, np.tile(x, (copies, 1, 1, 1)), np.tile(y, copies))
     np.testing.assert_allclose(found, view.observed, rtol=1e-8, atol=1e-12)
 

@@ -12,6 +12,8 @@ def test_json_has_a_row_an_image_and_a_summary(run, strict, npz):
     *images, summary = strict(out)
     assert [r["kind"] for r in images] == ["image", "image"]
     assert summary["kind"] == "summary"
+    assert summary["adversary"] == "server"
+    assert summary["threat"].startswith("An honest-but-curious server")
     for row in images:
         assert {"psnr", "ssim", "mse", "label_right", "seconds", "evaluations"} <= set(row)
         assert row["label_right"] is True
@@ -89,6 +91,31 @@ def test_batches_cohorts_steps_defenses_and_adversaries(run, strict, npz):
     )  # fmt: skip
     assert status == 0
     assert len(strict(out)) == 5
+    assert strict(out)[-1]["adversary"] == "aggregators(0,knows=[labels])"
+
+
+def test_what_an_attack_brings_in_stands_in_the_threat_line(run, strict, npz):
+    options = ("--model", "logistic", "--images", 4, "--batch", 4, "--data", npz, "--json")
+    attack = f"labels(inference=llg_plus(auxiliary={npz},per_class=2))"
+    status, out, _ = run("attack", attack, *options)
+    assert status == 0
+    brought = strict(out)[-1]
+    assert "The attack brings in: auxiliary data" in brought["threat"]
+    status, out, _ = run(
+        "attack",
+        "labels(inference=llg_plus(per_class=2))",
+        *options,
+        "--adversary",
+        f"server(knows=[auxiliary({npz})])",
+    )
+    assert status == 0
+    known = strict(out)[-1]
+    assert "brings in" not in known["threat"]
+    assert "It also knows: auxiliary data" in known["threat"]
+    assert known["label_accuracy"] == brought["label_accuracy"]
+    status, _, err = run("attack", "labels(inference=llg_plus)", *options)
+    assert status == 2
+    assert "needs auxiliary data" in err
 
 
 def test_an_attack_that_cannot_is_told_why(run, npz):

@@ -11,6 +11,7 @@ import numpy as np
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.threat.attack import Finding
+from fedpriv.threat.replays import unmeasured
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.inversion import (
     CoordinatesPart,
@@ -136,7 +137,7 @@ class GIAS(GGL):
         freed = kind(generator=latent.generator, spread=latent.spread)
         optimizer = self.refine_optimizer.with_(path=True) if self.path else self.refine_optimizer
         recipe = replace(recipe, coordinates=freed, priors=self.priors + self.refine_priors, optimizer=optimizer)
-        shape = (recipe.replay.copies(view) * view.total_examples, *view.model.input_shape)
+        shape = (recipe.replay.copies(view.static) * view.total_examples, *view.model.input_shape)
         latents, found = freed.latents(shape), first.extra["variables"]
         more = np.zeros((len(found), freed.size(shape) - latents), found.dtype)
         variables = np.concatenate([found[:, :latents], more, found[:, latents:]], 1)
@@ -148,7 +149,8 @@ class GIAS(GGL):
 
 def _residual(view: View, x: Any, y: np.ndarray) -> np.ndarray:
     """`[d]` what `x` and `y` leave of the observed update, at the best scale, relative to its norm."""
-    simulated = np.asarray(view.simulate(tf.constant(x, view.model.spec.dtype), tf.constant(y)), np.float64)
+    with unmeasured():  # it judges a finding, and made none
+        simulated = np.asarray(view.simulate(tf.constant(x, view.model.spec.dtype), tf.constant(y)), np.float64)
     observed = np.asarray(view.observed, np.float64)
     scale = max(float(simulated @ observed), 0.0) / max(float(simulated @ simulated), 1e-300)
     return (observed - scale * simulated) / np.linalg.norm(observed)

@@ -10,6 +10,7 @@ import pydantic
 from pydantic import BeforeValidator, Field
 
 from fedpriv.threat.attack import Attack, Capability, Finding
+from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.matching import Recipe, Restarts, checked_update, reconstruct
 from fedpriv_attacks.labels.inference import Joint, LabelInference
@@ -82,7 +83,6 @@ class Inversion(Attack):
     """
 
     name: ClassVar[str] = "inversion"
-    adapts: ClassVar[bool] = True
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
 
     objective: ObjectivePart = SquaredError()
@@ -152,6 +152,15 @@ class Inversion(Attack):
     def requirements(self) -> frozenset[Capability]:
         """What the parts need together."""
         return frozenset().union(self.needs, *(part.requirements() for part in self.components()))
+
+    def brings(self) -> tuple[Knowledge, ...]:
+        """What the parts bring in."""
+        return tuple(dict.fromkeys(known for part in self.components() for known in part.brings()))
+
+    def equipped(self, view: View) -> Inversion:
+        """This attack with what the adversary holds where its coordinates say `held`."""
+        coordinates = self.coordinates.equipped(view)
+        return self if coordinates is self.coordinates else self.with_(coordinates=coordinates)
 
     def attack(self, view: View, seed: int) -> Finding:
         """Finds labels, then matches the update; see `matching.reconstruct` for the finding's fields and errors."""

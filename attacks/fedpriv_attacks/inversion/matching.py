@@ -10,7 +10,7 @@ import atexit
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ from fedpriv.base.errors import CapabilityError, DivergenceError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import Purpose, graph_seed, integer_seed
 from fedpriv.threat.attack import Finding
+from fedpriv.threat.replays import measured, note
+from fedpriv.threat.static import Inputs, Static
 from fedpriv.threat.view import View
 from fedpriv_attacks.parts.coordinates import Coordinates, Smooth
 from fedpriv_attacks.parts.initializers import Initializer
@@ -145,7 +147,9 @@ def reconstruct(
     if labels is not None and np.shape(labels) != (n,):
         raise ParameterError(f"{np.shape(labels)} labels given for a view of {n} examples; give one each")
     recipe.coordinates.check(view)
-    run, compile_seconds = _compiled(view, recipe, n, given)
+    tensors = tuple(prior.tensors(view) for prior in recipe.priors)
+    inputs = view.inputs()
+    run, compile_seconds = _compiled(view.static, recipe, given, inputs, tensors)
     floor = noise_floor(view, norm)
     content = recipe.objective.floor(floor)
     y = np.asarray(np.zeros(n) if labels is None else labels, np.int32)
@@ -156,9 +160,10 @@ def reconstruct(
         tf.constant(view.client_rate, dtype),
         tf.constant(y),
         tf.constant(max(restarts.target, content), tf.float64),
-        tuple(tuple(tf.constant(t, dtype) for t in prior.tensors(view)) for prior in recipe.priors),
+        tuple(tuple(tf.constant(t, dtype) for t in own) for own in tensors),
+        tuple(tf.constant(a) for a in _leaves(inputs)),
     )
-    layout = _layout(view, recipe, n, given)
+    layout = _layout(view.static, recipe, given)
 
     def start(number: int) -> _Start:
         members = [
@@ -276,9 +281,10 @@ def _starts(start: Callable[[int], _Start], restarts: Restarts, tolerance: float
     return found
 
 
-def _layout(view: View, recipe: Recipe, n: int, given: bool) -> _Layout:
-    shape = (recipe.replay.copies(view) * n, *view.model.input_shape)
-    logits = 0 if given else n * view.model.num_classes
+def _layout(static: Static, recipe: Recipe, given: bool) -> _Layout:
+    n = static.total_examples
+    shape = (recipe.replay.copies(static) * n, *static.model.input_shape)
+    logits = 0 if given else n * static.model.num_classes
     return _Layout(n, shape, recipe.coordinates.size(shape), logits, len(recipe.replay.variables()))
 
 
@@ -299,31 +305,62 @@ def _variables(
     return tf.concat(parts, 0)
 
 
-_CACHE: OrderedDict[Hashable, Callable[..., _Start]] = OrderedDict()
+class _Compiled(NamedTuple):
+    run: Callable[..., _Start]
+    replayed: frozenset[str]  # labels of the defenses that its replay takes into account
+
+
+_CACHE: OrderedDict[Hashable, _Compiled] = OrderedDict()
 _CACHE_SIZE = 16
 _CACHE_LOCK = threading.Lock()
 atexit.register(_CACHE.clear)  # compiled functions must go before TensorFlow does
 
 
-def _compiled(view: View, recipe: Recipe, n: int, given: bool) -> tuple[Callable[..., _Start], float]:
-    """The compiled attack for views like this one, and the seconds spent now on compiling it."""
-    key = (recipe, view.static_key(), n, given)
+def _leaves(inputs: Inputs) -> list[Any]:
+    """The arrays in `inputs`, in an order of their own."""
+    return [leaf for leaf in tf.nest.flatten(inputs) if leaf is not None]
+
+
+def _filled(inputs: Inputs, leaves: Sequence[Any]) -> Inputs:
+    """`inputs` with other leaves in their places."""
+    following = iter(leaves)
+    return tf.nest.map_structure(lambda leaf: None if leaf is None else next(following), inputs)
+
+
+def _compiled(
+    static: Static, recipe: Recipe, given: bool, inputs: Inputs, tensors: Sequence[Sequence[np.ndarray]]
+) -> tuple[Callable[..., _Start], float]:
+    """The compiled attack for views like this one, and the seconds spent now on compiling it.
+
+    Of `inputs` and `tensors` only the structure, shapes and types matter.
+    """
+    specs = tuple((np.shape(a), str(np.asarray(a).dtype)) for a in _leaves(inputs))
+    layout = str(tf.nest.map_structure(lambda leaf: leaf is None, inputs))
+    key = (recipe, static, given, layout, specs, tuple(tuple(np.shape(t) for t in own) for own in tensors))
     with _CACHE_LOCK:
         if key in _CACHE:
             _CACHE.move_to_end(key)
-            return _CACHE[key], 0.0
+            note(_CACHE[key].replayed)
+            return _CACHE[key].run, 0.0
         began = time.perf_counter()
-        run = _compile(view, recipe, n, given)
-        _CACHE[key] = run
+        with measured() as replayed:
+            run = _compile(static, recipe, given, inputs, tensors)
+        _CACHE[key] = _Compiled(run, frozenset(replayed))
         while len(_CACHE) > _CACHE_SIZE:
             _CACHE.popitem(last=False)
         return run, time.perf_counter() - began
 
 
-def _compile(view: View, recipe: Recipe, n: int, given: bool) -> Callable[..., _Start]:
-    model, dtype = view.model, view.model.spec.dtype
-    layout, group = _layout(view, recipe, n, given), recipe.group
+def _compile(
+    static: Static, recipe: Recipe, given: bool, inputs: Inputs, tensors: Sequence[Sequence[np.ndarray]]
+) -> Callable[..., _Start]:
+    model, dtype, n = static.model, static.model.spec.dtype, static.total_examples
+    layout, group = _layout(static, recipe, given), recipe.group
     copies = layout.shape[0] // n
+    shapes = [[np.shape(t) for t in own] for own in tensors]
+    kinds = [(np.shape(a), np.asarray(a).dtype) for a in _leaves(inputs)]
+    # What is traced below must not hold on to one view's arrays.
+    inputs = tf.nest.map_structure(lambda leaf: None if leaf is None else np.zeros(0), inputs)
 
     def unpack(v: Any, y: Any) -> tuple[Any, Any, Any]:
         # Slicing costs a pass forwards and several backwards, so there is none where the examples are all there is.
@@ -341,12 +378,14 @@ def _compile(view: View, recipe: Recipe, n: int, given: bool) -> Callable[..., _
             members.append(tf.concat([inside, member[layout.examples :]], 0) if not given or layout.own else inside)
         return tf.reshape(tf.stack(members), [-1])
 
-    def run(weights: Any, unit: Any, scale: Any, rate: Any, y: Any, target: Any, tensors: Any, starts: Any) -> _Start:
-        sent = Sent(weights, unit / scale, rate)
+    def run(
+        weights: Any, unit: Any, scale: Any, rate: Any, y: Any, target: Any, tensors: Any, more: Any, starts: Any
+    ) -> _Start:
+        sent = Sent(weights, unit / scale, rate, _filled(inputs, more))
 
         def penalty(over: str, x: Any, labels: Any, v: Any) -> Any:
             found = [
-                prior(x, Scene(view, weights, labels, v, own, recipe.coordinates))
+                prior(x, Scene(static, weights, labels, v, own, recipe.coordinates, sent.update))
                 for prior, own in zip(recipe.priors, tensors)
                 if prior.over == over
             ]
@@ -355,11 +394,11 @@ def _compile(view: View, recipe: Recipe, n: int, given: bool) -> Callable[..., _
         def member(v: Any) -> Any:
             x, labels, own = unpack(v, y)
             repeated = tf.tile(labels, [copies] + [1] * (len(labels.shape) - 1)) if copies > 1 else labels
-            simulated = recipe.replay(view, sent, x, repeated, own)
+            simulated = recipe.replay(static, sent, x, repeated, own)
             value = recipe.objective(simulated * scale, unit, model.spec)
             by_epoch = tf.reshape(x, [copies, n, *model.input_shape])
-            for more in (penalty("examples", x, repeated, v), penalty("epochs", by_epoch, labels, v)):
-                value = value if more is None else value + more
+            for added in (penalty("examples", x, repeated, v), penalty("epochs", by_epoch, labels, v)):
+                value = value if added is None else value + added
             return value
 
         def differentiated(function: Callable[[Any], Any], v: Any) -> tuple[Any, Any]:
@@ -410,14 +449,18 @@ def _compile(view: View, recipe: Recipe, n: int, given: bool) -> Callable[..., _
         tf.TensorSpec([], dtype),
         tf.TensorSpec([n], tf.int32),
         tf.TensorSpec([], tf.float64),
-        tuple(tuple(tf.TensorSpec(np.shape(t), dtype) for t in prior.tensors(view)) for prior in recipe.priors),
+        tuple(tuple(tf.TensorSpec(shape, dtype) for shape in own) for own in shapes),
+        tuple(tf.TensorSpec(shape, kind) for shape, kind in kinds),
         tf.TensorSpec([group, layout.size], dtype),
     ]
     concrete = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
     # The first call prepares the executor. At weights that are not finite it ends after one evaluation.
-    spoiled = [
-        tf.nest.map_structure(lambda s: tf.fill(s.shape, tf.constant(float("nan"), dtype)), s)
-        for s in (*signature[:4], *signature[6:])
-    ]
-    concrete(*spoiled[:4], tf.zeros([n], tf.int32), tf.zeros([], tf.float64), *spoiled[4:])
+    spoiled = [tf.nest.map_structure(_spoiled, part) for part in signature]
+    concrete(*spoiled)
     return concrete
+
+
+def _spoiled(spec: Any) -> Any:
+    """A tensor of that kind, not-a-number where it can be; the scalar target, float64, is zero."""
+    nan = spec.dtype.is_floating and not (spec.dtype == tf.float64 and spec.shape.rank == 0)
+    return tf.fill(spec.shape, tf.constant(float("nan") if nan else 0, spec.dtype))

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.threat.attack import Attack, Capability, Finding
+from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.inversion import LabelsPart
 from fedpriv_attacks.labels.inference import Auto
@@ -26,6 +27,10 @@ class LabelsOnly(Attack):
     def requirements(self) -> frozenset[Capability]:
         """What the inference needs."""
         return self.inference.requirements()
+
+    def brings(self) -> tuple[Knowledge, ...]:
+        """What the inference brings in."""
+        return self.inference.brings()
 
     def attack(self, view: View, seed: int) -> Finding:
         """The labels, ascending; `extra` has `label_source`, `label_margin`, `label_evidence` and `label_notes`.

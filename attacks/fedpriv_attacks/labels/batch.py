@@ -13,8 +13,9 @@ from pydantic import Field
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.seeds import Purpose, generator
 from fedpriv.threat.attack import Capability
+from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
-from fedpriv_attacks.labels.auxiliary import auxiliary
+from fedpriv_attacks.labels.auxiliary import brought, chosen, needed
 from fedpriv_attacks.labels.counts import greedy_counts, misfit, nearest_counts, regressed_counts, solve_counts
 from fedpriv_attacks.labels.inference import InferredLabels, LabelInference, from_counts
 from fedpriv_attacks.labels.last_layer import (
@@ -25,6 +26,7 @@ from fedpriv_attacks.labels.last_layer import (
     predict,
     read_last_layer,
 )
+from fedpriv_attacks.parts.component import HELD
 
 Count = Annotated[int, Field(ge=1)]
 COUNTABLE = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
@@ -170,7 +172,7 @@ class LLGPlus(LabelInference):
     Wainakh et al. 2022, arXiv 2105.09369. As `llg_star`, but on public examples of each class with their labels.
 
     Attributes:
-      auxiliary: a dataset's name or path; its training set is used.
+      auxiliary: `held` for the data that the adversary knows; a dataset's name or path brings it in, its training set.
       per_class: examples of each class taken.
     """
 
@@ -178,8 +180,16 @@ class LLGPlus(LabelInference):
     paper: ClassVar[str] = "Wainakh et al. 2022, arXiv 2105.09369"
     needs: ClassVar[frozenset[Capability]] = REPLAYED
 
-    auxiliary: str
+    auxiliary: str = HELD
     per_class: Count = 50
+
+    def requirements(self) -> frozenset[Capability]:
+        """Auxiliary data, if they are to be the adversary's."""
+        return self.needs | needed(self.auxiliary)
+
+    def brings(self) -> tuple[Knowledge, ...]:
+        """The auxiliary data, unless they are the adversary's."""
+        return brought(self.auxiliary)
 
     def infer(self, view: View, seed: int) -> InferredLabels:
         """n labels, repeated ones included.
@@ -190,7 +200,8 @@ class LLGPlus(LabelInference):
         """
         require_parts(self, view, kernel=True, bias=False)
         layer, n, classes = read_last_layer(view), view.total_examples, view.model.num_classes
-        x, y = auxiliary(self.auxiliary, view.model, self.per_class)
+        source = chosen(self.auxiliary, view)
+        x, y = source.load(view.model, self.per_class)
         sums, predictions = feature_sums(view, x), predict(view, layer, x)
         present = np.unique(y)
         added = np.stack([np.mean((sums[:, None] * predictions)[y == c], 0) for c in present])  # by class, to column
@@ -200,7 +211,7 @@ class LLGPlus(LabelInference):
         offsets = np.array([(others[j] @ added[:, j]) / max(others[j].sum(), 1.0) for j in range(classes)])
         observed = kernel_sums(layer)
         counts = greedy_counts(observed, impact, offsets, n)
-        return from_counts(counts, f"llg_plus, kernel, {self.auxiliary}", offsets - observed, None, layer.notes)
+        return from_counts(counts, f"llg_plus, kernel, {source.data}", offsets - observed, None, layer.notes)
 
 
 class ILRG(LabelInference):
@@ -277,8 +288,8 @@ class Bias(LabelInference):
         broadcast model, which serves models that have not learned yet; `calibrated` takes 1/C for each class, which is
         what a trained model predicts on average if classes are equally frequent.
       examples: how many random inputs.
-      auxiliary: a dataset's name or path. Given one, `inputs` is not used: the labels are regressed on the gradient
-        over its examples (`label_counts.regressed_counts`).
+      auxiliary: `held` for the data that the adversary knows, or a dataset's name or path. Given any, `inputs` is not
+        used: the labels are regressed on the gradient over its examples (`label_counts.regressed_counts`).
       per_class: auxiliary examples of each class taken.
     """
 
@@ -289,6 +300,14 @@ class Bias(LabelInference):
     examples: Count = 100
     auxiliary: str | None = None
     per_class: Count = 100
+
+    def requirements(self) -> frozenset[Capability]:
+        """Auxiliary data, if they are to be the adversary's."""
+        return self.needs | needed(self.auxiliary)
+
+    def brings(self) -> tuple[Knowledge, ...]:
+        """The auxiliary data, unless they are the adversary's."""
+        return brought(self.auxiliary)
 
     def infer(self, view: View, seed: int) -> InferredLabels:
         """n labels, repeated ones included.
@@ -301,9 +320,10 @@ class Bias(LabelInference):
         layer, n, classes = read_last_layer(view), view.total_examples, view.model.num_classes
         assert layer.bias is not None
         if self.auxiliary is not None:
-            x, y = auxiliary(self.auxiliary, view.model, self.per_class)
+            source = chosen(self.auxiliary, view)
+            x, y = source.load(view.model, self.per_class)
             values = regressed_counts(layer.bias, predict(view, layer, x), y, n)
-            return rounded(values, n, f"bias, {self.auxiliary}", layer.notes)
+            return rounded(values, n, f"bias, {source.data}", layer.notes)
         if self.inputs == "calibrated":
             mean = np.full(classes, 1 / classes)
         else:

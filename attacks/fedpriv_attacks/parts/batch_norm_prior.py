@@ -67,7 +67,7 @@ class BatchNormStatistics(Prior):
 
     def __call__(self, x: Any, scene: Scene) -> Any:
         """The weighted penalty."""
-        model = scene.view.model
+        model = scene.static.model
         assert model.moments is not None  # see tensors
         found = [a for pair in model.moments(model.spec.unflatten(scene.weights), x) for a in pair]
         total = tf.zeros([], x.dtype)

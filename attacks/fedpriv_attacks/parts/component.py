@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pydantic
 from pydantic import BeforeValidator, PlainSerializer
@@ -17,6 +17,13 @@ from pydantic import BeforeValidator, PlainSerializer
 from fedpriv.base.errors import FedprivError, did_you_mean
 from fedpriv.base.registry import Registry, explain
 from fedpriv.threat.attack import Capability
+
+if TYPE_CHECKING:
+    from fedpriv.threat.knowledge import Knowledge
+    from fedpriv.threat.view import View
+
+#: What a parameter says that takes data or a generator from the adversary, who must hold it.
+HELD = "held"
 
 #: What an attack is composed of, and the registry of each.
 ROLES = ("objective", "prior", "initializer", "coordinates", "labels", "replay", "optimizer")
@@ -45,6 +52,14 @@ class Component(pydantic.BaseModel):
     def requirements(self) -> frozenset[Capability]:
         """What it needs with these parameters."""
         return self.needs
+
+    def brings(self) -> tuple[Knowledge, ...]:
+        """What it knows through its parameters, and not from the adversary; see `Attack.brings`."""
+        return ()
+
+    def equipped(self, view: View) -> Any:
+        """This part with what the adversary holds where its parameters say HELD."""
+        return self
 
     def with_(self, **changes: Any) -> Any:
         """A copy with these parameters changed, validated anew."""

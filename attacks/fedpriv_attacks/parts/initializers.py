@@ -16,6 +16,7 @@ from fedpriv.base.errors import CapabilityError, DataError, FedprivError, Parame
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import Purpose, graph_seed
 from fedpriv.threat.attack import Capability
+from fedpriv.threat.knowledge import Auxiliary, Knowledge
 from fedpriv_attacks.parts.component import Component
 
 if TYPE_CHECKING:
@@ -184,6 +185,10 @@ class Image(Initializer):
     fit: Literal["refuse", "resize", "crop"] = "refuse"
     noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
+    def brings(self) -> tuple[Knowledge, ...]:
+        """The images, as auxiliary data."""
+        return (Auxiliary(data=str(self.source)),)
+
     def __call__(self, view: View, seed: int) -> np.ndarray:
         """A start `[n, *input_shape]`.
 
@@ -269,6 +274,10 @@ class Analytic(Initializer):
 
     attack: str = "first_layer"
     clip: bool = True
+
+    def brings(self) -> tuple[Knowledge, ...]:
+        """What that attack brings in."""
+        return registry.attacks.create(self.attack).brings()
 
     def requirements(self) -> frozenset[Capability]:
         """What that attack needs."""

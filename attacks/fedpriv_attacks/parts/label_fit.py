@@ -24,7 +24,7 @@ class LabelFit(Prior):
 
     def __call__(self, x: Any, scene: Scene) -> Any:
         """The penalty of `x [n, *input_shape]`; scalar."""
-        model = scene.view.model
+        model = scene.static.model
         y = scene.y
         labels = tf.one_hot(y, model.num_classes, dtype=x.dtype) if y.dtype.is_integer else tf.cast(y, x.dtype)
         probabilities = tf.nn.softmax(model.logits(scene.weights, x))

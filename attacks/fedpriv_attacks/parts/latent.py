@@ -11,9 +11,13 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedpriv.base.errors import ParameterError
+from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.threat.attack import Capability
+from fedpriv.threat.knowledge import Generator as KnownGenerator
+from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
+from fedpriv_attacks.parts.component import HELD
 from fedpriv_attacks.parts.coordinates import Coordinates, Shape
 from fedpriv_attacks.parts.generator import Generator, load_generator
 from fedpriv_attacks.parts.priors import Prior, Scene
@@ -31,7 +35,7 @@ class Latent(Coordinates):
 
     Attributes:
       generator: the name of one inside the package (`fashion`), or the path of an `.npz` file made by
-        `experiments/fedpriv_experiments/train_generator.py`.
+        `experiments/fedpriv_experiments/train_generator.py`; or `held`, for the one that the adversary knows.
       spread: standard deviation of the first latents; a trained generator expects 1, and 0 starts at its middle.
     """
 
@@ -41,8 +45,41 @@ class Latent(Coordinates):
     generator: str = "fashion"
     spread: NonNegative = 1.0
 
+    def requirements(self) -> frozenset[Capability]:
+        """A generator, if it is to be the adversary's."""
+        return self.needs | ({Capability.GENERATOR} if self.generator == HELD else frozenset())
+
+    def brings(self) -> tuple[Knowledge, ...]:
+        """The generator, unless it is the adversary's."""
+        return () if self.generator == HELD else (KnownGenerator(source=self.generator),)
+
+    def equipped(self, view: View) -> Any:
+        """With the adversary's generator, if it is to be that.
+
+        Raises:
+          CapabilityError: the adversary knows several.
+        """
+        if self.generator != HELD:
+            return self
+        held = view.adversary.held(KnownGenerator)
+        if len(held) != 1:
+            raise CapabilityError(
+                f"coordinates '{self.kind}' take the one generator that the adversary knows, but '{view.adversary}' "
+                f"knows {len(held)}; write which, as generator=..."
+            )
+        return self.with_(generator=held[0].source)
+
     def decoder(self) -> Generator:
-        """The generator itself."""
+        """The generator itself.
+
+        Raises:
+          CapabilityError: it is the adversary's, and nobody has said which that is.
+        """
+        if self.generator == HELD:
+            raise CapabilityError(
+                f"coordinates '{self.kind}' take the adversary's generator, which is known once a view is attacked; "
+                "write which, as generator=..."
+            )
         return load_generator(self.generator)
 
     def check(self, view: View) -> None:

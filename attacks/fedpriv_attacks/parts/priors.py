@@ -14,33 +14,49 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from fedpriv.base.errors import FedprivError, ParameterError
+from fedpriv.base.errors import FedprivError, ParameterError, SharedGraphError
 from fedpriv.base.lazy import tf
 from fedpriv_attacks.parts.component import REGISTRIES, Component
 
 if TYPE_CHECKING:
+    from fedpriv.threat.static import Static
     from fedpriv.threat.view import View
     from fedpriv_attacks.parts.coordinates import Coordinates
 
 
 class Scene(NamedTuple):
-    """What else a prior may look at.
+    """What else a prior may look at. A graph serves many views, so all that is one view's own is a tensor here.
 
     Attributes:
-      view: the attack's view; static, so that nothing of it but what enters its `static_key` may shape the graph.
+      static: what those views share: model, procedure, counts, defenses, plan.
       weights: `[d]` tensor, the model the clients received.
       y: labels, int `[n]` or probabilities `[n, num_classes]`.
       v: `[k]` tensor, the optimizer's variables, or None.
       tensors: the prior's own, as `Prior.tensors` gave them.
       coordinates: what the variables mean, or None.
+      update: `[d]` tensor, the observed update, or None.
     """
 
-    view: View
+    static: Static
     weights: Any
     y: Any
     v: Any = None
     tensors: tuple[Any, ...] = ()
     coordinates: Coordinates | None = None
+    update: Any = None
+
+    @property
+    def view(self) -> Any:
+        """There is none.
+
+        Raises:
+          SharedGraphError: always.
+        """
+        raise SharedGraphError(
+            "a prior's scene has no 'view': its graph serves many views, and would give all of them the first one's; "
+            "use scene.static (what they share), scene.weights, scene.update (the observed update) or scene.y, or "
+            "read arrays off the view in Prior.tensors(view) and take them from scene.tensors"
+        )
 
 
 class Prior(Component):

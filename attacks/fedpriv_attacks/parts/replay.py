@@ -15,7 +15,7 @@ from pydantic import Field
 
 from fedpriv.base.lazy import tf
 from fedpriv.threat.attack import Capability
-from fedpriv.threat.view import View
+from fedpriv.threat.static import Inputs, Static
 from fedpriv_attacks.parts.component import Component
 
 
@@ -26,11 +26,13 @@ class Sent(NamedTuple):
       weights: `[d]`, the broadcast model.
       update: `[d]`, the observed update.
       rate: scalar, the client's learning rate.
+      inputs: what else of the view a replay takes, such as the defenses' states.
     """
 
     weights: Any
     update: Any
     rate: Any
+    inputs: Inputs = Inputs()
 
 
 class Replay(Component):
@@ -38,7 +40,7 @@ class Replay(Component):
 
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.PROCEDURE, Capability.NUM_EXAMPLES})
 
-    def copies(self, view: View) -> int:
+    def copies(self, static: Static) -> int:
         """How many dummy batches of `n` examples it takes; one unless it says otherwise."""
         return 1
 
@@ -47,11 +49,11 @@ class Replay(Component):
         return np.zeros(0)
 
     @abstractmethod
-    def __call__(self, view: View, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, static: Static, sent: Sent, x: Any, y: Any, own: Any) -> Any:
         """The simulated update `[d]`; traceable, differentiable in `x`, `y` and `own`.
 
         Args:
-          view: static; only its model, procedure, counts and defenses may be read.
+          static: what the views that this graph serves share.
           sent: tensors.
           x: `[copies * n, *input_shape]`.
           y: `[copies * n]` int or `[copies * n, num_classes]`.
@@ -64,9 +66,9 @@ class Exact(Replay):
 
     kind: ClassVar[str] = "exact"
 
-    def __call__(self, view: View, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, static: Static, sent: Sent, x: Any, y: Any, own: Any) -> Any:
         """`view.simulate`."""
-        return view.simulate_from(sent.weights, sent.rate, x, y)
+        return static.simulate(sent.weights, sent.rate, x, y, sent.inputs)
 
 
 class OneGradient(Replay):
@@ -78,9 +80,9 @@ class OneGradient(Replay):
 
     kind: ClassVar[str] = "one_gradient"
 
-    def __call__(self, view: View, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, static: Static, sent: Sent, x: Any, y: Any, own: Any) -> Any:
         """-(rate x steps) times the gradient of the whole batch."""
-        return _single_step(view, sent.weights, sent.rate, x, y)
+        return _single_step(static, sent, sent.weights, x, y)
 
 
 class Surrogate(Replay):
@@ -105,10 +107,10 @@ class Surrogate(Replay):
         """`a` in units of `speed`."""
         return np.array([self.start / self.speed])
 
-    def __call__(self, view: View, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, static: Static, sent: Sent, x: Any, y: Any, own: Any) -> Any:
         """-(rate x steps) times the gradient at the surrogate weights."""
         a = tf.clip_by_value(own[0] * tf.cast(self.speed, own.dtype), 0.0, 1.0)
-        return _single_step(view, sent.weights + a * sent.update, sent.rate, x, y)
+        return _single_step(static, sent, sent.weights + a * sent.update, x, y)
 
 
 class Epochs(Replay):
@@ -123,29 +125,29 @@ class Epochs(Replay):
     kind: ClassVar[str] = "epochs"
     paper: ClassVar[str] = "Dimitrov et al. 2022, arXiv 2206.12395"
 
-    def copies(self, view: View) -> int:
+    def copies(self, static: Static) -> int:
         """One an epoch, if the client's batches depend on the order."""
-        p = view.procedure
+        p = static.procedure
         assert p is not None
-        assert view.num_examples is not None
-        ordered = any(p.steps_per_epoch(n) > 1 for n in view.num_examples)
-        epochs = max(-(-p.local_steps(n) // p.steps_per_epoch(n)) for n in view.num_examples)
+        assert static.num_examples is not None
+        ordered = any(p.steps_per_epoch(n) > 1 for n in static.num_examples)
+        epochs = max(-(-p.local_steps(n) // p.steps_per_epoch(n)) for n in static.num_examples)
         return epochs if ordered else 1
 
-    def __call__(self, view: View, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, static: Static, sent: Sent, x: Any, y: Any, own: Any) -> Any:
         """`view.simulate` with one batch of examples an epoch."""
-        copies, n = self.copies(view), view.total_examples
+        copies, n = self.copies(static), static.total_examples
         if copies == 1:
-            return view.simulate_from(sent.weights, sent.rate, x, y)
-        by_epoch = tf.reshape(x, [copies, n, *view.model.input_shape])
-        return view.simulate_from(
-            sent.weights, sent.rate, by_epoch, tf.reshape(y, [copies, n, *y.shape[1:]]), by_epoch=True
+            return static.simulate(sent.weights, sent.rate, x, y, sent.inputs)
+        by_epoch = tf.reshape(x, [copies, n, *static.model.input_shape])
+        return static.simulate(
+            sent.weights, sent.rate, by_epoch, tf.reshape(y, [copies, n, *y.shape[1:]]), sent.inputs, by_epoch=True
         )
 
 
-def _single_step(view: View, weights: Any, rate: Any, x: Any, y: Any) -> Any:
+def _single_step(static: Static, sent: Sent, weights: Any, x: Any, y: Any) -> Any:
     """The update of one SGD step on all examples at once, as long as the client's local steps together."""
-    procedure, counts = view.procedure, view.num_examples
+    procedure, counts = static.procedure, static.num_examples
     assert procedure is not None
     assert counts is not None
     steps = float(np.average([procedure.local_steps(n) for n in counts], weights=counts))
@@ -153,4 +155,4 @@ def _single_step(view: View, weights: Any, rate: Any, x: Any, y: Any) -> Any:
     once = procedure.model_copy(
         update={"batch_size": None, "local_epochs": 1, "max_local_steps": None, "client": client}
     )
-    return replace(view, procedure=once).simulate_from(weights, rate * steps, x, y)
+    return replace(static, procedure=once).simulate(weights, sent.rate * steps, x, y, sent.inputs)

@@ -71,7 +71,6 @@ class Match(Attack):
     needs: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.REAL_UPDATE, Capability.PROCEDURE, Capability.NUM_EXAMPLES, Capability.LABELS}
     )
-    adapts: ClassVar[bool] = True
 
     steps: Annotated[int, Field(ge=1)] = 400
     restarts: Annotated[int, Field(ge=1)] = 1

@@ -1,0 +1,274 @@
+"""Position: where an adversary stands, and what of a passage it sees there; plug-ins of the group `fedpriv.positions`.
+
+A Passage is what went along the line in one round. A position turns it into what it sees (`Seen`), one a view.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from fedpriv.base.errors import CapabilityError
+from fedpriv.defense.parties import SERVER, Party, aggregator
+from fedpriv.defense.wire import Delivery
+from fedpriv.threat.written import Written
+
+if TYPE_CHECKING:
+    from fedpriv.federation.federation import Federation
+
+Kind = Literal["update", "sum", "released", "shares"]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One thing that a position sees in a round; becomes a view.
+
+    Attributes:
+      clients: ids of the clients behind it; for the truth, never for the attack.
+      kind: as in `View.kind`.
+      observed: `[d]` in the model's precision; None for `shares` (payloads that tell nothing).
+      payloads: the messages that parties of a protocol hold besides, or None.
+      own: the client whose own examples the position holds, if it is among `clients`.
+      pseudonym: what the position calls whoever sent it, or None where that is nobody in particular.
+    """
+
+    clients: tuple[int, ...]
+    kind: Kind
+    observed: np.ndarray | None
+    payloads: tuple[Delivery, ...] | None = None
+    own: int | None = None
+    pseudonym: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """What passed along the line in one round, for positions to take from.
+
+    Attributes:
+      round: from 0.
+      clients: ids of the clients in the sum, in order; none if no client finished.
+      chosen: those of them that the tap asks for.
+      messages: each chosen client's update `[d]` as it left the client; None behind a protocol, which hides it.
+      released: `[d]`, the mean as it moved the public model.
+      seen_by: what some parties of the protocol, or someone on all its channels (`wire=True`), make of what passed.
+    """
+
+    round: int
+    clients: tuple[int, ...]
+    chosen: tuple[int, ...]
+    messages: Mapping[int, np.ndarray] | None
+    released: np.ndarray
+    seen_by: Callable[..., list[Seen]]
+
+
+class Position(Written):
+    """Base of all positions."""
+
+    #: Whether single clients' messages pass here, where nothing hides them; engines copy them out only then.
+    sees_messages: ClassVar[bool] = False
+    #: Whether it sees nothing but what is released, so that it exists under every engine and aggregator.
+    sees_only_released: ClassVar[bool] = False
+    #: What it can change: `broadcast`, `model`, `procedure`.
+    can_change: ClassVar[frozenset[str]] = frozenset()
+
+    def who(self, acts: bool = False) -> str:
+        """Who it is, as a sentence without its full stop; `acts` is whether it is malicious."""
+        raise NotImplementedError
+
+    def sees(self, passage: Passage) -> list[Seen]:
+        """What it sees of one round."""
+        raise NotImplementedError
+
+    def check(self, federation: Federation) -> None:
+        """Raises CapabilityError where there is no such position in that federation."""
+
+    #: Whether it listens to all channels of a protocol.
+    on_the_wire: ClassVar[bool] = False
+
+    def parties(self) -> tuple[Party, ...]:
+        """Parties of a protocol that it is, whose messages are to be kept."""
+        return ()
+
+    def holds_data_of(self) -> int | None:
+        """The client whose own examples it has, or None."""
+        return None
+
+
+def _unlinked(passage: Passage, word: str, observed: np.ndarray) -> str:
+    """A name for one message of one round; by content, since an order would tell who sent it."""
+    return f"{word} {passage.round}.{hashlib.sha256(observed.tobytes()).hexdigest()[:8]}"
+
+
+class Server(Position):
+    """The server: all messages that reach it, or what a protocol leaves of them.
+
+    Attributes:
+      identified: whether clients connect under their own names, so that it knows them again in later rounds.
+    """
+
+    name: ClassVar[str] = "server"
+    sees_messages: ClassVar[bool] = True
+    can_change: ClassVar[frozenset[str]] = frozenset({"broadcast", "model", "procedure"})
+
+    identified: bool = True
+
+    def who(self, acts: bool = False) -> str:
+        """In words."""
+        rest = "" if self.identified else "; clients connect without a name, so it does not know them again"
+        if acts:
+            return f"A malicious server, which keeps what it receives and changes what it sends{rest}"
+        return f"An honest-but-curious server, which follows the protocol and keeps what it receives{rest}"
+
+    def sees(self, passage: Passage) -> list[Seen]:
+        """Each client's message, or the sum alone."""
+        if passage.messages is None:
+            return passage.seen_by(self.parties())
+        found = []
+        for client in passage.chosen:
+            update = passage.messages[client]
+            name = f"client {client}" if self.identified else _unlinked(passage, "message", update)
+            found.append(Seen((client,), "update", update, pseudonym=name))
+        return found
+
+    def parties(self) -> tuple[Party, ...]:
+        """The server."""
+        return (SERVER,)
+
+
+def _numbers(value: Any) -> Any:
+    members = [value] if isinstance(value, str | int) else list(value)
+    try:
+        return tuple(int(m) for m in members)
+    except (TypeError, ValueError):
+        raise ValueError("the coalition's members are numbers; write aggregators(0,1)") from None
+
+
+class Aggregators(Position):
+    """A coalition of the secure-aggregation parties listed in `members`.
+
+    Attributes:
+      members: their numbers, from 0.
+    """
+
+    name: ClassVar[str] = "aggregators"
+    bare: ClassVar[str] = "members"
+
+    members: Annotated[tuple[int, ...], BeforeValidator(_numbers), Field(min_length=1)]
+
+    def who(self, acts: bool = False) -> str:
+        """In words."""
+        return f"A coalition of the aggregators {list(self.members)}"
+
+    def sees(self, passage: Passage) -> list[Seen]:
+        """The members' shares and the published sum; every update, if they are all there are."""
+        return passage.seen_by(self.parties())
+
+    def check(self, federation: Federation) -> None:
+        """Refuses parties that no protocol has."""
+        protocol = federation.line.protocol
+        if protocol is None:
+            raise CapabilityError(
+                "the adversary is a coalition of aggregators, but no defense in this federation has any; "
+                "add secret_sharing, or tap as 'server'"
+            )
+        there = protocol.parties()
+        missing = [i for i in self.members if aggregator(i) not in there]
+        if missing:
+            count = sum(p.role == "aggregator" for p in there)
+            raise CapabilityError(
+                f"aggregator {missing[0]} does not exist: {protocol.name} has {count}, numbered from 0"
+            )
+
+    def parties(self) -> tuple[Party, ...]:
+        """The members."""
+        return tuple(aggregator(i) for i in self.members)
+
+
+class Eavesdropper(Position):
+    """The wire between client and server, when unencrypted.
+
+    Attributes:
+      persistent: whether connections last over rounds, so that a client's are known to be one's.
+    """
+
+    name: ClassVar[str] = "eavesdropper"
+    sees_messages: ClassVar[bool] = True
+    on_the_wire: ClassVar[bool] = True
+
+    persistent: bool = False
+
+    def who(self, acts: bool = False) -> str:
+        """In words."""
+        rest = ", where a client's connection lasts over rounds" if self.persistent else ""
+        return f"An eavesdropper on the unencrypted wire between client and server{rest}"
+
+    def sees(self, passage: Passage) -> list[Seen]:
+        """Each message; behind a protocol shares, whose sum it does not hold."""
+        if passage.messages is None:
+            return passage.seen_by((), wire=True)
+        found = []
+        for client in passage.chosen:
+            update = passage.messages[client]
+            name = f"connection {client}" if self.persistent else _unlinked(passage, "connection", update)
+            found.append(Seen((client,), "update", update, pseudonym=name))
+        return found
+
+
+class Observer(Position):
+    """Anyone who sees only the models the server releases, such as a later user."""
+
+    name: ClassVar[str] = "observer"
+    sees_only_released: ClassVar[bool] = True
+
+    def who(self, acts: bool = False) -> str:
+        """In words."""
+        return "Anyone who sees only the models the server releases"
+
+    def sees(self, passage: Passage) -> list[Seen]:
+        """The released mean."""
+        return [Seen(passage.clients, "released", passage.released)] if passage.clients else []
+
+
+class OtherClient(Position):
+    """Another client: the models the server releases, and its own examples, in rounds that it takes part in or not.
+
+    What it looks for are the other clients' examples. Its own are in `View.own`; `simulate` adds them to what it is
+    given, so that a replay is of the whole cohort.
+
+    Attributes:
+      number: its id, from 0.
+    """
+
+    name: ClassVar[str] = "client"
+    bare: ClassVar[str] = "number"
+    sees_only_released: ClassVar[bool] = True
+
+    number: Annotated[int, Field(ge=0)]
+
+    def who(self, acts: bool = False) -> str:
+        """In words."""
+        return f"Client {self.number}, which sees the models the server releases and has its own examples"
+
+    def sees(self, passage: Passage) -> list[Seen]:
+        """The released mean, unless nobody else is behind it."""
+        if not set(passage.clients) - {self.number}:
+            return []
+        own = self.number if self.number in passage.clients else None
+        return [Seen(passage.clients, "released", passage.released, own=own)]
+
+    def check(self, federation: Federation) -> None:
+        """Refuses a client beyond the population."""
+        if self.number >= len(federation.partition):
+            raise CapabilityError(
+                f"the adversary is client {self.number}, but there are {len(federation.partition)} clients, numbered "
+                "from 0"
+            )
+
+    def holds_data_of(self) -> int | None:
+        """Its own."""
+        return self.number

@@ -1,0 +1,205 @@
+"""Static: what a graph that serves many views may be shaped by; it holds nothing of any single view."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, cast
+
+from fedpriv.base.errors import CapabilityError, ParameterError, SharedGraphError
+from fedpriv.base.lazy import tf
+from fedpriv.defense.stations import Defense, Plan
+from fedpriv.federation.replay import replay_cohort
+from fedpriv.models.model import Model
+from fedpriv.procedure.procedure import Procedure
+from fedpriv.threat.replays import note
+
+#: Fields of a View that are its own, and where a component gets them instead.
+OF_ONE_VIEW = {
+    "observed": "the observed update is a tensor: `scene.update` for a prior, `sent.update` for a replay",
+    "weights": "the broadcast weights are a tensor: `scene.weights` for a prior, `sent.weights` for a replay",
+    "client_rate": "the learning rate is a tensor: `sent.rate` for a replay",
+    "states": "the defenses' states are tensors: `sent.inputs.states`",
+    "labels": "known labels come in as `y`",
+    "own": "a client's own examples are tensors: `sent.inputs`",
+    "batch_statistics": "arrays read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
+    "told": "arrays read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
+    "payloads": "arrays read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
+    "round": "numbers read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
+    "pseudonym": "it says who sent one update, which a graph for many must not depend on",
+    "adversary": "what it knows decides on the attack, outside the graph",
+}
+
+
+class Inputs(NamedTuple):
+    """A view's tensors (or arrays) that a replay takes besides weights and rate.
+
+    Attributes:
+      states: the state of each known defense that has a stand-in, as broadcast that round.
+      own_x: `[m, *input_shape]`, the examples of the adversary itself, if it is one of the clients; else none.
+      own_y: `[m]` int, their labels.
+    """
+
+    states: tuple[Any, ...] = ()
+    own_x: Any = None
+    own_y: Any = None
+
+
+class StandIn(NamedTuple):
+    """A known defense in a replay.
+
+    Attributes:
+      label: of the defense, as in `fedpriv.defense.stations.labels`.
+      defense: what the replay runs in its place; None for a protocol, whose sum is replayed as a sum.
+    """
+
+    label: str
+    defense: Defense | None
+
+
+class _Noise(NamedTuple):
+    where: str
+
+
+class _Standing(NamedTuple):
+    """What stands in a defense's place, as `replay_cohort` reads it."""
+
+    defense: Defense | None
+    fixed_denominator: bool = False
+
+    def parts(self) -> tuple[_Standing, ...]:
+        return (self,)
+
+    def replay(self) -> Defense | None:
+        return self.defense
+
+    def noise(self, plan: Plan) -> _Noise | None:
+        return _Noise("aggregate") if self.fixed_denominator else None
+
+
+class _Replayed(NamedTuple):
+    """What `replay_cohort` reads of a view."""
+
+    model: Model
+    procedure: Procedure | None
+    num_examples: tuple[int, ...] | None
+    defenses: tuple[_Standing, ...]
+    states: tuple[Any, ...]
+    plan: Plan
+    kind: str
+    clients: int
+
+
+@dataclass(frozen=True, eq=False)
+class Static:
+    """The part of a view that it shares with others; equal and hashed by what is in it.
+
+    Attributes:
+      model: the model's functions.
+      plan: public facts of the federation.
+      procedure: the local procedure, or None if unknown.
+      num_examples: example counts by client, or None if unknown.
+      stand_ins: the known defenses as a replay takes them into account, in order; noise is not.
+      fixed_denominator: whether the sum was divided by the plan's expected cohort rather than by the clients' weights.
+      own_slot: which of the clients is the adversary itself, or None.
+    """
+
+    model: Model
+    plan: Plan
+    procedure: Procedure | None = None
+    num_examples: tuple[int, ...] | None = None
+    stand_ins: tuple[StandIn, ...] = ()
+    fixed_denominator: bool = False
+    own_slot: int | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in OF_ONE_VIEW:
+            raise SharedGraphError(
+                f"'{name}' belongs to one view, but this graph serves many, and would give all of them the first "
+                f"one's; {OF_ONE_VIEW[name]}"
+            )
+        raise AttributeError(f"'Static' has no attribute '{name}'")
+
+    @cached_property
+    def _key(self) -> tuple[Hashable, ...]:
+        known = tuple((label, type(d), None if d is None else repr(d.config())) for label, d in self.stand_ins)
+        counts = (self.num_examples, self.own_slot)
+        return (self.model, self.plan, self.procedure, counts, known, self.fixed_denominator)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def total_examples(self) -> int:
+        """n, the number of examples looked for: those behind the view but for the adversary's own.
+
+        Raises:
+          CapabilityError: the adversary does not know it.
+        """
+        if self.num_examples is None:
+            raise CapabilityError(
+                "the number of examples is unknown to this adversary; use one that knows 'num_examples'"
+            )
+        return sum(n for slot, n in enumerate(self.num_examples) if slot != self.own_slot)
+
+    def simulate(self, weights: Any, rate: Any, x: Any, y: Any, inputs: Inputs, by_epoch: bool = False) -> Any:
+        """What the clients would have sent, had they held `x` and `y`. Pure, traceable, differentiable.
+
+        Args:
+          weights: `[d]`, the broadcast weights.
+          rate: scalar client learning rate.
+          x: `[n, *input_shape]`, n = `total_examples`, clients one after the other; with `by_epoch` a leading axis of
+            local epochs, each replayed on examples of its own.
+          y: labels `[n]` int or probabilities `[n, num_classes]`; with `by_epoch` likewise.
+          inputs: `View.inputs`, as tensors or arrays.
+          by_epoch: see x.
+
+        Returns:
+          `[d]`, the update or the weighted mean of updates.
+
+        Raises:
+          CapabilityError: the adversary does not know the procedure or the number of examples.
+          ParameterError: `x` or `y` has another number of examples.
+        """
+        if self.own_slot is not None and self.num_examples is not None:
+            x, y = self._with_own(x, y, inputs, by_epoch)
+        standing = tuple(_Standing(d) for _, d in self.stand_ins if d is not None)
+        view = _Replayed(
+            self.model,
+            self.procedure,
+            self.num_examples,
+            (*standing, _Standing(None, self.fixed_denominator)),
+            (*inputs.states, ()),
+            self.plan,
+            "released" if self.fixed_denominator else "update",
+            len(self.num_examples or ()),
+        )
+        update = replay_cohort(cast(Any, view), weights, rate, x, y, by_epoch)
+        note(label for label, _ in self.stand_ins)
+        return update
+
+    def _with_own(self, x: Any, y: Any, inputs: Inputs, by_epoch: bool) -> tuple[Any, Any]:
+        """`x` and `y` with the adversary's own examples where they belong."""
+        assert self.num_examples is not None
+        dtype, axis = self.model.spec.dtype, int(by_epoch)
+        x, y = tf.cast(x, dtype), tf.convert_to_tensor(y)
+        if x.shape[axis] != self.total_examples or y.shape[axis] != self.total_examples:
+            raise ParameterError(
+                f"examples or labels of shape {list(x.shape)}, {list(y.shape)} given to a replay that looks for "
+                f"{self.total_examples} examples besides the adversary's own; give one row an example"
+            )
+        own_x, own_y = tf.cast(inputs.own_x, dtype), tf.cast(inputs.own_y, tf.int32)
+        own_y = tf.cast(own_y, y.dtype) if y.dtype.is_integer else tf.one_hot(own_y, y.shape[-1], dtype=y.dtype)
+        if by_epoch:
+            own_x, own_y = (tf.repeat(a[None], other.shape[0], 0) for a, other in ((own_x, x), (own_y, y)))
+        place = sum(self.num_examples[: self.own_slot])
+
+        def inserted(given: Any, own: Any) -> Any:
+            before, after = tf.split(given, [place, given.shape[axis] - place], axis)
+            return tf.concat([before, own, after], axis)
+
+        return inserted(x, own_x), inserted(y, own_y)
