@@ -17,7 +17,6 @@ from fedpriv_attacks.inversion.inversion import (
     Count,
     Inversion,
     LabelsPart,
-    NonNegative,
     ObjectivePart,
     OptimizerPart,
     PriorParts,
@@ -63,8 +62,6 @@ class GGL(Inversion):
     labels: LabelsPart = Auto()
     optimizer: OptimizerPart = Adam(steps=400, learning_rate=0.1, decay="cosine")
     restarts: Count = 2
-    target: NonNegative = 0.0
-    tolerance: NonNegative = 0.0
 
     def attack(self, view: View, seed: int) -> Finding:
         """Matches the update within the generator's range."""
