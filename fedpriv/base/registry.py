@@ -14,11 +14,12 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import pydantic
+from typing import TYPE_CHECKING, Any
 
 from fedpriv.base.errors import DataError, FedprivError, ParameterError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    import pydantic
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,8 @@ def parameters_of(target: Any) -> dict[str, inspect.Parameter]:
 
 def build(target: Any, parameters: dict[str, Any], what: str) -> Any:
     """Calls `target` with validated, converted parameters; `what` names it in errors."""
+    import pydantic  # not needed to say what there is, and slow to import
+
     try:
         accepted = parameters_of(target)
         takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())

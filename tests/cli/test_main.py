@@ -126,3 +126,20 @@ def test_one_broken_plug_in_hides_no_other(run, monkeypatch):
     assert status == 0
     assert re.search(r"^broken +\(unusable: attack 'broken'", out, re.MULTILINE)
     assert "dlg" in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["attack", "-h"]])
+def test_help_imports_none_of_the_libraries_that_take_long(arguments):
+    slow = {"tensorflow", "numpy", "scipy", "matplotlib", "pandas", "yaml"}
+    if len(arguments) == 1:  # of a command's own options Typer makes pydantic validators, even for its help
+        slow |= {"pydantic"}
+    code = f"""
+import sys
+from fedpriv.cli import main
+try:
+    main({arguments!r})
+except SystemExit:
+    print("loaded:", *sorted({slow!r} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].split() == ["loaded:"]

@@ -18,7 +18,6 @@ from fedpriv_attacks.inversion.inversion import (
     Count,
     Inversion,
     LabelsPart,
-    NonNegative,
     ObjectivePart,
     OptimizerPart,
     PriorParts,
@@ -64,8 +63,6 @@ class GGL(Inversion):
     labels: LabelsPart = Auto()
     optimizer: OptimizerPart = Adam(steps=400, learning_rate=0.1, decay="cosine")
     restarts: Count = 2
-    target: NonNegative = 0.0
-    tolerance: NonNegative = 0.0
 
     def attack(self, view: View, seed: int) -> Finding:
         """Matches the update within the generator's range."""

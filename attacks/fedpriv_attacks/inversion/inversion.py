@@ -74,8 +74,10 @@ class Inversion(Attack):
       constraint: `box` keeps pixels in [0, 1] at every step, by projection; `none` clips at the end only.
       restarts: largest number of starts; the one with the lowest objective is kept.
       group: starts optimized jointly, for priors that tie them together; counts in the evaluations.
-      target: objective at which a start stops, its work done; 0 spends the optimizer's whole budget.
-      tolerance: objective at which no further start is made.
+      target: objective at which a start stops, its work done. It never goes on below the noise floor, which is computed
+        from the update's precision (`matching.noise_floor`).
+      tolerance: objective at which no further start is made; None once half of the update's digits are explained
+        (`matching.Restarts`).
       label_spread: standard deviation of the dummy label logits at the start; None is 0.1 for one example and 1
         for more, which must start apart.
       side_by_side: starts run at once, one thread each.
@@ -95,8 +97,8 @@ class Inversion(Attack):
     constraint: Literal["box"] | None = None
     restarts: Count = 1
     group: Count = 1
-    target: NonNegative = 2e-8
-    tolerance: NonNegative = 5e-8
+    target: NonNegative = 0.0
+    tolerance: NonNegative | None = None
     label_spread: Positive | None = None
     side_by_side: Count = 1
     path: bool = False
@@ -130,7 +132,7 @@ class Inversion(Attack):
             raise ValueError(f"coordinates '{self.coordinates.kind}' cannot be projected; use constraint=none")
         if any(p.over == "group" for p in self.priors) and self.group < 2:
             raise ValueError("a prior over the group of starts needs group=2 or more")
-        if self.tolerance < self.target:
+        if self.tolerance is not None and self.tolerance < self.target:
             raise ValueError(
                 f"tolerance={self.tolerance} is below the target {self.target} at which a start stops, so every "
                 "start would be repeated; raise the tolerance"
