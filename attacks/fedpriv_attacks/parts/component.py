@@ -15,6 +15,7 @@ import pydantic
 from pydantic import BeforeValidator, PlainSerializer
 
 from fedpriv.base.errors import FedprivError, did_you_mean
+from fedpriv.base.plugin import inherit_descriptions
 from fedpriv.base.registry import Registry, explain
 from fedpriv.threat.attack import Capability
 
@@ -41,6 +42,10 @@ class Component(pydantic.BaseModel):
     paper: ClassVar[str] = ""
     #: What it needs the view to offer.
     needs: ClassVar[frozenset[Capability]] = frozenset()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        inherit_descriptions(cls)
 
     def requirements(self) -> frozenset[Capability]:
         """What it needs with these parameters."""

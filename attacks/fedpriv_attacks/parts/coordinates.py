@@ -65,15 +65,15 @@ class Smooth(Coordinates):
     amplitude spectrum of photographs. One unit of a variable is then equally likely to be needed in any
     direction, and a quasi-Newton method spends its first steps on what matters. Examples that are not images
     `[n, height, width, channels]` stay as they are.
-
-    Attributes:
-      cutoff: frequency from which the scale falls; larger is nearer to plain pixels.
     """
 
     kind: ClassVar[str] = "smooth"
     invertible: ClassVar[bool] = True
 
-    cutoff: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 8.0
+    cutoff: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=8.0,
+        description="frequency from which the scale falls; larger is nearer to plain pixels.",
+    )
 
     def start(self, x: Any, seed: Any) -> Any:
         """The coefficients of the examples, flat."""

@@ -14,9 +14,6 @@ class LabelFit(Prior):
     The label-based regularizer of CPL (Wei et al. 2020, "A Framework for Evaluating Gradient Leakage Attacks in
     Federated Learning", arXiv 2004.10397). It helps where the broadcast model classifies the private examples well,
     and misleads on an untrained one.
-
-    Attributes:
-      weight: factor of the penalty.
     """
 
     kind: ClassVar[str] = "label_fit"

@@ -28,18 +28,21 @@ class Latent(Coordinates):
     Li, Zhang, Liu, Liu 2022, "Auditing Privacy Defenses in Federated Learning via Generative Gradient Leakage", CVPR,
     arXiv 2203.15696; the first of the two steps of Jeon, Kim, Lee, Oh, Ok 2021, "Gradient Inversion with Generative
     Image Prior", NeurIPS, arXiv 2110.14962. The initializer is ignored.
-
-    Attributes:
-      generator: the name of one inside the package (`fashion`), or the path of an `.npz` file made by
-        `experiments/fedpriv_experiments/train_generator.py`.
-      spread: standard deviation of the first latents; a trained generator expects 1, and 0 starts at its middle.
     """
 
     kind: ClassVar[str] = "latent"
     paper: ClassVar[str] = "Li et al. 2022, arXiv 2203.15696; Jeon et al. 2021, arXiv 2110.14962"
 
-    generator: str = "fashion"
-    spread: NonNegative = 1.0
+    generator: str = Field(
+        default="fashion",
+        description="the name of one inside the package (`fashion`), or the path of an `.npz` file made by "
+        "`experiments/fedpriv_experiments/train_generator.py`.",
+    )
+    spread: NonNegative = Field(
+        default=1.0,
+        description="standard deviation of the first latents; a trained generator expects 1, and 0 starts at its "
+        "middle.",
+    )
 
     def decoder(self) -> Generator:
         """The generator itself."""
@@ -75,14 +78,14 @@ class LatentAndResidual(Latent):
 
     The latents give the natural image, the residual what is outside the generator's range. Weigh the residual with
     the prior `freed_norm`: without one these are plain pixels again.
-
-    Attributes:
-      scale: how far one unit of a variable moves a pixel; about the error that the generator leaves.
     """
 
     kind: ClassVar[str] = "latent_and_residual"
 
-    scale: Positive = 0.05
+    scale: Positive = Field(
+        default=0.05,
+        description="how far one unit of a variable moves a pixel; about the error that the generator leaves.",
+    )
 
     def size(self, shape: Shape) -> int:
         """One latent an example, then one value a pixel."""
@@ -99,15 +102,12 @@ class LatentAndWeights(Latent):
 
     The second step of Jeon, Kim, Lee, Oh, Ok 2021 (arXiv 2110.14962), who optimize the parameters once the latents
     are found, which reaches images outside the generator's range along directions it knows.
-
-    Attributes:
-      scale: how far one unit of a variable moves a weight.
     """
 
     kind: ClassVar[str] = "latent_and_weights"
     paper: ClassVar[str] = "Jeon et al. 2021, arXiv 2110.14962"
 
-    scale: Positive = 0.01
+    scale: Positive = Field(default=0.01, description="how far one unit of a variable moves a weight.")
 
     def size(self, shape: Shape) -> int:
         """One latent an example, then all weights of the generator."""

@@ -39,15 +39,14 @@ Layers = Annotated[float | str | tuple[str, ...] | None, BeforeValidator(_select
 
 
 class Objective(Component):
-    """Base of the objectives.
+    """Base of the objectives."""
 
-    Attributes:
-      layers: the weight tensors that count: None for all, names or patterns such as `conv*` or
-        `[conv1/kernel,dense/*]`, a slice such as `:4` or `-2:` of the tensors in the model's order, or a fraction such
-        as 0.5 for that share of them from the first (at least one).
-    """
-
-    layers: Layers = None
+    layers: Layers = Field(
+        default=None,
+        description="the weight tensors that count: None for all, names or patterns such as `conv*` or "
+        "`[conv1/kernel,dense/*]`, a slice such as `:4` or `-2:` of the tensors in the model's order, or "
+        "a fraction such as 0.5 for that share of them from the first (at least one).",
+    )
 
     def __call__(self, simulated: Any, observed: Any, spec: Spec) -> Any:
         """The scalar distance of two updates `[d]`.
@@ -106,16 +105,16 @@ class SquaredError(Objective):
 
     Zhu, Liu, Han 2019, "Deep Leakage from Gradients", arXiv 1906.08935. Layer weights are those of Geiping et al. 2020
     (arXiv 2003.14053), who let them fall with depth, among others.
-
-    Attributes:
-      layer_weights: `equal`, every entry the same; `size`, every weight tensor the same however many entries it has;
-        `decay`, falling in a straight line from the first tensor to the last; or one number a tensor.
     """
 
     kind: ClassVar[str] = "squared_error"
     paper: ClassVar[str] = "Zhu, Liu, Han 2019, arXiv 1906.08935"
 
-    layer_weights: Literal["equal", "size", "decay"] | tuple[Annotated[float, Field(ge=0)], ...] = "equal"
+    layer_weights: Literal["equal", "size", "decay"] | tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default="equal",
+        description="`equal`, every entry the same; `size`, every weight tensor the same however many entries it has; "
+        "`decay`, falling in a straight line from the first tensor to the last; or one number a tensor.",
+    )
 
     def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
         """See `Objective.__call__`."""
@@ -173,16 +172,16 @@ class Cosine(Objective):
     """1 minus the cosine of the angle between the updates: 0 at the truth, 1 at right angles, 2 at the opposite.
 
     Geiping, Bauermeister, Droege, Moeller 2020, "Inverting Gradients", arXiv 2003.14053. Blind to the update's length.
-
-    Attributes:
-      per_layer: the mean over the weight tensors of 1 minus their cosines, each tensor an angle of its own; tensors
-        that did not move are left out.
     """
 
     kind: ClassVar[str] = "cosine"
     paper: ClassVar[str] = "Geiping, Bauermeister, Droege, Moeller 2020, arXiv 2003.14053"
 
-    per_layer: bool = False
+    per_layer: bool = Field(
+        default=False,
+        description="the mean over the weight tensors of 1 minus their cosines, each tensor an angle of its own; "
+        "tensors that did not move are left out.",
+    )
 
     def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
         """See `Objective.__call__`."""
@@ -207,15 +206,15 @@ class Angular(Objective):
     Unlike the cosine's, its slope does not fade near the truth. The arc cosine is not differentiable at 0 and pi, and
     inexact near them; the angle is taken as 2 atan2(|u - v|, |u + v|) of the unit vectors u and v (Kahan 2006, "How
     futile are mindless assessments of roundoff"), with both lengths rounded off below `smoothing`.
-
-    Attributes:
-      smoothing: angle in radians below which the objective is a parabola rather than a cone.
     """
 
     kind: ClassVar[str] = "angular"
     paper: ClassVar[str] = "Kahan 2006 (the formula)"
 
-    smoothing: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    smoothing: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=1e-4,
+        description="angle in radians below which the objective is a parabola rather than a cone.",
+    )
 
     def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
         """See `Objective.__call__`."""
@@ -250,16 +249,18 @@ class Masked(Objective):
     """Another objective, on the entries where the observed update is not zero.
 
     For updates that were pruned or cut to their largest entries, where a zero says only that an entry was left out.
-
-    Attributes:
-      inner: the objective.
-      threshold: absolute value, relative to the update's norm, up to which an entry counts as zero.
     """
 
     kind: ClassVar[str] = "masked"
 
-    inner: Annotated[Objective, read("objective"), saved] = Field(default_factory=lambda: Cosine())
-    threshold: Annotated[float, Field(ge=0)] = 0.0
+    inner: Annotated[Objective, read("objective"), saved] = Field(
+        default_factory=lambda: Cosine(),
+        description="the objective.",
+    )
+    threshold: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="absolute value, relative to the update's norm, up to which an entry counts as zero.",
+    )
 
     def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
         """See `Objective.__call__`."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from fedpriv.base.errors import FedprivError, ParameterError
 from fedpriv.base.lazy import tf
@@ -44,17 +44,15 @@ class Scene(NamedTuple):
 
 
 class Prior(Component):
-    """Base of the priors.
-
-    Attributes:
-      weight: factor of the penalty.
-    """
+    """Base of the priors."""
 
     #: What `__call__` gets as `x`: `examples` `[n, ...]`, `group` `[g, n, ...]` (starts side by side), or `epochs`
     #: `[e, n, ...]` (a copy of the examples for each local epoch).
     over: ClassVar[str] = "examples"
 
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=1.0, description="factor of the penalty."
+    )
 
     @abstractmethod
     def __call__(self, x: Any, scene: Scene) -> Any:
@@ -71,21 +69,25 @@ class TotalVariation(Prior):
     Rudin, Osher, Fatemi 1992; as Geiping, Bauermeister, Droege, Moeller 2020 (arXiv 2003.14053) use it. Their weights
     belong to images divided by the data's standard deviation, about 1/4: in [0, 1] the same image varies a quarter as
     much. A side of one pixel has no neighbours and adds nothing. Examples must be images.
-
-    Attributes:
-      power: 1 or 2; 2 takes squared differences, which blurs edges.
-      isotropic: the mean of sqrt(down^2 + across^2) (`power` 1) instead, which favours no direction, over the pixels
-        that have both neighbours.
-      opponents: count the differences red-green, red-blue and green-blue as channels too, so that colours change where
-        brightness does; three channels only. `auto` does so where there are three channels.
     """
 
     kind: ClassVar[str] = "total_variation"
     paper: ClassVar[str] = "Rudin, Osher, Fatemi 1992, Physica D 60; Geiping et al. 2020, arXiv 2003.14053"
 
-    power: Annotated[int, Field(ge=1, le=2)] = 1
-    isotropic: bool = False
-    opponents: bool | Literal["auto"] = False
+    power: Annotated[int, Field(ge=1, le=2)] = Field(
+        default=1,
+        description="1 or 2; 2 takes squared differences, which blurs edges.",
+    )
+    isotropic: bool = Field(
+        default=False,
+        description="the mean of sqrt(down^2 + across^2) (`power` 1) instead, which favours no direction, over the "
+        "pixels that have both neighbours.",
+    )
+    opponents: bool | Literal["auto"] = Field(
+        default=False,
+        description="count the differences red-green, red-blue and green-blue as channels too, so that colours change "
+        "where brightness does; three channels only. `auto` does so where there are three channels.",
+    )
 
     def __call__(self, x: Any, scene: Scene) -> Any:
         """The weighted penalty."""
@@ -148,15 +150,12 @@ class L2(Prior):
 
     Yin et al. 2021, "See through Gradients: Image Batch Recovery via GradInversion", arXiv 2104.07586, whose images are
     normalized to mean zero.
-
-    Attributes:
-      center: value that costs nothing.
     """
 
     kind: ClassVar[str] = "l2"
     paper: ClassVar[str] = "Yin et al. 2021, arXiv 2104.07586"
 
-    center: float = 0.5
+    center: float = Field(default=0.5, description="value that costs nothing.")
 
     def __call__(self, x: Any, scene: Scene) -> Any:
         """The weighted penalty."""
@@ -164,17 +163,12 @@ class L2(Prior):
 
 
 class Box(Prior):
-    """Mean squared distance of the pixels from [low, high].
-
-    Attributes:
-      low: lower bound.
-      high: upper bound.
-    """
+    """Mean squared distance of the pixels from [low, high]."""
 
     kind: ClassVar[str] = "box"
 
-    low: float = 0.0
-    high: float = 1.0
+    low: float = Field(default=0.0, description="lower bound.")
+    high: float = Field(default=1.0, description="upper bound.")
 
     def __call__(self, x: Any, scene: Scene) -> Any:
         """The weighted penalty."""
@@ -189,15 +183,15 @@ class Orthogonality(Prior):
 
     After Qian, Hansen 2021, "Minimal conditions analysis of gradient-based reconstruction in federated learning", arXiv
     2010.15718. Keeps an attack from spreading one example over several.
-
-    Attributes:
-      centered: take each example's own mean off first: without that, all bright images look alike.
     """
 
     kind: ClassVar[str] = "orthogonality"
     paper: ClassVar[str] = "Qian, Hansen 2021, arXiv 2010.15718"
 
-    centered: bool = True
+    centered: bool = Field(
+        default=True,
+        description="take each example's own mean off first: without that, all bright images look alike.",
+    )
 
     def __call__(self, x: Any, scene: Scene) -> Any:
         """The weighted penalty."""
@@ -219,18 +213,19 @@ class GroupConsistency(Prior):
     target, not differentiated. The paper first registers the starts with one another by RANSAC-flow, a trained network;
     here `align` looks for whole-pixel shifts (wrapping around) by cross-correlation with the plain mean, which
     covers translations and no other deformation.
-
-    Attributes:
-      align: whether to register images before taking the mean; other examples never are.
-      reach: largest shift looked for, in pixels down or across.
     """
 
     kind: ClassVar[str] = "group_consistency"
     paper: ClassVar[str] = "Yin et al. 2021, arXiv 2104.07586"
     over: ClassVar[str] = "group"
 
-    align: bool = False
-    reach: Annotated[int, Field(ge=1)] = 4
+    align: bool = Field(
+        default=False,
+        description="whether to register images before taking the mean; other examples never are.",
+    )
+    reach: Annotated[int, Field(ge=1)] = Field(
+        default=4, description="largest shift looked for, in pixels down or across."
+    )
 
     def __call__(self, x: Any, scene: Scene) -> Any:
         """The weighted penalty of `[g, n, *input_shape]`."""
@@ -288,17 +283,19 @@ def _path(function: Any) -> str:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-class Custom(Prior):
-    """A penalty of the user's own.
+#: A function stands in a file as its path.
+_WRITTEN = WithJsonSchema({"type": "string"})
 
-    Attributes:
-      function: `(x [n, *input_shape], scene) -> scalar`, traceable and differentiable; the function itself, or its path
-        `package.module:name`.
-    """
+
+class Custom(Prior):
+    """A penalty of the user's own."""
 
     kind: ClassVar[str] = "custom"
 
-    function: Annotated[Callable[..., Any], BeforeValidator(_function), PlainSerializer(_path)]
+    function: Annotated[Callable[..., Any], BeforeValidator(_function), PlainSerializer(_path), _WRITTEN] = Field(
+        description="`(x [n, *input_shape], scene) -> scalar`, traceable and differentiable; the function itself, or "
+        "its path `package.module:name`."
+    )
 
     def __call__(self, x: Any, scene: Scene) -> Any:
         """The weighted penalty."""

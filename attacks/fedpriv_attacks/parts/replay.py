@@ -89,17 +89,20 @@ class Surrogate(Replay):
     Zhu, Yao, Blaschko 2023, "Surrogate Model Extension (SME): A Fast and Accurate Weight Update Attack on Federated
     Learning", ICML, arXiv 2306.00127. The surrogate weights are w + a (w' - w), with `a` optimized along with the
     examples. One gradient an evaluation, however many local steps the client made.
-
-    Attributes:
-      start: where `a` starts; 0 is the broadcast model, 1 the returned one.
-      speed: how far one unit of the optimizer's variable moves `a`; SME gives `a` its own, smaller learning rate.
     """
 
     kind: ClassVar[str] = "surrogate"
     paper: ClassVar[str] = "Zhu, Yao, Blaschko 2023, arXiv 2306.00127"
 
-    start: Annotated[float, Field(ge=0, le=1)] = 0.5
-    speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    start: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.5,
+        description="where `a` starts; 0 is the broadcast model, 1 the returned one.",
+    )
+    speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=0.1,
+        description="how far one unit of the optimizer's variable moves `a`; SME gives `a` its own, smaller learning "
+        "rate.",
+    )
 
     def variables(self) -> np.ndarray:
         """`a` in units of `speed`."""
