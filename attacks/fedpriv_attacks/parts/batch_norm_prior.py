@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Scalar
 from fedpriv.threat.attack import Capability
 from fedpriv.threat.view import View
 from fedpriv_attacks.parts.priors import Prior, Scene
@@ -70,7 +71,7 @@ class BatchNormStatistics(Prior):
             return tuple(np.asarray(a) for pair in known for a in pair)
         raise CapabilityError(f"prior '{self.kind}(source={self.source})' needs batch-norm statistics, but {why}")
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
         model = scene.view.model
         assert model.moments is not None  # see tensors

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, PlainSerializer
 from fedpriv.base.errors import FedprivError, did_you_mean
 from fedpriv.base.plugin import inherit_descriptions
 from fedpriv.base.registry import Registry, explain
+from fedpriv.base.types import Config
 from fedpriv.threat.attack import Capability
 
 #: What an attack is composed of, and the registry of each.
@@ -58,7 +59,7 @@ class Component(pydantic.BaseModel):
         except pydantic.ValidationError as e:
             raise ValueError(explain(e, f"'{self.kind or type(self).__name__}'")) from e
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """JSON-able {"kind": ..., parameters...}."""
         kind = self.kind or f"{type(self).__module__}:{type(self).__qualname__}"
         return {"kind": kind, **self.model_dump(mode="json")}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Scalar
 from fedpriv_attacks.parts.priors import Prior, Scene
 
 
@@ -28,7 +29,7 @@ class EpochConsistency(Prior):
         description="g: the `mean` example, the pixelwise `max`, or `moments`, the mean and the mean square.",
     )
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The penalty of `x [epochs, n, *input_shape]`; scalar."""
         if self.statistic == "max":
             summaries = tf.reduce_max(x, 1)[None]

@@ -6,13 +6,14 @@ have no meaning here and are ignored; a start is drawn from the latents' own dis
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Flat, Scalar, Seed, Tensor
 from fedpriv.threat.view import View
 from fedpriv_attacks.parts.coordinates import Coordinates, Shape
 from fedpriv_attacks.parts.generator import Generator, load_generator
@@ -60,16 +61,16 @@ class Latent(Coordinates):
         """One latent an example."""
         return self.latents(shape)
 
-    def start(self, x: Any, seed: Any) -> Any:
+    def start(self, x: Examples, seed: Seed) -> Flat:
         """Normal latents, and zeros for whatever else there is."""
         z = tf.random.stateless_normal([self.latents(x.shape)], seed, 0.0, self.spread, x.dtype)
         return tf.concat([z, tf.zeros([self.size(x.shape) - self.latents(x.shape)], x.dtype)], 0)
 
-    def decode(self, v: Any, shape: Shape) -> Any:
+    def decode(self, v: Flat, shape: Shape) -> Examples:
         """What the generator makes of the latents."""
         return self.decoder().decode(self._rows(v, shape))
 
-    def _rows(self, v: Any, shape: Shape) -> Any:
+    def _rows(self, v: Flat, shape: Shape) -> Tensor:
         return tf.reshape(v[: self.latents(shape)], [shape[0], self.decoder().latent])
 
 
@@ -91,7 +92,7 @@ class LatentAndResidual(Latent):
         """One latent an example, then one value a pixel."""
         return self.latents(shape) + int(np.prod(shape))
 
-    def decode(self, v: Any, shape: Shape) -> Any:
+    def decode(self, v: Flat, shape: Shape) -> Examples:
         """What the generator makes, plus the residual."""
         residual = tf.reshape(v[self.latents(shape) : self.size(shape)], shape)
         return super().decode(v, shape) + self.scale * residual
@@ -113,7 +114,7 @@ class LatentAndWeights(Latent):
         """One latent an example, then all weights of the generator."""
         return self.latents(shape) + self.decoder().spec.size
 
-    def decode(self, v: Any, shape: Shape) -> Any:
+    def decode(self, v: Flat, shape: Shape) -> Examples:
         """What the generator makes with the weights moved."""
         generator, first = self.decoder(), self.latents(shape)
         moved = generator.spec.unflatten(self.scale * v[first : self.size(shape)])
@@ -132,9 +133,9 @@ class LatentNorm(Prior):
     kind: ClassVar[str] = "latent_norm"
     paper: ClassVar[str] = "Li et al. 2022, arXiv 2203.15696"
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
-        if not isinstance(scene.coordinates, Latent):
+        if not isinstance(scene.coordinates, Latent) or scene.v is None:
             raise _misfit(self, scene, "latent")
         return self.weight * tf.nn.l2_loss(scene.v[: scene.coordinates.latents(x.shape)])
 
@@ -148,9 +149,9 @@ class FreedNorm(Prior):
 
     kind: ClassVar[str] = "freed_norm"
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
-        if not isinstance(scene.coordinates, LatentAndResidual | LatentAndWeights):
+        if not isinstance(scene.coordinates, LatentAndResidual | LatentAndWeights) or scene.v is None:
             raise _misfit(self, scene, "latent_and_residual")
         first, last = scene.coordinates.latents(x.shape), scene.coordinates.size(x.shape)
         return self.weight * tf.nn.l2_loss(scene.v[first:last])

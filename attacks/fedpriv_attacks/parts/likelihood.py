@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Scalar
 from fedpriv.models.spec import Spec
 from fedpriv_attacks.parts.objectives import TINY, Objective
 
@@ -34,7 +35,7 @@ class NoiseLikelihood(Objective):
         "rate is not the one replayed; costs the information in the update's norm.",
     )
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         if self.free_scale:
             square = tf.maximum(2 * tf.nn.l2_loss(simulated), TINY**2)

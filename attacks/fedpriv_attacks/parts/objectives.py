@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field
 
 from fedpriv.base.errors import ParameterError, did_you_mean
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Scalar
 from fedpriv.models.spec import Spec
 from fedpriv_attacks.parts.component import Component, read, saved
 
@@ -48,7 +49,7 @@ class Objective(Component):
         "a fraction such as 0.5 for that share of them from the first (at least one).",
     )
 
-    def __call__(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def __call__(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """The scalar distance of two updates `[d]`.
 
         Raises:
@@ -63,7 +64,7 @@ class Objective(Component):
         return self.distance(simulated, observed, spec)
 
     @abstractmethod
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """The scalar distance of the selected parts; `spec` describes these."""
 
     def floor(self, noise: float) -> float:
@@ -116,7 +117,7 @@ class SquaredError(Objective):
         "`decay`, falling in a straight line from the first tensor to the last; or one number a tensor.",
     )
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         if self.layer_weights == "equal":
             # l2_loss is half the squared norm, and the only form of it whose gradient is a single pass.
@@ -150,17 +151,17 @@ class SquaredError(Objective):
         return self.layer_weights
 
 
-def _cosine(simulated: Any, observed: Any) -> Any:
+def _cosine(simulated: Flat, observed: Flat) -> Scalar:
     """Cosine of the angle between two vectors, 0 if either is zero; differentiable once, in the first."""
 
     # Written out, since TensorFlow multiplies long vectors slowly and differentiates this in twice as many passes.
     @tf.custom_gradient
-    def cosine(s: Any) -> Any:
+    def cosine(s: Flat) -> Scalar:
         inverse = tf.math.rsqrt(tf.maximum(2 * tf.nn.l2_loss(s), TINY**2))
         of_observed = tf.math.rsqrt(tf.maximum(2 * tf.nn.l2_loss(observed), TINY**2))
         value = tf.reduce_sum(s * observed) * inverse * of_observed
 
-        def gradient(upstream: Any) -> Any:
+        def gradient(upstream: Scalar) -> Flat:
             return observed * (upstream * inverse * of_observed) - s * (upstream * value * inverse * inverse)
 
         return value, gradient
@@ -183,7 +184,7 @@ class Cosine(Objective):
         "tensors that did not move are left out.",
     )
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         if not self.per_layer:
             return 1 - _cosine(simulated, observed)
@@ -216,7 +217,7 @@ class Angular(Objective):
         description="angle in radians below which the objective is a parabola rather than a cone.",
     )
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         u = simulated * tf.math.rsqrt(tf.maximum(2 * tf.nn.l2_loss(simulated), TINY**2))
         v = observed * tf.math.rsqrt(tf.maximum(2 * tf.nn.l2_loss(observed), TINY**2))
@@ -239,7 +240,7 @@ class L1(Objective):
     kind: ClassVar[str] = "l1"
     paper: ClassVar[str] = "Deng et al. 2021, arXiv 2103.06819"
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         whole = tf.reduce_sum(tf.abs(observed))
         return tf.reduce_sum(tf.abs(simulated - observed)) / tf.maximum(whole, TINY)
@@ -262,7 +263,7 @@ class Masked(Objective):
         description="absolute value, relative to the update's norm, up to which an entry counts as zero.",
     )
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         mask = tf.cast(tf.abs(observed) > self.threshold, simulated.dtype)
         return self.inner(simulated * mask, observed * mask, spec)
@@ -284,7 +285,7 @@ class Signed(Objective):
     kind: ClassVar[str] = "signed"
     paper: ClassVar[str] = "Jacques, Laska, Boufounos, Baraniuk 2013, arXiv 1104.3160"
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         sign = tf.sign(observed)
         turned = simulated * sign

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from fedpriv.base.errors import FedprivError, ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Flat, Labels, Scalar, Tensor
 from fedpriv_attacks.parts.component import REGISTRIES, Component
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ class Scene(NamedTuple):
     """
 
     view: View
-    weights: Any
-    y: Any
-    v: Any = None
-    tensors: tuple[Any, ...] = ()
+    weights: Flat
+    y: Labels
+    v: Flat | None = None
+    tensors: tuple[Tensor, ...] = ()
     coordinates: Coordinates | None = None
 
 
@@ -55,7 +56,7 @@ class Prior(Component):
     )
 
     @abstractmethod
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The penalty times `weight`, a scalar."""
 
     def tensors(self, view: View) -> tuple[np.ndarray, ...]:
@@ -89,7 +90,7 @@ class TotalVariation(Prior):
         "where brightness does; three channels only. `auto` does so where there are three channels.",
     )
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
         if len(x.shape) != 4:
             raise ParameterError(
@@ -114,7 +115,7 @@ class TotalVariation(Prior):
             )
         return self.weight * total
 
-    def _mean(self, differences: Any, opponents: bool) -> Any:
+    def _mean(self, differences: Tensor, opponents: bool) -> Scalar:
         size = tf.cast(tf.size(differences), differences.dtype)
         flat = tf.reshape(differences, [-1])
         if opponents:
@@ -124,11 +125,11 @@ class TotalVariation(Prior):
             return tf.reduce_sum(tf.abs(flat)) / size
         return 2 * tf.nn.l2_loss(flat) / size
 
-    def _with_opponents(self, rgb: Any) -> Any:
+    def _with_opponents(self, rgb: Tensor) -> Tensor:
         red, green, blue = rgb[..., 0:1], rgb[..., 1:2], rgb[..., 2:3]
         return tf.concat([rgb, red - green, red - blue, green - blue], -1)
 
-    def _isotropic(self, x: Any, opponents: bool) -> Any:
+    def _isotropic(self, x: Examples, opponents: bool) -> Scalar:
         corner = x[:, :-1, :-1]
         down, across = x[:, 1:, :-1] - corner, x[:, :-1, 1:] - corner
         if opponents:
@@ -138,7 +139,7 @@ class TotalVariation(Prior):
         return tf.reduce_mean(squares if self.power == 2 else tf.sqrt(squares + 1e-12) - 1e-6)
 
 
-def _differences(rows: Any, apart: int) -> Any:
+def _differences(rows: Tensor, apart: int) -> Tensor:
     """`[r, m - apart]`, entries of `[r, m]` minus those `apart` places before."""
     # tf.slice rather than brackets: its derivative, a padding, is several times faster.
     m = rows.shape[1]
@@ -157,7 +158,7 @@ class L2(Prior):
 
     center: float = Field(default=0.5, description="value that costs nothing.")
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
         return 2 * self.weight * tf.nn.l2_loss(x - self.center) / tf.cast(tf.size(x), x.dtype)
 
@@ -170,7 +171,7 @@ class Box(Prior):
     low: float = Field(default=0.0, description="lower bound.")
     high: float = Field(default=1.0, description="upper bound.")
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
         if not self.low < self.high:
             raise ParameterError(f"prior '{self.kind}': low={self.low} is not below high={self.high}")
@@ -193,7 +194,7 @@ class Orthogonality(Prior):
         description="take each example's own mean off first: without that, all bright images look alike.",
     )
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
         n = x.shape[0]
         if n == 1:
@@ -227,7 +228,7 @@ class GroupConsistency(Prior):
         default=4, description="largest shift looked for, in pixels down or across."
     )
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty of `[g, n, *input_shape]`."""
         members = tf.stop_gradient(x)
         mean = tf.reduce_mean(members, 0)
@@ -239,10 +240,10 @@ class GroupConsistency(Prior):
             target = mean[None]
         return 2 * self.weight * tf.nn.l2_loss(x - target) / tf.cast(tf.size(mean), x.dtype)
 
-    def shifts(self, members: Any, mean: Any) -> Any:
+    def shifts(self, members: Tensor, mean: Tensor) -> Tensor:
         """`[g, n, 2]` int32: by how many pixels down and across each image matches `mean` `[n, h, w, c]` best."""
 
-        def spectrum(images: Any) -> Any:  # the channels to the front, as fft2d takes the last two dimensions
+        def spectrum(images: Tensor) -> Tensor:  # the channels to the front, as fft2d takes the last two dimensions
             centered = images - tf.reduce_mean(images, [-3, -2], keepdims=True)
             order = [*range(len(images.shape) - 3), -1, -3, -2]
             order = [o % len(images.shape) for o in order]
@@ -257,7 +258,7 @@ class GroupConsistency(Prior):
         return tf.stack([best // (2 * across + 1) - down, best % (2 * across + 1) - across], -1)
 
 
-def _rolled(images: Any, shifts: Any) -> Any:
+def _rolled(images: Tensor, shifts: Tensor) -> Tensor:
     """`[g, n, h, w, c]`, each image moved down and across by its `[g, n, 2]` whole pixels, wrapping around."""
     g, n, height, width, channels = images.shape
     flat, moves = tf.reshape(images, [g * n, height, width, channels]), tf.reshape(shifts, [g * n, 2])
@@ -297,7 +298,7 @@ class Custom(Prior):
         "its path `package.module:name`."
     )
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
         value = tf.convert_to_tensor(self.function(x, scene), x.dtype)
         if value.shape.rank not in (None, 0):

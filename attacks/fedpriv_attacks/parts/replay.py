@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Flat, Labels, Scalar
 from fedpriv.threat.attack import Capability
 from fedpriv.threat.view import View
 from fedpriv_attacks.parts.component import Component
@@ -28,9 +29,9 @@ class Sent(NamedTuple):
       rate: scalar, the client's learning rate.
     """
 
-    weights: Any
-    update: Any
-    rate: Any
+    weights: Flat
+    update: Flat
+    rate: Scalar
 
 
 class Replay(Component):
@@ -47,7 +48,7 @@ class Replay(Component):
         return np.zeros(0)
 
     @abstractmethod
-    def __call__(self, view: View, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, view: View, sent: Sent, x: Examples, y: Labels, own: Flat) -> Flat:
         """The simulated update `[d]`; traceable, differentiable in `x`, `y` and `own`.
 
         Args:
@@ -64,7 +65,7 @@ class Exact(Replay):
 
     kind: ClassVar[str] = "exact"
 
-    def __call__(self, view: View, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, view: View, sent: Sent, x: Examples, y: Labels, own: Flat) -> Flat:
         """`view.simulate`."""
         return view.simulate_from(sent.weights, sent.rate, x, y)
 
@@ -78,7 +79,7 @@ class OneGradient(Replay):
 
     kind: ClassVar[str] = "one_gradient"
 
-    def __call__(self, view: View, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, view: View, sent: Sent, x: Examples, y: Labels, own: Flat) -> Flat:
         """-(rate x steps) times the gradient of the whole batch."""
         return _single_step(view, sent.weights, sent.rate, x, y)
 
@@ -108,7 +109,7 @@ class Surrogate(Replay):
         """`a` in units of `speed`."""
         return np.array([self.start / self.speed])
 
-    def __call__(self, view: View, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, view: View, sent: Sent, x: Examples, y: Labels, own: Flat) -> Flat:
         """-(rate x steps) times the gradient at the surrogate weights."""
         a = tf.clip_by_value(own[0] * tf.cast(self.speed, own.dtype), 0.0, 1.0)
         return _single_step(view, sent.weights + a * sent.update, sent.rate, x, y)
@@ -135,7 +136,7 @@ class Epochs(Replay):
         epochs = max(-(-p.local_steps(n) // p.steps_per_epoch(n)) for n in view.num_examples)
         return epochs if ordered else 1
 
-    def __call__(self, view: View, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, view: View, sent: Sent, x: Examples, y: Labels, own: Flat) -> Flat:
         """`view.simulate` with one batch of examples an epoch."""
         copies, n = self.copies(view), view.total_examples
         if copies == 1:
@@ -146,7 +147,7 @@ class Epochs(Replay):
         )
 
 
-def _single_step(view: View, weights: Any, rate: Any, x: Any, y: Any) -> Any:
+def _single_step(view: View, weights: Flat, rate: Scalar, x: Examples, y: Labels) -> Flat:
     """The update of one SGD step on all examples at once, as long as the client's local steps together."""
     procedure, counts = view.procedure, view.num_examples
     assert procedure is not None
