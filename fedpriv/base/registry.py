@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import inspect
 import sys
+import typing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -197,9 +198,29 @@ def build(target: Any, parameters: dict[str, Any], what: str) -> Any:
     except pydantic.PydanticUserError as e:  # such as a built-in function
         raise ParameterError(f"{what} cannot be built from named values: {e.message}") from e
     try:
-        return call(**{k: _unwritten(v) for k, v in parameters.items()})
+        return call(**{k: v if _is_choice(target, k, v) else _unwritten(v) for k, v in parameters.items()})
     except pydantic.ValidationError as e:
         raise ParameterError(explain(e, what)) from e
+
+
+def _is_choice(target: Any, parameter: str, value: Any) -> bool:
+    """Whether `value` is one of the words that `parameter` may be, such as the `none` of a learning rate's decay."""
+    if value != "none":
+        return False
+    if isinstance(target, type) and issubclass(target, pydantic.BaseModel):
+        field = target.model_fields.get(parameter)
+        return field is not None and value in _words(field.annotation)
+    try:
+        return value in _words(typing.get_type_hints(target).get(parameter))
+    except (NameError, TypeError):  # an annotation that only a type checker can read
+        return False
+
+
+def _words(annotation: Any) -> set[Any]:
+    """All literal values in a type."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return set(typing.get_args(annotation))
+    return set().union(*(_words(a) for a in typing.get_args(annotation)))
 
 
 def _unwritten(value: Any) -> Any:

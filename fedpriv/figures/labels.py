@@ -239,8 +239,9 @@ def log_ticks(low: float, high: float, most: int = 8) -> list[float]:
     """At most `most` round numbers for a logarithmic axis: evenly spaced within a decade; beyond, 1, 2 and 5 of each,
     decades, every second one, and so on, as there is room.
     """
-    from matplotlib.ticker import LogLocator, MaxNLocator
+    from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
+    candidates: list[Locator]
     if high < 10 * low:
         candidates = [MaxNLocator(most - 1, steps=[1, 2, 5, 10])]
     else:

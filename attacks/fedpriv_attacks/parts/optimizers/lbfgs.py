@@ -31,29 +31,31 @@ class LBFGS(Optimizer):
     point where the objective or its gradient is not finite counts as an infinitely high one: the line search backs
     away from it. Not finite at the start: status NON_FINITE, position the start. Objectives fall from step to step,
     up to rounding. It cannot project; bound the examples by the `box` prior instead.
-
-    Attributes:
-      memory: pairs kept, at least 1.
-      max_evaluations: budget of objective-and-gradient evaluations.
-      gradient_tolerance: stop once every entry of the gradient is at most this in size.
-      stagnation_window: evaluations after which progress is looked at; 0 never looks.
-      stagnation_decrease: stop if the objective fell by less than this fraction over a window.
-      max_line_search: evaluations in one line search before the best point so far is taken.
-      armijo: sufficient-decrease constant c1 of the strong Wolfe conditions.
-      wolfe: curvature constant c2, in (c1, 1).
     """
 
     kind: ClassVar[str] = "lbfgs"
     paper: ClassVar[str] = "Liu, Nocedal 1989, Math. Programming 45, 503"
 
-    memory: Count = 100
-    max_evaluations: Count = 10_000
-    gradient_tolerance: Annotated[float, Field(ge=0)] = 0.0
-    stagnation_window: Annotated[int, Field(ge=0)] = 0
-    stagnation_decrease: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    max_line_search: Annotated[int, Field(ge=2)] = 25
-    armijo: float = 1e-4
-    wolfe: float = 0.9
+    memory: Count = Field(default=100, description="pairs kept, at least 1.")
+    max_evaluations: Count = Field(default=10_000, description="budget of objective-and-gradient evaluations.")
+    gradient_tolerance: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="stop once every entry of the gradient is at most this in size.",
+    )
+    stagnation_window: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="evaluations after which progress is looked at; 0 never looks.",
+    )
+    stagnation_decrease: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.01,
+        description="stop if the objective fell by less than this fraction over a window.",
+    )
+    max_line_search: Annotated[int, Field(ge=2)] = Field(
+        default=25,
+        description="evaluations in one line search before the best point so far is taken.",
+    )
+    armijo: float = Field(default=1e-4, description="sufficient-decrease constant c1 of the strong Wolfe conditions.")
+    wolfe: float = Field(default=0.9, description="curvature constant c2, in (c1, 1).")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
