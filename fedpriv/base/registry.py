@@ -223,5 +223,7 @@ defenses = Registry("defense", "fedpriv.defenses", "fedpriv.defense.stations:Def
 datasets = Registry("dataset", "fedpriv.datasets")
 models = Registry("model", "fedpriv.models")
 engines = Registry("engine", "fedpriv.engines")
+kinds = Registry("kind", "fedpriv.kinds", "fedpriv.data.kind:Kind")
+tasks = Registry("task", "fedpriv.tasks", "fedpriv.models.task:Task")
 experiments = Registry("experiment", "fedpriv.experiments")
 commands = Registry("command", "fedpriv.commands")

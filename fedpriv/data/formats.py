@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +88,7 @@ def _adopt(dataset: Dataset, known: KnownSet) -> Dataset:
     fits = dataset.input_shape == known.shape and int(np.max(dataset.y)) < known.num_classes
     if not fits or dataset.class_names:
         return dataset
-    return Dataset(
-        dataset.name, dataset.x, dataset.y, known.num_classes, known.class_names, dataset.keys, dataset.source
-    )
+    return replace(dataset, num_classes=known.num_classes, class_names=known.class_names)
 
 
 def _undetected(path: Path) -> str:

@@ -43,7 +43,7 @@ class TffEngine(Engine):
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
-        self._labels = federation.train.y.astype(np.int32)
+        self._labels = federation.train.y
         self._states = super().start()
         aggregator = federation.stack.aggregator
         self._merging = None if aggregator is None else Merging(aggregator, self.plan)
@@ -96,7 +96,7 @@ class TffEngine(Engine):
                 id=np.int32,
                 asked=np.bool_,
                 x=tff.TensorType(data.x.dtype.type, [None, *data.input_shape]),
-                y=tff.TensorType(np.int32, [None]),
+                y=tff.TensorType(data.y.dtype.type, [None, *data.y.shape[1:]]),
             )
         )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import fold
+from fedpriv.data.kind import unit_floats
 from fedpriv.defense.stations import Context, Defense, Plan, Station, labels, state_array
 from fedpriv.models.model import Model
 from fedpriv.procedure import optimizers
@@ -69,7 +70,9 @@ class Client:
         spec = self.model.spec
         with tf.Graph().as_default():
             states = [self._zero_state(d) for d in self.defenses]
-            batch = (tf.zeros([1, *self.model.input_shape], spec.dtype), tf.zeros([1], tf.int32))
+            task = self.model.task
+            y = tf.zeros([1, *task.target_shape], task.target_dtype)
+            batch = (tf.zeros([1, *self.model.input_shape], spec.dtype), y)
             flat, rate = tf.zeros([spec.size], spec.dtype), tf.zeros([], spec.dtype)
             seed = tf.zeros([2], tf.int32)
             return sorted(self.train(flat, lambda _: lambda _: batch, 1, seed, rate, states)[2])
@@ -258,15 +261,10 @@ def _loss_and_gradient(
     return tf.reduce_mean(losses), tuple(tf.convert_to_tensor(g) for g in gradient)
 
 
-def unit_floats(raw: Any, dtype: str) -> Any:
-    """Examples as floats of `dtype`; uint8 pixels are scaled to [0, 1]."""
-    return tf.cast(raw, dtype) / tf.constant(255, dtype) if raw.dtype == tf.uint8 else tf.cast(raw, dtype)
-
-
 def shuffled_epochs(x: Any, y: Any, indices: Any, procedure: Procedure, seed: Any, dtype: str) -> Epochs:
     """Batches of the examples `indices` of `x` (uint8 or float) and `y`, reshuffled each epoch.
 
-    A full batch needs no order, so none is drawn. uint8 pixels become floats in [0, 1].
+    A full batch needs no order, so none is drawn.
     """
     size = procedure.batch_size
 

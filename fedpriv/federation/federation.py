@@ -106,10 +106,10 @@ class Federation:
                     f"model '{self.model.name}' takes examples of shape {self.model.input_shape}, but "
                     f"'{data.name}' has {data.input_shape}; build the model for that shape"
                 )
-            if int(data.y.max()) >= self.model.num_classes:
+            if problem := self.model.task.problem(data.y):
                 raise ModelError(
-                    f"model '{self.model.name}' has {self.model.num_classes} classes, but '{data.name}' has label "
-                    f"{int(data.y.max())}; build the model with num_classes={data.num_classes}"
+                    f"model '{self.model.name}' has {self.model.task.describe()}, but '{data.name}' {problem}; "
+                    f"build the model with num_classes={data.num_classes}, or give it another task"
                 )
         for field_name, allowed in (("on_nonfinite", ("stop", "drop")), ("accountant", ("rdp", "pld"))):
             if getattr(self, field_name) not in allowed:
@@ -331,7 +331,11 @@ class Federation:
         observations = observe(self, listening, number, sent, rate, state.defenses, result, mean)
         test_loss = accuracy = None
         if evaluate and self.test is not None:
-            test_loss, accuracy = self._engine.evaluate(after[0], *self._test_tensors)
+            test_loss, quality = self._engine.evaluate(after[0], *self._test_tensors)
+            if self.model.task.quality.name == "accuracy":
+                accuracy = quality
+            else:
+                metrics = {**metrics, f"test_{self.model.task.quality.name}": quality}
         record = Record(
             round=number,
             cohort=len(cohort),
@@ -361,7 +365,7 @@ class Federation:
     @cached_property
     def _test_tensors(self) -> tuple[Any, Any]:
         assert self.test is not None
-        return tf.constant(self.test.x), tf.constant(self.test.y.astype(np.int32))
+        return tf.constant(self.test.x), tf.constant(self.test.y)
 
     def _wanted(self, taps: Sequence[Tap], clients: Sequence[int]) -> frozenset[int]:
         """Clients whose own message some adversary can see."""
