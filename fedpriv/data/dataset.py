@@ -113,6 +113,10 @@ class Dataset:
         keys = None if self.keys is None else self.keys[indices]
         return replace(self, x=self.x[indices], y=self.y[indices], keys=keys)
 
+    def targets(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Class numbers as int64, or quantities as float32."""
+        return self.y[indices].astype(np.int64 if self.num_classes else np.float32)
+
     def floats(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Examples as float32, as the model gets them."""
         x = self.x[indices]

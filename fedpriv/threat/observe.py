@@ -144,7 +144,8 @@ def _recombined(federation: Federation, held: dict[int, dict[int, np.ndarray]], 
 
 def _truth(federation: Federation, clients: Sequence[int]) -> Truth:
     indices = np.concatenate([federation.partition.indices[c] for c in clients])
-    return Truth(federation.train.floats(indices), federation.train.y[indices].astype(np.int64), tuple(clients))
+    train = federation.train
+    return Truth(train.floats(indices), train.targets(indices), tuple(clients), train.kind)
 
 
 def _view(
@@ -181,6 +182,7 @@ def _view(
         client_rate=rate if "procedure" in knows else None,
         shares=shares,
         batch_statistics=statistics,
+        data_kind=federation.train.kind,
     )
 
 

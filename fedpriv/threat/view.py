@@ -11,6 +11,7 @@ import numpy as np
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
+from fedpriv.data.kind import Kind, kind_of
 from fedpriv.defense.stations import Defense, Plan
 from fedpriv.federation.client import replay_cohort
 from fedpriv.models.model import Model, Moments
@@ -35,7 +36,7 @@ class View:
       procedure: the local procedure, or None if unknown to this adversary.
       num_examples: example counts by client behind the view, or None if unknown.
       clients: how many clients are behind it.
-      labels: `[n]` int if the adversary knows them, else None.
+      labels: targets `[n]` if the adversary knows them, else None.
       defenses: the defenses it knows to run (for replay); empty if it knows none.
       states: the state of each of those, as broadcast that round.
       plan: public facts of the federation.
@@ -43,6 +44,7 @@ class View:
       shares: for an aggregator coalition, `{party: {client: uint64 [d + 1]}}`.
       batch_statistics: for an adversary that knows them, mean and biased variance `[c]` of the client's batch at
         the input of each batch normalization, at `weights`; see `Model.moments`.
+      data_kind: what examples are, which is public; None goes by the model's input shape.
     """
 
     adversary: Adversary
@@ -61,6 +63,11 @@ class View:
     client_rate: float | None = None
     shares: dict[int, dict[int, np.ndarray]] | None = None
     batch_statistics: Moments | None = None
+    data_kind: Kind = None  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.data_kind is None:
+            object.__setattr__(self, "data_kind", kind_of(self.model.input_shape))
 
     @property
     def total_examples(self) -> int:
@@ -96,6 +103,8 @@ class View:
             have.add(Capability.PROCEDURE)
             if self.num_examples and all(self.procedure.local_steps(n) == 1 for n in self.num_examples):
                 have.add(Capability.SINGLE_STEP)
+        if self.model.task.softmax:
+            have.add(Capability.SOFTMAX)
         if self.model.classifier_bias() is not None:
             have.add(Capability.CLASSIFIER_BIAS)
         if self.batch_statistics is not None:
@@ -121,7 +130,7 @@ class View:
 
         Args:
           x: `[n, *input_shape]` float, n = sum(num_examples), clients one after the other.
-          y: labels `[n]` int or probabilities `[n, num_classes]` float.
+          y: targets `[n]`, or relaxed ones (such as probabilities `[n, num_classes]`); see `Task`.
 
         Returns:
           `[d]` float: the replayed update (or weighted mean of updates). The batch order of the real client is

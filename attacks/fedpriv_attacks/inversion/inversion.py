@@ -70,7 +70,7 @@ class Inversion(Attack):
       coordinates: the variables in place of pixels.
       labels: how labels are found: `joint` optimizes them along with the examples.
       optimizer: how the sum is minimized.
-      constraint: `box` keeps pixels in [0, 1] at every step, by projection; `none` clips at the end only.
+      constraint: `box` keeps examples valid at every step, by projection (pixels in [0, 1]); `none` at the end only.
       restarts: largest number of starts; the one with the lowest objective is kept.
       group: starts optimized jointly, for priors that tie them together; counts in the evaluations.
       target: objective at which a start stops, its work done; 0 spends the optimizer's whole budget.

@@ -29,7 +29,7 @@ class Scene(NamedTuple):
     Attributes:
       view: the attack's view; static, so that nothing of it but what enters its `static_key` may shape the graph.
       weights: `[d]` tensor, the model the clients received.
-      y: labels, int `[n]` or probabilities `[n, num_classes]`.
+      y: targets `[n]`, or relaxed ones, such as probabilities `[n, num_classes]`.
       v: `[k]` tensor, the optimizer's variables, or None.
       tensors: the prior's own, as `Prior.tensors` gave them.
       coordinates: what the variables mean, or None.
@@ -41,6 +41,10 @@ class Scene(NamedTuple):
     v: Any = None
     tensors: tuple[Any, ...] = ()
     coordinates: Coordinates | None = None
+
+    def unit(self, x: Any) -> Any:
+        """Examples on the scale of [0, 1] over each value's range; as they are where there is no view."""
+        return x if self.view is None else self.view.data_kind.to_unit(x)
 
 
 class Prior(Component):
@@ -144,7 +148,7 @@ def _differences(rows: Any, apart: int) -> Any:
 
 
 class L2(Prior):
-    """Mean squared distance of the pixels from `center`.
+    """Mean squared distance of the values from `center`, on the scale of [0, 1] over each one's range.
 
     Yin et al. 2021, "See through Gradients: Image Batch Recovery via GradInversion", arXiv 2104.07586, whose images are
     normalized to mean zero.
@@ -160,11 +164,12 @@ class L2(Prior):
 
     def __call__(self, x: Any, scene: Scene) -> Any:
         """The weighted penalty."""
-        return 2 * self.weight * tf.nn.l2_loss(x - self.center) / tf.cast(tf.size(x), x.dtype)
+        u = scene.unit(x)
+        return 2 * self.weight * tf.nn.l2_loss(u - self.center) / tf.cast(tf.size(x), x.dtype)
 
 
 class Box(Prior):
-    """Mean squared distance of the pixels from [low, high].
+    """Mean squared distance of the values from [low, high], on the scale of [0, 1] over each one's range.
 
     Attributes:
       low: lower bound.
@@ -180,7 +185,8 @@ class Box(Prior):
         """The weighted penalty."""
         if not self.low < self.high:
             raise ParameterError(f"prior '{self.kind}': low={self.low} is not below high={self.high}")
-        outside = x - tf.clip_by_value(x, self.low, self.high)
+        u = scene.unit(x)
+        outside = u - tf.clip_by_value(u, self.low, self.high)
         return 2 * self.weight * tf.nn.l2_loss(outside) / tf.cast(tf.size(x), x.dtype)
 
 
