@@ -64,7 +64,7 @@ class Kind(Plugin):
 
     @abstractmethod
     def from_unit(self, u: Any) -> Any:
-        """Values in [0, 1] `[n, *shape]`, arrays or tensors, stretched to each value's range."""
+        """Values in [0, 1] `[n, *shape]`, arrays or tensors, stretched to each value's range; 0.5 is its middle."""
 
     @abstractmethod
     def to_unit(self, x: Any) -> Any:

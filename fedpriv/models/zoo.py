@@ -30,13 +30,13 @@ def check_image(name: str, input_shape: tuple[int, ...], least: int = 1) -> None
     if len(input_shape) != 3:
         raise ModelError(
             f"model '{name}' needs images (height, width, channels), got examples of shape {input_shape}; "
-            "'logistic' and '2nn' take any shape"
+            "'mlp', 'logistic' and '2nn' take any shape"
         )
     height, width, channels = input_shape
     if min(height, width) < least or channels < 1:
         raise ModelError(
             f"model '{name}' needs images of at least {least}x{least} pixels, got shape {input_shape}; resize the "
-            "images, or use 'logistic' or '2nn'"
+            "images, or use 'mlp', 'logistic' or '2nn'"
         )
 
 

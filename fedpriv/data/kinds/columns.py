@@ -270,20 +270,25 @@ class Columns(Kind):
         return np.where(np.isfinite(x).all(axis=1, keepdims=True), settled, np.nan)
 
     def from_unit(self, u: Any) -> Any:
-        """Numbers stretched to their ranges; categories as they are."""
-        low, high = self._ends
-        return low + u * (high - low)
+        """Numbers from 0 at the low end through 0.5 at the mean to 1 at the high end; categories as they are."""
+        low, middle, high = self._ends
+        lower, upper = (tf.minimum, tf.maximum) if tf.is_tensor(u) else (np.minimum, np.maximum)
+        return low + 2 * lower(u, 0.5) * (middle - low) + 2 * upper(u - 0.5, 0) * (high - middle)
 
     def to_unit(self, x: Any) -> Any:
         """The inverse of `from_unit`; a column of a single value is 0."""
-        low, high = self._ends
-        return (x - low) / np.where(high > low, high - low, 1).astype(np.float32)
+        low, middle, high = self._ends
+        lower, upper = (tf.minimum, tf.maximum) if tf.is_tensor(x) else (np.minimum, np.maximum)
+        below, above = (np.where(gap > 0, 2 * gap, 1).astype(np.float32) for gap in (middle - low, high - middle))
+        return (lower(x, middle) - low) / below + upper(x - middle, 0) / above
 
     @property
-    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+    def _ends(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Low end, middle and high end of each of an example's values, float32."""
         ends = [f.ends if isinstance(f, Numeric) else (0.0, 1.0) for f in self.fields for _ in range(f.width)]
         low, high = np.array(ends, np.float32).T
-        return low, high
+        numeric = np.array([isinstance(f, Numeric) for f in self.fields for _ in range(f.width)])
+        return low, np.where(numeric, np.clip(0, low, high), np.float32(0.5)).astype(np.float32), high
 
     def costs(self, found: np.ndarray, true: np.ndarray) -> np.ndarray:
         """Mean over columns of whether the category differs, or the squared error in standard deviations, at most 1."""
@@ -356,4 +361,5 @@ def _onto_simplex(v: Any) -> Any:
     ordered = tf.sort(v, axis=-1, direction="DESCENDING")
     excess = (tf.cumsum(ordered, axis=-1) - 1) / tf.cast(tf.range(1, k + 1), v.dtype)
     last = tf.reduce_sum(tf.cast(ordered > excess, tf.int32), axis=-1, keepdims=True) - 1
-    return tf.nn.relu(v - tf.gather(excess, last, batch_dims=1, axis=-1))
+    # Not-a-number is above nothing; it is to come out as it went in.
+    return tf.nn.relu(v - tf.gather(excess, tf.maximum(last, 0), batch_dims=1, axis=-1))
