@@ -105,7 +105,9 @@ class Known(LabelInference):
         Raises:
           CapabilityError: labels outside the model's classes.
         """
-        y = np.asarray(view.labels)
+        y, task = np.asarray(view.labels), view.model.task
+        if not task.discrete:
+            return InferredLabels(y.astype(task.target_dtype), "known")
         if y.size and (y.min() < 0 or y.max() >= view.model.num_classes):
             raise CapabilityError(
                 f"the known labels range from {y.min()} to {y.max()}, but model '{view.model.name}' has classes 0 to "
@@ -124,7 +126,9 @@ class SignRule(LabelInference):
 
     kind: ClassVar[str] = "idlg"
     paper: ClassVar[str] = "Zhao, Mopuri, Bilen 2020, arXiv 2001.02610"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
+    needs: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.REAL_UPDATE, Capability.NUM_EXAMPLES, Capability.SOFTMAX}
+    )
 
     def infer(self, view: View, seed: int) -> InferredLabels | None:
         """The label of a single example.
