@@ -97,7 +97,8 @@ class CentralDP(Defense):
         assumes: tuple[str, ...] = (
             "the server is trusted to draw the noise and to publish nothing but the models: not the cohorts, their "
             "sizes, who was left out of one, or training losses and other metrics of clients",
-            f"the sum is divided by {plan.expected_cohort:g}, a public number set without looking at who takes part{given}",
+            f"the sum is divided by {plan.expected_cohort:g}, a public number set without looking at who takes "
+            f"part{given}",
             "cohorts are drawn as the sampling says, secret from whoever sees the models",
             *NOISE_ASSUMPTIONS,
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
@@ -19,48 +20,25 @@ UNROLL_STEPS = 32
 _CHANGING = (Station.DATA, Station.BATCH, Station.GRADIENT, Station.UPDATE)
 
 
-class Replayed(Protocol):
-    """What a replay reads of a view: its public and known parts, nothing that was observed."""
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """The clients that are replayed: public and known facts, nothing that was observed.
 
-    @property
-    def kind(self) -> str:
-        """See `View`."""
-        ...
+    Attributes:
+      model: the model's functions.
+      plan: public facts of the run.
+      procedure: the local procedure, or None if unknown.
+      num_examples: example counts by client, or None if unknown.
+      defenses: what a replay runs in place of the known defenses' links.
+      fixed_denominator: whether the sum was divided by the expected cohort size rather than by the clients' weights.
+    """
 
-    @property
-    def model(self) -> Model:
-        """See `View`."""
-        ...
-
-    @property
-    def plan(self) -> Plan:
-        """See `View`."""
-        ...
-
-    @property
-    def procedure(self) -> Procedure | None:
-        """See `View`."""
-        ...
-
-    @property
-    def num_examples(self) -> tuple[int, ...] | None:
-        """See `View`."""
-        ...
-
-    @property
-    def clients(self) -> int:
-        """See `View`."""
-        ...
-
-    @property
-    def defenses(self) -> tuple[Defense, ...]:
-        """See `View`."""
-        ...
-
-    @property
-    def states(self) -> tuple[Any, ...]:
-        """See `View`."""
-        ...
+    model: Model
+    plan: Plan
+    procedure: Procedure | None
+    num_examples: tuple[int, ...] | None
+    defenses: tuple[Defense, ...] = ()
+    fixed_denominator: bool = False
 
 
 def stand_ins(defenses: Sequence[Defense], states: Sequence[Any]) -> list[tuple[Defense, Any]]:
@@ -76,59 +54,60 @@ def divides_by_public_constant(defenses: Sequence[Defense], plan: Plan) -> bool:
     return any(n is not None and n.where == "aggregate" for n in noises)
 
 
-def replay_cohort(view: Replayed, weights: Any, rate: Any, x: Any, y: Any, by_epoch: bool = False) -> Any:
-    """What the clients behind `view` would have sent (their weighted mean), had they held `x` and `y`; `[d]`.
+def replay_cohort(
+    who: Replayed, weights: Any, rate: Any, x: Any, y: Any, states: Sequence[Any] = (), by_epoch: bool = False
+) -> Any:
+    """What clients would have sent (their weighted mean), had they held `x` and `y`; `[d]`.
 
     Batches are taken in the order given, since the real order is unknown to an adversary. Defenses the
     adversary knows are replayed by their deterministic stand-ins. With `by_epoch`, `x [epochs, n, ...]` and
-    `y [epochs, n, ...]` give every local epoch its own examples.
+    `y [epochs, n, ...]` give every local epoch its own examples. `states` are those of `who.defenses`, as broadcast.
 
     Raises:
       CapabilityError: the adversary does not know the procedure or the number of examples.
       ParameterError: `x` or `y` has another number of examples, or of epochs.
     """
-    if view.procedure is None or view.num_examples is None:
+    if who.procedure is None or who.num_examples is None:
         raise CapabilityError(
             "this adversary cannot replay the client: it does not know the procedure or the number of examples; "
             "use an adversary that knows 'procedure' and 'num_examples'"
         )
-    x, y = tf.cast(x, view.model.spec.dtype), tf.convert_to_tensor(y)
+    x, y = tf.cast(x, who.model.spec.dtype), tf.convert_to_tensor(y)
     if not y.dtype.is_integer:
-        y = tf.cast(y, view.model.spec.dtype)
+        y = tf.cast(y, who.model.spec.dtype)
     if not by_epoch:
         x, y = x[None], y[None]
-    counts = view.num_examples
-    epochs = max(_epochs(view.procedure, n) for n in counts) if by_epoch else 1
+    counts = who.num_examples
+    epochs = max(_epochs(who.procedure, n) for n in counts) if by_epoch else 1
     for given in (x, y):
         if not given.shape[:2].is_compatible_with([epochs, sum(counts)]):
             given_shape = list(given.shape) if by_epoch else list(given.shape[1:])
             raise ParameterError(
-                f"examples or labels of shape {given_shape} given to a replay of {view.clients} clients with "
+                f"examples or labels of shape {given_shape} given to a replay of {len(counts)} clients with "
                 f"{sum(counts)} examples{f' and {epochs} epochs' if by_epoch else ''}; give one row an example"
             )
-    kept = stand_ins(view.defenses, view.states)
-    walker = Walker([d for d, _ in kept], view.plan)
-    states = [tf.nest.map_structure(tf.convert_to_tensor, s) for _, s in kept]
-    client = Client(view.model, view.procedure, walker)
-    uniform = view.plan.weighting == "uniform"
+    walker = Walker(who.defenses, who.plan)
+    states = [tf.nest.map_structure(tf.convert_to_tensor, s) for s in states]
+    client = Client(who.model, who.procedure, walker)
+    uniform = who.plan.weighting == "uniform"
     acts = walker.acts(*_CHANGING)
-    one_step = all(view.procedure.local_steps(n) == 1 for n in counts)
-    linear = view.procedure.client.kind in ("sgd", "momentum")
-    plain = one_step and linear and not acts and not view.model.couples_examples
+    one_step = all(who.procedure.local_steps(n) == 1 for n in counts)
+    linear = who.procedure.client.kind in ("sgd", "momentum")
+    plain = one_step and linear and not acts and not who.model.couples_examples
     if len(counts) > 1 and plain and (not uniform or len(set(counts)) == 1):
         # One SGD step is linear in the gradient: the weighted mean of the clients' is the whole batch's.
-        whole = view.procedure.model_copy(update={"batch_size": None})
-        mean = _replay(Client(view.model, whole, Walker((), view.plan)), weights, rate, x, y, sum(counts), ())
+        whole = who.procedure.model_copy(update={"batch_size": None})
+        mean = _replay(Client(who.model, whole, Walker((), who.plan)), weights, rate, x, y, sum(counts), ())
     else:
-        mean, start = tf.zeros([view.model.spec.size], view.model.spec.dtype), 0
+        mean, start = tf.zeros([who.model.spec.size], who.model.spec.dtype), 0
         for n in counts:
             share = (1.0 if uniform else float(n)) / (len(counts) if uniform else sum(counts))
             own_x, own_y = (_part(a, 1, start, start + n) for a in (x, y))
             update = _replay(client, weights, rate, own_x, own_y, n, states)
             mean = update if len(counts) == 1 else mean + share * update
             start += n
-    if view.kind == "released" and divides_by_public_constant(view.defenses, view.plan):
-        mean *= len(counts) / view.plan.expected_cohort  # the server divides by a public constant, not the cohort
+    if who.fixed_denominator:
+        mean *= len(counts) / who.plan.expected_cohort  # the server divides by a public constant, not the cohort
     return mean
 
 

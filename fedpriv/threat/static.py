@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from fedpriv.base.errors import CapabilityError, ParameterError, SharedGraphError
 from fedpriv.base.lazy import tf
 from fedpriv.data.kind import Kind, kind_of
 from fedpriv.defense.stations import Defense, Plan
-from fedpriv.federation.replay import replay_cohort
+from fedpriv.federation.replay import Replayed, replay_cohort
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.threat.replays import note
@@ -57,39 +57,6 @@ class StandIn(NamedTuple):
 
     label: str
     defense: Defense | None
-
-
-class _Noise(NamedTuple):
-    where: str
-
-
-class _Standing(NamedTuple):
-    """What stands in a defense's place, as `replay_cohort` reads it."""
-
-    defense: Defense | None
-    fixed_denominator: bool = False
-
-    def parts(self) -> tuple[_Standing, ...]:
-        return (self,)
-
-    def replay(self) -> Defense | None:
-        return self.defense
-
-    def noise(self, plan: Plan) -> _Noise | None:
-        return _Noise("aggregate") if self.fixed_denominator else None
-
-
-class _Replayed(NamedTuple):
-    """What `replay_cohort` reads of a view."""
-
-    model: Model
-    procedure: Procedure | None
-    num_examples: tuple[int, ...] | None
-    defenses: tuple[_Standing, ...]
-    states: tuple[Any, ...]
-    plan: Plan
-    kind: str
-    clients: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,18 +141,15 @@ class Static:
         """
         if self.own_slot is not None and self.num_examples is not None:
             x, y = self._with_own(x, y, inputs, by_epoch)
-        standing = tuple(_Standing(d) for _, d in self.stand_ins if d is not None)
-        view = _Replayed(
-            self.model,
-            self.procedure,
-            self.num_examples,
-            (*standing, _Standing(None, self.fixed_denominator)),
-            (*inputs.states, ()),
-            self.plan,
-            "released" if self.fixed_denominator else "update",
-            len(self.num_examples or ()),
+        who = Replayed(
+            model=self.model,
+            plan=self.plan,
+            procedure=self.procedure,
+            num_examples=self.num_examples,
+            defenses=tuple(d for _, d in self.stand_ins if d is not None),
+            fixed_denominator=self.fixed_denominator,
         )
-        update = replay_cohort(cast(Any, view), weights, rate, x, y, by_epoch)
+        update = replay_cohort(who, weights, rate, x, y, inputs.states, by_epoch)
         note(label for label, _ in self.stand_ins)
         return update
 
@@ -199,8 +163,10 @@ class Static:
                 f"examples or labels of shape {list(x.shape)}, {list(y.shape)} given to a replay that looks for "
                 f"{self.total_examples} examples besides the adversary's own; give one row an example"
             )
-        own_x, own_y = tf.cast(inputs.own_x, dtype), tf.cast(inputs.own_y, tf.int32)
-        own_y = tf.cast(own_y, y.dtype) if y.dtype.is_integer else tf.one_hot(own_y, y.shape[-1], dtype=y.dtype)
+        target = self.model.task.target_dtype
+        own_x, own_y = tf.cast(inputs.own_x, dtype), tf.cast(inputs.own_y, target)
+        relaxed = own_y.dtype.is_integer and not y.dtype.is_integer
+        own_y = tf.cast(self.model.task.soften(own_y) if relaxed else own_y, y.dtype)
         if by_epoch:
             own_x, own_y = (tf.repeat(a[None], other.shape[0], 0) for a, other in ((own_x, x), (own_y, y)))
         place = sum(self.num_examples[: self.own_slot])

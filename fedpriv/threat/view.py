@@ -39,7 +39,7 @@ class Own(NamedTuple):
     slot: int | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class View:
     """One adversary's holdings after one round. Contains nothing of the truth (a test walks every reference).
 

@@ -7,7 +7,6 @@ import pytest
 
 from fedpriv.base.lazy import tf
 from fedpriv.defense.stations import Plan
-from fedpriv.federation.replay import replay_cohort
 from fedpriv.models.model import Model
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Procedure, Sampling, make_procedure
@@ -53,14 +52,23 @@ def make_view(model, x, y, procedure=None, weights=None, seed=0, knows=(), obser
 
     def view(observed):
         return View(
-            adversary, "update", 0, model, weights, observed, plan, 1, procedure, (n,),
-            np.asarray(y) if "labels" in knows else labels, client_rate=rate,
-        )  # fmt: skip
+            adversary=adversary,
+            kind="update",
+            round=0,
+            model=model,
+            weights=weights,
+            observed=observed,
+            plan=plan,
+            procedure=procedure,
+            num_examples=(n,),
+            labels=np.asarray(y) if "labels" in knows else labels,
+            client_rate=rate,
+        )
 
     if observed is None:
         dtype = model.spec.dtype
         x, y = tf.constant(np.asarray(x), dtype), tf.constant(np.asarray(y, np.int32))
-        observed = replay_cohort(view(None), tf.constant(weights, dtype), tf.constant(rate, dtype), x, y).numpy()
+        observed = view(None).simulate(x, y).numpy()
     return view(np.asarray(observed))
 
 

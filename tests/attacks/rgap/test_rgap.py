@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from fedpriv.base.errors import CapabilityError, DivergenceError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.defense.stations import Plan
-from fedpriv.federation.replay import replay_cohort
 from fedpriv.metrics.image import psnr
 from fedpriv.models import load as load_model
 from fedpriv.models.keras_model import from_keras
@@ -112,12 +111,21 @@ def make_view():
 
         def view(observed):
             return View(
-                Adversary(), "update", 0, model, weights, observed, plan, 1, procedure, (len(x),), client_rate=rate
+                adversary=Adversary(),
+                kind="update",
+                round=0,
+                model=model,
+                weights=weights,
+                observed=observed,
+                plan=plan,
+                procedure=procedure,
+                num_examples=(len(x),),
+                client_rate=rate,
             )
 
         if observed is None:
             given = tf.constant(x, dtype), tf.constant(np.asarray(y, np.int32))
-            observed = replay_cohort(view(None), tf.constant(weights), tf.constant(rate, dtype), *given).numpy()
+            observed = view(None).simulate(*given).numpy()
         return view(observed)
 
     return make
