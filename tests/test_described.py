@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Annotated, ClassVar
 
+import numpy as np
 import pytest
 from pydantic import Field
 
 from fedpriv.base import registry
-from fedpriv.base.plugin import Plugin, described, prose
+from fedpriv.base.plugin import Plugin, described, file_schema, prose
 
 ATTACKS = [("attack", name) for name in registry.attacks.names()]
 PARTS = [(role, name) for role, parts in registry.components().items() for name in parts.names()]
@@ -36,6 +38,25 @@ def test_every_parameter_of_an_attack_and_its_parts_is_described_once(role, name
 def test_every_parameter_of_a_defense_is_described(name):
     kind = registry.defenses.load(name)
     assert set(described(kind)) == set(kind.model_fields)
+
+
+@pytest.mark.parametrize(("role", "name"), ATTACKS + PARTS)
+def test_the_schema_takes_the_file_that_show_prints_and_no_other(role, name):
+    import jsonschema
+
+    kind = load(role, name)
+    schema = file_schema(kind, name)
+    required = {
+        "custom": {"function": abs},
+        "image": {"source": np.zeros((1, 2))},
+        "llg_plus": {"auxiliary": "fashion_small"},
+    }
+    made = kind(**required.get(name, {}))
+    content = json.loads(json.dumps(made.config()))
+    jsonschema.validate(content, schema)
+    for wrong in ({**content, "stepz": 1}, {k: v for k, v in content.items() if k not in ("name", "kind")}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
 
 
 class Base(Plugin):

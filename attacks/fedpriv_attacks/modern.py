@@ -31,7 +31,9 @@ def _attack(value: Any) -> Any:
 
 
 AttackPart = Annotated[
-    SerializeAsAny[Attack], BeforeValidator(_attack), PlainSerializer(lambda attack: attack.config())
+    SerializeAsAny[Attack],
+    BeforeValidator(_attack, json_schema_input_type=str | dict[str, Any]),
+    PlainSerializer(lambda attack: attack.config()),
 ]
 
 

@@ -46,6 +46,21 @@ def described(target: Any) -> dict[str, str]:
     return found
 
 
+def file_schema(target: type[pydantic.BaseModel], name: str) -> dict[str, Any]:
+    """The JSON schema of a YAML file that makes `target`, as `fedpriv show NAME --yaml` prints one, for editors.
+
+    Args:
+      target: a plug-in or a part of one.
+      name: how the file calls it: its registered name, or `package.module:Name`.
+    """
+    made = target.model_json_schema()
+    key = "kind" if hasattr(target, "kind") else "name"
+    made["properties"] = {key: {"const": name}, **made.get("properties", {})}
+    made["required"] = [key, *made.get("required", [])]
+    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return made
+
+
 def prose(target: Any) -> str:
     """The docstring without its section on parameters."""
     return _sections(inspect.getdoc(target) or "")[0]

@@ -130,12 +130,19 @@ def compare(
         typer.echo("  ".join(f"{text:<{w}}" for text, w in zip(line, widths)).rstrip())
 
 
-def schema(out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None) -> None:
-    """Print the JSON schema of an experiment file, for editors that check as one types."""
+def schema(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="An attack, defense or part of an attack: the schema of what `show NAME --yaml` prints."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+) -> None:
+    """Print the JSON schema of an experiment file, or of a plug-in's, for editors that check as one types."""
     from fedpriv.base.atomic import to_json, write_text
+    from fedpriv.cli.listing import plug_in_schema
     from fedpriv.experiment.experiment import schema as made
 
-    text = to_json(made(), indent=2)
+    text = to_json(made() if name is None else plug_in_schema(name), indent=2)
     if out is None:
         typer.echo(text)
     else:

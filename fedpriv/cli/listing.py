@@ -11,7 +11,7 @@ import typer
 
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ParameterError, UnknownNameError, did_you_mean
-from fedpriv.base.plugin import described, prose
+from fedpriv.base.plugin import described, file_schema, prose
 
 REGISTRIES = {
     "attacks": registry.attacks,
@@ -88,19 +88,10 @@ def show(
     ] = False,
 ) -> None:
     """Show what something does, its parameters and its paper."""
-    registries = _registries()
     if yaml:
         _print_yaml(name)
         return
-    found = [(kind, reg.load(name)) for kind, reg in registries.items() if name in reg.names()]
-    if name in _metrics():
-        found.append(("metrics", _metrics()[name]))
-    if not found and ":" not in name:
-        known = [n for reg in registries.values() for n in reg.names()] + list(_metrics())
-        raise UnknownNameError(f"nothing is named '{name}'.{did_you_mean(name, known)}")
-    if not found:
-        found = [("plug-in", registry.attacks.load(name))]
-    for kind, target in found:
+    for kind, target in _found(name):
         typer.echo(f"{name} ({kind.removesuffix('s') if kind not in ('labels', 'coordinates') else kind})\n")
         typer.echo(prose(target) if kind != "metrics" else inspect.getdoc(target) or "")
         if kind != "metrics":
@@ -112,6 +103,22 @@ def show(
             typer.echo("\nNeeds: " + "; ".join(sorted(c.value for c in needs)))
         if getattr(target, "adaptive_attack", None) is not None and kind == "defenses":
             typer.echo(f"\nAdaptive attack: {target.adaptive_attack or 'none ships yet'}")
+
+
+def _found(name: str) -> list[tuple[str, Any]]:
+    """(kind, object) of all that is called `name`, attacks first.
+
+    Raises:
+      UnknownNameError: nothing is, with the nearest name.
+    """
+    registries = _registries()
+    found = [(kind, reg.load(name)) for kind, reg in registries.items() if name in reg.names()]
+    if name in _metrics():
+        found.append(("metrics", _metrics()[name]))
+    if not found and ":" not in name:
+        known = [n for reg in registries.values() for n in reg.names()] + list(_metrics())
+        raise UnknownNameError(f"nothing is named '{name}'.{did_you_mean(name, known)}")
+    return found or [("plug-in", registry.attacks.load(name))]
 
 
 def _needs(target: Any) -> frozenset[Any]:
@@ -146,6 +153,19 @@ def _print_yaml(name: str) -> None:
     if ":" in bare:  # its own name may not be registered
         config = {key: bare if key in ("name", "kind") else value for key, value in config.items()}
     typer.echo(yaml.safe_dump(config, sort_keys=False).rstrip())
+
+
+def plug_in_schema(name: str) -> dict[str, Any]:
+    """The JSON schema of the file that `show NAME --yaml` prints.
+
+    Raises:
+      UnknownNameError: there is no such plug-in.
+      ParameterError: it is none that a file makes.
+    """
+    found = [target for _, target in _found(name) if _configurable(target)]
+    if not found:
+        raise ParameterError(f"'{name}' is not made from a file; a schema is there for attacks, defenses and parts")
+    return file_schema(found[0], name)
 
 
 def _configurable(target: Any) -> bool:

@@ -163,6 +163,20 @@ def test_what_cannot_be_printed_as_yaml_is_said(run, written, says):
     assert says in " ".join(err.split())
 
 
+def test_the_schema_of_a_plug_ins_file(run):
+    import json
+
+    status, out, err = run("schema", "dlg")
+    assert (status, err) == (0, "")
+    properties = json.loads(out)["properties"]
+    assert properties["name"] == {"const": "dlg"}
+    assert properties["restarts"]["description"].startswith("largest number of starts")
+    for name, says in (("lenet", "is not made from a file"), ("dlgg", "Did you mean 'dlg'")):
+        status, out, err = run("schema", name)
+        assert (status, out) == (2, "")
+        assert says in " ".join(err.split())
+
+
 def test_one_broken_plug_in_hides_no_other(run, monkeypatch):
     import importlib.metadata
 

@@ -40,7 +40,7 @@ SHIPPED: dict[str, list[tuple[str, str | None]]] = {
     "first_layer": [("first_layer", None)],
     "labels": [("labels", "single_relu")],
     "rgap": [("rgap", None)],
-    "spear": [("spear(seconds=0.5)", "batch")],
+    "spear": [("spear(max_samples=1000)", "batch")],
     "cocktail_party": [("cocktail_party(optimizer=adam(steps=700,learning_rate=0.01))", "batch")],
     "cocktail_party_box": [("cocktail_party_box(optimizer=adam(steps=700,learning_rate=0.01))", "batch")],
 }

@@ -14,7 +14,7 @@ from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.matching import Recipe, Restarts, checked_update, reconstruct
 from fedpriv_attacks.labels.inference import Joint, LabelInference
-from fedpriv_attacks.parts.component import Component, changed, create, read, saved
+from fedpriv_attacks.parts.component import WRITTEN, Component, changed, create, read, saved
 from fedpriv_attacks.parts.coordinates import Coordinates, Smooth
 from fedpriv_attacks.parts.initializers import Initializer, Normal
 from fedpriv_attacks.parts.objectives import Objective, SquaredError
@@ -47,7 +47,9 @@ def _list(value: Any) -> Any:
 
 
 ObjectivePart = Annotated[Objective, read("objective"), saved]
-PriorParts = Annotated[tuple[Annotated[Prior, saved], ...], BeforeValidator(_list)]
+PriorParts = Annotated[
+    tuple[Annotated[Prior, saved], ...], BeforeValidator(_list, json_schema_input_type=WRITTEN | list[WRITTEN] | None)
+]
 ReplayPart = Annotated[Replay, read("replay"), saved]
 InitializerPart = Annotated[Initializer, read("initializer"), saved]
 CoordinatesPart = Annotated[Coordinates, read("coordinates"), saved]

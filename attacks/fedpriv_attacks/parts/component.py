@@ -103,9 +103,13 @@ def _written(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+#: How users may write a component in a file.
+WRITTEN = str | dict[str, Any]
+
+
 def read(role: str) -> BeforeValidator:
     """For pydantic fields: turns what a user may write into a component of that role."""
-    return BeforeValidator(lambda value: create(role, value))
+    return BeforeValidator(lambda value: create(role, value), json_schema_input_type=WRITTEN)
 
 
 def create(role: str, value: Any) -> Any:

@@ -36,7 +36,10 @@ def _selection(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Layers = Annotated[float | str | tuple[str, ...] | None, BeforeValidator(_selection)]
+Layers = Annotated[
+    float | str | tuple[str, ...] | None,
+    BeforeValidator(_selection, json_schema_input_type=float | str | list[str] | None),
+]
 
 
 class Objective(Component):
