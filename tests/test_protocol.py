@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from fedpriv.base.errors import OverflowDetected, ParameterError, ProtocolError
 from fedpriv.defense.attrition import Attrition, BernoulliAttrition, FixedAttrition, NoAttrition, PartiesAttrition
+from fedpriv.defense.domain import Real
 from fedpriv.defense.parties import SERVER, aggregator, client
 from fedpriv.defense.protocol import Aborted, Protocol, Revealed, Session, Sighting
 from fedpriv.defense.stations import Plan, Station
@@ -314,4 +315,4 @@ def test_place_on_the_line():
     assert protocol.stations == [Station.MESSAGE]
     assert protocol.parties() == (SERVER,)
     assert protocol.replay() is None
-    assert protocol.claims(plan_of(2)) == []
+    assert protocol.claims(plan_of(2), Real()) == []

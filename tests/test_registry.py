@@ -1,6 +1,6 @@
 import importlib.metadata
 import os
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import pydantic
 import pytest
@@ -153,3 +153,20 @@ def test_labels_number_repeats():
         "clip#3",
     ]
     assert labels([Defense(), Defense()]) == ["Defense", "Defense#2"]
+
+
+class Decaying(Plugin):
+    name: ClassVar[str] = "decaying"
+    decay: Literal["step", "none"] = "step"
+    limit: Literal["soft", "none"] | None = None
+    rate: float | None = 1.0
+
+
+def decaying(decay: Literal["step", "none"] = "step", rate: float | None = 1.0) -> tuple[str, float | None]:
+    return decay, rate
+
+
+def test_none_is_no_value_unless_it_is_one_of_the_words_a_parameter_may_be():
+    made = build(Decaying, {"decay": "none", "limit": "none", "rate": "none"}, "thing")
+    assert (made.decay, made.limit, made.rate) == ("none", "none", None)
+    assert build(decaying, {"decay": "none", "rate": "none"}, "thing") == ("none", None)

@@ -50,12 +50,6 @@ class Modern(Attack):
     finding can do, its prior decides what the update does not.
 
     Evaluations and seconds are those of all attacks tried together. `extra["tried"]` says what each came to.
-
-    Attributes:
-      attacks: tried in this order.
-      tolerance: relative squared error of the replayed update at which a finding is accepted; raised to what
-        rounding of the weights leaves.
-      leeway: factor on the smallest error within which the later attack is preferred.
     """
 
     name: ClassVar[str] = "modern"
@@ -64,19 +58,29 @@ class Modern(Attack):
         {Capability.REAL_UPDATE, Capability.NUM_EXAMPLES, Capability.PROCEDURE}
     )
 
-    attacks: Annotated[tuple[AttackPart, ...], Field(min_length=1)] = (  # type: ignore[assignment]
-        "first_layer",
-        "rgap(max_unknowns=4096)",
-        "spear(seconds=60)",
-        "dlg(labels=auto,target=0,tolerance=1e-4,restarts=1,optimizer.max_evaluations=1500,"
-        "priors=[total_variation(weight=3e-5,opponents=auto)])",
-        "dlg(target=0,tolerance=1e-4,restarts=1,optimizer.max_evaluations=1500,"
-        "priors=[total_variation(weight=3e-5,opponents=auto)])",
-        "inverting_gradients(objective=l1,optimizer=adam(steps=4000,learning_rate=0.05,decay=cosine),"
-        "priors.total_variation.weight=0.01)",
+    attacks: Annotated[tuple[AttackPart, ...], Field(min_length=1)] = Field(
+        default=(  # type: ignore[arg-type]
+            "first_layer",
+            "rgap(max_unknowns=4096)",
+            "spear(seconds=60)",
+            "dlg(labels=auto,target=0,tolerance=1e-4,restarts=1,optimizer.max_evaluations=1500,"
+            "priors=[total_variation(weight=3e-5,opponents=auto)])",
+            "dlg(target=0,tolerance=1e-4,restarts=1,optimizer.max_evaluations=1500,"
+            "priors=[total_variation(weight=3e-5,opponents=auto)])",
+            "inverting_gradients(objective=l1,optimizer=adam(steps=4000,learning_rate=0.05,decay=cosine),"
+            "priors.total_variation.weight=0.01)",
+        ),
+        description="tried in this order.",
     )
-    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
-    leeway: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=1e-5,
+        description="relative squared error of the replayed update at which a finding is accepted; raised to what "
+        "rounding of the weights leaves.",
+    )
+    leeway: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
+        default=4.0,
+        description="factor on the smallest error within which the later attack is preferred.",
+    )
 
     def brings(self) -> tuple[Knowledge, ...]:
         """What its attacks bring in."""

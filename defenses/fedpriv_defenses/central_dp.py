@@ -92,7 +92,7 @@ class CentralDP(Defense):
         """One client-level claim against `released`, for the longest contribution that can arrive."""
         longest = self.clip if contribution.l2 is None else contribution.l2
         event, relation = central_event(self.stddev / longest, plan.sampling, plan.population)
-        assumes = (
+        assumes: tuple[str, ...] = (
             "the server is trusted to draw the noise and to publish nothing but the models: not the cohorts, their "
             "sizes, or training losses and other metrics of clients",
             "cohorts are drawn as the sampling says, secret from whoever sees the models",

@@ -43,7 +43,8 @@ from my_plugins import Match, TopK  # noqa: E402
 # ## A defense
 #
 # A defense subclasses `Defense` and overrides the stations it acts at. `TopK` acts at the `update` station: it gets one
-# client's finished model delta as a flat vector `[d]` and returns a vector of that length, with metrics.
+# client's finished model delta as a flat vector `[d]` and returns a vector of that length. A `Passed` around it adds
+# what people want to know (`log`) and what it takes on the wire (`bits`).
 #
 # - Its parameters are annotated fields. They are checked when it is made, from Python, the command line or a file.
 # - The function is traced into TensorFlow's graph: no Python `if` on a tensor, and no randomness but `context.seed`.

@@ -103,7 +103,7 @@ def recursive(data: str, count: int, seed: int) -> tuple[list[dict[str, Any]], d
 
 def rank_tables(data: str, seed: int) -> dict[str, Any]:
     """By model: the rank analysis, as data and as text, and the seconds it took."""
-    from fedpriv_attacks.rgap import rank_analysis
+    from fedpriv_attacks.rgap.ranks import rank_analysis
 
     from fedpriv.models import load as load_model
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedpriv.metrics.decibels import capped, decibels
+
 if TYPE_CHECKING:
     from fedpriv.metrics.score import Score
     from fedpriv.threat.attack import Finding
@@ -34,7 +36,7 @@ def measure(
 
     from fedpriv.base import registry
     from fedpriv.metrics.interval import wilson
-    from fedpriv.metrics.score import PSNR_CAP, summarize
+    from fedpriv.metrics.score import summarize
     from fedpriv.procedure.procedure import Procedure
     from fedpriv.rounds.exposure import Exposure
     from fedpriv.rounds.trial import run_trial
@@ -63,8 +65,8 @@ def measure(
         "psnr_mean": summary.psnr_mean,
         "psnr_interval": summary.psnr_interval,
         "psnr_median": summary.psnr_median,
-        "psnr_worst": float(np.min(worst)),
-        "psnr_worst_median": float(np.median(np.minimum(worst, 10 * PSNR_CAP))),
+        "psnr_worst": float(np.min(capped(worst))),
+        "psnr_worst_median": float(np.median(capped(worst))),
         "labels": summary.label_accuracy,
         "seconds_median": float(np.median(seconds)),
         "seconds_largest": float(np.max(seconds)),
@@ -92,10 +94,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     for r in rows:
         samples = "" if r["samples_median"] is None else f"{r['samples_median']:,.0f}"
         expected = "" if r["expected_samples"] is None else f"{r['expected_samples']:,.0f}"
+        mean, median, worst = (decibels(r[f"psnr_{what}"]) for what in ("mean", "median", "worst"))
         lines.append(
             f"| `{r['attack']}` | {r['batch']} | {r['exact']} of {r['trials']} | "
-            f"{r['exact_low']:.2f} to {r['exact_high']:.2f} | {r['psnr_mean']:.1f} | {r['psnr_median']:.1f} | "
-            f"{r['psnr_worst']:.1f} | {r['labels']:.3f} | {r['seconds_median']:.2f} | {r['seconds_largest']:.2f} | "
+            f"{r['exact_low']:.2f} to {r['exact_high']:.2f} | {mean} | {median} | "
+            f"{worst} | {r['labels']:.3f} | {r['seconds_median']:.2f} | {r['seconds_largest']:.2f} | "
             f"{samples} | {expected} |"
         )
     return "\n".join(lines)
@@ -140,9 +143,10 @@ def main(
         rows.append(row)
         if batch == SHOWN or attack not in shown:
             shown[attack] = (batch, *outcomes[0])
+        mean, worst = (decibels(row[f"psnr_{what}"], " dB") for what in ("mean", "worst"))
         print(
-            f"{attack}, batch {batch}: {row['exact']} of {trials} exact, mean {row['psnr_mean']:.1f} dB, worst "
-            f"{row['psnr_worst']:.1f} dB, {row['seconds_median']:.2f} s median, {row['seconds_largest']:.2f} s largest",
+            f"{attack}, batch {batch}: {row['exact']} of {trials} exact, mean {mean}, worst {worst}, "
+            f"{row['seconds_median']:.2f} s median, {row['seconds_largest']:.2f} s largest",
             flush=True,
         )
         # After every setting, so that an interrupted run leaves what it measured.

@@ -72,6 +72,10 @@ class ExperimentError(FedprivError, ValueError):
     """An experiment file, a results folder or a cell that cannot be used; names the file and the line."""
 
 
+class CheckError(FedprivError, AssertionError):
+    """A plug-in that does not do what its kind promises; names each promise that it breaks."""
+
+
 class LedgerError(FedprivError, ValueError):
     """A privacy guarantee that cannot be justified, so no number is given."""
 

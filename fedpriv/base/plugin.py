@@ -3,16 +3,80 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, ClassVar
 
 import pydantic
+from pydantic import Field
+from pydantic.fields import FieldInfo
+
+
+def inherit_descriptions(cls: type[pydantic.BaseModel]) -> None:
+    """Gives parameters that a class under way declares anew, such as for another default, their base's description.
+
+    For `__init_subclass__`, which Python calls before pydantic reads the fields.
+    """
+    for name in inspect.get_annotations(cls):
+        told = next((f.description for b in cls.__mro__[1:] if (f := _field(b, name)) and f.description), None)
+        own = cls.__dict__.get(name, ...)
+        if told is None or (isinstance(own, FieldInfo) and own.description):
+            continue
+        if isinstance(own, FieldInfo):
+            own.description = told
+        else:
+            setattr(cls, name, Field(own, description=told))
+
+
+def _field(base: type, name: str) -> FieldInfo | None:
+    return base.model_fields.get(name) if issubclass(base, pydantic.BaseModel) else None
+
+
+def described(target: Any) -> dict[str, str]:
+    """What each parameter of a plug-in or a function is, by name; the one source for `show`, schemas and docs.
+
+    Taken from `pydantic.Field(description=...)`, or else from the docstring's section `Parameters:`, `Attributes:` or
+    `Args:`. A parameter that nothing describes is left out.
+    """
+    found = _sections(inspect.getdoc(target) or "")[1]
+    if isinstance(target, type) and issubclass(target, pydantic.BaseModel):
+        for base in reversed(target.__mro__[:-1]):
+            found = {**_sections((base.__doc__ and inspect.cleandoc(base.__doc__)) or "")[1], **found}
+        fields = target.model_fields
+        return {n: text for n, f in fields.items() if (text := f.description or found.get(n))}
+    return found
+
+
+def prose(target: Any) -> str:
+    """The docstring without its section on parameters."""
+    return _sections(inspect.getdoc(target) or "")[0]
+
+
+def _sections(doc: str) -> tuple[str, dict[str, str]]:
+    """A docstring's text without its section on parameters, and that section by parameter."""
+    kept: list[str] = []
+    found: dict[str, str] = {}
+    inside, name = False, ""
+    for line in doc.split("\n"):
+        if line in ("Parameters:", "Attributes:", "Args:"):
+            inside = True
+        elif inside and line and not line.startswith(" "):
+            inside = False
+        if not inside:
+            kept.append(line)
+        elif match := re.match(r"  (\w+): (.*)", line):
+            name = match[1]
+            found[name] = match[2]
+        elif name and line.startswith("    "):
+            found[name] += f" {line.strip()}"
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip(), found
 
 
 class Plugin(pydantic.BaseModel):
     """Base of attacks and defenses: its pydantic fields are the parameters a user may set.
 
     Values are checked and converted when the object is made (so "0.1" from a command line becomes 0.1) and
-    cannot be changed afterwards; `with_(name=value)` gives a changed copy.
+    cannot be changed afterwards; `with_(name=value)` gives a changed copy. `Field(default, description="...")` says
+    what a parameter is; a subclass that gives it another default keeps the description.
     """
 
     model_config = pydantic.ConfigDict(
@@ -23,6 +87,10 @@ class Plugin(pydantic.BaseModel):
     name: ClassVar[str] = ""
     #: Authors, year, arXiv id of the source paper.
     paper: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        inherit_descriptions(cls)
 
     def with_(self, **changes: Any) -> Any:
         """A copy with these parameters changed, validated anew."""

@@ -11,14 +11,16 @@ import importlib
 import importlib.metadata
 import inspect
 import sys
+import typing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import pydantic
+from typing import TYPE_CHECKING, Any
 
 from fedpriv.base.errors import DataError, FedprivError, ParameterError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    import pydantic
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,8 @@ def parameters_of(target: Any) -> dict[str, inspect.Parameter]:
 
 def build(target: Any, parameters: dict[str, Any], what: str) -> Any:
     """Calls `target` with validated, converted parameters; `what` names it in errors."""
+    import pydantic  # not needed to say what there is, and slow to import
+
     try:
         accepted = parameters_of(target)
         takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
@@ -194,9 +198,29 @@ def build(target: Any, parameters: dict[str, Any], what: str) -> Any:
     except pydantic.PydanticUserError as e:  # such as a built-in function
         raise ParameterError(f"{what} cannot be built from named values: {e.message}") from e
     try:
-        return call(**{k: _unwritten(v) for k, v in parameters.items()})
+        return call(**{k: v if _is_choice(target, k, v) else _unwritten(v) for k, v in parameters.items()})
     except pydantic.ValidationError as e:
         raise ParameterError(explain(e, what)) from e
+
+
+def _is_choice(target: Any, parameter: str, value: Any) -> bool:
+    """Whether `value` is one of the words that `parameter` may be, such as the `none` of a learning rate's decay."""
+    if value != "none":
+        return False
+    if isinstance(target, type) and issubclass(target, pydantic.BaseModel):
+        field = target.model_fields.get(parameter)
+        return field is not None and value in _words(field.annotation)
+    try:
+        return value in _words(typing.get_type_hints(target).get(parameter))
+    except (NameError, TypeError):  # an annotation that only a type checker can read
+        return False
+
+
+def _words(annotation: Any) -> set[Any]:
+    """All literal values in a type."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return set(typing.get_args(annotation))
+    return set().union(*(_words(a) for a in typing.get_args(annotation)))
 
 
 def _unwritten(value: Any) -> Any:

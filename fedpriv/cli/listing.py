@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ParameterError, UnknownNameError, did_you_mean
+from fedpriv.base.plugin import described, prose
 
 REGISTRIES = {
     "attacks": registry.attacks,
@@ -81,7 +83,8 @@ def list_names(
 def show(
     name: Annotated[str, typer.Argument(help="An attack, defense, model, dataset, metric or part of an attack.")],
     yaml: Annotated[
-        bool, typer.Option("--yaml", help="Print an attack or defense as a file to edit and run, and nothing else.")
+        bool,
+        typer.Option("--yaml", help="Print an attack, defense or part as YAML to edit and use, and nothing else."),
     ] = False,
 ) -> None:
     """Show what something does, its parameters and its paper."""
@@ -99,7 +102,7 @@ def show(
         found = [("plug-in", registry.attacks.load(name))]
     for kind, target in found:
         typer.echo(f"{name} ({kind.removesuffix('s') if kind not in ('labels', 'coordinates') else kind})\n")
-        typer.echo(inspect.getdoc(target) or "")
+        typer.echo(prose(target) if kind != "metrics" else inspect.getdoc(target) or "")
         if kind != "metrics":
             _parameters(target)
         if getattr(target, "paper", ""):
@@ -120,13 +123,34 @@ def _needs(target: Any) -> frozenset[Any]:
 
 
 def _print_yaml(name: str) -> None:
+    """A plug-in, made with the parameters written and its defaults, as a file that makes it again."""
     import yaml
 
-    known = {n: reg for reg in (registry.attacks, registry.defenses) for n in reg.names()}
-    if registry.parse_call(name, "plug-in")[0] not in known and ":" not in name:
-        raise UnknownNameError(f"no attack or defense is named '{name}'.{did_you_mean(name, known)}")
-    made = known.get(registry.parse_call(name, "plug-in")[0], registry.attacks).create(name)
-    typer.echo(yaml.safe_dump(made.config(), sort_keys=False).rstrip())
+    bare = registry.parse_call(name, "plug-in")[0]
+    creating = [reg for reg in _registries().values() if bare in reg.names()]
+    if not creating and ":" not in bare:
+        known = [n for reg in _registries().values() for n in reg.names()]
+        raise UnknownNameError(f"nothing is named '{bare}'.{did_you_mean(bare, known)}")
+    fitting = [reg for reg in creating if _configurable(reg.load(bare))]
+    made = [reg.create(name) for reg in fitting[:1]]  # attacks come before their parts
+    if not creating:
+        target = registry.load_dotted(bare, "plug-in")
+        if _configurable(target):
+            made = [registry.Registry("plug-in", "").create(name)]
+    if not made:
+        raise ParameterError(
+            f"'{name}' has no configuration to print: --yaml takes attacks, defenses and parts of attacks; "
+            f"leave it out to read what '{bare}' is"
+        )
+    config = made[0].config()
+    if ":" in bare:  # its own name may not be registered
+        config = {key: bare if key in ("name", "kind") else value for key, value in config.items()}
+    typer.echo(yaml.safe_dump(config, sort_keys=False).rstrip())
+
+
+def _configurable(target: Any) -> bool:
+    """Whether what it makes has a `config()`."""
+    return isinstance(target, type) and hasattr(target, "config") and hasattr(target, "model_fields")
 
 
 def _written(value: Any) -> str:
@@ -138,19 +162,19 @@ def _written(value: Any) -> str:
 
 def _parameters(target: Any) -> None:
     from pydantic import BaseModel
-    from pydantic_core import PydanticUndefined
 
-    rows = []
+    texts, rows = described(target), []
     if isinstance(target, type) and issubclass(target, BaseModel):
         for name, field in target.model_fields.items():
-            default = "required" if field.default is PydanticUndefined else _written(field.default)
-            rows.append((name, default, field.description or ""))
+            default = field.get_default(call_default_factory=True)
+            rows.append((name, "required" if field.is_required() else _written(default)))
     else:
         for name, parameter in registry.parameters_of(target).items():
             if name not in ("input_shape", "num_classes", "data_dir", "federation"):
-                default = "required" if parameter.default is parameter.empty else repr(parameter.default)
-                rows.append((name, default, ""))
+                rows.append((name, "required" if parameter.default is parameter.empty else repr(parameter.default)))
     if rows:
-        typer.echo("\nDefaults:")
-        for name, default, text in rows:
-            typer.echo(f"  {name} = {default}" + (f"  {text}" if text else ""))
+        typer.echo("\nParameters:")
+    for name, default in rows:
+        typer.echo(f"  {name} = {default}")
+        if name in texts:
+            typer.echo(textwrap.fill(texts[name], 110, initial_indent=" " * 6, subsequent_indent=" " * 6))

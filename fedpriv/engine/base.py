@@ -54,7 +54,7 @@ class Engine(ABC):
 
     def round_seeds(self, task: CohortTask, clients: Any) -> tuple[np.ndarray, np.ndarray]:
         """The round's int32 `[2]` seed for what repeats, and int64 `[c, 2]` for what protects, one a client."""
-        seed, number = self.federation.seed, task.round
+        seed, number = self.federation.seed or 0, task.round
         return (
             graph_seed(seed, Purpose.CLIENT, number),
             secrets_of(seed, Purpose.CLIENT, [number], [int(c) for c in clients]),

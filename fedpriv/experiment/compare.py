@@ -10,8 +10,8 @@ import numpy as np
 
 from fedpriv.base.errors import ExperimentError
 from fedpriv.experiment.arm import Arm
+from fedpriv.metrics.decibels import capped
 from fedpriv.metrics.interval import cluster_bootstrap
-from fedpriv.metrics.score import PSNR_CAP
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _accuracies(arm: Arm) -> dict[int, float]:
 
 
 def _images(arm: Arm) -> dict[tuple[int, int, int], tuple[int, float, float]]:
-    """(seed, number of the image in the cell, its label) to its trial, PSNR (at most PSNR_CAP) and success.
+    """(seed, number of the image in the cell, its label) to its trial, PSNR (capped) and success.
 
     Cells take their images in the data's order, however many of them make a trial, so the number tells which it is.
     """
@@ -133,7 +133,7 @@ def _images(arm: Arm) -> dict[tuple[int, int, int], tuple[int, float, float]]:
             for image in score.images:
                 if image.psnr is not None:
                     place = (result.cell.seed, number, image.label)
-                    found[place] = (trial, min(image.psnr, PSNR_CAP), float(bool(image.success)))
+                    found[place] = (trial, float(capped(image.psnr)), float(bool(image.success)))
                 number += 1
     return found
 

@@ -10,6 +10,7 @@ import numpy as np
 from fedpriv.experiment.arm import Arm, words
 from fedpriv.experiment.compare import compare_arms
 from fedpriv.experiment.experiment import Experiment
+from fedpriv.metrics.decibels import decibels
 
 #: From this mean SSIM on a reconstruction shows what the image shows.
 VISIBLE_SSIM = 0.3
@@ -78,7 +79,7 @@ def _strongest(attacked: Sequence[Arm]) -> list[str]:
         head = f"{name}: " if name else ""
         said.append(
             f"{head}{who}{among} {verdict} ({row['reconstructed']} of {row['images']} images, 95% interval "
-            f"{low:.0%} to {high:.0%}; mean PSNR {row['psnr_mean']:.1f} dB{shows})."
+            f"{low:.0%} to {high:.0%}; mean PSNR {decibels(row['psnr_mean'], ' dB')}{shows})."
         )
     return said
 
@@ -112,8 +113,8 @@ def _trend(axis: str, attacked: Sequence[Arm]) -> list[str]:
         of = f"{', '.join(name)}: f" if name else "F"
         said.append(
             f"{of}rom {axis.replace('_', ' ')} {first.labels[axis]} to {last.labels[axis]}, success goes from "
-            f"{a['success_rate']:.0%} to {b['success_rate']:.0%} and mean PSNR from {a['psnr_mean']:.1f} to "
-            f"{b['psnr_mean']:.1f} dB ({change})."
+            f"{a['success_rate']:.0%} to {b['success_rate']:.0%} and mean PSNR from {decibels(a['psnr_mean'])} to "
+            f"{decibels(b['psnr_mean'], ' dB')} ({change})."
         )
     return said if len(said) <= 12 else []
 

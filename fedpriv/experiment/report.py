@@ -123,7 +123,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def _tables(rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]]) -> Section:
     note = (
         "Intervals are 95%: of rates Wilson's, widened where images share a batch or a seed; of means by bootstrap "
-        "over batches and seeds. A mean counts an image's PSNR as at most 100 dB. Epsilon is that of the whole "
+        "over batches and seeds. An image's PSNR counts as at most 100 dB in all of them. Epsilon is that of the whole "
         "training; – is no guarantee."
     )
     hidden = ("evaluations_median",)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,12 +24,12 @@ class ClientStates:
     leaves: Mapping[int, Leaves] = field(default_factory=dict)
     last: Mapping[int, int] = field(default_factory=dict)
 
-    def of(self, clients: Sequence[int]) -> list[np.ndarray]:
+    def of(self, clients: Iterable[int]) -> list[np.ndarray]:
         """Leaves of these clients' states, stacked, `[c, ...]` each."""
         held = [self.leaves.get(int(c), self.initial) for c in clients]
         return [np.stack([one[j] for one in held]) for j in range(len(self.initial))] if held else []
 
-    def away(self, clients: Sequence[int], round_number: int) -> np.ndarray:
+    def away(self, clients: Iterable[int], round_number: int) -> np.ndarray:
         """Rounds since each last took part, int32 `[c]`; -1 for those that never did."""
         last = [self.last.get(int(c)) for c in clients]
         return np.asarray([-1 if r is None else round_number - r for r in last], np.int32)

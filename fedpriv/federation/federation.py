@@ -154,6 +154,11 @@ class Federation:
     def _rounds(self) -> Any:
         return registry.rounds.load(self.topology)(self)
 
+    @property
+    def _engine(self) -> Any:
+        """The engine that carries its cohorts."""
+        return self._rounds.engine
+
     def config(self) -> dict[str, Any]:
         """JSON-able identity: two federations with equal configs produce the same bits on one machine."""
         layout = hashlib.sha256()

@@ -236,18 +236,22 @@ def thin_ticks(axes: Axes, places: Sequence[float], texts: Sequence[str]) -> Non
 
 
 def log_ticks(low: float, high: float, most: int = 8) -> list[float]:
-    """Round numbers for a logarithmic axis, as fine as `most` of them allow: tenths of a power of ten, halves, ones,
-    1, 2 and 5 of each decade, decades, every second one, and so on.
+    """At most `most` round numbers for a logarithmic axis: evenly spaced within a decade; beyond, 1, 2 and 5 of each,
+    decades, every second one, and so on, as there is room.
     """
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    tenths = tuple(d / 10 for d in range(10, 100))
-    fine = [(tenths, 1), (tenths[::5], 1), (tenths[::10], 1), ((1.0, 2.0, 5.0), 1)]
-    for digits, step in [*fine, *(((1.0,), n) for n in range(1, last - first + 2))]:
-        ticks = [float(f"{d}e{k}") for k in range(first, last + 1) if k % step == 0 for d in digits]
+    from matplotlib.ticker import Locator, LogLocator, MaxNLocator
+
+    candidates: list[Locator]
+    if high < 10 * low:
+        candidates = [MaxNLocator(most - 1, steps=[1, 2, 5, 10])]
+    else:
+        candidates = [LogLocator(subs=subs, numticks=most) for subs in ((1.0, 2.0, 5.0), (1.0,))]
+    for locator in candidates:
+        ticks = [float(f"{t:.12g}") for t in locator.tick_values(low, high)]
         ticks = [t for t in ticks if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
-        if len(ticks) <= most:
-            return ticks
-    return []
+        if 2 <= len(ticks) <= most:
+            break
+    return ticks
 
 
 def plain(value: float) -> str:

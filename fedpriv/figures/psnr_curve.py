@@ -21,7 +21,7 @@ from fedpriv.figures.style import (
     text_size,
     wrap,
 )
-from fedpriv.metrics.score import PSNR_CAP
+from fedpriv.metrics.decibels import capped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +104,7 @@ def _quartiles(name: str, ways: Sequence[Progress]) -> _Curve:
     x[-1] = last
     columns = []
     for way, own in zip(ways, spent, strict=True):
-        values = np.minimum(way.psnr, PSNR_CAP)
+        values = capped(way.psnr)
         columns.append(np.stack([np.interp(np.log(x), np.log(own), v) for v in values.T], axis=1))
     low, middle, high = np.quantile(np.concatenate(columns, axis=1), [0.25, 0.5, 0.75], axis=1)
     return x, low, middle, high, sum(c.shape[1] for c in columns)

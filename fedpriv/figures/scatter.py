@@ -19,7 +19,7 @@ from fedpriv.figures.style import (
     text_size,
     wrap,
 )
-from fedpriv.metrics.score import PSNR_CAP
+from fedpriv.metrics.decibels import capped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,7 +121,7 @@ def head_to_head(first: Sequence[Score], second: Sequence[Score], names: tuple[s
 
 
 def _decibel(image: ImageScore) -> float:
-    return min(float(image.psnr or 0.0), PSNR_CAP)
+    return float(capped(image.psnr or 0.0))
 
 
 def _dots(axes: Axes, x: Sequence[float], y: Sequence[float], look: Arm, hollow: bool) -> None:

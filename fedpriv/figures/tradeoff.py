@@ -24,7 +24,7 @@ from fedpriv.figures.style import (
     text_size,
     wrap,
 )
-from fedpriv.metrics.score import PSNR_CAP
+from fedpriv.metrics.decibels import capped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -191,7 +191,7 @@ class _Places:
 
 def _value(point: Point, what: str) -> float | None:
     value = getattr(point, what)
-    return None if value is None or math.isnan(value) else min(value, PSNR_CAP) if what == "psnr" else value
+    return None if value is None or math.isnan(value) else float(capped(value)) if what == "psnr" else value
 
 
 def _draw(axes: Axes, points: list[Point], what: str, look: Arm, place: _Places) -> None:
@@ -215,7 +215,7 @@ def _draw(axes: Axes, points: list[Point], what: str, look: Arm, place: _Places)
             ends = [[max(0.0, y - interval[0])], [max(0.0, interval[1] - y)]]
             axes.errorbar([x], [y], ends, color=look.color, linewidth=1.2, capsize=4, fmt="none", zorder=2)
         if what == "psnr" and point.psnr_values:
-            values = [min(v, PSNR_CAP) for v in point.psnr_values if not math.isnan(v)]
+            values = [float(capped(v)) for v in point.psnr_values if not math.isnan(v)]
             beside = x + 0.09 * place.length / 7  # clear of the marker and its bar
             axes.plot([beside] * len(values), values, ".", color=look.color, alpha=0.3, markersize=4, zorder=1.5)
         axes.plot(x, y, marker=look.marker, color=look.color, zorder=4, linestyle="none", markersize=6)
@@ -239,7 +239,7 @@ def _accuracy_limits(points: Sequence[Point], chance: float | None) -> tuple[flo
 
 
 def _psnr_limits(points: Sequence[Point], threshold_db: float | None) -> tuple[float, float]:
-    psnrs = [min(v, PSNR_CAP) for p in points for v in (p.psnr, *p.psnr_values, *(p.psnr_interval or ())) if v]
+    psnrs = [float(capped(v)) for p in points for v in (p.psnr, *p.psnr_values, *(p.psnr_interval or ())) if v]
     top = max([*psnrs, threshold_db or 0.0, 10.0])
     return min([0.0, *psnrs]) - (0.03 * top), 1.08 * top
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.metrics.decibels import PSNR_CAP, capped, decibels
 from fedpriv.metrics.extra import Metric, higher_is_better, measure
 from fedpriv.metrics.image import mse, psnr_of_mse, ssim, ssim_defined
 from fedpriv.metrics.interval import cluster_bootstrap, clustered_wilson
@@ -29,9 +30,6 @@ from fedpriv.metrics.matching import UNMATCHED, label_accuracy, match, match_lab
 if TYPE_CHECKING:
     from fedpriv.threat.attack import Finding
     from fedpriv.threat.truth import Truth
-
-#: In means and their intervals a PSNR above this many dB counts as this: an exact image has infinitely many.
-PSNR_CAP = 100.0
 
 #: psnr, ssim, mse, success, finite
 _Quality = tuple[float | None, float | None, float | None, bool | None, bool | None]
@@ -208,10 +206,10 @@ class Summary:
       successes: how many.
       success_interval: Wilson 95% interval of the rate. Where batches hold several images, or there are several
         runs, it is widened to the effective number of trials (`clustered_wilson`).
-      psnr_mean: mean PSNR in dB, each counted as at most PSNR_CAP (100).
+      psnr_mean: mean PSNR in dB. In all of these an image's PSNR counts as at most 100 (`fedpriv.metrics.decibels`).
       psnr_interval: bootstrap 95% interval of that mean, drawing batches and runs (`cluster_bootstrap`); None for a
         single batch in a single run.
-      psnr_median: median PSNR, not capped; likewise best and worst.
+      psnr_median: median PSNR; likewise best and worst.
       psnr_median_interval: bootstrap 95% interval of the median.
       ssim_mean: mean SSIM; then its interval, median, best and worst.
       not_finite: originals whose reconstruction was missing or not finite.
@@ -271,10 +269,10 @@ class Summary:
                 f"{self.successes} of {self.images} {unit}{where} reconstructed at {self.threshold_db:g} dB or better "
                 f"({self.success_rate:.0%}, 95% interval {low:.0%} to {high:.0%})"
             )
-            interval = f" (95% interval {_range(self.psnr_interval)})" if self.psnr_interval else ""
+            interval = f" (95% interval {decibels(self.psnr_interval, ' dB')})" if self.psnr_interval else ""
             parts.append(
-                f"PSNR mean {_db(self.psnr_mean)}{interval}, median {_db(self.psnr_median)}, "
-                f"best {_db(self.psnr_best)}, worst {_db(self.psnr_worst)}"
+                f"PSNR mean {decibels(self.psnr_mean, ' dB')}{interval}, median {decibels(self.psnr_median, ' dB')}, "
+                f"best {decibels(self.psnr_best, ' dB')}, worst {decibels(self.psnr_worst, ' dB')}"
             )
             if self.ssim_mean is not None:
                 parts.append(f"SSIM mean {self.ssim_mean:.3f}, median {self.ssim_median:.3f}")
@@ -319,13 +317,14 @@ def summarize(
     image_batches = [batch_of[k] for k, s in enumerate(scores) for _ in s.images]
 
     def interval(values: np.ndarray, statistic: Literal["mean", "median"] = "mean") -> tuple[float, float] | None:
-        usable = values.size and not np.isnan(values).any() and (statistic == "median" or np.isfinite(values).all())
+        usable = values.size and np.isfinite(values).all()
         return cluster_bootstrap(values, image_batches, image_runs, statistic, seed=seed) if usable else None
 
     def rate_interval(right: Sequence[bool], quality: np.ndarray | None = None) -> tuple[float, float]:
         return clustered_wilson(right, image_batches, image_runs, seed=seed, quality=quality)
 
-    psnrs = np.array([i.psnr for i in images if i.psnr is not None])
+    measured = np.array([i.psnr for i in images if i.psnr is not None])
+    psnrs = capped(measured)
     ssims = np.array([i.ssim for i in images if i.ssim is not None])
     succeeded = [bool(i.success) for i in images] if psnrs.size else None
     found: list[bool] | None = None
@@ -350,9 +349,9 @@ def summarize(
         threshold_db=scores[0].threshold_db,
         success_rate=None if succeeded is None else sum(succeeded) / n,
         successes=None if succeeded is None else sum(succeeded),
-        success_interval=None if succeeded is None else rate_interval(succeeded, np.minimum(psnrs, 2 * PSNR_CAP)),
-        psnr_mean=_statistic(np.mean, np.minimum(psnrs, PSNR_CAP)),
-        psnr_interval=interval(np.minimum(psnrs, PSNR_CAP)),
+        success_interval=None if succeeded is None else rate_interval(succeeded, np.minimum(measured, 2 * PSNR_CAP)),
+        psnr_mean=_statistic(np.mean, psnrs),
+        psnr_interval=interval(psnrs),
         psnr_median=_statistic(np.median, psnrs),
         psnr_median_interval=interval(psnrs, "median"),
         psnr_best=_statistic(np.max, psnrs),
@@ -477,11 +476,3 @@ def _labels(
 
 def _statistic(function: Any, values: np.ndarray) -> float | None:
     return float(function(values)) if values.size else None
-
-
-def _db(value: float | None) -> str:
-    return "none" if value is None else f"{value:.1f} dB"
-
-
-def _range(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.1f} to {interval[1]:.1f} dB"

@@ -22,6 +22,7 @@ import numpy as np
 
 from fedpriv.base.atomic import jsonable, to_json, write_text
 from fedpriv.base.errors import DataError, ParameterError
+from fedpriv.metrics.decibels import decibels
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -101,6 +102,8 @@ class Table:
           ParameterError: the format does not suit the value.
         """
         value = row.get(key)
+        if key.startswith("psnr_") and value is not None and self.numeric(key) and key not in self.formats:
+            return decibels(value), _sort_value(value)
         try:
             return show(value, self.format(key)), _sort_value(value)
         except (ValueError, TypeError) as e:

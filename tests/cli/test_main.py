@@ -108,10 +108,59 @@ def test_show_tells_parameters_and_paper(run):
     assert "Paper: McMahan" in out
     assert "Adaptive attack:" in out
     _, out, _ = run("show", "dlg")
-    assert "restarts = 8" in out
+    assert "restarts = 8\n      largest number of starts" in out
     assert "Needs:" in out
     _, out, _ = run("show", "fedpriv_defenses.clip:Clip")
     assert "norm = required" in out
+
+
+@pytest.mark.parametrize(
+    ("written", "loaded"),
+    [
+        ("dlg", {"name": "dlg", "restarts": 8}),
+        ("idlg(restarts=2)", {"name": "idlg", "restarts": 2}),
+        ("clip(norm=0.5)", {"name": "clip", "norm": 0.5}),
+        ("total_variation(power=2)", {"kind": "total_variation", "power": 2}),
+        (
+            "fedpriv_attacks.inversion.idlg:IDLG(restarts=2)",
+            {"name": "fedpriv_attacks.inversion.idlg:IDLG", "restarts": 2},
+        ),
+        ("fedpriv_defenses.clip:Clip(norm=2)", {"name": "fedpriv_defenses.clip:Clip", "norm": 2.0}),
+        ("fedpriv_attacks.parts.priors:L2", {"kind": "fedpriv_attacks.parts.priors:L2", "center": 0.5}),
+    ],
+)
+def test_show_prints_any_plug_in_as_yaml(run, written, loaded):
+    import yaml
+
+    status, out, err = run("show", written, "--yaml")
+    assert (status, err) == (0, "")
+    content = yaml.safe_load(out)
+    assert loaded.items() <= content.items()
+
+
+def test_what_show_prints_as_yaml_makes_the_same_again(run, tmp_path):
+    from fedpriv.base import registry
+
+    for reg, written in ((registry.attacks, "fedpriv_attacks.inversion.dlg:DLG"), (registry.defenses, "clip(norm=2)")):
+        path = tmp_path / "plug_in.yaml"
+        path.write_text(run("show", written, "--yaml")[1])
+        assert reg.create(str(path)) == reg.create(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("lenet", "has no configuration to print"),
+        ("dlgg", "Did you mean 'dlg'"),
+        ("clip", "needs a value for norm"),
+        ("os:getcwd", "has no configuration to print"),
+        ("no.such:Thing", "no module 'no'"),
+    ],
+)
+def test_what_cannot_be_printed_as_yaml_is_said(run, written, says):
+    status, out, err = run("show", written, "--yaml")
+    assert (status, out) == (2, "")
+    assert says in " ".join(err.split())
 
 
 def test_one_broken_plug_in_hides_no_other(run, monkeypatch):
@@ -126,3 +175,20 @@ def test_one_broken_plug_in_hides_no_other(run, monkeypatch):
     assert status == 0
     assert re.search(r"^broken +\(unusable: attack 'broken'", out, re.MULTILINE)
     assert "dlg" in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["attack", "-h"]])
+def test_help_imports_none_of_the_libraries_that_take_long(arguments):
+    slow = {"tensorflow", "numpy", "scipy", "matplotlib", "pandas", "yaml"}
+    if len(arguments) == 1:  # of a command's own options Typer makes pydantic validators, even for its help
+        slow |= {"pydantic"}
+    code = f"""
+import sys
+from fedpriv.cli import main
+try:
+    main({arguments!r})
+except SystemExit:
+    print("loaded:", *sorted({slow!r} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].split() == ["loaded:"]

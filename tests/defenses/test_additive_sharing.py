@@ -10,7 +10,7 @@ from scipy import stats
 
 from fedpriv.base.errors import OverflowDetected, ParameterError, ProtocolError, StackError
 from fedpriv.defense.attrition import BernoulliAttrition, FixedAttrition, PartiesAttrition
-from fedpriv.defense.domain import Ring
+from fedpriv.defense.domain import Real, Ring
 from fedpriv.defense.parties import SERVER, aggregator, client
 from fedpriv.defense.protocol import Aborted, Revealed
 from fedpriv.defense.stations import Plan, Station
@@ -302,7 +302,7 @@ def test_place_on_the_line():
     assert protocol.parties() == (SERVER, *aggregators(0, 1, 2, 3))
     assert protocol.stations == [Station.MESSAGE]
     assert protocol.replay() is None
-    assert protocol.claims(plan_of(10)) == []  # hiding who sent what is not differential privacy
+    assert protocol.claims(plan_of(10), Real()) == []  # hiding who sent what is not differential privacy
     with pytest.raises(StackError, match="additive_sharing wants min_clients=3"):
         AdditiveSharing(min_clients=3).check(plan_of(2))
     for bad in ({"bits": 7}, {"bits": 65}, {"aggregators": 1}, {"min_clients": 0}):

@@ -46,7 +46,7 @@ def test_known_encodings():
 
 
 def test_ties_go_to_even_and_errors_stay_within_half_a_step():
-    codec = FixedPoint(bits=16, range=4.0, step=0.5)
+    codec = FixedPoint(bits=16, range=4.0, resolution=0.5)
     np.testing.assert_array_equal(there_and_back(codec, [0.25, 0.75, -0.25, -0.75, 1.0], plan_of(4)), [0, 1, 0, -1, 1])
     values = tf.random.stateless_uniform([10_000], [1, 2], -4, 4)
     decoded = there_and_back(codec, tf.concat([values, [1.0]], 0), plan_of(10_000))

@@ -11,6 +11,7 @@ from fedpriv_defenses.tff_aggregators import TFFDP, TFFClipping, TFFCompression,
 
 from fedpriv.base import registry
 from fedpriv.base.errors import CapabilityError, EngineError, ParameterError, StackError, UnknownNameError
+from fedpriv.engine.result import CohortTask
 from fedpriv.engine.runtime import Runtime
 from fedpriv.federation.federation import Federation
 from fedpriv.threat.adversary import Adversary
@@ -44,7 +45,8 @@ def updates(federate):
     federation = federate(batch_size=4)
     start = federation.start()
     everyone = frozenset(range(5))
-    got = federation._engine.cohort(start.weights, range(5), 0, 0.1, (), wanted=everyone).updates
+    task = CohortTask(weights=start.weights, clients=list(range(5)), round=0, rate=0.1, states=(), wanted=everyone)
+    got = federation._engine.cohort(task).updates
     return np.stack([got[c] for c in range(5)]).astype(np.float64)
 
 

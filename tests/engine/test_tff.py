@@ -21,6 +21,7 @@ from fedpriv.base.errors import DataError, DivergenceError, EngineError, ModelEr
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
 from fedpriv.engine.pool import Pool, Worker
+from fedpriv.engine.result import CohortTask
 from fedpriv.engine.runtime import Runtime, free_port
 from fedpriv.engine.tff import TffEngine
 from fedpriv.federation.federation import Federation
@@ -93,7 +94,7 @@ def zoo(name, shape=(16, 16, 1), **procedure):
     options = {"batch_size": 4, "sampling": {"kind": "fixed", "size": 3}, **procedure}
     return {
         "model": load_model(name, shape, 4), "train": data, "test": data, "partition": parts,
-        "procedure": make_procedure(**options),
+        "procedure": make_procedure(**options), "seed": 0,
     }  # fmt: skip
 
 
@@ -150,7 +151,10 @@ def cohort(federation, clients=tuple(range(5)), **options):
     engine = TffEngine(federation)
     start = federation.start()
     try:
-        return engine.cohort(start.weights, list(clients), 0, 0.1, start.defenses, **options)
+        task = CohortTask(
+            weights=start.weights, clients=list(clients), round=0, rate=0.1, states=start.defenses, **options
+        )
+        return engine.cohort(task)
     finally:
         engine.close()
 
@@ -168,7 +172,7 @@ def test_own_updates_travel_only_for_a_tap(federate, address):
     engine = TffEngine(tff)
     try:
         result = engine.computation(False).type_signature.result
-        assert dir(result) == ["finite", "reports", "total"]
+        assert dir(result) == ["bits", "bounded", "finite", "ok", "reports", "total"]
         assert "CLIENTS" not in f"{result.reports} {result.total}"
     finally:
         engine.close()

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedpriv.figures.labels import log_ticks, place_names, plain
@@ -49,6 +49,8 @@ def test_names_without_room_have_no_place():
     assert place_names(np.array([[10.0, 10.0]]), [(0, 0)], (300, 200)) == [None]
 
 
+@example(0.00202942, 1.44801)
+@example(1.0, 1e8)
 @given(st.floats(1e-8, 1e8), st.floats(1.3, 1e12))
 def test_logarithmic_axes_have_a_few_round_ticks(low, factor):
     ticks = log_ticks(low, low * factor)
@@ -65,7 +67,7 @@ def test_logarithmic_axes_have_a_few_round_ticks(low, factor):
     ],
 )
 def test_ticks_are_as_fine_as_there_is_room(low, high, ticks):
-    assert log_ticks(low, high, most=9) == ticks
+    assert log_ticks(low, high, most=10) == pytest.approx(ticks)
 
 
 def test_numbers_of_ticks_are_readable():

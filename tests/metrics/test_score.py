@@ -178,9 +178,19 @@ def test_summary_of_known_values():
 def test_exact_images_leave_the_mean_finite():
     t = truth(1)
     s = summarize([score(finding(t.x), t)] * 2)
-    assert s.psnr_mean == 100
-    assert s.psnr_interval == (100, 100)
-    assert s.psnr_best == math.inf
+    assert s.psnr_mean == s.psnr_median == s.psnr_best == 100
+    assert s.psnr_interval == s.psnr_median_interval == (100, 100)
+    assert "PSNR mean 100 dB or more (95% interval 100 dB or more), median 100 dB or more" in s.describe()
+
+
+def test_mean_and_median_count_an_exact_image_alike():
+    t = truth(1)
+    near = t.x + np.float32(0.1) * (t.x < 0.5) - np.float32(0.1) * (t.x >= 0.5)  # 20 dB
+    s = summarize([score(finding(x), t) for x in (t.x, t.x, near)])
+    assert s.psnr_mean == pytest.approx((100 + 100 + 20) / 3, abs=1e-3)
+    assert s.psnr_median == s.psnr_best == s.psnr_median_interval[1] == 100
+    assert s.psnr_worst == pytest.approx(20, abs=1e-3)
+    assert s.psnr_mean <= s.psnr_best
 
 
 def test_scores_that_do_not_belong_together_are_refused():

@@ -41,35 +41,46 @@ class CocktailParty(Attack):
     Approximate by nature. With more than a few examples the separation is not perfect, and it gets worse with the size
     of the batch and with the examples' likeness. Examples that occur twice are one source, and shown once unless the
     separation is good enough to count them. A sum of clients that made one step each is one batch.
-
-    Attributes:
-      examples: the number of examples; None takes it from the view, or from the gradient's rank if unknown there.
-      optimizer: minimizes the contrast over the unmixing matrix.
-      restarts: starts, the first from the principal components and others from random rotations of them; the lowest
-        contrast is kept.
-      negentropy: weight of (E log cosh(a s) / a)^2, which is raised.
-      sharpness: a.
-      from_normal: take the squared distance of E log cosh from that of a normal variable instead.
-      independence: weight of exp(T |cosine|) - 1 over pairs of rows of the unmixing matrix.
-      temperature: T.
-      total_variation: weight of the mean difference of neighbouring pixels; examples that are no images have none.
-      box: weight of the mean distance from [0, 1] of the examples as scaled in the end. Ours; 0 is the paper.
     """
 
     name: ClassVar[str] = "cocktail_party"
     paper: ClassVar[str] = "Kariyappa et al. 2023, arXiv 2209.05578"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.PROCEDURE})
 
-    examples: Count | None = None
-    optimizer: Annotated[Optimizer, read("optimizer"), saved] = Adam(steps=25_000, learning_rate=1e-3)
-    restarts: Count = 1
-    negentropy: Weight = 1.0
-    sharpness: Positive = 1.0
-    from_normal: bool = False
-    independence: Weight = 1.47
-    temperature: Positive = 12.4
-    total_variation: Weight = 3.1
-    box: Weight = 0.0
+    examples: Count | None = Field(
+        default=None,
+        description="the number of examples; None takes it from the view, or from the gradient's rank if unknown "
+        "there.",
+    )
+    optimizer: Annotated[Optimizer, read("optimizer"), saved] = Field(
+        default=Adam(steps=25_000, learning_rate=1e-3),
+        description="minimizes the contrast over the unmixing matrix.",
+    )
+    restarts: Count = Field(
+        default=1,
+        description="starts, the first from the principal components and others from random rotations of them; the "
+        "lowest contrast is kept.",
+    )
+    negentropy: Weight = Field(default=1.0, description="weight of (E log cosh(a s) / a)^2, which is raised.")
+    sharpness: Positive = Field(default=1.0, description="a, the factor inside that log cosh.")
+    from_normal: bool = Field(
+        default=False,
+        description="take the squared distance of E log cosh from that of a normal variable instead.",
+    )
+    independence: Weight = Field(
+        default=1.47,
+        description="weight of exp(T |cosine|) - 1 over pairs of rows of the unmixing matrix.",
+    )
+    temperature: Positive = Field(default=12.4, description="T, the factor inside that exponential.")
+    total_variation: Weight = Field(
+        default=3.1,
+        description="weight of the mean difference of neighbouring pixels; examples that are no images have none.",
+    )
+    box: Weight = Field(
+        default=0.0,
+        description="weight of the mean distance from [0, 1] of the examples as scaled in the end. Ours; 0 is the "
+        "paper.",
+    )
 
     def attack(self, view: View, seed: int) -> Finding:
         """Unmixes, scales, and reads the labels off.

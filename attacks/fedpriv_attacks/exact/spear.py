@@ -49,26 +49,34 @@ class SPEAR(Attack):
     Repeated examples are one direction; how often each occurs, and all labels, are read off the update once the
     examples are known. A layer without a bias hides each example's scale: they are then scaled to a largest value of
     1, and not called exact. Nothing is exact if an example leaves no trace above the rounding.
-
-    Attributes:
-      examples: the number of examples; None takes it from the view, or from the gradient's rank if unknown there.
-      search: `descent` or `sampling`.
-      max_samples: draws of rows after which the search ends. Sampling is refused if it is expected to take more.
-      seconds: wall-clock after which the search ends. The same seed gives the same finding unless that happens.
-      sparsity: share of units, of those on for any example, where an example's gradient must be zero to be seen.
-      tolerance: how small against its vector's root mean square an entry must be to be looked at as a zero.
     """
 
     name: ClassVar[str] = "spear"
     paper: ClassVar[str] = "Dimitrov, Baader, Müller, Vechev 2024, arXiv 2403.03945"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.PROCEDURE})
 
-    examples: Count | None = None
-    search: Literal["descent", "sampling"] = "descent"
-    max_samples: Count = 100_000_000
-    seconds: Positive = 300.0
-    sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-2
+    examples: Count | None = Field(
+        default=None,
+        description="the number of examples; None takes it from the view, or from the gradient's rank if unknown "
+        "there.",
+    )
+    search: Literal["descent", "sampling"] = Field(default="descent", description="`descent` or `sampling`.")
+    max_samples: Count = Field(
+        default=100_000_000,
+        description="draws of rows after which the search ends. Sampling is refused if it is expected to take more.",
+    )
+    seconds: Positive = Field(
+        default=300.0,
+        description="wall-clock after which the search ends. The same seed gives the same finding unless that happens.",
+    )
+    sparsity: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.05,
+        description="share of units, of those on for any example, where an example's gradient must be zero to be seen.",
+    )
+    tolerance: Annotated[float, Field(gt=0, le=0.1)] = Field(
+        default=1e-2,
+        description="how small against its vector's root mean square an entry must be to be looked at as a zero.",
+    )
 
     def attack(self, view: View, seed: int) -> Finding:
         """Searches, reconstructs, and says whether it succeeded.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
@@ -18,7 +19,6 @@ from fedpriv_attacks.inversion.inversion import (
     Count,
     Inversion,
     LabelsPart,
-    NonNegative,
     ObjectivePart,
     OptimizerPart,
     PriorParts,
@@ -64,8 +64,6 @@ class GGL(Inversion):
     labels: LabelsPart = Auto()
     optimizer: OptimizerPart = Adam(steps=400, learning_rate=0.1, decay="cosine")
     restarts: Count = 2
-    target: NonNegative = 0.0
-    tolerance: NonNegative = 0.0
 
     def attack(self, view: View, seed: int) -> Finding:
         """Matches the update within the generator's range."""
@@ -112,20 +110,24 @@ class GIAS(GGL):
     such as the default keeps what is freed small. On updates that nothing hides, `refine=residual` mostly gets further.
 
     Differs from the paper as `ggl` does, and in that the latents move along in the second step.
-
-    Attributes:
-      refine: what is freed once the latents are found: the generator's `weights`, as in the paper; a `residual`
-        added to the image; or nothing (`none`).
-      refine_priors: penalties added in the second step; `freed_norm` takes what is freed for normal around zero.
-      refine_optimizer: of the second step.
     """
 
     name: ClassVar[str] = "gias"
     paper: ClassVar[str] = "Jeon et al. 2021, arXiv 2110.14962"
 
-    refine: Literal["weights", "residual", "none"] = "weights"
-    refine_priors: PriorParts = (FreedNorm(weight=1.0),)
-    refine_optimizer: OptimizerPart = Adam(steps=300, learning_rate=0.02, decay="cosine")
+    refine: Literal["weights", "residual", "none"] = Field(
+        default="weights",
+        description="what is freed once the latents are found: the generator's `weights`, as in the paper; a "
+        "`residual` added to the image; or nothing (`none`).",
+    )
+    refine_priors: PriorParts = Field(
+        default=(FreedNorm(weight=1.0),),
+        description="penalties added in the second step; `freed_norm` takes what is freed for normal around zero.",
+    )
+    refine_optimizer: OptimizerPart = Field(
+        default=Adam(steps=300, learning_rate=0.02, decay="cosine"),
+        description="of the second step.",
+    )
 
     def attack(self, view: View, seed: int) -> Finding:
         """Finds the latents, then frees more."""

@@ -10,7 +10,6 @@ from fedpriv_attacks.inversion.inversion import (
     InitializerPart,
     Inversion,
     LabelsPart,
-    NonNegative,
     OptimizerPart,
     PriorParts,
 )
@@ -50,5 +49,3 @@ class GradInversion(Inversion):
     optimizer: OptimizerPart = Adam(steps=20_000, learning_rate=0.1, decay="cosine")
     constraint: Literal["box"] | None = "box"
     group: Count = 4
-    target: NonNegative = 0.0
-    tolerance: NonNegative = 0.0

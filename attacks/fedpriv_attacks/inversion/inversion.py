@@ -62,44 +62,54 @@ class Inversion(Attack):
     priors=[total_variation(weight=0.01)], optimizer=signed_adam(steps=4000))`. A parameter inside a part is
     reached by dots: `inverting_gradients(optimizer.steps=8000, priors.total_variation.weight=0.001)`. The presets
     `dlg`, `inverting_gradients` and so on are this attack with the choices of a paper as defaults.
-
-    Attributes:
-      objective: distance of the simulated and the observed update.
-      priors: penalties added to it, each with its weight.
-      replay: how an update is simulated from dummy examples: exactly, or by a stand-in.
-      initializer: where the dummy examples start.
-      coordinates: the variables in place of pixels.
-      labels: how labels are found: `joint` optimizes them along with the examples.
-      optimizer: how the sum is minimized.
-      constraint: `box` keeps pixels in [0, 1] at every step, by projection; `none` clips at the end only.
-      restarts: largest number of starts; the one with the lowest objective is kept.
-      group: starts optimized jointly, for priors that tie them together; counts in the evaluations.
-      target: objective at which a start stops, its work done; 0 spends the optimizer's whole budget.
-      tolerance: objective at which no further start is made.
-      label_spread: standard deviation of the dummy label logits at the start; None is 0.1 for one example and 1
-        for more, which must start apart.
-      side_by_side: starts run at once, one thread each.
-      path: keep the examples along the way, for film strips.
     """
 
     name: ClassVar[str] = "inversion"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
 
-    objective: ObjectivePart = SquaredError()
-    priors: PriorParts = ()
-    replay: ReplayPart = Exact()
-    initializer: InitializerPart = Normal()
-    coordinates: CoordinatesPart = Smooth()
-    labels: LabelsPart = Joint()
-    optimizer: OptimizerPart = LBFGS()
-    constraint: Literal["box"] | None = None
-    restarts: Count = 1
-    group: Count = 1
-    target: NonNegative = 2e-8
-    tolerance: NonNegative = 5e-8
-    label_spread: Positive | None = None
-    side_by_side: Count = 1
-    path: bool = False
+    objective: ObjectivePart = Field(
+        default=SquaredError(), description="distance of the simulated and the observed update."
+    )
+    priors: PriorParts = Field(default=(), description="penalties added to it, each with its weight.")
+    replay: ReplayPart = Field(
+        default=Exact(),
+        description="how an update is simulated from dummy examples: exactly, or by a stand-in.",
+    )
+    initializer: InitializerPart = Field(default=Normal(), description="where the dummy examples start.")
+    coordinates: CoordinatesPart = Field(default=Smooth(), description="the variables in place of pixels.")
+    labels: LabelsPart = Field(
+        default=Joint(),
+        description="how labels are found: `joint` optimizes them along with the examples.",
+    )
+    optimizer: OptimizerPart = Field(default=LBFGS(), description="how the sum is minimized.")
+    constraint: Literal["box"] | None = Field(
+        default=None,
+        description="`box` keeps pixels in [0, 1] at every step, by projection; `none` clips at the end only.",
+    )
+    restarts: Count = Field(
+        default=1, description="largest number of starts; the one with the lowest objective is kept."
+    )
+    group: Count = Field(
+        default=1,
+        description="starts optimized jointly, for priors that tie them together; counts in the evaluations.",
+    )
+    target: NonNegative = Field(
+        default=0.0,
+        description="objective at which a start stops, its work done. It never goes on below the noise floor, which is "
+        "computed from the update's precision (`matching.noise_floor`).",
+    )
+    tolerance: NonNegative | None = Field(
+        default=None,
+        description="objective at which no further start is made; none once half of the update's digits are explained "
+        "(`matching.Restarts`).",
+    )
+    label_spread: Positive | None = Field(
+        default=None,
+        description="standard deviation of the dummy label logits at the start; None is 0.1 for one example and 1 for "
+        "more, which must start apart.",
+    )
+    side_by_side: Count = Field(default=1, description="starts run at once, one thread each.")
+    path: bool = Field(default=False, description="keep the examples along the way, for film strips.")
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -130,7 +140,7 @@ class Inversion(Attack):
             raise ValueError(f"coordinates '{self.coordinates.kind}' cannot be projected; use constraint=none")
         if any(p.over == "group" for p in self.priors) and self.group < 2:
             raise ValueError("a prior over the group of starts needs group=2 or more")
-        if self.tolerance < self.target:
+        if self.tolerance is not None and self.tolerance < self.target:
             raise ValueError(
                 f"tolerance={self.tolerance} is below the target {self.target} at which a start stops, so every "
                 "start would be repeated; raise the tolerance"

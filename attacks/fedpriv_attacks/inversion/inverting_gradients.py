@@ -9,7 +9,6 @@ from fedpriv_attacks.inversion.inversion import (
     InitializerPart,
     Inversion,
     LabelsPart,
-    NonNegative,
     ObjectivePart,
     OptimizerPart,
     PriorParts,
@@ -46,5 +45,3 @@ class InvertingGradients(Inversion):
     labels: LabelsPart = Auto()
     optimizer: OptimizerPart = SignedAdam(steps=24_000, learning_rate=0.1)
     constraint: Literal["box"] | None = "box"
-    target: NonNegative = 0.0
-    tolerance: NonNegative = 0.0

@@ -7,6 +7,7 @@ one start is one compiled graph, shared by all views that differ in tensors only
 from __future__ import annotations
 
 import atexit
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -62,24 +63,31 @@ class Recipe:
 class Restarts:
     """How often to start, and when to be content.
 
+    A start ends at the noise floor, the objective that rounding leaves at the truth (`noise_floor`): below it there is
+    only noise. Where it cannot get there, its optimizer ends it: at stagnation, where no step lowers the objective in
+    this precision, or at the end of its budget. No further start is made once one explains half of the digits that the
+    update has, so that what is left of it is the square root of what rounding leaves: of a minimum's place the
+    objective tells no more than that many (Gill, Murray, Wright 1981, "Practical Optimization", section 8.2.2), and
+    another basin explains less.
+
     Attributes:
       most: largest number of starts.
-      target: objective at which a start stops early, its work done.
-      tolerance: objective at which no further start is made.
+      target: objective at which a start stops, if that is above the noise floor.
+      tolerance: objective at which no further start is made; None for half of the update's digits.
       side_by_side: starts run at once, one thread each.
       label_spread: standard deviation of the dummy label logits at the start, when labels are optimized.
     """
 
     most: int = 1
-    target: float = 2e-8
-    tolerance: float = 5e-8
+    target: float = 0.0
+    tolerance: float | None = None
     side_by_side: int = 1
     label_spread: float = 0.1
 
     def __post_init__(self) -> None:
         if self.most < 1 or self.side_by_side < 1:
             raise ParameterError(f"restarts need most and side_by_side of at least 1, not {self}")
-        if self.tolerance < self.target:
+        if self.tolerance is not None and self.tolerance < self.target:
             raise ParameterError(
                 f"the restarts' tolerance {self.tolerance} is below the target {self.target} at which a start stops, "
                 "so every start would be repeated; raise the tolerance"
@@ -151,7 +159,8 @@ def reconstruct(
     inputs = view.inputs()
     run, compile_seconds = _compiled(view.static, recipe, given, inputs, tensors)
     floor = noise_floor(view, norm)
-    content = recipe.objective.floor(floor)
+    target = max(restarts.target, recipe.objective.floor(floor))
+    half = recipe.objective.floor(math.sqrt(floor)) if restarts.tolerance is None else restarts.tolerance
     y = np.asarray(np.zeros(n) if labels is None else labels, np.int32)
     fixed = (
         tf.constant(view.weights, dtype),
@@ -159,7 +168,7 @@ def reconstruct(
         tf.constant(1 / norm, dtype),
         tf.constant(view.client_rate, dtype),
         tf.constant(y),
-        tf.constant(max(restarts.target, content), tf.float64),
+        tf.constant(target, tf.float64),
         tuple(tuple(tf.constant(t, dtype) for t in own) for own in tensors),
         tuple(tf.constant(a) for a in _leaves(inputs)),
     )
@@ -177,7 +186,7 @@ def reconstruct(
         return found
 
     began = time.perf_counter()
-    found = _starts(start, restarts, max(restarts.tolerance, content))
+    found = _starts(start, restarts, max(target, half))
     seconds = time.perf_counter() - began
     objectives = [float(f.objective) for f in found]
     statuses = [Status(int(f.minimum.status)) for f in found]

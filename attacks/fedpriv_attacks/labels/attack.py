@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import ClassVar
 
+from pydantic import Field
+
 from fedpriv.base.errors import CapabilityError
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
@@ -14,15 +16,14 @@ from fedpriv_attacks.labels.inference import Auto
 
 
 class LabelsOnly(Attack):
-    """Reads the examples' labels off the update and claims nothing else.
-
-    Attributes:
-      inference: how, such as `auto`, `ilrg`, `llg_star(inputs=zeros)` or `bias(auxiliary=fashion_small)`.
-    """
+    """Reads the examples' labels off the update and claims nothing else."""
 
     name: ClassVar[str] = "labels"
 
-    inference: LabelsPart = Auto()
+    inference: LabelsPart = Field(
+        default=Auto(),
+        description="how, such as `auto`, `ilrg`, `llg_star(inputs=zeros)` or `bias(auxiliary=fashion_small)`.",
+    )
 
     def requirements(self) -> frozenset[Capability]:
         """What the inference needs."""

@@ -136,18 +136,17 @@ class LLGStar(LabelInference):
     the mean gradient of their own column, times (1 + 1/C)/n, the offset s_c what examples of other labels add to
     column c. The paper draws new dummies for every label; since a dummy's features and predictions do not depend on
     the label it is given, one set serves them all here, and the means are taken in closed form.
-
-    Attributes:
-      inputs: dummy images: `random` (uniform pixels), `zeros` or `ones`.
-      examples: how many dummies.
     """
 
     kind: ClassVar[str] = "llg_star"
     paper: ClassVar[str] = "Wainakh et al. 2022, arXiv 2105.09369"
     needs: ClassVar[frozenset[Capability]] = REPLAYED
 
-    inputs: Literal["random", "zeros", "ones"] = "random"
-    examples: Count = 100
+    inputs: Literal["random", "zeros", "ones"] = Field(
+        default="random",
+        description="dummy images: `random` (uniform pixels), `zeros` or `ones`.",
+    )
+    examples: Count = Field(default=100, description="how many dummies.")
 
     def infer(self, view: View, seed: int) -> InferredLabels:
         """n labels, repeated ones included.
@@ -170,18 +169,18 @@ class LLGPlus(LabelInference):
     """LLG with impact and offsets measured on auxiliary data (LLG+).
 
     Wainakh et al. 2022, arXiv 2105.09369. As `llg_star`, but on public examples of each class with their labels.
-
-    Attributes:
-      auxiliary: `held` for the data that the adversary knows; a dataset's name or path brings it in, its training set.
-      per_class: examples of each class taken.
     """
 
     kind: ClassVar[str] = "llg_plus"
     paper: ClassVar[str] = "Wainakh et al. 2022, arXiv 2105.09369"
     needs: ClassVar[frozenset[Capability]] = REPLAYED
 
-    auxiliary: str = HELD
-    per_class: Count = 50
+    auxiliary: str = Field(
+        default=HELD,
+        description="`held` for the data that the adversary knows; a dataset's name or path brings it in, its training "
+        "set.",
+    )
+    per_class: Count = Field(default=50, description="examples of each class taken.")
 
     def requirements(self) -> frozenset[Capability]:
         """Auxiliary data, if they are to be the adversary's."""
@@ -226,16 +225,16 @@ class ILRG(LabelInference):
     classes with a negative bias gradient, the more the smaller the denominator (ridge regression of the column on
     the bias entry); `ridge=0` is the paper's. For updates of several steps, predictions are averaged over last layers
     on the way from the broadcast to the client's.
-
-    Attributes:
-      ridge: weight of the mean features, relative to the bias gradient's root mean square.
     """
 
     kind: ClassVar[str] = "ilrg"
     paper: ClassVar[str] = "Ma et al. 2023, ICLR, OpenReview FIrQfNSOoTr"
     needs: ClassVar[frozenset[Capability]] = REPLAYED
 
-    ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=1.0,
+        description="weight of the mean features, relative to the bias gradient's root mean square.",
+    )
 
     def infer(self, view: View, seed: int) -> InferredLabels:
         """n labels, repeated ones included.
@@ -282,24 +281,25 @@ class Bias(LabelInference):
 
     The counts are n times (mean prediction - bias gradient), rounded to the nearest whole numbers with sum n. The
     batch's mean prediction is not in the update and has to come from somewhere; an error of e in it is n e examples.
-
-    Attributes:
-      inputs: where the mean prediction comes from: `random` (uniform pixels), `zeros` or `ones` are put through the
-        broadcast model, which serves models that have not learned yet; `calibrated` takes 1/C for each class, which is
-        what a trained model predicts on average if classes are equally frequent.
-      examples: how many random inputs.
-      auxiliary: `held` for the data that the adversary knows, or a dataset's name or path. Given any, `inputs` is not
-        used: the labels are regressed on the gradient over its examples (`label_counts.regressed_counts`).
-      per_class: auxiliary examples of each class taken.
     """
 
     kind: ClassVar[str] = "bias"
     needs: ClassVar[frozenset[Capability]] = REPLAYED
 
-    inputs: Literal["random", "zeros", "ones", "calibrated"] = "random"
-    examples: Count = 100
-    auxiliary: str | None = None
-    per_class: Count = 100
+    inputs: Literal["random", "zeros", "ones", "calibrated"] = Field(
+        default="random",
+        description="where the mean prediction comes from: `random` (uniform pixels), `zeros` or `ones` are put "
+        "through the broadcast model, which serves models that have not learned yet; `calibrated` takes "
+        "1/C for each class, which is what a trained model predicts on average if classes are equally "
+        "frequent.",
+    )
+    examples: Count = Field(default=100, description="how many random inputs.")
+    auxiliary: str | None = Field(
+        default=None,
+        description="`held` for the data that the adversary knows, or a dataset's name or path. Given any, `inputs` is "
+        "not used: the labels are regressed on the gradient over its examples (`label_counts.regressed_counts`).",
+    )
+    per_class: Count = Field(default=100, description="auxiliary examples of each class taken.")
 
     def requirements(self) -> frozenset[Capability]:
         """Auxiliary data, if they are to be the adversary's."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.threat.attack import Capability
@@ -159,21 +160,25 @@ class Auto(LabelInference):
     than one pair of equal labels is to be expected goes to `gradinversion`, which then does better. Without a kernel
     it is `bias`; with a kernel alone `llg_star`, or `llg` if the scale of the update is unknown. `source` says which.
     Labels are optimized jointly if the last layer is not dense, or shows too little.
-
-    Attributes:
-      spread: mean total variation distance of `ilrg`'s predictions from their average, up to which they hardly differ.
-        Measured on five untrained models: at most 0.2 (up to 0.4 after five local steps); on two trained to 70 to 80 %
-        accuracy: at least 0.26.
-      whole: misfit of the unrounded counts, relative to chance, up to which they count as whole.
-      pairs: expected pairs of equal labels, n (n - 1) / 2C, below which labels are taken to be different.
     """
 
     kind: ClassVar[str] = "auto"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
 
-    spread: float = 0.28
-    whole: float = 0.3
-    pairs: float = 1.0
+    spread: float = Field(
+        default=0.28,
+        description="mean total variation distance of `ilrg`'s predictions from their average, up to which they "
+        "hardly differ. Measured on five untrained models: at most 0.2 (up to 0.4 after five local "
+        "steps); on two trained to 70 to 80 % accuracy: at least 0.26.",
+    )
+    whole: float = Field(
+        default=0.3,
+        description="misfit of the unrounded counts, relative to chance, up to which they count as whole.",
+    )
+    pairs: float = Field(
+        default=1.0,
+        description="expected pairs of equal labels, n (n - 1) / 2C, below which labels are taken to be different.",
+    )
 
     def infer(self, view: View, seed: int) -> InferredLabels | None:
         """The labels, or None.

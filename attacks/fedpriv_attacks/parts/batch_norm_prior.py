@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Scalar
 from fedpriv.threat.attack import Capability
 from fedpriv.threat.view import View
 from fedpriv_attacks.parts.priors import Prior, Scene
@@ -23,20 +24,25 @@ class BatchNormStatistics(Prior):
     adversary that has them is a strong one, as Huang, Gupta, Song, Li, Arora 2021, "Evaluating Gradient Inversion
     Attacks and Defenses in Federated Learning", arXiv 2112.00059, show; a server learns them from clients that send
     their updated buffers. A trained network's running statistics (`running`) are those of other people's data.
-
-    Attributes:
-      source: `batch` for the client's batch, if the adversary knows 'batch_statistics', or `running` for the frozen
-        statistics that the model came with; the initial ones say nothing and are refused.
-      power: 2 for squared distances, smooth at the truth; 1 for plain ones, as in the paper.
-      first: factor of the first layer, which sees the images themselves; DeepInversion's published code has 10.
     """
 
     kind: ClassVar[str] = "batch_norm_statistics"
     paper: ClassVar[str] = "Yin et al. 2021, arXiv 2104.07586"
 
-    source: Literal["batch", "running"] = "batch"
-    power: Literal[1, 2] = 2
-    first: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    source: Literal["batch", "running"] = Field(
+        default="batch",
+        description="`batch` for the client's batch, if the adversary knows 'batch_statistics', or `running` for the "
+        "frozen statistics that the model came with; the initial ones say nothing and are refused.",
+    )
+    power: Literal[1, 2] = Field(
+        default=2,
+        description="2 for squared distances, smooth at the truth; 1 for plain ones, as in the paper.",
+    )
+    first: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=10.0,
+        description="factor of the first layer, which sees the images themselves; DeepInversion's published code has "
+        "10.",
+    )
 
     def requirements(self) -> frozenset[Capability]:
         """The statistics it goes by."""
@@ -65,7 +71,7 @@ class BatchNormStatistics(Prior):
             return tuple(np.asarray(a) for pair in known for a in pair)
         raise CapabilityError(f"prior '{self.kind}(source={self.source})' needs batch-norm statistics, but {why}")
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
         model = scene.static.model
         assert model.moments is not None  # see tensors

@@ -15,7 +15,9 @@ import pydantic
 from pydantic import BeforeValidator, PlainSerializer
 
 from fedpriv.base.errors import FedprivError, did_you_mean
+from fedpriv.base.plugin import inherit_descriptions
 from fedpriv.base.registry import Registry, explain
+from fedpriv.base.types import Config
 from fedpriv.threat.attack import Capability
 
 if TYPE_CHECKING:
@@ -49,6 +51,10 @@ class Component(pydantic.BaseModel):
     #: What it needs the view to offer.
     needs: ClassVar[frozenset[Capability]] = frozenset()
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        inherit_descriptions(cls)
+
     def requirements(self) -> frozenset[Capability]:
         """What it needs with these parameters."""
         return self.needs
@@ -68,7 +74,7 @@ class Component(pydantic.BaseModel):
         except pydantic.ValidationError as e:
             raise ValueError(explain(e, f"'{self.kind or type(self).__name__}'")) from e
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """JSON-able {"kind": ..., parameters...}."""
         kind = self.kind or f"{type(self).__module__}:{type(self).__qualname__}"
         return {"kind": kind, **self.model_dump(mode="json")}

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Flat, Seed
 from fedpriv.threat.view import View
 from fedpriv_attacks.parts.component import Component
 
@@ -35,11 +36,11 @@ class Coordinates(Component):
         return int(np.prod(shape))
 
     @abstractmethod
-    def start(self, x: Any, seed: Any) -> Any:
+    def start(self, x: Examples, seed: Seed) -> Flat:
         """Variables `[k]` to start from, given examples and a stateless seed, int32 `[2]`; traceable."""
 
     @abstractmethod
-    def decode(self, v: Any, shape: Shape) -> Any:
+    def decode(self, v: Flat, shape: Shape) -> Examples:
         """Examples of `shape` for variables `[k]`; traceable and differentiable."""
 
 
@@ -49,11 +50,11 @@ class Pixels(Coordinates):
     kind: ClassVar[str] = "pixels"
     invertible: ClassVar[bool] = True
 
-    def start(self, x: Any, seed: Any) -> Any:
+    def start(self, x: Examples, seed: Seed) -> Flat:
         """The examples, flat."""
         return tf.reshape(x, [-1])
 
-    def decode(self, v: Any, shape: Shape) -> Any:
+    def decode(self, v: Flat, shape: Shape) -> Examples:
         """The variables as examples."""
         return tf.reshape(v, shape)
 
@@ -65,25 +66,25 @@ class Smooth(Coordinates):
     amplitude spectrum of photographs. One unit of a variable is then equally likely to be needed in any
     direction, and a quasi-Newton method spends its first steps on what matters. Examples that are not images
     `[n, height, width, channels]` stay as they are.
-
-    Attributes:
-      cutoff: frequency from which the scale falls; larger is nearer to plain pixels.
     """
 
     kind: ClassVar[str] = "smooth"
     invertible: ClassVar[bool] = True
 
-    cutoff: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 8.0
+    cutoff: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=8.0,
+        description="frequency from which the scale falls; larger is nearer to plain pixels.",
+    )
 
-    def start(self, x: Any, seed: Any) -> Any:
+    def start(self, x: Examples, seed: Seed) -> Flat:
         """The coefficients of the examples, flat."""
         return tf.reshape(self._apply(x, inverse=True), [-1])
 
-    def decode(self, v: Any, shape: Shape) -> Any:
+    def decode(self, v: Flat, shape: Shape) -> Examples:
         """The examples with those coefficients."""
         return self._apply(tf.reshape(v, shape), inverse=False)
 
-    def _apply(self, images: Any, inverse: bool) -> Any:
+    def _apply(self, images: Examples, inverse: bool) -> Examples:
         if len(images.shape) != 4:
             return images
         rows = tf.constant(self._matrix(images.shape[1], inverse), images.dtype)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Scalar
 from fedpriv_attacks.parts.priors import Prior, Scene
 
 
@@ -15,19 +18,18 @@ class EpochConsistency(Prior):
     equation 4: the mean over pairs of epochs of the distance between g(batch of one) and g(batch of the other),
     with g blind to order. Zero when every epoch holds the same examples, in whatever order. Used with
     `replay=epochs`; zero where the replay keeps one batch for all epochs.
-
-    Attributes:
-      weight: factor of the penalty.
-      statistic: g: the `mean` example, the pixelwise `max`, or `moments`, the mean and the mean square.
     """
 
     kind: ClassVar[str] = "epoch_consistency"
     paper: ClassVar[str] = "Dimitrov et al. 2022, arXiv 2206.12395"
     over: ClassVar[str] = "epochs"
 
-    statistic: Literal["mean", "max", "moments"] = "moments"
+    statistic: Literal["mean", "max", "moments"] = Field(
+        default="moments",
+        description="g: the `mean` example, the pixelwise `max`, or `moments`, the mean and the mean square.",
+    )
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The penalty of `x [epochs, n, *input_shape]`; scalar."""
         if self.statistic == "max":
             summaries = tf.reduce_max(x, 1)[None]

@@ -21,12 +21,13 @@ import numpy as np
 from fedpriv.base.atomic import write_bytes
 from fedpriv.base.errors import DataError, ParameterError, did_you_mean
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Tensor
 from fedpriv.models.spec import Spec
 
 FORMAT = 1
 _FOLDER = "data"
 
-_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
     "relu": lambda x: tf.nn.relu(x),
     "elu": lambda x: tf.nn.elu(x),
@@ -83,7 +84,7 @@ class Layer:
             return out, ((*side, channels, self.units), (self.units,))
         return (height * self.stride, width * self.stride, self.units), ((*side, self.units, channels), (self.units,))
 
-    def __call__(self, x: Any, weights: Sequence[Any]) -> Any:
+    def __call__(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """The layer applied to `x [n, ...]`; traceable."""
         if self.kind == "reshape":
             x = tf.reshape(x, [-1, *self.shape])
@@ -133,7 +134,7 @@ class Generator:
         """How the weights lie in one flat vector."""
         return Spec(tuple(f"w{i}" for i in range(len(self.weights))), tuple(w.shape for w in self.weights))
 
-    def decode(self, z: Any, weights: Sequence[Any] | None = None) -> Any:
+    def decode(self, z: Tensor, weights: Sequence[Tensor] | None = None) -> Examples:
         """Examples `[n, *shape]` of latents `[n, latent]`, in their precision; pure, traceable and differentiable.
 
         Args:
@@ -170,7 +171,7 @@ class Generator:
         return write_bytes(path, buffer.getvalue())
 
 
-def decode(layers: Sequence[Layer], latent: int, z: Any, weights: Sequence[Any]) -> Any:
+def decode(layers: Sequence[Layer], latent: int, z: Tensor, weights: Sequence[Tensor]) -> Examples:
     """`layers` applied to latents `z [n, latent]`, taking `weights` in turn; traceable."""
     x, rest = z, list(weights)
     incoming: tuple[int, ...] = (latent,)

@@ -46,18 +46,16 @@ def _uniform(shape: Sequence[int], seed: int, low: float, high: float, dtype: st
 
 
 class Normal(Initializer):
-    """Independent normal pixels.
-
-    Attributes:
-      mean: their mean; 0.5 is mid-grey.
-      spread: their standard deviation. The DLG paper starts from mean 0, spread 1. A small spread around grey
-        ends nearer to natural images: what the update hardly determines stays as it started.
-    """
+    """Independent normal pixels."""
 
     kind: ClassVar[str] = "normal"
 
-    mean: float = 0.5
-    spread: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.02
+    mean: float = Field(default=0.5, description="their mean; 0.5 is mid-grey.")
+    spread: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.02,
+        description="their standard deviation. The DLG paper starts from mean 0, spread 1. A small spread around grey "
+        "ends nearer to natural images: what the update hardly determines stays as it started.",
+    )
 
     def __call__(self, view: View, seed: int) -> np.ndarray:
         """A start `[n, *input_shape]`."""
@@ -65,17 +63,12 @@ class Normal(Initializer):
 
 
 class Uniform(Initializer):
-    """Independent uniform pixels in [low, high).
-
-    Attributes:
-      low: lower end.
-      high: upper end.
-    """
+    """Independent uniform pixels in [low, high)."""
 
     kind: ClassVar[str] = "uniform"
 
-    low: float = 0.0
-    high: float = 1.0
+    low: float = Field(default=0.0, description="lower end.")
+    high: float = Field(default=1.0, description="upper end.")
 
     def __call__(self, view: View, seed: int) -> np.ndarray:
         """A start `[n, *input_shape]`."""
@@ -85,15 +78,11 @@ class Uniform(Initializer):
 
 
 class Constant(Initializer):
-    """The same value everywhere; restarts then differ in the dummy labels only.
-
-    Attributes:
-      value: that value.
-    """
+    """The same value everywhere; restarts then differ in the dummy labels only."""
 
     kind: ClassVar[str] = "constant"
 
-    value: float = 0.5
+    value: float = Field(default=0.5, description="that value.")
 
     def __call__(self, view: View, seed: int) -> np.ndarray:
         """A start `[n, *input_shape]`."""
@@ -106,21 +95,21 @@ class Tiled(Initializer):
     Wei et al. 2020, "A Framework for Evaluating Gradient Leakage Attacks in Federated Learning" (CPL), arXiv
     2004.10397, which finds that such patterned starts converge faster and fail less often than plain noise. Examples
     that are not images repeat a run of `patch` values.
-
-    Attributes:
-      patch: side of the patch in pixels.
-      distribution: `uniform` in [mean - sqrt(3) spread, mean + sqrt(3) spread), or `normal`.
-      mean: of the patch's values.
-      spread: their standard deviation; the default makes uniform values fill [0, 1).
     """
 
     kind: ClassVar[str] = "tiled"
     paper: ClassVar[str] = "Wei et al. 2020, arXiv 2004.10397"
 
-    patch: Annotated[int, Field(ge=1)] = 4
-    distribution: Literal["uniform", "normal"] = "uniform"
-    mean: float = 0.5
-    spread: Positive = 0.5 / 3**0.5
+    patch: Annotated[int, Field(ge=1)] = Field(default=4, description="side of the patch in pixels.")
+    distribution: Literal["uniform", "normal"] = Field(
+        default="uniform",
+        description="`uniform` in [mean - sqrt(3) spread, mean + sqrt(3) spread), or `normal`.",
+    )
+    mean: float = Field(default=0.5, description="of the patch's values.")
+    spread: Positive = Field(
+        default=0.5 / 3**0.5,
+        description="their standard deviation; the default makes uniform values fill [0, 1).",
+    )
 
     def __call__(self, view: View, seed: int) -> np.ndarray:
         """A start `[n, *input_shape]`."""
@@ -170,20 +159,24 @@ class Image(Initializer):
 
     A start takes as many as it needs, in an order drawn by the seed, and begins anew when they run out. Values are in
     [0, 1]; 8-bit ones are divided by 255.
-
-    Attributes:
-      source: path to an `.npz` (its array `x`, or its only one), an `.npy` or an image file; or an array: one example,
-        or several along the first axis.
-      fit: what to do with images of another size or number of channels: `refuse` them, `resize` them (bilinear,
-        antialiased), or `crop` their centre; the last two also turn grey into colour and back.
-      noise: standard deviation of normal noise added, for restarts from one image.
     """
 
     kind: ClassVar[str] = "image"
 
-    source: Annotated[Any, BeforeValidator(_source), PlainSerializer(str)]
-    fit: Literal["refuse", "resize", "crop"] = "refuse"
-    noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    source: Annotated[Any, BeforeValidator(_source), PlainSerializer(str)] = Field(
+        description="path to an `.npz` (its array `x`, or its only one), an `.npy` or an image file; or an array: one "
+        "example, or several along the first axis."
+    )
+    fit: Literal["refuse", "resize", "crop"] = Field(
+        default="refuse",
+        description="what to do with images of another size or number of channels: `refuse` them, `resize` them "
+        "(bilinear, antialiased), or `crop` their centre; the last two also turn grey into colour and "
+        "back.",
+    )
+    noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="standard deviation of normal noise added, for restarts from one image.",
+    )
 
     def brings(self) -> tuple[Knowledge, ...]:
         """The images, as auxiliary data."""
@@ -263,17 +256,12 @@ class Image(Initializer):
 
 
 class Analytic(Initializer):
-    """What another attack found, such as the closed-form solution of the first dense layer.
-
-    Attributes:
-      attack: that attack, as users write it.
-      clip: whether to clip its examples to [0, 1].
-    """
+    """What another attack found, such as the closed-form solution of the first dense layer."""
 
     kind: ClassVar[str] = "analytic"
 
-    attack: str = "first_layer"
-    clip: bool = True
+    attack: str = Field(default="first_layer", description="that attack, as users write it.")
+    clip: bool = Field(default=True, description="whether to clip its examples to [0, 1].")
 
     def brings(self) -> tuple[Knowledge, ...]:
         """What that attack brings in."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Scalar
 from fedpriv_attacks.parts.priors import Prior, Scene
 
 
@@ -14,15 +15,12 @@ class LabelFit(Prior):
     The label-based regularizer of CPL (Wei et al. 2020, "A Framework for Evaluating Gradient Leakage Attacks in
     Federated Learning", arXiv 2004.10397). It helps where the broadcast model classifies the private examples well,
     and misleads on an untrained one.
-
-    Attributes:
-      weight: factor of the penalty.
     """
 
     kind: ClassVar[str] = "label_fit"
     paper: ClassVar[str] = "Wei et al. 2020, arXiv 2004.10397"
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The penalty of `x [n, *input_shape]`; scalar."""
         model = scene.static.model
         y = scene.y

@@ -6,13 +6,14 @@ have no meaning here and are ignored; a start is drawn from the latents' own dis
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Flat, Scalar, Seed, Tensor
 from fedpriv.threat.attack import Capability
 from fedpriv.threat.knowledge import Generator as KnownGenerator
 from fedpriv.threat.knowledge import Knowledge
@@ -32,18 +33,21 @@ class Latent(Coordinates):
     Li, Zhang, Liu, Liu 2022, "Auditing Privacy Defenses in Federated Learning via Generative Gradient Leakage", CVPR,
     arXiv 2203.15696; the first of the two steps of Jeon, Kim, Lee, Oh, Ok 2021, "Gradient Inversion with Generative
     Image Prior", NeurIPS, arXiv 2110.14962. The initializer is ignored.
-
-    Attributes:
-      generator: the name of one inside the package (`fashion`), or the path of an `.npz` file made by
-        `experiments/fedpriv_experiments/train_generator.py`; or `held`, for the one that the adversary knows.
-      spread: standard deviation of the first latents; a trained generator expects 1, and 0 starts at its middle.
     """
 
     kind: ClassVar[str] = "latent"
     paper: ClassVar[str] = "Li et al. 2022, arXiv 2203.15696; Jeon et al. 2021, arXiv 2110.14962"
 
-    generator: str = "fashion"
-    spread: NonNegative = 1.0
+    generator: str = Field(
+        default="fashion",
+        description="the name of one inside the package (`fashion`), or the path of an `.npz` file made by "
+        "`experiments/fedpriv_experiments/train_generator.py`; or `held`, for the one that the adversary knows.",
+    )
+    spread: NonNegative = Field(
+        default=1.0,
+        description="standard deviation of the first latents; a trained generator expects 1, and 0 starts at its "
+        "middle.",
+    )
 
     def requirements(self) -> frozenset[Capability]:
         """A generator, if it is to be the adversary's."""
@@ -53,7 +57,7 @@ class Latent(Coordinates):
         """The generator, unless it is the adversary's."""
         return () if self.generator == HELD else (KnownGenerator(source=self.generator),)
 
-    def equipped(self, view: View) -> Any:
+    def equipped(self, view: View) -> Latent:
         """With the adversary's generator, if it is to be that.
 
         Raises:
@@ -94,16 +98,16 @@ class Latent(Coordinates):
         """One latent an example."""
         return self.latents(shape)
 
-    def start(self, x: Any, seed: Any) -> Any:
+    def start(self, x: Examples, seed: Seed) -> Flat:
         """Normal latents, and zeros for whatever else there is."""
         z = tf.random.stateless_normal([self.latents(x.shape)], seed, 0.0, self.spread, x.dtype)
         return tf.concat([z, tf.zeros([self.size(x.shape) - self.latents(x.shape)], x.dtype)], 0)
 
-    def decode(self, v: Any, shape: Shape) -> Any:
+    def decode(self, v: Flat, shape: Shape) -> Examples:
         """What the generator makes of the latents."""
         return self.decoder().decode(self._rows(v, shape))
 
-    def _rows(self, v: Any, shape: Shape) -> Any:
+    def _rows(self, v: Flat, shape: Shape) -> Tensor:
         return tf.reshape(v[: self.latents(shape)], [shape[0], self.decoder().latent])
 
 
@@ -112,20 +116,20 @@ class LatentAndResidual(Latent):
 
     The latents give the natural image, the residual what is outside the generator's range. Weigh the residual with
     the prior `freed_norm`: without one these are plain pixels again.
-
-    Attributes:
-      scale: how far one unit of a variable moves a pixel; about the error that the generator leaves.
     """
 
     kind: ClassVar[str] = "latent_and_residual"
 
-    scale: Positive = 0.05
+    scale: Positive = Field(
+        default=0.05,
+        description="how far one unit of a variable moves a pixel; about the error that the generator leaves.",
+    )
 
     def size(self, shape: Shape) -> int:
         """One latent an example, then one value a pixel."""
         return self.latents(shape) + int(np.prod(shape))
 
-    def decode(self, v: Any, shape: Shape) -> Any:
+    def decode(self, v: Flat, shape: Shape) -> Examples:
         """What the generator makes, plus the residual."""
         residual = tf.reshape(v[self.latents(shape) : self.size(shape)], shape)
         return super().decode(v, shape) + self.scale * residual
@@ -136,21 +140,18 @@ class LatentAndWeights(Latent):
 
     The second step of Jeon, Kim, Lee, Oh, Ok 2021 (arXiv 2110.14962), who optimize the parameters once the latents
     are found, which reaches images outside the generator's range along directions it knows.
-
-    Attributes:
-      scale: how far one unit of a variable moves a weight.
     """
 
     kind: ClassVar[str] = "latent_and_weights"
     paper: ClassVar[str] = "Jeon et al. 2021, arXiv 2110.14962"
 
-    scale: Positive = 0.01
+    scale: Positive = Field(default=0.01, description="how far one unit of a variable moves a weight.")
 
     def size(self, shape: Shape) -> int:
         """One latent an example, then all weights of the generator."""
         return self.latents(shape) + self.decoder().spec.size
 
-    def decode(self, v: Any, shape: Shape) -> Any:
+    def decode(self, v: Flat, shape: Shape) -> Examples:
         """What the generator makes with the weights moved."""
         generator, first = self.decoder(), self.latents(shape)
         moved = generator.spec.unflatten(self.scale * v[first : self.size(shape)])
@@ -169,9 +170,9 @@ class LatentNorm(Prior):
     kind: ClassVar[str] = "latent_norm"
     paper: ClassVar[str] = "Li et al. 2022, arXiv 2203.15696"
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
-        if not isinstance(scene.coordinates, Latent):
+        if not isinstance(scene.coordinates, Latent) or scene.v is None:
             raise _misfit(self, scene, "latent")
         return self.weight * tf.nn.l2_loss(scene.v[: scene.coordinates.latents(x.shape)])
 
@@ -185,9 +186,9 @@ class FreedNorm(Prior):
 
     kind: ClassVar[str] = "freed_norm"
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
-        if not isinstance(scene.coordinates, LatentAndResidual | LatentAndWeights):
+        if not isinstance(scene.coordinates, LatentAndResidual | LatentAndWeights) or scene.v is None:
             raise _misfit(self, scene, "latent_and_residual")
         first, last = scene.coordinates.latents(x.shape), scene.coordinates.size(x.shape)
         return self.weight * tf.nn.l2_loss(scene.v[first:last])

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field
 
 from fedpriv.base.errors import ParameterError, did_you_mean
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Scalar
 from fedpriv.models.spec import Spec
 from fedpriv_attacks.parts.component import Component, read, saved
 
@@ -39,17 +40,16 @@ Layers = Annotated[float | str | tuple[str, ...] | None, BeforeValidator(_select
 
 
 class Objective(Component):
-    """Base of the objectives.
+    """Base of the objectives."""
 
-    Attributes:
-      layers: the weight tensors that count: None for all, names or patterns such as `conv*` or
-        `[conv1/kernel,dense/*]`, a slice such as `:4` or `-2:` of the tensors in the model's order, or a fraction such
-        as 0.5 for that share of them from the first (at least one).
-    """
+    layers: Layers = Field(
+        default=None,
+        description="the weight tensors that count: None for all, names or patterns such as `conv*` or "
+        "`[conv1/kernel,dense/*]`, a slice such as `:4` or `-2:` of the tensors in the model's order, or "
+        "a fraction such as 0.5 for that share of them from the first (at least one).",
+    )
 
-    layers: Layers = None
-
-    def __call__(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def __call__(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """The scalar distance of two updates `[d]`.
 
         Raises:
@@ -64,7 +64,7 @@ class Objective(Component):
         return self.distance(simulated, observed, spec)
 
     @abstractmethod
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """The scalar distance of the selected parts; `spec` describes these."""
 
     def floor(self, noise: float) -> float:
@@ -106,18 +106,18 @@ class SquaredError(Objective):
 
     Zhu, Liu, Han 2019, "Deep Leakage from Gradients", arXiv 1906.08935. Layer weights are those of Geiping et al. 2020
     (arXiv 2003.14053), who let them fall with depth, among others.
-
-    Attributes:
-      layer_weights: `equal`, every entry the same; `size`, every weight tensor the same however many entries it has;
-        `decay`, falling in a straight line from the first tensor to the last; or one number a tensor.
     """
 
     kind: ClassVar[str] = "squared_error"
     paper: ClassVar[str] = "Zhu, Liu, Han 2019, arXiv 1906.08935"
 
-    layer_weights: Literal["equal", "size", "decay"] | tuple[Annotated[float, Field(ge=0)], ...] = "equal"
+    layer_weights: Literal["equal", "size", "decay"] | tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default="equal",
+        description="`equal`, every entry the same; `size`, every weight tensor the same however many entries it has; "
+        "`decay`, falling in a straight line from the first tensor to the last; or one number a tensor.",
+    )
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         if self.layer_weights == "equal":
             # l2_loss is half the squared norm, and the only form of it whose gradient is a single pass.
@@ -151,17 +151,17 @@ class SquaredError(Objective):
         return self.layer_weights
 
 
-def _cosine(simulated: Any, observed: Any) -> Any:
+def _cosine(simulated: Flat, observed: Flat) -> Scalar:
     """Cosine of the angle between two vectors, 0 if either is zero; differentiable once, in the first."""
 
     # Written out, since TensorFlow multiplies long vectors slowly and differentiates this in twice as many passes.
     @tf.custom_gradient
-    def cosine(s: Any) -> Any:
+    def cosine(s: Flat) -> Scalar:
         inverse = tf.math.rsqrt(tf.maximum(2 * tf.nn.l2_loss(s), TINY**2))
         of_observed = tf.math.rsqrt(tf.maximum(2 * tf.nn.l2_loss(observed), TINY**2))
         value = tf.reduce_sum(s * observed) * inverse * of_observed
 
-        def gradient(upstream: Any) -> Any:
+        def gradient(upstream: Scalar) -> Flat:
             return observed * (upstream * inverse * of_observed) - s * (upstream * value * inverse * inverse)
 
         return value, gradient
@@ -173,18 +173,18 @@ class Cosine(Objective):
     """1 minus the cosine of the angle between the updates: 0 at the truth, 1 at right angles, 2 at the opposite.
 
     Geiping, Bauermeister, Droege, Moeller 2020, "Inverting Gradients", arXiv 2003.14053. Blind to the update's length.
-
-    Attributes:
-      per_layer: the mean over the weight tensors of 1 minus their cosines, each tensor an angle of its own; tensors
-        that did not move are left out.
     """
 
     kind: ClassVar[str] = "cosine"
     paper: ClassVar[str] = "Geiping, Bauermeister, Droege, Moeller 2020, arXiv 2003.14053"
 
-    per_layer: bool = False
+    per_layer: bool = Field(
+        default=False,
+        description="the mean over the weight tensors of 1 minus their cosines, each tensor an angle of its own; "
+        "tensors that did not move are left out.",
+    )
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         if not self.per_layer:
             return 1 - _cosine(simulated, observed)
@@ -207,17 +207,17 @@ class Angular(Objective):
     Unlike the cosine's, its slope does not fade near the truth. The arc cosine is not differentiable at 0 and pi, and
     inexact near them; the angle is taken as 2 atan2(|u - v|, |u + v|) of the unit vectors u and v (Kahan 2006, "How
     futile are mindless assessments of roundoff"), with both lengths rounded off below `smoothing`.
-
-    Attributes:
-      smoothing: angle in radians below which the objective is a parabola rather than a cone.
     """
 
     kind: ClassVar[str] = "angular"
     paper: ClassVar[str] = "Kahan 2006 (the formula)"
 
-    smoothing: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    smoothing: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=1e-4,
+        description="angle in radians below which the objective is a parabola rather than a cone.",
+    )
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         u = simulated * tf.math.rsqrt(tf.maximum(2 * tf.nn.l2_loss(simulated), TINY**2))
         v = observed * tf.math.rsqrt(tf.maximum(2 * tf.nn.l2_loss(observed), TINY**2))
@@ -240,7 +240,7 @@ class L1(Objective):
     kind: ClassVar[str] = "l1"
     paper: ClassVar[str] = "Deng et al. 2021, arXiv 2103.06819"
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         whole = tf.reduce_sum(tf.abs(observed))
         return tf.reduce_sum(tf.abs(simulated - observed)) / tf.maximum(whole, TINY)
@@ -250,18 +250,20 @@ class Masked(Objective):
     """Another objective, on the entries where the observed update is not zero.
 
     For updates that were pruned or cut to their largest entries, where a zero says only that an entry was left out.
-
-    Attributes:
-      inner: the objective.
-      threshold: absolute value, relative to the update's norm, up to which an entry counts as zero.
     """
 
     kind: ClassVar[str] = "masked"
 
-    inner: Annotated[Objective, read("objective"), saved] = Field(default_factory=lambda: Cosine())
-    threshold: Annotated[float, Field(ge=0)] = 0.0
+    inner: Annotated[Objective, read("objective"), saved] = Field(
+        default_factory=lambda: Cosine(),
+        description="the objective.",
+    )
+    threshold: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="absolute value, relative to the update's norm, up to which an entry counts as zero.",
+    )
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         mask = tf.cast(tf.abs(observed) > self.threshold, simulated.dtype)
         return self.inner(simulated * mask, observed * mask, spec)
@@ -283,7 +285,7 @@ class Signed(Objective):
     kind: ClassVar[str] = "signed"
     paper: ClassVar[str] = "Jacques, Laska, Boufounos, Baraniuk 2013, arXiv 1104.3160"
 
-    def distance(self, simulated: Any, observed: Any, spec: Spec) -> Any:
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
         sign = tf.sign(observed)
         turned = simulated * sign

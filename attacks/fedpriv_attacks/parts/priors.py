@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from fedpriv.base.errors import FedprivError, ParameterError, SharedGraphError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Flat, Labels, Scalar, Tensor
 from fedpriv_attacks.parts.component import REGISTRIES, Component
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ class Scene(NamedTuple):
     """
 
     static: Static
-    weights: Any
-    y: Any
-    v: Any = None
-    tensors: tuple[Any, ...] = ()
+    weights: Flat
+    y: Labels
+    v: Flat | None = None
+    tensors: tuple[Tensor, ...] = ()
     coordinates: Coordinates | None = None
     update: Any = None
 
@@ -60,20 +61,18 @@ class Scene(NamedTuple):
 
 
 class Prior(Component):
-    """Base of the priors.
-
-    Attributes:
-      weight: factor of the penalty.
-    """
+    """Base of the priors."""
 
     #: What `__call__` gets as `x`: `examples` `[n, ...]`, `group` `[g, n, ...]` (starts side by side), or `epochs`
     #: `[e, n, ...]` (a copy of the examples for each local epoch).
     over: ClassVar[str] = "examples"
 
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=1.0, description="factor of the penalty."
+    )
 
     @abstractmethod
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The penalty times `weight`, a scalar."""
 
     def tensors(self, view: View) -> tuple[np.ndarray, ...]:
@@ -87,23 +86,27 @@ class TotalVariation(Prior):
     Rudin, Osher, Fatemi 1992; as Geiping, Bauermeister, Droege, Moeller 2020 (arXiv 2003.14053) use it. Their weights
     belong to images divided by the data's standard deviation, about 1/4: in [0, 1] the same image varies a quarter as
     much. A side of one pixel has no neighbours and adds nothing. Examples must be images.
-
-    Attributes:
-      power: 1 or 2; 2 takes squared differences, which blurs edges.
-      isotropic: the mean of sqrt(down^2 + across^2) (`power` 1) instead, which favours no direction, over the pixels
-        that have both neighbours.
-      opponents: count the differences red-green, red-blue and green-blue as channels too, so that colours change where
-        brightness does; three channels only. `auto` does so where there are three channels.
     """
 
     kind: ClassVar[str] = "total_variation"
     paper: ClassVar[str] = "Rudin, Osher, Fatemi 1992, Physica D 60; Geiping et al. 2020, arXiv 2003.14053"
 
-    power: Annotated[int, Field(ge=1, le=2)] = 1
-    isotropic: bool = False
-    opponents: bool | Literal["auto"] = False
+    power: Annotated[int, Field(ge=1, le=2)] = Field(
+        default=1,
+        description="1 or 2; 2 takes squared differences, which blurs edges.",
+    )
+    isotropic: bool = Field(
+        default=False,
+        description="the mean of sqrt(down^2 + across^2) (`power` 1) instead, which favours no direction, over the "
+        "pixels that have both neighbours.",
+    )
+    opponents: bool | Literal["auto"] = Field(
+        default=False,
+        description="count the differences red-green, red-blue and green-blue as channels too, so that colours change "
+        "where brightness does; three channels only. `auto` does so where there are three channels.",
+    )
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
         if len(x.shape) != 4:
             raise ParameterError(
@@ -128,7 +131,7 @@ class TotalVariation(Prior):
             )
         return self.weight * total
 
-    def _mean(self, differences: Any, opponents: bool) -> Any:
+    def _mean(self, differences: Tensor, opponents: bool) -> Scalar:
         size = tf.cast(tf.size(differences), differences.dtype)
         flat = tf.reshape(differences, [-1])
         if opponents:
@@ -138,11 +141,11 @@ class TotalVariation(Prior):
             return tf.reduce_sum(tf.abs(flat)) / size
         return 2 * tf.nn.l2_loss(flat) / size
 
-    def _with_opponents(self, rgb: Any) -> Any:
+    def _with_opponents(self, rgb: Tensor) -> Tensor:
         red, green, blue = rgb[..., 0:1], rgb[..., 1:2], rgb[..., 2:3]
         return tf.concat([rgb, red - green, red - blue, green - blue], -1)
 
-    def _isotropic(self, x: Any, opponents: bool) -> Any:
+    def _isotropic(self, x: Examples, opponents: bool) -> Scalar:
         corner = x[:, :-1, :-1]
         down, across = x[:, 1:, :-1] - corner, x[:, :-1, 1:] - corner
         if opponents:
@@ -152,7 +155,7 @@ class TotalVariation(Prior):
         return tf.reduce_mean(squares if self.power == 2 else tf.sqrt(squares + 1e-12) - 1e-6)
 
 
-def _differences(rows: Any, apart: int) -> Any:
+def _differences(rows: Tensor, apart: int) -> Tensor:
     """`[r, m - apart]`, entries of `[r, m]` minus those `apart` places before."""
     # tf.slice rather than brackets: its derivative, a padding, is several times faster.
     m = rows.shape[1]
@@ -164,35 +167,27 @@ class L2(Prior):
 
     Yin et al. 2021, "See through Gradients: Image Batch Recovery via GradInversion", arXiv 2104.07586, whose images are
     normalized to mean zero.
-
-    Attributes:
-      center: value that costs nothing.
     """
 
     kind: ClassVar[str] = "l2"
     paper: ClassVar[str] = "Yin et al. 2021, arXiv 2104.07586"
 
-    center: float = 0.5
+    center: float = Field(default=0.5, description="value that costs nothing.")
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
         return 2 * self.weight * tf.nn.l2_loss(x - self.center) / tf.cast(tf.size(x), x.dtype)
 
 
 class Box(Prior):
-    """Mean squared distance of the pixels from [low, high].
-
-    Attributes:
-      low: lower bound.
-      high: upper bound.
-    """
+    """Mean squared distance of the pixels from [low, high]."""
 
     kind: ClassVar[str] = "box"
 
-    low: float = 0.0
-    high: float = 1.0
+    low: float = Field(default=0.0, description="lower bound.")
+    high: float = Field(default=1.0, description="upper bound.")
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
         if not self.low < self.high:
             raise ParameterError(f"prior '{self.kind}': low={self.low} is not below high={self.high}")
@@ -205,17 +200,17 @@ class Orthogonality(Prior):
 
     After Qian, Hansen 2021, "Minimal conditions analysis of gradient-based reconstruction in federated learning", arXiv
     2010.15718. Keeps an attack from spreading one example over several.
-
-    Attributes:
-      centered: take each example's own mean off first: without that, all bright images look alike.
     """
 
     kind: ClassVar[str] = "orthogonality"
     paper: ClassVar[str] = "Qian, Hansen 2021, arXiv 2010.15718"
 
-    centered: bool = True
+    centered: bool = Field(
+        default=True,
+        description="take each example's own mean off first: without that, all bright images look alike.",
+    )
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
         n = x.shape[0]
         if n == 1:
@@ -235,20 +230,21 @@ class GroupConsistency(Prior):
     target, not differentiated. The paper first registers the starts with one another by RANSAC-flow, a trained network;
     here `align` looks for whole-pixel shifts (wrapping around) by cross-correlation with the plain mean, which
     covers translations and no other deformation.
-
-    Attributes:
-      align: whether to register images before taking the mean; other examples never are.
-      reach: largest shift looked for, in pixels down or across.
     """
 
     kind: ClassVar[str] = "group_consistency"
     paper: ClassVar[str] = "Yin et al. 2021, arXiv 2104.07586"
     over: ClassVar[str] = "group"
 
-    align: bool = False
-    reach: Annotated[int, Field(ge=1)] = 4
+    align: bool = Field(
+        default=False,
+        description="whether to register images before taking the mean; other examples never are.",
+    )
+    reach: Annotated[int, Field(ge=1)] = Field(
+        default=4, description="largest shift looked for, in pixels down or across."
+    )
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty of `[g, n, *input_shape]`."""
         members = tf.stop_gradient(x)
         mean = tf.reduce_mean(members, 0)
@@ -260,10 +256,10 @@ class GroupConsistency(Prior):
             target = mean[None]
         return 2 * self.weight * tf.nn.l2_loss(x - target) / tf.cast(tf.size(mean), x.dtype)
 
-    def shifts(self, members: Any, mean: Any) -> Any:
+    def shifts(self, members: Tensor, mean: Tensor) -> Tensor:
         """`[g, n, 2]` int32: by how many pixels down and across each image matches `mean` `[n, h, w, c]` best."""
 
-        def spectrum(images: Any) -> Any:  # the channels to the front, as fft2d takes the last two dimensions
+        def spectrum(images: Tensor) -> Tensor:  # the channels to the front, as fft2d takes the last two dimensions
             centered = images - tf.reduce_mean(images, [-3, -2], keepdims=True)
             order = [*range(len(images.shape) - 3), -1, -3, -2]
             order = [o % len(images.shape) for o in order]
@@ -278,7 +274,7 @@ class GroupConsistency(Prior):
         return tf.stack([best // (2 * across + 1) - down, best % (2 * across + 1) - across], -1)
 
 
-def _rolled(images: Any, shifts: Any) -> Any:
+def _rolled(images: Tensor, shifts: Tensor) -> Tensor:
     """`[g, n, h, w, c]`, each image moved down and across by its `[g, n, 2]` whole pixels, wrapping around."""
     g, n, height, width, channels = images.shape
     flat, moves = tf.reshape(images, [g * n, height, width, channels]), tf.reshape(shifts, [g * n, 2])
@@ -304,19 +300,21 @@ def _path(function: Any) -> str:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-class Custom(Prior):
-    """A penalty of the user's own.
+#: A function stands in a file as its path.
+_WRITTEN = WithJsonSchema({"type": "string"})
 
-    Attributes:
-      function: `(x [n, *input_shape], scene) -> scalar`, traceable and differentiable; the function itself, or its path
-        `package.module:name`.
-    """
+
+class Custom(Prior):
+    """A penalty of the user's own."""
 
     kind: ClassVar[str] = "custom"
 
-    function: Annotated[Callable[..., Any], BeforeValidator(_function), PlainSerializer(_path)]
+    function: Annotated[Callable[..., Any], BeforeValidator(_function), PlainSerializer(_path), _WRITTEN] = Field(
+        description="`(x [n, *input_shape], scene) -> scalar`, traceable and differentiable; the function itself, or "
+        "its path `package.module:name`."
+    )
 
-    def __call__(self, x: Any, scene: Scene) -> Any:
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
         value = tf.convert_to_tensor(self.function(x, scene), x.dtype)
         if value.shape.rank not in (None, 0):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Flat, Labels, Scalar
 from fedpriv.threat.attack import Capability
 from fedpriv.threat.static import Inputs, Static
 from fedpriv_attacks.parts.component import Component
@@ -29,9 +30,9 @@ class Sent(NamedTuple):
       inputs: what else of the view a replay takes, such as the defenses' states.
     """
 
-    weights: Any
-    update: Any
-    rate: Any
+    weights: Flat
+    update: Flat
+    rate: Scalar
     inputs: Inputs = Inputs()
 
 
@@ -49,7 +50,7 @@ class Replay(Component):
         return np.zeros(0)
 
     @abstractmethod
-    def __call__(self, static: Static, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, static: Static, sent: Sent, x: Examples, y: Labels, own: Flat) -> Flat:
         """The simulated update `[d]`; traceable, differentiable in `x`, `y` and `own`.
 
         Args:
@@ -66,7 +67,7 @@ class Exact(Replay):
 
     kind: ClassVar[str] = "exact"
 
-    def __call__(self, static: Static, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, static: Static, sent: Sent, x: Examples, y: Labels, own: Flat) -> Flat:
         """`view.simulate`."""
         return static.simulate(sent.weights, sent.rate, x, y, sent.inputs)
 
@@ -80,7 +81,7 @@ class OneGradient(Replay):
 
     kind: ClassVar[str] = "one_gradient"
 
-    def __call__(self, static: Static, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, static: Static, sent: Sent, x: Examples, y: Labels, own: Flat) -> Flat:
         """-(rate x steps) times the gradient of the whole batch."""
         return _single_step(static, sent, sent.weights, x, y)
 
@@ -91,23 +92,26 @@ class Surrogate(Replay):
     Zhu, Yao, Blaschko 2023, "Surrogate Model Extension (SME): A Fast and Accurate Weight Update Attack on Federated
     Learning", ICML, arXiv 2306.00127. The surrogate weights are w + a (w' - w), with `a` optimized along with the
     examples. One gradient an evaluation, however many local steps the client made.
-
-    Attributes:
-      start: where `a` starts; 0 is the broadcast model, 1 the returned one.
-      speed: how far one unit of the optimizer's variable moves `a`; SME gives `a` its own, smaller learning rate.
     """
 
     kind: ClassVar[str] = "surrogate"
     paper: ClassVar[str] = "Zhu, Yao, Blaschko 2023, arXiv 2306.00127"
 
-    start: Annotated[float, Field(ge=0, le=1)] = 0.5
-    speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    start: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.5,
+        description="where `a` starts; 0 is the broadcast model, 1 the returned one.",
+    )
+    speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=0.1,
+        description="how far one unit of the optimizer's variable moves `a`; SME gives `a` its own, smaller learning "
+        "rate.",
+    )
 
     def variables(self) -> np.ndarray:
         """`a` in units of `speed`."""
         return np.array([self.start / self.speed])
 
-    def __call__(self, static: Static, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, static: Static, sent: Sent, x: Examples, y: Labels, own: Flat) -> Flat:
         """-(rate x steps) times the gradient at the surrogate weights."""
         a = tf.clip_by_value(own[0] * tf.cast(self.speed, own.dtype), 0.0, 1.0)
         return _single_step(static, sent, sent.weights + a * sent.update, x, y)
@@ -134,7 +138,7 @@ class Epochs(Replay):
         epochs = max(-(-p.local_steps(n) // p.steps_per_epoch(n)) for n in static.num_examples)
         return epochs if ordered else 1
 
-    def __call__(self, static: Static, sent: Sent, x: Any, y: Any, own: Any) -> Any:
+    def __call__(self, static: Static, sent: Sent, x: Examples, y: Labels, own: Flat) -> Flat:
         """`view.simulate` with one batch of examples an epoch."""
         copies, n = self.copies(static), static.total_examples
         if copies == 1:
@@ -145,7 +149,7 @@ class Epochs(Replay):
         )
 
 
-def _single_step(static: Static, sent: Sent, weights: Any, x: Any, y: Any) -> Any:
+def _single_step(static: Static, sent: Sent, weights: Flat, x: Examples, y: Labels) -> Flat:
     """The update of one SGD step on all examples at once, as long as the client's local steps together."""
     procedure, counts = static.procedure, static.num_examples
     assert procedure is not None

@@ -35,15 +35,6 @@ class RGAP(Attack):
     taken, `extra["invertible"]` is False and the reconstruction is not to be trusted.
 
     Reconstructions are clipped to [0, 1] at the end.
-
-    Attributes:
-      refine: Gauss-Newton steps on all equations jointly, after the recursion; 0 is the closed form alone. One gains
-        some dB on float32 updates; twenty or so can save a network whose layers are short of equations but
-        constrained by those before them (an index of at most 0 in the rank analysis).
-      iterations: conjugate-gradient iterations in each of those.
-      weighted: weigh equations by their errors; False is the paper's stacking of rows.
-      max_unknowns: largest number of values of a layer's input; the memory needed grows with its square, 8 bytes for
-        each entry of a few matrices.
     """
 
     name: ClassVar[str] = "rgap"
@@ -52,10 +43,23 @@ class RGAP(Attack):
         {Capability.REAL_UPDATE, Capability.NUM_EXAMPLES, Capability.PROCEDURE, Capability.SINGLE_STEP}
     )
 
-    refine: Annotated[int, Field(ge=0)] = 0
-    iterations: Annotated[int, Field(ge=1)] = 60
-    weighted: bool = True
-    max_unknowns: Annotated[int, Field(ge=1)] = 6000
+    refine: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Gauss-Newton steps on all equations jointly, after the recursion; 0 is the closed form alone. "
+        "One gains some dB on float32 updates; twenty or so can save a network whose layers are short of "
+        "equations but constrained by those before them (an index of at most 0 in the rank analysis).",
+    )
+    iterations: Annotated[int, Field(ge=1)] = Field(
+        default=60, description="conjugate-gradient iterations in each of those."
+    )
+    weighted: bool = Field(
+        default=True, description="weigh equations by their errors; False is the paper's stacking of rows."
+    )
+    max_unknowns: Annotated[int, Field(ge=1)] = Field(
+        default=6000,
+        description="largest number of values of a layer's input; the memory needed grows with its square, 8 bytes "
+        "for each entry of a few matrices.",
+    )
 
     def attack(self, view: View, seed: int) -> Finding:
         """Recurs from the last layer to the example.

@@ -10,7 +10,9 @@ from pydantic import Field
 from scipy.optimize import minimize
 
 from fedpriv.base.lazy import tf  # TensorFlow, imported at first use, so that `fedpriv list` answers at once
-from fedpriv.defense.stations import Context, Defense
+from fedpriv.defense.domain import Domain
+from fedpriv.defense.passed import Passed
+from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
 
@@ -25,12 +27,11 @@ class TopK(Defense):
     Parameters:
       fraction: share of the coordinates that are kept; at least one is.
 
-    Metrics: `kept`, the share of the update's squared length that was sent.
+    Log: `kept`, the share of the update's squared length that was sent.
     """
 
     name: ClassVar[str] = "top_k"
     paper: ClassVar[str] = "Aji, Heafield 2017, arXiv 1704.05021"
-    contractive: ClassVar[bool] = True  # zeros never make an update longer
     adaptive_attack: ClassVar[str] = "dlg"
 
     fraction: Annotated[float, Field(gt=0, le=1)]
@@ -39,13 +40,18 @@ class TopK(Defense):
         """How many of `size` coordinates are kept."""
         return max(1, round(self.fraction * size))
 
-    def update(self, update: Any, context: Context) -> tuple[Any, dict[str, Any]]:
-        """`[d]` to `[d]`, with `count(d)` coordinates kept, ties included."""
+    def maps(self, given: Domain, plan: Plan) -> Domain:
+        """Zeros never make an update longer, so a bound that was known stays."""
+        return given
+
+    def update(self, update: Any, context: Context) -> Passed:
+        """`[d]` to `[d]`, with `count(d)` coordinates kept; each takes its value and its place on the wire."""
         size = context.plan.spec.size
         _, where = tf.math.top_k(tf.abs(update), self.count(size))
         mask = tf.scatter_nd(where[:, None], tf.ones_like(where, update.dtype), [size])
         sent = update * mask
-        return sent, {"kept": tf.math.divide_no_nan(tf.reduce_sum(sent**2), tf.reduce_sum(update**2))}
+        kept = tf.math.divide_no_nan(tf.reduce_sum(sent**2), tf.reduce_sum(update**2))
+        return Passed(sent, log={"kept": kept}, bits=self.count(size) * (32 + size.bit_length()))
 
 
 class Match(Attack):

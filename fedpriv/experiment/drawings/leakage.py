@@ -17,6 +17,7 @@ from fedpriv.experiment.arm import (
     varying_axes,
 )
 from fedpriv.experiment.drawings.drawn import Drawn
+from fedpriv.metrics.decibels import decibels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +49,7 @@ def heat_maps(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
                 r, c, row = str(arm.labels[rows]), str(arm.labels[columns]), arm.row()
                 values.setdefault(r, {})[c] = row["psnr_median"]
                 notes.setdefault(r, {})[c] = f"{row['reconstructed']} of {row['images']}"
-            return heat_table(values, notes=notes, low=5, high=50, title=title)
+            return heat_table(values, notes=notes, show=decibels, low=5, high=50, title=title)
 
         return draw
 

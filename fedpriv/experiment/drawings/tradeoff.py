@@ -18,7 +18,7 @@ from fedpriv.experiment.arm import (
     words_without,
 )
 from fedpriv.experiment.drawings.drawn import Drawn
-from fedpriv.metrics.score import PSNR_CAP
+from fedpriv.metrics.decibels import capped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def noise_panels(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
         points = []
         for arm in shown:
             row, noise, setting = arm.row(), _multiplier(arm), arm.results[0].cell.setting
-            values = [min(i.psnr, PSNR_CAP) for s in arm.scores()[0] for i in s.images if i.psnr is not None]
+            values = [float(capped(i.psnr)) for s in arm.scores()[0] for i in s.images if i.psnr is not None]
             bare = not setting.defense
             series = "No defense" if bare else mechanism(arm)
             points.append(

@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 import typer
-from fedpriv_attacks.rgap import RGAP, rank_analysis
+from fedpriv_attacks.rgap.attack import RGAP
+from fedpriv_attacks.rgap.ranks import rank_analysis
 from typer.testing import CliRunner
 
 from fedpriv.base.errors import CapabilityError, DivergenceError, ParameterError

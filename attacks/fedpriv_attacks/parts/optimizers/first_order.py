@@ -25,29 +25,38 @@ class FirstOrder(Optimizer):
 
     A step that leads to where the objective or its gradient is not finite ends the minimization with status
     NON_FINITE at the best point before it.
-
-    Attributes:
-      steps: steps taken; the objective is evaluated once more than that.
-      learning_rate: of the first steps.
-      decay: `step` multiplies the rate by 0.1 after 3/8, 5/8 and 7/8 of the steps (Geiping et al. 2020), `cosine`
-        lets it fall to zero along half a cosine, `linear` in a straight line, `none` keeps it.
-      warmup: steps over which the rate first rises in a straight line.
-      signed: what becomes of the gradient before anything else: its sign (`true`), a tanh that softens as the steps
-        go on (`soft`: tanh(c g) / c, c falling from 1 to 0), or itself (`false`).
-      clip: Euclidean norm to which larger gradients are scaled, or None.
-      langevin: standard deviation of the normal noise added to the gradient, as a multiple of the learning rate (Yin
-        et al. 2021, arXiv 2104.07586). The noise is a function of the start: the same start, the same noise.
     """
 
     projects: ClassVar[bool] = True
 
-    steps: Annotated[int, Field(ge=1)] = 1000
-    learning_rate: Positive = 0.1
-    decay: Literal["step", "cosine", "linear", "none"] = "none"
-    warmup: Annotated[int, Field(ge=0)] = 0
-    signed: bool | Literal["soft"] = False
-    clip: Positive | None = None
-    langevin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    steps: Annotated[int, Field(ge=1)] = Field(
+        default=1000,
+        description="steps taken; the objective is evaluated once more than that.",
+    )
+    learning_rate: Positive = Field(default=0.1, description="of the first steps.")
+    decay: Literal["step", "cosine", "linear", "none"] = Field(
+        default="none",
+        description="`step` multiplies the rate by 0.1 after 3/8, 5/8 and 7/8 of the steps (Geiping et al. 2020), "
+        "`cosine` lets it fall to zero along half a cosine, `linear` in a straight line, `none` keeps it.",
+    )
+    warmup: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="steps over which the rate first rises in a straight line.",
+    )
+    signed: bool | Literal["soft"] = Field(
+        default=False,
+        description="what becomes of the gradient before anything else: its sign (`true`), a tanh that softens as the "
+        "steps go on (`soft`: tanh(c g) / c, c falling from 1 to 0), or itself (`false`).",
+    )
+    clip: Positive | None = Field(
+        default=None, description="Euclidean norm to which larger gradients are scaled, or None."
+    )
+    langevin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="standard deviation of the normal noise added to the gradient, as a multiple of the learning rate "
+        "(Yin et al. 2021, arXiv 2104.07586). The noise is a function of the start: the same start, the "
+        "same noise.",
+    )
 
     @abstractmethod
     def slots(self, start: Any) -> tuple[Any, ...]:
@@ -187,19 +196,14 @@ class Adam(FirstOrder):
     """Adam: steps along the mean gradient over its root mean square, both running and bias-corrected.
 
     Kingma, Ba 2015, "Adam: A Method for Stochastic Optimization", ICLR, arXiv 1412.6980.
-
-    Attributes:
-      beta_1: how slowly the mean gradient forgets.
-      beta_2: how slowly the mean square forgets.
-      epsilon: added to the root mean square.
     """
 
     kind: ClassVar[str] = "adam"
     paper: ClassVar[str] = "Kingma, Ba 2015, arXiv 1412.6980"
 
-    beta_1: Share = 0.9
-    beta_2: Share = 0.999
-    epsilon: Positive = 1e-8
+    beta_1: Share = Field(default=0.9, description="how slowly the mean gradient forgets.")
+    beta_2: Share = Field(default=0.999, description="how slowly the mean square forgets.")
+    epsilon: Positive = Field(default=1e-8, description="added to the root mean square.")
 
     def slots(self, start: Any) -> tuple[Any, ...]:
         """Mean gradient and mean square."""
@@ -240,17 +244,13 @@ class SGD(FirstOrder):
 
     Polyak 1964, "Some methods of speeding up the convergence of iteration methods"; Nesterov's variant as in Sutskever
     et al. 2013.
-
-    Attributes:
-      momentum: share of the last change that is added to the next.
-      nesterov: look ahead along the momentum.
     """
 
     kind: ClassVar[str] = "sgd"
     paper: ClassVar[str] = "Polyak 1964, USSR Comput. Math. Math. Phys. 4(5)"
 
-    momentum: Share = 0.0
-    nesterov: bool = False
+    momentum: Share = Field(default=0.0, description="share of the last change that is added to the next.")
+    nesterov: bool = Field(default=False, description="look ahead along the momentum.")
 
     def slots(self, start: Any) -> tuple[Any, ...]:
         """The velocity, if there is momentum."""

@@ -70,20 +70,14 @@ class Minimum(NamedTuple):
 
 
 class Optimizer(Component):
-    """Base of the optimizers: minimizes a function of a vector inside one graph.
-
-    Attributes:
-      target: stop once the objective is at most this (None: never).
-      history: rows of the history kept, at least 2.
-      path: whether to keep the points at those rows as well.
-    """
+    """Base of the optimizers: minimizes a function of a vector inside one graph."""
 
     #: Whether `minimize` takes a projection.
     projects: ClassVar[bool] = False
 
-    target: float | None = None
-    history: Annotated[int, Field(ge=2)] = 128
-    path: bool = False
+    target: float | None = Field(default=None, description="stop once the objective is at most this (None: never).")
+    history: Annotated[int, Field(ge=2)] = Field(default=128, description="rows of the history kept, at least 2.")
+    path: bool = Field(default=False, description="whether to keep the points at those rows as well.")
 
     def minimize(
         self,

@@ -1,0 +1,190 @@
+"""Case: small known updates that an attack is checked on. The kit's own are made from embedded images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fedpriv.base.errors import ParameterError, did_you_mean
+from fedpriv.base.lazy import tf
+from fedpriv.data.dataset import Dataset
+from fedpriv.data.embedded import fashion_small
+from fedpriv.models.keras_model import from_keras
+from fedpriv.models.model import Model
+from fedpriv.rounds.exposure import Exposure, single_steps
+from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.tap import Observation
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Observations of one kind, at least two, whose views differ in weights, examples and labels only.
+
+    Attributes:
+      name: how to call it in messages.
+      observations: what an attack is run on, and the truth it is judged by.
+    """
+
+    name: str
+    observations: tuple[Observation, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.observations) < 2:
+            raise ParameterError(
+                f"case '{self.name}' has {len(self.observations)} observations; give at least 2, so that what is "
+                "found can be told from what is always answered"
+            )
+        if len({o.view.static for o in self.observations}) > 1:
+            raise ParameterError(
+                f"case '{self.name}' mixes views of several kinds; make all observations with one model, one procedure "
+                "and one number of examples"
+            )
+
+    @classmethod
+    def of(cls, exposure: Exposure, name: str = "own") -> Case:
+        """All observations of `exposure`.
+
+        Raises:
+          ParameterError: fewer than two.
+        """
+        return cls(name, tuple(exposure))
+
+
+def _images(side: int, first: int = 23) -> Dataset:
+    """Fashion-MNIST at `side` pixels, a divisor of 28, by averaging; from the image number `first` on."""
+    train, _ = fashion_small()
+    block = 28 // side
+    x = train.floats(slice(first, first + 64)).reshape(-1, side, block, side, block, 1).mean((2, 4))
+    return Dataset(f"fashion_{side}", x.astype(np.float32), train.y[first : first + 64], 10)
+
+
+def _perceptron(side: int, hidden: int, activation: str, bias: bool = True) -> Model:
+    """One hidden layer; weights uniform in [-0.5, 0.5], so that second derivatives are of use."""
+
+    def build() -> Any:
+        layers = tf.keras.layers
+
+        def weights() -> dict[str, Any]:
+            uniform = tf.keras.initializers.RandomUniform
+            return {"kernel_initializer": uniform(-0.5, 0.5), "bias_initializer": uniform(-0.5, 0.5)}
+
+        return tf.keras.Sequential(
+            [
+                tf.keras.Input((side, side, 1)),
+                layers.Flatten(),
+                layers.Dense(hidden, activation, name="hidden", **weights()),
+                layers.Dense(10, name="logits", use_bias=bias, **weights()),
+            ]
+        )
+
+    return from_keras(build, f"perceptron_{activation}_{hidden}", (side, side, 1), 10, verify=False)
+
+
+def _normalized(data: Dataset) -> tuple[Model, np.ndarray]:
+    """A convolution, batch normalization with the statistics of `data`, and the logits; and its weights `[d]`."""
+
+    def building(mean: Any, variance: Any) -> Callable[[], Any]:
+        def build() -> Any:
+            layers, constant = tf.keras.layers, tf.keras.initializers.Constant
+            return tf.keras.Sequential(
+                [
+                    tf.keras.Input(data.input_shape),
+                    layers.Conv2D(8, 3, strides=2, padding="same", name="conv"),
+                    layers.BatchNormalization(
+                        name="norm",
+                        moving_mean_initializer=constant(mean),
+                        moving_variance_initializer=constant(variance),
+                    ),
+                    layers.Activation("sigmoid"),
+                    layers.Flatten(),
+                    layers.Dense(10, name="logits"),
+                ]
+            )
+
+        return build
+
+    untrained = from_keras(building(0.0, 1.0), "normalized", data.input_shape, 10, verify=False)
+    weights = untrained.initial_weights(0)
+    assert untrained.moments is not None
+    moments = untrained.moments(untrained.spec.unflatten(tf.constant(weights)), tf.constant(data.floats()))
+    ((mean, variance),) = [(m.numpy(), v.numpy()) for m, v in moments]
+    return from_keras(building(mean, variance), "normalized", data.input_shape, 10, verify=False), weights
+
+
+def _single() -> Exposure:
+    return Exposure(_perceptron(7, 48, "sigmoid"), _images(7), trials=2)
+
+
+def _single_relu() -> Exposure:
+    return Exposure(_perceptron(7, 64, "relu"), _images(7), trials=2)
+
+
+def _batch() -> Exposure:
+    return Exposure(_perceptron(14, 128, "relu"), _images(14), trials=2, batch=4)
+
+
+def _labels() -> Exposure:
+    return Exposure(
+        _perceptron(7, 64, "sigmoid"), _images(7), trials=2, batch=2, adversary=Adversary().knowing("labels")
+    )
+
+
+def _fedavg() -> Exposure:
+    return Exposure(_perceptron(7, 64, "sigmoid"), _images(7), trials=2, batch=2, procedure=single_steps(3))
+
+
+def _clothes() -> Exposure:
+    return Exposure(_perceptron(28, 16, "sigmoid"), _images(28), trials=2)
+
+
+def _running_statistics() -> Exposure:
+    data = _images(7)
+    model, weights = _normalized(data.take(np.arange(32, 64)))
+    return Exposure(model, data, trials=2, weights=weights)
+
+
+def _batch_statistics() -> Exposure:
+    data = _images(7)
+    model, weights = _normalized(data.take(np.arange(32, 64)))
+    return Exposure(model, data, trials=2, weights=weights, adversary=Adversary().knowing("batch_statistics"))
+
+
+#: The kit's cases, in the order in which one is looked for, and what each is. All are of Fashion-MNIST images made
+#: smaller, of a few thousand weights, and of two clients that have never been seen before.
+CASES: dict[str, str] = {
+    "single": "one 7x7 image, one step, a sigmoid layer",
+    "single_relu": "one 7x7 image, one step, a ReLU layer",
+    "batch": "four 14x14 images of four classes, one step, a ReLU layer",
+    "clothes": "one 28x28 image, one step, a sigmoid layer",
+    "fedavg": "two 7x7 images, three full-batch steps, a sigmoid layer",
+    "labels": "two 7x7 images, one step, a sigmoid layer; the adversary knows the labels",
+    "running_statistics": "one 7x7 image, one step, a convolution with trained batch-norm statistics",
+    "batch_statistics": "the same; the adversary also knows the batch-norm statistics of the client's batch",
+}
+
+_MAKERS: dict[str, Callable[[], Exposure]] = {
+    "single": _single,
+    "single_relu": _single_relu,
+    "batch": _batch,
+    "clothes": _clothes,
+    "fedavg": _fedavg,
+    "labels": _labels,
+    "running_statistics": _running_statistics,
+    "batch_statistics": _batch_statistics,
+}
+
+
+@cache
+def own_case(name: str) -> Case:
+    """One of CASES, made once a process.
+
+    Raises:
+      ParameterError: there is none of that name.
+    """
+    if name not in _MAKERS:
+        raise ParameterError(f"the kit has no case '{name}'.{did_you_mean(name, _MAKERS)}")
+    return Case.of(_MAKERS[name](), name)
