@@ -21,7 +21,7 @@ sys.dont_write_bytecode = False
 
 # A build must not fail by the luck of a draw: tests of properties take the same examples in every run. The slow test
 # in test_properties.py draws anew.
-settings.register_profile("same", derandomize=True)
+settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("search", derandomize=False, deadline=None, max_examples=500, print_blob=True)
 settings.load_profile("same")
 

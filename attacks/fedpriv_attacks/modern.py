@@ -128,7 +128,8 @@ def mismatch(view: View, finding: Finding) -> float:
         return float("inf")
     observed = np.asarray(view.observed, np.float64)
     x = tf.constant(finding.x, view.model.spec.dtype)
+    y = tf.constant(np.asarray(finding.y, view.model.task.target_dtype))
     with unmeasured():  # it judges a finding, and made none
-        replayed = view.simulate(x, tf.constant(np.asarray(finding.y, np.int32))).numpy().astype(np.float64)
+        replayed = view.simulate(x, y).numpy().astype(np.float64)
     error = float(np.sum((replayed - observed) ** 2) / np.sum(observed**2))
     return error if np.isfinite(error) else float("inf")

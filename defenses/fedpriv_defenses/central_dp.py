@@ -14,7 +14,7 @@ from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.noise import Noise
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
-from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.clip import SMALLEST_NORM, Clip
 from fedpriv_defenses.gaussian_query import NOISE_ASSUMPTIONS, gaussian_sum_query
 
 
@@ -45,7 +45,7 @@ class CentralDP(Defense):
     paper: ClassVar[str] = "McMahan, Ramage, Talwar, Zhang, 2018, arXiv 1710.06963"
     replayable: ClassVar[bool] = False
 
-    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    clip: Annotated[float, Field(ge=SMALLEST_NORM, allow_inf_nan=False)]
     noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     def check(self, plan: Plan) -> None:
@@ -92,9 +92,12 @@ class CentralDP(Defense):
         """One client-level claim against `released`, for the longest contribution that can arrive."""
         longest = self.clip if contribution.l2 is None else contribution.l2
         event, relation = central_event(self.stddev / longest, plan.sampling, plan.population)
+        fixed = plan.sampling.kind == "fixed"
+        given = "" if fixed else f" (from the {plan.population} clients there are, taken as public)"
         assumes: tuple[str, ...] = (
             "the server is trusted to draw the noise and to publish nothing but the models: not the cohorts, their "
-            "sizes, or training losses and other metrics of clients",
+            "sizes, who was left out of one, or training losses and other metrics of clients",
+            f"the sum is divided by {plan.expected_cohort:g}, a public number set without looking at who takes part{given}",
             "cohorts are drawn as the sampling says, secret from whoever sees the models",
             *NOISE_ASSUMPTIONS,
         )

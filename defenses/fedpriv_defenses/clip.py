@@ -11,6 +11,9 @@ from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 
+#: Squares of shorter vectors vanish in float32, and with them the norm that a clip goes by.
+SMALLEST_NORM = 1e-15
+
 
 class Clip(Defense):
     """Scales an update down to an L2 norm of at most `norm`.
@@ -32,7 +35,7 @@ class Clip(Defense):
     paper: ClassVar[str] = "Abadi et al., 2016, arXiv 1607.00133"
     adaptive_attack: ClassVar[str] = "dlg"
 
-    norm: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    norm: Annotated[float, Field(ge=SMALLEST_NORM, allow_inf_nan=False)]
 
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """A vector of norm at most `norm`, and of any smaller bound it came with."""

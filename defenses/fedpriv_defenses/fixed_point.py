@@ -20,6 +20,10 @@ from fedpriv.defense.stations import Defense, Plan
 _EXACT_EXAMPLES = 1 << 22
 
 
+#: How far float32 rounding takes a coordinate beyond the norm that its vector was clipped to, relative to it.
+ROUNDING = 1e-6
+
+
 @dataclass(frozen=True)
 class Steps:
     """What one unit of an integer stands for, in each part of a contribution.
@@ -102,7 +106,11 @@ class FixedPoint(Codec):
         at, d = self.steps(plan), plan.spec.size
         exact = tf.cast(contribution, tf.float64)  # scaling by a power of two is then free of rounding
         values, weight, tallies = exact[:d], exact[d : d + 1], exact[d + 1 :]
-        fits = tf.concat([tf.abs(values) <= at.limit, (weight >= 0) & (weight <= 1), tf.abs(tallies) <= 1], 0)
+        # A clip to the limit leaves some coordinates one rounding above it: those count as the limit.
+        fits = tf.concat(
+            [tf.abs(values) <= at.limit * (1 + ROUNDING), (weight >= 0) & (weight <= 1), tf.abs(tallies) <= 1], 0
+        )
+        values = tf.clip_by_value(values, -at.limit, at.limit)
         scaled = tf.concat([values / at.step, weight / at.weight, tallies / at.tally], 0)
         integers = tf.cast(tf.round(tf.where(fits, scaled, tf.zeros_like(scaled))), tf.int64)
         if self.bits < 64:

@@ -13,7 +13,7 @@ from fedpriv.defense.domain import Real
 from fedpriv.defense.noise import Noise
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
-from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.clip import SMALLEST_NORM, Clip
 from fedpriv_defenses.gaussian_query import NOISE_ASSUMPTIONS, gaussian_sum_query
 
 
@@ -47,7 +47,7 @@ class LocalDP(Defense):
     replayable: ClassVar[bool] = False
     adaptive_attack: ClassVar[str] = "ggl"
 
-    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    clip: Annotated[float, Field(ge=SMALLEST_NORM, allow_inf_nan=False)]
     noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     @property
@@ -87,7 +87,8 @@ class LocalDP(Defense):
             amplified=False,
             assumes=(
                 "who takes part, and how many examples each has, is not protected",
-                "nothing else about a client's data leaves it: no losses, norms or other metrics",
+                "nothing else about a client's data leaves it: no losses, norms or other metrics, and not that its "
+                "update was left out, or stopped the run, since it was not finite",
                 *NOISE_ASSUMPTIONS,
             ),
         )

@@ -34,7 +34,7 @@ def main(
     from fedpriv_attacks.inversion.generative import GGL, GIAS
     from fedpriv_attacks.inversion.inversion import Inversion
     from fedpriv_attacks.inversion.inverting_gradients import InvertingGradients
-    from fedpriv_attacks.labels.inference import Auto
+    from fedpriv_attacks.labels.auto import Auto
     from fedpriv_attacks.parts.coordinates import Pixels
     from fedpriv_attacks.parts.likelihood import NoiseLikelihood
     from fedpriv_attacks.parts.optimizers.first_order import Adam, SignedAdam

@@ -127,8 +127,7 @@ class Ledger:
     ) -> Epsilon:
         """The strongest guarantee that holds after the rounds spent.
 
-        A claim against the server covers released models too, since they are computed from the messages; it is
-        used where no claim is made against `released` itself.
+        A claim against the server covers released models too, since they are computed from the messages.
 
         Args:
           delta: slack of the bound, in (0, 1).
@@ -203,9 +202,8 @@ class Ledger:
                 f"weighting='{self.plan.weighting}' scales each client's share of the sum by its own number of "
                 "examples, which no claim covers; use weighting='uniform'"
             )
-        claims = [c for c in self.claims if c.against == against]
-        if not claims and against == "released":
-            claims = [c for c in self.claims if c.against == "server"]
+        # What holds against the server, which sees more, holds against whoever sees what it releases.
+        claims = [c for c in self.claims if against == "released" or c.against == against]
         if not claims:
             raise LedgerError(
                 f"no defense claims anything against '{against}': the claims made trust the server, which sees each "

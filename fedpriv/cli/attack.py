@@ -104,7 +104,7 @@ def attack(
                 result = run_trial(made, observation, attack_seed, threshold, metrics)
                 for row in gathered.add(result, observation.truth, run, {"trial": trial, **columns}):
                     number = len(gathered.rows) - len(result.score.images) + row["image"] + 1
-                    show_row(row, number, tuple(metrics), json_lines)
+                    show_row(row, number, (*_own_columns(observation.truth.kind), *metrics), json_lines)
     except KeyboardInterrupt:
         interrupted = True
     if not gathered.scores:
@@ -116,6 +116,12 @@ def attack(
         typer.echo(f"Wrote {out}", err=json_lines)
     if interrupted:
         raise typer.Exit(130)
+
+
+def _own_columns(kind: Any) -> list[str]:
+    """The first of a kind's columns, where they are not those of images."""
+    names = [c.name for c in kind.columns]
+    return [] if "psnr" in names else names[:3]
 
 
 def _lpips(path: Path, input_shape: tuple[int, ...]) -> LPIPS:

@@ -56,12 +56,16 @@ class Gathered:
         rows = score.rows(**columns)
         shown = sum(len(x) for x, _, _ in self.pictures)
         self.rows += rows
-        found = aligned(finding, score)
+        found = aligned(finding, score, truth.kind)
+        for i, row in enumerate(rows):  # examples that are no pictures are read as text
+            if (original := truth.kind.text(truth.x[i])) is not None:
+                row |= {"original": original, "found": None if found is None else truth.kind.text(found[i])}
         drawable = truth.x.ndim == 4 and truth.x.shape[-1] in (1, 3)
         if drawable and found is not None and shown < GRID and run == self.runs[0]:
             self.pictures.append((truth.x, found, quality_captions(score)))
-        if finding.path is not None and finding.history is not None and len(finding.path):
-            way = progress(finding, truth.x)
+        curved = "psnr" in {c.name for c in truth.kind.columns}
+        if curved and finding.path is not None and finding.history is not None and len(finding.path):
+            way = progress(finding, truth.x, truth.kind)
             self.ways.append(replace(way, x=np.zeros(0, np.float32)))
             if drawable and self.first is None:
                 self.first = finding, truth.x

@@ -44,6 +44,7 @@ class RoundProgress:
         parts = [f"loss {record.loss:.4f}"]
         if self.accuracy is not None:
             parts.append(f"accuracy {self.accuracy:.4f}")
+        parts += [f"{k.removeprefix('test_')} {v:.4f}" for k, v in record.metrics.items() if k.startswith("test_")]
         if record.epsilon is not None:
             parts.append(f"epsilon {record.epsilon:.3g}")
         if record.dropped:

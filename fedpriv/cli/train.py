@@ -168,8 +168,10 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
         return
     sent = sum(r.bytes_up for r in history.records)
     received = sum(r.bytes_down for r in history.records)
-    accuracy = "not measured (no test set)" if history.accuracy is None else f"{history.accuracy:.4f}"
-    typer.echo(f"{len(history.records)} rounds: test accuracy {accuracy}, training loss {last.loss:.4f}")
+    quality = federation.model.task.quality
+    measured = history.accuracy if quality.name == "accuracy" else last.metrics.get(f"test_{quality.name}")
+    said = "not measured (no test set)" if measured is None else quality.text(measured)
+    typer.echo(f"{len(history.records)} rounds: test {quality.label.lower()} {said}, training loss {last.loss:.4f}")
     typer.echo(f"Sent {sent / 1e6:.1f} MB up and {received / 1e6:.1f} MB down.")
     ledger = federation.ledger()
     if ledger is not None:

@@ -1,58 +1,60 @@
-"""Checks that every source passes: pixels, labels and counts, with errors that name the file."""
+"""Checks that every source passes: examples, labels, keys and counts, with errors that name the file."""
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fedpriv.base.errors import DataError
 from fedpriv.data.dataset import Dataset
+from fedpriv.data.kind import Kind, check_finite, kind_of
+from fedpriv.data.kinds.features import Features
+from fedpriv.data.kinds.image import Image, looks_channels_first
 
 MAX_INFERRED_CLASSES = 65536
 
 
-def checked_images(x: np.ndarray, file: str) -> np.ndarray:
-    """Pixels as `[n, height, width, channels]` or `[n, features]`, uint8 or float32 in [0, 1].
+def checked_examples(x: np.ndarray, file: str, kind: Kind | str | None = None) -> tuple[np.ndarray, Kind]:
+    """Examples as they are kept, and their kind.
 
     Args:
-      x: `[n, height, width, channels]`, `[n, height, width]` (a channel axis is added) or `[n, features]`; uint8, or
-        floats in [0, 1].
+      x: `[n, height, width, channels]`, `[n, height, width]` (a channel axis is added), `[n, features]`, or whatever
+        `kind` takes; uint8, or floats in the kind's range.
       file: what to name in errors.
+      kind: a kind; `image`, or `features` for numbers of any range; None goes by the shape, with values in [0, 1].
 
     Raises:
-      DataError: another rank or dtype, an empty axis, NaN or infinite pixels, floats outside [0, 1].
+      DataError: another rank or dtype, channels first, an empty axis, NaN or infinite values, values out of range.
     """
-    if x.ndim not in (2, 3, 4):
+    if isinstance(kind, Kind):
+        return kind.checked(x, file), kind
+    if kind not in (None, "image", "features"):
+        raise DataError(f"{file}: kind '{kind}' is none that an array tells; use image or features")
+    if x.ndim not in (2, 3, 4) and kind is None:
         raise DataError(
             f"{file}: images have shape {x.shape}; expected [n, height, width, channels], [n, height, width] "
             "or [n, features]"
         )
-    if 0 in x.shape:
+    if 0 in x.shape or x.ndim < 2:
         raise DataError(f"{file}: images have shape {x.shape}: there is nothing in them; expected at least one example")
-    if x.dtype != np.uint8 and x.dtype.kind != "f":
+    if kind == "features" and x.dtype.kind in "iuf" and x.dtype != np.uint8:
+        x = x.astype(np.float64)
+        finite = x[np.isfinite(x)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        made = Features(shape=x.shape[1:], low=low, high=high if high > low else low + 1)
+        return made.checked(x, file), made
+    if x.ndim == 3 and kind != "features":
+        x = x[..., None]
+    if kind is None and looks_channels_first(x.shape[1:]):
         raise DataError(
-            f"{file}: images have dtype {x.dtype}; expected uint8 (0 to 255) or floats in [0, 1]; "
-            "convert with .astype(np.uint8) if the values allow it"
+            f"{file}: images have shape {x.shape}, which looks like channels first; expected [n, height, width, "
+            "channels]: use np.moveaxis(x, 1, -1), or say kind='image' if there really are that many channels"
         )
-    if x.dtype.kind == "f":
-        _check_floats(x, file)
-        x = x.astype(np.float32)
-    return np.ascontiguousarray(x[..., None] if x.ndim == 3 else x)
-
-
-def _check_floats(x: np.ndarray, file: str) -> None:
-    finite = np.isfinite(x)
-    if not finite.all():
-        first = int(np.argmin(finite.reshape(len(x), -1).all(axis=1)))
-        raise DataError(
-            f"{file}: {int(finite.size - finite.sum())} pixels are NaN or infinite (the first in example {first}); "
-            "expected finite values in [0, 1]"
-        )
-    low, high = float(x.min()), float(x.max())
-    if low < 0 or high > 1:
-        hint = "divide by 255, or store uint8" if low >= 0 and high <= 255 else "rescale them"
-        raise DataError(f"{file}: float pixels span [{low:g}, {high:g}]; expected [0, 1]; {hint}")
+    guessed = Image(shape=x.shape[1:]) if x.ndim == 4 and kind != "features" else Features(shape=x.shape[1:])
+    return guessed.checked(x, file), guessed
 
 
 def checked_labels(y: np.ndarray, file: str, num_classes: int | None = None) -> np.ndarray:
@@ -74,7 +76,7 @@ def checked_labels(y: np.ndarray, file: str, num_classes: int | None = None) -> 
             "(from one-hot rows, take argmax over axis 1)"
         )
     if y.dtype.kind not in "iu":
-        raise DataError(f"{file}: labels have dtype {y.dtype}; expected integers")
+        raise DataError(f"{file}: labels have dtype {y.dtype}; expected integers, or num_classes=0 for quantities")
     if len(y) == 0:
         raise DataError(f"{file}: there are no labels; expected at least one example")
     limit = num_classes if num_classes is not None else MAX_INFERRED_CLASSES
@@ -88,6 +90,21 @@ def checked_labels(y: np.ndarray, file: str, num_classes: int | None = None) -> 
     return y.astype(np.int32)
 
 
+def checked_targets(y: np.ndarray, file: str) -> np.ndarray:
+    """Targets that are quantities, as float32 `[n]` or `[n, k]`.
+
+    Raises:
+      DataError: no numbers, another rank, or NaN or infinite ones.
+    """
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim not in (1, 2) or y.dtype.kind not in "iuf" or not y.size:
+        raise DataError(f"{file}: targets have shape {y.shape} and dtype {y.dtype}; expected [n] or [n, k] numbers")
+    y = y.astype(np.float32)
+    check_finite(y, file, "targets", "finite numbers")
+    return y
+
+
 def make_dataset(
     name: str,
     x: np.ndarray,
@@ -99,29 +116,36 @@ def make_dataset(
     keys: Any = None,
     source: str = "",
     labels_file: str | None = None,
+    kind: Kind | str | None = None,
 ) -> Dataset:
-    """A `Dataset` from checked arrays (see `checked_images`, `checked_labels`).
+    """A `Dataset` from checked arrays (see `checked_examples`, `checked_labels`, `checked_targets`).
 
     Args:
       name: the dataset's name.
-      x: images.
-      y: labels.
-      file: the file the images came from, for errors.
-      num_classes: number of classes, or None for one more than the largest label.
+      x: examples.
+      y: labels, or targets.
+      file: the file the examples came from, for errors.
+      num_classes: number of classes, 0 where `y` holds quantities, or None for one more than the largest label.
       class_names: one a class, or empty.
       keys: `[n]` natural client key of each example, or None.
       source: where it came from, for reports.
       labels_file: the file the labels came from, if another.
+      kind: what examples are; see `checked_examples`.
 
     Raises:
       DataError: anything malformed, or counts that do not match.
     """
     labels_file = labels_file or file
-    y = checked_labels(np.asarray(y), labels_file, num_classes)
-    x = checked_images(np.asarray(x), file)
+    quantities = num_classes == 0
+    y = (
+        checked_targets(np.asarray(y), labels_file)
+        if quantities
+        else checked_labels(np.asarray(y), labels_file, num_classes)
+    )
+    x, made = checked_examples(np.asarray(x), file, kind)
     if len(x) != len(y):
         where = file if labels_file == file else f"{file} and {labels_file}"
-        raise DataError(f"{where}: {len(x)} images but {len(y)} labels; expected as many of each")
+        raise DataError(f"{where}: {len(x)} {made.noun}s but {len(y)} labels; expected as many of each")
     if keys is not None:
         keys = np.asarray(keys)
         if keys.shape != (len(y),):
@@ -129,7 +153,20 @@ def make_dataset(
     classes = num_classes if num_classes is not None else int(y.max()) + 1
     if class_names and len(class_names) != classes:
         raise DataError(f"{file}: {len(class_names)} class names for {classes} classes; expected one a class")
-    return Dataset(name, x, y, classes, tuple(class_names), keys, source)
+    return Dataset(name, x, y, classes, tuple(class_names), keys, source, made)
+
+
+def checked_dataset(dataset: Dataset, file: str) -> Dataset:
+    """A dataset that somebody's own code made, put through the checks that files pass.
+
+    Raises:
+      DataError: NaN or infinite values, values out of range, channels first.
+    """
+    inferred = dataset.kind == kind_of(dataset.input_shape)
+    x, kind = checked_examples(dataset.x, file, None if inferred else dataset.kind)
+    if not dataset.num_classes:
+        checked_targets(dataset.y, file)
+    return replace(dataset, x=x, kind=kind)
 
 
 def check_pair(train: Dataset, test: Dataset | None, file: str) -> None:
@@ -144,4 +181,20 @@ def check_pair(train: Dataset, test: Dataset | None, file: str) -> None:
     if test.num_classes != train.num_classes:
         raise DataError(
             f"{file}: {train.num_classes} classes in training but {test.num_classes} in test; expected the same"
+        )
+    if test.kind != train.kind:
+        raise DataError(f"{file}: training and test examples differ in kind or range; give both one kind")
+
+
+def warn_of_duplicates(train: Dataset, test: Dataset | None, file: str) -> None:
+    """Warns where test examples are training examples too: held-out quality is then too good."""
+    if test is None or train.x.dtype != test.x.dtype:
+        return
+    seen = {example.tobytes() for example in train.x}
+    count = sum(example.tobytes() in seen for example in test.x)
+    if count:
+        warnings.warn(
+            f"{file}: {count} of {len(test)} test examples are in the training set too, so what is measured on them "
+            "is not held out",
+            stacklevel=3,
         )

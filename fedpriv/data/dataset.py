@@ -1,28 +1,30 @@
-"""Dataset: images (or feature vectors) and integer labels held in memory, with a fingerprint."""
+"""Dataset: examples of one kind and their targets, held in memory, with a fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from fedpriv.base.errors import DataError
+from fedpriv.data.kind import Kind, kind_of
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples and labels.
+    """Examples and their targets.
 
     Attributes:
       name: what users call it.
-      x: `[n, height, width, channels]` (or `[n, features]`), uint8, or float32 in [0, 1].
-      y: `[n]` int32 in [0, num_classes).
-      num_classes: number of classes.
+      x: `[n, *kind.shape]`, uint8 (levels of 1/255), or float32 in the kind's range.
+      y: `[n]` int32 in [0, num_classes); or, where targets are quantities, float32 `[n]` or `[n, k]`.
+      num_classes: number of classes; 0 where targets are quantities.
       class_names: one a class, or empty.
       keys: `[n]` natural client key of each example (such as its writer), or None.
       source: where it came from, for reports (never a machine path in committed results).
+      kind: what its examples are; None is images for `[n, height, width, channels]`, else features in [0, 1].
     """
 
     name: str
@@ -32,6 +34,7 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     keys: np.ndarray | None = None
     source: str = field(default="", compare=False)
+    kind: Kind = None  # type: ignore[assignment]  # filled in below
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -41,15 +44,49 @@ class Dataset:
         x, y = self.x.dtype, self.y.dtype
         if x.kind == "O":
             raise DataError(f"dataset '{self.name}': examples differ in shape; all must be arrays of one shape")
-        if x != np.uint8 and x.kind != "f":
+        if self.kind is None:
+            object.__setattr__(self, "kind", kind_of(self.input_shape))
+        if x != np.uint8 and x.kind != "f" and self.kind.dtype == "float32":
             raise DataError(
                 f"dataset '{self.name}': examples have dtype {x}; use uint8 (0 to 255) or floats in [0, 1], such as "
                 "x.astype(np.float32)"
             )
-        if y.kind not in "iu" or self.y.ndim != 1:
+        if self.input_shape != tuple(self.kind.shape):
             raise DataError(
-                f"dataset '{self.name}': labels have dtype {y} and shape {list(self.y.shape)}; "
-                "use one integer an example"
+                f"dataset '{self.name}': examples have shape {self.input_shape}, but kind '{self.kind.name}' has "
+                f"{tuple(self.kind.shape)}; give a kind of that shape"
+            )
+        if self.num_classes:
+            self._check_labels()
+        elif y.kind not in "iuf" or self.y.ndim not in (1, 2):
+            raise DataError(
+                f"dataset '{self.name}': targets have dtype {y} and shape {list(self.y.shape)}; with num_classes=0 "
+                "they are quantities: use one number an example, or [n, k]"
+            )
+        object.__setattr__(self, "y", self.y.astype(np.int32 if self.num_classes else np.float32, copy=False))
+        if self.keys is not None and len(self.keys) != len(self.x):
+            raise DataError(
+                f"dataset '{self.name}': {len(self.keys)} client keys for {len(self.x)} examples; give one an example"
+            )
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise DataError(
+                f"dataset '{self.name}': {len(self.class_names)} class names for {self.num_classes} classes; give one "
+                "a class, or none"
+            )
+
+    def _check_labels(self) -> None:
+        if self.y.dtype.kind not in "iu" or self.y.ndim < 1:
+            raise DataError(
+                f"dataset '{self.name}': labels have dtype {self.y.dtype} and shape {list(self.y.shape)}; "
+                "use one integer an example, or num_classes=0 if they are quantities"
+            )
+        outside = ((self.y < 0) | (self.y >= self.num_classes)).reshape(len(self.y), -1).any(axis=1)
+        if outside.any():
+            first, largest = int(np.argmax(outside)), int(self.y.max())
+            way = f"give num_classes={largest + 1}, or correct it" if int(self.y.min()) >= 0 else "number them from 0"
+            raise DataError(
+                f"dataset '{self.name}': example {first} has label {self.y[first]}, but num_classes={self.num_classes} "
+                f"allows 0 to {self.num_classes - 1}; {way}"
             )
 
     def __len__(self) -> int:
@@ -62,21 +99,25 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over shapes, dtypes and contents, 16 hex digits."""
+        """SHA-256, 16 hex digits, over all that results depend on: contents, kind, classes and their names, keys."""
         h = hashlib.sha256()
         for a in (self.x, self.y):
             h.update(f"{a.shape}{a.dtype}".encode())
             h.update(np.ascontiguousarray(a).tobytes())
+        keys = None if self.keys is None else [str(k) for k in np.asarray(self.keys).tolist()]
+        h.update(repr((self.num_classes, self.class_names, keys, self.kind.config())).encode())
         return h.hexdigest()[:16]
 
     def take(self, indices: np.ndarray) -> Dataset:
         """The examples at `indices`, in that order."""
         keys = None if self.keys is None else self.keys[indices]
-        return Dataset(
-            self.name, self.x[indices], self.y[indices], self.num_classes, self.class_names, keys, self.source
-        )
+        return replace(self, x=self.x[indices], y=self.y[indices], keys=keys)
+
+    def targets(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Class numbers as int64, or quantities as float32."""
+        return self.y[indices].astype(np.int64 if self.num_classes else np.float32)
 
     def floats(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Examples as float32 in [0, 1]."""
+        """Examples as float32, as the model gets them."""
         x = self.x[indices]
         return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,20 @@ from fedpriv.data.idx import idx_files, read_idx_folder
 from fedpriv.data.image_folder import read_image_folder, subfolders
 from fedpriv.data.known import KNOWN, KnownSet, known_by_file_name
 from fedpriv.data.npz import read_npz
+from fedpriv.data.table import is_table, table
 
 EXPECTED = (
     "an .npz file with arrays x and y, a folder of IDX files (train-images-idx3-ubyte, ..., .gz or not), "
-    "a folder of CIFAR batches (data_batch_1, ... or train, with or without .bin), or an image folder "
-    "(one subfolder a class)"
+    "a folder of CIFAR batches (data_batch_1, ... or train, with or without .bin), an image folder "
+    "(one subfolder a class), or a table (a CSV file with a heading, or an .npz with one array a column)"
 )
 
 
 def detect(path: Path) -> str | None:
-    """`npz`, `idx`, `cifar` or `images`: the format of what lies at `path`, or None."""
+    """`npz`, `table`, `idx`, `cifar` or `images`: the format of what lies at `path`, or None."""
     if path.is_file():
+        if is_table(path):
+            return "table"
         return "npz" if path.suffix.lower() == ".npz" else None
     if not path.is_dir():
         return None
@@ -43,7 +47,7 @@ def read_path(
     class names when its examples have that set's shape.
 
     Args:
-      path: an `.npz` file, a folder of IDX files, a folder of CIFAR batches, or an image folder.
+      path: an `.npz` file, a table, a folder of IDX files, a folder of CIFAR batches, or an image folder.
       image_size: height and width that an image folder's images are resized to (default 32).
       num_classes: number of classes, for `.npz` and IDX; None to find out.
       known: the public set that this must be; None to go by the name.
@@ -65,6 +69,8 @@ def read_path(
         raise ParameterError(f"num_classes={num_classes}: {path} says itself how many classes it has; leave it out")
     if num_classes is not None and num_classes < 1:
         raise ParameterError(f"num_classes={num_classes}: expected a positive number")
+    if kind == "table":
+        return table(str(path))
     resolved = path.resolve()
     stem = resolved.stem if kind == "npz" else resolved.name
     if kind == "images":
@@ -87,9 +93,7 @@ def _adopt(dataset: Dataset, known: KnownSet) -> Dataset:
     fits = dataset.input_shape == known.shape and int(np.max(dataset.y)) < known.num_classes
     if not fits or dataset.class_names:
         return dataset
-    return Dataset(
-        dataset.name, dataset.x, dataset.y, known.num_classes, known.class_names, dataset.keys, dataset.source
-    )
+    return replace(dataset, num_classes=known.num_classes, class_names=known.class_names)
 
 
 def _undetected(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedpriv.base import registry
 from fedpriv.base.errors import DataError, ParameterError, UnknownNameError, did_you_mean
-from fedpriv.data.check import check_pair
+from fedpriv.data.check import check_pair, checked_dataset, warn_of_duplicates
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.formats import EXPECTED, read_path
 
@@ -23,8 +23,9 @@ def load(
 
     Args:
       name_or_path: a registered name (`fedpriv list datasets`), a `package.module:function`, or a path: an `.npz` file
-        with arrays `x` and `y`, a folder of IDX files, a folder of CIFAR batches, or an image folder. A registered
-        name wins over a file of the same name; write `./name` for the file.
+        with arrays `x` and `y`, a folder of IDX files, a folder of CIFAR batches, an image folder, or a table (a CSV
+        file, or an `.npz` of columns). A registered name wins over a file of the same name; write `./name` for the
+        file.
       data_dir: where a named set finds its files.
       image_size: height and width that an image folder's images are resized to (default 32).
       num_classes: number of classes of an `.npz` or IDX folder, where the labels alone do not tell.
@@ -44,7 +45,9 @@ def load(
             raise ParameterError(
                 f"data_dir={data_dir}: {text} is a path and complete in itself; give data_dir with a dataset's name"
             )
-        return read_path(path, image_size, num_classes)
+        found = read_path(path, image_size, num_classes)
+        warn_of_duplicates(*found, text)
+        return found
     if ":" in name:
         return _named(text, data_dir, image_size, num_classes)
     known = registry.datasets.names()
@@ -67,5 +70,10 @@ def _named(
         or not isinstance(result[1], Dataset | None)
     ):
         raise DataError(f"dataset '{text}' returned {type(result).__name__}; expected (train Dataset, test Dataset)")
-    check_pair(result[0], result[1], f"dataset '{text}'")
-    return result
+    what = f"dataset '{text}'"
+    train = checked_dataset(result[0], f"{what}, training set")
+    test = None if result[1] is None else checked_dataset(result[1], f"{what}, test set")
+    check_pair(train, test, what)
+    if ":" in text:
+        warn_of_duplicates(train, test, what)
+    return train, test

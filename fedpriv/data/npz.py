@@ -33,7 +33,7 @@ def read_npz(
       DataError: missing, corrupt, or an array that is absent, pickled or malformed.
     """
     path = Path(path)
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     for role, accepted in _ALIASES.items():
         given = next((a for a in accepted if a in arrays), None)
         if given is None:
@@ -77,7 +77,12 @@ def _stated_classes(arrays: dict[str, np.ndarray], path: Path) -> int | None:
     return int(stated.item())
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an `.npz`, by name; pickled objects are refused.
+
+    Raises:
+      DataError: missing, corrupt, or with pickled objects.
+    """
     if not path.is_file():
         raise DataError(f"{path} is missing; expected an .npz archive")
     if not zipfile.is_zipfile(path):

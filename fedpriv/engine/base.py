@@ -174,7 +174,7 @@ class Engine(ABC):
         return decoded
 
     def evaluate(self, weights: np.ndarray, x: Any, y: Any) -> tuple[float, float]:
-        """(mean cross-entropy in nats, accuracy) of `weights [d]` on `x [n, *input_shape]`, uint8 or float, `y [n]`."""
+        """(mean loss, mean of the task's quality) of `weights [d]` on `x [n, *input_shape]` and targets `y`."""
         return self._evaluator(weights, x, y)
 
     def close(self) -> None:

@@ -1,11 +1,11 @@
-"""Evaluate: a model's loss and accuracy on examples, on this machine, whichever engine trained it."""
+"""Evaluate: a model's loss and quality on examples, on this machine, whichever engine trained it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fedpriv.base.lazy import default_threads, tf
-from fedpriv.federation.client import unit_floats
+from fedpriv.data.kind import unit_floats
 from fedpriv.models.model import Model
 
 EVALUATION_BATCH = 500
@@ -27,16 +27,16 @@ class Evaluator:
 
         def one(i: Any) -> Any:
             part = slice(i * EVALUATION_BATCH, (i + 1) * EVALUATION_BATCH)
-            logits = self.model.apply(weights, unit_floats(x[part], dtype), False)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y[part], logits)
-            right = tf.equal(tf.argmax(logits, -1, tf.int32), y[part])
-            return tf.reduce_sum(tf.cast(losses, tf.float64)), tf.reduce_sum(tf.cast(right, tf.int32))
+            outputs = self.model.apply(weights, unit_floats(x[part], dtype), False)
+            losses = self.model.task.losses(outputs, y[part])
+            qualities = self.model.task.qualities(outputs, y[part])
+            return tf.reduce_sum(tf.cast(losses, tf.float64)), tf.reduce_sum(tf.cast(qualities, tf.float64))
 
-        signature = (tf.TensorSpec([], tf.float64), tf.TensorSpec([], tf.int32))
-        losses, right = tf.map_fn(one, tf.range(batches), fn_output_signature=signature, parallel_iterations=self.lanes)
-        return tf.reduce_sum(losses), tf.reduce_sum(right)
+        signature = (tf.TensorSpec([], tf.float64), tf.TensorSpec([], tf.float64))
+        losses, good = tf.map_fn(one, tf.range(batches), fn_output_signature=signature, parallel_iterations=self.lanes)
+        return tf.reduce_sum(losses), tf.reduce_sum(good)
 
     def __call__(self, weights: Any, x: Any, y: Any) -> tuple[float, float]:
-        """(mean cross-entropy in nats, accuracy) of `weights [d]`."""
-        loss, right = self._run(tf.constant(weights, self.model.spec.dtype), x, y)
-        return float(loss) / len(y), int(right) / len(y)
+        """(mean loss, mean of the task's quality) of `weights [d]`."""
+        loss, good = self._run(tf.constant(weights, self.model.spec.dtype), x, y)
+        return float(loss) / len(y), float(good) / len(y)

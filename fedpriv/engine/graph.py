@@ -30,7 +30,7 @@ class GraphEngine(Engine):
         super().__init__(federation)
         self.lanes = max(1, default_threads()[1])
         partition, train = federation.partition, federation.train
-        self._x, self._y = tf.constant(train.x), tf.constant(train.y.astype(np.int32))
+        self._x, self._y = tf.constant(train.x), tf.constant(train.y)
         self._indices = tf.constant(np.concatenate(partition.indices).astype(np.int32))
         self._sizes = partition.sizes.astype(np.int32)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]]).astype(np.int32)

@@ -43,7 +43,7 @@ class TffEngine(Engine):
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
-        self._labels = federation.train.y.astype(np.int32)
+        self._labels = federation.train.y
         self._states = super().start()
         aggregator = federation.line.aggregator
         self._merging = None if aggregator is None else Merging(aggregator, self.plan)
@@ -105,7 +105,7 @@ class TffEngine(Engine):
                 away=np.int32,
                 own=[tff.TensorType(a.dtype.type, a.shape) for a in self._own],
                 x=tff.TensorType(data.x.dtype.type, [None, *data.input_shape]),
-                y=tff.TensorType(np.int32, [None]),
+                y=tff.TensorType(data.y.dtype.type, [None, *data.y.shape[1:]]),
             )
         )
 

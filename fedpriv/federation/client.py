@@ -13,6 +13,7 @@ from typing import Any
 
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import child, fold
+from fedpriv.data.kind import unit_floats
 from fedpriv.defense.plan import Plan
 from fedpriv.defense.stations import Context, Station
 from fedpriv.defense.walker import Walked, Walker
@@ -136,6 +137,12 @@ class Client:
         own = zeros(self.line.initial_client_states())
         return Visit(tf.zeros([2], tf.int64), zeros(self.line.initial_states()), own, tf.constant(1))
 
+    def blank_batch(self) -> tuple[Any, Any]:
+        """One example and its target, of zeros, in the graph being built."""
+        task = self.model.task
+        x = tf.zeros([1, *self.model.input_shape], self.model.spec.dtype)
+        return x, tf.zeros([1, *task.target_shape], task.target_dtype)
+
     def reports(self) -> tuple[list[str], list[str]]:
         """Names of the logs and of the tallies that training gives; found by tracing it once on the side."""
         if not self.line.links:
@@ -143,7 +150,7 @@ class Client:
         spec = self.model.spec
         with tf.Graph().as_default():
             flat, rate, visit = tf.zeros([spec.size], spec.dtype), tf.zeros([], spec.dtype), self.blank_visit()
-            x, y = tf.zeros([1, *self.model.input_shape], spec.dtype), tf.zeros([1], tf.int32)
+            x, y = self.blank_batch()
             (x, y), prepared = self.prepare(x, y, flat, visit)
             out = self.train(flat, lambda _: lambda _: (x, y), 1, rate, visit, prepared)
             names = sorted(out.log), sorted({**dict.fromkeys(self.line.tallies), **out.tally})
@@ -284,7 +291,7 @@ class Client:
         spec, logs, tallies = self.model.spec, list[str](), list[str]()
         with tf.Graph().as_default():
             visit, flat = self.blank_visit(), tf.zeros([spec.size], spec.dtype)
-            x, y = tf.zeros([1, *self.model.input_shape], spec.dtype), tf.zeros([1], tf.int32)
+            x, y = self.blank_batch()
             acting = self.line.at(Station.GRADIENT)
             rows = bool(acting) and self.line.links[acting[0]].per_example
             gradient = tf.zeros([1, spec.size] if rows else [spec.size], spec.dtype)
@@ -356,15 +363,10 @@ def _loss_and_gradient(
     return tf.reduce_mean(losses), tuple(tf.convert_to_tensor(g) for g in gradient)
 
 
-def unit_floats(raw: Any, dtype: str) -> Any:
-    """Examples as floats of `dtype`; uint8 pixels are scaled to [0, 1]."""
-    return tf.cast(raw, dtype) / tf.constant(255, dtype) if raw.dtype == tf.uint8 else tf.cast(raw, dtype)
-
-
 def shuffled_epochs(x: Any, y: Any, indices: Any, procedure: Procedure, seed: Any, dtype: str) -> Epochs:
     """Batches of the examples `indices` of `x` (uint8 or float) and `y`, reshuffled each epoch.
 
-    A full batch needs no order, so none is drawn. uint8 pixels become floats in [0, 1].
+    A full batch needs no order, so none is drawn.
     """
     size = procedure.batch_size
 

@@ -82,10 +82,10 @@ class Federation:
                     f"model '{self.model.name}' takes examples of shape {self.model.input_shape}, but "
                     f"'{data.name}' has {data.input_shape}; build the model for that shape"
                 )
-            if int(data.y.max()) >= self.model.num_classes:
+            if problem := self.model.task.problem(data.y):
                 raise ModelError(
-                    f"model '{self.model.name}' has {self.model.num_classes} classes, but '{data.name}' has label "
-                    f"{int(data.y.max())}; build the model with num_classes={data.num_classes}"
+                    f"model '{self.model.name}' has {self.model.task.describe()}, but '{data.name}' {problem}; "
+                    f"build the model with num_classes={data.num_classes}, or give it another task"
                 )
         for field_name, allowed in (("on_nonfinite", ("stop", "drop")), ("accountant", ("rdp", "pld"))):
             if getattr(self, field_name) not in allowed:

@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.data.kind import Kind
+from fedpriv.data.kinds.features import squared_errors
 
 #: Stands for an original that got no reconstruction.
 UNMATCHED = -1
 
 
-def match(reconstructions: Any, originals: Any) -> np.ndarray:
-    """The one-to-one matching with the smallest sum of squared errors.
+def match(reconstructions: Any, originals: Any, kind: Kind | None = None) -> np.ndarray:
+    """The one-to-one matching with the smallest sum of costs, squared errors unless the kind has others.
 
     Args:
       reconstructions: `[m, ...]`; ones that are not finite match anything equally badly.
       originals: `[n, ...]`, examples of the same shape.
+      kind: what examples are; None takes squared errors of values in [0, 1].
 
     Returns:
       int64 `[n]`: the index of each original's reconstruction, or UNMATCHED (-1) if m < n left it without one.
@@ -40,10 +43,9 @@ def match(reconstructions: Any, originals: Any) -> np.ndarray:
         )
     if not np.isfinite(true).all():
         raise ParameterError("originals to match must be finite; these hold infinities or not-a-number")
-    found, true = found.reshape(len(found), -1), true.reshape(len(true), -1)
-    finite = np.isfinite(found).all(axis=1)
-    with np.errstate(over="ignore"):
-        cost = np.stack([np.square(found - t).mean(axis=1) for t in true]) if len(true) else np.zeros((0, len(found)))
+    finite = np.isfinite(found).reshape(len(found), -1).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        cost = squared_errors(found, true) if kind is None else kind.costs(found, true)
     bounded = cost[:, finite]
     worst = 2.0 * bounded[np.isfinite(bounded)].max(initial=0.5)
     cost = np.where(finite[None, :] & np.isfinite(cost), cost, worst)

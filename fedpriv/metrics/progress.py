@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.data.kind import Kind, kind_of
 from fedpriv.metrics.image import psnr_of_mse
 from fedpriv.metrics.matching import UNMATCHED, match
 
@@ -21,8 +22,8 @@ class Progress:
 
     Attributes:
       evaluations: `[k]` float64, gradient evaluations spent by then, increasing.
-      x: `[k, n, *input_shape]` float32 in [0, 1], in the originals' order; not-a-number where there is none.
-      psnr: `[k, n]` dB; infinite if exact, 0 where there is none.
+      x: `[k, n, *input_shape]` float32, valid examples, in the originals' order; not-a-number where there is none.
+      psnr: `[k, n]` dB over the range of values; infinite if exact, 0 where there is none.
       objective: `[k]` float64, the attack's own objective.
     """
 
@@ -32,7 +33,7 @@ class Progress:
     objective: np.ndarray
 
 
-def progress(finding: Finding, originals: Any) -> Progress:
+def progress(finding: Finding, originals: Any, kind: Kind | None = None) -> Progress:
     """An attack's way, matched one-to-one to the originals by where it ended.
 
     Matching by the end, once, shows how each reconstruction came to be; matching anew at every point would let images
@@ -40,12 +41,14 @@ def progress(finding: Finding, originals: Any) -> Progress:
 
     Args:
       finding: with `history` `[k, 2]` and `path` `[k, m, *input_shape]`.
-      originals: `[n, *input_shape]` in [0, 1].
+      originals: `[n, *input_shape]` in the kind's range.
+      kind: what examples are; None is images, or features in [0, 1].
 
     Raises:
       ParameterError: the finding has no path, or one that does not fit its history or the originals.
     """
     true = np.asarray(originals, np.float64)
+    kind = kind or kind_of(true.shape[1:])
     if finding.path is None or finding.history is None or not len(finding.path):
         raise ParameterError(
             "this finding holds no path, only its end; ask the attack to keep it (path=True, where it has that)"
@@ -58,17 +61,17 @@ def progress(finding: Finding, originals: Any) -> Progress:
         )
     n = len(true)
     end = path[-1] if finding.x is None else np.asarray(finding.x, np.float32)
-    which = match(_unit(end[:n]), true) if len(end) else np.full(n, UNMATCHED, np.int64)
+    which = match(_valid(end[:n], kind), true, kind) if len(end) else np.full(n, UNMATCHED, np.int64)
     x = np.full((len(path), n, *true.shape[1:]), np.nan, np.float32)
     for i, m in enumerate(which):
         if 0 <= m < path.shape[1]:
             x[:, i] = path[:, m]
-    x = _unit(x)
-    error = np.square(x - true[None]).reshape(len(x), n, -1).mean(-1)
+    x = np.stack([_valid(held, kind) for held in x])
+    error = np.square(kind.to_unit(x) - kind.to_unit(true)[None]).reshape(len(x), n, -1).mean(-1)
     decibel = np.where(np.isfinite(error), psnr_of_mse(error), 0.0)
     return Progress(history[:, 0].copy(), x, decibel, history[:, 1].copy())
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    """Clipped to [0, 1]; examples `[..., values]` with an infinity become not-a-number there."""
-    return np.where(np.isfinite(x), np.clip(x, 0, 1), np.nan).astype(np.float32)
+def _valid(x: np.ndarray, kind: Kind) -> np.ndarray:
+    """Examples `[n, ...]` as their kind allows them; values that were not finite become not-a-number."""
+    return np.where(np.isfinite(x), kind.settle(x), np.nan).astype(np.float32)

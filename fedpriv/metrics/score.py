@@ -1,12 +1,13 @@
 """Score: a finding compared with the withheld truth; Summary: many scores, with how far they can be trusted.
 
-Reconstructions are matched to originals one-to-one, then scored on the scale [0, 1]:
+Reconstructions are matched to originals one-to-one, then scored by the columns of their kind:
 
-- Truth lies in [0, 1], and everybody knows that it does, so reconstructions are clipped to it first.
+- Everybody knows what examples of a kind look like, so reconstructions are made valid first (images are clipped to
+  [0, 1], categories of a row one-hot).
 - A reconstruction that is not finite (the attack diverged), or that is missing, counts as a failure of the worst
-  possible quality: MSE 1, PSNR 0 dB, SSIM 0. It stays in every mean, so that diverging is never an advantage.
-  An extra metric has no known worst value; it takes what a black, a white, a grey or a noise image would get,
-  whichever is worst.
+  possible quality: of an image MSE 1, PSNR 0 dB, SSIM 0. It stays in every mean, so that diverging is never an
+  advantage. An extra metric has no known worst value; it takes what a black, a white, a grey or a noise image would
+  get, whichever is worst.
 - More reconstructions than originals: only the first n count, in the attack's own order. Letting the truth choose
   among spare guesses would reward guessing.
 """
@@ -20,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fedpriv.base.errors import ParameterError
+from fedpriv.base.errors import DataError, ParameterError
+from fedpriv.data.kind import Kind, kind_of
 from fedpriv.metrics.decibels import PSNR_CAP, capped, decibels
 from fedpriv.metrics.extra import Metric, higher_is_better, measure
-from fedpriv.metrics.image import mse, psnr_of_mse, ssim, ssim_defined
 from fedpriv.metrics.interval import cluster_bootstrap, clustered_wilson
 from fedpriv.metrics.matching import UNMATCHED, label_accuracy, match, match_labels
 
@@ -46,10 +47,11 @@ class ImageScore:
       mse: mean squared error; None without reconstructions.
       success: PSNR at or above the threshold; None without reconstructions.
       finite: whether a finite reconstruction was matched to it; None without reconstructions.
-      label: its true label.
+      label: its true label, or target.
       label_found: the label claimed for it; None if none was, or if only labels are claimed and it is not found.
       label_right: whether they agree; None if the attack claims no labels.
-      extra: values of extra metrics by name; empty without reconstructions.
+      extra: values of extra metrics by name, and of those columns of its kind that are none of the above; empty
+        without reconstructions.
     """
 
     image: int
@@ -122,7 +124,7 @@ def score(
 
     Args:
       finding: the attack's claim: reconstructions `[m, *input_shape]`, labels `[m]`, or both.
-      truth: what went in: `x` `[n, *input_shape]` in [0, 1], `y` `[n]`.
+      truth: what went in: `x` `[n, *kind.shape]` in the kind's range, `y` `[n]`.
       threshold_db: PSNR in dB from which a reconstruction counts as a success.
       extra_metrics: more columns by name, such as `{"lpips": LPIPS.load(path)}`.
 
@@ -135,13 +137,14 @@ def score(
         does not give one number an image.
     """
     x, y = _checked_truth(truth)
-    metrics = dict(extra_metrics or {})
+    metrics, kind = dict(extra_metrics or {}), truth.kind
     _check_names(metrics)
     n = len(y)
     if finding.x is None and finding.y is None:
         raise ParameterError("this finding claims neither reconstructions nor labels, so there is nothing to score")
     claimed = None if finding.y is None else np.asarray(finding.y)[:n]
-    accuracy = None if claimed is None else label_accuracy(claimed, y)
+    names = np.issubdtype(y.dtype, np.integer)  # quantities are not found, only approached
+    accuracy = None if claimed is None or not names else label_accuracy(claimed, y)
 
     matched: np.ndarray | None = None
     quality: list[_Quality] = [(None, None, None, None, None)] * n
@@ -155,15 +158,17 @@ def score(
                 f"{list(x.shape[1:])}; expected [n, {', '.join(map(str, x.shape[1:]))}]"
             )
         surplus = max(0, len(found) - n)
-        found = np.clip(found[:n], 0.0, 1.0)  # leaves not-a-number as it is; infinities are caught below
-        found[~np.isfinite(np.asarray(finding.x)[:n])] = np.nan
-        matched = match(found, x) if len(found) else np.full(n, UNMATCHED, np.int64)
-        quality = _quality(found, x, matched, threshold_db)
+        broken = ~np.isfinite(found[:n])
+        found = kind.settle(found[:n])
+        found[broken] = np.nan
+        matched = match(found, x, kind) if len(found) else np.full(n, UNMATCHED, np.int64)
+        quality, own = _quality(kind, found, x, matched, threshold_db)
         extra = measure(metrics, found, x, matched, [bool(q[-1]) for q in quality])
+        extra = [{**a, **b} for a, b in zip(own, extra, strict=True)]
 
     labels = _labels(claimed, y, matched)
     return Score(
-        images=tuple(ImageScore(i, *quality[i], int(y[i]), *labels[i], extra[i]) for i in range(n)),
+        images=tuple(ImageScore(i, *quality[i], y[i].item(), *labels[i], extra[i]) for i in range(n)),
         matched=matched,
         threshold_db=float(threshold_db),
         label_accuracy=accuracy,
@@ -173,12 +178,13 @@ def score(
         restarts=int(finding.restarts),
         objective=float(finding.objective),
         surplus=surplus,
-        metrics={name: higher_is_better(metric) for name, metric in metrics.items()},
+        metrics=_own_columns(kind, finding.x is not None)
+        | {name: higher_is_better(metric) for name, metric in metrics.items()},
     )
 
 
-def aligned(finding: Finding, scored: Score) -> np.ndarray | None:
-    """A finding's reconstructions in the truth's order, clipped to [0, 1], for figures.
+def aligned(finding: Finding, scored: Score, kind: Kind | None = None) -> np.ndarray | None:
+    """A finding's reconstructions in the truth's order, made valid, for figures.
 
     Returns:
       `[n, *input_shape]` float32, not-a-number where one is missing or was not finite; None if it claims none.
@@ -186,10 +192,11 @@ def aligned(finding: Finding, scored: Score) -> np.ndarray | None:
     if finding.x is None or scored.matched is None:
         return None
     found = np.asarray(finding.x, np.float32)
+    kind = kind or kind_of(found.shape[1:])
     rows = np.full((len(scored.images), *found.shape[1:]), np.nan, np.float32)
     for i, image in enumerate(scored.images):
         if image.finite:
-            rows[i] = np.clip(found[scored.matched[i]], 0.0, 1.0)
+            rows[i] = kind.settle(found[scored.matched[i]][None])[0]
     return rows
 
 
@@ -260,20 +267,24 @@ class Summary:
 
     def describe(self) -> str:
         """Plain sentences: how many of how many, how good, at what cost."""
-        unit = "image" if self.images == 1 else "images"
+        one = "image" if self.psnr_mean is not None or self.success_rate is None else "example"
+        unit = one if self.images == 1 else f"{one}s"
         parts = []
         if self.success_rate is not None and self.success_interval is not None:
             low, high = self.success_interval
             where = f" in {self.runs} runs" if self.runs > 1 else ""
+            at = "" if self.psnr_mean is None else f" at {self.threshold_db:g} dB or better"
             parts.append(
-                f"{self.successes} of {self.images} {unit}{where} reconstructed at {self.threshold_db:g} dB or better "
+                f"{self.successes} of {self.images} {unit}{where} reconstructed{at} "
                 f"({self.success_rate:.0%}, 95% interval {low:.0%} to {high:.0%})"
             )
             interval = f" (95% interval {decibels(self.psnr_interval, ' dB')})" if self.psnr_interval else ""
-            parts.append(
-                f"PSNR mean {decibels(self.psnr_mean, ' dB')}{interval}, median {decibels(self.psnr_median, ' dB')}, "
-                f"best {decibels(self.psnr_best, ' dB')}, worst {decibels(self.psnr_worst, ' dB')}"
-            )
+            if self.psnr_mean is not None:
+                parts.append(
+                    f"PSNR mean {decibels(self.psnr_mean, ' dB')}{interval}, median "
+                    f"{decibels(self.psnr_median, ' dB')}, best {decibels(self.psnr_best, ' dB')}, worst "
+                    f"{decibels(self.psnr_worst, ' dB')}"
+                )
             if self.ssim_mean is not None:
                 parts.append(f"SSIM mean {self.ssim_mean:.3f}, median {self.ssim_median:.3f}")
             parts += [f"{k} mean {v['mean']:.4g}, median {v['median']:.4g}" for k, v in self.extra.items()]
@@ -326,7 +337,7 @@ def summarize(
     measured = np.array([i.psnr for i in images if i.psnr is not None])
     psnrs = capped(measured)
     ssims = np.array([i.ssim for i in images if i.ssim is not None])
-    succeeded = [bool(i.success) for i in images] if psnrs.size else None
+    succeeded = [bool(i.success) for i in images] if images[0].success is not None else None
     found: list[bool] | None = None
     if scores[0].label_accuracy is not None:
         found = []
@@ -334,7 +345,7 @@ def summarize(
             right = round((s.label_accuracy or 0.0) * len(s.images))
             found += [k < right for k in range(len(s.images))]
     extra = {}
-    for name, higher in scores[0].metrics.items() if psnrs.size else ():
+    for name, higher in scores[0].metrics.items() if succeeded is not None else ():
         values = np.array([i.extra[name] for i in images])
         ends = (float(values.max()), float(values.min()))
         best, worst = ends if higher else ends[::-1]
@@ -349,7 +360,9 @@ def summarize(
         threshold_db=scores[0].threshold_db,
         success_rate=None if succeeded is None else sum(succeeded) / n,
         successes=None if succeeded is None else sum(succeeded),
-        success_interval=None if succeeded is None else rate_interval(succeeded, np.minimum(measured, 2 * PSNR_CAP)),
+        success_interval=None
+        if succeeded is None
+        else rate_interval(succeeded, np.minimum(measured, 2 * PSNR_CAP) if measured.size else None),
         psnr_mean=_statistic(np.mean, psnrs),
         psnr_interval=interval(psnrs),
         psnr_median=_statistic(np.median, psnrs),
@@ -406,26 +419,37 @@ def _checked_truth(truth: Truth) -> tuple[np.ndarray, np.ndarray]:
         raise ParameterError(
             f"a truth needs x [n, ...] and y [n] with n > 0, not shapes {list(x.shape)} and {list(y.shape)}"
         )
-    tolerance = 1e-6  # float32 rounding of 8-bit levels
-    if not (np.isfinite(x).all() and x.min() >= -tolerance and x.max() <= 1 + tolerance):
+    try:
+        truth.kind.checked(x, "the truth to be scored")
+    except DataError as e:
         raise ParameterError(
-            f"the truth must lie in [0, 1] to be scored; it spans {x.min():g} to {x.max():g}. Scale it when loading"
-        )
+            f"{e}; the truth must lie in [0, 1], or in the range of its kind. Scale it when loading"
+        ) from e
     return x, y
 
 
-def _quality(found: np.ndarray, x: np.ndarray, matched: np.ndarray, threshold_db: float) -> list[_Quality]:
-    structured = ssim_defined(x.shape[1:])
+#: The columns that ImageScore has fields for.
+_FIELDS = ("psnr", "ssim", "mse")
+
+
+def _own_columns(kind: Kind, reconstructed: bool) -> dict[str, bool]:
+    """Those of a kind's columns that ImageScore has no field for, and whether higher is better."""
+    return {c.name: c.better == "higher" for c in kind.columns if c.name not in _FIELDS} if reconstructed else {}
+
+
+def _quality(
+    kind: Kind, found: np.ndarray, x: np.ndarray, matched: np.ndarray, threshold_db: float
+) -> tuple[list[_Quality], list[dict[str, float]]]:
+    """Each original's fields, and its kind's other columns."""
     quality: list[_Quality] = []
+    own: list[dict[str, float]] = []
     for original, which in zip(x, matched, strict=True):
-        if which == UNMATCHED or not np.isfinite(found[which]).all():
-            quality.append((0.0, 0.0 if structured else None, 1.0, False, False))
-            continue
-        error = mse(found[which].ravel(), original.ravel())
-        decibel = psnr_of_mse(error)
-        similarity = ssim(found[which], original) if structured else None
-        quality.append((decibel, similarity, error, bool(decibel >= threshold_db), True))
-    return quality
+        finite = bool(which != UNMATCHED and np.isfinite(found[which]).all())
+        values = kind.score(original, found[which]) if finite else kind.missing(original)
+        psnr, ssim, mse = (values.get(name) for name in _FIELDS)
+        quality.append((psnr, ssim, mse, bool(finite and kind.success(values, threshold_db)), finite))
+        own.append({name: v for name, v in values.items() if name not in _FIELDS and v is not None})
+    return quality, own
 
 
 def _check_names(metrics: Mapping[str, Metric]) -> None:
@@ -462,11 +486,12 @@ def _places(
     return run_of, [run_of[:k].count(run) for k, run in enumerate(run_of)]
 
 
-def _labels(
-    claimed: np.ndarray | None, y: np.ndarray, matched: np.ndarray | None
-) -> list[tuple[int | None, bool | None]]:
+def _labels(claimed: np.ndarray | None, y: np.ndarray, matched: np.ndarray | None) -> list[tuple[Any, bool | None]]:
     if claimed is None:
         return [(None, None)] * len(y)
+    if not np.issubdtype(y.dtype, np.integer):
+        near = [None] * len(y) if matched is None else [claimed[m] if 0 <= m < len(claimed) else None for m in matched]
+        return [(None if f is None else float(f), None) for f in near]
     if matched is None:
         right = match_labels(claimed, y)
         return [(int(label) if r else None, bool(r)) for label, r in zip(y, right, strict=True)]

@@ -24,9 +24,10 @@ from fedpriv.models.normalization import (
 from fedpriv.models.seeding import eagerly, first_line, seeded
 from fedpriv.models.slots import Found, Slots
 from fedpriv.models.spec import Spec
+from fedpriv.models.task import Task, create
 
 #: The keyword options of `from_keras`, which `fedpriv.models.load` also takes for a Keras model given by name.
-OPTIONS = ("outputs", "batch_norm", "allow_stateful_random", "verify")
+OPTIONS = ("outputs", "batch_norm", "allow_stateful_random", "verify", "task")
 
 _RANDOM_OP = re.compile(
     "Random(Uniform|UniformInt|StandardNormal|Gamma|Poisson|PoissonV2|Shuffle)|Multinomial|TruncatedNormal|"
@@ -45,6 +46,7 @@ def from_keras(
     batch_norm: BatchNorm = "eval",
     allow_stateful_random: bool = False,
     verify: bool = True,
+    task: Task | str | None = None,
 ) -> Model:
     """A fedpriv model from any Keras model: sequential, functional or subclassed, shared and custom layers included.
 
@@ -54,7 +56,7 @@ def from_keras(
     meanwhile. What is not trainable (frozen layers, running statistics, embedded tables) is read once, here, and
     becomes constants.
 
-    The regularization losses of a Keras model are not part of the loss: that is the cross-entropy alone.
+    The regularization losses of a Keras model are not part of the loss: that is the task's alone.
 
     Args:
       build: a function of no arguments that returns the Keras model, or the model itself. A function is called
@@ -62,19 +64,23 @@ def from_keras(
         whatever the seed.
       name: how to call it; by default the Keras model's name.
       input_shape: one example's shape, without the batch. Needed where the Keras model does not declare it.
-      num_classes: the number of classes expected of it.
+      num_classes: the number of classes expected of it, 0 where targets are quantities; None for as many as it has.
       outputs: `logits`, or `probabilities` for a model that ends in softmax, whose softmax is then left out.
       batch_norm: `eval` for frozen running statistics, `train` for those of the batch; see the model's `notes`.
       allow_stateful_random: accept layers that draw random numbers when training (dropout, augmentation), giving
         up that the same seed gives the same bits.
       verify: trace the model once in training and once in evaluation to make sure that it is a pure function.
         Leaving it out saves a second for a deep model that is known to be one.
+      task: what its outputs are for, such as `binary` for one logit; None is `classes`, or `regression` where
+        `num_classes` is 0.
 
     Raises:
-      ModelError: not a classifier that is a pure function of its weights; says why and what to change.
+      ModelError: not a model that is a pure function of its weights; says why and what to change.
     """
     return eagerly(
-        lambda: _from_keras(build, name, input_shape, num_classes, outputs, batch_norm, allow_stateful_random, verify)
+        lambda: _from_keras(
+            build, name, input_shape, num_classes, outputs, batch_norm, allow_stateful_random, verify, task
+        )
     )
 
 
@@ -87,6 +93,7 @@ def _from_keras(
     batch_norm: BatchNorm,
     allow_stateful_random: bool,
     verify: bool,
+    task: Task | str | None,
 ) -> Model:
     wanted = None if input_shape is None else tuple(int(s) for s in input_shape)
     given = isinstance(build, tf.keras.Model)
@@ -98,17 +105,8 @@ def _from_keras(
                 f"got {type(keras_model).__module__}.{type(keras_model).__name__}"
             )
         name = name or keras_model.name
-        shape, classes = _build_for(keras_model, wanted, name)
-    if num_classes is not None and classes != num_classes:
-        raise ModelError(
-            f"model '{name}' has {classes} outputs, but the data has {num_classes} classes; "
-            f"give its last layer {num_classes} units"
-        )
-    if classes < 2:
-        raise ModelError(
-            f"model '{name}' has {classes} output; fedpriv needs one logit a class: "
-            "give its last layer as many units as there are classes, two for a binary choice"
-        )
+        shape, output_shape = _build_for(keras_model, wanted, name)
+    made_task = _task_for(task, num_classes, output_shape, name)
     dtype = _dtype_of(keras_model, name)
     slots = Slots.of(keras_model)
     last = _last_layer(keras_model)
@@ -136,7 +134,7 @@ def _from_keras(
         notes.append("draws random numbers while training, so the same seed does not give the same bits")
 
     fixed = {**frozen, **slots.constants}
-    call = _caller(keras_model, name, shape, classes, dtype, slots, fixed)
+    call = _caller(keras_model, name, shape, output_shape, dtype, slots, fixed)
     order = list(range(len(variables)))
 
     def applying(order: list[int]) -> Callable[[Sequence[Any], Any, bool], Any]:
@@ -169,7 +167,7 @@ def _from_keras(
         couples |= not np.allclose(together[:1], alone, atol=1e-4, rtol=1e-3)
         if np.all(logits >= 0) and np.allclose(logits.sum(-1), 1, atol=1e-4):
             raise ModelError(_ends_in(name, "softmax (its outputs are probabilities)"))
-    order = _classifier_last(order, variables, slots, last, applying(order), shape, classes)
+    order = _classifier_last(order, variables, slots, last, applying(order), shape, output_shape[-1])
     found = [slots.found[id(variables[i])] for i in order]
     spec = Spec(_unique([f.path for f in found]), tuple(tuple(f.variable.shape) for f in found), dtype)
     named = {id(f.variable): n for f, n in zip(found, spec.names)}
@@ -191,7 +189,7 @@ def _from_keras(
     return Model(
         name=name,
         input_shape=shape,
-        num_classes=classes,
+        num_classes=made_task.classes,
         spec=spec,
         apply=tf.autograph.experimental.do_not_convert(applying(order)),
         initialize=initialize,
@@ -201,6 +199,29 @@ def _from_keras(
         chain=chain,
         moments=tf.autograph.experimental.do_not_convert(measuring(order)) if normalizes else None,
         running=running,
+        task=made_task,
+    )
+
+
+def _task_for(task: Task | str | None, num_classes: int | None, output_shape: tuple[int, ...], name: str) -> Task:
+    """The task of a Keras model, checked against what it gives out."""
+    if task is None and num_classes is None and output_shape == (1,):
+        raise ModelError(
+            f"model '{name}' has 1 output; fedpriv needs one logit a class: give its last layer as many units as there "
+            "are classes, or say task=binary (one logit) or task=regression"
+        )
+    made = create(task, output_shape[-1] if num_classes is None and task is None else num_classes or 0)
+    if output_shape == made.output_shape:
+        return made
+    if len(output_shape) != len(made.output_shape):
+        expected = "(batch, classes)" if made.softmax else f"(batch, {', '.join(map(str, made.output_shape))})"
+        raise ModelError(f"model '{name}' gives outputs of shape {(None, *output_shape)}; expected logits {expected}")
+    data = f"the data has {num_classes} classes" if made.softmax else f"task '{made.name}' takes {made.output_shape}"
+    units = made.output_shape[-1]
+    binary = ", or say task=binary" if output_shape == (1,) and num_classes == 2 else ""
+    raise ModelError(
+        f"model '{name}' has {' x '.join(map(str, output_shape))} outputs, but {data}; give its last layer {units} "
+        f"unit{'s' if units > 1 else ''}{binary}"
     )
 
 
@@ -235,14 +256,14 @@ def _example(shape: tuple[int, ...], n: int) -> np.ndarray:
     return np.random.RandomState(0).uniform(size=(n, *shape)).astype("float32")
 
 
-def _build_for(model: Any, wanted: tuple[int, ...] | None, name: str) -> tuple[tuple[int, ...], int]:
-    """Creates the variables of `model` if need be; gives its example shape and its number of outputs."""
+def _build_for(model: Any, wanted: tuple[int, ...] | None, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Creates the variables of `model` if need be; gives its example shape and its outputs' shape."""
     declared: tuple[int | None, ...] | None = None
     if getattr(model, "_is_graph_network", False):
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise ModelError(
                 f"model '{name}' has {len(model.inputs)} inputs and {len(model.outputs)} outputs; "
-                "fedpriv trains classifiers of one input and one output"
+                "fedpriv trains models of one input and one output"
             )
         declared = tuple(model.inputs[0].shape[1:])
     if wanted is None:
@@ -268,9 +289,9 @@ def _build_for(model: Any, wanted: tuple[int, ...] | None, name: str) -> tuple[t
         if not tf.is_tensor(out):
             raise ModelError(f"model '{name}' returns a {type(out).__name__}; it must return one tensor of logits")
         shape = (None, *out.shape[1:])
-    if len(shape) != 2 or shape[1] is None:
+    if len(shape) < 2 or None in shape[1:]:
         raise ModelError(f"model '{name}' gives outputs of shape {shape}; expected logits (batch, classes)")
-    return wanted, int(shape[1])
+    return wanted, tuple(int(s) for s in shape[1:])
 
 
 def _mode(model: Any, training: bool) -> dict[str, bool]:
@@ -344,7 +365,7 @@ def _caller(
     model: Any,
     name: str,
     shape: tuple[int, ...],
-    classes: int,
+    output_shape: tuple[int, ...],
     dtype: str,
     slots: Slots,
     fixed: dict[int, np.ndarray],
@@ -366,7 +387,7 @@ def _caller(
                 logits = _with_autograph(lambda: model(x, **_mode(model, training)))
             else:
                 logits = model(x, **_mode(model, training))
-        logits.set_shape((None, classes))
+        logits.set_shape((None, *output_shape))
         return logits
 
     return call

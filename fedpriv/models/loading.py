@@ -14,17 +14,17 @@ from fedpriv.models.model import Model
 from fedpriv.models.seeding import eagerly, seeded
 
 
-def load(text: str, input_shape: Sequence[int], num_classes: int, **parameters: Any) -> Model:
-    """The model that `text` names, for examples of `input_shape` and `num_classes` classes.
+def load(text: str, input_shape: Sequence[int], num_classes: int = 0, **parameters: Any) -> Model:
+    """The model that `text` names, for examples of `input_shape` and targets in `num_classes` classes.
 
     Args:
       text: a registered name, `name(key=value,...)`, or a dotted `package.module:function` (also with parameters).
         What is found there may be a function that returns a fedpriv `Model` or a `tf.keras.Model`, a subclass of
         `tf.keras.Model`, or a Keras model. A function gets `input_shape` and `num_classes` if it has parameters of
         those names. For Keras models the options of `fedpriv.models.keras_model.from_keras` are accepted as well,
-        such as `batch_norm=train`.
+        such as `batch_norm=train` or `task=binary`.
       input_shape: one example's shape, without the batch.
-      num_classes: number of classes.
+      num_classes: number of classes, 0 where the targets are quantities.
       **parameters: parameters of the model; they override those written in `text`.
 
     Raises:

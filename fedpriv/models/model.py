@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 
 from fedpriv.base.errors import ModelError
-from fedpriv.base.lazy import tf
 from fedpriv.models.chain import ChainLayer
 from fedpriv.models.spec import Spec
+from fedpriv.models.task import Task
+from fedpriv.models.tasks.classes import Classes, cross_entropy
+from fedpriv.models.tasks.regression import Regression
+
+__all__ = ["Model", "Moments", "cross_entropy"]
 
 #: One (mean `[c]`, variance `[c]`) a batch normalization.
 Moments = tuple[tuple[Any, Any], ...]
@@ -19,14 +23,14 @@ Moments = tuple[tuple[Any, Any], ...]
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier as pure functions of its weights.
+    """A model as pure functions of its weights.
 
     Attributes:
       name: how users name it, with its parameters.
-      input_shape: one example, `(height, width, channels)` or `(features,)`, values in [0, 1].
-      num_classes: size of the logits.
+      input_shape: one example, `(height, width, channels)` or `(features,)`, as the data's kind says.
+      num_classes: how many classes its targets have; 0 where they are quantities.
       spec: the trainable weights.
-      apply: `(weights, x [n, *input_shape], training) -> logits [n, num_classes]`; traceable, twice
+      apply: `(weights, x [n, *input_shape], training) -> outputs [n, *task.output_shape]`; traceable, twice
         differentiable in `weights` and `x`, creates no variable and draws no random number.
       initialize: `(seed: int) -> list of arrays` in the spec's shapes; the same seed gives the same arrays.
       layers: for each weight tensor, the kind of the layer it belongs to (`dense`, `conv`, `norm`, ...); empty
@@ -41,6 +45,8 @@ class Model:
       running: the frozen statistics of the same layers in the same order, arrays `((mean, variance), ...)`, where the
         model normalizes with them; None where it uses the batch's own. Two models with different ones have different
         `apply`, by which models are compared.
+      task: what its outputs are for; None is softmax cross-entropy over `num_classes`, or squared error without
+        classes.
     """
 
     name: str
@@ -55,6 +61,17 @@ class Model:
     chain: tuple[ChainLayer, ...] = ()
     moments: Callable[[Sequence[Any], Any], Moments] | None = None
     running: Moments | None = field(default=None, compare=False, repr=False)
+    task: Task = None  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.task is None:
+            task = Classes(num_classes=self.num_classes) if self.num_classes else Regression()
+            object.__setattr__(self, "task", task)
+        if self.task.classes != self.num_classes:
+            raise ModelError(
+                f"model '{self.name}' says num_classes={self.num_classes}, but its task '{self.task.name}' has "
+                f"{self.task.classes}; leave num_classes to the task"
+            )
 
     @property
     def has_trained_statistics(self) -> bool:
@@ -62,19 +79,19 @@ class Model:
         return self.running is not None and any(np.any(m != 0) or np.any(v != 1) for m, v in self.running)
 
     def logits(self, flat: Any, x: Any, training: bool = False) -> Any:
-        """Logits `[n, num_classes]` for flat weights `[d]` and examples `[n, *input_shape]`."""
+        """Outputs `[n, *task.output_shape]` for flat weights `[d]` and examples `[n, *input_shape]`."""
         return self.apply(self.spec.unflatten(flat), x, training)
 
     def example_losses(self, weights: Sequence[Any], x: Any, y: Any, training: bool = True) -> Any:
-        """Cross-entropy of each example, `[n]`, in nats.
+        """The task's loss of each example, `[n]`.
 
         Args:
           weights: tensors in the spec's shapes.
           x: `[n, *input_shape]`.
-          y: integer labels `[n]`, or label probabilities `[n, num_classes]`.
+          y: targets `[n, *task.target_shape]`, or relaxed ones; see `Task`.
           training: passed to `apply`.
         """
-        return cross_entropy(self.apply(weights, x, training), y)
+        return self.task.losses(self.apply(weights, x, training), y)
 
     def initial_weights(self, seed: int) -> np.ndarray:
         """Initial flat weights `[d]`."""
@@ -85,26 +102,16 @@ class Model:
         return self.spec.flatten_numpy(weights)
 
     def classifier_bias(self) -> slice | None:
-        """Where the last layer's bias lies in the flat vector, or None if the model has none."""
-        if self.spec.shapes and self.spec.shapes[-1] == (self.num_classes,):
+        """Where the bias of a softmax classifier's last layer lies in the flat vector, or None if there is none."""
+        if self.task.softmax and self.spec.shapes and self.spec.shapes[-1] == (self.num_classes,):
             return self.spec.slice_of(self.spec.names[-1])
         return None
 
     def classifier_kernel(self) -> slice | None:
-        """Where the last layer's kernel `[features, num_classes]` lies in the flat vector, or None."""
+        """Where a softmax classifier's last kernel `[features, num_classes]` lies in the flat vector, or None."""
+        if not self.task.softmax:
+            return None
         for name, shape in list(zip(self.spec.names, self.spec.shapes, strict=True))[::-1][:2]:
             if len(shape) == 2 and shape[1] == self.num_classes:
                 return self.spec.slice_of(name)
         return None
-
-
-def cross_entropy(logits: Any, y: Any) -> Any:
-    """Cross-entropy `[n]` in nats of `logits [n, k]` with integer labels `[n]` or probabilities `[n, k]`.
-
-    Probabilities are written out rather than given to TensorFlow's fused operation, whose second derivative with
-    respect to the labels is missing a term; attacks that optimize dummy labels need it. Integer labels, which nobody
-    can differentiate by, take the fused one.
-    """
-    if y.dtype.is_integer:
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-    return -tf.reduce_sum(tf.cast(y, logits.dtype) * tf.nn.log_softmax(logits), axis=-1)

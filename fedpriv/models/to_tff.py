@@ -6,7 +6,7 @@ import collections
 from typing import Any
 
 from fedpriv.base.lazy import tf, tff
-from fedpriv.models.model import Model, cross_entropy
+from fedpriv.models.model import Model
 
 
 def to_functional_model(model: Model, seed: int) -> Any:
@@ -21,10 +21,13 @@ def to_functional_model(model: Model, seed: int) -> Any:
 
     Returns:
       A `tff.learning.models.FunctionalModel` on batches `(x, y)`: x `[n, *input_shape]` in the model's precision and
-      y integer labels `[n]` (int32). Its loss is the mean cross-entropy in nats, in float32 as TFF wants it (weighted
-      by `sample_weight` where given); its metrics are `accuracy`, `loss` and `num_examples`. Its initial weights are
+      y the task's targets. Its loss is the mean of the task's, in float32 as TFF wants it (weighted by
+      `sample_weight` where given); its metrics are the task's quality by its name (such as `accuracy`), `loss` and
+      `num_examples`. Its initial weights are
       `(trainable weights, ())`, in the order of `model.spec`.
     """
+
+    task = model.task
 
     @tf.function
     def predict_on_batch(model_weights: Any, x: Any, training: bool) -> Any:
@@ -32,7 +35,7 @@ def to_functional_model(model: Model, seed: int) -> Any:
         return model.apply(list(trainable), x, training)
 
     def loss(output: Any, label: Any, sample_weight: Any = None) -> Any:
-        losses = cross_entropy(output, label)
+        losses = task.losses(output, label)
         if sample_weight is None:
             return tf.cast(tf.reduce_mean(losses), tf.float32)
         weight = tf.cast(sample_weight, losses.dtype)
@@ -40,26 +43,28 @@ def to_functional_model(model: Model, seed: int) -> Any:
 
     @tf.function
     def initialize_metrics() -> Any:
-        return collections.OrderedDict(correct=tf.constant(0.0), loss_sum=tf.constant(0.0), num_examples=tf.constant(0))
+        return collections.OrderedDict(
+            quality_sum=tf.constant(0.0), loss_sum=tf.constant(0.0), num_examples=tf.constant(0)
+        )
 
     @tf.function
     def update_metrics(state: Any, labels: Any, batch_output: Any, sample_weight: Any = None) -> Any:
-        logits = batch_output.predictions
-        right = tf.equal(tf.argmax(logits, axis=-1), tf.cast(labels, tf.int64))
+        outputs = batch_output.predictions
+        qualities = task.qualities(outputs, labels)
         return collections.OrderedDict(
-            correct=state["correct"] + tf.reduce_sum(tf.cast(right, tf.float32)),
-            loss_sum=state["loss_sum"] + tf.cast(tf.reduce_sum(cross_entropy(logits, labels)), tf.float32),
-            num_examples=state["num_examples"] + tf.shape(logits)[0],
+            quality_sum=state["quality_sum"] + tf.cast(tf.reduce_sum(qualities), tf.float32),
+            loss_sum=state["loss_sum"] + tf.cast(tf.reduce_sum(task.losses(outputs, labels)), tf.float32),
+            num_examples=state["num_examples"] + tf.shape(outputs)[0],
         )
 
     @tf.function
     def finalize_metrics(state: Any) -> Any:
         n = tf.cast(state["num_examples"], tf.float32)
-        return collections.OrderedDict(
-            accuracy=tf.math.divide_no_nan(state["correct"], n),
-            loss=tf.math.divide_no_nan(state["loss_sum"], n),
-            num_examples=state["num_examples"],
-        )
+        means = {
+            task.quality.name: tf.math.divide_no_nan(state["quality_sum"], n),
+            "loss": tf.math.divide_no_nan(state["loss_sum"], n),
+        }
+        return collections.OrderedDict(**means, num_examples=state["num_examples"])
 
     return tff.learning.models.FunctionalModel(
         initial_weights=(tuple(model.initialize(seed)), ()),
@@ -68,6 +73,6 @@ def to_functional_model(model: Model, seed: int) -> Any:
         metrics_fns=(initialize_metrics, update_metrics, finalize_metrics),
         input_spec=(
             tf.TensorSpec((None, *model.input_shape), model.spec.dtype),
-            tf.TensorSpec((None,), tf.int32),
+            tf.TensorSpec((None, *task.target_shape), task.target_dtype),
         ),
     )

@@ -1,8 +1,8 @@
-"""The zoo: the classifiers that federated learning and gradient inversion are usually studied on.
+"""The zoo: the models that federated learning and gradient inversion are usually studied on.
 
-Every function takes `input_shape` and `num_classes` and returns a `Model` over values in [0, 1]. Initial weights
-follow Keras's defaults (Glorot uniform kernels, zero biases) unless a parameter says otherwise. `dtype="float64"`
-gives the same network in double precision.
+Every function takes `input_shape` and `num_classes` and returns a `Model`; all but `logistic` and `mlp` are
+classifiers. Initial weights follow Keras's defaults (Glorot uniform kernels, zero biases) unless a parameter says
+otherwise. `dtype="float64"` gives the same network in double precision.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
 from fedpriv.models.padded_conv import padded_conv2d
+from fedpriv.models.task import Task, create
 
 Precision = Literal["float32", "float64"]
 
@@ -29,22 +30,33 @@ def check_image(name: str, input_shape: tuple[int, ...], least: int = 1) -> None
     if len(input_shape) != 3:
         raise ModelError(
             f"model '{name}' needs images (height, width, channels), got examples of shape {input_shape}; "
-            "'logistic' and '2nn' take any shape"
+            "'mlp', 'logistic' and '2nn' take any shape"
         )
     height, width, channels = input_shape
     if min(height, width) < least or channels < 1:
         raise ModelError(
             f"model '{name}' needs images of at least {least}x{least} pixels, got shape {input_shape}; resize the "
-            "images, or use 'logistic' or '2nn'"
+            "images, or use 'mlp', 'logistic' or '2nn'"
         )
 
 
 def check_classes(name: str, input_shape: tuple[int, ...], num_classes: int) -> None:
     """Refuses fewer than two classes and empty examples."""
+    if num_classes == 0:
+        raise ModelError(
+            f"model '{name}' is a classifier, but the data's targets are quantities; use 'mlp' or 'logistic'"
+        )
     if num_classes < 2:
         raise ModelError(f"model '{name}' needs at least 2 classes, got num_classes={num_classes}")
     if not input_shape or min(input_shape) < 1:
         raise ModelError(f"model '{name}' needs examples with at least one value, got shape {input_shape}")
+
+
+def _task(name: str, input_shape: tuple[int, ...], num_classes: int, task: str | None) -> Task:
+    """The task of a model that takes any; refuses a single class and empty examples."""
+    if num_classes:
+        check_classes(name, input_shape, num_classes)
+    return create(task, num_classes)
 
 
 def sequential(
@@ -54,29 +66,91 @@ def sequential(
     num_classes: int,
     dtype: str,
     batch_norm: Literal["train", "eval"] = "eval",
+    task: Task | None = None,
 ) -> Model:
     """A model from `layers(common)`, which lists the Keras layers given the arguments `common` to all of them."""
 
     def build() -> Any:
         return tf.keras.Sequential([tf.keras.Input(input_shape, dtype=dtype), *layers({"dtype": dtype})])
 
-    return from_keras(build, name, input_shape, num_classes, batch_norm=batch_norm, verify=False)
+    return from_keras(build, name, input_shape, num_classes, batch_norm=batch_norm, verify=False, task=task)
 
 
-def logistic(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10, dtype: Precision = "float32") -> Model:
-    """Multinomial logistic regression: one dense layer on the flattened example.
+def logistic(
+    input_shape: tuple[int, ...] = (28, 28, 1),
+    num_classes: int = 10,
+    task: str | None = None,
+    dtype: Precision = "float32",
+) -> Model:
+    """Logistic regression: one dense layer on the flattened example. With `task=regression` it is linear regression.
 
     The convex case; a single example's gradient gives the example away exactly (Phong et al. 2018, "Privacy-Preserving
     Deep Learning via Additively Homomorphic Encryption").
+
+    Args:
+      input_shape: one example's, of any rank; it is flattened.
+      num_classes: number of classes, 0 where the targets are quantities.
+      task: `classes` (multinomial), `binary` (one logit) or `regression`; None goes by the data.
+      dtype: precision of weights and arithmetic.
     """
-    name = label("logistic", dtype=(dtype, "float32"))
-    check_classes(name, input_shape, num_classes)
+    name = label("logistic", task=(task, None), dtype=(dtype, "float32"))
+    made = _task(name, input_shape, num_classes, task)
 
     def layers(common: dict[str, str]) -> list[Any]:
         kl = tf.keras.layers
-        return [kl.Flatten(name="flatten", **common), kl.Dense(num_classes, name="dense", **common)]
+        return [kl.Flatten(name="flatten", **common), kl.Dense(made.output_shape[-1], name="dense", **common)]
 
-    return sequential(name, layers, input_shape, num_classes, dtype)
+    return sequential(name, layers, input_shape, num_classes, dtype, task=made)
+
+
+def mlp(
+    input_shape: tuple[int, ...] = (8,),
+    num_classes: int = 2,
+    hidden: list[int] = [32],  # noqa: B006  never changed
+    activation: Literal["tanh", "sigmoid", "softplus", "relu"] = "tanh",
+    task: str | None = None,
+    dtype: Precision = "float32",
+) -> Model:
+    """A multilayer perceptron, by default of two layers: the usual network on tabular data.
+
+    Takes examples of any shape and targets of any task that has a flat output. The default activation is smooth, as
+    gradient matching needs second derivatives.
+
+    Args:
+      input_shape: one example's, of any rank; it is flattened.
+      num_classes: number of classes, 0 where the targets are quantities.
+      hidden: units of each hidden layer.
+      activation: of the hidden layers.
+      task: `classes` (a softmax), `binary` (one logit) or `regression` (squared error); None goes by the data.
+      dtype: precision of weights and arithmetic.
+
+    Raises:
+      ParameterError: a layer without units, or a task that does not fit the data's targets.
+    """
+    name = label(
+        "mlp",
+        hidden=(list(hidden), [32]),
+        activation=(activation, "tanh"),
+        task=(task, None),
+        dtype=(dtype, "float32"),
+    )
+    made = _task(name, input_shape, num_classes, task)
+    if len(made.output_shape) != 1:
+        raise ParameterError(
+            f"model 'mlp' gives one flat output an example, but task '{made.name}' needs {made.output_shape}"
+        )
+    if any(units < 1 for units in hidden):
+        raise ParameterError(f"model 'mlp': hidden={hidden}: each hidden layer needs at least one unit")
+
+    def layers(common: dict[str, str]) -> list[Any]:
+        kl = tf.keras.layers
+        return [
+            kl.Flatten(name="flatten", **common),
+            *(kl.Dense(n, activation, name=f"dense{i}", **common) for i, n in enumerate(hidden, 1)),
+            kl.Dense(made.output_shape[-1], name=f"dense{len(hidden) + 1}", **common),
+        ]
+
+    return sequential(name, layers, input_shape, num_classes, dtype, task=made)
 
 
 def mlp_2nn(

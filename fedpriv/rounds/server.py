@@ -264,7 +264,12 @@ class ServerRounds:
         observations = observe(federation, listening, task, result, mean, self.engine.decode)
         test_loss = accuracy = None
         if evaluate and federation.test is not None:
-            test_loss, accuracy = self.engine.evaluate(after, *self._test_tensors)
+            test_loss, quality = self.engine.evaluate(after, *self._test_tensors)
+            measured = federation.model.task.quality.name
+            if measured == "accuracy":
+                accuracy = quality
+            else:
+                stepped = {**stepped, f"test_{measured}": quality}
         lost = [c for c in cohort if c not in {*result.survivors, *result.dropped}]
         fresh = state.clients.report(task.clients, number)
         record = Record(
@@ -327,7 +332,7 @@ class ServerRounds:
     @cached_property
     def _test_tensors(self) -> tuple[Any, Any]:
         assert self.federation.test is not None
-        return tf.constant(self.federation.test.x), tf.constant(self.federation.test.y.astype(np.int32))
+        return tf.constant(self.federation.test.x), tf.constant(self.federation.test.y)
 
     def _wanted(self, taps: Sequence[Tap], clients: Sequence[int]) -> frozenset[int]:
         """Clients whose own message some adversary can see."""

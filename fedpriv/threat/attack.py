@@ -27,7 +27,8 @@ class Capability(enum.Enum):
     NUM_EXAMPLES = "the number of examples behind the update"
     PROCEDURE = "the local training procedure (needed to replay it)"
     SINGLE_STEP = "an update made by one local step (a gradient up to scale)"
-    CLASSIFIER_BIAS = "a bias in the model's last layer"
+    SOFTMAX = "a classifier trained by softmax cross-entropy (task 'classes')"
+    CLASSIFIER_BIAS = "a bias in the last layer of a softmax classifier"
     BATCH_STATISTICS = "the batch-norm statistics of the client's batch (an adversary that knows 'batch_statistics')"
     RUNNING_STATISTICS = (
         "a model that normalizes with trained batch-norm running statistics (none, or the initial mean 0 and variance "

@@ -114,7 +114,8 @@ def _seen_by(federation: Federation, task: CohortTask, parties: Sequence[Party],
 
 def _truth(federation: Federation, clients: Sequence[int]) -> Truth:
     indices = np.concatenate([federation.partition.indices[c] for c in clients])
-    return Truth(federation.train.floats(indices), federation.train.y[indices].astype(np.int64), tuple(clients))
+    train = federation.train
+    return Truth(train.floats(indices), train.targets(indices), tuple(clients), train.kind)
 
 
 def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen) -> Observation:
@@ -151,6 +152,7 @@ def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen)
         own=_own(federation, tap, seen),
         told={k: v for k, v in filled.items() if k not in ours},
         **{k: v for k, v in filled.items() if k in ours},
+        data_kind=federation.train.kind,
     )
     return Observation(view, truth)
 

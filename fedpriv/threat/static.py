@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from fedpriv.base.errors import CapabilityError, ParameterError, SharedGraphError
 from fedpriv.base.lazy import tf
+from fedpriv.data.kind import Kind, kind_of
 from fedpriv.defense.stations import Defense, Plan
 from fedpriv.federation.replay import replay_cohort
 from fedpriv.models.model import Model
@@ -103,6 +104,7 @@ class Static:
       stand_ins: the known defenses as a replay takes them into account, in order; noise is not.
       fixed_denominator: whether the sum was divided by the plan's expected cohort rather than by the clients' weights.
       own_slot: which of the clients is the adversary itself, or None.
+      data_kind: what examples are, which is public; None goes by the model's input shape.
     """
 
     model: Model
@@ -112,6 +114,11 @@ class Static:
     stand_ins: tuple[StandIn, ...] = ()
     fixed_denominator: bool = False
     own_slot: int | None = None
+    data_kind: Kind = None  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.data_kind is None:
+            object.__setattr__(self, "data_kind", kind_of(self.model.input_shape))
 
     def __getattr__(self, name: str) -> Any:
         if name in OF_ONE_VIEW:
@@ -125,7 +132,7 @@ class Static:
     def _key(self) -> tuple[Hashable, ...]:
         known = tuple((label, type(d), None if d is None else repr(d.config())) for label, d in self.stand_ins)
         counts = (self.num_examples, self.own_slot)
-        return (self.model, self.plan, self.procedure, counts, known, self.fixed_denominator)
+        return (self.model, self.plan, self.procedure, counts, known, self.fixed_denominator, self.data_kind)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Static) and self._key == other._key

@@ -6,17 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedpriv.data.kind import Kind, kind_of
+
 
 @dataclass(frozen=True, eq=False)
 class Truth:
     """The withheld inputs behind one view.
 
     Attributes:
-      x: examples `[n, *input_shape]`, float32 in [0, 1], clients of a sum one after the other.
-      y: labels `[n]`, int.
+      x: examples `[n, *kind.shape]`, float32 in the kind's range, clients of a sum one after the other.
+      y: targets `[n]`, int64, or float32 where they are quantities.
       clients: ids of the clients behind the view.
+      kind: what the examples are; None is images for `[n, height, width, channels]`, else features in [0, 1].
     """
 
     x: np.ndarray
     y: np.ndarray
     clients: tuple[int, ...]
+    kind: Kind = None  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.kind is None:
+            object.__setattr__(self, "kind", kind_of(tuple(np.shape(self.x)[1:])))

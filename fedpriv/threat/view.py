@@ -11,6 +11,7 @@ import numpy as np
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
+from fedpriv.data.kind import Kind, kind_of
 from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Defense, Plan, labels
@@ -54,7 +55,7 @@ class View:
       procedure: the local procedure, or None if unknown to this adversary.
       num_examples: example counts by client behind the view, or None if unknown.
       clients: how many clients are behind it.
-      labels: `[n]` int if the adversary knows them, else None.
+      labels: targets `[n]` if the adversary knows them, else None.
       defenses: the defenses it knows to run (for replay); empty if it knows none.
       states: the state of each of those defenses' links, as broadcast that round.
       plan: public facts of the federation.
@@ -66,6 +67,7 @@ class View:
         for a sum, which nobody in particular sent.
       own: its own examples, if it is a client itself. They are not looked for: `simulate` adds them.
       told: what knowledge that is not built in has filled in, by name.
+      data_kind: what examples are, which is public; None goes by the model's input shape.
     """
 
     adversary: Adversary
@@ -87,6 +89,11 @@ class View:
     pseudonym: str | None = None
     own: Own | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
+    data_kind: Kind = None  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.data_kind is None:
+            object.__setattr__(self, "data_kind", kind_of(self.model.input_shape))
 
     @property
     def total_examples(self) -> int:
@@ -122,6 +129,8 @@ class View:
             have.add(Capability.PROCEDURE)
             if self.num_examples and all(self.procedure.local_steps(n) == 1 for n in self.num_examples):
                 have.add(Capability.SINGLE_STEP)
+        if self.model.task.softmax:
+            have.add(Capability.SOFTMAX)
         if self.model.classifier_bias() is not None:
             have.add(Capability.CLASSIFIER_BIAS)
         if self.batch_statistics is not None:
@@ -151,7 +160,7 @@ class View:
 
         Args:
           x: `[n, *input_shape]` float, n = `total_examples`, clients one after the other.
-          y: labels `[n]` int or probabilities `[n, num_classes]` float.
+          y: targets `[n]`, or relaxed ones (such as probabilities `[n, num_classes]`); see `Task`.
 
         Returns:
           `[d]` float: the replayed update (or weighted mean of updates). The batch order of the real client is
@@ -189,6 +198,7 @@ class View:
             stand_ins=tuple(found),
             fixed_denominator=self.kind == "released" and divides_by_public_constant(self.defenses, self.plan),
             own_slot=None if self.own is None else self.own.slot,
+            data_kind=self.data_kind,
         )
 
     def inputs(self) -> Inputs:
@@ -196,7 +206,7 @@ class View:
         states = tuple(tf.nest.map_structure(_array, s) for _, s in stand_ins(self.defenses, self.states))
         if self.own is None or self.own.slot is None:
             return Inputs(states)
-        return Inputs(states, self.own.x, self.own.y.astype(np.int32))
+        return Inputs(states, self.own.x, self.own.y.astype(self.model.task.target_dtype))
 
 
 def _array(leaf: Any) -> np.ndarray:

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 from fedpriv_attacks.labels.attack import LabelsOnly
+from fedpriv_attacks.labels.auto import Auto
 from fedpriv_attacks.labels.batch import ILRG, LLG, Bias, ColumnMinimum, LLGPlus, LLGStar
-from fedpriv_attacks.labels.inference import Auto, Joint, Known, SignRule
+from fedpriv_attacks.labels.inference import Joint, Known, SignRule
 
 from fedpriv.base.errors import CapabilityError, DivergenceError, ParameterError
 from fedpriv.data import load as load_data

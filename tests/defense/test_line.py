@@ -194,6 +194,29 @@ def test_the_sum_of_the_clients_noises_counts_only_while_it_is_that_sum():
     assert sums.value < message.value
 
 
+def test_a_claim_about_a_sum_ends_at_whatever_is_no_sum():
+    from fedpriv_defenses.tff_aggregators import TFFZeroing
+
+    line = Line([LOCAL, TFFZeroing(norm=0.8)], setup_of(100))
+    assert [c.against for c in line.claims()] == ["server"]
+    assert "releases something else" in line.refusals()[0]
+    message, total = ledger_of(line), ledger_of(Line([LOCAL], setup_of(100)))
+    assert message.epsilon(1e-5, rounds=1).value > 5 * total.epsilon(1e-5, rounds=1).value
+
+
+def test_a_claim_whose_assumption_the_run_broke_gives_no_number():
+    ledger = ledger_of(Line([LOCAL], setup_of(10, Sampling.fixed(10))))
+    ledger.spend()
+    before = ledger.epsilon(1e-5).value
+    ledger.spend(broken=frozenset({"everyone arrives"}))
+    message = ledger_of(Line([LOCAL], setup_of(10, Sampling.poisson(0.5))))
+    assert ledger.epsilon(1e-5).value == pytest.approx(message.epsilon(1e-5, rounds=2).value) > before
+    central = ledger_of(Line([CENTRAL], setup_of(10, Sampling.fixed(5))))
+    central.spend(broken=frozenset({"cohorts are drawn"}))
+    with pytest.raises(LedgerError, match="assumes that cohorts are drawn, which did not hold in round 0"):
+        central.epsilon(1e-5)
+
+
 def test_states_fed_by_unprotected_metrics_are_objected_to():
     stack = Line([Adaptive(), CENTRAL], setup_of())
     with pytest.raises(LedgerError, match=r"adaptive \(position 1\) carries a state"):

@@ -74,6 +74,13 @@ def test_non_finite_updates_stay_visible():
         assert not np.isfinite(out).all()
 
 
+def test_a_norm_whose_square_vanishes_is_refused():
+    long = np.full(4, 1e-17, np.float32)
+    assert np.linalg.norm(clipped(100 * long, 1e-15)[0]) == pytest.approx(1e-15, rel=1e-5)
+    with pytest.raises(ParameterError, match="norm='1e-20'"):
+        registry.build(Clip, {"norm": "1e-20"}, "defense 'clip'")
+
+
 def test_claims_nothing(make_plan):
     assert Clip(norm=1.0).claims(make_plan(), Real(1.0)) == []
     assert Clip(norm=1.0).maps(Real(), None) == Real(1.0)

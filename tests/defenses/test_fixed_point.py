@@ -168,6 +168,20 @@ def test_a_step_that_rounds_updates_away_says_so():
     assert float(codec.diagnose(nothing, codec.quantize(nothing, plan, None)[0], plan)["rounded_away"]) == 0
 
 
+def test_a_clip_of_the_range_always_fits():
+    from fedpriv_defenses.clip import Clip
+
+    rng = np.random.default_rng(0)
+    for limit in (0.1, 0.3, 1.0, 2.7):
+        codec, plan = FixedPoint(range=limit), plan_of(8)
+        for _ in range(50):
+            long = np.zeros(8, np.float32)
+            long[rng.integers(8)] = rng.normal() * 10
+            short = Clip(norm=limit).update(tf.constant(long), None).value
+            assert bool(codec.quantize(tf.concat([short, [1.0]], 0), plan, None)[1])
+        assert not bool(codec.quantize(tf.constant([1.00001 * limit, *[0.0] * 7, 1.0]), plan, None)[1])
+
+
 def test_rounding_error_is_bounded_and_declared():
     codec, plan = FixedPoint(bits=24), plan_of(100, 10)
     assert codec.l2_error(plan) == pytest.approx(10 * codec.steps(plan).step / 2)

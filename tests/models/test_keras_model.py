@@ -408,7 +408,7 @@ def two_inputs():
         (hiding, {}, "depends on hidden"),
         (lambda: sequential(tf.keras.layers.Flatten()), {}, "no trainable weights"),
         (lambda: sequential(tf.keras.layers.Conv2D(3, 3)), {}, r"expected logits \(batch, classes\)"),
-        (lambda: sequential(tf.keras.layers.Flatten(), tf.keras.layers.Dense(1)), {}, "two for a binary choice"),
+        (lambda: sequential(tf.keras.layers.Flatten(), tf.keras.layers.Dense(1)), {}, "task=binary"),
         (
             lambda: sequential(tf.keras.layers.Flatten(), tf.keras.layers.Dense(4, activation="sigmoid")),
             {},

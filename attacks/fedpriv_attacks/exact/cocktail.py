@@ -45,7 +45,9 @@ class CocktailParty(Attack):
 
     name: ClassVar[str] = "cocktail_party"
     paper: ClassVar[str] = "Kariyappa et al. 2023, arXiv 2209.05578"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.PROCEDURE})
+    needs: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.REAL_UPDATE, Capability.PROCEDURE, Capability.SOFTMAX}
+    )
 
     examples: Count | None = Field(
         default=None,
@@ -142,7 +144,7 @@ class CocktailParty(Attack):
             "statuses": [Status(int(m.status)).name.lower() for _, m in runs],
         }
         y = None
-        clipped = np.clip(x, 0.0, 1.0)
+        clipped = view.data_kind.settle(x)
         if not model.couples_examples:
             labels = count_labels(view, layer, clipped, d, None)
             if known is not None and known > len(x) and labels.residual < 0.05:

@@ -92,7 +92,7 @@ class FirstLayer(Attack):
         else:
             read = _batch(view, layer, n)
         shape = view.model.input_shape
-        found = np.clip(read.x, 0.0, 1.0).reshape(-1, *shape).astype(np.float32)
+        found = view.data_kind.settle(read.x.reshape(-1, *shape)).astype(np.float32)
         x = np.full((n or len(found), *shape), np.nan, np.float32)
         x[: len(found)] = found
         objective = float("nan")
@@ -140,6 +140,8 @@ def _single(view: View, layer: DenseInput) -> _Read:
 
 
 def _label_of_one(view: View) -> int | None:
+    if not view.model.task.softmax:
+        return None
     if view.labels is not None:
         return int(view.labels[0])
     try:
@@ -167,6 +169,11 @@ def _batch(view: View, layer: DenseInput, n: int | None) -> _Read:
         raise CapabilityError(
             f"the first dense layer '{layer.kernel_name}' has no bias, so of {many} examples not even the lengths can "
             "be told; use clients with one example, or 'dlg'"
+        )
+    if Capability.SOFTMAX not in view.capabilities:
+        raise CapabilityError(
+            f"separating {many} examples takes {Capability.SOFTMAX.value}, but model '{view.model.name}' has task "
+            f"'{view.model.task.name}'; use clients with one example, or 'dlg'"
         )
     names = find_dense_input(view.model)
     if not names.rectified:

@@ -53,7 +53,9 @@ class SPEAR(Attack):
 
     name: ClassVar[str] = "spear"
     paper: ClassVar[str] = "Dimitrov, Baader, Müller, Vechev 2024, arXiv 2403.03945"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.PROCEDURE})
+    needs: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.REAL_UPDATE, Capability.PROCEDURE, Capability.SOFTMAX}
+    )
 
     examples: Count | None = Field(
         default=None,
@@ -140,7 +142,7 @@ class SPEAR(Attack):
             reasons.append(f"{known} examples, but only {len(which)} left a trace above the rounding")
         extra["reason"] = "; ".join(reasons)
         extra["exact"] = not reasons
-        x = np.clip(x[which], 0.0, 1.0).astype(np.float32)
+        x = view.data_kind.settle(x[which].reshape(-1, *view.model.input_shape)).astype(np.float32)
         extra["update_error"] = update_error(view, x, labels.y)
         seconds = time.perf_counter() - began
         return Finding(x, labels.y, 1 - found.score, search.draws, seconds, extra=extra)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fedpriv_attacks.inversion.inversion import CoordinatesPart, Inversion, LabelsPart, OptimizerPart, PriorParts
-from fedpriv_attacks.labels.inference import Auto
+from fedpriv_attacks.labels.auto import Auto
 from fedpriv_attacks.parts.coordinates import Pixels
 from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS
 from fedpriv_attacks.parts.priors import TotalVariation

@@ -12,7 +12,7 @@ from fedpriv_attacks.inversion.inversion import (
     OptimizerPart,
     PriorParts,
 )
-from fedpriv_attacks.labels.inference import Auto
+from fedpriv_attacks.labels.auto import Auto
 from fedpriv_attacks.parts.coordinates import Pixels
 from fedpriv_attacks.parts.initializers import Tiled
 from fedpriv_attacks.parts.label_fit import LabelFit

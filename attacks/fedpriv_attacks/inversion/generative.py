@@ -24,7 +24,7 @@ from fedpriv_attacks.inversion.inversion import (
     PriorParts,
 )
 from fedpriv_attacks.inversion.matching import reconstruct
-from fedpriv_attacks.labels.inference import Auto
+from fedpriv_attacks.labels.auto import Auto
 from fedpriv_attacks.parts.latent import FreedNorm, Latent, LatentAndResidual, LatentAndWeights, LatentNorm
 from fedpriv_attacks.parts.likelihood import NoiseLikelihood
 from fedpriv_attacks.parts.optimizers.first_order import Adam

@@ -13,7 +13,7 @@ from fedpriv_attacks.inversion.inversion import (
     OptimizerPart,
     PriorParts,
 )
-from fedpriv_attacks.labels.inference import Auto
+from fedpriv_attacks.labels.auto import Auto
 from fedpriv_attacks.parts.coordinates import Pixels
 from fedpriv_attacks.parts.initializers import Normal
 from fedpriv_attacks.parts.objectives import Cosine

@@ -44,7 +44,7 @@ class Recipe:
       replay: how an update is simulated.
       coordinates: the variables in place of pixels.
       optimizer: how the sum is minimized.
-      box: keep examples in [0, 1] at every step, by projection.
+      box: keep examples valid, as their kind says, at every step, by projection.
       group: starts optimized side by side in one graph, for priors that tie them together.
       path: keep the examples along the way.
     """
@@ -96,7 +96,7 @@ class Restarts:
 
 class _Start(NamedTuple):
     x: Any  # [copies * n, *input_shape]
-    probabilities: Any  # [n, num_classes], the dummy labels
+    relaxed: Any  # [n, *task.relaxed_shape], the dummy targets, such as probabilities
     objective: Any  # of the best member of the group
     path: Any  # [rows, copies * n, *input_shape], empty unless asked for
     minimum: Minimum
@@ -132,15 +132,17 @@ def reconstruct(
       recipe: the attack's parts.
       restarts: how often to start.
       initializer: where the dummy examples start.
-      labels: `[n]` int to hold the labels fixed; None optimizes dummy labels, a softmax of logits.
+      labels: `[n]` targets to hold fixed; None optimizes dummy ones, relaxed as the model's task says (a softmax of
+        logits for classes).
       seed: the same seed gives the same finding.
       variables: `[group, k]` the optimizer's variables at which the first start sets out, to go on from another
         recipe's `extra["variables"]`; None asks the initializer.
 
     Returns:
-      A Finding whose `x` is clipped to [0, 1], since images are known to lie there; its objective is the value
-      before clipping, of updates divided by the observed one's norm. Evaluations count every member of a group.
-      `extra` has `statuses`, `objectives` and `evaluations` by start, `label_probabilities` `[n, num_classes]`,
+      A Finding whose `x` is made valid, since everybody knows the examples' kind (images are clipped to [0, 1]); its
+      objective is the value before that, of updates divided by the observed one's norm. Evaluations count every
+      member of a group. `extra` has `statuses`, `objectives` and `evaluations` by start, `label_probabilities`, the
+      dummy targets,
       `variables`, `[group, k]`, the optimizer's at the end of that start, and `noise_floor`, the squared error that
       rounding of the weights leaves even at the truth.
 
@@ -152,7 +154,8 @@ def reconstruct(
     dtype = view.model.spec.dtype
     given = labels is not None
     n = view.total_examples
-    if labels is not None and np.shape(labels) != (n,):
+    task, kind = view.model.task, view.data_kind
+    if labels is not None and np.shape(labels) != (n, *task.target_shape):
         raise ParameterError(f"{np.shape(labels)} labels given for a view of {n} examples; give one each")
     recipe.coordinates.check(view)
     tensors = tuple(prior.tensors(view) for prior in recipe.priors)
@@ -161,7 +164,7 @@ def reconstruct(
     floor = noise_floor(view, norm)
     target = max(restarts.target, recipe.objective.floor(floor))
     half = recipe.objective.floor(math.sqrt(floor)) if restarts.tolerance is None else restarts.tolerance
-    y = np.asarray(np.zeros(n) if labels is None else labels, np.int32)
+    y = np.asarray(np.zeros((n, *task.target_shape)) if labels is None else labels, task.target_dtype)
     fixed = (
         tf.constant(view.weights, dtype),
         tf.constant(observed / norm, dtype),
@@ -199,11 +202,12 @@ def reconstruct(
     history = best.minimum.history.numpy()
     rows = ~np.isnan(history[:, 0])
     history[:, 0] *= recipe.group
-    probabilities = best.probabilities.numpy()
-    claimed = y if given else np.argmax(probabilities, -1).astype(np.int32)
+    relaxed = best.relaxed.numpy()
+    claimed = y if given else task.harden(relaxed)
 
     def examples(x: np.ndarray) -> np.ndarray:
-        return np.clip(merged(x, layout.n, claimed), 0.0, 1.0).astype(np.float32)
+        groups = claimed if task.discrete and claimed.ndim == 1 else np.zeros(n, np.int32)
+        return kind.settle(merged(x, layout.n, groups)).astype(np.float32)
 
     return Finding(
         x=examples(best.x.numpy()),
@@ -219,7 +223,7 @@ def reconstruct(
             "statuses": [s.name.lower() for s in statuses],
             "objectives": objectives,
             "evaluations": [int(f.minimum.evaluations) * recipe.group for f in found],
-            "label_probabilities": probabilities,
+            "label_probabilities": relaxed,
             "variables": best.minimum.position.numpy().reshape(recipe.group, -1),
             "noise_floor": floor,
         },
@@ -293,7 +297,7 @@ def _starts(start: Callable[[int], _Start], restarts: Restarts, tolerance: float
 def _layout(static: Static, recipe: Recipe, given: bool) -> _Layout:
     n = static.total_examples
     shape = (recipe.replay.copies(static) * n, *static.model.input_shape)
-    logits = 0 if given else n * static.model.num_classes
+    logits = 0 if given else n * int(np.prod(static.model.task.relaxed_shape))
     return _Layout(n, shape, recipe.coordinates.size(shape), logits, len(recipe.replay.variables()))
 
 
@@ -364,6 +368,7 @@ def _compile(
     static: Static, recipe: Recipe, given: bool, inputs: Inputs, tensors: Sequence[Sequence[np.ndarray]]
 ) -> Callable[..., _Start]:
     model, dtype, n = static.model, static.model.spec.dtype, static.total_examples
+    task = model.task
     layout, group = _layout(static, recipe, given), recipe.group
     copies = layout.shape[0] // n
     shapes = [[np.shape(t) for t in own] for own in tensors]
@@ -375,14 +380,14 @@ def _compile(
         # Slicing costs a pass forwards and several backwards, so there is none where the examples are all there is.
         parts = [v] if layout.examples == layout.size else tf.split(v, layout[2:])
         x = recipe.coordinates.decode(parts[0], layout.shape)
-        labels = y if given else tf.nn.softmax(tf.reshape(parts[1], (n, model.num_classes)))
+        labels = y if given else task.relax(tf.reshape(parts[1], (n, *task.relaxed_shape)))
         return x, labels, parts[-1][:0] if len(parts) == 1 else parts[2]
 
     def project(v: Any) -> Any:
         v = tf.reshape(v, [group, layout.size])
         members = []
         for member in tf.unstack(v):
-            x = tf.clip_by_value(recipe.coordinates.decode(member[: layout.examples], layout.shape), 0.0, 1.0)
+            x = static.data_kind.project(recipe.coordinates.decode(member[: layout.examples], layout.shape))
             inside = recipe.coordinates.start(x, tf.zeros([2], tf.int32))
             members.append(tf.concat([inside, member[layout.examples :]], 0) if not given or layout.own else inside)
         return tf.reshape(tf.stack(members), [-1])
@@ -447,7 +452,7 @@ def _compile(
         if recipe.path:
             rows = tf.reshape(minimum.path, [-1, group, layout.size])[:, best]
             path = tf.map_fn(lambda row: unpack(row, y)[0], rows)
-        labels = tf.one_hot(labels, model.num_classes, dtype=dtype) if given else labels
+        labels = tf.cast(task.soften(labels), dtype) if given else labels
         return _Start(x, labels, value, path, minimum._replace(path=tf.zeros([0, 0], dtype)))
 
     d = model.spec.size
@@ -456,7 +461,7 @@ def _compile(
         tf.TensorSpec([d], dtype),
         tf.TensorSpec([], dtype),
         tf.TensorSpec([], dtype),
-        tf.TensorSpec([n], tf.int32),
+        tf.TensorSpec([n, *task.target_shape], task.target_dtype),
         tf.TensorSpec([], tf.float64),
         tuple(tuple(tf.TensorSpec(shape, dtype) for shape in own) for own in shapes),
         tuple(tf.TensorSpec(shape, kind) for shape, kind in kinds),

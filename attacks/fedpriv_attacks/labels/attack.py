@@ -12,7 +12,7 @@ from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.inversion import LabelsPart
-from fedpriv_attacks.labels.inference import Auto
+from fedpriv_attacks.labels.auto import Auto
 
 
 class LabelsOnly(Attack):

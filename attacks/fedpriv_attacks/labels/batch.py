@@ -29,7 +29,7 @@ from fedpriv_attacks.labels.last_layer import (
 from fedpriv_attacks.parts.component import HELD
 
 Count = Annotated[int, Field(ge=1)]
-COUNTABLE = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
+COUNTABLE = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES, Capability.SOFTMAX})
 REPLAYED = COUNTABLE | {Capability.PROCEDURE}
 
 

@@ -1,4 +1,8 @@
-"""Initializers: where the dummy examples start. Run outside the graph, once a start."""
+"""Initializers: where the dummy examples start. Run outside the graph, once a start.
+
+What they draw is on the scale [0, 1] and is stretched to each value's range, as the view's kind of examples says: 0.5
+is the middle of it, mid-grey in an image.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,11 @@ class Initializer(Component):
         """A start `[n, *input_shape]` in the model's precision; the same seed gives the same bits."""
 
 
+def _in_range(view: View, u: np.ndarray) -> np.ndarray:
+    """Values drawn on the scale [0, 1], stretched to the range of the view's kind of examples."""
+    return np.asarray(view.data_kind.from_unit(u), u.dtype)
+
+
 def _shape(view: View) -> tuple[int, ...]:
     return (view.total_examples, *view.model.input_shape)
 
@@ -46,7 +55,7 @@ def _uniform(shape: Sequence[int], seed: int, low: float, high: float, dtype: st
 
 
 class Normal(Initializer):
-    """Independent normal pixels."""
+    """Independent normal values."""
 
     kind: ClassVar[str] = "normal"
 
@@ -59,11 +68,11 @@ class Normal(Initializer):
 
     def __call__(self, view: View, seed: int) -> np.ndarray:
         """A start `[n, *input_shape]`."""
-        return _normal(_shape(view), seed, self.mean, self.spread, view.model.spec.dtype)
+        return _in_range(view, _normal(_shape(view), seed, self.mean, self.spread, view.model.spec.dtype))
 
 
 class Uniform(Initializer):
-    """Independent uniform pixels in [low, high)."""
+    """Independent uniform values in [low, high)."""
 
     kind: ClassVar[str] = "uniform"
 
@@ -74,7 +83,7 @@ class Uniform(Initializer):
         """A start `[n, *input_shape]`."""
         if not self.low < self.high:
             raise ParameterError(f"initializer 'uniform': low={self.low} is not below high={self.high}")
-        return _uniform(_shape(view), seed, self.low, self.high, view.model.spec.dtype)
+        return _in_range(view, _uniform(_shape(view), seed, self.low, self.high, view.model.spec.dtype))
 
 
 class Constant(Initializer):
@@ -86,7 +95,7 @@ class Constant(Initializer):
 
     def __call__(self, view: View, seed: int) -> np.ndarray:
         """A start `[n, *input_shape]`."""
-        return np.full(_shape(view), self.value, view.model.spec.dtype)
+        return _in_range(view, np.full(_shape(view), self.value, view.model.spec.dtype))
 
 
 class Tiled(Initializer):
@@ -124,7 +133,7 @@ class Tiled(Initializer):
             patch = _uniform(small, seed, self.mean - half, self.mean + half, dtype)
         for axis in range(1, axes + 1):
             patch = np.take(patch, np.arange(sides[axis - 1]) % small[axis], axis)
-        return np.ascontiguousarray(patch)
+        return _in_range(view, np.ascontiguousarray(patch))
 
 
 class _Pixels:
@@ -293,4 +302,4 @@ class Analytic(Initializer):
                 f"initializer 'analytic': attack '{self.attack}' found {what}, where {wanted} is needed; {way_out}"
             )
         start = np.asarray(found, view.model.spec.dtype)
-        return np.clip(start, 0, 1) if self.clip else start
+        return view.data_kind.settle(start) if self.clip else start

@@ -10,7 +10,7 @@ from fedpriv_attacks.parts.priors import Prior, Scene
 
 
 class LabelFit(Prior):
-    """Mean squared distance between the model's class probabilities and the labels.
+    """Mean squared distance between the model's own prediction, relaxed (such as class probabilities), and the labels.
 
     The label-based regularizer of CPL (Wei et al. 2020, "A Framework for Evaluating Gradient Leakage Attacks in
     Federated Learning", arXiv 2004.10397). It helps where the broadcast model classifies the private examples well,
@@ -24,7 +24,9 @@ class LabelFit(Prior):
         """The penalty of `x [n, *input_shape]`; scalar."""
         model = scene.static.model
         y = scene.y
-        labels = tf.one_hot(y, model.num_classes, dtype=x.dtype) if y.dtype.is_integer else tf.cast(y, x.dtype)
-        probabilities = tf.nn.softmax(model.logits(scene.weights, x))
-        distances = tf.reduce_sum(tf.math.squared_difference(probabilities, labels), -1)
+        task, outputs = model.task, model.logits(scene.weights, x)
+        labels = tf.cast(task.soften(y) if y.dtype.is_integer else y, x.dtype)
+        predicted = task.relax(tf.reshape(outputs, [-1, *task.relaxed_shape]))
+        squares = tf.math.squared_difference(predicted, labels)
+        distances = tf.reduce_sum(tf.reshape(squares, [tf.shape(x)[0], -1]), -1)
         return tf.cast(self.weight, x.dtype) * tf.reduce_mean(distances)

@@ -31,7 +31,7 @@ class Scene(NamedTuple):
     Attributes:
       static: what those views share: model, procedure, counts, defenses, plan.
       weights: `[d]` tensor, the model the clients received.
-      y: labels, int `[n]` or probabilities `[n, num_classes]`.
+      y: targets `[n]`, or relaxed ones, such as probabilities `[n, num_classes]`.
       v: `[k]` tensor, the optimizer's variables, or None.
       tensors: the prior's own, as `Prior.tensors` gave them.
       coordinates: what the variables mean, or None.
@@ -58,6 +58,10 @@ class Scene(NamedTuple):
             "use scene.static (what they share), scene.weights, scene.update (the observed update) or scene.y, or "
             "read arrays off the view in Prior.tensors(view) and take them from scene.tensors"
         )
+
+    def unit(self, x: Any) -> Any:
+        """Examples on the scale of [0, 1] over each value's range; as they are where nothing is known of them."""
+        return x if self.static is None else self.static.data_kind.to_unit(x)
 
 
 class Prior(Component):
@@ -163,7 +167,7 @@ def _differences(rows: Tensor, apart: int) -> Tensor:
 
 
 class L2(Prior):
-    """Mean squared distance of the pixels from `center`.
+    """Mean squared distance of the values from `center`, on the scale of [0, 1] over each one's range.
 
     Yin et al. 2021, "See through Gradients: Image Batch Recovery via GradInversion", arXiv 2104.07586, whose images are
     normalized to mean zero.
@@ -176,11 +180,12 @@ class L2(Prior):
 
     def __call__(self, x: Examples, scene: Scene) -> Scalar:
         """The weighted penalty."""
-        return 2 * self.weight * tf.nn.l2_loss(x - self.center) / tf.cast(tf.size(x), x.dtype)
+        u = scene.unit(x)
+        return 2 * self.weight * tf.nn.l2_loss(u - self.center) / tf.cast(tf.size(x), x.dtype)
 
 
 class Box(Prior):
-    """Mean squared distance of the pixels from [low, high]."""
+    """Mean squared distance of the values from [low, high], on the scale of [0, 1] over each one's range."""
 
     kind: ClassVar[str] = "box"
 
@@ -191,7 +196,8 @@ class Box(Prior):
         """The weighted penalty."""
         if not self.low < self.high:
             raise ParameterError(f"prior '{self.kind}': low={self.low} is not below high={self.high}")
-        outside = x - tf.clip_by_value(x, self.low, self.high)
+        u = scene.unit(x)
+        outside = u - tf.clip_by_value(u, self.low, self.high)
         return 2 * self.weight * tf.nn.l2_loss(outside) / tf.cast(tf.size(x), x.dtype)
 
 

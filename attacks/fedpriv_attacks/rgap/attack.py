@@ -40,7 +40,13 @@ class RGAP(Attack):
     name: ClassVar[str] = "rgap"
     paper: ClassVar[str] = "Zhu, Blaschko 2021, arXiv 2010.07733"
     needs: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.REAL_UPDATE, Capability.NUM_EXAMPLES, Capability.PROCEDURE, Capability.SINGLE_STEP}
+        {
+            Capability.REAL_UPDATE,
+            Capability.NUM_EXAMPLES,
+            Capability.PROCEDURE,
+            Capability.SINGLE_STEP,
+            Capability.SOFTMAX,
+        }
     )
 
     refine: Annotated[int, Field(ge=0)] = Field(
@@ -135,7 +141,7 @@ class RGAP(Attack):
         )
 
     def _image(self, view: View, x: np.ndarray) -> np.ndarray:
-        return np.clip(x, 0.0, 1.0).reshape(1, *view.model.input_shape).astype(np.float32)
+        return view.data_kind.settle(x.reshape(1, *view.model.input_shape)).astype(np.float32)
 
     def _refine(
         self,

@@ -1,0 +1,124 @@
+"""Kind: what an example is. Its shape and range, what is valid, how two are compared, scored and shown."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from fedpriv.base.column import Column
+from fedpriv.base.errors import DataError
+from fedpriv.base.lazy import tf
+from fedpriv.base.plugin import Plugin
+
+Shape = tuple[Annotated[int, Field(ge=1)], ...]
+
+
+class Kind(Plugin):
+    """Base of kinds: frozen, hashable, and public. It holds the format of examples and nothing of any one of them.
+
+    An example reaches the model as an array of `shape`. An adversary knows the kind, so attacks may keep their
+    examples valid (`project`) and start in the middle of the range (`from_unit`), and the scorer makes a finding
+    valid before it is judged (`settle`).
+
+    Attributes:
+      shape: one example's, as the model gets it.
+      noun: what one example is called, such as "image".
+    """
+
+    noun: ClassVar[str]
+
+    if TYPE_CHECKING:  # a field in some kinds, computed in others
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            """Shape of one example as the model gets it."""
+
+    @property
+    def dtype(self) -> str:
+        """Type of an example's values, `float32` unless they are no quantities."""
+        return "float32"
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[Column, ...]:
+        """What `score` gives, in its order; the first says most."""
+
+    @abstractmethod
+    def checked(self, x: np.ndarray, where: str) -> np.ndarray:
+        """Examples `[n, *shape]` as they are kept: contiguous, in a type that `unit_floats` reads.
+
+        Raises:
+          DataError: another shape or type, NaN or infinite values, values out of range; names `where` and the example.
+        """
+
+    @abstractmethod
+    def project(self, x: Any) -> Any:
+        """The points nearest to `x [n, *shape]` among mixtures of valid examples; traceable, differentiable."""
+
+    @abstractmethod
+    def settle(self, x: np.ndarray) -> np.ndarray:
+        """The valid examples nearest to `x [n, *shape]`; what is not finite stays so."""
+
+    @abstractmethod
+    def from_unit(self, u: Any) -> Any:
+        """Values in [0, 1] `[n, *shape]`, arrays or tensors, stretched to each value's range; 0.5 is its middle."""
+
+    @abstractmethod
+    def to_unit(self, x: Any) -> Any:
+        """The inverse of `from_unit`."""
+
+    @abstractmethod
+    def costs(self, found: np.ndarray, true: np.ndarray) -> np.ndarray:
+        """Cost of matching each of `found [m, *shape]` to each of `true [n, *shape]`: `[n, m]`, 0 for equal ones."""
+
+    @abstractmethod
+    def score(self, original: np.ndarray, found: np.ndarray) -> dict[str, float | None]:
+        """How near one settled example is to its original, by the names of `columns`; None where undefined."""
+
+    @abstractmethod
+    def missing(self, original: np.ndarray) -> dict[str, float | None]:
+        """The worst possible score: of an original whose example is missing or not finite."""
+
+    @abstractmethod
+    def success(self, score: dict[str, float | None], threshold: float) -> bool:
+        """Whether an example with that score counts as reconstructed.
+
+        Args:
+          score: from `score`.
+          threshold: PSNR in dB, for kinds that have one; others go by what they say in their docstring.
+        """
+
+    def picture(self, x: np.ndarray) -> np.ndarray | None:
+        """One example as an image `[height, width, 1 or 3]` in [0, 1], or None where it is none."""
+        return None
+
+    def text(self, x: np.ndarray) -> str | None:
+        """One example in words, or None where numbers say as much."""
+        return None
+
+
+def unit_floats(raw: Any, dtype: str) -> Any:
+    """Examples as they are kept, as floats of `dtype`: bytes are levels of 1/255. Traceable."""
+    return tf.cast(raw, dtype) / tf.constant(255, dtype) if raw.dtype == tf.uint8 else tf.cast(raw, dtype)
+
+
+def kind_of(shape: tuple[int, ...]) -> Kind:
+    """The kind of examples of which only the shape is known: images `(height, width, channels)`, else features."""
+    from fedpriv.data.kinds.features import Features
+    from fedpriv.data.kinds.image import Image
+
+    return Image(shape=shape) if len(shape) == 3 else Features(shape=shape)
+
+
+def check_finite(x: np.ndarray, where: str, what: str, expected: str) -> None:
+    """Refuses NaN and infinite values; says how many, and the first example with one."""
+    finite = np.isfinite(x)
+    if not finite.all():
+        first = int(np.argmin(finite.reshape(len(x), -1).all(axis=1)))
+        raise DataError(
+            f"{where}: {int(finite.size - finite.sum())} {what} are NaN or infinite (the first in example {first}); "
+            f"expected {expected}"
+        )

@@ -1,0 +1,1 @@
+"""Kinds: what examples are, one a file."""

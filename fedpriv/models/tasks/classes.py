@@ -1,0 +1,82 @@
+"""Classes: one of several classes, by softmax cross-entropy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from fedpriv.base.column import Column
+from fedpriv.base.lazy import tf
+from fedpriv.models.task import Task
+
+ACCURACY = Column(
+    name="accuracy",
+    label="Accuracy",
+    better="higher",
+    format=".4f",
+    description="Fraction of held-out targets that the model predicts.",
+)
+
+
+class Classes(Task):
+    """One class of `num_classes`; the loss is the cross-entropy of a softmax, in nats.
+
+    Attributes:
+      num_classes: how many classes, and logits.
+    """
+
+    name: ClassVar[str] = "classes"
+    softmax: ClassVar[bool] = True
+    quality: ClassVar[Column] = ACCURACY
+    label: ClassVar[str] = "a class"
+
+    num_classes: Annotated[int, Field(ge=2)]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """One logit a class."""
+        return (self.num_classes,)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return self.num_classes
+
+    @property
+    def relaxed_shape(self) -> tuple[int, ...]:
+        """One probability a class."""
+        return (self.num_classes,)
+
+    def losses(self, outputs: Any, y: Any) -> Any:
+        """Cross-entropy `[n]` in nats; `y` class numbers `[n]` or probabilities `[n, num_classes]`."""
+        return cross_entropy(outputs, y)
+
+    def predict(self, outputs: Any) -> Any:
+        """The class of the largest logit, int32 `[n]`."""
+        return tf.argmax(outputs, -1, tf.int32)
+
+    def relax(self, v: Any) -> Any:
+        """A softmax."""
+        return tf.nn.softmax(v)
+
+    def harden(self, relaxed: np.ndarray) -> np.ndarray:
+        """The likeliest class."""
+        return np.argmax(relaxed, -1).astype(np.int32)
+
+    def soften(self, y: Any) -> Any:
+        """One-hot."""
+        return tf.one_hot(y, self.num_classes)
+
+
+def cross_entropy(logits: Any, y: Any) -> Any:
+    """Cross-entropy `[...]` in nats of `logits [..., k]` with integer labels `[...]` or probabilities `[..., k]`.
+
+    Probabilities are written out rather than given to TensorFlow's fused operation, whose second derivative with
+    respect to the labels is missing a term; attacks that optimize dummy labels need it. Integer labels, which nobody
+    can differentiate by, take the fused one.
+    """
+    if y.dtype.is_integer:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+    return -tf.reduce_sum(tf.cast(y, logits.dtype) * tf.nn.log_softmax(logits), axis=-1)
