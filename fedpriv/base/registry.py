@@ -207,6 +207,8 @@ def _is_choice(target: Any, parameter: str, value: Any) -> bool:
     """Whether `value` is one of the words that `parameter` may be, such as the `none` of a learning rate's decay."""
     if value != "none":
         return False
+    import pydantic
+
     if isinstance(target, type) and issubclass(target, pydantic.BaseModel):
         field = target.model_fields.get(parameter)
         return field is not None and value in _words(field.annotation)

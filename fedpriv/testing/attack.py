@@ -329,6 +329,8 @@ WITHOUT: dict[Capability, Callable[[View], View]] = {
     Capability.CLASSIFIER_BIAS: _unnamed_bias,
     Capability.BATCH_STATISTICS: lambda v: dataclasses.replace(v, batch_statistics=None),
     Capability.RUNNING_STATISTICS: lambda v: dataclasses.replace(v, model=dataclasses.replace(v.model, running=None)),
+    Capability.AUXILIARY: lambda v: dataclasses.replace(v, adversary=v.adversary.without("auxiliary")),
+    Capability.GENERATOR: lambda v: dataclasses.replace(v, adversary=v.adversary.without("generator")),
 }
 
 #: Those that an adversary may lack while everything else stays true; an attack must be ready for it.
@@ -339,6 +341,8 @@ _TRIED = frozenset(
         Capability.NUM_EXAMPLES,
         Capability.PROCEDURE,
         Capability.BATCH_STATISTICS,
+        Capability.AUXILIARY,
+        Capability.GENERATOR,
     }
 )
 
@@ -378,7 +382,7 @@ def _copied(view: View) -> View:
             return {k: own(v) for k, v in value.items()}
         return tuple(own(v) for v in value) if type(value) is tuple else value
 
-    arrays = ("weights", "observed", "labels", "shares", "states", "batch_statistics")
+    arrays = ("weights", "observed", "labels", "payloads", "states", "batch_statistics")
     return dataclasses.replace(view, **{name: own(getattr(view, name)) for name in arrays})
 
 
