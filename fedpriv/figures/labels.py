@@ -241,6 +241,7 @@ def log_ticks(low: float, high: float, most: int = 8) -> list[float]:
     """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
+    candidates: list[Any]
     if high < 10 * low:
         candidates = [MaxNLocator(most - 1, steps=[1, 2, 5, 10])]
     else:

@@ -49,6 +49,11 @@ class FirstOrder(Optimizer):
     clip: Positive | None = None
     langevin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
+    def slowed(self, factor: float) -> Optimizer:
+        """With the learning rate times `factor`."""
+        changed: Optimizer = self.with_(learning_rate=self.learning_rate * factor)
+        return changed
+
     @abstractmethod
     def slots(self, start: Any) -> tuple[Any, ...]:
         """What the method remembers from step to step, at the start."""

@@ -85,6 +85,10 @@ class Optimizer(Component):
     history: Annotated[int, Field(ge=2)] = 128
     path: bool = False
 
+    def slowed(self, factor: float) -> Optimizer:
+        """With steps smaller by this factor, where their size is a setting."""
+        return self
+
     def minimize(
         self,
         value_and_gradient: ValueAndGradient,
