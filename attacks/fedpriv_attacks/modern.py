@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny
 
 from fedpriv.base import registry
 from fedpriv.base.errors import CapabilityError, DivergenceError, FedprivError, ModelError
-from fedpriv.base.lazy import tf
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
-from fedpriv.threat.replays import unmeasured
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.matching import checked_update, noise_floor
+from fedpriv_attacks.inversion.stages import mismatch
 
 
 def _attack(value: Any) -> Any:
@@ -44,12 +43,14 @@ class Modern(Attack):
     the attacks are tried in order: those that are exact where they apply (analytic inversion of a first dense layer,
     R-GAP on chains of invertible layers, SPEAR on batches through a ReLU); then, for smooth networks, L-BFGS on the
     squared distance as in DLG, with so little total variation that it decides only what the update leaves open,
-    with labels read off the update, then with labels optimized; then Adam on the absolute distance, also with a
-    little total variation: on ReLU networks, whose gradient is piecewise smooth, that distance led to the examples
-    themselves, before and after training, where the cosine of Geiping et al. 2020 (arXiv 2003.14053) led to their
-    likeness. Attacks that do not apply to the view are passed over. If none reproduces the update, the one with the
-    smallest error is taken, or a later one whose error is within `leeway` times that: where noise bounds how well any
-    finding can do, its prior decides what the update does not.
+    with labels read off the update, then with labels optimized; then Adam on the absolute distance: on ReLU networks,
+    whose gradient is piecewise smooth, that distance led to the examples themselves, before and after training, where
+    the cosine of Geiping et al. 2020 (arXiv 2003.14053) led to their likeness. Both go through stages of ever less
+    total variation (`fedpriv_attacks.inversion.stages`), since no one weight suits all networks and images: Adam's
+    begin where full contrast costs as much as the whole update, for under a light prior from the start the absolute
+    distance ends in minima of its own. Attacks that do not apply to the view are passed over. If none reproduces the
+    update, the one with the smallest error is taken, or a later one whose error is within `leeway` times that: where
+    noise bounds how well any finding can do, its prior decides what the update does not.
 
     Evaluations and seconds are those of all attacks tried together. `extra["tried"]` says what each came to.
     """
@@ -65,19 +66,19 @@ class Modern(Attack):
             "first_layer",
             "rgap(max_unknowns=4096)",
             "spear(seconds=60)",
-            "dlg(labels=auto,target=0,tolerance=1e-4,restarts=1,optimizer.max_evaluations=1500,"
-            "priors=[total_variation(weight=3e-5,opponents=auto)])",
-            "dlg(target=0,tolerance=1e-4,restarts=1,optimizer.max_evaluations=1500,"
-            "priors=[total_variation(weight=3e-5,opponents=auto)])",
-            "inverting_gradients(objective=l1,optimizer=adam(steps=4000,learning_rate=0.05,decay=cosine),"
-            "priors.total_variation.weight=0.01)",
+            "dlg(labels=auto,restarts=1,optimizer.max_evaluations=1500,"
+            "priors=[total_variation(weight=3e-5,opponents=auto)],stages=4,easing=0.1)",
+            "dlg(restarts=1,optimizer.max_evaluations=1500,"
+            "priors=[total_variation(weight=3e-5,opponents=auto)],stages=4,easing=0.1)",
+            "inverting_gradients(objective=l1,optimizer=adam(steps=800,learning_rate=0.05,decay=cosine),"
+            "priors.total_variation.weight=1,stages=5)",
         ),
         description="tried in this order.",
     )
-    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=1e-5,
-        description="relative squared error of the replayed update at which a finding is accepted; raised to what "
-        "rounding of the weights leaves.",
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="relative squared error of the replayed update at which a finding is accepted; none once it "
+        "explains half of the update's digits (`matching.Restarts`).",
     )
     leeway: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
         default=4.0,
@@ -91,7 +92,8 @@ class Modern(Attack):
     def attack(self, view: View, seed: int) -> Finding:
         """The first finding that reproduces the update, or else the one that comes nearest; see the class."""
         _, norm = checked_update(view)
-        content = max(self.tolerance, 10 * noise_floor(view, norm))
+        floor = noise_floor(view, norm)
+        content = math.sqrt(floor) if self.tolerance is None else max(self.tolerance, floor)
         tried: list[dict[str, Any]] = []
         found: list[tuple[float, Attack, Finding]] = []
         for attack in self.attacks:
@@ -118,20 +120,3 @@ class Modern(Attack):
             compile_seconds=sum(f.compile_seconds for f in findings),
             extra={**best.extra, "chosen": chosen.name, "tried": tried},
         )
-
-
-def mismatch(view: View, finding: Finding) -> float:
-    """Squared error of the update replayed from a finding, relative to the observed update's squared norm.
-
-    Infinite if the finding is incomplete (no labels, or fewer examples than the update was made from) or not finite.
-    """
-    n = view.total_examples
-    if finding.x is None or finding.y is None or len(finding.x) != n or len(finding.y) != n:
-        return float("inf")
-    observed = np.asarray(view.observed, np.float64)
-    x = tf.constant(finding.x, view.model.spec.dtype)
-    y = tf.constant(np.asarray(finding.y, view.model.task.target_dtype))
-    with unmeasured():  # it judges a finding, and made none
-        replayed = view.simulate(x, y).numpy().astype(np.float64)
-    error = float(np.sum((replayed - observed) ** 2) / np.sum(observed**2))
-    return error if np.isfinite(error) else float("inf")

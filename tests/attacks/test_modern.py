@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fedpriv_attacks.modern import Modern, mismatch
+from fedpriv_attacks.inversion.stages import mismatch
+from fedpriv_attacks.modern import Modern
 
 from fedpriv.base import registry
 from fedpriv.base.errors import CapabilityError

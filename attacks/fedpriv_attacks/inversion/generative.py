@@ -24,6 +24,7 @@ from fedpriv_attacks.inversion.inversion import (
     PriorParts,
 )
 from fedpriv_attacks.inversion.matching import reconstruct
+from fedpriv_attacks.inversion.stages import joined
 from fedpriv_attacks.labels.auto import Auto
 from fedpriv_attacks.parts.latent import FreedNorm, Latent, LatentAndResidual, LatentAndWeights, LatentNorm
 from fedpriv_attacks.parts.likelihood import NoiseLikelihood
@@ -141,12 +142,17 @@ class GIAS(GGL):
         recipe = replace(recipe, coordinates=freed, priors=self.priors + self.refine_priors, optimizer=optimizer)
         shape = (recipe.replay.copies(view.static) * view.total_examples, *view.model.input_shape)
         latents, found = freed.latents(shape), first.extra["variables"]
-        more = np.zeros((len(found), freed.size(shape) - latents), found.dtype)
-        variables = np.concatenate([found[:, :latents], more, found[:, latents:]], 1)
+        zeros = np.zeros((len(found), freed.size(shape) - latents), found.dtype)
+        variables = np.concatenate([found[:, :latents], zeros, found[:, latents:]], 1)
         labels = None if first.extra["label_source"] == "optimized" else first.y
         restarts = replace(self.starts(view.total_examples), most=1)
         second = reconstruct(view, recipe, restarts, self.initializer, labels, seed, variables)
-        return self._judged(view, _joined(first, second))
+        more = {
+            "label_source": first.extra["label_source"],
+            "latent_step": {"x": first.x, "objective": first.objective, "evaluations": first.evaluations},
+        }
+        both = joined(first, second)
+        return self._judged(view, replace(both, extra={**both.extra, **more}))
 
 
 def _residual(view: View, x: Any, y: np.ndarray) -> np.ndarray:
@@ -163,28 +169,3 @@ def _is_white(residual: np.ndarray, view: View) -> bool:
     spec = view.model.spec
     squares = [np.mean(p**2) for p in spec.unflatten_numpy(residual) if p.size >= _TELLING]
     return len(squares) > 1 and min(squares) > 0 and max(squares) / min(squares) < _WHITE
-
-
-def _joined(first: Finding, second: Finding) -> Finding:
-    """Two steps as one finding: the second's result at the cost of both."""
-
-    def both(a: Any, b: Any) -> Any:
-        return None if a is None or b is None else np.concatenate([a, b])
-
-    history = second.history
-    if first.history is not None and history is not None:
-        history = history + np.array([first.history[-1, 0], 0.0])
-    return replace(
-        second,
-        evaluations=first.evaluations + second.evaluations,
-        seconds=first.seconds + second.seconds,
-        compile_seconds=first.compile_seconds + second.compile_seconds,
-        restarts=first.restarts,
-        history=both(first.history, history),
-        path=both(first.path, second.path),
-        extra={
-            **second.extra,
-            "label_source": first.extra["label_source"],
-            "latent_step": {"x": first.x, "objective": first.objective, "evaluations": first.evaluations},
-        },
-    )

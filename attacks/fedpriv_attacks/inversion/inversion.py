@@ -13,6 +13,7 @@ from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.matching import Recipe, Restarts, checked_update, reconstruct
+from fedpriv_attacks.inversion.stages import heaviest, joined, mismatch
 from fedpriv_attacks.labels.inference import Joint, LabelInference
 from fedpriv_attacks.parts.component import WRITTEN, Component, changed, create, read, saved
 from fedpriv_attacks.parts.coordinates import Coordinates, Smooth
@@ -105,6 +106,16 @@ class Inversion(Attack):
         description="objective at which no further start is made; none once half of the update's digits are explained "
         "(`matching.Restarts`).",
     )
+    stages: Count = Field(
+        default=1,
+        description="minimizations one after another, each from where the last ended and under priors that weigh less "
+        "(see the module `stages`).",
+    )
+    easing: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.3,
+        description="factor on the priors' weights from stage to stage; a first-order optimizer's rate falls by its "
+        "fourth root.",
+    )
     label_spread: Positive | None = Field(
         default=None,
         description="standard deviation of the dummy label logits at the start; None is 0.1 for one example and 1 for "
@@ -181,8 +192,30 @@ class Inversion(Attack):
         labels = None if inferred is None else inferred.y
         recipe, restarts = self.recipe(), self.starts(view.total_examples)
         finding = reconstruct(view, recipe, restarts, self.initializer, labels, seed)
+        if self.stages > 1:
+            finding = self._eased(view, recipe, restarts, finding, labels, seed)
         source = "optimized" if inferred is None else inferred.source
         return replace(finding, extra={**finding.extra, "label_source": source})
+
+    def _eased(self, view: View, recipe: Recipe, restarts: Restarts, first: Finding, labels: Any, seed: int) -> Finding:
+        """The best of all stages, at the cost of all; `extra["stages"]` has each one's mismatch."""
+        found, errors = [first], [mismatch(view, first)]
+        whole = first
+        for stage in range(1, self.stages):
+            if errors[-1] <= first.extra["noise_floor"]:
+                break
+            eased = replace(
+                recipe,
+                priors=tuple(p.with_(weight=p.weight * self.easing**stage) for p in recipe.priors),
+                optimizer=recipe.optimizer.slowed(self.easing ** (stage / 4)),
+            )
+            variables = found[-1].extra["variables"]
+            once = replace(restarts, most=1)
+            found.append(reconstruct(view, eased, once, self.initializer, labels, seed, variables))
+            errors.append(mismatch(view, found[-1]))
+            whole = joined(whole, found[-1])
+        best = found[heaviest(errors)]
+        return replace(whole, x=best.x, y=best.y, objective=best.objective, extra={**best.extra, "stages": errors})
 
     def recipe(self) -> Recipe:
         """The parts that make the compiled graph."""

@@ -58,6 +58,11 @@ class FirstOrder(Optimizer):
         "same noise.",
     )
 
+    def slowed(self, factor: float) -> Optimizer:
+        """With the learning rate times `factor`."""
+        changed: Optimizer = self.with_(learning_rate=self.learning_rate * factor)
+        return changed
+
     @abstractmethod
     def slots(self, start: Any) -> tuple[Any, ...]:
         """What the method remembers from step to step, at the start."""

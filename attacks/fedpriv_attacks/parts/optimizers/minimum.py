@@ -79,6 +79,10 @@ class Optimizer(Component):
     history: Annotated[int, Field(ge=2)] = Field(default=128, description="rows of the history kept, at least 2.")
     path: bool = Field(default=False, description="whether to keep the points at those rows as well.")
 
+    def slowed(self, factor: float) -> Optimizer:
+        """With steps smaller by this factor, where their size is a setting."""
+        return self
+
     def minimize(
         self,
         value_and_gradient: ValueAndGradient,

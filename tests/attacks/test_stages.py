@@ -1,0 +1,72 @@
+"""Stages: priors that weigh less and less, and the heaviest kept under which the update is explained."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fedpriv_attacks.inversion.dlg import DLG
+from fedpriv_attacks.inversion.inversion import Inversion
+from fedpriv_attacks.inversion.inverting_gradients import InvertingGradients
+from fedpriv_attacks.inversion.stages import heaviest, mismatch
+from fedpriv_attacks.parts.optimizers.first_order import Adam
+from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS
+
+from fedpriv.metrics.image import psnr
+
+SHAPE = (8, 8, 1)
+LIGHT = {"restarts": 1, "labels": "auto", "optimizer.max_evaluations": 600}
+
+
+def test_a_lighter_prior_must_explain_twice_as_much():
+    assert heaviest([1e-2, 1e-3, 6e-4, 9e-4]) == 1
+    assert heaviest([1e-2, 1e-3, 1e-5]) == 2
+    assert heaviest([1e-2, 9e-3, 8e-3]) == 0
+    assert heaviest([float("inf"), 1e-2]) == 1
+    assert heaviest([float("inf")]) == 0
+
+
+def test_where_the_update_decides_the_prior_goes(helpers):
+    model = helpers.dense(SHAPE)
+    x, y = helpers.smooth_images(1, SHAPE, 3), [5]
+    view = helpers.make_view(model, x, y)
+    heavy = {**LIGHT, "priors": "total_variation(weight=0.1)"}
+    one, all_of_them = DLG(**heavy).run(view), DLG(**heavy, stages=6, easing=0.1).run(view)
+    errors = all_of_them.extra["stages"]
+    assert errors[0] == pytest.approx(mismatch(view, one))
+    assert errors[-1] < 1e-3 * errors[0]
+    assert float(psnr(all_of_them.x[0], x[0])) > float(psnr(one.x[0], x[0])) + 10
+    assert all_of_them.evaluations > one.evaluations
+    assert all_of_them.history[-1, 0] <= all_of_them.evaluations
+    assert np.all(np.diff(all_of_them.history[:, 0]) > 0)
+
+
+def test_where_noise_decides_the_prior_stays(helpers):
+    model = helpers.dense(SHAPE)
+    x, y = helpers.smooth_images(1, SHAPE, 3), [5]
+    clean = helpers.make_view(model, x, y).observed
+    noise = np.random.default_rng(0).normal(size=clean.shape) * np.linalg.norm(clean) / np.sqrt(clean.size)
+    view = helpers.make_view(model, x, y, observed=(clean + noise).astype(np.float32))
+    heavy = {**LIGHT, "priors": "total_variation(weight=0.1)"}
+    found = DLG(**heavy, stages=4, easing=0.1).run(view)
+    first = DLG(**heavy).run(view)
+    assert len(found.extra["stages"]) == 4
+    np.testing.assert_array_equal(found.x, first.x)
+    assert found.evaluations > first.evaluations
+
+
+def test_no_stage_is_made_at_the_noise_floor(helpers):
+    x = helpers.smooth_images(1, SHAPE, 3)
+    view = helpers.make_view(helpers.dense(SHAPE), x, [5], helpers.local_steps(1, 1e-4))
+    found = Inversion(labels="auto", stages=4).run(view)
+    assert len(found.extra["stages"]) == 1
+
+
+def test_the_rate_of_first_order_optimizers_falls_with_the_prior(monkeypatch, helpers):
+    seen = []
+    slowed = Adam.slowed
+    monkeypatch.setattr(Adam, "slowed", lambda self, factor: seen.append(factor) or slowed(self, factor))
+    view = helpers.make_view(helpers.dense(SHAPE), helpers.smooth_images(1, SHAPE, 3), [5])
+    InvertingGradients(optimizer="adam(steps=5)", stages=3, easing=0.16).run(view)
+    assert seen == pytest.approx([0.16**0.25, 0.16**0.5])
+    assert Adam(learning_rate=0.5).slowed(0.5).learning_rate == 0.25
+    assert LBFGS().slowed(0.5) == LBFGS()
