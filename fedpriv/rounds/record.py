@@ -19,8 +19,9 @@ class Record:
       cohort: clients drawn.
       survivors: clients in the sum.
       dropped: ids left out for a non-finite update.
-      loss: mean training loss over the cohort's local steps, nats.
-      test_loss, accuracy: on the test set after this round's step, or None when not evaluated.
+      loss: mean training loss over the cohort's local steps, in the task's unit (nats, or squared units).
+      test_loss, accuracy: on the test set after this round's step, or None when not evaluated, or where the task has no
+        accuracy; its quality is then among the metrics, as `test_` and its name.
       seconds: wall-clock of the round, evaluation included.
       bytes_up, bytes_down: bytes sent by all clients, and to them.
       metrics: cohort means of the defenses' diagnostics.

@@ -145,7 +145,7 @@ def _recombined(federation: Federation, held: dict[int, dict[int, np.ndarray]], 
 def _truth(federation: Federation, clients: Sequence[int]) -> Truth:
     indices = np.concatenate([federation.partition.indices[c] for c in clients])
     train = federation.train
-    return Truth(train.floats(indices), train.targets(indices), tuple(clients), train.kind)
+    return Truth(train.floats(indices), train.targets(indices), tuple(clients), kind=train.kind)
 
 
 def _view(

@@ -20,7 +20,7 @@ PSNR = Column(
     name="psnr",
     label="PSNR",
     unit="dB",
-    format=".1f",
+    format=".2f",
     description="Peak signal-to-noise ratio of the example to its original, over the range of values.",
 )
 SSIM = Column(
