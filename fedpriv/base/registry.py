@@ -1,8 +1,8 @@
 """Registries: names to plug-ins, through Python entry points, without importing anything until asked.
 
 Third parties add to the groups `fedpriv.attacks`, `fedpriv.defenses`, `fedpriv.datasets`, `fedpriv.models`,
-`fedpriv.kinds`, `fedpriv.tasks`, `fedpriv.engines` and `fedpriv.commands` from their own packages; wherever a name is accepted, so is a dotted
-`package.module:Name`.
+`fedpriv.kinds`, `fedpriv.tasks`, `fedpriv.engines` and `fedpriv.commands` from their own packages; wherever a name is
+accepted, so is a dotted `package.module:Name`.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def checked_examples(x: np.ndarray, file: str, kind: Kind | str | None = None) -
     if looks_channels_first(x.shape[1:]):
         raise DataError(
             f"{file}: images have shape {x.shape}, which looks like channels first; expected [n, height, width, "
-            "channels]: use np.moveaxis(x, 1, -1), or say kind='image' if there really are that many channels"
+            "channels]: use np.moveaxis(x, 1, -1); if there really are that many channels, let the kind be 'features'"
         )
     guessed = kind_of(x.shape[1:])
     return guessed.checked(x, file), guessed

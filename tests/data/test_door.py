@@ -68,9 +68,20 @@ def test_rounding_beyond_the_range_is_clipped(tmp_path, way):
     assert way(tmp_path, with_value(-1e-6), Y)[0].x.min() >= 0
 
 
-def test_channels_first_may_be_meant():
+def test_a_function_that_fails_is_told_in_one_line():
+    module = types.ModuleType("fedpriv_test_data")
+    module.make = lambda: {}["pixels"]
+    sys.modules["fedpriv_test_data"] = module
+    with pytest.raises(DataError, match="'fedpriv_test_data:make' failed to load: KeyError: 'pixels'"):
+        load("fedpriv_test_data:make")
+
+
+def test_channels_first_may_be_meant(tmp_path):
     x = RNG.random((4, 3, 8, 8)).astype(np.float32)
     assert make_dataset("own", x, Y[:4], file="here", kind="image").input_shape == (3, 8, 8)
+    assert from_npz(tmp_path, x, Y[:4], kind="features")[0].input_shape == (3, 8, 8)
+    own = from_function(tmp_path, x, Y[:4], kind=Features(shape=(3, 8, 8)))
+    assert own[0].input_shape == (3, 8, 8)
     assert make_dataset("own", np.moveaxis(x, 1, -1), Y[:4], file="here").kind == Image(shape=(8, 8, 3))
 
 
