@@ -1,8 +1,7 @@
 """Registries: names to plug-ins, through Python entry points, without importing anything until asked.
 
-Third parties add to the groups `fedpriv.attacks`, `fedpriv.defenses`, `fedpriv.attrition`, `fedpriv.datasets`,
-`fedpriv.models`, `fedpriv.engines`, `fedpriv.commands`, `fedpriv.positions`, `fedpriv.knowledge` and `fedpriv.acts`
-from their own packages; wherever a name is accepted, so is a dotted `package.module:Name`.
+Third parties add to the groups `fedpriv.attacks`, `fedpriv.defenses` and so on (the registries below name them) from
+their own packages; wherever a name is accepted, so is a dotted `package.module:Name`.
 """
 
 from __future__ import annotations

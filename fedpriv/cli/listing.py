@@ -20,6 +20,8 @@ REGISTRIES = {
     "models": registry.models,
     "datasets": registry.datasets,
     "engines": registry.engines,
+    "kinds": registry.kinds,
+    "tasks": registry.tasks,
     "experiments": registry.experiments,
     "positions": registry.positions,
     "knowledge": registry.knowledge,
@@ -66,7 +68,8 @@ def list_names(
     kind: Annotated[
         str,
         typer.Argument(
-            help="attacks, defenses, models, datasets, metrics, engines, or parts of attacks such as objectives."
+            help="attacks, defenses, models, datasets, kinds, tasks, metrics, engines, or parts of attacks, such as "
+            "objectives."
         ),
     ],
 ) -> None:

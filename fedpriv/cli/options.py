@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from fedpriv.defense.stations import Defense
     from fedpriv.procedure.procedure import Procedure
 
-Data = Annotated[str, typer.Option(help="A dataset's name, or a path: IDX or CIFAR folder, image folder, .npz file.")]
+Data = Annotated[
+    str, typer.Option(help="A dataset's name, or a path: IDX or CIFAR folder, image folder, .npz or CSV file.")
+]
 DataDir = Annotated[str | None, typer.Option(help="Folder with a named dataset's files, if not downloaded.")]
 Model = Annotated[str, typer.Option(help="A model's name, name(key=value,...), or package.module:function.")]
 Defenses = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedpriv.base import registry
-from fedpriv.base.errors import LedgerError
+from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.cli import options
 from fedpriv.cli.progress import RoundProgress
 
@@ -149,6 +149,11 @@ def build(
     parts = make_partition(partition, train_data, clients, seed)
     made_procedure = options.make_procedure(sampling=options.make_sampling(**drawn, population=len(parts)), **procedure)
     if partition_figure is not None:
+        if not train_data.num_classes:
+            raise ParameterError(
+                f"--partition-figure shows who holds which class, but the targets of '{data}' are quantities; "
+                "leave it out"
+            )
         from fedpriv.figures.partition import partition_figure as draw
         from fedpriv.figures.save import save
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from fedpriv.base import registry
 from fedpriv.base.errors import DataError
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.kind import Kind, check_finite, kind_of
-from fedpriv.data.kinds.features import Features
-from fedpriv.data.kinds.image import Image, looks_channels_first
+from fedpriv.data.kinds.image import looks_channels_first
 
 MAX_INFERRED_CLASSES = 65536
 
@@ -24,37 +25,58 @@ def checked_examples(x: np.ndarray, file: str, kind: Kind | str | None = None) -
       x: `[n, height, width, channels]`, `[n, height, width]` (a channel axis is added), `[n, features]`, or whatever
         `kind` takes; uint8, or floats in the kind's range.
       file: what to name in errors.
-      kind: a kind; `image`, or `features` for numbers of any range; None goes by the shape, with values in [0, 1].
+      kind: a kind, or how it is written (see `stated_kind`); None goes by the shape, with values in [0, 1].
 
     Raises:
       DataError: another rank or dtype, channels first, an empty axis, NaN or infinite values, values out of range.
     """
+    if isinstance(kind, str):
+        kind = stated_kind(kind, [x])
     if isinstance(kind, Kind):
+        x = x[..., None] if kind.name == "image" and x.shape[1:] == tuple(kind.shape[:2]) else x
         return kind.checked(x, file), kind
-    if kind not in (None, "image", "features"):
-        raise DataError(f"{file}: kind '{kind}' is none that an array tells; use image or features")
-    if x.ndim not in (2, 3, 4) and kind is None:
+    if x.ndim not in (2, 3, 4):
         raise DataError(
             f"{file}: images have shape {x.shape}; expected [n, height, width, channels], [n, height, width] "
             "or [n, features]"
         )
-    if 0 in x.shape or x.ndim < 2:
+    if 0 in x.shape:
         raise DataError(f"{file}: images have shape {x.shape}: there is nothing in them; expected at least one example")
-    if kind == "features" and x.dtype.kind in "iuf" and x.dtype != np.uint8:
-        x = x.astype(np.float64)
-        finite = x[np.isfinite(x)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        made = Features(shape=x.shape[1:], low=low, high=high if high > low else low + 1)
-        return made.checked(x, file), made
-    if x.ndim == 3 and kind != "features":
+    if x.ndim == 3:
         x = x[..., None]
-    if kind is None and looks_channels_first(x.shape[1:]):
+    if looks_channels_first(x.shape[1:]):
         raise DataError(
             f"{file}: images have shape {x.shape}, which looks like channels first; expected [n, height, width, "
-            "channels]: use np.moveaxis(x, 1, -1), or say kind='image' if there really are that many channels"
+            "channels]: use np.moveaxis(x, 1, -1); if there really are that many channels, let the kind be 'features'"
         )
-    guessed = Image(shape=x.shape[1:]) if x.ndim == 4 and kind != "features" else Features(shape=x.shape[1:])
+    guessed = kind_of(x.shape[1:])
     return guessed.checked(x, file), guessed
+
+
+def stated_kind(text: str, arrays: Sequence[np.ndarray]) -> Kind:
+    """The kind that is written as `name` or `name(key=value,...)`, for arrays of examples `[n, ...]`.
+
+    What a kind takes of an array's shape need not be written: `image` is as large as the examples, and `features` span
+    all values there are.
+
+    Raises:
+      UnknownNameError: no such kind.
+      ParameterError: a parameter that it does not have, or lacks.
+    """
+    name, given = registry.parse_call(text, "kind")
+    first = np.asarray(arrays[0])
+    parameters: dict[str, Any] = {**given}
+    if "shape" in registry.parameters_of(registry.kinds.load(name)):
+        parameters.setdefault(
+            "shape", (*first.shape[1:], 1) if name == "image" and first.ndim == 3 else first.shape[1:]
+        )
+    if name == "features" and not {"low", "high"} & set(given) and first.dtype != np.uint8:
+        finite = [a[np.isfinite(a)] for a in map(np.asarray, arrays) if a.dtype.kind in "iuf"]
+        if all(a.size for a in finite) and finite:
+            low, high = float(min(a.min() for a in finite)), float(max(a.max() for a in finite))
+            parameters |= {"low": low, "high": high if high > low else low + 1}
+    made: Kind = registry.kinds.create(name, **parameters)
+    return made
 
 
 def checked_labels(y: np.ndarray, file: str, num_classes: int | None = None) -> np.ndarray:

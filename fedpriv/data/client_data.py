@@ -42,7 +42,7 @@ def from_client_data(
       image_key: the image's key in a mapping; None to look for x, pixels, image, images.
       label_key: the label's key in a mapping; None to look for y, label, labels.
       clients: ids to read, or None for all, in the order of `client_ids`.
-      num_classes: number of classes, or None for one more than the largest label.
+      num_classes: number of classes, 0 where labels are quantities, or None for one more than the largest label.
       class_names: one a class, or empty.
 
     Returns:
@@ -121,7 +121,8 @@ def _pick(structure: Mapping[str, Any], key: str | None, accepted: tuple[str, ..
 def to_client_data(dataset: Dataset, partition: Partition) -> tensorflow_federated.simulation.datasets.ClientData:
     """A TFF `ClientData` over `dataset`, one client for each of `partition`.
 
-    Elements are `OrderedDict(x=float32 in [0, 1], y=int32)`, as TFF's Keras models take them. Ids are the natural keys
+    Elements are `OrderedDict(x=float32, y=int32, or float32 where targets are quantities)`, as TFF's Keras models take
+    them. Ids are the natural keys
     where each client holds the examples of one key of its own, else `client_00`, `client_01`, ... in order.
     `create_tf_dataset_for_client` slices arrays; `serializable_dataset_fn` (and what TFF builds from it) puts the
     data into the graph and so is limited to 2 GB.
@@ -163,7 +164,7 @@ def to_client_data(dataset: Dataset, partition: Partition) -> tensorflow_federat
         @property
         def element_type_structure(self) -> Any:
             return collections.OrderedDict(
-                x=tf.TensorSpec(dataset.input_shape, tf.float32), y=tf.TensorSpec((), tf.int32)
+                x=tf.TensorSpec(dataset.input_shape, tf.float32), y=tf.TensorSpec(dataset.y.shape[1:], dataset.y.dtype)
             )
 
         def create_tf_dataset_for_client(self, client_id: str) -> Any:

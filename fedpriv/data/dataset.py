@@ -75,7 +75,8 @@ class Dataset:
             )
 
     def _check_labels(self) -> None:
-        if self.y.dtype.kind not in "iu" or self.y.ndim < 1:
+        sequences = self.kind.dtype != "float32"  # each place of which may have a label of its own
+        if self.y.dtype.kind not in "iu" or (self.y.ndim != 1 and not sequences):
             raise DataError(
                 f"dataset '{self.name}': labels have dtype {self.y.dtype} and shape {list(self.y.shape)}; "
                 "use one integer an example, or num_classes=0 if they are quantities"

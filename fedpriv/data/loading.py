@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from fedpriv.base import registry
-from fedpriv.base.errors import DataError, ParameterError, UnknownNameError, did_you_mean
+from fedpriv.base.errors import DataError, FedprivError, ParameterError, UnknownNameError, did_you_mean
 from fedpriv.data.check import check_pair, checked_dataset, warn_of_duplicates
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.formats import EXPECTED, read_path
@@ -60,7 +60,12 @@ def _named(
     text: str, data_dir: str | None, image_size: int | None, num_classes: int | None
 ) -> tuple[Dataset, Dataset | None]:
     options = {"data_dir": data_dir, "image_size": image_size, "num_classes": num_classes}
-    result = registry.datasets.create(text, **{k: v for k, v in options.items() if v is not None})
+    try:
+        result = registry.datasets.create(text, **{k: v for k, v in options.items() if v is not None})
+    except FedprivError:
+        raise
+    except Exception as e:  # somebody's own function may raise anything
+        raise DataError(f"dataset '{text}' failed to load: {type(e).__name__}: {e}") from e
     if isinstance(result, Dataset):
         result = (result, None)
     if (

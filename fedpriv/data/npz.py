@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fedpriv.base.errors import DataError
-from fedpriv.data.check import check_pair, checked_labels, make_dataset
+from fedpriv.data.check import check_pair, checked_labels, make_dataset, stated_kind
 from fedpriv.data.dataset import Dataset
 
 _ALIASES = {"x": ("x", "x_train"), "y": ("y", "y_train")}
@@ -23,8 +23,9 @@ def read_npz(
     Args:
       path: holds `x` `[n, height, width, channels]` (or `[n, height, width]`, or `[n, features]`), uint8 or floats in
         [0, 1], and `y` `[n]` integers. Optional: `x_test` and `y_test`; `keys` `[n]`, each example's natural client,
-        such as its writer; `class_names`; `num_classes`. Keras's names `x_train` and `y_train` do too. Pickled
-        (object) arrays are refused.
+        such as its writer; `class_names`; `num_classes`, 0 where `y` holds quantities; `kind`, what examples are, such
+        as `features` (numbers of any range) or `tokens(length=20,vocabulary=500)`. Keras's names `x_train` and
+        `y_train` do too. Pickled (object) arrays are refused.
       name: the datasets' name.
       num_classes: number of classes; None for what the archive says, else one more than the largest label.
       class_names: one a class; the archive's own come first.
@@ -46,9 +47,12 @@ def read_npz(
         class_names = tuple(str(c) for c in np.atleast_1d(arrays["class_names"]))
     splits = ["", "_test"] if "x_test" in arrays else [""]
     if num_classes is None:
-        num_classes = _stated_classes(arrays, path) or (len(class_names) or None)
+        num_classes = _stated_classes(arrays, path)
+    if num_classes is None and class_names:
+        num_classes = len(class_names)
     if num_classes is None:
         num_classes = max(int(checked_labels(arrays[f"y{s}"], f"{path} (y{s})").max()) for s in splits) + 1
+    kind = stated_kind(str(arrays["kind"].item()), [arrays[f"x{s}"] for s in splits]) if "kind" in arrays else None
     sets = [
         make_dataset(
             name,
@@ -60,6 +64,7 @@ def read_npz(
             class_names=class_names,
             keys=None if s else arrays.get("keys"),
             source=f"arrays in {path.name}",
+            kind=kind,
         )
         for s in splits
     ]
@@ -72,8 +77,8 @@ def _stated_classes(arrays: dict[str, np.ndarray], path: Path) -> int | None:
     if "num_classes" not in arrays:
         return None
     stated = arrays["num_classes"]
-    if stated.size != 1 or stated.dtype.kind not in "iu" or int(stated.item()) < 1:
-        raise DataError(f"{path}: num_classes is {stated!r}; expected one positive integer")
+    if stated.size != 1 or stated.dtype.kind not in "iu" or int(stated.item()) < 0:
+        raise DataError(f"{path}: num_classes is {stated!r}; expected one positive integer, or 0 for quantities")
     return int(stated.item())
 
 

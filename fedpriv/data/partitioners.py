@@ -281,6 +281,11 @@ def make_partition(text: str, dataset: Dataset, clients: int | None, seed: int =
             "or TFF client data), or another partition"
         )
     given: dict[str, Any] = {"seed": seed} if clients is None else {"clients": clients, "seed": seed}
+    if name == "dirichlet" and not dataset.num_classes:
+        raise ParameterError(
+            f"partition 'dirichlet' divides classes, but the targets of '{dataset.name}' are quantities; use iid, "
+            "quantity, or shards, which deals out ranges of them"
+        )
     subject = dataset.keys if name == "natural" else dataset.y
     partition = build(_bound(target, subject), {**given, **written}, what)
     if not isinstance(partition, Partition):

@@ -1,4 +1,4 @@
-"""Exposure: rounds run only to be attacked. Each trial is one cohort with images of its own."""
+"""Exposure: rounds run only to be attacked. Each trial is one cohort with examples of its own."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from fedpriv.threat.tap import Observation, Tap
 
 @dataclass(frozen=True, eq=False)
 class Exposure:
-    """`trials` rounds, each with `cohort` clients that hold `batch` images each and have never been seen before.
+    """`trials` rounds, each with `cohort` clients that hold `batch` examples each and have never been seen before.
 
     Attributes:
       model: the model.
-      data: images, taken in order from the first.
+      data: examples, taken in order from the first.
       trials: number of rounds.
-      batch: images a client.
+      batch: examples a client.
       cohort: clients a round.
       procedure: local training; its sampling is replaced by the trial's cohort, its client schedule by none.
       defenses: in order.

@@ -24,8 +24,9 @@ class Record:
       lost: ids of clients that dropped out on the way, as `Federation.attrition` says.
       aborted: why the protocol could not finish the round, which then revealed nothing; empty if it did.
       drawn: whether the cohort was drawn as the sampling says, rather than given by hand.
-      loss: mean training loss over the cohort's local steps, nats.
-      test_loss, accuracy: on the test set after this round's step, or None when not evaluated.
+      loss: mean training loss over the cohort's local steps, in the task's unit (nats, or squared units).
+      test_loss, accuracy: on the test set after this round's step, or None when not evaluated, or where the task has no
+        accuracy; its quality is then among the metrics, as `test_` and its name.
       seconds: wall-clock of the round, evaluation included.
       bytes_up, bytes_down: bytes sent by all clients, and to them.
       metrics: cohort means of the defenses' diagnostics.

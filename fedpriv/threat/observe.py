@@ -115,7 +115,7 @@ def _seen_by(federation: Federation, task: CohortTask, parties: Sequence[Party],
 def _truth(federation: Federation, clients: Sequence[int]) -> Truth:
     indices = np.concatenate([federation.partition.indices[c] for c in clients])
     train = federation.train
-    return Truth(train.floats(indices), train.targets(indices), tuple(clients), train.kind)
+    return Truth(train.floats(indices), train.targets(indices), tuple(clients), kind=train.kind)
 
 
 def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen) -> Observation:

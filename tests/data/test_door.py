@@ -8,12 +8,13 @@ import warnings
 import numpy as np
 import pytest
 
-from fedpriv.base.errors import DataError
-from fedpriv.data import load
+from fedpriv.base.errors import DataError, ParameterError, UnknownNameError
+from fedpriv.data import load, make_partition
 from fedpriv.data.check import make_dataset
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.kinds.features import Features
 from fedpriv.data.kinds.image import Image
+from fedpriv.data.kinds.tokens import Tokens
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((12, 6, 6, 3)).astype(np.float32), np.arange(12, dtype=np.int32) % 3
@@ -67,9 +68,20 @@ def test_rounding_beyond_the_range_is_clipped(tmp_path, way):
     assert way(tmp_path, with_value(-1e-6), Y)[0].x.min() >= 0
 
 
-def test_channels_first_may_be_meant():
+def test_a_function_that_fails_is_told_in_one_line():
+    module = types.ModuleType("fedpriv_test_data")
+    module.make = lambda: {}["pixels"]
+    sys.modules["fedpriv_test_data"] = module
+    with pytest.raises(DataError, match="'fedpriv_test_data:make' failed to load: KeyError: 'pixels'"):
+        load("fedpriv_test_data:make")
+
+
+def test_channels_first_may_be_meant(tmp_path):
     x = RNG.random((4, 3, 8, 8)).astype(np.float32)
     assert make_dataset("own", x, Y[:4], file="here", kind="image").input_shape == (3, 8, 8)
+    assert from_npz(tmp_path, x, Y[:4], kind="features")[0].input_shape == (3, 8, 8)
+    own = from_function(tmp_path, x, Y[:4], kind=Features(shape=(3, 8, 8)))
+    assert own[0].input_shape == (3, 8, 8)
     assert make_dataset("own", np.moveaxis(x, 1, -1), Y[:4], file="here").kind == Image(shape=(8, 8, 3))
 
 
@@ -81,10 +93,29 @@ def test_features_may_have_any_range_if_asked_for():
     assert made.kind == Features(shape=(5,), low=x.min(), high=x.max())
 
 
+def test_an_archive_may_say_what_its_examples_are(tmp_path):
+    x, y = RNG.integers(0, 9, (12, 4)), RNG.normal(size=12)
+    np.savez(tmp_path / "t.npz", x=x, y=Y, kind="tokens(length=4,vocabulary=9)")
+    assert load(tmp_path / "t.npz")[0].kind == Tokens(length=4, vocabulary=9)
+    np.savez(tmp_path / "t.npz", x=x, y=Y, kind="tokens(length=4,vocabulary=3)")
+    with pytest.raises(DataError, match="expected 0 to 2"):
+        load(tmp_path / "t.npz")
+    np.savez(tmp_path / "f.npz", x=x[:8], y=y[:8], x_test=x[8:] + 3, y_test=y[8:], kind="features", num_classes=0)
+    train, test = load(tmp_path / "f.npz")
+    assert train.kind == test.kind == Features(shape=(4,), low=x.min(), high=max(x[:8].max(), x[8:].max() + 3))
+    assert train.num_classes == 0
+    np.savez(tmp_path / "u.npz", x=x, y=Y, kind="tokns")
+    with pytest.raises(UnknownNameError, match="Did you mean 'tokens'"):
+        load(tmp_path / "u.npz")
+
+
 def test_quantities_are_told_from_classes():
     made = make_dataset("own", X, Y / 7, file="here", num_classes=0)
     assert made.y.dtype == np.float32
     np.testing.assert_allclose(made.targets(np.array([5])), [Y[5] / 7])
+    with pytest.raises(ParameterError, match="targets of 'own' are quantities"):
+        make_partition("dirichlet", made, 3)
+    assert len(make_partition("shards", made, 3)) == 3
     with pytest.raises(DataError, match="num_classes=0 for quantities"):
         make_dataset("own", X, Y / 7, file="here")
     with pytest.raises(DataError, match="NaN"):

@@ -17,7 +17,8 @@ from fedpriv.data.kind import Kind, check_finite
 if TYPE_CHECKING:
     import pandas
 
-#: How near a number must be to count as right, in standard deviations of its column (Vero et al. 2022).
+#: How near a number must be to count as right, in standard deviations: guessing the mean is right for a quarter of
+#: normally distributed values.
 TOLERANCE = 0.319
 
 
@@ -114,9 +115,10 @@ class Columns(Kind):
     """Rows of a table. Numbers are standardized, categories one-hot; `decode` reads examples as rows again.
 
     A row counts as reconstructed if every category is right and every number within 0.319 standard deviations of its
-    column, the tolerance of Vero, Balunovic, Dimitrov, Vechev 2022, "TabLeak: Tabular Data Leakage in Federated
-    Learning", arXiv 2210.01785, whose accuracy `row_accuracy` is. The scaling and the ranges are part of the kind and
-    so public: all clients must agree on them.
+    column (guessing the mean is then right for a quarter of normally distributed values). `row_accuracy`, the fraction
+    of columns that are right, is the measure of Vero, Balunovic, Dimitrov, Vechev 2022, "TabLeak: Tabular Data Leakage
+    in Federated Learning", arXiv 2210.01785. The scaling and the ranges are part of the kind and so public: all clients
+    must agree on them.
 
     Attributes:
       fields: the columns, in the order of an example's values.

@@ -20,7 +20,7 @@ PSNR = Column(
     name="psnr",
     label="PSNR",
     unit="dB",
-    format=".1f",
+    format=".2f",
     description="Peak signal-to-noise ratio of the example to its original, over the range of values.",
 )
 SSIM = Column(
@@ -76,6 +76,8 @@ class Features(Kind):
             raise DataError(f"{where}: {noun} have shape {x.shape[1:]}; expected {tuple(self.shape)}")
         if x.dtype == np.uint8:
             return np.ascontiguousarray(x)
+        if x.dtype.kind in "iu" and (self.low, self.high) != (0.0, 1.0):
+            x = x.astype(np.float64)
         if x.dtype.kind != "f":
             raise DataError(
                 f"{where}: {noun} have dtype {x.dtype}; expected uint8 (0 to 255) or floats in {self._range}; "
