@@ -1,8 +1,8 @@
 """Registries: names to plug-ins, through Python entry points, without importing anything until asked.
 
-Third parties add to the groups `fedpriv.attacks`, `fedpriv.defenses`, `fedpriv.datasets`, `fedpriv.models`,
-`fedpriv.engines` and `fedpriv.commands` from their own packages; wherever a name is accepted, so is a dotted
-`package.module:Name`.
+Third parties add to the groups `fedpriv.attacks`, `fedpriv.defenses`, `fedpriv.goals`, `fedpriv.datasets`,
+`fedpriv.models`, `fedpriv.engines` and `fedpriv.commands` from their own packages; wherever a name is accepted, so is a
+dotted `package.module:Name`.
 """
 
 from __future__ import annotations
@@ -220,6 +220,7 @@ def explain(error: pydantic.ValidationError, what: str) -> str:
 
 attacks = Registry("attack", "fedpriv.attacks", "fedpriv.threat.attack:Attack")
 defenses = Registry("defense", "fedpriv.defenses", "fedpriv.defense.stations:Defense")
+goals = Registry("goal", "fedpriv.goals", "fedpriv.threat.goal:Goal")
 datasets = Registry("dataset", "fedpriv.datasets")
 models = Registry("model", "fedpriv.models")
 engines = Registry("engine", "fedpriv.engines")

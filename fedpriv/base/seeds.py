@@ -23,6 +23,8 @@ class Purpose(enum.IntEnum):
     SERVER = 3
     PARTITION = 4
     ATTACK = 5
+    QUESTION = 6
+    LAB = 7
 
 
 def generator(seed: int, purpose: Purpose, *coordinates: int) -> np.random.Generator:

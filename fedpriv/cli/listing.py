@@ -14,6 +14,7 @@ from fedpriv.base.errors import FedprivError, ParameterError, UnknownNameError, 
 REGISTRIES = {
     "attacks": registry.attacks,
     "defenses": registry.defenses,
+    "goals": registry.goals,
     "models": registry.models,
     "datasets": registry.datasets,
     "engines": registry.engines,
@@ -60,7 +61,7 @@ def list_names(
     kind: Annotated[
         str,
         typer.Argument(
-            help="attacks, defenses, models, datasets, metrics, engines, or parts of attacks such as objectives."
+            help="attacks, defenses, goals, models, datasets, metrics, engines, or parts of attacks such as objectives."
         ),
     ],
 ) -> None:

@@ -174,7 +174,7 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
         for trial in range(how.trials):
             for observation in exposure.observe(trial):
                 attack_seed = integer_seed(seed, Purpose.ATTACK, len(scores))
-                result = run_trial(made, observation, attack_seed, setting.threshold_db)
+                result = run_trial(made, observation, attack_seed, threshold_db=setting.threshold_db)
                 scores.append({"trial": trial, **score_dict(result.score)})
                 if sum(len(x) for x in originals) < keep_images:
                     matched = aligned(result.finding, result.score)

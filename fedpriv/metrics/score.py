@@ -22,7 +22,7 @@ import numpy as np
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.metrics.extra import Metric, higher_is_better, measure
-from fedpriv.metrics.image import mse, psnr_of_mse, ssim, ssim_defined
+from fedpriv.metrics.image_quality import quality
 from fedpriv.metrics.interval import cluster_bootstrap, clustered_wilson
 from fedpriv.metrics.matching import UNMATCHED, label_accuracy, match, match_labels
 
@@ -146,7 +146,7 @@ def score(
     accuracy = None if claimed is None else label_accuracy(claimed, y)
 
     matched: np.ndarray | None = None
-    quality: list[_Quality] = [(None, None, None, None, None)] * n
+    qualities: list[_Quality] = [(None, None, None, None, None)] * n
     extra: list[dict[str, float]] = [{} for _ in range(n)]
     surplus = 0
     if finding.x is not None:
@@ -160,12 +160,12 @@ def score(
         found = np.clip(found[:n], 0.0, 1.0)  # leaves not-a-number as it is; infinities are caught below
         found[~np.isfinite(np.asarray(finding.x)[:n])] = np.nan
         matched = match(found, x) if len(found) else np.full(n, UNMATCHED, np.int64)
-        quality = _quality(found, x, matched, threshold_db)
-        extra = measure(metrics, found, x, matched, [bool(q[-1]) for q in quality])
+        qualities = _quality(found, x, matched, threshold_db)
+        extra = measure(metrics, found, x, matched, [bool(q[-1]) for q in qualities])
 
     labels = _labels(claimed, y, matched)
     return Score(
-        images=tuple(ImageScore(i, *quality[i], int(y[i]), *labels[i], extra[i]) for i in range(n)),
+        images=tuple(ImageScore(i, *qualities[i], int(y[i]), *labels[i], extra[i]) for i in range(n)),
         matched=matched,
         threshold_db=float(threshold_db),
         label_accuracy=accuracy,
@@ -416,17 +416,13 @@ def _checked_truth(truth: Truth) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _quality(found: np.ndarray, x: np.ndarray, matched: np.ndarray, threshold_db: float) -> list[_Quality]:
-    structured = ssim_defined(x.shape[1:])
-    quality: list[_Quality] = []
+    rows: list[_Quality] = []
     for original, which in zip(x, matched, strict=True):
-        if which == UNMATCHED or not np.isfinite(found[which]).all():
-            quality.append((0.0, 0.0 if structured else None, 1.0, False, False))
-            continue
-        error = mse(found[which].ravel(), original.ravel())
-        decibel = psnr_of_mse(error)
-        similarity = ssim(found[which], original) if structured else None
-        quality.append((decibel, similarity, error, bool(decibel >= threshold_db), True))
-    return quality
+        finite = which != UNMATCHED and bool(np.isfinite(found[which]).all())
+        values = quality(original, found[which] if finite else None)
+        decibel = values["psnr"] or 0.0
+        rows.append((decibel, values["ssim"], values["mse"], bool(finite and decibel >= threshold_db), finite))
+    return rows
 
 
 def _check_names(metrics: Mapping[str, Metric]) -> None:

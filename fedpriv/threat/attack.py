@@ -27,6 +27,7 @@ class Capability(enum.Enum):
     SINGLE_STEP = "an update made by one local step (a gradient up to scale)"
     CLASSIFIER_BIAS = "a bias in the model's last layer"
     BATCH_STATISTICS = "the batch-norm statistics of the client's batch (an adversary that knows 'batch_statistics')"
+    LAB = "data of its own, to calibrate or train on (auxiliary data)"
     RUNNING_STATISTICS = (
         "a model that normalizes with trained batch-norm running statistics (none, or the initial mean 0 and variance "
         "1, say nothing about the data)"
@@ -47,11 +48,14 @@ class Finding:
       restarts: how many starts were made.
       history: `[k, 2]` of (evaluations so far, objective) for the chosen restart, or None.
       path: `[k, n, *input_shape]` float32, the examples at the rows of `history`, if the attack was asked to keep them.
+      confidence: `[m]` float, for goals that ask yes or no: higher is surer of yes; one for each that was asked about.
+      guess: bool `[m]`, the answers, where the attack sets a threshold of its own; None if it only ranks.
+      measures: numbers that the attack wants in tables, by name, such as its own rank or residual.
       extra: anything else, by name.
     """
 
-    x: np.ndarray | None
-    y: np.ndarray | None
+    x: np.ndarray | None = None
+    y: np.ndarray | None = None
     objective: float = float("nan")
     evaluations: int = 0
     seconds: float = 0.0
@@ -59,6 +63,9 @@ class Finding:
     restarts: int = 1
     history: np.ndarray | None = None
     path: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    guess: np.ndarray | None = None
+    measures: dict[str, float] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,6 +73,8 @@ class Attack(Plugin):
     """Base of all attacks: parameters, the capabilities needed, and `run`."""
 
     needs: ClassVar[frozenset[Capability]] = frozenset()
+    #: Names of the goals whose questions it answers; the first is meant where none is named.
+    goals: ClassVar[tuple[str, ...]] = ("reconstruction", "labels")
     #: Whether it works through `View.simulate`, and so through every defense that its adversary knows.
     adapts: ClassVar[bool] = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from fedpriv.models.model import Model, Moments
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.attack import Capability
+from fedpriv.threat.lab import Lab
+from fedpriv.threat.question import Question
+
+AnyQuestion = TypeVar("AnyQuestion", bound=Question)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,8 @@ class View:
       shares: for an aggregator coalition, `{party: {client: uint64 [d + 1]}}`.
       batch_statistics: for an adversary that knows them, mean and biased variance `[c]` of the client's batch at
         the input of each batch normalization, at `weights`; see `Model.moments`.
+      question: what is asked, where the goal asks something: the public part of it.
+      lab: where it trains models of its own, if it holds data to do so.
     """
 
     adversary: Adversary
@@ -61,6 +67,8 @@ class View:
     client_rate: float | None = None
     shares: dict[int, dict[int, np.ndarray]] | None = None
     batch_statistics: Moments | None = None
+    question: Question | None = None
+    lab: Lab | None = None
 
     @property
     def total_examples(self) -> int:
@@ -98,11 +106,24 @@ class View:
                 have.add(Capability.SINGLE_STEP)
         if self.model.classifier_bias() is not None:
             have.add(Capability.CLASSIFIER_BIAS)
+        if self.lab is not None:
+            have.add(Capability.LAB)
         if self.batch_statistics is not None:
             have.add(Capability.BATCH_STATISTICS)
         if self.model.has_trained_statistics:
             have.add(Capability.RUNNING_STATISTICS)
         return frozenset(have)
+
+    def asked(self, kind: type[AnyQuestion]) -> AnyQuestion:
+        """The question, which must be of this kind.
+
+        Raises:
+          CapabilityError: nothing is asked, or something else.
+        """
+        if not isinstance(self.question, kind):
+            there = "no question" if self.question is None else f"a question of goal '{self.question.goal}'"
+            raise CapabilityError(f"this view comes with {there}, not a {kind.__name__}; pose one with Goal.pose")
+        return self.question
 
     def describe(self) -> str:
         """One sentence: whose view, of what."""
