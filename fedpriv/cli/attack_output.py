@@ -53,7 +53,7 @@ class Gathered:
         score, before = result.score, len(self.rows)
         self.scores.append(score)
         self.runs.append(run)
-        rows = score.rows(**columns)
+        rows = [{**row, **result.finding.measures} for row in score.rows(**columns)]
         self.rows += rows
         if "reconstructions" in self.goal.draws:
             self._keep_pictures(result.finding, score, truth, run)

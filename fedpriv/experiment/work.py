@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv.base.errors import LedgerError
+from fedpriv.base.atomic import jsonable
+from fedpriv.base.errors import CapabilityError, LedgerError
 from fedpriv.base.seeds import Purpose, integer_seed
 from fedpriv.defense.protocol import Protocol
 from fedpriv.experiment.setting import Setting
+from fedpriv.rounds.trial import Inapplicable, Trial, try_trial
 
 if TYPE_CHECKING:
     from fedpriv.data.dataset import Dataset
     from fedpriv.models.model import Model
     from fedpriv.rounds.record import History
+    from fedpriv.threat.goal import Goal
+    from fedpriv.threat.tap import Observation
 
 
 @dataclass
@@ -27,7 +30,8 @@ class Outcome:
 
     Attributes:
       facts: single values, such as `accuracy` and `epsilon`; they become columns.
-      scores: of the attack, one dict a trial, as `score_dict` makes them.
+      scores: of the attack, one dict a view: its `trial`, and what `Goal.dump` made of the score with the attack's own
+        `measures`; or, where the attack does not apply, the reason as `inapplicable`, and how many `units` it is about.
       rounds: of the training, one row each.
       arrays: `weights` of a training; `originals` and `found` of an attack.
       seconds: wall-clock.
@@ -143,16 +147,17 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
       the outcome; its fact `held_out` says whether the images are the test set's, or, where that is missing or too
       small, the training set's.
     """
-    from fedpriv.metrics.score import aligned
     from fedpriv.rounds.exposure import Exposure
-    from fedpriv.rounds.trial import run_trial
+    from fedpriv.rounds.stage import stage
 
     began = time.perf_counter()
-    made, how = setting.made_attack(), setting.exposure
+    made, goal, how = setting.made_attack(), setting.made_goal(), setting.exposure
     assert made is not None
+    assert goal is not None
     training, test = datasets(setting.data, setting.data_dir)
-    held_out = test is not None and len(test) >= how.images
+    held_out = test is not None and len(test) >= how.images + how.auxiliary
     data = test if test is not None and held_out else training
+    goal.check(data.input_shape)
     exposure = Exposure(
         _model(setting.model, data.input_shape, data.num_classes),
         data,
@@ -167,26 +172,66 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
         engine=setting.engine,
         engine_options=setting.engine_options(),
     )
-    scores: list[dict[str, Any]] = []
-    originals: list[np.ndarray] = []
-    found: list[np.ndarray] = []
+    trained = weights is not None
+    staged = stage(
+        exposure,
+        goal,
+        seed=seed,
+        auxiliary=how.auxiliary,
+        members=training if trained and held_out else None,
+        outsiders=held_out or not trained,
+    )
+    gathered = _Gathered(goal, keep_images)
     try:
         for trial in range(how.trials):
-            for observation in exposure.observe(trial):
-                attack_seed = integer_seed(seed, Purpose.ATTACK, len(scores))
-                result = run_trial(made, observation, attack_seed, threshold_db=setting.threshold_db)
-                scores.append({"trial": trial, **score_dict(result.score)})
-                if sum(len(x) for x in originals) < keep_images:
-                    matched = aligned(result.finding, result.score)
-                    originals.append(observation.truth.x)
-                    found.append(np.full_like(observation.truth.x, np.nan) if matched is None else matched)
+            try:
+                seen = staged.observe(trial)
+            except CapabilityError as e:  # such an adversary does not exist here
+                gathered.refuse(trial, Inapplicable(str(e)), how.batch * how.cohort)
+                continue
+            for observation in seen:
+                attack_seed = integer_seed(seed, Purpose.ATTACK, len(gathered.scores))
+                gathered.take(trial, try_trial(made, observation, attack_seed, goal), observation)
     finally:
-        exposure.federation.close()
-    arrays = {}
-    if originals:
-        arrays = {"originals": np.concatenate(originals)[:keep_images], "found": np.concatenate(found)[:keep_images]}
-    facts = {"adaptive": adaptive(setting), "threat": how.position().describe(), "held_out": held_out}
-    return Outcome(facts, scores, [], arrays, time.perf_counter() - began)
+        staged.exposure.federation.close()
+    facts = {"adaptive": adaptive(setting), "threat": how.threat(), "held_out": held_out}
+    return Outcome(facts, gathered.scores, [], gathered.arrays(), time.perf_counter() - began)
+
+
+@dataclass
+class _Gathered:
+    """What the trials of a cell gave."""
+
+    goal: Goal
+    keep_images: int
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    originals: list[np.ndarray] = field(default_factory=list)
+    found: list[np.ndarray] = field(default_factory=list)
+
+    def refuse(self, trial: int, result: Inapplicable, units: int) -> None:
+        self.scores.append({"trial": trial, "inapplicable": result.reason, "units": units})
+
+    def take(self, trial: int, result: Trial | Inapplicable, observation: Observation) -> None:
+        from fedpriv.metrics.score import aligned
+
+        truth, matched = observation.truth, None
+        if isinstance(result, Inapplicable):
+            self.refuse(trial, result, len(truth.y if truth.answer is None else truth.answer))
+        else:
+            measures = {name: float(value) for name, value in result.finding.measures.items()}
+            self.scores.append({"trial": trial, **self.goal.dump(result.score), "measures": jsonable(measures)})
+        if "reconstructions" not in self.goal.draws or sum(map(len, self.originals)) >= self.keep_images:
+            return
+        if isinstance(result, Trial):
+            matched = aligned(result.finding, result.score)
+        self.originals.append(truth.x)
+        self.found.append(np.full_like(truth.x, np.nan) if matched is None else matched)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        if not self.originals:
+            return {}
+        kept = {"originals": self.originals, "found": self.found}
+        return {name: np.concatenate(parts)[: self.keep_images] for name, parts in kept.items()}
 
 
 def adaptive(setting: Setting) -> bool | None:
@@ -206,43 +251,3 @@ def adaptive(setting: Setting) -> bool | None:
         return defense.adaptive_attack == made.name or (made.adapts and replayed)
 
     return "defense" in adversary.knows and all(map(considered, defenses))
-
-
-def score_dict(score: Any) -> dict[str, Any]:
-    """A Score as JSON can hold it."""
-    from fedpriv.base.atomic import jsonable
-
-    made: dict[str, Any] = jsonable(score)
-    return made
-
-
-def score_of(saved: Mapping[str, Any]) -> Any:
-    """The Score that `score_dict` made."""
-    from fedpriv.metrics.score import ImageScore, Score
-
-    def number(value: Any) -> float | None:
-        return None if value is None else float(value)
-
-    images = tuple(
-        ImageScore(
-            **{
-                **i,
-                **{k: number(i[k]) for k in ("psnr", "ssim", "mse")},
-                "extra": {k: float(v) for k, v in i["extra"].items()},
-            }
-        )
-        for i in saved["images"]
-    )
-    matched = saved["matched"]
-    rest = {
-        k: saved[k] for k in ("threshold_db", "label_accuracy", "seconds", "compile_seconds", "evaluations", "restarts")
-    }
-    objective = saved["objective"]
-    return Score(
-        images=images,
-        matched=None if matched is None else np.asarray(matched, np.int64),
-        objective=float("nan") if objective is None else float(objective),
-        surplus=saved["surplus"],
-        metrics=saved["metrics"],
-        **rest,
-    )

@@ -50,7 +50,13 @@ class Stage:
 
 
 def stage(
-    exposure: Exposure, goal: Goal, *, seed: int = 0, auxiliary: int = 0, members: Dataset | None = None
+    exposure: Exposure,
+    goal: Goal,
+    *,
+    seed: int = 0,
+    auxiliary: int = 0,
+    members: Dataset | None = None,
+    outsiders: bool = True,
 ) -> Stage:
     """Divides the exposure's data among the attacked clients, the questions and the adversary.
 
@@ -60,6 +66,7 @@ def stage(
       seed: of the division and the questions.
       auxiliary: examples that the adversary holds, drawn from what is not attacked.
       members: what the attacked model was trained on, for goals that ask about it.
+      outsiders: whether what is left is new to the attacked model; False where it was trained on this data.
 
     Raises:
       DataError: there are too few examples.
@@ -84,7 +91,7 @@ def stage(
             exposure.adversary,
             integer_seed(seed, Purpose.LAB),
         )
-    outsiders = data.take(rest[auxiliary:]) if len(rest) > auxiliary else None
+    others = data.take(rest[auxiliary:]) if outsiders and len(rest) > auxiliary else None
     if not np.array_equal(attacked, np.arange(len(attacked))):
         exposure = replace(exposure, data=data.take(attacked))
-    return Stage(exposure=exposure, goal=goal, pool=Pool(outsiders=outsiders, members=members), lab=lab, seed=seed)
+    return Stage(exposure=exposure, goal=goal, pool=Pool(outsiders=others, members=members), lab=lab, seed=seed)

@@ -77,12 +77,19 @@ class Goal(Plugin):
     headline: ClassVar[str]
     #: The column that shades a heat table.
     shade: ClassVar[str]
+    #: What `note` says, in words.
+    noted: ClassVar[str] = ""
     #: Columns drawn along axes of numbers, the headline first; the last one stands in trade-offs.
     curves: ClassVar[tuple[str, ...]]
     #: Columns that are compared unit by unit; the first decides whether one setting leaks more than another.
     pairs: ClassVar[tuple[str, ...]]
+    #: Whether the first of those is a quality that single units may be drawn with, rather than right or wrong.
+    graded: ClassVar[bool] = False
     #: What the words of `verdict` mean.
     rules: ClassVar[tuple[str, ...]] = ()
+
+    #: What a reader of its tables must know.
+    table_note: ClassVar[str] = ""
 
     @abstractmethod
     def columns(self) -> tuple[Column, ...]:
@@ -102,6 +109,11 @@ class Goal(Plugin):
         if name not in found:
             raise ParameterError(f"goal '{self.name}' has no column '{name}'; it has {', '.join(found)}")
         return found[name]
+
+    def count(self, row: Mapping[str, Any]) -> str:
+        """How many units a summary is about, in words; the first column holds the number."""
+        first = self.columns()[0]
+        return f"{first.text(row.get(first.name))} {first.label.lower()}"
 
     def check(self, input_shape: tuple[int, ...]) -> None:
         """Refuses examples of a shape that it cannot score, before anything is attacked.

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedpriv.base.errors import CapabilityError
+from fedpriv.base.errors import CapabilityError, DataError
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.question import PropertyQuestion
 from fedpriv.threat.view import View
@@ -60,7 +60,10 @@ class ShadowProperty(Attack):
             )
         rng = lab.generator(1)
         answers = np.arange(self.shadows) % 2 == 0
-        cohorts = [question.clients(lab.data, sizes, bool(answer), rng) for answer in answers]
+        try:
+            cohorts = [question.clients(lab.data, sizes, bool(answer), rng) for answer in answers]
+        except DataError as e:
+            raise CapabilityError(f"attack '{self.name}' has too little data of its own: {e}") from e
         updates = lab.observe(cohorts, view.weights, rate=view.client_rate, states=view.states)
         size = float(np.linalg.norm(updates, axis=1).mean()) or 1.0
         classifier = LogisticRegression(C=1 / self.penalty, max_iter=1000)

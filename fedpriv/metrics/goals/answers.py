@@ -28,7 +28,6 @@ class AnswerScore:
       truth: bool `[m]`.
       guess: bool `[m]`, or None if the attack only ranks.
       seconds, compile_seconds, evaluations, restarts, objective: what the attack cost, and its own objective.
-      measures: the attack's own numbers, by name.
     """
 
     confidence: np.ndarray
@@ -39,7 +38,6 @@ class AnswerScore:
     evaluations: int
     restarts: int
     objective: float
-    measures: Mapping[str, float]
 
     def rows(self, **columns: Any) -> list[dict[str, Any]]:
         """One flat dict an answer; `columns` come first. Costs are those of the whole trial."""
@@ -49,7 +47,6 @@ class AnswerScore:
             "compile_seconds": self.compile_seconds,
             "evaluations": self.evaluations,
             "restarts": self.restarts,
-            **self.measures,
         }
         guesses: list[bool | None] = [None] * len(self.truth) if self.guess is None else self.guess.tolist()
         return [
@@ -76,8 +73,13 @@ class YesNo(Goal):
     draws: ClassVar[frozenset[str]] = frozenset({"roc"})
     headline: ClassVar[str] = "auc"
     shade: ClassVar[str] = "auc"
+    noted: ClassVar[str] = "its 95% interval"
     curves: ClassVar[tuple[str, ...]] = ("auc", "tpr")
     pairs: ClassVar[tuple[str, ...]] = ("right",)
+    table_note: ClassVar[str] = (
+        "Answers of all trials and seeds are ranked together; intervals of AUC, TPR and advantage are Wilson's with "
+        "the effective number of answers under resampling of seeds, trials and answers."
+    )
     rules: ClassVar[tuple[str, ...]] = (
         "An attack that answers yes or no 'tells them apart' where the 95% interval of its AUC lies above one half, "
         "which is guessing; otherwise it 'does no better than guessing' as far as so many answers can show.",
@@ -147,7 +149,6 @@ class YesNo(Goal):
             evaluations=int(finding.evaluations),
             restarts=int(finding.restarts),
             objective=float(finding.objective),
-            measures={k: float(v) for k, v in finding.measures.items()},
         )
 
     def summarize(
@@ -225,7 +226,6 @@ class YesNo(Goal):
             truth=np.asarray(saved["truth"], bool),
             guess=None if guess is None else np.asarray(guess, bool),
             objective=float("nan") if objective is None else float(objective),
-            measures=dict(saved["measures"]),
             **{k: saved[k] for k in ("seconds", "compile_seconds", "evaluations", "restarts")},
         )
 

@@ -22,6 +22,7 @@ class Labels(Goal):
     unit: ClassVar[str] = "image"
     headline: ClassVar[str] = "label_accuracy"
     shade: ClassVar[str] = "label_accuracy"
+    noted: ClassVar[str] = "how many there were"
     curves: ClassVar[tuple[str, ...]] = ("label_accuracy",)
     pairs: ClassVar[tuple[str, ...]] = ("label_right",)
     rules: ClassVar[tuple[str, ...]] = (

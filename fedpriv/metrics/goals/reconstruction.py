@@ -34,8 +34,11 @@ class Reconstruction(Goal):
     draws: ClassVar[frozenset[str]] = frozenset({"reconstructions"})
     headline: ClassVar[str] = "success_rate"
     shade: ClassVar[str] = "psnr_median"
+    noted: ClassVar[str] = "images reconstructed"
     curves: ClassVar[tuple[str, ...]] = ("success_rate", "psnr_mean")
     pairs: ClassVar[tuple[str, ...]] = ("psnr", "success")
+    graded: ClassVar[bool] = True
+    table_note: ClassVar[str] = "A mean counts an image's PSNR as at most 100 dB."
     rules: ClassVar[tuple[str, ...]] = (
         "An attack 'gets through' where it reconstructed more than half of the images, and 'sometimes gets through' "
         "where it reconstructed any; otherwise nothing was reconstructed, and the upper end of the interval says how "
@@ -79,7 +82,7 @@ class Reconstruction(Goal):
             Column(name="reconstructed", label="Reconstructed", format=".0f"),
             Column(
                 name="success_rate",
-                label="Images reconstructed",
+                label="Success rate",
                 format=".0%",
                 description=f"Share of the images reconstructed at {self.threshold_db:g} dB or better.",
             ),
