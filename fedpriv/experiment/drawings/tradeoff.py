@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def noise_panels(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
-    """Accuracy and the goal's last curve over the noise multiplier, if several are compared; by the strongest attack."""
+    """Accuracy and the goal's last curve over the noise multiplier, several compared; by the strongest attack."""
     shown = by_strongest(arms)
     if len({_multiplier(a) for a in shown} - {None}) < 2:
         return []
