@@ -254,13 +254,16 @@ class Setting(pydantic.BaseModel):
         attack, goal = self.made_attack(), self.made_goal()
         # What is attacked fresh does not depend on the training.
         weights = {} if attack is None or not self.exposure.fresh else {"training": None}
+        exposure = self.exposure.model_dump(mode="json")
+        if not self.exposure.auxiliary:
+            del exposure["auxiliary"]  # results from before there was any stay valid
         return (
             self.training_identity()
             | weights
+            | ({} if goal is None else goal.identity())
             | {
                 "defense": [d.config() for d in self.made_defenses()],
                 "attack": None if attack is None else attack.config(),
-                "exposure": None if attack is None else self.exposure.model_dump(mode="json"),
-                "goal": None if goal is None else goal.config(),
+                "exposure": None if attack is None else exposure,
             }
         )

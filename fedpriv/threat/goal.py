@@ -178,6 +178,10 @@ class Goal(Plugin):
     def note(self, row: Mapping[str, Any]) -> str:
         """Small words below a summary's number in a heat table."""
 
+    def identity(self) -> dict[str, Any]:
+        """What a score depends on, for the key that results are kept under."""
+        return {"goal": self.config()}
+
     @abstractmethod
     def load(self, saved: Mapping[str, Any]) -> Any:
         """The score that `dump` made."""

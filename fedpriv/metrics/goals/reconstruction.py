@@ -164,6 +164,10 @@ class Reconstruction(Goal):
         """The threshold, for PSNR."""
         return (f"{self.threshold_db:g} dB", self.threshold_db) if column.startswith("psnr") else None
 
+    def identity(self) -> dict[str, Any]:
+        """Without metrics of the user's, the threshold alone, as before there were goals: those results stay valid."""
+        return super().identity() if self.metrics else {"threshold_db": self.threshold_db}
+
     def load(self, saved: Mapping[str, Any]) -> Score:
         """The score that `dump` made."""
         return load_score(saved)
