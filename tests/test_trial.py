@@ -188,3 +188,24 @@ def test_trials_need_enough_images(toy, logistic_model):
         Exposure(logistic_model, toy, trials=4, batch=4, cohort=2)
     with pytest.raises(ParameterError, match="at least 1"):
         Exposure(logistic_model, toy, trials=0)
+
+
+def test_no_reference_leads_there_from_a_question_or_a_lab(logistic_model):
+    """A lab that has trained holds the adversary's own data only; a question does not hold its answer."""
+    from fedpriv.data.dataset import Dataset
+    from fedpriv.metrics.goals.membership import Membership
+    from fedpriv.metrics.goals.property import Property
+    from fedpriv.rounds.stage import stage
+
+    rng = np.random.default_rng(0)
+    data = Dataset("big", rng.random((60, 4, 4, 1)).astype(np.float32), (np.arange(60) % 3).astype(np.int32), 3)
+    exposure = Exposure(logistic_model, data, trials=2, batch=4)
+    asked = Property(of="label:0", share=0.5)
+    (observation, _) = stage(exposure, asked, auxiliary=20)
+    view = observation.view
+    view.lab.observe([[np.arange(4)], [np.arange(4, 8)]], view.weights)
+    assert not holds(isolated(Burglar(), view).extra["things"], observation.truth.x)
+    (observation, _) = stage(exposure, Membership(), auxiliary=20)
+    inside = [t for t in reachable(observation.view) if isinstance(t, np.ndarray) and t.shape == (8,)]
+    assert not any(t.dtype == bool for t in inside)
+    assert holds(observation.view, observation.truth.x)  # as candidates, among others

@@ -21,7 +21,7 @@ def attack_all(
     """
     originals, found, scores = [], [], []
     for i, observation in enumerate(exposure):
-        trial = run_trial(attack, observation, integer_seed(seed, Purpose.ATTACK, i), threshold_db)
+        trial = run_trial(attack, observation, integer_seed(seed, Purpose.ATTACK, i), threshold_db=threshold_db)
         matched = aligned(trial.finding, trial.score)
         originals.append(observation.truth.x)
         found.append(np.full_like(observation.truth.x, np.nan) if matched is None else matched)

@@ -45,7 +45,7 @@ def measure(
     exposure = Exposure(model, data, trials, batch, procedure=Procedure.fedsgd(), seed=seed)
     outcomes = []
     for trial, observation in enumerate(exposure):
-        done = run_trial(made, observation, seed + trial, EXACT_DB)
+        done = run_trial(made, observation, seed + trial, threshold_db=EXACT_DB)
         outcomes.append((observation.truth.x, done.finding, done.score))
     worst = [min(image.psnr or 0.0 for image in score.images) for _, _, score in outcomes]
     said = [bool(finding.extra.get("exact")) for _, finding, _ in outcomes]

@@ -17,6 +17,7 @@ class Column:
       unit: such as "dB"; empty where it has none.
       better: which way is better for the attack; None where neither is.
       format: a format specification, such as ".1f".
+      cap: values from here on are all as good as each other, and printed as "cap or more"; None where there is none.
       description: one plain sentence.
     """
 
@@ -25,6 +26,7 @@ class Column:
     unit: str = ""
     better: Literal["higher", "lower"] | None = "higher"
     format: str = ".3g"
+    cap: float | None = None
     description: str = ""
 
     @property
@@ -36,6 +38,8 @@ class Column:
         """The value as printed, without its unit; a dash where there is none."""
         if value is None or math.isnan(value):
             return "–"
+        if self.cap is not None and value >= self.cap:
+            return f"{self.cap:g} or more"
         return format(value, self.format) if math.isfinite(value) else ("∞" if value > 0 else "-∞")
 
     def best(self, values: list[float]) -> float:

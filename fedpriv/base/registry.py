@@ -246,6 +246,7 @@ def explain(error: pydantic.ValidationError, what: str) -> str:
 
 attacks = Registry("attack", "fedpriv.attacks", "fedpriv.threat.attack:Attack")
 defenses = Registry("defense", "fedpriv.defenses", "fedpriv.defense.stations:Defense")
+goals = Registry("goal", "fedpriv.goals", "fedpriv.threat.goal:Goal")
 datasets = Registry("dataset", "fedpriv.datasets")
 models = Registry("model", "fedpriv.models")
 engines = Registry("engine", "fedpriv.engines")

@@ -40,6 +40,8 @@ class Purpose(enum.IntEnum):
     PARTITION = 4
     ATTACK = 5
     ATTRITION = 6
+    QUESTION = 7
+    LAB = 8
 
 
 def fresh() -> int:

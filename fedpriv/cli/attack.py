@@ -1,4 +1,4 @@
-"""`fedpriv attack`: intercept updates and try to reconstruct what made them."""
+"""`fedpriv attack`: intercept updates and try to learn from them what a goal asks."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedpriv.base import registry
-from fedpriv.base.errors import ParameterError
+from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.cli import options
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from fedpriv.metrics.lpips import LPIPS
+    from fedpriv.data.dataset import Dataset
     from fedpriv.rounds.exposure import Exposure
     from fedpriv.threat.adversary import Adversary
     from fedpriv.threat.attack import Attack
+    from fedpriv.threat.goal import Goal
 
 
 def attack(
@@ -26,6 +27,17 @@ def attack(
         str, typer.Argument(help="An attack, as name, name(key=value,...) or a YAML file; see `fedpriv list attacks`.")
     ] = "modern",
     images: Annotated[int, typer.Option("--images", "-n", min=1, help="Images to attack.")] = 5,
+    goal: Annotated[
+        str | None,
+        typer.Option(
+            "--goal",
+            "-g",
+            help="What is asked, as name(key=value,...); see `fedpriv list goals`. Default: the attack's.",
+        ),
+    ] = None,
+    auxiliary: Annotated[
+        int, typer.Option(min=0, help="Examples of its own that the adversary holds, of those not attacked.")
+    ] = 0,
     data: options.Data = "fashion_small",
     data_dir: options.DataDir = None,
     model: options.Model = "lenet(init=uniform)",
@@ -51,7 +63,9 @@ def attack(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Attack this trained model instead of fresh initial weights.")
     ] = None,
-    threshold: Annotated[float, typer.Option(help="PSNR in dB from which an image counts as reconstructed.")] = 30.0,
+    threshold: Annotated[
+        float | None, typer.Option(help="PSNR in dB from which an image counts as reconstructed; 30 without.")
+    ] = None,
     lpips: Annotated[
         Path | None, typer.Option(help="LPIPS weights (.npz, see fedpriv.metrics.lpips): adds that column.")
     ] = None,
@@ -67,72 +81,81 @@ def attack(
 ) -> None:
     """Attack the updates of clients that hold images of the data, and score what comes out.
 
+    What is asked is --goal: the images (reconstruction), their labels, whether candidates were among them (membership),
+    or whether they have a property. Not every attack answers every goal.
+
     Each image is one client's whole batch, unless --batch says otherwise. Without --checkpoint every trial attacks
     a freshly initialized model. With --out, attacks that can are asked to keep the examples along the way, for the
     film strip and the curve.
     """
     made = registry.attacks.create(name)
+    asked = _goal(made, goal, threshold, lpips)
     per_trial = batch * cohort
     if images % per_trial:
         raise ParameterError(
             f"--images {images} is not a multiple of --batch {batch} x --cohort {cohort}; "
             f"ask for {max(1, round(images / per_trial)) * per_trial}"
         )
-    exposure = _exposure(
+    exposure, members = _exposure(
         images // per_trial, batch, cohort, data, data_dir, model, local_steps, local_epochs, batch_size, client_lr,
         weighting, defense, _adversary(adversary, knows, blind), checkpoint, engine,
         options.engine_options(engine, workers, worker_timeout), seed,
     )  # fmt: skip
 
-    metrics = {} if lpips is None else {"lpips": _lpips(lpips, exposure.data.input_shape)}
+    asked.check(exposure.data.input_shape)
     if out is not None:
         made = _keeping_path(made)
 
     from fedpriv.base.seeds import Purpose, integer_seed
-    from fedpriv.cli.attack_output import Gathered, show_row, show_summary
-    from fedpriv.metrics.score import summarize
-    from fedpriv.rounds.trial import run_trial
+    from fedpriv.cli.attack_output import Gathered, show_inapplicable, show_row, show_summary
+    from fedpriv.rounds.stage import stage
+    from fedpriv.rounds.trial import Inapplicable, try_trial
 
     threat = exposure.adversary.describe(made.brings())
-    gathered = Gathered(made.name or type(made).__name__)
+    gathered = Gathered(made.name or type(made).__name__, asked)
     interrupted = False
     try:
         for run in range(seed, seed + repeats):
             columns = {"seed": run} if repeats > 1 else {}
-            for trial, observation in enumerate(exposure if run == seed else replace(exposure, seed=run)):
-                attack_seed = integer_seed(run, Purpose.ATTACK, trial)
-                result = run_trial(made, observation, attack_seed, threshold, metrics)
+            rounds = exposure if run == seed else replace(exposure, seed=run)
+            staged = stage(rounds, asked, seed=run, auxiliary=auxiliary, members=members)
+            for trial, observation in enumerate(staged):
+                result = try_trial(made, observation, integer_seed(run, Purpose.ATTACK, trial), asked)
+                if isinstance(result, Inapplicable):
+                    gathered.refuse(result)
+                    show_inapplicable(result, {"trial": trial, **columns}, json_lines)
+                    continue
                 for row in gathered.add(result, observation.truth, run, {"trial": trial, **columns}):
-                    number = len(gathered.rows) - len(result.score.images) + row["image"] + 1
-                    show_row(row, number, (*_own_columns(observation.truth.kind), *metrics), json_lines)
+                    show_row(row, row["number"], asked.unit, asked.row_columns(observation.truth.kind), json_lines)
     except KeyboardInterrupt:
         interrupted = True
+    if not gathered.scores and gathered.refused and not interrupted:
+        raise CapabilityError(f"attack '{made.name}' does not apply: {gathered.refused[0].reason}")
     if not gathered.scores:
         raise KeyboardInterrupt
-    summary = summarize(gathered.scores, runs=gathered.runs)
-    show_summary(summary, json_lines, str(exposure.adversary), threat)
+    show_summary(gathered, json_lines, str(exposure.adversary), threat)
     if out is not None:
-        gathered.write(out, summary, {"attack": made.config(), "threat": threat, **exposure.federation.config()}, seed)
+        config = {"attack": made.config(), "goal": asked.config(), "threat": threat, **exposure.federation.config()}
+        gathered.write(out, config, seed)
         typer.echo(f"Wrote {out}", err=json_lines)
     if interrupted:
         raise typer.Exit(130)
 
 
-def _own_columns(kind: Any) -> list[str]:
-    """The first of a kind's columns, where they are not those of images."""
-    names = [c.name for c in kind.columns]
-    return [] if "psnr" in names else names[:3]
+def _goal(made: Attack, goal: str | None, threshold: float | None, lpips: Path | None) -> Goal:
+    """The goal, with what --threshold and --lpips say of reconstructions."""
+    from fedpriv.threat.goal import goal_of
 
-
-def _lpips(path: Path, input_shape: tuple[int, ...]) -> LPIPS:
-    import numpy as np
-
-    from fedpriv.metrics.lpips import LPIPS
-
-    metric = LPIPS.load(path)
-    blank = np.zeros((1, *input_shape), np.float32)
-    metric(blank, blank)  # says now, not after the first attack, that these examples are no images
-    return metric
+    parameters: dict[str, Any] = {}
+    if threshold is not None:
+        parameters["threshold_db"] = threshold
+    if lpips is not None:
+        parameters["metrics"] = [f"lpips={lpips}"]
+    plain = goal_of(made, goal)
+    for option, given in (("--threshold", threshold), ("--lpips", lpips)):
+        if given is not None and "threshold_db" not in type(plain).model_fields:
+            raise ParameterError(f"{option} is for goal 'reconstruction', not '{plain.name}'; leave it out")
+    return goal_of(made, goal, **parameters) if parameters else plain
 
 
 def _keeping_path(made: Attack) -> Attack:
@@ -151,7 +174,7 @@ def _exposure(
     trials: int, batch: int, cohort: int, data: str, data_dir: str | None, model: str, local_steps: int,
     local_epochs: int | None, batch_size: int | None, client_lr: float, weighting: str, defense: list[str] | None,
     adversary: Any, checkpoint: Path | None, engine: str, engine_options: dict[str, Any], seed: int,
-) -> Exposure:  # fmt: skip
+) -> tuple[Exposure, Dataset | None]:  # fmt: skip
     from fedpriv.data import load as load_data
     from fedpriv.procedure.procedure import make_procedure
 
@@ -182,7 +205,7 @@ def _exposure(
     built = load_model(model, input_shape=held_out.input_shape, num_classes=held_out.num_classes)
     if weights is not None and trained != built.name:
         raise ParameterError(f"{checkpoint} holds a '{trained}', but --model is '{built.name}'; give the same model")
-    return Exposure(
+    exposure = Exposure(
         built,
         held_out,
         trials,
@@ -196,3 +219,4 @@ def _exposure(
         engine=engine,
         engine_options=engine_options,
     )
+    return exposure, training if weights is not None and held_out is not training else None

@@ -1,8 +1,9 @@
-"""What `fedpriv attack` shows and writes: a row an image, the summary, and the figures that a finding allows."""
+"""What `fedpriv attack` shows and writes: rows, the summary, and the figures that a goal and a finding allow."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from fedpriv.base.column import Column
     from fedpriv.metrics.progress import Progress
-    from fedpriv.metrics.score import Score, Summary
-    from fedpriv.rounds.trial import Trial
+    from fedpriv.rounds.trial import Inapplicable, Trial
     from fedpriv.threat.attack import Finding
+    from fedpriv.threat.goal import Goal
     from fedpriv.threat.truth import Truth
 
 #: Images in the grid of reconstructions, and in the film strip.
@@ -26,39 +28,52 @@ class Gathered:
 
     Attributes:
       attack: the attack's name, for figures.
-      scores: one a trial.
+      goal: what was asked.
+      scores: one a trial that the attack applied to.
       runs: the seed of each.
-      rows: one an image.
+      refused: trials that it did not apply to.
+      rows: one an image, or whatever the goal's scores are about.
       pictures: originals, reconstructions `[n, h, w, c]` and captions of the first trials, as many as the grid shows.
       ways: progress of each trial, without its images.
       first: the first finding with a path, and its originals.
     """
 
     attack: str
-    scores: list[Score] = field(default_factory=list)
+    goal: Goal
+    scores: list[Any] = field(default_factory=list)
     runs: list[int] = field(default_factory=list)
+    refused: list[Inapplicable] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[tuple[Any, Any, list[str]]] = field(default_factory=list)
     ways: list[Progress] = field(default_factory=list)
     first: tuple[Finding, Any] | None = None
 
     def add(self, result: Trial, truth: Truth, run: int, columns: dict[str, Any]) -> list[dict[str, Any]]:
-        """Takes one trial's result in; returns its rows, with these columns first."""
+        """Takes one trial's result in; returns its rows, with these columns first and the `number` of each."""
+        score, before = result.score, len(self.rows)
+        self.scores.append(score)
+        self.runs.append(run)
+        rows = [{**row, **result.finding.measures} for row in score.rows(**columns)]
+        self.rows += rows
+        if "reconstructions" in self.goal.draws:
+            self._keep_pictures(result.finding, score, truth, run, rows)
+        return [{**row, "number": before + i} for i, row in enumerate(rows, 1)]
+
+    def refuse(self, result: Inapplicable) -> None:
+        """Notes a trial that the attack does not apply to."""
+        self.refused.append(result)
+
+    def _keep_pictures(self, finding: Finding, score: Any, truth: Truth, run: int, rows: list[dict[str, Any]]) -> None:
         import numpy as np
 
         from fedpriv.figures.reconstructions import quality_captions
         from fedpriv.metrics.progress import progress
         from fedpriv.metrics.score import aligned
 
-        finding, score = result.finding, result.score
-        self.scores.append(score)
-        self.runs.append(run)
-        rows = score.rows(**columns)
         shown = sum(len(x) for x, _, _ in self.pictures)
-        self.rows += rows
         found = aligned(finding, score, truth.kind)
         for i, row in enumerate(rows):  # examples that are no pictures are read as text
-            if (original := truth.kind.text(truth.x[i])) is not None:
+            if i < len(truth.x) and (original := truth.kind.text(truth.x[i])) is not None:
                 row |= {"original": original, "found": None if found is None else truth.kind.text(found[i])}
         drawable = truth.x.ndim == 4 and truth.x.shape[-1] in (1, 3)
         if drawable and found is not None and shown < GRID and run == self.runs[0]:
@@ -69,29 +84,51 @@ class Gathered:
             self.ways.append(replace(way, x=np.zeros(0, np.float32)))
             if drawable and self.first is None:
                 self.first = finding, truth.x
-        return rows
 
-    def write(self, out: Path, summary: Summary, config: dict[str, Any], seed: int) -> None:
-        """`images.csv`, `summary.json`, and the figures there is something to draw for."""
+    def summary(self) -> dict[str, Any]:
+        """Of all trials that the attack applied to, and how many it did not."""
+        return self.goal.details(self.scores, self.runs) | {"inapplicable": len(self.refused)}
+
+    def write(self, out: Path, config: dict[str, Any], seed: int) -> None:
+        """A table of the rows, `summary.json`, and the figures there is something to draw for."""
         from fedpriv.base.atomic import write_csv, write_json
         from fedpriv.base.provenance import provenance
+        from fedpriv.figures.save import save
+
+        origin, many = provenance(sys.argv, config, seed), f"{self.goal.unit}s"
+        write_csv(out / f"{many}.csv", self.rows)
+        summary = {"summary": self.summary(), many: self.rows, "provenance": origin}
+        if self.refused:
+            summary["inapplicable"] = [r.reason for r in self.refused]
+        write_json(out / "summary.json", summary)
+        for name, figure in self._figures():
+            save(figure, out / name, origin)
+
+    def _figures(self) -> Iterator[tuple[str, Any]]:
+        if "roc" in self.goal.draws:
+            from fedpriv.figures.roc import roc_curves
+            from fedpriv.metrics.goals.answers import ranking
+
+            ranked = ranking(self.scores, self.runs)
+            if ranked.both:
+                yield "roc", roc_curves({self.attack: ranked})
+        if self.pictures:
+            yield "reconstructions", self._grid()
+        if "reconstructions" not in self.goal.draws:
+            return
         from fedpriv.figures.film_strip import film_strip
         from fedpriv.figures.psnr_curve import psnr_curve
-        from fedpriv.figures.save import save
         from fedpriv.figures.scatter import psnr_ssim
 
-        origin = provenance(sys.argv, config, seed)
-        write_csv(out / "images.csv", self.rows)
-        write_json(out / "summary.json", {"summary": summary.as_dict(), "images": self.rows, "provenance": origin})
-        if self.pictures:
-            save(self._grid(), out / "reconstructions", origin)
         if any(image.ssim is not None for score in self.scores for image in score.images):
-            save(psnr_ssim({self.attack: self.scores}), out / "psnr_ssim", origin)
+            yield "psnr_ssim", psnr_ssim({self.attack: self.scores})
         if self.ways:
-            save(psnr_curve({self.attack: self.ways}, threshold_db=summary.threshold_db), out / "psnr_curve", origin)
+            reference = self.goal.reference("psnr_mean")
+            threshold = None if reference is None else reference[1]
+            yield "psnr_curve", psnr_curve({self.attack: self.ways}, threshold_db=threshold)
         if self.first is not None:
             finding, x = self.first
-            save(film_strip(finding, x, images=range(min(len(x), STRIP))), out / "film_strip", origin)
+            yield "film_strip", film_strip(finding, x, images=range(min(len(x), STRIP)))
 
     def _grid(self) -> Any:
         import numpy as np
@@ -103,35 +140,57 @@ class Gathered:
         return reconstruction_grid(originals, {"reconstruction": found}, {"reconstruction": captions})
 
 
-def show_row(row: dict[str, Any], number: int, extra: tuple[str, ...], json_lines: bool) -> None:
-    """Prints one image's row; before the first, the headings. `extra` are names of extra metrics."""
+def show_row(row: dict[str, Any], number: int, unit: str, columns: Sequence[Column], json_lines: bool) -> None:
+    """Prints one row; before the first, the headings.
+
+    Args:
+      row: a score's.
+      number: from 1.
+      unit: what it is about.
+      columns: what is shown of it.
+      json_lines: print all of it as JSON instead.
+    """
     from fedpriv.base.atomic import jsonable, to_json
 
     if json_lines:
-        typer.echo(to_json(jsonable({"kind": "image", **row})))
+        typer.echo(to_json(jsonable({"kind": unit, **{k: v for k, v in row.items() if k != "number"}})))
         return
+    heads = [f"{c.label} {c.unit}".strip() if c.unit != "s" else c.label for c in columns]
+    first = max(5, len(unit))
     if number == 1:
-        more = "".join(f"  {name:>7}" for name in extra)
-        typer.echo(f"image  PSNR dB   SSIM      MSE{more}  label  seconds  evaluations")
-    label = {None: "-", True: "right", False: "wrong"}[row["label_right"]]
-
-    def cell(value: Any, form: str, width: int) -> str:
-        return f"{'-' if value is None else format(value, form):>{width}}"
-
-    more = "".join(f"  {cell(row[name], '.4g', max(7, len(name)))}" for name in extra)
-    typer.echo(
-        f"{number:>5}  {cell(row['psnr'], '.2f', 7)}  {cell(row['ssim'], '.3f', 5)}  {cell(row['mse'], '.1e', 7)}"
-        f"{more}  {label:>5}  {cell(row['seconds'], '.2f', 7)}  {row['evaluations']:>11}"
-    )
+        typer.echo(f"{unit:>{first}}" + "".join(f"  {head:>7}" for head in heads))
+    cells = [f"{_cell(row.get(c.name), c):>{max(7, len(head))}}" for c, head in zip(columns, heads, strict=True)]
+    typer.echo("  ".join([f"{number:>{first}}", *cells]))
 
 
-def show_summary(summary: Summary, json_lines: bool, adversary: str, threat: str) -> None:
+def _cell(value: Any, column: Column) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return ("yes" if value else "no") if column.better is None else "right" if value else "wrong"
+    return format(value, column.format)
+
+
+def show_inapplicable(result: Inapplicable, columns: dict[str, Any], json_lines: bool) -> None:
+    """Prints that the attack does not apply to a trial, and why."""
+    from fedpriv.base.atomic import to_json
+
+    if json_lines:
+        typer.echo(to_json({"kind": "inapplicable", **columns, "reason": result.reason}))
+    else:
+        typer.echo(f"trial {columns['trial']}: does not apply: {result.reason}", err=True)
+
+
+def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: str) -> None:
     """Prints the summary, and who attacked, knowing what."""
     from fedpriv.base.atomic import jsonable, to_json
 
     if json_lines:
         typer.echo(
-            to_json(jsonable({"kind": "summary", **summary.as_dict(), "adversary": adversary, "threat": threat}))
+            to_json(jsonable({"kind": "summary", **gathered.summary(), "adversary": adversary, "threat": threat}))
         )
-    else:
-        typer.echo(f"{summary.describe()}\n{threat}")
+        return
+    typer.echo(f"{gathered.goal.describe(gathered.scores, gathered.runs)}\n{threat}")
+    if gathered.refused:
+        every = len(gathered.refused) + len(gathered.scores)
+        typer.echo(f"It does not apply to {len(gathered.refused)} of {every} trials, which count neither way.")

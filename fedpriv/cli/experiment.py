@@ -235,7 +235,15 @@ def _brief(step: Step) -> str:
     if step.job.kind == "train":
         accuracy = step.outcome.facts.get("accuracy")
         return "" if accuracy is None else f"accuracy {accuracy:.3f}"
-    images = [i for s in step.outcome.scores for i in s["images"]]
-    if images and images[0]["success"] is not None:
-        return f"{sum(bool(i['success']) for i in images)} of {len(images)} images"
-    return f"{sum(bool(i['label_right']) for i in images)} of {len(images)} labels"
+    goal = step.job.cell.setting.made_goal()
+    assert goal is not None
+    scores = [goal.load(s) for s in step.outcome.scores if not s.get("inapplicable")]
+    refused = len(step.outcome.scores) - len(scores)
+    column = goal.column(goal.headline)
+    said = []
+    if scores:
+        row = goal.summarize(scores)
+        said.append(f"{column.label} {column.text(row[column.name])} of {goal.count(row)}")
+    if refused:
+        said.append(f"does not apply to {refused} of {len(step.outcome.scores)} views")
+    return ", ".join(said)

@@ -17,6 +17,7 @@ REGISTRIES = {
     "attacks": registry.attacks,
     "defenses": registry.defenses,
     "attrition": registry.attrition,
+    "goals": registry.goals,
     "models": registry.models,
     "datasets": registry.datasets,
     "engines": registry.engines,
@@ -68,8 +69,8 @@ def list_names(
     kind: Annotated[
         str,
         typer.Argument(
-            help="attacks, defenses, models, datasets, kinds, tasks, metrics, engines, or parts of attacks, such as "
-            "objectives."
+            help="attacks, defenses, goals, models, datasets, kinds, tasks, metrics, engines, or parts of "
+            "attacks, such as objectives."
         ),
     ],
 ) -> None:

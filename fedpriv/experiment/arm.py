@@ -6,16 +6,39 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedpriv.experiment.experiment import Cell
-from fedpriv.experiment.work import Outcome, score_of
-from fedpriv.metrics.score import Score, summarize
+from fedpriv.experiment.work import Outcome
+
+if TYPE_CHECKING:
+    from fedpriv.threat.goal import Goal
 
 #: Resamples of the interval over seeds.
 RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class ViewResult:
+    """What an attack left of one view.
+
+    Attributes:
+      trial: the attacked round.
+      first: number of its first unit in the cell.
+      units: how many images, or other units of the goal, it is about.
+      score: of the goal's kind; None where the attack does not apply.
+      inapplicable: why it does not, or "".
+      measures: the attack's own numbers.
+    """
+
+    trial: int
+    first: int
+    units: int
+    score: Any
+    inapplicable: str
+    measures: Mapping[str, float]
 
 
 @dataclass
@@ -40,10 +63,26 @@ class CellResult:
         """Of the training and the attack."""
         return {**(self.trained.facts if self.trained else {}), **(self.attacked.facts if self.attacked else {})}
 
+    @cached_property
+    def views(self) -> list[ViewResult]:
+        """One a view, those included that the attack does not apply to."""
+        goal = self.cell.setting.made_goal()
+        found: list[ViewResult] = []
+        first = 0
+        for saved in self.attacked.scores if self.attacked and goal else ():
+            assert goal is not None
+            refused = saved.get("inapplicable", "")
+            score = None if refused else goal.load(saved)
+            units = saved["units"] if refused else len(goal.units(score))
+            measures = {k: float("nan") if v is None else float(v) for k, v in saved.get("measures", {}).items()}
+            found.append(ViewResult(saved["trial"], first, units, score, refused, measures))
+            first += units
+        return found
+
     @property
-    def scores(self) -> list[Score]:
-        """One a trial."""
-        return [score_of(s) for s in self.attacked.scores] if self.attacked else []
+    def scores(self) -> list[Any]:
+        """One a view that the attack applies to."""
+        return [v.score for v in self.views if v.score is not None]
 
 
 @dataclass
@@ -84,16 +123,27 @@ class Arm:
         low, high = np.quantile(draws, [0.025, 0.975])
         return float(low), float(high)
 
-    def scores(self) -> tuple[list[Score], list[int], list[int]]:
-        """All trials' scores, with the seed and the trial of each."""
-        scores: list[Score] = []
+    @cached_property
+    def goal(self) -> Goal | None:
+        """What its attack was asked; None where nothing is attacked."""
+        return self.results[0].cell.setting.made_goal() if self.results else None
+
+    @property
+    def refused(self) -> list[ViewResult]:
+        """Views that its attack does not apply to."""
+        return [v for r in self.results for v in r.views if v.inapplicable]
+
+    def scores(self) -> tuple[list[Any], list[int], list[int]]:
+        """The scores, with the seed and the number of each one's view."""
+        scores: list[Any] = []
         runs: list[int] = []
         batches: list[int] = []
         for result in self.results:
-            for k, score in enumerate(result.scores):
-                scores.append(score)
-                runs.append(result.cell.seed)
-                batches.append(k)
+            for k, view in enumerate(result.views):
+                if view.score is not None:
+                    scores.append(view.score)
+                    runs.append(result.cell.seed)
+                    batches.append(k)
         return scores, runs, batches
 
     def row(self) -> dict[str, Any]:
@@ -104,22 +154,13 @@ class Arm:
     def _row(self) -> dict[str, Any]:
         row: dict[str, Any] = {**self.labels, "seeds": len(self.results)}
         scores, runs, batches = self.scores()
-        if scores:
-            s = summarize(scores, runs=runs, batches=batches)
-            row |= {
-                "images": s.images,
-                "reconstructed": s.successes,
-                "success_rate": s.success_rate,
-                "success_interval": s.success_interval,
-                "psnr_mean": s.psnr_mean,
-                "psnr_interval": s.psnr_interval,
-                "psnr_median": s.psnr_median,
-                "ssim_mean": s.ssim_mean,
-                "label_accuracy": s.label_accuracy,
-                "evaluations_median": s.evaluations_median,
-                "seconds_median": s.seconds_median,
-                "attack_knows_defense": self.results[0].facts.get("adaptive"),
-            }
+        if scores and self.goal is not None:
+            row |= self.goal.summarize(scores, runs, batches)
+            row |= self._measures()
+        if self.goal is not None:
+            row["attack_knows_defense"] = self.results[0].facts.get("adaptive")
+        if self.refused:
+            row["inapplicable"] = len(self.refused)
         facts = ("accuracy", "rounds_done", "rounds_to_target", "epsilon_server", "epsilon_released")
         for fact in facts:
             if any(fact in r.facts for r in self.results):
@@ -131,6 +172,15 @@ class Arm:
         if any("bytes_up" in r.facts for r in self.results):
             row["bytes_up"] = self.mean("bytes_up")
         return row
+
+    def _measures(self) -> dict[str, float]:
+        """Means of the attack's own numbers over the views that have them."""
+        by: dict[str, list[float]] = {}
+        for result in self.results:
+            for view in result.views:
+                for name, value in view.measures.items():
+                    by.setdefault(name, []).append(value)
+        return {name: float(np.mean(values)) for name, values in by.items()}
 
 
 def arms(results: Sequence[CellResult]) -> list[Arm]:
@@ -146,8 +196,20 @@ def arms(results: Sequence[CellResult]) -> list[Arm]:
 
 
 def attacked_arms(arms: Sequence[Arm]) -> list[Arm]:
-    """Those whose attack claims reconstructions."""
-    return [a for a in arms if a.results[0].attacked is not None and a.row().get("psnr_mean") is not None]
+    """Those whose attack applies and has something to show for its goal."""
+    return [a for a in arms if a.goal is not None and a.row().get(a.goal.headline) is not None]
+
+
+def by_goal(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """The arms of each goal that is asked, those without an attack with every goal's."""
+    goals = list(dict.fromkeys(a.goal.name for a in arms if a.goal is not None))
+    return [[a for a in arms if a.goal is None or a.goal.name == name] for name in goals] or [list(arms)]
+
+
+def arm_units(arm: Arm) -> int:
+    """How many images, or other units of its goal, an arm was attacked on."""
+    assert arm.goal is not None
+    return int(arm.row()[arm.goal.columns()[0].name])
 
 
 def axis_values(arms: Sequence[Arm]) -> dict[str, list[Any]]:
@@ -211,15 +273,16 @@ def guaranteed_against(arms: Sequence[Arm]) -> str:
 
 
 def by_strongest(arms: Sequence[Arm]) -> list[Arm]:
-    """Of the arms that differ in the attack alone, the one whose attack reconstructed most."""
+    """Of the arms that differ in the attack alone, the one whose attack got furthest."""
     strongest: dict[tuple[Any, ...], Arm] = {}
     for arm in arms:
         place = tuple(v for k, v in arm.labels.items() if k != "attack")
-        if place not in strongest or _strength(arm) > _strength(strongest[place]):
+        if place not in strongest or strength(arm) > strength(strongest[place]):
             strongest[place] = arm
     return list(strongest.values())
 
 
-def _strength(arm: Arm) -> tuple[float, float]:
+def strength(arm: Arm) -> tuple[float, ...]:
+    """How far its attack got, by the goal's own columns; lower than all else without one."""
     row = arm.row()
-    return tuple(-1.0 if row.get(k) is None else row[k] for k in ("success_rate", "psnr_mean"))  # type: ignore[return-value]
+    return tuple(-1.0 if row.get(k) is None else row[k] for k in arm.goal.curves) if arm.goal is not None else (-1.0,)

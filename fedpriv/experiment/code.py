@@ -69,7 +69,7 @@ def _plugin_packages(setting: Setting, attacked: bool) -> set[str]:
     model = registry.models.load(registry.parse_call(setting.model, "model")[0])
     named: list[Any] = [model, registry.engines.load(setting.engine)]
     named += setting.made_defenses() if attacked or setting.training.defended else ()
-    named += [setting.made_attack()] if attacked else []
+    named += [setting.made_attack(), setting.made_goal()] if attacked else []
     packages = {module.partition(".")[0] for part in named for module in _modules(part)}
     return packages - set(_OWN) - _LIBRARIES - sys.stdlib_module_names - {"None"}
 

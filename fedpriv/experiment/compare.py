@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from fedpriv.base.errors import ExperimentError
 from fedpriv.experiment.arm import Arm
-from fedpriv.metrics.decibels import capped
 from fedpriv.metrics.interval import cluster_bootstrap
 
 
@@ -97,8 +96,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def compare_arms(first: Arm, second: Arm) -> list[Paired]:
-    """PSNR and success by image, and accuracy by seed, on what both arms have."""
-    ours, theirs = _images(first), _images(second)
+    """What the goal compares unit by unit (PSNR by image, say), and accuracy by seed, on what both arms have."""
+    same = first.goal is not None and second.goal is not None and first.goal.name == second.goal.name
+    ours, theirs = (_units(first), _units(second)) if same else ({}, {})
     shared = [k for k in ours if k in theirs]
     found = []
     if shared:
@@ -106,8 +106,9 @@ def compare_arms(first: Arm, second: Arm) -> list[Paired]:
         # Images that shared a trial in either arm share its luck: the arm with fewer trials says which do.
         coarser = min(ours, theirs, key=lambda arm: len({(k[0], arm[k][0]) for k in shared}))
         batches = [coarser[k][0] for k in shared]
-        for i, quantity in ((1, "psnr"), (2, "success")):
-            a, b = [ours[k][i] for k in shared], [theirs[k][i] for k in shared]
+        assert first.goal is not None
+        for quantity in first.goal.pairs:
+            a, b = [ours[k][1][quantity] for k in shared], [theirs[k][1][quantity] for k in shared]
             found.append(paired(quantity, a, b, batches, runs))
     a_by, b_by = _accuracies(first), _accuracies(second)
     seeds = [s for s in a_by if s in b_by]
@@ -121,20 +122,20 @@ def _accuracies(arm: Arm) -> dict[int, float]:
     return {seed: float(accuracy) for seed, accuracy in found if accuracy is not None}
 
 
-def _images(arm: Arm) -> dict[tuple[int, int, int], tuple[int, float, float]]:
-    """(seed, number of the image in the cell, its label) to its trial, PSNR (capped) and success.
+def _units(arm: Arm) -> dict[tuple[int, int, Any], tuple[int, Mapping[str, float]]]:
+    """(seed, number of the image or other unit in the cell, its key) to its view and values.
 
     Cells take their images in the data's order, however many of them make a trial, so the number tells which it is.
     """
     found = {}
+    assert arm.goal is not None
     for result in arm.results:
-        number = 0
-        for trial, score in enumerate(result.scores):
-            for image in score.images:
-                if image.psnr is not None:
-                    place = (result.cell.seed, number, image.label)
-                    found[place] = (trial, float(capped(image.psnr)), float(bool(image.success)))
-                number += 1
+        for k, view in enumerate(result.views):
+            if view.score is None:
+                continue
+            for number, unit in enumerate(arm.goal.units(view.score), view.first):
+                if unit is not None:
+                    found[(result.cell.seed, number, unit.key)] = (k, unit.values)
     return found
 
 

@@ -7,19 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.experiment.arm import Arm, words
+from fedpriv.base.column import Column
+from fedpriv.experiment.arm import Arm, attacked_arms, by_goal, strength, words
 from fedpriv.experiment.compare import compare_arms
 from fedpriv.experiment.experiment import Experiment
-from fedpriv.metrics.decibels import decibels
 
-#: From this mean SSIM on a reconstruction shows what the image shows.
-VISIBLE_SSIM = 0.3
-
-#: What the sentences mean.
+#: What the sentences mean, whatever is asked; each goal adds its own.
 RULES = (
-    "An attack 'gets through' where it reconstructed more than half of the images, and 'sometimes gets through' where "
-    "it reconstructed any; otherwise nothing was reconstructed, and the upper end of the interval says how much that "
-    "can hide. A mean SSIM of 0.3 or more is said to show what the images show, whatever their PSNR.",
     "Which attack is the strongest is judged by these same numbers, so of several alike the luckier one is named.",
     "One setting is said to leak more than another only where the 95% interval of the paired difference excludes zero.",
     "A defense protects only against what was tried: where no attack took the defense into account, that is said.",
@@ -28,12 +22,20 @@ RULES = (
 
 def sentences(experiment: Experiment, arms: Sequence[Arm]) -> list[str]:
     """The conclusion."""
-    attacked = [a for a in arms if a.results and a.row().get("success_rate") is not None]
-    said = [] if not attacked else _strongest(attacked)
-    for axis in dict.fromkeys(n for a in attacked for n in a.labels):
-        said += _trend(axis, attacked)
+    said = []
+    for asked in by_goal([a for a in arms if a.results]):
+        attacked = attacked_arms(asked)
+        said += _strongest(attacked) if attacked else []
+        for axis in dict.fromkeys(n for a in attacked for n in a.labels):
+            said += _trend(axis, attacked)
     said += _cost([a for a in arms if a.results])
     return said
+
+
+def rules(arms: Sequence[Arm]) -> list[str]:
+    """What the sentences on these arms mean."""
+    goals = {a.goal.name: a.goal.rules for a in arms if a.goal is not None}
+    return [*dict.fromkeys(rule for rules in goals.values() for rule in rules), *RULES]
 
 
 def warnings(arms: Sequence[Arm]) -> list[str]:
@@ -52,6 +54,12 @@ def warnings(arms: Sequence[Arm]) -> list[str]:
             "attacked only by attacks that ignore the defense, so that what got through is a lower bound of what it "
             f"lets through: {'; '.join(ignored)}."
         )
+    refused = [a for a in arms if a.refused and not any(r.scores for r in a.results)]
+    if refused:
+        said.append(
+            f"in {len(refused)} of {len(arms)} settings the attack does not apply, so that nothing is known of them; "
+            "the reasons are below."
+        )
     missing = sum(a.seeds - len(a.results) for a in arms)
     if missing:
         said.append(f"{missing} of {sum(a.seeds for a in arms)} cells are missing or failed; they are listed below.")
@@ -59,7 +67,7 @@ def warnings(arms: Sequence[Arm]) -> list[str]:
 
 
 def _strongest(attacked: Sequence[Arm]) -> list[str]:
-    """For everything but the attack: the attack that reconstructed most."""
+    """For everything but the attack: the attack that got furthest."""
     groups: dict[str, list[Arm]] = {}
     for arm in attacked:
         groups.setdefault(", ".join(_words(arm, "attack")), []).append(arm)
@@ -67,20 +75,12 @@ def _strongest(attacked: Sequence[Arm]) -> list[str]:
         return []
     said = []
     for name, group in groups.items():
-        best = max(group, key=lambda a: (a.row()["success_rate"], a.row()["psnr_mean"]))
-        row = best.row()
-        low, high = row["success_interval"]
+        best = max(group, key=strength)
         who = str(best.labels.get("attack", "the attack"))
-        rate = row["success_rate"]
-        verdict = "gets through" if rate > 0.5 else "sometimes gets through" if rate else "reconstructs nothing"
-        visible = not rate and row["ssim_mean"] is not None and row["ssim_mean"] >= VISIBLE_SSIM
-        shows = f", but mean SSIM {row['ssim_mean']:.2f}: what the images show can still be made out" if visible else ""
         among = f", the strongest of {len(group)} attacks," if len(group) > 1 else ""
         head = f"{name}: " if name else ""
-        said.append(
-            f"{head}{who}{among} {verdict} ({row['reconstructed']} of {row['images']} images, 95% interval "
-            f"{low:.0%} to {high:.0%}; mean PSNR {decibels(row['psnr_mean'], ' dB')}{shows})."
-        )
+        assert best.goal is not None
+        said.append(f"{head}{who}{among} {best.goal.verdict(best.row())}.")
     return said
 
 
@@ -104,19 +104,33 @@ def _trend(axis: str, attacked: Sequence[Arm]) -> list[str]:
         ordered = sorted(group, key=lambda a: float(a.labels[axis]))
         first, last = ordered[0], ordered[-1]
         a, b = first.row(), last.row()
-        pair = next((p for p in compare_arms(first, last) if p.quantity == "psnr"), None)
+        assert first.goal is not None
+        leads = first.goal.pairs[0]
+        pair = next((p for p in compare_arms(first, last) if p.quantity == leads), None)
         change = "no clear change"
         if pair is not None and pair.interval is not None:
             change = "more leaks" if pair.interval[0] > 0 else "less leaks" if pair.interval[1] < 0 else change
         elif pair is None:
             change = "on other images, so not paired"
         of = f"{', '.join(name)}: f" if name else "F"
+        columns = map(first.goal.column, first.goal.curves)
+        moved = [f"{_within(c)} from {c.text(a[c.name])} to {_with_unit(c, b[c.name])}" for c in columns]
+        moved[0] = moved[0].replace(" from ", " goes from ", 1)
         said.append(
-            f"{of}rom {axis.replace('_', ' ')} {first.labels[axis]} to {last.labels[axis]}, success goes from "
-            f"{a['success_rate']:.0%} to {b['success_rate']:.0%} and mean PSNR from {decibels(a['psnr_mean'])} to "
-            f"{decibels(b['psnr_mean'], ' dB')} ({change})."
+            f"{of}rom {axis.replace('_', ' ')} {first.labels[axis]} to {last.labels[axis]}, {' and '.join(moved)} "
+            f"({change})."
         )
     return said if len(said) <= 12 else []
+
+
+def _within(column: Column) -> str:
+    """Its label within a sentence."""
+    label = column.label
+    return label if label[:2].isupper() else label[0].lower() + label[1:]
+
+
+def _with_unit(column: Column, value: float | None) -> str:
+    return f"{column.text(value)} {column.unit}".strip()
 
 
 def _cost(arms: Sequence[Arm]) -> list[str]:

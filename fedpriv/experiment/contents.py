@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pydantic
 from pydantic import Field
@@ -16,7 +16,7 @@ class Published(pydantic.BaseModel):
     Attributes:
       where: axes' labels it is for, as {axis: label or list of labels}; of the arms that have them the best one is
         compared.
-      fact: what was measured; fewest is best of rounds, most of anything else.
+      fact: `accuracy`, `rounds_to_target`, or a column of the goal that is asked, which knows which way is better.
       value: the number, in the fact's unit: a share in [0, 1], rounds, dB.
       source: who, where, and in which table.
     """
@@ -24,9 +24,7 @@ class Published(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
 
     where: dict[str, Any] = {}
-    fact: Literal[
-        "accuracy", "rounds_to_target", "success_rate", "psnr_mean", "psnr_median", "ssim_mean", "label_accuracy"
-    ]
+    fact: str
     value: float
     source: Annotated[str, Field(min_length=1)]
 

@@ -111,6 +111,14 @@ def resolve(read: Document) -> Experiment:
     cells = tuple(_cells(read, contents, axes, shortcuts))
     if not cells:
         raise ExperimentError(f"{read.place(('exclude',))}: 'exclude' leaves no cell of the grid; exclude less")
+    goals = {str(goal.config()): goal for goal in (c.setting.made_goal() for c in cells) if goal is not None}
+    facts = {"accuracy", "rounds_to_target", *(c.name for goal in goals.values() for c in goal.columns())}
+    for i, number in enumerate(contents.published):
+        if number.fact not in facts:
+            raise ExperimentError(
+                f"{read.place(('published', i, 'fact'))}: fact='{number.fact}' is nothing that is measured here."
+                f"{did_you_mean(number.fact, facts)}"
+            )
     return Experiment(contents, axes, cells, copy.deepcopy(read.content))
 
 

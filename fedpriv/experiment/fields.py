@@ -35,7 +35,9 @@ def explained(error: pydantic.ValidationError, place: Any) -> str:
             said = f"'{name}' is missing"
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            own = message.startswith(("no ", "defense", "attack", "model")) or not name
+            own = (
+                message.startswith(("no ", "defense", "attack", "model", "goal", "metric", "threshold_db")) or not name
+            )
             said = message if own else f"{name}={problem['input']!r}: {message}"
         if (line := f"{at}: {said}" if at else said) not in lines:
             lines.append(line)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedpriv.experiment import conclusion
-from fedpriv.experiment.arm import Arm, CellResult, arms, words
+from fedpriv.experiment.arm import Arm, CellResult, arms, attacked_arms, by_goal, words
 from fedpriv.experiment.compare import compare_arms, with_holm
 from fedpriv.experiment.drawings import drawings
 from fedpriv.experiment.experiment import Experiment
@@ -16,6 +17,7 @@ from fedpriv.experiment.grid import matches
 from fedpriv.experiment.store import Store
 from fedpriv.experiment.table import gather, write_tables
 from fedpriv.report.page import Figure, Report, Section, Table
+from fedpriv.threat.goal import interval_name
 
 #: The values of an axis are compared with its first one in at most so many rows.
 PAIRS = 200
@@ -49,10 +51,13 @@ def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -
     differences = _differences(made)
     if differences:
         write_csv(store.folder / "differences.csv", differences)
-    sections += [_threat(experiment, results), *figures, _tables(rows, differences)]
+    sections += [_threat(experiment, results), *figures, _tables(made, rows, differences)]
     published = _published(experiment, made)
     if published is not None:
         sections.insert(1, published)
+    refusals = _refusals(made)
+    if refusals is not None:
+        sections.append(refusals)
     failures = _failures(results)
     if failures is not None:
         sections.append(failures)
@@ -120,19 +125,27 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): value}
 
 
-def _tables(rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]]) -> Section:
+def _tables(
+    made: Sequence[Arm], rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]]
+) -> Section:
     note = (
         "Intervals are 95%: of rates Wilson's, widened where images share a batch or a seed; of means by bootstrap "
-        "over batches and seeds. An image's PSNR counts as at most 100 dB in all of them. Epsilon is that of the whole "
-        "training; – is no guarantee."
+        "over batches and seeds. Epsilon is that of the whole training; – is no guarantee."
     )
+    goals = {a.goal.name: a.goal for a in made if a.goal is not None}
+    note = " ".join([note, *dict.fromkeys(goal.table_note for goal in goals.values() if goal.table_note)])
+    if any(a.refused for a in made):
+        note += " Inapplicable counts views that an attack does not apply to; no other number counts them."
     hidden = ("evaluations_median",)
     keys = [k for k in dict.fromkeys(k for r in rows for k in r) if k not in hidden]
     formats = {"p_value": ".2g", "p_holm": ".2g", "bytes_up": ",.0f", "seconds_median": ".2f", "rounds_done": ".0f"}
-    tables = [Table(rows, keys, "All settings", formats=formats, note=note)]
+    columns = {c.name: c for goal in goals.values() for c in goal.columns()}
+    names = {name: c.title for name, c in columns.items()}
+    ours = {interval_name(name): c.format for name, c in columns.items()} | {n: c.format for n, c in columns.items()}
+    tables = [Table(rows, keys, "All settings", names=names, formats=ours | formats, note=note)]
     files = [
-        ("every image, CSV", "table.csv"),
-        ("every image, Parquet", "table.parquet"),
+        ("every row, CSV", "table.csv"),
+        ("every row, Parquet", "table.parquet"),
         ("this table, CSV", "arms.csv"),
     ]
     if differences:
@@ -155,9 +168,8 @@ def _published(experiment: Experiment, made: Sequence[Arm]) -> Section | None:
         fitting = [a for a in made if a.results and matches(a.labels, number.where)]
         measured = [(a.row().get(number.fact), a) for a in fitting]
         known = [(value, arm) for value, arm in measured if value is not None]
-        best = min if number.fact == "rounds_to_target" else max
+        best = min if number.fact == "rounds_to_target" or _is_lower_better(fitting, number.fact) else max
         value, arm = best(known, key=lambda pair: pair[0]) if known else (None, None)
-        name = number.fact.removesuffix("_rate").removesuffix("_mean")
         at = words(arm, arm.labels.keys() - number.where.keys()) if arm else []
         rows.append(
             {
@@ -165,7 +177,7 @@ def _published(experiment: Experiment, made: Sequence[Arm]) -> Section | None:
                 "quantity": number.fact.replace("_", " "),
                 "published": number.value,
                 "here": value,
-                "interval": arm.row().get(f"{name}_interval") if arm else None,
+                "interval": arm.row().get(interval_name(number.fact)) if arm else None,
                 "ratio": value / number.value if value is not None and number.value else None,
                 "at": ", ".join(at) or None,
                 "source": number.source,
@@ -175,6 +187,11 @@ def _published(experiment: Experiment, made: Sequence[Arm]) -> Section | None:
         return None
     note = "Here is the best of the arms that a number is for; ratio is here over published."
     return Section("Beside what was published", tables=[Table(rows, caption="Published and measured", note=note)])
+
+
+def _is_lower_better(arms: Sequence[Arm], fact: str) -> bool:
+    columns = [c for a in arms if a.goal is not None for c in a.goal.columns() if c.name == fact]
+    return any(c.better == "lower" for c in columns)
 
 
 def _differences(made: Sequence[Arm]) -> list[dict[str, Any]]:
@@ -195,6 +212,19 @@ def _differences(made: Sequence[Arm]) -> list[dict[str, Any]]:
     return with_holm(rows)
 
 
+def _refusals(made: Sequence[Arm]) -> Section | None:
+    """Where an attack does not apply, and why: neither a failure nor a zero."""
+    rows = []
+    for arm in made:
+        views = sum(len(r.views) for r in arm.results)
+        reasons = Counter(v.inapplicable for v in arm.refused)
+        rows += [{**arm.labels, "views": f"{n} of {views}", "reason": why} for why, n in reasons.items()]
+    if not rows:
+        return None
+    said = "What an adversary holds here is not what these attacks work on. Nothing follows about other attacks."
+    return Section("Where an attack does not apply", [said], tables=[Table(rows, caption="Not applicable")])
+
+
 def _failures(results: Sequence[CellResult]) -> Section | None:
     rows = [
         {**r.cell.labels, "seed": r.cell.seed, "error": r.error}
@@ -209,12 +239,16 @@ def _failures(results: Sequence[CellResult]) -> Section | None:
 
 def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[str, Any]]) -> Section:
     seeds = len({c.seed for c in experiment.cells})
-    images = {r["images"] for r in rows if r.get("images")}
-    said = []
-    if images:
-        few, many = min(images), max(images)
+    said, attacked = [], attacked_arms(made)
+    for arms_of_goal in by_goal(attacked) if attacked else ():
+        goal = arms_of_goal[0].goal
+        assert goal is not None
+        first = goal.columns()[0]
+        counts = [a.row()[first.name] for a in arms_of_goal]
+        few, many = min(counts), max(counts)
         number = f"{few}" if few == many else f"{few} to {many}"
-        said.append(f"Each setting was tried on {number} images over {seeds} {'seed' if seeds == 1 else 'seeds'}.")
+        what = first.label.lower()
+        said.append(f"Each setting was tried on {number} {what} over {seeds} {'seed' if seeds == 1 else 'seeds'}.")
     if seeds == 1:
         said.append("With one seed, how results vary with initial weights, cohorts and noise is not measured.")
     if any(c.setting.data == "fashion_small" for c in experiment.cells):
@@ -225,8 +259,8 @@ def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[
     if any(r.cell.setting.training.rounds and not r.cell.setting.exposure.fresh for r in seen):
         said.append("The attacked images are the training set's, so the attacked models may have been trained on them.")
     said += experiment.contents.limits
-    if images:
-        said += ["How the conclusion was drawn:", *conclusion.RULES]
+    if attacked:
+        said += ["How the conclusion was drawn:", *conclusion.rules(attacked)]
     return Section("Limitations", said)
 
 

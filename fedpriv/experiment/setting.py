@@ -8,13 +8,15 @@ import pydantic
 from pydantic import Field
 
 from fedpriv.base import registry
-from fedpriv.base.errors import FedprivError
+from fedpriv.base.errors import FedprivError, ParameterError
 from fedpriv.procedure.procedure import Count, Optimizer, Procedure, Sampling
 from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.goal import Goal, goal_of
 
 if TYPE_CHECKING:
     from fedpriv.defense.stations import Defense
     from fedpriv.threat.attack import Attack
+    from fedpriv.threat.knowledge import Knowledge
 
 
 def _as_list(value: Any) -> Any:
@@ -80,6 +82,7 @@ class Exposed(pydantic.BaseModel):
       local_epochs, batch_size, max_local_steps, weighting: as in Procedure; the default is one full-batch step.
       client: optimizer; None is SGD at rate 1 for one step (FedSGD), at 0.1 for more.
       adversary: who listens, such as `server(knows=[labels],blind=[defense])`; see `fedpriv.threat.adversary`.
+      auxiliary: examples of its own that it holds, of those not attacked.
       corrupted: short for the members in `aggregators(0,1)`.
       knows, blind: short for `knows=[...]` and `blind=[...]` there, added to them.
     """
@@ -97,6 +100,7 @@ class Exposed(pydantic.BaseModel):
     client: Optimizer | None = None
     adversary: str = "server"
     corrupted: Numbers = ()
+    auxiliary: Annotated[int, Field(ge=0)] = 0
     knows: Texts = ()
     blind: Texts = ()
 
@@ -137,6 +141,11 @@ class Exposed(pydantic.BaseModel):
         written = {k: v for k, v in self.model_dump(mode="json").items() if k not in short}
         return written | {"adversary": str(self.position())}
 
+    def threat(self, brought: tuple[Knowledge, ...] = ()) -> str:
+        """Who attacks and what it holds, what an attack brings in included, in sentences."""
+        own = f" It holds {self.auxiliary} examples of its own, none of them attacked." if self.auxiliary else ""
+        return self.position().describe(brought) + own
+
 
 class Setting(pydantic.BaseModel):
     """One point of a grid.
@@ -147,9 +156,10 @@ class Setting(pydantic.BaseModel):
       model: as on a command line.
       defense: as on a command line, in order; `none` for none.
       attack: as on a command line, or a YAML file of one; None trains only.
+      goal: what is asked, as on a command line, such as `membership(fpr=0.01)`; None is what the attack answers.
       training: the federation trained first.
       exposure: the rounds attacked.
-      threshold_db: PSNR from which an image counts as reconstructed.
+      threshold_db: short for that of goal `reconstruction`: PSNR from which an image counts as reconstructed.
       delta: at which epsilon is stated.
       accountant: `rdp` or `pld`.
       on_nonfinite: `stop`, or `drop` a client that diverges.
@@ -163,9 +173,10 @@ class Setting(pydantic.BaseModel):
     model: str = "lenet(init=uniform)"
     defense: Texts = ()
     attack: str | None = None
+    goal: str | None = None
     training: Training = Training()
     exposure: Exposed = Exposed()
-    threshold_db: float = 30.0
+    threshold_db: float | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     accountant: Literal["rdp", "pld"] = "rdp"
     on_nonfinite: Literal["stop", "drop"] = "stop"
@@ -173,7 +184,7 @@ class Setting(pydantic.BaseModel):
     workers: Texts = ()
     worker_timeout: Annotated[float, Field(gt=0)] = 600.0
 
-    @pydantic.field_validator("model", "engine", "defense", "attack")
+    @pydantic.field_validator("model", "engine", "defense", "attack", "goal")
     @classmethod
     def _exists(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         """Refused here, so that the message can name the line it was written on."""
@@ -183,8 +194,8 @@ class Setting(pydantic.BaseModel):
                 name, _ = registry.parse_call(value, registered.kind)
                 if ":" not in name and name not in registered.names():
                     registered.load(name)  # says which name is near
-            elif info.field_name == "attack" and value is not None:
-                registry.attacks.create(value)
+            elif info.field_name in ("attack", "goal") and value is not None:
+                (registry.attacks if info.field_name == "attack" else registry.goals).create(value)
             elif info.field_name == "defense":
                 for text in value:
                     registry.defenses.create(text)
@@ -196,6 +207,10 @@ class Setting(pydantic.BaseModel):
     def _something_to_do(self) -> Setting:
         if self.attack is None and not self.training.rounds:
             raise ValueError("neither an attack nor training.rounds is given, so there is nothing to do; give one")
+        try:
+            self.made_goal()
+        except FedprivError as e:
+            raise ValueError(str(e)) from e
         if self.workers and self.engine != "tff":
             raise ValueError(f"workers are for engine 'tff', not '{self.engine}'")
         return self
@@ -207,6 +222,27 @@ class Setting(pydantic.BaseModel):
     def made_attack(self) -> Attack | None:
         """The attack, built."""
         return None if self.attack is None else registry.attacks.create(self.attack)
+
+    def made_goal(self) -> Goal | None:
+        """What is asked, built; None where nothing is attacked.
+
+        Raises:
+          ParameterError: the attack answers another question, or `threshold_db` is given for another goal than
+            reconstruction, or twice.
+        """
+        made = self.made_attack()
+        if made is None:
+            return None
+        goal = goal_of(made, self.goal)
+        if self.threshold_db is None:
+            return goal
+        if "threshold_db" in goal.model_fields_set:
+            raise ParameterError(f"goal '{self.goal}' and threshold_db={self.threshold_db:g} both set it; give one")
+        if "threshold_db" in type(goal).model_fields:
+            return goal_of(made, self.goal, threshold_db=self.threshold_db)
+        if self.goal is not None:
+            raise ParameterError(f"threshold_db={self.threshold_db:g} is not for goal '{goal.name}'; leave it out")
+        return goal
 
     def engine_options(self) -> dict[str, Any]:
         """For the federation."""
@@ -221,16 +257,19 @@ class Setting(pydantic.BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What a cell's result depends on, besides data, code and seed; spelling does not matter."""
-        attack = self.made_attack()
+        attack, goal = self.made_attack(), self.made_goal()
         # What is attacked fresh does not depend on the training.
         weights = {} if attack is None or not self.exposure.fresh else {"training": None}
+        exposure = self.exposure.identity()
+        if not self.exposure.auxiliary:
+            del exposure["auxiliary"]  # results from before there was any stay valid
         return (
             self.training_identity()
             | weights
+            | ({} if goal is None else goal.identity())
             | {
                 "defense": [d.config() for d in self.made_defenses()],
                 "attack": None if attack is None else attack.config(),
-                "exposure": None if attack is None else self.exposure.identity(),
-                "threshold_db": self.threshold_db,
+                "exposure": None if attack is None else exposure,
             }
         )

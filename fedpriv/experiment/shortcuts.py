@@ -10,7 +10,7 @@ from fedpriv.experiment.contents import Contents
 from fedpriv.experiment.document import Document
 
 #: Fields whose values may be shortcuts.
-KINDS = ("attack", "defense", "model", "data")
+KINDS = ("attack", "goal", "defense", "model", "data")
 
 
 def shortcuts_of(read: Document, contents: Contents) -> dict[str, dict[str, Any]]:

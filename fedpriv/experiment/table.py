@@ -39,7 +39,10 @@ def gather(experiment: Experiment, store: Store) -> list[CellResult]:
 
 
 def image_rows(results: Sequence[CellResult]) -> list[dict[str, Any]]:
-    """One flat row an image; one a cell where nothing is attacked. Cells that failed have one with their error."""
+    """One flat row an image (or other unit of the goal); one a cell where nothing is attacked.
+
+    Cells that failed have one with their error, views that an attack does not apply to one with the reason.
+    """
     rows = []
     for result in results:
         cell = result.cell
@@ -50,10 +53,15 @@ def image_rows(results: Sequence[CellResult]) -> list[dict[str, Any]]:
             continue
         if not result.attacked:
             rows.append({**head, "status": "done", **facts})
-        for k, score in enumerate(result.scores):
-            for image in score.rows():
-                size = image.pop("batch")
-                rows.append({**head, "status": "done", "trial": k, **image, "batch_images": size, **facts})
+        for k, view in enumerate(result.views):
+            if view.score is None:
+                rows.append({**head, "status": f"does not apply: {view.inapplicable}", "trial": k, **facts})
+                continue
+            for unit in view.score.rows():
+                size = unit.pop("batch")
+                rows.append(
+                    {**head, "status": "done", "trial": k, **unit, "batch_images": size, **view.measures, **facts}
+                )
     return rows
 
 

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 from fedpriv.base.errors import ExperimentError, ParameterError, did_you_mean
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.runner import Step
-from fedpriv.experiment.work import score_of
 
 
 class Tracker(Protocol):
@@ -42,11 +41,11 @@ def _numbers(step: Step) -> tuple[dict[str, float], list[dict[str, Any]]]:
         k: float(v) for k, v in step.outcome.facts.items() if isinstance(v, int | float) and not isinstance(v, bool)
     }
     if step.outcome.scores:
-        from fedpriv.metrics.score import summarize
-
-        s = summarize(map(score_of, step.outcome.scores))
-        named = {"success_rate": s.success_rate, "psnr_mean": s.psnr_mean, "label_accuracy": s.label_accuracy}
-        found |= {k: float(v) for k, v in named.items() if v is not None}
+        goal = step.job.cell.setting.made_goal()
+        assert goal is not None
+        scores = [goal.load(s) for s in step.outcome.scores if not s.get("inapplicable")]
+        row = goal.summarize(scores) if scores else {}
+        found |= {c.name: float(row[c.name]) for c in goal.columns() if row.get(c.name) is not None}
     return found | {"seconds": step.outcome.seconds}, step.outcome.rounds
 
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv.base.errors import LedgerError
+from fedpriv.base.atomic import jsonable
+from fedpriv.base.errors import CapabilityError, LedgerError
 from fedpriv.base.seeds import Purpose, integer_seed
 from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.experiment.setting import Setting
+from fedpriv.rounds.trial import Inapplicable, Trial, try_trial
 
 if TYPE_CHECKING:
     from fedpriv.data.dataset import Dataset
     from fedpriv.models.model import Model
     from fedpriv.rounds.record import History
+    from fedpriv.threat.goal import Goal
+    from fedpriv.threat.tap import Observation
 
 
 @dataclass
@@ -29,7 +33,8 @@ class Outcome:
 
     Attributes:
       facts: single values, such as `accuracy` and `epsilon`; they become columns.
-      scores: of the attack, one dict a trial, as `score_dict` makes them.
+      scores: of the attack, one dict a view: its `trial`, and what `Goal.dump` made of the score with the attack's own
+        `measures`; or, where the attack does not apply, the reason as `inapplicable`, and how many `units` it is about.
       rounds: of the training, one row each.
       arrays: `weights` of a training; `originals` and `found` of an attack.
       seconds: wall-clock.
@@ -145,16 +150,17 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
       the outcome; its fact `held_out` says whether the images are the test set's, or, where that is missing or too
       small, the training set's.
     """
-    from fedpriv.metrics.score import aligned
     from fedpriv.rounds.exposure import Exposure
-    from fedpriv.rounds.trial import run_trial
+    from fedpriv.rounds.stage import stage
 
     began = time.perf_counter()
-    made, how = setting.made_attack(), setting.exposure
+    made, goal, how = setting.made_attack(), setting.made_goal(), setting.exposure
     assert made is not None
+    assert goal is not None
     training, test = datasets(setting.data, setting.data_dir)
-    held_out = test is not None and len(test) >= how.images
+    held_out = test is not None and len(test) >= how.images + how.auxiliary
     data = test if test is not None and held_out else training
+    goal.check(data.input_shape)
     exposure = Exposure(
         _model(setting.model, data.input_shape, data.num_classes),
         data,
@@ -169,36 +175,76 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
         engine=setting.engine,
         engine_options=setting.engine_options(),
     )
-    scores: list[dict[str, Any]] = []
-    originals: list[np.ndarray] = []
-    found: list[np.ndarray] = []
-    replayed: list[set[str]] = []
-    threats: dict[str, None] = {}
+    trained = weights is not None
+    staged = stage(
+        exposure,
+        goal,
+        seed=seed,
+        auxiliary=how.auxiliary,
+        members=training if trained and held_out else None,
+        outsiders=held_out or not trained,
+    )
+    gathered = _Gathered(goal, keep_images)
     try:
         for trial in range(how.trials):
-            for observation in exposure.observe(trial):
-                attack_seed = integer_seed(seed, Purpose.ATTACK, len(scores))
-                result = run_trial(made, observation, attack_seed, setting.threshold_db)
-                replayed.append(set(result.replayed))
-                threats[result.threat] = None
-                scores.append({"trial": trial, **score_dict(result.score)})
-                if sum(len(x) for x in originals) < keep_images:
-                    matched = aligned(result.finding, result.score)
-                    originals.append(observation.truth.x)
-                    found.append(np.full_like(observation.truth.x, np.nan) if matched is None else matched)
+            try:
+                seen = staged.observe(trial)
+            except CapabilityError as e:  # such an adversary does not exist here
+                gathered.refuse(trial, Inapplicable(str(e)), how.batch * how.cohort)
+                continue
+            for observation in seen:
+                attack_seed = integer_seed(seed, Purpose.ATTACK, len(gathered.scores))
+                gathered.take(trial, try_trial(made, observation, attack_seed, goal), observation)
     finally:
-        exposure.federation.close()
-    arrays = {}
-    if originals:
-        arrays = {"originals": np.concatenate(originals)[:keep_images], "found": np.concatenate(found)[:keep_images]}
-    always = set.intersection(*replayed) if replayed else set()
+        staged.exposure.federation.close()
+    always = set.intersection(*gathered.replayed) if gathered.replayed else set()
     facts = {
         "adaptive": adaptive(setting, always),
         "replayed": sorted(always),
-        "threat": " ".join(threats) or how.position().describe(made.brings()),
+        "threat": " ".join(gathered.threats) or how.threat(made.brings()),
         "held_out": held_out,
     }
-    return Outcome(facts, scores, [], arrays, time.perf_counter() - began)
+    return Outcome(facts, gathered.scores, [], gathered.arrays(), time.perf_counter() - began)
+
+
+@dataclass
+class _Gathered:
+    """What the trials of a cell gave."""
+
+    goal: Goal
+    keep_images: int
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    originals: list[np.ndarray] = field(default_factory=list)
+    found: list[np.ndarray] = field(default_factory=list)
+    replayed: list[set[str]] = field(default_factory=list)
+    threats: dict[str, None] = field(default_factory=dict)
+
+    def refuse(self, trial: int, result: Inapplicable, units: int) -> None:
+        self.scores.append({"trial": trial, "inapplicable": result.reason, "units": units})
+
+    def take(self, trial: int, result: Trial | Inapplicable, observation: Observation) -> None:
+        from fedpriv.metrics.score import aligned
+
+        truth, matched = observation.truth, None
+        if isinstance(result, Inapplicable):
+            self.refuse(trial, result, len(truth.y if truth.answer is None else truth.answer))
+        else:
+            self.replayed.append(set(result.replayed))
+            self.threats[result.threat] = None
+            measures = {name: float(value) for name, value in result.finding.measures.items()}
+            self.scores.append({"trial": trial, **self.goal.dump(result.score), "measures": jsonable(measures)})
+        if "reconstructions" not in self.goal.draws or sum(map(len, self.originals)) >= self.keep_images:
+            return
+        if isinstance(result, Trial):
+            matched = aligned(result.finding, result.score)
+        self.originals.append(truth.x)
+        self.found.append(np.full_like(truth.x, np.nan) if matched is None else matched)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        if not self.originals:
+            return {}
+        kept = {"originals": self.originals, "found": self.found}
+        return {name: np.concatenate(parts)[: self.keep_images] for name, parts in kept.items()}
 
 
 def adaptive(setting: Setting, replayed: Collection[str]) -> bool | None:
@@ -228,43 +274,3 @@ def adaptive(setting: Setting, replayed: Collection[str]) -> bool | None:
         return (part.replayable or at_server) and part.replay() is not None and label in replayed
 
     return "defense" in adversary.knows and all(map(considered, labels(defenses), defenses))
-
-
-def score_dict(score: Any) -> dict[str, Any]:
-    """A Score as JSON can hold it."""
-    from fedpriv.base.atomic import jsonable
-
-    made: dict[str, Any] = jsonable(score)
-    return made
-
-
-def score_of(saved: Mapping[str, Any]) -> Any:
-    """The Score that `score_dict` made."""
-    from fedpriv.metrics.score import ImageScore, Score
-
-    def number(value: Any) -> float | None:
-        return None if value is None else float(value)
-
-    images = tuple(
-        ImageScore(
-            **{
-                **i,
-                **{k: number(i[k]) for k in ("psnr", "ssim", "mse")},
-                "extra": {k: float(v) for k, v in i["extra"].items()},
-            }
-        )
-        for i in saved["images"]
-    )
-    matched = saved["matched"]
-    rest = {
-        k: saved[k] for k in ("threshold_db", "label_accuracy", "seconds", "compile_seconds", "evaluations", "restarts")
-    }
-    objective = saved["objective"]
-    return Score(
-        images=images,
-        matched=None if matched is None else np.asarray(matched, np.int64),
-        objective=float("nan") if objective is None else float(objective),
-        surplus=saved["surplus"],
-        metrics=saved["metrics"],
-        **rest,
-    )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedpriv.base.column import Column
 from fedpriv.base.errors import ParameterError
 from fedpriv.figures.style import (
     FAINT,
@@ -24,12 +25,16 @@ from fedpriv.figures.style import (
     text_size,
     wrap,
 )
-from fedpriv.metrics.decibels import capped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: What leaks where nothing else is said.
+PSNR = Column(name="psnr_mean", label="Reconstruction PSNR", unit="dB", format=".1f")
+
+#: Larger values, such as the infinite PSNR of an exact image, are drawn here.
+_CEILING = 100.0
 _LEFT, _HEIGHT, _BETWEEN = 0.72, 1.9, 0.2
 
 
@@ -41,23 +46,23 @@ class Point:
       series: what it belongs to, such as "central DP"; points of one series with noise are joined by a line.
       noise: noise multiplier; 0 for no noise, None for a defense without a noise level (then `slot` names it).
       accuracy: test accuracy in [0, 1], or None if not measured.
-      psnr: mean PSNR of the reconstructions in dB (above 100 it is drawn at 100), or None if the attack had
-        nothing to reconstruct from.
+      leakage: what leaked, such as the mean PSNR of reconstructions in dB; above 100 it is drawn at 100. None if the
+        attack had nothing to work on.
       epsilon: formal privacy; infinite or None where there is no guarantee.
       accuracy_interval: (low, high), drawn as a bar.
-      psnr_interval: (low, high), drawn as a bar.
-      psnr_values: PSNR of single images, drawn as faint dots.
+      leakage_interval: (low, high), drawn as a bar.
+      leakage_values: PSNR of single images, drawn as faint dots.
       slot: name on the axis for a point without a noise level, such as "secure aggregation of 8".
     """
 
     series: str
     noise: float | None
     accuracy: float | None
-    psnr: float | None = None
+    leakage: float | None = None
     epsilon: float | None = None
     accuracy_interval: tuple[float, float] | None = None
-    psnr_interval: tuple[float, float] | None = None
-    psnr_values: tuple[float, ...] = ()
+    leakage_interval: tuple[float, float] | None = None
+    leakage_values: tuple[float, ...] = ()
     slot: str = ""
 
 
@@ -65,12 +70,13 @@ def privacy_utility(
     points: Sequence[Point],
     *,
     delta: float | None = None,
-    threshold_db: float | None = 30.0,
+    column: Column = PSNR,
+    mark: tuple[str, float] | None = ("30 dB", 30.0),
     chance: float | None = None,
     noise_label: str = "Noise multiplier (log scale)",
     title: str = "",
 ) -> Figure:
-    """Accuracy above (if any was measured), reconstruction PSNR below, over one noise axis; epsilon above each level.
+    """Accuracy above (if any was measured), what leaked below, over one noise axis; epsilon above each level.
 
     Noise levels lie on a logarithmic axis. Settings that have no place on it (no noise, secure aggregation) stand
     left of it, behind a line that breaks the axis.
@@ -78,7 +84,8 @@ def privacy_utility(
     Args:
       points: the settings.
       delta: the delta of the epsilons, for the label.
-      threshold_db: PSNR that counts as a successful reconstruction, marked in the lower panel; None for no mark.
+      column: what leaked, in the lower panel.
+      mark: a value of it to mark, with its name, such as the PSNR that counts as a success; None for no mark.
       chance: accuracy of guessing, marked in the upper panel, if given.
       noise_label: the axis label.
       title: printed above, if given.
@@ -103,7 +110,7 @@ def privacy_utility(
         figure = new_figure(WIDTH, 1)
         names = {s: wrap(s, 20) for s in series}
         label_lines = [names[s] for s in lines] if len(lines) > 1 else []
-        marks = [f"{threshold_db:g} dB"] if threshold_db is not None else []
+        marks = [mark[0]] if mark is not None else []
         marks += ["guessing"] if chance is not None else []
         right = max([0.15, *(text_size(figure, t, SMALL + 0.5)[0] + 0.3 for t in label_lines + marks)])
         left = _LEFT
@@ -117,7 +124,7 @@ def privacy_utility(
         top = 0.1 + headline + strip * len(strips)
         tick_texts = [wrap(t, max(6, int(across / place.length / 0.075))) for t in place.texts]
         below = max(text_size(figure, t, SMALL + 0.5)[1] for t in tick_texts) + 0.42
-        panels = ["accuracy", "psnr"] if any(_value(p, "accuracy") is not None for p in points) else ["psnr"]
+        panels = ["accuracy", "leakage"] if any(_value(p, "accuracy") is not None for p in points) else ["leakage"]
         height = top + len(panels) * (_HEIGHT + _BETWEEN) - _BETWEEN + below
         figure.set_size_inches(WIDTH, height)
         if title:
@@ -128,13 +135,13 @@ def privacy_utility(
         for what in panels[1:]:
             drawn[what] = add_axes(figure, left, top + _HEIGHT + _BETWEEN, across, _HEIGHT, sharex=first)
             first.tick_params(labelbottom=False)
-        threshold = "" if threshold_db is None else f"{threshold_db:g} dB"
-        marked = {"accuracy": ("guessing", chance), "psnr": (threshold, threshold_db)}
+        marked: dict[str, tuple[str, float | None]] = {"accuracy": ("guessing", chance), "leakage": mark or ("", None)}
+        words_of = {"accuracy": "Test accuracy", "leakage": f"{column.title}\n← more private"}
         for what, axes in drawn.items():
             for s in series:
                 _draw(axes, [p for p in points if p.series == s], what, looks[s], place)
             _break(axes, place)
-            axes.set_ylabel(_WORDS[what])
+            axes.set_ylabel(words_of[what])
             axes.set_ylim(*_LIMITS[what](points, marked[what][1]))
             ends = [(names[s], _last(points, s, what), looks[s].color) for s in lines] if label_lines else []
             words, value = marked[what]
@@ -142,7 +149,7 @@ def privacy_utility(
                 _mark(axes, value)
                 ends.append((words, value, QUIET))
             label_ends(axes, [(t, y, c) for t, y, c in ends if y is not None])
-        lower = drawn["psnr"]
+        lower = drawn["leakage"]
         lower.set_xlim(-0.5, place.length - 0.5)
         lower.set_xticks(place.ticks, tick_texts)
         if place.noisy:
@@ -191,16 +198,16 @@ class _Places:
 
 def _value(point: Point, what: str) -> float | None:
     value = getattr(point, what)
-    return None if value is None or math.isnan(value) else float(capped(value)) if what == "psnr" else value
+    return None if value is None or math.isnan(value) else min(value, _CEILING)
 
 
 def _draw(axes: Axes, points: list[Point], what: str, look: Arm, place: _Places) -> None:
     for point in points:
         x, y = place.of(point), _value(point, what)
         if y is None:
-            if what == "psnr":
+            if what == "leakage":
                 axes.annotate(
-                    "no image",
+                    "does not apply",
                     xy=(x, 0.05),
                     xycoords=("data", "axes fraction"),
                     rotation=90,
@@ -214,8 +221,8 @@ def _draw(axes: Axes, points: list[Point], what: str, look: Arm, place: _Places)
         if interval is not None:
             ends = [[max(0.0, y - interval[0])], [max(0.0, interval[1] - y)]]
             axes.errorbar([x], [y], ends, color=look.color, linewidth=1.2, capsize=4, fmt="none", zorder=2)
-        if what == "psnr" and point.psnr_values:
-            values = [float(capped(v)) for v in point.psnr_values if not math.isnan(v)]
+        if what == "leakage" and point.leakage_values:
+            values = [min(v, _CEILING) for v in point.leakage_values if not math.isnan(v)]
             beside = x + 0.09 * place.length / 7  # clear of the marker and its bar
             axes.plot([beside] * len(values), values, ".", color=look.color, alpha=0.3, markersize=4, zorder=1.5)
         axes.plot(x, y, marker=look.marker, color=look.color, zorder=4, linestyle="none", markersize=6)
@@ -238,14 +245,14 @@ def _accuracy_limits(points: Sequence[Point], chance: float | None) -> tuple[flo
     return max(0.0, low - air), min(1.02, high + air)
 
 
-def _psnr_limits(points: Sequence[Point], threshold_db: float | None) -> tuple[float, float]:
-    psnrs = [float(capped(v)) for p in points for v in (p.psnr, *p.psnr_values, *(p.psnr_interval or ())) if v]
-    top = max([*psnrs, threshold_db or 0.0, 10.0])
-    return min([0.0, *psnrs]) - (0.03 * top), 1.08 * top
+def _leakage_limits(points: Sequence[Point], mark: float | None) -> tuple[float, float]:
+    given = [v for p in points for v in (p.leakage, *p.leakage_values, *(p.leakage_interval or ())) if v]
+    known = [min(v, _CEILING) for v in given if not math.isnan(v)]
+    top = max([*known, mark or 0.0]) or 1.0
+    return min([0.0, *known]) - (0.03 * top), 1.08 * top
 
 
-_LIMITS = {"accuracy": _accuracy_limits, "psnr": _psnr_limits}
-_WORDS = {"accuracy": "Test accuracy", "psnr": "Reconstruction PSNR (dB)\n← more private"}
+_LIMITS = {"accuracy": _accuracy_limits, "leakage": _leakage_limits}
 
 
 def _mark(axes: Axes, y: float) -> None:

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.registry import load_dotted
 
 #: `(reconstructions [m, *input_shape], originals [m, *input_shape]) -> [m]`, both float32 in [0, 1] and finite. Lower
 #: is better, unless it has an attribute `higher_is_better` that is true.
 Metric = Callable[[np.ndarray, np.ndarray], Any]
+
+
+@lru_cache(maxsize=16)
+def load_metric(where: str) -> Metric:
+    """The metric at `package.module:function`, or LPIPS with the weights of an `.npz` file.
+
+    Raises:
+      FedprivError: there is none.
+    """
+    if where.endswith(".npz"):
+        from fedpriv.metrics.lpips import LPIPS
+
+        return LPIPS.load(where)
+    found: Metric = load_dotted(where, "metric")
+    if not callable(found):
+        raise ParameterError(f"metric '{where}' is a {type(found).__name__}; it must be callable on two batches")
+    return found
 
 
 def measure(

@@ -141,6 +141,69 @@ def cluster_bootstrap(
     return float(low), float(high)
 
 
+def effective_wilson(
+    value: float, variance: float, most: int, whole: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Wilson's interval of a share whose variance was measured by resampling.
+
+    The effective number of trials is that of independent ones with this variance (Korn and Graubard, 1998).
+
+    Args:
+      value: in [0, 1].
+      variance: of it.
+      most: no more trials than this.
+      whole: trials where the value is 0 or 1, so that resampling shows no variance.
+      confidence: between 0 and 1.
+    """
+    _check(confidence)
+    if variance > 0 and 0 < value < 1:
+        trials = min(float(most), value * (1 - value) / variance)
+    else:
+        trials = float(whole)
+    return _score_interval(value, max(trials, 1.0), confidence)
+
+
+def resampled_weights(
+    strata: np.ndarray,
+    batches: Sequence[Hashable],
+    runs: Sequence[Hashable],
+    resamples: int,
+    seed: int = 0,
+) -> Iterator[np.ndarray]:
+    """How often each value counts in each resample: runs, trials and values within strata are drawn independently.
+
+    The pigeonhole bootstrap (Owen, 2007) with the values themselves as one more factor, so that one trial in one run
+    has an interval as well: that of its values, at its own luck. A factor with a single level is not drawn. Where
+    every trial holds one value, the values are the trials and are drawn once.
+
+    Args:
+      strata: `[n]`, values are drawn within equal ones.
+      batches, runs: `[n]`, which trial and run each belongs to.
+      resamples: how many.
+      seed: of the resampling.
+
+    Yields:
+      Weights `[r, n]`, some resamples at a time.
+    """
+    n = len(strata)
+    batch, run = _levels(batches, n, "batches"), _levels(runs, n, "runs")
+    rng = np.random.default_rng(seed)
+    single = len({*zip(run.tolist(), batch.tolist())}) == n
+    levels = [run] if single else [run, batch]
+    members = [np.flatnonzero(strata == value) for value in np.unique(strata)]
+    chunk = max(1, 2_000_000 // max(n, 1))
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        weights = np.zeros((size, n))
+        for mine in members:
+            weights[:, mine] = rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=size)
+        for level in levels:
+            count = int(level.max(initial=0)) + 1
+            if count > 1:
+                weights *= rng.multinomial(count, np.full(count, 1 / count), size=size)[:, level]
+        yield weights
+
+
 def bootstrap_mean(
     groups: Sequence[Any], confidence: float = 0.95, seed: int = 0, resamples: int = 9999
 ) -> tuple[float, float] | None:

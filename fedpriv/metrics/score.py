@@ -147,7 +147,7 @@ def score(
     accuracy = None if claimed is None or not names else label_accuracy(claimed, y)
 
     matched: np.ndarray | None = None
-    quality: list[_Quality] = [(None, None, None, None, None)] * n
+    qualities: list[_Quality] = [(None, None, None, None, None)] * n
     extra: list[dict[str, float]] = [{} for _ in range(n)]
     surplus = 0
     if finding.x is not None:
@@ -162,13 +162,13 @@ def score(
         found = kind.settle(found[:n])
         found[broken] = np.nan
         matched = match(found, x, kind) if len(found) else np.full(n, UNMATCHED, np.int64)
-        quality, own = _quality(kind, found, x, matched, threshold_db)
-        extra = measure(metrics, found, x, matched, [bool(q[-1]) for q in quality])
+        qualities, own = _quality(kind, found, x, matched, threshold_db)
+        extra = measure(metrics, found, x, matched, [bool(q[-1]) for q in qualities])
         extra = [{**a, **b} for a, b in zip(own, extra, strict=True)]
 
     labels = _labels(claimed, y, matched)
     return Score(
-        images=tuple(ImageScore(i, *quality[i], y[i].item(), *labels[i], extra[i]) for i in range(n)),
+        images=tuple(ImageScore(i, *qualities[i], y[i].item(), *labels[i], extra[i]) for i in range(n)),
         matched=matched,
         threshold_db=float(threshold_db),
         label_accuracy=accuracy,

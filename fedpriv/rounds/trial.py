@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fedpriv.base.errors import CapabilityError
 from fedpriv.defense.stations import labels
 from fedpriv.threat.attack import Attack, Finding
 from fedpriv.threat.dossier import Dossier
+from fedpriv.threat.goal import Goal, goal_of
 from fedpriv.threat.tap import Observation
 from fedpriv.threat.view import View
-
-if TYPE_CHECKING:
-    from fedpriv.metrics.extra import Metric
-    from fedpriv.metrics.score import Score
 
 
 @dataclass(frozen=True)
@@ -23,47 +20,65 @@ class Trial:
     """An attack's finding and its score against the truth.
 
     Attributes:
-      finding: the finding.
-      score: its score.
+      finding: what the attack claims.
+      score: of the goal's kind, such as `fedpriv.metrics.score.Score`.
       threat: who attacked, knowing what, what the attack brought in included.
       replayed: labels of the known defenses that the attack's replay took into account.
       ignored: those of the known defenses that it did not.
     """
 
     finding: Finding
-    score: Score
+    score: Any
     threat: str = ""
     replayed: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Inapplicable:
+    """An attack that does not apply to a view: an outcome, neither a failure of the attack nor of the program.
+
+    Attributes:
+      reason: why, in a sentence.
+    """
+
+    reason: str
+
+
 def run_trial(
-    attack: Attack,
-    observation: Observation,
-    seed: int = 0,
-    threshold_db: float = 30.0,
-    extra_metrics: Mapping[str, Metric] | None = None,
+    attack: Attack, observation: Observation, seed: int = 0, goal: Goal | None = None, **parameters: Any
 ) -> Trial:
     """Runs `attack` on the view alone, then scores it.
 
     Args:
       attack: the attack.
-      observation: view and truth.
+      observation: view and truth, with the goal's question where it asks one (`Goal.pose`).
       seed: the attack's own seed.
-      threshold_db: PSNR from which a reconstruction counts as a success.
-      extra_metrics: more columns of the score by name, such as LPIPS.
+      goal: what is asked; None for what the attack answers.
+      parameters: of that goal, instead, such as `threshold_db=20`.
 
     Raises:
       CapabilityError: the view lacks something the attack needs.
     """
-    from fedpriv.metrics.score import score
+    asked = goal_of(attack, **parameters) if goal is None else goal
+    return _scored(attack, isolated(attack, observation.view, seed), observation, asked)
 
+
+def try_trial(attack: Attack, observation: Observation, seed: int, goal: Goal) -> Trial | Inapplicable:
+    """As `run_trial`; that the attack does not apply to the view is an outcome."""
+    try:
+        finding = isolated(attack, observation.view, seed)
+    except CapabilityError as e:
+        return Inapplicable(str(e))
+    return _scored(attack, finding, observation, goal)
+
+
+def _scored(attack: Attack, finding: Finding, observation: Observation, goal: Goal) -> Trial:
     view = observation.view
-    finding = isolated(attack, view, seed)
     known = labels(view.defenses)
     return Trial(
         finding,
-        score(finding, observation.truth, threshold_db, extra_metrics),
+        goal.score(finding, observation.truth),
         view.adversary.describe(attack.brings()),
         tuple(d for d in known if d in finding.replayed),
         tuple(d for d in known if d not in finding.replayed),

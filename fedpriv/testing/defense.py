@@ -201,7 +201,7 @@ class _Check:
             outs = [self._updated(np.linspace(-1, 1, self._model.spec.size), s) for s in seeds]
             noises = [d.noise(self.federation(self.seed).plan) for d in parts]
             declared = [n for n in noises if n is not None and n.where == "update"]
-            if not np.array_equal(*outs) and not declared and self.defense.replayable:
+            if not np.array_equal(outs[0], outs[1]) and not declared and self.defense.replayable:
                 self.broken(
                     "its update station is random, but it says that it is replayable and declares no noise(plan)"
                 )

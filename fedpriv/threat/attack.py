@@ -30,6 +30,7 @@ class Capability(enum.Enum):
     SOFTMAX = "a classifier trained by softmax cross-entropy (task 'classes')"
     CLASSIFIER_BIAS = "a bias in the last layer of a softmax classifier"
     BATCH_STATISTICS = "the batch-norm statistics of the client's batch (an adversary that knows 'batch_statistics')"
+    LAB = "data of its own, to calibrate or train on (auxiliary data)"
     RUNNING_STATISTICS = (
         "a model that normalizes with trained batch-norm running statistics (none, or the initial mean 0 and variance "
         "1, say nothing about the data)"
@@ -52,12 +53,15 @@ class Finding:
       restarts: how many starts were made.
       history: `[k, 2]` of (evaluations so far, objective) for the chosen restart, or None.
       path: `[k, n, *input_shape]` float32, the examples at the rows of `history`, if the attack was asked to keep them.
+      confidence: `[m]` float, for goals that ask yes or no: higher is surer of yes; one for each that was asked about.
+      guess: bool `[m]`, the answers, where the attack sets a threshold of its own; None if it only ranks.
+      measures: numbers that the attack wants in tables, by name, such as its own rank or residual.
       extra: anything else, by name.
       replayed: labels of the known defenses that the attack's replay took into account; measured by `Attack.run`.
     """
 
-    x: np.ndarray | None
-    y: np.ndarray | None
+    x: np.ndarray | None = None
+    y: np.ndarray | None = None
     objective: float = float("nan")
     evaluations: int = 0
     seconds: float = 0.0
@@ -65,6 +69,9 @@ class Finding:
     restarts: int = 1
     history: np.ndarray | None = None
     path: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    guess: np.ndarray | None = None
+    measures: dict[str, float] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     replayed: tuple[str, ...] = ()
 
@@ -78,6 +85,8 @@ class Attack(Plugin):
     needs: ClassVar[frozenset[Capability]] = frozenset()
     #: Rounds that it must have listened in.
     least_rounds: ClassVar[int] = 1
+    #: Names of the goals whose questions it answers; the first is meant where none is named.
+    goals: ClassVar[tuple[str, ...]] = ("reconstruction", "labels")
 
     def requirements(self) -> frozenset[Capability]:
         """What it needs of each view with these parameters."""

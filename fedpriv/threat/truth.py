@@ -18,11 +18,13 @@ class Truth:
       y: targets `[n]`, int64, or float32 where they are quantities.
       clients: ids of the clients behind the view.
       kind: what the examples are; None is images for `[n, height, width, channels]`, else features in [0, 1].
+      answer: bool `[m]`, to the question of a goal that asks yes or no; None where the examples are the answer.
     """
 
     x: np.ndarray
     y: np.ndarray
     clients: tuple[int, ...]
+    answer: np.ndarray | None = None
     kind: Kind = None  # type: ignore[assignment]  # filled in below
 
     def __post_init__(self) -> None:

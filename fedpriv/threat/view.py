@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,11 @@ from fedpriv.procedure.procedure import Procedure
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.attack import Capability
 from fedpriv.threat.knowledge import Auxiliary, Generator
+from fedpriv.threat.lab import Lab
+from fedpriv.threat.question import Question
 from fedpriv.threat.static import Inputs, StandIn, Static
+
+AnyQuestion = TypeVar("AnyQuestion", bound=Question)
 
 
 class Own(NamedTuple):
@@ -68,6 +72,8 @@ class View:
       own: its own examples, if it is a client itself. They are not looked for: `simulate` adds them.
       told: what knowledge that is not built in has filled in, by name.
       data_kind: what examples are, which is public; None goes by the model's input shape.
+      question: what is asked, where the goal asks something: the public part of it.
+      lab: where it trains models of its own, if it holds data to do so.
     """
 
     adversary: Adversary
@@ -86,6 +92,8 @@ class View:
     client_rate: float | None = None
     payloads: tuple[Delivery, ...] | None = None
     batch_statistics: Moments | None = None
+    question: Question | None = None
+    lab: Lab | None = None
     pseudonym: str | None = None
     own: Own | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
@@ -133,6 +141,8 @@ class View:
             have.add(Capability.SOFTMAX)
         if self.model.classifier_bias() is not None:
             have.add(Capability.CLASSIFIER_BIAS)
+        if self.lab is not None:
+            have.add(Capability.LAB)
         if self.batch_statistics is not None:
             have.add(Capability.BATCH_STATISTICS)
         if self.model.has_trained_statistics:
@@ -142,6 +152,17 @@ class View:
         if self.adversary.held(Generator):
             have.add(Capability.GENERATOR)
         return frozenset(have)
+
+    def asked(self, kind: type[AnyQuestion]) -> AnyQuestion:
+        """The question, which must be of this kind.
+
+        Raises:
+          CapabilityError: nothing is asked, or something else.
+        """
+        if not isinstance(self.question, kind):
+            there = "no question" if self.question is None else f"a question of goal '{self.question.goal}'"
+            raise CapabilityError(f"this view comes with {there}, not a {kind.__name__}; pose one with Goal.pose")
+        return self.question
 
     def describe(self) -> str:
         """One sentence: whose view, of what."""

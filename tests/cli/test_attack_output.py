@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from fedpriv.base.column import Column
 from fedpriv.cli.attack_output import Gathered, show_row
-from fedpriv.metrics.score import score, summarize
+from fedpriv.metrics.goals.reconstruction import Reconstruction
+from fedpriv.metrics.score import score
 from fedpriv.rounds.trial import Trial
 from fedpriv.threat.attack import Finding
 from fedpriv.threat.truth import Truth
@@ -28,11 +30,11 @@ def claim(t, path=True, spoil=False):
 
 
 def written(out, t, *findings, repeats=1):
-    gathered = Gathered("attack")
+    gathered = Gathered("attack", Reconstruction())
     for run in range(repeats):
         for k, finding in enumerate(findings):
             gathered.add(Trial(finding, score(finding, t)), t, run, {"trial": k})
-    gathered.write(out, summarize(gathered.scores, runs=gathered.runs), {"attack": "attack"}, 0)
+    gathered.write(out, {"attack": "attack"}, 0)
     names = {p.stem for p in out.iterdir() if p.suffix == ".png"}
     assert json.loads((out / "summary.json").read_text())["images"]
     assert len((out / "images.csv").read_text().splitlines()) == 1 + len(gathered.rows)
@@ -74,8 +76,10 @@ def test_the_grid_shows_the_first_images_of_the_first_run(tmp_path):
 def test_a_row_of_blanks_and_infinities_can_be_shown(capsys):
     t = truth((5,))
     exact, labels = (score(f, t) for f in (Finding(t.x, None), Finding(None, t.y)))
-    show_row(exact.rows()[0], 1, (), False)
-    show_row({**labels.rows()[0], "lpips": None}, 2, ("lpips",), False)
+    columns = Reconstruction().row_columns()
+    show_row(exact.rows()[0], 1, "image", columns, False)
+    more = (*columns[:3], Column(name="lpips", label="lpips"), *columns[3:])
+    show_row({**labels.rows()[0], "lpips": None}, 2, "image", more, False)
     _, first, second = capsys.readouterr().out.splitlines()
     assert first.split() == ["1", "inf", "-", "0.0e+00", "-", "0.00", "0"]
     assert second.split() == ["2", "-", "-", "-", "-", "right", "0.00", "0"]

@@ -212,7 +212,7 @@ def test_sentences_follow_their_rules(noisy):
         s.startswith("none, batch 1: first layer, the strongest of 2 attacks, gets through (2 of 2") for s in said
     )
     assert any("strong, batch 1" in s and "reconstructs nothing (0 of 2" in s for s in said)
-    assert any("from batch 1 to 2, success goes from" in s for s in said)
+    assert any("from batch 1 to 2, success rate goes from" in s for s in said)
     assert any(s.startswith("Test accuracy lies between") for s in said)
     warning = conclusion.warnings(made)[0]
     assert "weak, batch 1" in warning

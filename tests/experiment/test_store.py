@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from fedpriv.base.errors import ExperimentError, FedprivError
 from fedpriv.experiment.experiment import load
 from fedpriv.experiment.store import Store, attack_job, owner_of, training_job
-from fedpriv.experiment.work import Outcome, score_dict, score_of
+from fedpriv.experiment.work import Outcome
 
 OUTCOME = Outcome(
     {"accuracy": 0.5, "epsilon_server": float("inf"), "adaptive": True, "threat": "A server."},
@@ -133,18 +134,19 @@ def test_a_full_or_read_only_disk_is_said_and_nothing_is_half_written(tmp_path, 
 
 
 def test_scores_come_back_as_they_were():
+    from fedpriv.metrics.goals.reconstruction import Reconstruction
     from fedpriv.metrics.score import score
     from fedpriv.threat.attack import Finding
     from fedpriv.threat.truth import Truth
 
-    rng = np.random.default_rng(0)
+    rng, goal = np.random.default_rng(0), Reconstruction()
     x = rng.random((3, 8, 8, 1)).astype(np.float32)
     truth = Truth(x, np.array([0, 1, 2]), (0,))
     found = x[[1, 0, 2]].copy()
     found[2] = np.nan
     for finding in (Finding(found, np.array([1, 0, 2])), Finding(None, np.array([1, 0, 0])), Finding(found, None)):
         made = score(finding, truth)
-        back = score_of(__import__("json").loads(__import__("json").dumps(score_dict(made))))
+        back = goal.load(json.loads(json.dumps(goal.dump(made))))
         assert back.images == made.images
         assert back.rows() == made.rows()
         if made.matched is not None:

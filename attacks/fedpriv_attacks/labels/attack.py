@@ -19,6 +19,7 @@ class LabelsOnly(Attack):
     """Reads the examples' labels off the update and claims nothing else."""
 
     name: ClassVar[str] = "labels"
+    goals: ClassVar[tuple[str, ...]] = ("labels", "reconstruction")
 
     inference: LabelsPart = Field(
         default=Auto(),

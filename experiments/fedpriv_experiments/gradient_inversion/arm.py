@@ -204,7 +204,7 @@ def run(arm: Arm, folder: Path, say: Callable[[str], None] = print) -> Outcome:
     refused, began = "", time.perf_counter()
     for i, observation in enumerate(exposure):
         try:
-            trial = run_trial(attack, observation, integer_seed(arm.seed, Purpose.ATTACK, i), THRESHOLD_DB)
+            trial = run_trial(attack, observation, integer_seed(arm.seed, Purpose.ATTACK, i), threshold_db=THRESHOLD_DB)
         except (CapabilityError, DivergenceError) as e:
             refused = str(e)
             break

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fedpriv.experiment.arm import Arm
+from fedpriv.experiment.arm import Arm, by_goal
 from fedpriv.experiment.drawings.drawn import Drawn
 from fedpriv.experiment.drawings.leakage import costs, heat_maps, leakage_curves
 from fedpriv.experiment.drawings.reconstructions import reconstruction_grids
+from fedpriv.experiment.drawings.separation import roc
 from fedpriv.experiment.drawings.tradeoff import front, noise_panels, success_against_epsilon
 from fedpriv.experiment.drawings.training import trained_curves, training_curves
 
@@ -21,18 +23,30 @@ __all__ = ["Drawn", "drawings"]
 def drawings(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     """All figures that there is something to draw for, in the report's order."""
     complete = [a for a in arms if a.results]
+    made: list[Drawn] = []
+    if not complete:
+        return made
+    asked = by_goal(complete)
+    for make in (heat_maps, roc, reconstruction_grids, leakage_curves):
+        made += _of_each(make, experiment, asked)
+    made += trained_curves(experiment, complete)
+    for make in (noise_panels, front, success_against_epsilon):
+        made += _of_each(make, experiment, asked)
+    for make in (training_curves, costs):
+        made += make(experiment, complete)
+    return made
+
+
+def _of_each(
+    make: Callable[[Experiment, Sequence[Arm]], list[Drawn]], experiment: Experiment, asked: Sequence[Sequence[Arm]]
+) -> list[Drawn]:
+    """One goal's figures after the other's, named by it where there are several."""
     made = []
-    if complete:
-        for make in (
-            heat_maps,
-            reconstruction_grids,
-            leakage_curves,
-            trained_curves,
-            noise_panels,
-            front,
-            success_against_epsilon,
-            training_curves,
-            costs,
-        ):
-            made += make(experiment, complete)
+    for arms in asked:
+        goal = next((a.goal.name for a in arms if a.goal is not None), "")
+        for drawn in make(experiment, arms):
+            several = len(asked) > 1
+            made.append(
+                replace(drawn, stem=f"{drawn.stem}_{goal}", heading=f"{drawn.heading} ({goal})") if several else drawn
+            )
     return made

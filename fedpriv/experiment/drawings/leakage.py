@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedpriv.base.column import Column
 from fedpriv.experiment.arm import (
     Arm,
+    arm_units,
     attack_name,
     attacked_arms,
     axis_values,
@@ -17,7 +19,7 @@ from fedpriv.experiment.arm import (
     varying_axes,
 )
 from fedpriv.experiment.drawings.drawn import Drawn
-from fedpriv.metrics.decibels import decibels
+from fedpriv.threat.goal import interval_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,12 +28,17 @@ if TYPE_CHECKING:
 
 
 def heat_maps(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
-    """Median PSNR by attack and defense, or by the first two axes of words."""
-    attacked = attacked_arms(arms)
+    """The goal's shade by attack and defense, or by the first two axes of words."""
+    attacked = [a for a in arms if a.goal is not None and (a.row().get(a.goal.shade) is not None or a.refused)]
+    if not attacked_arms(attacked):
+        return []
     varying = varying_axes(attacked)
     named = [n for n in varying if any(isinstance(v, str) for v in axis_values(attacked)[n])]
     if len(named) < 2:
         return []
+    goal = attacked[0].goal
+    assert goal is not None
+    column = goal.column(goal.shade)
     rows = "attack" if "attack" in named else named[0]
     columns = next((n for n in ("defense",) if n in named and n != rows), next(n for n in named if n != rows))
     rest = [n for n in varying if n not in (rows, columns)]
@@ -47,9 +54,13 @@ def heat_maps(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
             notes: dict[str, dict[str, str]] = {}
             for arm in part:
                 r, c, row = str(arm.labels[rows]), str(arm.labels[columns]), arm.row()
-                values.setdefault(r, {})[c] = row["psnr_median"]
-                notes.setdefault(r, {})[c] = f"{row['reconstructed']} of {row['images']}"
-            return heat_table(values, notes=notes, show=decibels, low=5, high=50, title=title)
+                values.setdefault(r, {})[c] = row.get(column.name)
+                known = row.get(column.name) is not None
+                notes.setdefault(r, {})[c] = goal.note(row) if known else "does not apply"
+            low, high = goal.shades()
+            return heat_table(
+                values, label=column.title, notes=notes, show=column.text, low=low, high=high, title=title
+            )
 
         return draw
 
@@ -58,8 +69,8 @@ def heat_maps(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
         Drawn(
             "heat_map" if not many else f"heat_map_{i}",
             f"{rows.capitalize()} against {columns}" + (f": {title}" if title else ""),
-            "Median PSNR in dB, and images reconstructed. Lighter is more leaked.",
-            f"A table of {rows} by {columns}, shaded by median PSNR.",
+            f"{column.title}, and {goal.noted}. Lighter is more leaked.",
+            f"A table of {rows} by {columns}, shaded by {column.label}.",
             drawn(part, title),
         )
         for i, (title, part) in enumerate(groups.items(), 1)
@@ -67,42 +78,47 @@ def heat_maps(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
 
 
 def leakage_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
-    """Success and PSNR over every axis of numbers."""
+    """The goal's curves over every axis of numbers."""
     attacked = attacked_arms(arms)
-    threshold = attacked[0].results[0].cell.setting.threshold_db if attacked else 0.0
+    goal = attacked[0].goal if attacked else None
+    if goal is None:
+        return []
     made = []
     for axis, values in number_axes(attacked).items():
         positive = min(values) > 0 and max(values) / min(values) >= 8
         words = axis.replace("_", " ").capitalize()
-        for what in ("success", "psnr"):
+        for column in map(goal.column, goal.curves):
+            interval = interval_name(column.name)
 
-            def draw(axis: str = axis, what: str = what, log: bool = positive, words: str = words) -> Figure:
+            def draw(
+                axis: str = axis,
+                column: Column = column,
+                interval: str = interval,
+                log: bool = positive,
+                words: str = words,
+            ) -> Figure:
                 from fedpriv.figures.axis_curve import AxisPoint, axis_curve
 
                 series: dict[str, list[Any]] = {}
                 others = [n for n in varying_axes(attacked) if n != axis]
                 for arm in attacked:
                     row = arm.row()
-                    key = "success_rate" if what == "success" else "psnr_mean"
-                    low, high = row["success_interval" if what == "success" else "psnr_interval"] or (None, None)
+                    low, high = row.get(interval) or (None, None)
                     name = short_name(arm, others) if others else attack_name(arm)
-                    point = AxisPoint(float(arm.labels[axis]), row[key], low, high, row["images"])
+                    point = AxisPoint(float(arm.labels[axis]), row[column.name], low, high, arm_units(arm))
                     series.setdefault(name, []).append(point)
                 for points in series.values():
                     points.sort(key=lambda p: p.x)
-                reference = None if what == "success" else (f"{threshold:g} dB", threshold)
-                label = "Success rate" if what == "success" else "Mean PSNR (dB)"
-                return axis_curve(series, x_label=words, y_label=label, log_x=log, reference=reference)
+                mark = goal.reference(column.name)
+                return axis_curve(series, x_label=words, y_label=column.title, log_x=log, reference=mark)
 
-            shown = "Images reconstructed" if what == "success" else "Quality of reconstructions"
-            interval = "Wilson" if what == "success" else "bootstrap"
+            about = f" {column.description}" if column.description else ""
             made.append(
                 Drawn(
-                    f"{what}_over_{axis}",
-                    f"{shown} over {axis.replace('_', ' ')}",
-                    f"{shown} (PSNR of {threshold:g} dB or better counts); bars are 95% {interval} intervals over "
-                    "images and seeds.",
-                    f"Curves of {'success rate' if what == 'success' else 'mean PSNR'} over {axis.replace('_', ' ')}.",
+                    f"{interval.removesuffix('_interval')}_over_{axis}",
+                    f"{column.label} over {axis.replace('_', ' ')}",
+                    f"{column.title}.{about} Bars are 95% intervals over {goal.unit}s and seeds.",
+                    f"Curves of {column.label} over {axis.replace('_', ' ')}.",
                     draw,
                 )
             )

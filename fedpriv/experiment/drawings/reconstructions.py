@@ -9,6 +9,7 @@ import numpy as np
 
 from fedpriv.experiment.arm import (
     Arm,
+    ViewResult,
     attacked_arms,
     short_name,
     varying_axes,
@@ -48,7 +49,7 @@ def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Dr
                 originals = outcome.arrays["originals"][:across]
                 name = short_name(arm, axes)
                 rows[name] = outcome.arrays["found"][:across]
-                said = [text for score in arm.results[0].scores for text in quality_captions(score)]
+                said = [text for view in arm.results[0].views for text in _captions(view)]
                 captions[name] = said[: len(originals)]
             return reconstruction_grid(originals, rows, captions, columns=across)
 
@@ -70,6 +71,10 @@ def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Dr
             )
         )
     return made
+
+
+def _captions(view: ViewResult) -> list[str]:
+    return ["does not apply"] * view.units if view.score is None else quality_captions(view.score)
 
 
 def _parts(group: Sequence[Arm], varying: Sequence[str]) -> list[tuple[str, Sequence[Arm], Sequence[str]]]:

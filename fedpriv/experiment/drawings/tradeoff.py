@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fedpriv.base.column import Column
 from fedpriv.experiment.arm import (
     Arm,
     attack_name,
@@ -18,7 +19,7 @@ from fedpriv.experiment.arm import (
     words_without,
 )
 from fedpriv.experiment.drawings.drawn import Drawn
-from fedpriv.metrics.decibels import capped
+from fedpriv.threat.goal import interval_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,11 +28,15 @@ if TYPE_CHECKING:
 
 
 def noise_panels(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
-    """Accuracy and PSNR over the noise multiplier, if several are compared; of several attacks, by the strongest."""
+    """Accuracy and the goal's last curve over the noise multiplier, several compared; by the strongest attack."""
     shown = by_strongest(arms)
     if len({_multiplier(a) for a in shown} - {None}) < 2:
         return []
-    delta, threshold = arms[0].results[0].cell.setting.delta, arms[0].results[0].cell.setting.threshold_db
+    goal = next((a.goal for a in shown if a.goal is not None), None)
+    if goal is None:
+        return []
+    delta = arms[0].results[0].cell.setting.delta
+    column, mark = goal.column(goal.curves[-1]), goal.reference(goal.curves[-1])
     varying = [n for n in varying_axes(arms) if n != "attack"]
     beside = [n for n in varying if _same_noise(shown, n)]
 
@@ -41,7 +46,8 @@ def noise_panels(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
         points = []
         for arm in shown:
             row, noise, setting = arm.row(), _multiplier(arm), arm.results[0].cell.setting
-            values = [float(capped(i.psnr)) for s in arm.scores()[0] for i in s.images if i.psnr is not None]
+            units = [u for s in arm.scores()[0] for u in goal.units(s) if u is not None]
+            values = [u.values[goal.pairs[0]] for u in units] if goal.graded else []
             bare = not setting.defense
             series = "No defense" if bare else mechanism(arm)
             points.append(
@@ -49,15 +55,15 @@ def noise_panels(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
                     ", ".join(filter(None, (series, short_name(arm, beside) if beside else ""))),
                     0.0 if bare else noise,
                     arm.mean("accuracy"),
-                    row.get("psnr_mean"),
+                    row.get(column.name),
                     guarantee(arm),
                     arm.interval("accuracy"),
-                    row.get("psnr_interval"),
+                    row.get(interval_name(column.name)),
                     tuple(values),
                     "" if bare or noise is not None else short_name(arm, varying),
                 )
             )
-        return privacy_utility(points, delta=delta, threshold_db=threshold)
+        return privacy_utility(points, delta=delta, column=column, mark=mark)
 
     several = " by the strongest attack of this experiment" if len(shown) < len(arms) else ""
     trained = "Test accuracy after training, and " if any(a.mean("accuracy") is not None for a in shown) else ""
@@ -66,12 +72,17 @@ def noise_panels(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     return [
         Drawn(
             "noise",
-            f"{'Accuracy and reconstruction' if trained else 'Reconstruction'} against noise",
-            f"{trained}PSNR of the reconstructions{several}, over the noise multiplier.{of_epsilon if known else ''}",
-            f"{'Accuracy and reconstruction' if trained else 'Reconstruction'} quality against the noise multiplier.",
+            f"{f'Accuracy and {goal.name}' if trained else goal.name.capitalize()} against noise",
+            f"{trained}{column.label}{several}, over the noise multiplier.{of_epsilon if known else ''}",
+            f"{f'Accuracy and {column.label}' if trained else column.label} against the noise multiplier.",
             draw,
         )
     ]
+
+
+def _headline(arm: Arm) -> Column:
+    assert arm.goal is not None
+    return arm.goal.column(arm.goal.headline)
 
 
 def _multiplier(arm: Arm) -> float | None:
@@ -95,6 +106,7 @@ def front(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     if len(defenses) < 2 or len({arm.mean("accuracy") for arm in strongest}) < 2:
         return []
     varying = [n for n in varying_axes(strongest) if n != "attack"]
+    column = _headline(strongest[0])
 
     def draw() -> Figure:
         from fedpriv.figures.pareto import ParetoPoint, pareto_front
@@ -102,21 +114,21 @@ def front(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
         points = []
         for arm in strongest:
             row, name, epsilon = arm.row(), short_name(arm, varying), guarantee(arm)
-            low, high = row["success_interval"]
+            low, high = row[interval_name(column.name)]
             a_low, a_high = row.get("accuracy_interval") or (None, None)
             points.append(
-                ParetoPoint(name, row["accuracy"], row["success_rate"], low, high, a_low, a_high, epsilon=epsilon)
+                ParetoPoint(name, row["accuracy"], row[column.name], low, high, a_low, a_high, epsilon=epsilon)
             )
-        return pareto_front(points)
+        return pareto_front(points, y_label=column.label)
 
     return [
         Drawn(
             "privacy_utility",
             "Privacy against utility",
-            "Test accuracy, and images reconstructed by the strongest attack of this experiment; further right and "
+            f"Test accuracy, and {column.label} of the strongest attack of this experiment; further right and "
             "further down is better. The line joins the settings that no other beats in both. Bars are 95% intervals. "
             f"Epsilon, where there is one, is against {guaranteed_against(strongest)}.",
-            "Points of accuracy against images reconstructed, with the Pareto front.",
+            f"Points of accuracy against {column.label}, with the Pareto front.",
             draw,
         )
     ]
@@ -129,7 +141,7 @@ def success_against_epsilon(experiment: Experiment, arms: Sequence[Arm]) -> list
     if not sure:
         return []
 
-    several = len({mechanism(a) for a in sure}) > 1
+    several, column = len({mechanism(a) for a in sure}) > 1, _headline(sure[0])
 
     def draw() -> Figure:
         from fedpriv.figures.success_epsilon import EpsilonPoint, success_epsilon
@@ -137,20 +149,20 @@ def success_against_epsilon(experiment: Experiment, arms: Sequence[Arm]) -> list
         points = []
         for arm in attacked:
             row, epsilon = arm.row(), guarantee(arm)
-            low, high = row["success_interval"]
+            low, high = row[interval_name(column.name)]
             series = attack_name(arm)
             if several and epsilon is not None:
                 series += f", {mechanism(arm)}"
-            points.append(EpsilonPoint(series, epsilon, row["success_rate"], low, high, words_without(arm, "attack")))
-        return success_epsilon(points, delta=attacked[0].results[0].cell.setting.delta)
+            points.append(EpsilonPoint(series, epsilon, row[column.name], low, high, words_without(arm, "attack")))
+        return success_epsilon(points, delta=attacked[0].results[0].cell.setting.delta, y_label=column.label)
 
     return [
         Drawn(
             "success_epsilon",
             "Attack success against epsilon",
-            f"Images reconstructed over the epsilon of the whole training, against {guaranteed_against(attacked)}; 95% "
-            "Wilson intervals. Settings without a formal guarantee against it stand apart.",
-            "Points of images reconstructed against epsilon.",
+            f"{column.label} over the epsilon of the whole training, against {guaranteed_against(attacked)}; 95% "
+            "intervals. Settings without a formal guarantee against it stand apart.",
+            f"Points of {column.label} against epsilon.",
             draw,
         )
     ]

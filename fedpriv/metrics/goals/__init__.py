@@ -1,0 +1,1 @@
+"""The goals that ship: one a file."""
