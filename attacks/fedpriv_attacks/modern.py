@@ -13,7 +13,9 @@ from fedpriv.base.errors import CapabilityError, DivergenceError, FedprivError, 
 from fedpriv.base.lazy import tf
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
+from fedpriv_attacks.inversion.inversion import Inversion
 from fedpriv_attacks.inversion.matching import checked_update, noise_floor
+from fedpriv_attacks.parts.priors import TotalVariation
 
 
 def _attack(value: Any) -> Any:
@@ -43,7 +45,8 @@ class Modern(Attack):
     with labels read off the update, then with labels optimized; then Adam on the absolute distance, also with a
     little total variation: on ReLU networks, whose gradient is piecewise smooth, that distance led to the examples
     themselves, before and after training, where the cosine of Geiping et al. 2020 (arXiv 2003.14053) led to their
-    likeness. Attacks that do not apply to the view are passed over. If none reproduces the update, the one with the
+    likeness. Examples that are no images are matched without total variation. Attacks that do not apply to the view
+    are passed over. If none reproduces the update, the one with the
     smallest error is taken, or a later one whose error is within `leeway` times that: where noise bounds how well any
     finding can do, its prior decides what the update does not.
 
@@ -85,7 +88,7 @@ class Modern(Attack):
         found: list[tuple[float, Attack, Finding]] = []
         for attack in self.attacks:
             try:
-                finding = attack.run(view, seed)
+                finding = _suited(attack, view).run(view, seed)
             except (CapabilityError, ModelError, DivergenceError) as e:
                 tried.append({"attack": attack.name, "refused": str(e)})
                 continue
@@ -107,6 +110,14 @@ class Modern(Attack):
             compile_seconds=sum(f.compile_seconds for f in findings),
             extra={**best.extra, "chosen": chosen.name, "tried": tried},
         )
+
+
+def _suited(attack: Attack, view: View) -> Attack:
+    """The same attack without total variation where examples have no neighbouring values."""
+    if len(view.model.input_shape) == 3 or not isinstance(attack, Inversion):
+        return attack
+    suited: Attack = attack.with_(priors=tuple(p for p in attack.priors if not isinstance(p, TotalVariation)))
+    return suited
 
 
 def mismatch(view: View, finding: Finding) -> float:
