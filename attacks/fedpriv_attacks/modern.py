@@ -13,8 +13,10 @@ from fedpriv.base.errors import CapabilityError, DivergenceError, FedprivError, 
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
+from fedpriv_attacks.inversion.inversion import Inversion
 from fedpriv_attacks.inversion.matching import checked_update, noise_floor
 from fedpriv_attacks.inversion.stages import mismatch
+from fedpriv_attacks.parts.priors import TotalVariation
 
 
 def _attack(value: Any) -> Any:
@@ -48,7 +50,7 @@ class Modern(Attack):
     the cosine of Geiping et al. 2020 (arXiv 2003.14053) led to their likeness. Both go through stages of ever less
     total variation (`fedpriv_attacks.inversion.stages`), since no one weight suits all networks and images: Adam's
     begin where full contrast costs as much as the whole update, for under a light prior from the start the absolute
-    distance ends in minima of its own. Attacks that do not apply to the view are passed over. If none reproduces the
+    distance ends in minima of its own. Examples that are no images are matched without total variation. Attacks that do not apply to the view are passed over. If none reproduces the
     update, the one with the smallest error is taken, or a later one whose error is within `leeway` times that: where
     noise bounds how well any finding can do, its prior decides what the update does not.
 
@@ -98,7 +100,7 @@ class Modern(Attack):
         found: list[tuple[float, Attack, Finding]] = []
         for attack in self.attacks:
             try:
-                finding = attack.run(view, seed)
+                finding = _suited(attack, view).run(view, seed)
             except (CapabilityError, ModelError, DivergenceError) as e:
                 tried.append({"attack": attack.name, "refused": str(e)})
                 continue
@@ -120,3 +122,12 @@ class Modern(Attack):
             compile_seconds=sum(f.compile_seconds for f in findings),
             extra={**best.extra, "chosen": chosen.name, "tried": tried},
         )
+
+
+def _suited(attack: Attack, view: View) -> Attack:
+    """The same attack without total variation where examples have no neighbouring values."""
+    if len(view.model.input_shape) == 3 or not isinstance(attack, Inversion):
+        return attack
+    left = tuple(p for p in attack.priors if not isinstance(p, TotalVariation))
+    suited: Attack = attack.with_(priors=left, stages=attack.stages if left else 1)
+    return suited

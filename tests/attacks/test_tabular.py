@@ -6,6 +6,7 @@ from fedpriv_attacks.exact.first_layer import FirstLayer
 from fedpriv_attacks.inversion.dlg import DLG
 from fedpriv_attacks.inversion.inversion import Inversion
 from fedpriv_attacks.labels.attack import LabelsOnly
+from fedpriv_attacks.modern import Modern
 from fedpriv_attacks.parts.initializers import Constant, Normal, Uniform
 from fedpriv_attacks.parts.priors import Box
 from fedpriv_defenses.local_dp import LocalDP
@@ -45,6 +46,14 @@ def test_dlg_reads_rows_and_targets_off_a_gradient(data, model):
                 assert read[field.name] == was[field.name]
             else:
                 assert read[field.name] == pytest.approx(was[field.name], abs=0.02 * field.spread)
+
+
+@pytest.mark.parametrize(("data", "model"), [TABLES[1], TABLES[2]])
+def test_the_default_attack_is_at_home_on_tables_too(data, model):
+    (observation,) = exposure(data, model, 1)
+    trial = run_trial(Modern(), observation, 0)
+    assert trial.score.images[0].success
+    assert trial.finding.extra["chosen"] == "dlg"
 
 
 def test_a_batch_of_rows_is_matched_one_to_one():
