@@ -50,9 +50,10 @@ class Modern(Attack):
     the cosine of Geiping et al. 2020 (arXiv 2003.14053) led to their likeness. Both go through stages of ever less
     total variation (`fedpriv_attacks.inversion.stages`), since no one weight suits all networks and images: Adam's
     begin where full contrast costs as much as the whole update, for under a light prior from the start the absolute
-    distance ends in minima of its own. Examples that are no images are matched without total variation. Attacks that do not apply to the view are passed over. If none reproduces the
-    update, the one with the smallest error is taken, or a later one whose error is within `leeway` times that: where
-    noise bounds how well any finding can do, its prior decides what the update does not.
+    distance ends in minima of its own. Examples that are no images are matched without total variation. Attacks that
+    do not apply to the view are passed over. If none reproduces the update, the one with the smallest error is taken,
+    or a later one whose error is within `leeway` times that: where noise bounds how well any finding can do, its prior
+    decides what the update does not.
 
     Evaluations and seconds are those of all attacks tried together. `extra["tried"]` says what each came to.
     """
