@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from fedpriv.base.errors import DataError
-from fedpriv.data.kind import Kind, kind_of
+from fedpriv.data.kind import Kind
+from fedpriv.data.kinds.default import kind_of
 
 
 @dataclass(frozen=True)

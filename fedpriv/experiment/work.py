@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fedpriv.models.model import Model
     from fedpriv.rounds.record import History
     from fedpriv.threat.goal import Goal
-    from fedpriv.threat.tap import Observation
+    from fedpriv.threat.observation import Observation
 
 
 @dataclass

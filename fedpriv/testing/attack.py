@@ -20,7 +20,7 @@ from fedpriv.testing.case import CASES, Case, own_case
 from fedpriv.testing.closeness import NOTHING, Closeness, blank, closeness
 from fedpriv.testing.references import holds
 from fedpriv.threat.attack import Attack, Capability, Finding
-from fedpriv.threat.tap import Observation
+from fedpriv.threat.observation import Observation
 from fedpriv.threat.view import View
 
 #: dB by which reconstructions must be nearer than a blank image, and than what the control gets.
