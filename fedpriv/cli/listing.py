@@ -11,7 +11,6 @@ import typer
 
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ParameterError, UnknownNameError, did_you_mean
-from fedpriv.base.plugin import described, file_schema, prose
 
 REGISTRIES = {
     "attacks": registry.attacks,
@@ -97,6 +96,8 @@ def show(
         return
     for kind, target in _found(name):
         typer.echo(f"{name} ({kind.removesuffix('s') if kind not in ('labels', 'coordinates') else kind})\n")
+        from fedpriv.base.plugin import prose
+
         typer.echo(prose(target) if kind != "metrics" else inspect.getdoc(target) or "")
         if kind != "metrics":
             _parameters(target)
@@ -169,6 +170,8 @@ def plug_in_schema(name: str) -> dict[str, Any]:
     found = [target for _, target in _found(name) if _configurable(target)]
     if not found:
         raise ParameterError(f"'{name}' is not made from a file; a schema is there for attacks, defenses and parts")
+    from fedpriv.base.plugin import file_schema
+
     return file_schema(found[0], name)
 
 
@@ -186,6 +189,8 @@ def _written(value: Any) -> str:
 
 def _parameters(target: Any) -> None:
     from pydantic import BaseModel
+
+    from fedpriv.base.plugin import described
 
     texts, rows = described(target), []
     if isinstance(target, type) and issubclass(target, BaseModel):

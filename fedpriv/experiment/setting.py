@@ -143,8 +143,13 @@ class Exposed(pydantic.BaseModel):
 
     def threat(self, brought: tuple[Knowledge, ...] = ()) -> str:
         """Who attacks and what it holds, what an attack brings in included, in sentences."""
-        own = f" It holds {self.auxiliary} examples of its own, none of them attacked." if self.auxiliary else ""
-        return self.position().describe(brought) + own
+        return self.with_own_data(self.position().describe(brought))
+
+    def with_own_data(self, threat: str) -> str:
+        """A threat line, with the examples that the adversary holds."""
+        return threat + (
+            f" It holds {self.auxiliary} examples of its own, none of them attacked." if self.auxiliary else ""
+        )
 
 
 class Setting(pydantic.BaseModel):

@@ -201,7 +201,7 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
     facts = {
         "adaptive": adaptive(setting, always),
         "replayed": sorted(always),
-        "threat": " ".join(gathered.threats) or how.threat(made.brings()),
+        "threat": how.with_own_data(" ".join(gathered.threats) or how.position().describe(made.brings())),
         "held_out": held_out,
     }
     return Outcome(facts, gathered.scores, [], gathered.arrays(), time.perf_counter() - began)

@@ -100,7 +100,7 @@ def test_overrides_and_the_quick_size(write):
         ("grid.how={a: {training.round: 1}}", "no field 'training.round'. Did you mean 'rounds'"),
         ("grid.attack=[dlg, dlg]", "has 'dlg' twice"),
         ("exposure.batch=3", "images=2 is no multiple of batch=3 x cohort=1; try 3"),
-        ("exposure.adversary=sever", "Input should be 'server'"),
+        ("exposure.adversary=sever", "Did you mean 'server'"),
         ("exposure.knows=label", "cannot know 'label'"),
         ("seeds=[]", "at least one"),
         ("seeds=[1, 1]", "each once"),
