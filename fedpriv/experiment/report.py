@@ -254,7 +254,15 @@ def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[
     if any(c.setting.data == "fashion_small" for c in experiment.cells):
         said.append("The images are Fashion-MNIST's, small and grey; other data may leak more or less.")
     if any(r.get("epsilon_server") is None and r.get("epsilon_released") is None for r in rows):
-        said.append("Where no epsilon stands, no defense makes a formal claim, and nothing is guaranteed.")
+        said.append(
+            "Where no epsilon stands, no defense makes a formal claim that holds and bounds a useful number, and nothing "
+            "is guaranteed."
+        )
+    if any(r.get("epsilon_server") is not None or r.get("epsilon_released") is not None for r in rows):
+        said.append(
+            "The seeds stand in this report, so whoever reads it can draw these runs' noise and cohorts again: the "
+            "epsilons are what such runs would guarantee with a seed from the operating system, not what these do."
+        )
     seen = [r for arm in made for r in arm.results if r.facts.get("held_out") is False]
     if any(r.cell.setting.training.rounds and not r.cell.setting.exposure.fresh for r in seen):
         said.append("The attacked images are the training set's, so the attacked models may have been trained on them.")
