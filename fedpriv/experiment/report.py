@@ -255,8 +255,8 @@ def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[
         said.append("The images are Fashion-MNIST's, small and grey; other data may leak more or less.")
     if any(r.get("epsilon_server") is None and r.get("epsilon_released") is None for r in rows):
         said.append(
-            "Where no epsilon stands, no defense makes a formal claim that holds and bounds a useful number, and nothing "
-            "is guaranteed."
+            "Where no epsilon stands, no defense makes a formal claim that holds and bounds a useful number, and "
+            "nothing is guaranteed."
         )
     if any(r.get("epsilon_server") is not None or r.get("epsilon_released") is not None for r in rows):
         said.append(
