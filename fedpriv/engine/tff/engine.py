@@ -21,9 +21,9 @@ from fedpriv.base.seeds import fold
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.engine.base import Engine
 from fedpriv.engine.collect import Collector
-from fedpriv.engine.merging import Merging, sent
-from fedpriv.engine.pool import Pool
 from fedpriv.engine.result import CohortResult, CohortTask
+from fedpriv.engine.tff.merging import Merging, sent
+from fedpriv.engine.tff.pool import Pool
 from fedpriv.federation.client import Visit
 from fedpriv.federation.federation import Federation
 

@@ -15,7 +15,7 @@ from fedpriv.base.errors import EngineError, StackError
 from fedpriv.base.lazy import tf, tff
 from fedpriv.defense.aggregator import Aggregate, Aggregator
 from fedpriv.defense.stations import Plan
-from fedpriv.engine.pool import Pool
+from fedpriv.engine.tff.pool import Pool
 
 
 class Merging:

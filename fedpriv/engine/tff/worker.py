@@ -140,7 +140,7 @@ def main(arguments: list[str]) -> int:
     number, name = arguments
     door = socket.socket(fileno=int(number))
     refused = isolate()
-    from fedpriv.engine.runtime import Runtime
+    from fedpriv.engine.tff.runtime import Runtime
 
     try:
         runtime = Runtime()

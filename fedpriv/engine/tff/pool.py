@@ -12,8 +12,8 @@ from typing import Any
 
 from fedpriv.base.errors import EngineError, ParameterError
 from fedpriv.base.lazy import tff
-from fedpriv.engine.runtime import START_SECONDS, Runtime
-from fedpriv.engine.worker import ask, versions
+from fedpriv.engine.tff.runtime import START_SECONDS, Runtime
+from fedpriv.engine.tff.worker import ask, versions
 
 _MESSAGE_BYTES = 2**31 - 1
 #: How often busy workers are looked at.
