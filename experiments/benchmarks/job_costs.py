@@ -20,7 +20,7 @@ def costs(folders: list[Path], data_dir: Path | None = None) -> dict[str, list[f
     """Median seconds a trial, or a client's round, by feature, as `fedpriv.experiment.estimate` looks them up.
 
     Args:
-      folders: of experiments' results.
+      folders: of experiments' results; those without cells are passed over.
       data_dir: where named datasets find their files, as with `fedpriv run --set data_dir=FOLDER`.
 
     Raises:
@@ -33,6 +33,8 @@ def costs(folders: list[Path], data_dir: Path | None = None) -> dict[str, list[f
     estimator = Estimator()
     for folder in folders:
         store = Store(folder)
+        if store.empty:
+            continue
         jobs: dict[str, Job] = {}
         experiment = load(folder / FILE)
         if data_dir is not None and any(c.setting.data != "fashion_small" for c in experiment.cells):

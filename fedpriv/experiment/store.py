@@ -117,13 +117,18 @@ class Store:
             )
         write_text(file, experiment.text())
 
+    @property
+    def empty(self) -> bool:
+        """Whether it holds no job's outcome, as the folders of a checkout do."""
+        return not any(any((self.folder / part).glob("*.json")) for part in (ATTACKS, TRAININGS))
+
     def require(self) -> None:
         """Refuses a folder that keeps tables and figures but no cells, such as those of a checkout.
 
         Raises:
           ExperimentError: there is not one.
         """
-        if not any(any((self.folder / part).glob("*.json")) for part in (ATTACKS, TRAININGS)):
+        if self.empty:
             out = "" if self.folder == Path("results") / self.folder.name else f" --out {shlex.quote(str(self.folder))}"
             raise ExperimentError(
                 f"'{self.folder}' holds tables and figures, but not the cells they were made from; make these with "

@@ -62,8 +62,35 @@ def write_manifest(
     origins = [_brief(m) for m in made] if made is not None else _origins(folder)
     if not origins:
         raise ParameterError(f"'{folder}' has no JSON file with a provenance; give `made`, what made its files")
-    manifest = {"format": FORMAT, "made": origins, "code": sorted(set(code)), "files": _files(folder)}
-    return write_json(folder / FILE, manifest)
+    return _write(folder, origins, code)
+
+
+def renew_manifest(folder: str | os.PathLike[str]) -> bool:
+    """Writes a folder's manifest anew after some of its files were made again; leaves a folder without one alone.
+
+    What made the files comes from the provenances in its JSON files; a maker with a `note`, which has none, stays.
+
+    Returns:
+      Whether there was a manifest.
+
+    Raises:
+      DataError: the manifest is damaged, or a file cannot be read.
+      FedprivError: the manifest cannot be written.
+    """
+    folder = Path(folder)
+    if not (folder / FILE).exists():
+        return False
+    former = read_manifest(folder)
+    noted = [made for made in former["made"] if _NOTE in made]
+    origins = _origins(folder)
+    _write(folder, [*origins, *noted] or former["made"], former.get("code", []))
+    return True
+
+
+def _write(folder: Path, made: Sequence[Mapping[str, Any]], code: Sequence[str]) -> Path:
+    return write_json(
+        folder / FILE, {"format": FORMAT, "made": made, "code": sorted(set(code)), "files": _files(folder)}
+    )
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:

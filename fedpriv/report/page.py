@@ -1,4 +1,4 @@
-"""Report: one self-contained HTML page: words, sortable tables and figures, and what made them.
+"""Report: one HTML page that needs no network: words, sortable tables and figures, and what made them.
 
 Everything is inside the file: styles, a few lines of script, pictures but for those that lie beside it anyway. It opens
 from a disk without a network, and its content-security policy forbids it to load anything else. All text is escaped, so

@@ -9,7 +9,7 @@ import pytest
 from fedpriv.base.atomic import write_json
 from fedpriv.base.errors import DataError, ParameterError
 from fedpriv.base.provenance import provenance
-from fedpriv.report.manifest import FILE, is_local, problems, read_manifest, write_manifest
+from fedpriv.report.manifest import FILE, is_local, problems, read_manifest, renew_manifest, write_manifest
 
 
 @pytest.fixture
@@ -68,6 +68,19 @@ def test_a_folder_that_says_nothing_of_its_making_needs_to_be_told(tmp_path):
     assert json.loads((tmp_path / FILE).read_text())["made"][0] == {
         "command": "by hand", "commit": None, "modified": None, "seed": None, "versions": None, "note": "why",
     }  # fmt: skip
+
+
+def test_a_folder_whose_files_were_made_again_has_its_manifest_renewed(folder):
+    assert renew_manifest(folder) is False
+    assert not (folder / FILE).exists()
+    write_manifest(folder, [{"command": "first"}, {"command": "by hand", "note": "why"}], ["a"])
+    write_json(folder / "two.json", provenance("again"))
+    assert len(problems(folder)) == 1
+    assert renew_manifest(folder) is True
+    assert problems(folder) == []
+    manifest = read_manifest(folder)
+    assert [made["command"] for made in manifest["made"]] == ["first", "again", "by hand"]
+    assert manifest["code"] == ["a"]
 
 
 @pytest.mark.parametrize(
