@@ -102,7 +102,7 @@ class LocalDP(Defense):
             against="released",
             amplified=True,
             about_sum=True,
-            checks=frozenset({"everyone arrives", "cohorts are drawn"}),
+            checks=frozenset({"everyone arrives", "cohorts are drawn", "rounds are finished"}),
             assumes=(
                 f"all {cohort} clients of a cohort add their noise and arrive, and only the sum leaves the server",
                 "cohorts are drawn as the sampling says, secret from whoever sees the models",

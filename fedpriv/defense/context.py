@@ -52,7 +52,7 @@ class Context:
       slot: int32 scalar, the client's place in the cohort.
       own: this client's own state for this defense, kept between the rounds it takes part in.
       away: int32 scalar, rounds since this client last took part (1: in the round before); -1 if it never did, when
-        `own` is the initial state.
+        `own` is the initial state. Kept only where some defense keeps a client state; else -1.
       num_examples: int32 scalar.
       model: the model's pure functions.
       weights: `[d]`: those sent, at a local step those of the step, at the server those before its step.

@@ -5,9 +5,11 @@ Making one checks it, and what was checked is what runs: engines, `View.simulate
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from fedpriv.base.errors import StackError
+from fedpriv.base.lazy import dp_accounting
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Domain, Real
@@ -57,6 +59,7 @@ class Line(Walker):
         self.aggregator = next((d for d in self.links if isinstance(d, Aggregator)), None)
         self.given: list[Domain | None] = [None] * len(self.links)
         self.made: list[Domain | None] = [None] * len(self.links)
+        self._check_tallies()
         self._follow_domains()
         self._check_aggregator()
         self._check_gradients()
@@ -122,6 +125,14 @@ class Line(Walker):
             f"the order that works is {', '.join(order)}"
         )
 
+    def _check_tallies(self) -> None:
+        for name, bound in self.tallies.items():
+            if not 0 < bound < math.inf:
+                raise StackError(
+                    f"tally '{name}' has the bound {bound:g}; declare a number above 0, the largest absolute value it "
+                    "takes"
+                )
+
     def _contribution(self) -> Real:
         """One client's decoded contribution: what entered the first codec, as the codecs give it back."""
         coded = [i for i in self.at(Station.ENCODE) if self.given[i] is not None]
@@ -184,10 +195,17 @@ class Line(Walker):
         """Why no epsilon can be justified for this line, whatever its defenses claim; empty if nothing does."""
         found = []
         for i, link in enumerate(self.links):
-            if isinstance(link, Aggregator) or link.initial_state(self.plan) == ():
+            if isinstance(link, Aggregator):
+                continue
+            covered = any(c.covers_tally for c in link.claims(self.plan, self.contribution))
+            if link.tallies(self.plan) and not covered:
+                found.append(
+                    f"{self._named(i)} sums tallies beside the updates, which no claim covers; noise them, and claim "
+                    "it (Claim.covers_tally)"
+                )
+            if link.initial_state(self.plan) == ():
                 continue
             after_noise = any(i < j for j in self._noising) and not link.tallies(self.plan)
-            covered = any(c.covers_tally for c in link.claims(self.plan, self.contribution))
             if not (after_noise or covered):
                 found.append(
                     f"{self._named(i)} carries a state from round to round that is computed from unprotected tallies "
@@ -213,6 +231,16 @@ class Line(Walker):
     def _unfounded(self, i: int, claim: Claim) -> str:
         """Why link `i`'s claim does not hold here; empty where it does."""
         what = f"what {self._named(i)} claims against '{claim.against}' does not hold here: "
+        passing = self._carries_past(i)
+        if passing is not None:
+            late = self._named(passing)
+            return f"{what}{late} acts before it as well as after it, and may carry unprotected data past it"
+        made_up = self._unnoised(i, claim)
+        if made_up:
+            return what + made_up
+        aborting = self.protocol is not None and getattr(self.protocol, "min_clients", 1) > 1
+        if aborting and claim.against == "released" and not self.plan.sampling.equal_cohorts:
+            return f"{what}whether a round is aborted depends on how many clients took part; use cohorts of one size"
         if claim.about_sum:
             later = [j for s in (Station.UPDATE, Station.ENCODE) for j in self.at(s) if j > i]
             if later:
@@ -231,6 +259,37 @@ class Line(Walker):
                     f"{what}it is computed for a sensitivity of {claim.sensitivity:.6g}, but one client can move the "
                     f"sum by {moved:.9g}"
                 )
+        return ""
+
+    def _carries_past(self, i: int) -> int | None:
+        """A link after `i` on a client's way that also acts before it, and could keep what it saw there."""
+        early = (Station.DATA, Station.BATCH, Station.GRADIENT)
+        noises = self.links[i].noise(self.plan)
+        if noises is None or noises.where not in ("gradient", "update"):
+            return None
+        for j in range(i + 1, len(self.links)):
+            link = self.links[j]
+            if any(link.acts_at(s) for s in early) and any(link.acts_at(s) for s in (Station.UPDATE, Station.ENCODE)):
+                return j
+        return None
+
+    def _unnoised(self, i: int, claim: Claim) -> str:
+        """Why the noise that link `i` declares does not make its claim true; empty where it may."""
+        link = self.links[i]
+        if isinstance(link, Aggregator):
+            return ""  # its noise is TFF's own
+        noise = link.noise(self.plan)
+        if noise is None:
+            return "it declares no noise(plan)"
+        event = claim.event
+        if not isinstance(event, dp_accounting.GaussianDpEvent) or claim.sensitivity is None or noise.scale is None:
+            return ""
+        most = noise.scale / claim.sensitivity if claim.sensitivity else math.inf
+        if event.noise_multiplier > most * (1 + 1e-9):
+            return (
+                f"it claims a noise multiplier of {event.noise_multiplier:.6g}, but noise of {noise.scale:.6g} over a "
+                f"sensitivity of {claim.sensitivity:.6g} is {most:.6g}"
+            )
         return ""
 
     def describe(self) -> str:

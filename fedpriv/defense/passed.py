@@ -40,10 +40,20 @@ def passed(returned: Any, who: str, station: str) -> Passed:
     Raises:
       StackError: it returned nothing, a pair as in (value, metrics), or a tally or log entry that is no scalar.
     """
+    if isinstance(returned, Passed) and returned.value is None:
+        returned = None
     if isinstance(returned, Passed):
         for kind in ("tally", "log"):
             for name, value in getattr(returned, kind).items():
-                shape = tf.convert_to_tensor(value).shape
+                try:
+                    made = tf.convert_to_tensor(value)
+                except (TypeError, ValueError) as e:
+                    raise StackError(
+                        f"{who} reports {kind} '{name}' = {value!r}, which is no number; give a scalar"
+                    ) from e
+                if not (made.dtype.is_floating or made.dtype.is_integer or made.dtype.is_bool):
+                    raise StackError(f"{who} reports {kind} '{name}' as {made.dtype.name}, no number; give a scalar")
+                shape = made.shape
                 if shape.rank != 0:
                     raise StackError(
                         f"{who} reports {kind} '{name}' of shape {list(shape)} at its {station} station; it must be a "

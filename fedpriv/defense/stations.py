@@ -108,11 +108,12 @@ class Defense(Plugin):
         A bound that is stated is relied on: sensitivities and claims follow from it. The engine checks it on every
         client's update.
         """
-        return Real() if self.acts_at(Station.UPDATE) else given
+        loses = self.acts_at(Station.UPDATE) or (self.acts_at(Station.ENCODE) and isinstance(given, Real))
+        return Real() if loses else given
 
     def decoded(self, given: Domain, plan: Plan) -> Domain:
-        """For one that encodes: what the server holds of a contribution after decoding; by default what was given."""
-        return given
+        """For one that encodes: what the server holds of a contribution after decoding; by default bounds are lost."""
+        return Real() if self.acts_at(Station.ENCODE) else given
 
     def noise(self, plan: Plan) -> Noise | None:
         """The noise this defense adds, or None."""

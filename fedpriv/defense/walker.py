@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from fedpriv.base.errors import StackError
+from fedpriv.base.errors import FedprivError, StackError
 from fedpriv.base.lazy import tf
 from fedpriv.defense.context import Context
-from fedpriv.defense.passed import passed
+from fedpriv.defense.passed import Passed, passed
 from fedpriv.defense.plan import Plan
 from fedpriv.defense.stations import Defense, Station, labels, state_array
 
@@ -35,6 +35,23 @@ class Walked:
     states: dict[int, Any] = field(default_factory=dict)
     bits: Any = None
     ok: Any = None
+
+
+def _alike(value: Any, given: Any, who: str, station: Station) -> Any:
+    """`value` as a tensor, in the shape and type that was given; a codec may give integers."""
+    value = tf.convert_to_tensor(value)
+    if not value.shape.is_compatible_with(given.shape):
+        raise StackError(
+            f"{who} gives a value of shape {list(value.shape)} from its {station.value} station, where it was given "
+            f"{list(given.shape)}; give the same shape"
+        )
+    allowed = {given.dtype} | ({tf.int64} if station is Station.ENCODE else set())
+    if value.dtype not in allowed:
+        raise StackError(
+            f"{who} gives {value.dtype.name} from its {station.value} station, where it was given {given.dtype.name}; "
+            "cast it back"
+        )
+    return value
 
 
 class Walker:
@@ -98,8 +115,7 @@ class Walker:
             link, label = self.links[i], self.labels[i]
             if station is Station.GRADIENT and not link.per_example and len(out.value.shape) == 2:
                 out.value = tf.reduce_mean(out.value, axis=0)
-            arguments = out.value if station in (Station.DATA, Station.BATCH) else (out.value,)
-            given = passed(getattr(link, station.value)(*arguments, context(i)), label, station.value)
+            given = self._called(i, station, out.value, context)
             out.value = given.value
             undeclared = sorted(set(given.tally) - set(link.tallies(self.plan)))
             if undeclared:
@@ -117,3 +133,19 @@ class Walker:
         if station is Station.GRADIENT and len(out.value.shape) == 2:
             out.value = tf.reduce_mean(out.value, axis=0)
         return out
+
+    def _called(self, i: int, station: Station, value: Any, context: Callable[[int], Context]) -> Passed:
+        """What link `i` gives for `value`; whatever goes wrong in it is said in its name, in a line."""
+        who, pair = self.labels[i], station in (Station.DATA, Station.BATCH)
+        try:
+            returned = getattr(self.links[i], station.value)(*(value if pair else (value,)), context(i))
+            given = passed(returned, who, station.value)
+            if not pair:
+                given = replace(given, value=_alike(given.value, value, who, station))
+            return given
+        except FedprivError:
+            raise
+        except Exception as e:
+            first = (str(e).strip().splitlines() or [""])[0]
+            hint = "; use tf.where or tf.cond in place of Python's if" if "symbolic" in first else ""
+            raise StackError(f"{who} fails at its {station.value} station: {type(e).__name__}: {first}{hint}") from e

@@ -45,7 +45,7 @@ class Federation:
       on_nonfinite: `stop` a run whose client diverges, or `drop` that client from the round.
       rounds: planned number of rounds, for checks and accounts that need it.
       accountant: `rdp` or `pld`.
-      attrition: who drops out of a round, and when.
+      attrition: who drops out of a round, and when; or as on a command line, such as `bernoulli(rate=0.1)`.
       topology: registered name of how rounds are carried; `server` is FedAvg's star.
       seeded: whether somebody chose the seed, and so may know it.
 
@@ -71,6 +71,8 @@ class Federation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "defenses", tuple(self.defenses))
+        if isinstance(self.attrition, str):
+            object.__setattr__(self, "attrition", registry.attrition.create(self.attrition))
         object.__setattr__(self, "seeded", self.seed is not None)
         if self.seed is None:
             object.__setattr__(self, "seed", seeds.fresh())
@@ -105,15 +107,23 @@ class Federation:
         sampling.check(self.procedure.sampling, len(sizes))
         self._check_aggregator()
         for defense in self.defenses:
-            if isinstance(defense, Defense) and defense.acts_at(Station.MODEL):
-                object.__setattr__(self, "model", defense.model(self.model, None))
+            for part in defense.parts() if isinstance(defense, Defense) else ():
+                if part.acts_at(Station.MODEL):
+                    object.__setattr__(self, "model", self._replaced(part))
         self.line  # noqa: B018  validates before anything runs
-        splitting = [d for d in self.defenses if d.acts_at(Station.GRADIENT) and d.per_example]
+        splitting = [d for d in self.line.links if d.acts_at(Station.GRADIENT) and d.per_example]
         if splitting and self.model.couples_examples:
             raise StackError(
                 f"{labels(splitting)[0]} needs each example's own gradient, but in model '{self.model.name}' an "
                 "example's logits depend on its batch (batch statistics); use a model with group normalization or none"
             )
+
+    def _replaced(self, defense: Defense) -> Model:
+        made = defense.model(self.model, None)
+        if not isinstance(made, Model):
+            name = labels([defense])[0]
+            raise StackError(f"{name} gives a {type(made).__name__} from its model station; give a Model")
+        return made
 
     def _check_aggregator(self) -> None:
         found = next((d for d in self.defenses if isinstance(d, Aggregator)), None)

@@ -57,6 +57,8 @@ class Record:
         found: set[Check] = set()
         if self.survivors != self.cohort and not self.aborted:
             found.add("everyone arrives")
+        if self.aborted:
+            found.add("rounds are finished")
         if not self.drawn:
             found.add("cohorts are drawn")
         return frozenset(found)

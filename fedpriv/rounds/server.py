@@ -18,9 +18,9 @@ import numpy as np
 
 from fedpriv.account.ledger import Ledger
 from fedpriv.base import registry
-from fedpriv.base.errors import CheckpointError, DivergenceError, LedgerError, ModelError, ParameterError
+from fedpriv.base.errors import CheckpointError, DivergenceError, LedgerError, ModelError, ParameterError, StackError
 from fedpriv.base.lazy import tf
-from fedpriv.base.seeds import Purpose, child, integer_seed, secret
+from fedpriv.base.seeds import Purpose, child, fresh, integer_seed, secret
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.parties import Phase
 from fedpriv.defense.parties import client as client_party
@@ -88,7 +88,15 @@ class ServerRounds:
         return optimizers.build(self.federation.procedure.server)
 
     def start(self, weights: np.ndarray | None = None) -> State:
-        """The state before round 0, from the model's initializer or from given weights `[d]`."""
+        """The state before round 0, from the model's initializer or from given weights `[d]`.
+
+        Where no seed was chosen every start draws another, so that two runs share no noise.
+        """
+        if not self.federation.seeded:
+            object.__setattr__(self.federation, "seed", fresh())
+        return self._start(weights)
+
+    def _start(self, weights: np.ndarray | None) -> State:
         model, spec = self.federation.model, self.plan.spec
         if weights is None:
             weights = model.initial_weights(integer_seed(self.federation.seed or 0, Purpose.WEIGHTS))
@@ -155,7 +163,8 @@ class ServerRounds:
             saved_run = Checkpoint.load(checkpoint)
             if not self.federation.seeded:
                 object.__setattr__(self.federation, "seed", saved_run.seed)
-        state, records = self.start(weights), list[Record]()
+        state = self.start(weights) if saved_run is None else self._start(weights)
+        records = list[Record]()
         digest = hashlib.sha256(state.weights.tobytes()).hexdigest()[:16]
         identity = {**self.federation.config(), "initial_weights": digest}
         if saved_run is not None:
@@ -244,7 +253,7 @@ class ServerRounds:
         listening = [t for t in taps if t.listens(number)]
         check_taps(federation, listening)
         entered = self._serve(Station.BROADCAST, state.weights, state, state.defenses)
-        weights, states = np.asarray(entered.value), _following(state.defenses, entered)
+        weights, states = np.asarray(entered.value), _following(state.defenses, entered, self.line.labels)
         rate = federation.procedure.client.learning_rate * federation.procedure.client.schedule.factor(number)
         present = self._present(cohort, number)
         task = CohortTask(
@@ -389,7 +398,11 @@ class ServerRounds:
             walked = self._serve(
                 Station.AGGREGATE, total.astype(dtype), state, states, **self._server_facts(state, result)
             )
-            total, log, states = np.asarray(walked.value, np.float64), walked.log, _following(states, walked)
+            total, log, states = (
+                np.asarray(walked.value, np.float64),
+                walked.log,
+                _following(states, walked, self.line.labels),
+            )
         fixed = self.line.fixed_denominator
         denominator = result.weight if fixed is None else fixed
         mean = total / denominator if denominator > 0 else np.zeros_like(total)
@@ -417,7 +430,12 @@ class ServerRounds:
                 f"round {state.round}: the global model is not finite after the server's step; lower the server "
                 f"learning rate (now {rate:g}) or the client's"
             )
-        return weights, tf.nest.map_structure(np.asarray, server), walked.log, _following(states, walked)
+        return (
+            weights,
+            tf.nest.map_structure(np.asarray, server),
+            walked.log,
+            _following(states, walked, self.line.labels),
+        )
 
     def _restored(self, saved: Checkpoint, like: State) -> tuple[State, list[Record]]:
         server = tf.nest.pack_sequence_as(like.server, saved.server)
@@ -426,16 +444,30 @@ class ServerRounds:
         return State(saved.round, saved.weights, server, defenses, clients), saved.records
 
 
-def _following(states: tuple[Any, ...], walked: Walked) -> tuple[Any, ...]:
-    """States after a server's station, as arrays in the dtypes they had."""
+def _following(states: tuple[Any, ...], walked: Walked, names: Sequence[str]) -> tuple[Any, ...]:
+    """States after a server's station, as arrays in the shapes and dtypes they had.
+
+    Raises:
+      StackError: a state of another structure or shape; names the defense.
+    """
 
     def cast(old: Any, new: Any) -> np.ndarray:
-        return np.asarray(new, np.asarray(old).dtype)
+        made = np.asarray(new, np.asarray(old).dtype)
+        if made.shape != np.shape(old):
+            raise ValueError(f"shape {list(made.shape)} in place of {list(np.shape(old))}")
+        return made
 
-    return tuple(
-        tf.nest.map_structure(cast, old, walked.states[i]) if i in walked.states else old
-        for i, old in enumerate(states)
-    )
+    found = list(states)
+    for i, given in walked.states.items():
+        try:
+            found[i] = tf.nest.map_structure(cast, states[i], given)
+        except (TypeError, ValueError) as e:
+            first = (str(e).strip().splitlines() or [""])[0]
+            raise StackError(
+                f"{names[i]} gives a server state unlike its initial_state(plan): {first[:200]}; give the same "
+                "structure"
+            ) from e
+    return tuple(found)
 
 
 def _replaced(states: tuple[Any, ...], place: int, new: Any) -> tuple[Any, ...]:

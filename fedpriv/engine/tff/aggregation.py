@@ -8,7 +8,7 @@ from typing import Any
 
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tf, tff
-from fedpriv.base.seeds import Purpose, child, secret
+from fedpriv.base.seeds import Purpose, child, fresh, secret
 from fedpriv.defense.line import Line
 from fedpriv.defense.stations import Context, Defense, Plan, Station, labels
 from fedpriv.models.spec import Spec
@@ -24,7 +24,7 @@ def to_aggregation_factory(
     cohort: int,
     weighting: str = "examples",
     max_examples: int = 1,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Any:
     """Defenses as a `tff.aggregators.WeightedAggregationFactory`, in the order a client applies them.
 
@@ -33,8 +33,9 @@ def to_aggregation_factory(
     stations, its sum passed through the aggregate stations; with weighting `uniform` every client counts once, whatever
     its weight. Measurements are the means of what the defenses report.
 
-    A TFF aggregator does not know which client it runs for, so randomness at clients is drawn afresh in every run;
-    that of the server follows `seed`.
+    A TFF aggregator does not know which client it runs for, so randomness at clients is drawn afresh in every run, from
+    TensorFlow's own generator. That is seeded with 32 bits a process: noise at clients is for research here, and
+    protects nothing. That of the server follows `seed`.
 
     Args:
       defenses: that act at the update and aggregate stations.
@@ -42,7 +43,7 @@ def to_aggregation_factory(
       cohort: clients a round, drawn without replacement.
       weighting: `examples` or `uniform`, what the defenses are told and what is done.
       max_examples: largest weight a client has.
-      seed: of the server's noise.
+      seed: of the server's noise; None draws 128 bits from the operating system.
 
     Raises:
       StackError: a defense acts elsewhere, or the stack does not fit together.
@@ -56,6 +57,7 @@ def to_aggregation_factory(
                 "Federation with engine='tff'"
             )
     sampling = Sampling.fixed(cohort)
+    drawn = fresh() if seed is None else seed
 
     def plan(spec: Spec) -> Plan:
         return Plan(
@@ -72,7 +74,7 @@ def to_aggregation_factory(
 
     class Factory(tff.aggregators.WeightedAggregationFactory):
         def create(self, value_type: Any, weight_type: Any) -> Any:
-            return _Process(defenses, plan(_spec(value_type)), seed).build(value_type, weight_type)
+            return _Process(defenses, plan(_spec(value_type)), drawn).build(value_type, weight_type)
 
     return Factory()
 
