@@ -11,7 +11,6 @@ import typer
 
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ParameterError, UnknownNameError, did_you_mean
-from fedpriv.base.plugin import described, file_schema, prose
 
 REGISTRIES = {
     "attacks": registry.attacks,
@@ -69,8 +68,8 @@ def list_names(
     kind: Annotated[
         str,
         typer.Argument(
-            help="attacks, defenses, goals, models, datasets, kinds, tasks, metrics, engines, or parts of "
-            "attacks, such as objectives."
+            help="attacks, defenses, goals, models, datasets, kinds, tasks, attrition, metrics, engines, or parts "
+            "of attacks, such as objectives."
         ),
     ],
 ) -> None:
@@ -92,6 +91,8 @@ def show(
     ] = False,
 ) -> None:
     """Show what something does, its parameters and its paper."""
+    from fedpriv.base.plugin import prose
+
     if yaml:
         _print_yaml(name)
         return
@@ -169,6 +170,8 @@ def plug_in_schema(name: str) -> dict[str, Any]:
     found = [target for _, target in _found(name) if _configurable(target)]
     if not found:
         raise ParameterError(f"'{name}' is not made from a file; a schema is there for attacks, defenses and parts")
+    from fedpriv.base.plugin import file_schema
+
     return file_schema(found[0], name)
 
 
@@ -186,6 +189,8 @@ def _written(value: Any) -> str:
 
 def _parameters(target: Any) -> None:
     from pydantic import BaseModel
+
+    from fedpriv.base.plugin import described
 
     texts, rows = described(target), []
     if isinstance(target, type) and issubclass(target, BaseModel):

@@ -15,8 +15,9 @@ from typing import Any
 from fedpriv.base.errors import ExperimentError, FedprivError
 from fedpriv.experiment.code import code_version
 from fedpriv.experiment.experiment import Experiment
+from fedpriv.experiment.recipe import datasets
 from fedpriv.experiment.store import Job, Store, attack_job, training_job
-from fedpriv.experiment.work import Outcome, attack, datasets, train
+from fedpriv.experiment.work import Outcome, attack, train
 
 
 @dataclass(frozen=True)
