@@ -196,6 +196,7 @@ def attack(
         for run in range(seed, seed + repeats):
             columns = {"seed": run} if repeats > 1 else {}
             if run != seed:
+                staged.exposure.federation.close()
                 staged = make_stage(setting, run, weights)
             for attempt in attempts(made, staged, asked, run):
                 at = {"trial": attempt.number, **columns}
@@ -209,6 +210,8 @@ def attack(
                     show_row(row, row["number"], asked.unit, asked.row_columns(truth.kind), json_lines)
     except KeyboardInterrupt:
         interrupted = True
+    finally:
+        staged.exposure.federation.close()
     if not gathered.scores and gathered.refused and not interrupted:
         raise CapabilityError(f"attack '{made.name}' does not apply: {gathered.refused[0].reason}")
     if not gathered.scores:

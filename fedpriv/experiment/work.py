@@ -109,8 +109,12 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
     assert goal is not None
     _, held_out = attacked_data(setting)
     gathered = _Gathered(goal, keep_images)
-    for attempt in attempts(made, make_stage(setting, seed, weights), goal, seed):
-        gathered.take(attempt, setting.exposure.batch * setting.exposure.cohort)
+    staged = make_stage(setting, seed, weights)
+    try:
+        for attempt in attempts(made, staged, goal, seed):
+            gathered.take(attempt, setting.exposure.batch * setting.exposure.cohort)
+    finally:
+        staged.exposure.federation.close()
     always = set.intersection(*gathered.replayed) if gathered.replayed else set()
     facts = {
         "adaptive": adaptive(setting, always),

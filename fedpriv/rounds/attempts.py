@@ -11,8 +11,9 @@ from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.stage import Stage
 from fedpriv.rounds.trial import Inapplicable, Trial, try_trial
 from fedpriv.threat.attack import Attack
-from fedpriv.threat.goal import Goal
+from fedpriv.threat.goal import Goal, goal_of
 from fedpriv.threat.tap import Observation
+from fedpriv.threat.truth import Truth
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,36 +33,55 @@ class Attempt:
     result: Trial | Inapplicable
 
     @property
+    def truth(self) -> Truth:
+        """Of what was observed.
+
+        Raises:
+          CapabilityError: nothing was.
+        """
+        if self.observation is None:
+            self.applied()
+            raise CapabilityError(f"nothing was observed in trial {self.trial}")
+        return self.observation.truth
+
+    def applied(self) -> Trial:
+        """The result, of an attack that must apply.
+
+        Raises:
+          CapabilityError: it does not; says why.
+        """
+        if isinstance(self.result, Inapplicable):
+            raise CapabilityError(self.result.reason)
+        return self.result
+
+    @property
     def units(self) -> int | None:
         """How many examples, or other units of the goal, it is about; None where nothing was observed."""
         if self.observation is None:
             return None
-        truth = self.observation.truth
-        return len(truth.y if truth.answer is None else truth.answer)
+        return len(self.truth.y if self.truth.answer is None else self.truth.answer)
 
 
-def attempts(attack: Attack, rounds: Stage | Exposure, goal: Goal, seed: int) -> Iterator[Attempt]:
-    """Attacks one observation after the other; ends the engine's processes when it is through.
+def attempts(attack: Attack, rounds: Stage | Exposure, goal: Goal | None = None, seed: int = 0) -> Iterator[Attempt]:
+    """Attacks one observation after the other.
 
     Args:
       attack: the attack.
       rounds: what is attacked; a Stage where the goal has questions.
-      goal: what is asked.
+      goal: what is asked; None for what the attack answers.
       seed: of the attack's draws, together with an attempt's number.
     """
     exposure = rounds.exposure if isinstance(rounds, Stage) else rounds
+    asked = goal_of(attack) if goal is None else goal
     number = 0
-    try:
-        for trial in range(exposure.trials):
-            try:
-                seen = rounds.observe(trial)
-            except CapabilityError as e:  # such an adversary does not exist here
-                yield Attempt(trial=trial, number=number, observation=None, result=Inapplicable(str(e)))
-                number += 1
-                continue
-            for observation in seen:
-                result = try_trial(attack, observation, integer_seed(seed, Purpose.ATTACK, number), goal)
-                yield Attempt(trial=trial, number=number, observation=observation, result=result)
-                number += 1
-    finally:
-        exposure.federation.close()
+    for trial in range(exposure.trials):
+        try:
+            seen = rounds.observe(trial)
+        except CapabilityError as e:  # such an adversary does not exist here
+            yield Attempt(trial=trial, number=number, observation=None, result=Inapplicable(str(e)))
+            number += 1
+            continue
+        for observation in seen:
+            result = try_trial(attack, observation, integer_seed(seed, Purpose.ATTACK, number), asked)
+            yield Attempt(trial=trial, number=number, observation=observation, result=result)
+            number += 1
