@@ -92,7 +92,7 @@ def federate(toy, parts, logistic_model) -> Callable[..., Federation]:
 
     def make(**options):
         own = ("model", "train", "partition", "defenses", "test", "seed", "on_nonfinite", "rounds", "accountant")
-        own += ("engine", "engine_options", "attrition")
+        own += ("engine", "engine_options", "attrition", "topology")
         given = {k: options.pop(k) for k in own if k in options}
         procedure = options.pop("procedure", None) or make_procedure(**options)
         fields = {"model": logistic_model, "train": toy, "partition": parts, "test": toy, "seed": 0, **given}

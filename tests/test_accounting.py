@@ -144,3 +144,35 @@ def test_round_rdp_adds_up():
     _, one = round_rdp(event, "add_or_remove_one")
     _, seven = round_rdp(dp_accounting.SelfComposedDpEvent(event, 7), "add_or_remove_one")
     np.testing.assert_allclose(7 * one, seven, rtol=1e-12)
+
+
+@pytest.mark.parametrize("multiplier", [1e5, 1e8, 100.0])
+@pytest.mark.parametrize("rate", [1e-6, 1e-3])
+def test_much_noise_and_rare_sampling_give_a_small_number_that_holds(multiplier, rate):
+    """The divergences of both are below what float64 tells from zero; less noise bounds them."""
+    found = central_epsilon(multiplier, rounds=10, delta=1e-5, rate=rate)
+    assert 0 <= found < 0.01
+
+
+def test_large_fixed_cohorts_cost_no_more_than_no_amplification():
+    def epsilon(cohort):
+        return central_epsilon(4, rounds=10, delta=1e-5, cohort=cohort, population=100, sampling="fixed")
+
+    assert epsilon(90) == pytest.approx(epsilon(100)) == pytest.approx(8.08, abs=0.01)
+    assert epsilon(10) < epsilon(50) < epsilon(100)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: central_epsilon(1e-200, rounds=1, delta=1e-5, rate=0.1), LedgerError, "bounds no useful epsilon"),
+        (lambda: central_epsilon(0.01, rounds=1, delta=1e-5, rate=1.0, accountant="pld"), LedgerError, "or use rdp"),
+        (lambda: central_epsilon(float("inf"), rounds=1, delta=1e-5, rate=0.1), LedgerError, "give a number above 0"),
+        (lambda: central_epsilon(1.0, rounds=1.5, delta=1e-5, rate=0.1), ParameterError, "rounds=1.5 must be a whole"),
+        (lambda: noise_for(float("inf"), rounds=1, delta=1e-5, rate=0.1), ParameterError, "epsilon=inf must be"),
+        (lambda: noise_for(1.0, rounds=0.5, delta=1e-5, rate=0.1), ParameterError, "rounds=0.5 must be a whole"),
+    ],
+)
+def test_senseless_settings_get_one_line(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,4 +1,4 @@
-"""CONTRIBUTING's attack is whole: it runs, and passes the kit's check."""
+"""CONTRIBUTING's attack and defense are whole: they run, and pass the kit's checks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,30 @@ import pytest
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """The Python blocks as one module, as a reader would save them; importing it runs the check in it."""
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    path = tmp_path_factory.mktemp("contributing") / "my_attack.py"
-    path.write_text("\n".join(blocks))
-    spec = importlib.util.spec_from_file_location("my_attack", path)
+def saved(folder, name, heading):
+    """The Python blocks under a heading as one module, as a reader would save them; importing it runs its check."""
+    section = TEXT[TEXT.index(heading) :].partition("\n## ")
+    text = section[0] + (section[2].partition("\n## ")[0] if not section[0].strip() else "")
+    path = folder / f"{name}.py"
+    path.write_text("\n".join(re.findall(r"```python\n(.*?)```", text, re.S)))
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("contributing"), "my_attack", "## A new attack")
+
+
+def test_the_defense_passes_its_check(tmp_path):
+    checked = saved(tmp_path, "my_defense", "## A new defense").checked
+    assert checked.defense == "top_k_with_memory"
+    assert checked.stations == ("update",)
+    assert checked.moved > 0.1
+    assert checked.replayed < 1e-5
+    assert checked.epsilon is None
 
 
 def test_the_attack_passes_its_check(written):

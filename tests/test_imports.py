@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,51 @@ def test_imports_point_one_way(package):
     assert files
     wrong = {str(f.relative_to(ROOT)): bad for f in files if (bad := imported(f.read_text()) & FORBIDDEN[package])}
     assert not wrong
+
+
+#: The wings of fedpriv from the ground up; each may import those before it.
+WINGS = (
+    *("base", "models", "procedure", "data", "defense", "account", "federation", "engine", "threat", "metrics"),
+    *("rounds", "figures", "report", "experiment", "testing", "cli"),
+)
+
+
+def graph():
+    """Every import of every module, those inside functions and under TYPE_CHECKING included."""
+    files = {}
+    for package, folder in PACKAGES.items():
+        for file in folder.rglob("*.py"):
+            name = ".".join((package, *file.relative_to(folder).with_suffix("").parts))
+            files[name.removesuffix(".__init__")] = file
+    found = nx.DiGraph()
+    for name, file in files.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            wanted = []
+            if isinstance(node, ast.Import):
+                wanted = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                wanted = [f"{node.module}.{alias.name}" for alias in node.names]
+                wanted = [w if w in files else node.module for w in wanted]
+            found.add_edges_from((name, w) for w in wanted if w in files and w != name)
+    return found
+
+
+def test_no_circle_and_no_arrow_back_up():
+    found = graph()
+    assert [sorted(c) for c in nx.strongly_connected_components(found) if len(c) > 1] == []
+
+    def wing(module):
+        top, _, rest = module.partition(".")
+        return rest.partition(".")[0] if top == "fedpriv" and rest else top
+
+    built = {wing(m) for m in found if m.startswith("fedpriv.")} - {"__main__"}
+    assert built <= set(WINGS)
+    up = [
+        (a, b)
+        for a, b in found.edges
+        if wing(a) in WINGS and wing(b) in WINGS and WINGS.index(wing(b)) > WINGS.index(wing(a))
+    ]
+    assert up == []
 
 
 def modules():

@@ -185,3 +185,20 @@ def test_describe_says_what_it_rests_on():
     assert "It assumes that the cohort is secret." in text
     assert "amplified by sampling" in text
     assert "epsilon is unbounded" in Ledger(setup_of(Sampling.full()), []).describe()
+
+
+def test_a_claim_about_a_whole_run_is_asked_for_that_run():
+    """Noise that is drawn once costs the same however many rounds show it; composed it would grow."""
+    once = claim_of(2.0, amplified=False, run=lambda rounds: dp_accounting.GaussianDpEvent(2.0))
+    ledger, composed = Ledger(setup_of(), [once]), Ledger(setup_of(), [claim_of(2.0, amplified=False)])
+    one = composed.epsilon(1e-5, rounds=1).value
+    assert ledger.epsilon(1e-5, rounds=1).value == ledger.epsilon(1e-5, rounds=500).value == pytest.approx(one)
+    assert composed.epsilon(1e-5, rounds=500).value > 10 * one
+    assert ledger.epsilon(1e-5, rounds=0).value == 0
+
+
+def test_what_holds_against_the_server_holds_for_what_it_releases():
+    server, released = claim_of(9.0, "replace_one", "server", amplified=False), claim_of(0.5, amplified=False)
+    assert Ledger(setup_of(), [server, released]).epsilon(1e-5, rounds=1).value == pytest.approx(
+        Ledger(setup_of(), [server]).epsilon(1e-5, rounds=1).value
+    )

@@ -14,7 +14,7 @@ from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.noise import Noise
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
-from fedpriv_defenses.clip import SMALLEST_NORM, Clip
+from fedpriv_defenses.clip import Clip, Norm
 from fedpriv_defenses.gaussian_query import NOISE_ASSUMPTIONS, gaussian_sum_query
 
 
@@ -45,7 +45,7 @@ class CentralDP(Defense):
     paper: ClassVar[str] = "McMahan, Ramage, Talwar, Zhang, 2018, arXiv 1710.06963"
     replayable: ClassVar[bool] = False
 
-    clip: Annotated[float, Field(ge=SMALLEST_NORM, allow_inf_nan=False)]
+    clip: Norm
     noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     def check(self, plan: Plan) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fedpriv.base.lazy import tf
 from fedpriv.defense.domain import Domain, Real
@@ -13,6 +13,16 @@ from fedpriv.defense.stations import Context, Defense, Plan
 
 #: Squares of shorter vectors vanish in float32, and with them the norm that a clip goes by.
 SMALLEST_NORM = 1e-15
+
+
+def _resolved(value: float) -> float:
+    if value < SMALLEST_NORM:
+        raise ValueError(f"squares of so short a vector vanish in float32; give {SMALLEST_NORM:g} or more")
+    return value
+
+
+#: An L2 norm to clip to, in update units.
+Norm = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_resolved)]
 
 
 class Clip(Defense):
@@ -35,7 +45,7 @@ class Clip(Defense):
     paper: ClassVar[str] = "Abadi et al., 2016, arXiv 1607.00133"
     adaptive_attack: ClassVar[str] = "dlg"
 
-    norm: Annotated[float, Field(ge=SMALLEST_NORM, allow_inf_nan=False)]
+    norm: Norm
 
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """A vector of norm at most `norm`, and of any smaller bound it came with."""

@@ -13,7 +13,7 @@ from fedpriv.defense.domain import Real
 from fedpriv.defense.noise import Noise
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
-from fedpriv_defenses.clip import SMALLEST_NORM, Clip
+from fedpriv_defenses.clip import Clip, Norm
 from fedpriv_defenses.gaussian_query import NOISE_ASSUMPTIONS, gaussian_sum_query
 
 
@@ -47,7 +47,7 @@ class LocalDP(Defense):
     replayable: ClassVar[bool] = False
     adaptive_attack: ClassVar[str] = "ggl"
 
-    clip: Annotated[float, Field(ge=SMALLEST_NORM, allow_inf_nan=False)]
+    clip: Norm
     noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     @property

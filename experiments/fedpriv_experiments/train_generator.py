@@ -154,10 +154,10 @@ def main(
         **{k: record[k] for k in ("command", "config", "seed", "versions")},
         "data": {
             "name": source.name,
-            "fingerprint": source.fingerprint,
+            "fingerprint": source.contents,
             "used": len(kept),
-            "used_fingerprint": public.fingerprint,
-            "excluded": {shorten_paths(name): [d.fingerprint for d in load(name) if d is not None] for name in exclude},
+            "used_fingerprint": public.contents,
+            "excluded": {shorten_paths(name): [d.contents for d in load(name) if d is not None] for name in exclude},
         },
         "final": rows[-1],
     }

@@ -8,20 +8,25 @@ does not rescale between relations, so a clipped sum's multiplier sigma / C must
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import math
+from typing import Any, Literal
+
+import numpy as np
 
 from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.base.lazy import dp_accounting
 from fedpriv.defense.claim import Relation
 from fedpriv.procedure.procedure import Sampling
 
-if TYPE_CHECKING:
-    import numpy as np
-
 AccountantName = Literal["rdp", "pld"]
 
 #: Smallest noise multiplier searched; below it the accountants' epsilons run into the hundreds.
 SMALLEST_MULTIPLIER = 0.1
+#: More noise than this counts as this much: Renyi divergences fall below what float64 tells from zero. Counting less
+#: noise than there is gives a larger epsilon, which holds.
+LARGEST_MULTIPLIER = 1e4
+#: Less noise than this bounds epsilons in the millions, where the accountants overflow; PLDs grow with 1 / noise.
+USEFUL_MULTIPLIER = {"rdp": 1e-3, "pld": 0.05}
 
 
 def sampled(event: Any, relation: Relation, sampling: Sampling, population: int) -> Any:
@@ -59,9 +64,53 @@ def new_accountant(name: AccountantName, relation: Relation) -> Any:
 
 
 def round_rdp(event: Any, relation: Relation) -> tuple[np.ndarray, np.ndarray]:
-    """(orders, Renyi divergence of one round at each); rounds add up, so n rounds are n times the second."""
-    accountant = new_accountant("rdp", relation).compose(event)
-    return accountant.orders, accountant.rdp
+    """(orders, Renyi divergence of one round at each); rounds add up, so n rounds are n times the second.
+
+    Raises:
+      LedgerError: none can be computed.
+    """
+    tried = event
+    for _ in range(40):
+        found = new_accountant("rdp", relation).compose(tried)
+        # The divergence of much noise under rare sampling is a difference of numbers that are nearly alike, and can
+        # come out negative. One for half the noise can be told from zero, and bounds it.
+        if not (np.asarray(found.rdp) < 0).any():
+            return found.orders, found.rdp
+        tried = _halved(tried)
+        if tried is None:
+            break
+    raise LedgerError(f"the Renyi divergence of {event} cannot be told from zero; change noise or sampling")
+
+
+def _halved(event: Any) -> Any:
+    """The event with half the noise, None where it is of another kind."""
+    if isinstance(event, dp_accounting.GaussianDpEvent):
+        return dp_accounting.GaussianDpEvent(event.noise_multiplier / 2)
+    if isinstance(event, dp_accounting.PoissonSampledDpEvent):
+        inner = _halved(event.event)
+        return None if inner is None else dp_accounting.PoissonSampledDpEvent(event.sampling_probability, inner)
+    if isinstance(event, dp_accounting.SampledWithoutReplacementDpEvent):
+        inner = _halved(event.event)
+        sizes = event.source_dataset_size, event.sample_size
+        return None if inner is None else dp_accounting.SampledWithoutReplacementDpEvent(*sizes, inner)
+    return None
+
+
+def counted(event: Any, name: AccountantName) -> Any:
+    """`event` with no more noise than LARGEST_MULTIPLIER.
+
+    Raises:
+      LedgerError: it has so little noise that no useful number comes out.
+    """
+    if not isinstance(event, dp_accounting.GaussianDpEvent):
+        return event
+    least = USEFUL_MULTIPLIER[name]
+    if event.noise_multiplier < least:
+        raise LedgerError(
+            f"a noise multiplier of {event.noise_multiplier:g} over the sensitivity bounds no useful epsilon "
+            f"(the {name} accountant starts at {least:g}); add noise" + (", or use rdp" if name == "pld" else "")
+        )
+    return dp_accounting.GaussianDpEvent(min(event.noise_multiplier, LARGEST_MULTIPLIER))
 
 
 def rdp_epsilon(orders: np.ndarray, rdp: np.ndarray, delta: float) -> float:
@@ -73,6 +122,9 @@ def composed_epsilon(event: Any, relation: Relation, accountant: AccountantName,
     """Epsilon at `delta` after `rounds` rounds of `event`; infinite where nothing is bounded."""
     if rounds == 0:
         return 0.0
+    if accountant == "rdp":
+        orders, rdp = round_rdp(event, relation)
+        return rdp_epsilon(orders, rounds * rdp, delta)
     return float(new_accountant(accountant, relation).compose(event, rounds).get_epsilon(delta))
 
 
@@ -97,6 +149,13 @@ def checked_delta(delta: float) -> float:
     if not 0 < delta < 1:
         raise ParameterError(f"delta={delta} must lie strictly between 0 and 1; well below 1/clients, such as 1e-5")
     return float(delta)
+
+
+def checked_rounds(rounds: float, least: int) -> int:
+    """`rounds` as an int, or ParameterError."""
+    if not float(rounds).is_integer() or rounds < least:
+        raise ParameterError(f"rounds={rounds} must be a whole number, {least} or more")
+    return int(rounds)
 
 
 def checked_accountant(name: str) -> AccountantName:
@@ -166,16 +225,19 @@ def central_epsilon(
     Raises:
       LedgerError: the accountant has no support for that sampling, or there is no noise.
     """
-    if not noise_multiplier > 0:
-        raise LedgerError(f"noise_multiplier={noise_multiplier} bounds no epsilon; give one above 0")
-    if rounds < 0:
-        raise ParameterError(f"rounds={rounds} must be 0 or more")
+    if not 0 < noise_multiplier < math.inf:
+        raise LedgerError(f"noise_multiplier={noise_multiplier} bounds no epsilon; give a number above 0")
+    rounds = checked_rounds(rounds, 0)
     name, delta = checked_accountant(accountant), checked_delta(delta)
     how, clients = _cohorts(rate, cohort, population, sampling)
     event, relation = central_event(noise_multiplier, how, clients)
-    event = sampled(event, relation, how, clients)
-    require_supported(event, relation, name)
-    return composed_epsilon(event, relation, name, rounds, delta)
+    event = counted(event, name)
+    drawn = sampled(event, relation, how, clients)
+    require_supported(drawn, relation, name)
+    value = composed_epsilon(drawn, relation, name, rounds, delta)
+    if how.kind == "fixed":  # the theorem for fixed cohorts is loose for large ones; without it the bound holds as well
+        value = min(value, composed_epsilon(event, relation, name, rounds, delta))
+    return value
 
 
 def noise_for(
@@ -196,10 +258,9 @@ def noise_for(
     Raises:
       LedgerError: as for `central_epsilon`, or no multiplier in reach gives that epsilon.
     """
-    if not epsilon > 0:
-        raise ParameterError(f"epsilon={epsilon} must be above 0; no finite noise gives 0")
-    if rounds < 1:
-        raise ParameterError(f"rounds={rounds} must be 1 or more")
+    if not 0 < epsilon < math.inf:
+        raise ParameterError(f"epsilon={epsilon} must be a number above 0; no finite noise gives 0, and none infinity")
+    rounds = checked_rounds(rounds, 1)
     name, delta = checked_accountant(accountant), checked_delta(delta)
     how, clients = _cohorts(rate, cohort, population, sampling)
     relation = central_event(1.0, how, clients)[1]

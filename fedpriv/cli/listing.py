@@ -98,6 +98,7 @@ def show(
         return
     for kind, target in _found(name):
         typer.echo(f"{name} ({kind.removesuffix('s') if kind not in ('labels', 'coordinates') else kind})\n")
+
         typer.echo(prose(target) if kind != "metrics" else inspect.getdoc(target) or "")
         if kind != "metrics":
             _parameters(target)

@@ -12,7 +12,8 @@ import numpy as np
 from fedpriv.base import registry
 from fedpriv.base.errors import DataError
 from fedpriv.data.dataset import Dataset
-from fedpriv.data.kind import Kind, check_finite, kind_of
+from fedpriv.data.kind import Kind, check_finite
+from fedpriv.data.kinds.default import kind_of
 from fedpriv.data.kinds.image import looks_channels_first
 
 MAX_INFERRED_CLASSES = 65536

@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from fedpriv.base.errors import DataError
-from fedpriv.data.kind import Kind, kind_of
+from fedpriv.data.kind import Kind
+from fedpriv.data.kinds.default import kind_of
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,18 @@ class Dataset:
         return tuple(self.x.shape[1:])
 
     @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256, 16 hex digits, over all that results depend on: contents, kind, classes and their names, keys."""
+    def contents(self) -> str:
+        """SHA-256, 16 hex digits, over examples and targets alone."""
         h = hashlib.sha256()
         for a in (self.x, self.y):
             h.update(f"{a.shape}{a.dtype}".encode())
             h.update(np.ascontiguousarray(a).tobytes())
+        return h.hexdigest()[:16]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, 16 hex digits, over all that results depend on: contents, kind, classes and their names, keys."""
+        h = hashlib.sha256(self.contents.encode())
         keys = None if self.keys is None else [str(k) for k in np.asarray(self.keys).tolist()]
         h.update(repr((self.num_classes, self.class_names, keys, self.kind.config())).encode())
         return h.hexdigest()[:16]

@@ -105,14 +105,6 @@ def unit_floats(raw: Any, dtype: str) -> Any:
     return tf.cast(raw, dtype) / tf.constant(255, dtype) if raw.dtype == tf.uint8 else tf.cast(raw, dtype)
 
 
-def kind_of(shape: tuple[int, ...]) -> Kind:
-    """The kind of examples of which only the shape is known: images `(height, width, channels)`, else features."""
-    from fedpriv.data.kinds.features import Features
-    from fedpriv.data.kinds.image import Image
-
-    return Image(shape=shape) if len(shape) == 3 else Features(shape=shape)
-
-
 def check_finite(x: np.ndarray, where: str, what: str, expected: str) -> None:
     """Refuses NaN and infinite values; says how many, and the first example with one."""
     finite = np.isfinite(x)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
-from fedpriv.data.kind import Kind, kind_of
+from fedpriv.data.kind import Kind
+from fedpriv.data.kinds.default import kind_of
 from fedpriv.metrics.image import psnr_of_mse
 from fedpriv.metrics.matching import UNMATCHED, match
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fedpriv.base.errors import DataError, ParameterError
-from fedpriv.data.kind import Kind, kind_of
+from fedpriv.data.kind import Kind
+from fedpriv.data.kinds.default import kind_of
 from fedpriv.metrics.decibels import PSNR_CAP, capped, decibels
 from fedpriv.metrics.extra import Metric, higher_is_better, measure
 from fedpriv.metrics.interval import cluster_bootstrap, clustered_wilson

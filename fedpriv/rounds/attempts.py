@@ -12,7 +12,7 @@ from fedpriv.rounds.stage import Stage
 from fedpriv.rounds.trial import Inapplicable, Trial, try_trial
 from fedpriv.threat.attack import Attack
 from fedpriv.threat.goal import Goal, goal_of
-from fedpriv.threat.tap import Observation
+from fedpriv.threat.observation import Observation
 from fedpriv.threat.truth import Truth
 
 

@@ -18,9 +18,10 @@ from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure, Sampling, Schedule
 from fedpriv.rounds.server import State
-from fedpriv.threat.acts import enacted
 from fedpriv.threat.adversary import Adversary
-from fedpriv.threat.tap import Observation, Tap
+from fedpriv.threat.enact import enacted
+from fedpriv.threat.observation import Observation
+from fedpriv.threat.tap import Tap
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedpriv.account.ledger import Ledger
 from fedpriv.defense.claim import Check
-from fedpriv.threat.tap import Observation
+from fedpriv.threat.observation import Observation
 
 
 @dataclass

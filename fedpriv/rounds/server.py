@@ -33,7 +33,7 @@ from fedpriv.federation.federation import Federation
 from fedpriv.procedure import optimizers, sampling
 from fedpriv.rounds.checkpoint import Checkpoint
 from fedpriv.rounds.record import History, Record
-from fedpriv.threat.acts import planted
+from fedpriv.threat.enact import planted
 from fedpriv.threat.observe import check_taps, observe, watching
 from fedpriv.threat.tap import Tap
 

@@ -13,7 +13,7 @@ from fedpriv.data.dataset import Dataset
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.threat.goal import Goal, Pool
 from fedpriv.threat.lab import Lab
-from fedpriv.threat.tap import Observation
+from fedpriv.threat.observation import Observation
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

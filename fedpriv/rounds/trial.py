@@ -11,7 +11,7 @@ from fedpriv.defense.stations import labels
 from fedpriv.threat.attack import Attack, Finding
 from fedpriv.threat.dossier import Dossier
 from fedpriv.threat.goal import Goal, goal_of
-from fedpriv.threat.tap import Observation
+from fedpriv.threat.observation import Observation
 from fedpriv.threat.view import View
 
 

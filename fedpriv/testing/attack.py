@@ -14,13 +14,14 @@ import numpy as np
 from fedpriv.base.errors import CapabilityError, CheckError, FedprivError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.registry import attacks
+from fedpriv.models.tasks.regression import Regression
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.trial import isolated
 from fedpriv.testing.case import CASES, Case, own_case
 from fedpriv.testing.closeness import NOTHING, Closeness, blank, closeness
 from fedpriv.testing.references import holds
 from fedpriv.threat.attack import Attack, Capability, Finding
-from fedpriv.threat.tap import Observation
+from fedpriv.threat.observation import Observation
 from fedpriv.threat.view import View
 
 #: dB by which reconstructions must be nearer than a blank image, and than what the control gets.
@@ -109,7 +110,7 @@ def check_attack(
 
 def _made(attack: Any) -> Attack:
     if isinstance(attack, str):
-        return attacks.create(attack)
+        attack = attacks.create(attack)
     if isinstance(attack, type) and issubclass(attack, Attack):
         try:
             return attack()
@@ -118,6 +119,11 @@ def _made(attack: Any) -> Attack:
                 f"attack '{attack.name or attack.__name__}' cannot be made without parameters ({e}); "
                 "give check_attack one that is made"
             ) from e
+    if isinstance(attack, Attack) and not set(attack.goals) & {"reconstruction", "labels"}:
+        raise ParameterError(
+            f"attack '{attack.name}' answers {' and '.join(attack.goals)}; check_attack knows cases of "
+            "reconstruction and of labels alone"
+        )
     if not isinstance(attack, Attack):
         raise ParameterError(f"check_attack takes an Attack, its class or its name, not {attack!r}")
     return attack
@@ -292,10 +298,9 @@ class _Check:
         """Takes away what the view gives, one thing at a time."""
         needs = self._attack.requirements()
         for capability in sorted(view.capabilities, key=lambda c: c.name):
-            poorer = WITHOUT[capability](view)
             if capability not in needs and capability not in _TRIED:
                 continue
-            outcome = self.outcome(poorer)
+            outcome = self.outcome(WITHOUT[capability](view))
             if isinstance(outcome, FedprivError):
                 self.refused[capability.name] = str(outcome)
             if capability in needs and not isinstance(outcome, CapabilityError):
@@ -313,6 +318,11 @@ def _unnamed_bias(view: View) -> View:
     return dataclasses.replace(view, model=dataclasses.replace(view.model, spec=spec))
 
 
+def _without_softmax(view: View) -> View:
+    task = Regression(targets=view.model.num_classes)
+    return dataclasses.replace(view, model=dataclasses.replace(view.model, task=task, num_classes=0))
+
+
 def _two_steps(view: View) -> View:
     assert view.procedure is not None
     return dataclasses.replace(view, procedure=view.procedure.model_copy(update={"local_epochs": 2}))
@@ -326,7 +336,9 @@ WITHOUT: dict[Capability, Callable[[View], View]] = {
     Capability.NUM_EXAMPLES: lambda v: dataclasses.replace(v, num_examples=None),
     Capability.PROCEDURE: lambda v: dataclasses.replace(v, procedure=None, client_rate=None),
     Capability.SINGLE_STEP: _two_steps,
+    Capability.SOFTMAX: _without_softmax,
     Capability.CLASSIFIER_BIAS: _unnamed_bias,
+    Capability.LAB: lambda v: dataclasses.replace(v, lab=None),
     Capability.BATCH_STATISTICS: lambda v: dataclasses.replace(v, batch_statistics=None),
     Capability.RUNNING_STATISTICS: lambda v: dataclasses.replace(v, model=dataclasses.replace(v.model, running=None)),
     Capability.AUXILIARY: lambda v: dataclasses.replace(v, adversary=v.adversary.without("auxiliary")),

@@ -17,7 +17,7 @@ from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
 from fedpriv.rounds.exposure import Exposure, single_steps
 from fedpriv.threat.adversary import Adversary
-from fedpriv.threat.tap import Observation
+from fedpriv.threat.observation import Observation
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from fedpriv.data.kind import Kind
 
 if TYPE_CHECKING:
     from fedpriv.threat.attack import Attack, Finding
-    from fedpriv.threat.tap import Observation
+    from fedpriv.threat.observation import Observation
     from fedpriv.threat.truth import Truth
 
 

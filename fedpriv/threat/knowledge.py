@@ -10,20 +10,19 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError, ParameterError
+from fedpriv.data.loading import load
+from fedpriv.defense.stations import Defense, Station
+from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Model, Moments
 from fedpriv.procedure.procedure import Procedure
+from fedpriv.threat.position import Position
 from fedpriv.threat.written import Written
-
-if TYPE_CHECKING:
-    from fedpriv.defense.stations import Defense
-    from fedpriv.federation.federation import Federation
-    from fedpriv.threat.adversary import Adversary
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +57,7 @@ class Knowledge(Written):
         """What is known, in a few words, for "It also knows: ..."."""
         raise NotImplementedError
 
-    def check(self, federation: Federation, adversary: Adversary) -> None:
+    def check(self, federation: Federation, position: Position) -> None:
         """Raises CapabilityError where there is no such thing to know in that federation."""
 
     def fill(self, facts: Facts) -> Mapping[str, Any]:
@@ -136,16 +135,14 @@ class BatchStatistics(Knowledge):
         """In words."""
         return "the batch-norm statistics of the client's batch, as clients that send their buffers give away"
 
-    def check(self, federation: Federation, adversary: Adversary) -> None:
+    def check(self, federation: Federation, position: Position) -> None:
         """Refuses where there is no one batch, or no statistics of it."""
-        from fedpriv.defense.stations import Station
-
         model, procedure = federation.model, federation.procedure
         several = [n for n in map(len, federation.partition.indices) if procedure.local_steps(n) > 1]
         changing = [d.name for d in federation.defenses if d.acts_at(Station.BATCH) or d.acts_at(Station.DATA)]
         if model.moments is None:
             why = f"model '{model.name}' has no batch normalization (or does not say what enters it); use one that has"
-        elif federation.line.protocol is not None or not adversary.at.sees_messages:
+        elif federation.line.protocol is not None or not position.sees_messages:
             why = "it sees a sum over clients, each with a batch of its own; let it be a server without a secure sum"
         elif several:
             why = (
@@ -244,8 +241,6 @@ class Statistics(Knowledge):
 
 @functools.lru_cache(maxsize=4)
 def _examples(data: str, most: int | None, per_class: int | None) -> tuple[np.ndarray, np.ndarray, int]:
-    from fedpriv.data import load
-
     train, _ = load(data)
     labels = train.y[:most]
     chosen = np.arange(len(labels))

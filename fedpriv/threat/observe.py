@@ -15,10 +15,11 @@ from fedpriv.defense.protocol import Protocol
 from fedpriv.engine.result import CohortResult, CohortTask
 from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Moments
-from fedpriv.threat.acts import check_enacted
+from fedpriv.threat.enact import check_enacted
 from fedpriv.threat.knowledge import Facts
+from fedpriv.threat.observation import Observation
 from fedpriv.threat.position import Kind, Passage, Seen
-from fedpriv.threat.tap import Observation, Tap
+from fedpriv.threat.tap import Tap
 from fedpriv.threat.truth import Truth
 from fedpriv.threat.view import Own, View
 
@@ -35,7 +36,7 @@ def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
     population = len(federation.partition)
     for tap in taps:
         for known in sorted(tap.adversary.knowledge, key=str):
-            known.check(federation, tap.adversary)
+            known.check(federation, tap.adversary.at)
         strangers = [c for c in tap.clients or () if not 0 <= c < population]
         if strangers:
             raise ParameterError(

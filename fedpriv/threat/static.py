@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from fedpriv.base.errors import CapabilityError, ParameterError, SharedGraphError
 from fedpriv.base.lazy import tf
-from fedpriv.data.kind import Kind, kind_of
+from fedpriv.data.kind import Kind
+from fedpriv.data.kinds.default import kind_of
 from fedpriv.defense.stations import Defense, Plan
 from fedpriv.federation.replay import Replayed, replay_cohort
 from fedpriv.models.model import Model

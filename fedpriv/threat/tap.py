@@ -1,4 +1,4 @@
-"""Tap: an adversary listening to some rounds. Observation: what one tap got, and, apart, the truth behind it."""
+"""Tap: an adversary listening to some rounds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.threat.adversary import Adversary
-from fedpriv.threat.truth import Truth
-from fedpriv.threat.view import View
 
 
 @dataclass(frozen=True)
@@ -32,16 +30,3 @@ class Tap:
     def listens(self, round_number: int) -> bool:
         """Whether it wants that round."""
         return self.rounds is None or round_number in self.rounds
-
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """A view and the truth behind it. Hand attacks the view; keep the truth for the scorer.
-
-    Attributes:
-      view: the adversary's holdings; holds no reference to the truth.
-      truth: what went in.
-    """
-
-    view: View
-    truth: Truth

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedpriv.data.kind import Kind, kind_of
+from fedpriv.data.kind import Kind
+from fedpriv.data.kinds.default import kind_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ import numpy as np
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
-from fedpriv.data.kind import Kind, kind_of
+from fedpriv.data.kind import Kind
+from fedpriv.data.kinds.default import kind_of
 from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Defense, Plan, labels
@@ -20,7 +21,7 @@ from fedpriv.federation.replay import divides_by_public_constant, stand_ins
 from fedpriv.models.model import Model, Moments
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.threat.adversary import Adversary
-from fedpriv.threat.attack import Capability
+from fedpriv.threat.capability import Capability
 from fedpriv.threat.knowledge import Auxiliary, Generator
 from fedpriv.threat.lab import Lab
 from fedpriv.threat.question import Question

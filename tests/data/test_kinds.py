@@ -6,8 +6,8 @@ import pytest
 from fedpriv.base import registry
 from fedpriv.base.errors import DataError
 from fedpriv.base.lazy import tf
-from fedpriv.data.kind import kind_of
 from fedpriv.data.kinds.columns import TOLERANCE, Categorical, Columns, Numeric
+from fedpriv.data.kinds.default import kind_of
 from fedpriv.data.kinds.features import Features
 from fedpriv.data.kinds.image import Image
 from fedpriv.data.kinds.tokens import Tokens

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,8 +19,12 @@ from fedpriv_defenses.local_dp import LocalDP
 from fedpriv_defenses.secret_sharing import SecretSharing
 
 from fedpriv.base.errors import DataError, DivergenceError, EngineError, ModelError, ParameterError
+from fedpriv.base.lazy import tf
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
+from fedpriv.defense.attrition import BernoulliAttrition
+from fedpriv.defense.passed import Passed
+from fedpriv.defense.stations import Defense
 from fedpriv.engine.pool import Pool, Worker
 from fedpriv.engine.result import CohortTask
 from fedpriv.engine.runtime import Runtime, free_port
@@ -157,6 +162,52 @@ def cohort(federation, clients=tuple(range(5)), **options):
         return engine.cohort(task)
     finally:
         engine.close()
+
+
+class Remembers(Defense):
+    """Sends half of what it holds, keeps the rest, and tallies how many examples there are."""
+
+    name: ClassVar[str] = "remembers"
+
+    def initial_client_state(self, plan):
+        return (np.zeros(plan.spec.size, np.float32),)
+
+    def initial_state(self, plan):
+        return (np.float32(1),)
+
+    def tallies(self, plan):
+        return {"n": 100.0}
+
+    def update(self, update, context):
+        whole = (update + context.own[0]) * context.state[0]
+        tally = {"n": tf.cast(context.num_examples, update.dtype)}
+        return Passed(whole / 2, tally=tally, log={"away": context.away}, state=(whole / 2,))
+
+    def aggregate(self, total, context):
+        mean = context.tally["n"] / tf.cast(tf.maximum(context.count, 1), tf.float32)
+        return Passed(total, state=(context.state[0] * 0.5 + 0.01 * mean,))
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["plain", "shared"])
+def test_states_tallies_and_drop_outs_are_the_same_on_both_engines(federate, address, shared):
+    defenses = (Remembers(), *((SecretSharing(range=4.0),) if shared else ()))
+    options = {
+        "defenses": defenses,
+        "batch_size": 4,
+        "sampling": {"kind": "fixed", "size": 4},
+        "attrition": BernoulliAttrition(rate=0.2),
+    }
+    graph = federate(**options)
+    tff = federate(**options, engine="tff", engine_options={"workers": [address]})
+    try:
+        ours, theirs = graph.run(5), tff.run(5)
+    finally:
+        tff.close()
+    np.testing.assert_allclose(theirs.weights, ours.weights, atol=1e-5)
+    assert any(r.lost for r in ours.records)
+    for a, b in zip(ours.records, theirs.records, strict=True):
+        assert (a.lost, a.survivors, a.bytes_up) == (b.lost, b.survivors, b.bytes_up)
+        assert a.metrics == pytest.approx(b.metrics, abs=1e-6)
 
 
 def test_own_updates_travel_only_for_a_tap(federate, address):

@@ -7,9 +7,10 @@ import pytest
 
 from fedpriv.base.errors import CapabilityError, DataError, FedprivError, ParameterError
 from fedpriv.rounds.exposure import Exposure
-from fedpriv.threat.acts import Act, Occasion, Plant, enacted
+from fedpriv.threat.acts import Act, Occasion, Plant
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.attack import Capability
+from fedpriv.threat.enact import enacted
 from fedpriv.threat.tap import Tap
 
 SETTINGS = {"batch_size": None, "weighting": "uniform"}

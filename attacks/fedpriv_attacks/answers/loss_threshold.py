@@ -23,10 +23,6 @@ class LossThreshold(Attack):
     (`average`), or bounds its false positives by the losses of data it knows to be no members (`quantile`). Asked about
     an update, it looks at the model that the update leads to. It fails where a model fits what it was trained on no
     better than other examples.
-
-    Parameters:
-      threshold: how it is calibrated.
-      fpr: share of its own examples that may be called members, for `quantile`.
     """
 
     name: ClassVar[str] = "loss_threshold"
@@ -34,8 +30,10 @@ class LossThreshold(Attack):
     goals: ClassVar[tuple[str, ...]] = ("membership",)
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.LAB})
 
-    threshold: Literal["average", "quantile"] = "quantile"
-    fpr: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    threshold: Literal["average", "quantile"] = Field(default="quantile", description="how it is calibrated.")
+    fpr: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="share of its own examples that may be called members, for `quantile`."
+    )
 
     def requirements(self) -> frozenset[Capability]:
         """Data of its own; and, to train a shadow, the procedure and how much a client holds."""

@@ -23,10 +23,6 @@ class ShadowProperty(Attack):
     clients to train, defenses included, and seen from its position. All updates are divided by the shadows' mean norm;
     to standardize each coordinate instead would drown the few that tell in many that don't. It fails where the shares
     differ by less than clients do anyway, or where its own data are unlike theirs.
-
-    Parameters:
-      shadows: shadow views, half of them with the property.
-      penalty: strength of the L2 penalty on the classifier's weights, on updates of norm 1.
     """
 
     name: ClassVar[str] = "shadow_property"
@@ -36,8 +32,12 @@ class ShadowProperty(Attack):
         {Capability.REAL_UPDATE, Capability.PROCEDURE, Capability.NUM_EXAMPLES, Capability.LAB}
     )
 
-    shadows: Annotated[int, Field(ge=4)] = 40
-    penalty: Annotated[float, Field(gt=0)] = 1.0
+    shadows: Annotated[int, Field(ge=4)] = Field(
+        default=40, description="shadow views, half of them with the property."
+    )
+    penalty: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="strength of the L2 penalty on the classifier's weights, on updates of norm 1."
+    )
 
     def attack(self, view: View, seed: int) -> Finding:
         """One confidence, the log-odds of the property.

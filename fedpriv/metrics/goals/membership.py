@@ -12,8 +12,8 @@ from fedpriv.base.errors import DataError
 from fedpriv.base.seeds import Purpose, generator
 from fedpriv.metrics.goals.answers import YesNo
 from fedpriv.threat.goal import Pool
+from fedpriv.threat.observation import Observation
 from fedpriv.threat.question import MembershipQuestion
-from fedpriv.threat.tap import Observation
 
 
 class Membership(YesNo):

@@ -15,8 +15,8 @@ from fedpriv.base.seeds import Purpose, generator
 from fedpriv.data.dataset import Dataset
 from fedpriv.metrics.goals.answers import YesNo
 from fedpriv.threat.goal import Pool
+from fedpriv.threat.observation import Observation
 from fedpriv.threat.question import PropertyQuestion, Trait
-from fedpriv.threat.tap import Observation
 
 
 class Property(YesNo):
