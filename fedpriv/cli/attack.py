@@ -168,7 +168,7 @@ def attack(
     the film strip and the curve.
     """
     from fedpriv.cli.attack_output import Gathered, images_attacked, show_inapplicable, show_row, show_summary
-    from fedpriv.experiment.recipe import attacked_data, make_stage
+    from fedpriv.experiment.assembly import attacked_data, make_stage
     from fedpriv.rounds.attempts import attempts
     from fedpriv.rounds.trial import Inapplicable
     from fedpriv.threat.observe import check_taps
@@ -235,7 +235,7 @@ def _keeping_path(made: Attack) -> Attack:
 
 def _trained(checkpoint: Path, setting: Setting) -> np.ndarray:
     """The weights in a checkpoint of this setting's model."""
-    from fedpriv.experiment.recipe import make_model
+    from fedpriv.experiment.assembly import make_model
     from fedpriv.rounds.checkpoint import Checkpoint
 
     saved, model = Checkpoint.load(checkpoint), make_model(setting)

@@ -154,7 +154,7 @@ def train(
 ) -> None:
     """Train a model by FedSGD or FedAvg, with any defenses, and show each round."""
     from fedpriv.base.atomic import to_json
-    from fedpriv.experiment.recipe import make_federation
+    from fedpriv.experiment.assembly import make_federation
 
     if algorithm not in (known := ("fedavg", "fedsgd")):
         raise ParameterError(f"--algorithm '{algorithm}' is unknown.{did_you_mean(algorithm, known)}")

@@ -14,7 +14,7 @@ from fedpriv.base.errors import LedgerError
 from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Defense, Station, labels
-from fedpriv.experiment.recipe import attacked_data, make_federation, make_stage
+from fedpriv.experiment.assembly import attacked_data, make_federation, make_stage
 from fedpriv.experiment.setting import Setting
 from fedpriv.rounds.attempts import Attempt, attempts
 from fedpriv.rounds.trial import Inapplicable, Trial

@@ -164,7 +164,7 @@ def test_a_cells_identity_is_what_its_result_depends_on_and_nothing_else(write):
 def test_changed_data_is_another_cell(write, tmp_path):
     import numpy as np
 
-    from fedpriv.experiment.recipe import datasets
+    from fedpriv.experiment.assembly import datasets
 
     x = np.random.default_rng(0).random((60, 4, 4, 1)).astype(np.float32)
     keys = set()

@@ -1,4 +1,4 @@
-"""Recipe: from a setting's values to what they name: data, model, federation, the rounds attacked.
+"""Assembly: from a setting's values to what they name: data, model, federation, the rounds attacked.
 
 Every command, and every cell of a grid, is made here and nowhere else.
 """
