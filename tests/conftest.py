@@ -54,7 +54,7 @@ def no_tff_runtime_outlives_the_tests() -> Iterator[None]:
     left = _runtimes_of(os.getpid())
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    assert not left, f"a test left {len(left)} TFF runtimes running; use fedpriv.engine.pool.default_runtime"
+    assert not left, f"a test left {len(left)} TFF runtimes running; use fedpriv.engine.tff.pool.default_runtime"
 
 
 @pytest.fixture(scope="session")

@@ -99,6 +99,7 @@ def test_an_empty_poisson_cohort_leaves_the_model_and_the_server_alone(federate)
     start = federation.start()
     state, record = federation.step(start, [Tap()], evaluate=False)
     assert (record.cohort, record.survivors, record.observations) == (0, 0, [])
+    assert record.loss is None  # no value is no value
     assert state.weights.tobytes() == start.weights.tobytes()
     assert state.round == 1
 

@@ -20,6 +20,15 @@ def test_the_python_example_reconstructs_an_image() -> None:
     assert len(names["history"].observations) == 10
 
 
+def test_what_the_pages_link_to_and_show_is_there() -> None:
+    root = Path(__file__).parents[1]
+    pages = [root / "README.md", root / "CONTRIBUTING.md", *root.glob("docs/**/*.md"), *root.glob("results/*/*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())]
+    local = [(page, link) for page, link in links if not re.match(r"[a-z]+:", link)]
+    assert len(local) > 30
+    assert [(page.name, link) for page, link in local if not (page.parent / link).exists()] == []
+
+
 def test_every_command_shown_parses() -> None:
     import shlex
 

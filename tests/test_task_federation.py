@@ -9,7 +9,7 @@ from fedpriv.base.errors import ModelError
 from fedpriv.base.lazy import tf
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.kinds.features import Features
-from fedpriv.engine.runtime import Runtime
+from fedpriv.engine.tff.runtime import Runtime
 from fedpriv.models import load
 from fedpriv.models.to_tff import to_functional_model
 from fedpriv.procedure.procedure import Procedure

@@ -92,7 +92,7 @@ class CentralDP(Defense):
         """One client-level claim against `released`, for the longest contribution that can arrive."""
         longest = self.clip if contribution.l2 is None else contribution.l2
         event, relation = central_event(self.stddev / longest, plan.sampling, plan.population)
-        fixed = plan.sampling.kind == "fixed"
+        fixed = plan.sampling.replaces
         given = "" if fixed else f" (from the {plan.population} clients there are, taken as public)"
         assumes: tuple[str, ...] = (
             "the server is trusted to draw the noise and to publish nothing but the models: not the cohorts, their "

@@ -92,7 +92,7 @@ class LocalDP(Defense):
                 *NOISE_ASSUMPTIONS,
             ),
         )
-        if plan.sampling.kind == "poisson" or plan.weighting != "uniform":
+        if not plan.sampling.equal_cohorts or plan.weighting != "uniform":
             return [message]
         cohort = plan.sampling.largest(plan.population)
         total = Claim(

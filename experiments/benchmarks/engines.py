@@ -56,8 +56,8 @@ def main(
 
 def measured(model: str, rounds: int, warmup: int) -> dict[str, Any]:
     """Seconds of every side's rounds, and ratios by pairs."""
-    from fedpriv.engine.pool import default_runtime
-    from fedpriv.engine.runtime import Runtime
+    from fedpriv.engine.tff.pool import default_runtime
+    from fedpriv.engine.tff.runtime import Runtime
 
     extra = [Runtime(), Runtime()]
     sides: dict[str, Any] = {}
@@ -163,4 +163,6 @@ def table(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fedpriv_experiments import script
+
+    script.run(main)

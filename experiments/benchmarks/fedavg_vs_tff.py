@@ -89,7 +89,7 @@ def main(
 
 def against_tff(rounds: int, warmup: int, model: str, loop: str) -> dict[str, Any]:
     """Alternating rounds of both engines from the same weights; times in seconds, ratio TFF / ours by pairs."""
-    from fedpriv.engine.pool import default_runtime
+    from fedpriv.engine.tff.pool import default_runtime
 
     with default_runtime():
         # Before our own model is made: TFF builds Keras layers in a graph, which spoils eager ones made earlier.
@@ -259,4 +259,6 @@ def table(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fedpriv_experiments import script
+
+    script.run(main)

@@ -137,4 +137,6 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fedpriv_experiments import script
+
+    script.run(main)

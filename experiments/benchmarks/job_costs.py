@@ -1,11 +1,13 @@
 """Job costs: what experiments' jobs took, by their features, for the estimates of `fedpriv run`.
 
-Reads finished cells under results/ and writes `fedpriv/experiment/costs.json`.
+Reads the finished cells of `fedpriv run` under results/ and renews `fedpriv/experiment/costs.json`; what was not
+measured anew stays as it is.
 `python -m experiments.benchmarks.job_costs`
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +20,7 @@ def costs(folders: list[Path], data_dir: Path | None = None) -> dict[str, list[f
     """Median seconds a trial, or a client's round, by feature, as `fedpriv.experiment.estimate` looks them up.
 
     Args:
-      folders: of experiments' results.
+      folders: of experiments' results; those without cells are passed over.
       data_dir: where named datasets find their files, as with `fedpriv run --set data_dir=FOLDER`.
 
     Raises:
@@ -31,6 +33,8 @@ def costs(folders: list[Path], data_dir: Path | None = None) -> dict[str, list[f
     estimator = Estimator()
     for folder in folders:
         store = Store(folder)
+        if store.empty:
+            continue
         jobs: dict[str, Job] = {}
         experiment = load(folder / FILE)
         if data_dir is not None and any(c.setting.data != "fashion_small" for c in experiment.cells):
@@ -57,8 +61,18 @@ def main(
     if not folders:
         raise ExperimentError(f"'{results}' holds no experiment's results; run one first, or give --results")
     found = costs(folders, data_dir)
-    write_json(out, found)
-    typer.echo(f"{len(found)} features from {', '.join(f.name for f in folders)}")
+    if not found:
+        raise ExperimentError(
+            f"'{results}' holds tables and figures, but no finished cells to take times from; run an experiment first, "
+            "such as `uv run fedpriv run demo`"
+        )
+    write_json(out, dict(sorted({**known(out), **found}.items())))
+    typer.echo(f"{len(found)} features measured anew")
+
+
+def known(file: Path) -> dict[str, list[float]]:
+    """The costs in a file; none where there is no file."""
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 if __name__ == "__main__":

@@ -247,4 +247,6 @@ def _test_part(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fedpriv_experiments import script
+
+    script.run(main)

@@ -174,4 +174,6 @@ def _figure(shown: dict[str, Any], path: Path, origin: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fedpriv_experiments import script
+
+    script.run(main)

@@ -108,4 +108,6 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fedpriv_experiments import script
+
+    script.run(main)

@@ -226,4 +226,6 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fedpriv_experiments import script
+
+    script.run(main)

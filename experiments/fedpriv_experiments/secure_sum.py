@@ -23,6 +23,7 @@ from fedpriv.figures.save import save
 from fedpriv.metrics.score import Score, summarize
 from fedpriv.models import load as load_model
 from fedpriv.procedure.procedure import Procedure
+from fedpriv.report.manifest import renew_manifest
 from fedpriv.rounds.exposure import Exposure
 from fedpriv_experiments.attacking import attack_all
 
@@ -81,6 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     figure = reconstruction_grid(originals[:shown], pictures, captions, columns=shown)
     caption = "Reconstructions from secure sums of several clients' single-image updates: PSNR in dB, SSIM."
     save(figure, options.out / "cohorts", {"title": "Secure sums", "caption": caption, **origin})
+    renew_manifest(options.out)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ def sampled(event: Any, relation: Relation, sampling: Sampling, population: int)
     Raises:
       LedgerError: no theorem covers this relation under this sampling.
     """
+    if sampling.selection is not None:
+        return sampling.selection.amplified(event, relation, population)
     if sampling.kind == "poisson" and sampling.rate is not None and sampling.rate < 1:
         if relation != "add_or_remove_one":
             raise LedgerError(
@@ -188,10 +190,10 @@ def central_event(noise_multiplier: float, sampling: Sampling, population: int) 
     """One round's event, before sampling, of a clipped sum with noise of `noise_multiplier` times the clip.
 
     Returns:
-      (event, relation): under fixed-size sampling one client replaces another, so the sensitivity is twice the
+      (event, relation): where cohorts have a fixed size one client replaces another, so the sensitivity is twice the
       clip and the multiplier half; otherwise one client is added or removed.
     """
-    if sampling.kind == "fixed":
+    if sampling.replaces:
         return dp_accounting.GaussianDpEvent(noise_multiplier / 2), "replace_one"
     return dp_accounting.GaussianDpEvent(float(noise_multiplier)), "add_or_remove_one"
 

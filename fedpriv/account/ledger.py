@@ -242,14 +242,10 @@ class Ledger:
     def describe(self) -> str:
         """Plain words: what is claimed, under which sampling, and what it rests on."""
         s = self.plan
-        how = {
-            "fixed": f"{s.sampling.size} of {s.population} clients a round, drawn without replacement",
-            "poisson": f"each of {s.population} clients with probability {s.sampling.rate} a round",
-            "full": f"all {s.population} clients every round",
-        }[s.sampling.kind]
+        how = s.sampling.describe(s.population)
         lines = [f"Privacy account ({self.accountant}) over {self.rounds} rounds: {how}."]
         for claim in self.claims:
-            amplified = claim.amplified and s.sampling.kind != "full"
+            amplified = claim.amplified and s.sampling.kind in ("fixed", "poisson")
             lines.append(
                 f"- {claim.unit} level against '{claim.against}', {claim.relation}: {claim.event} a round"
                 f"{', amplified by sampling' if amplified else ''}."

@@ -97,6 +97,7 @@ def report(
 
     experiment = _experiment_of(folder, overrides or ())
     store = Store(folder)
+    store.require()
     page = write_report(experiment, store, command_line())
     for path in store.damaged:
         typer.echo(f"Warning: {path} is damaged; run the experiment again", err=True)
@@ -119,6 +120,7 @@ def compare(
     sides = []
     for folder in (first, second):
         experiment = _experiment_of(folder)
+        Store(folder).require()
         sides.append(arms(gather(experiment, Store(folder))))
     rows = differences(*sides)
     if out is not None:

@@ -41,7 +41,7 @@ class RoundProgress:
         """Shows a finished round."""
         if record.accuracy is not None:
             self.accuracy = record.accuracy
-        parts = [f"loss {record.loss:.4f}"]
+        parts = ["nobody trained" if record.loss is None else f"loss {record.loss:.4f}"]
         if self.accuracy is not None:
             parts.append(f"accuracy {self.accuracy:.4f}")
         parts += [f"{k.removeprefix('test_')} {v:.4f}" for k, v in record.metrics.items() if k.startswith("test_")]

@@ -209,7 +209,8 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     quality = federation.model.task.quality
     measured = history.accuracy if quality.name == "accuracy" else last.metrics.get(f"test_{quality.name}")
     said = "not measured (no test set)" if measured is None else quality.text(measured)
-    typer.echo(f"{len(history.records)} rounds: test {quality.label.lower()} {said}, training loss {last.loss:.4f}")
+    loss = "none (nobody trained)" if last.loss is None else f"{last.loss:.4f}"
+    typer.echo(f"{len(history.records)} rounds: test {quality.label.lower()} {said}, training loss {loss}")
     typer.echo(f"Sent {sent / 1e6:.1f} MB up and {received / 1e6:.1f} MB down.")
     lost, aborted = sum(len(r.lost) for r in history.records), sum(bool(r.aborted) for r in history.records)
     if lost or aborted:

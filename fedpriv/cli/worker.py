@@ -17,7 +17,7 @@ def worker(
     ),
 ) -> None:
     """Run a worker of the TFF engine until Ctrl-C; use it by `--engine tff --workers HOST:PORT,...`."""
-    from fedpriv.engine.worker import listen
+    from fedpriv.engine.tff.worker import listen
 
     door = listen(bind, port)
     if not _loopback(bind):
@@ -31,7 +31,7 @@ def worker(
     door.set_inheritable(True)
     # A new program in this process: the kernel moves only those without threads into a network of their own, and
     # what the command line has imported has started some.
-    os.execv(sys.executable, [sys.executable, "-m", "fedpriv.engine.worker", str(door.fileno()), f"{bind}:{port}"])
+    os.execv(sys.executable, [sys.executable, "-m", "fedpriv.engine.tff.worker", str(door.fileno()), f"{bind}:{port}"])
 
 
 def _loopback(bind: str) -> bool:

@@ -208,5 +208,5 @@ def _sum(values: Sequence[float]) -> float:
 
 
 def _mean(values: Sequence[float], count: int) -> float:
-    """The sum over `count`, correctly rounded; 0 of nothing, NaN where a value is not finite."""
-    return _sum(values) / max(count, 1)
+    """The sum over `count`, correctly rounded; NaN of nothing, or where a value is not finite."""
+    return _sum(values) / count if count else math.nan

@@ -50,6 +50,7 @@ class CellResult:
       trained, attacked: outcomes, where there are any.
       error: why it is not complete, or "".
       details: the failure's traceback.
+      code: versions of the code that its jobs ran with.
     """
 
     cell: Cell
@@ -57,6 +58,7 @@ class CellResult:
     attacked: Outcome | None = None
     error: str = ""
     details: str = ""
+    code: tuple[str, ...] = ()
 
     @property
     def facts(self) -> dict[str, Any]:

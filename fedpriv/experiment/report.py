@@ -16,6 +16,7 @@ from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.grid import matches
 from fedpriv.experiment.store import Store
 from fedpriv.experiment.table import gather, write_tables
+from fedpriv.report.manifest import write_manifest
 from fedpriv.report.page import Figure, Report, Section, Table
 from fedpriv.threat.goal import interval_name
 
@@ -24,7 +25,7 @@ PAIRS = 200
 
 
 def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -> Path:
-    """Writes tables, figures, `report.html` and `provenance.json`; returns the page's path."""
+    """Writes tables, figures, `report.html`, `provenance.json` and, last, `manifest.json`; returns the page's path."""
     from fedpriv.base.atomic import write_csv, write_json
     from fedpriv.base.provenance import provenance
     from fedpriv.figures.save import save
@@ -46,8 +47,8 @@ def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -
     for drawn in drawable:
         about = {"title": drawn.heading, "caption": drawn.caption, **origin}
         image, *_ = save(drawn.draw(), store.folder / "figures" / drawn.stem, about)
-        picture = Figure(image, drawn.alt, drawn.caption)
-        figures.append(Section(drawn.heading, figures=[picture], files=[("as PDF", f"figures/{drawn.stem}.pdf")]))
+        picture = Figure(image, drawn.alt, drawn.caption, beside=f"figures/{drawn.stem}.png")
+        figures.append(Section(drawn.heading, figures=[picture]))
     differences = _differences(made)
     if differences:
         write_csv(store.folder / "differences.csv", differences)
@@ -67,8 +68,9 @@ def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -
     notice = ""
     if waiting or failed:
         notice = f"Of {len(results)} cells, {waiting} have not run yet and {failed} failed; what is there is shown."
-    page = Report(title, sections, _lead(experiment), origin, notice)
-    return page.write(store.folder / "report.html")
+    page = Report(title, sections, _lead(experiment), origin, notice).write(store.folder / "report.html")
+    write_manifest(store.folder, [origin], [version for result in results for version in result.code])
+    return page
 
 
 def _lead(experiment: Experiment) -> list[str]:
@@ -145,7 +147,6 @@ def _tables(
     tables = [Table(rows, keys, "All settings", names=names, formats=ours | formats, note=note)]
     files = [
         ("every row, CSV", "table.csv"),
-        ("every row, Parquet", "table.parquet"),
         ("this table, CSV", "arms.csv"),
     ]
     if differences:
@@ -254,7 +255,15 @@ def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[
     if any(c.setting.data == "fashion_small" for c in experiment.cells):
         said.append("The images are Fashion-MNIST's, small and grey; other data may leak more or less.")
     if any(r.get("epsilon_server") is None and r.get("epsilon_released") is None for r in rows):
-        said.append("Where no epsilon stands, no defense makes a formal claim, and nothing is guaranteed.")
+        said.append(
+            "Where no epsilon stands, no defense makes a formal claim that holds and bounds a useful number, and "
+            "nothing is guaranteed."
+        )
+    if any(r.get("epsilon_server") is not None or r.get("epsilon_released") is not None for r in rows):
+        said.append(
+            "The seeds stand in this report, so whoever reads it can draw these runs' noise and cohorts again: the "
+            "epsilons are what such runs would guarantee with a seed from the operating system, not what these do."
+        )
     seen = [r for arm in made for r in arm.results if r.facts.get("held_out") is False]
     if any(r.cell.setting.training.rounds and not r.cell.setting.exposure.fresh for r in seen):
         said.append("The attacked images are the training set's, so the attacked models may have been trained on them.")

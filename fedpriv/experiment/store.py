@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,8 @@ from fedpriv.experiment.work import Outcome
 
 FORMAT = 1
 FILE = "experiment.yaml"
+#: Folders of what each job left; they stay out of the repository.
+ATTACKS, TRAININGS = "cells", "trainings"
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,26 @@ class Store:
             )
         write_text(file, experiment.text())
 
+    @property
+    def empty(self) -> bool:
+        """Whether it holds no job's outcome, as the folders of a checkout do."""
+        return not any(any((self.folder / part).glob("*.json")) for part in (ATTACKS, TRAININGS))
+
+    def require(self) -> None:
+        """Refuses a folder that keeps tables and figures but no cells, such as those of a checkout.
+
+        Raises:
+          ExperimentError: there is not one.
+        """
+        if self.empty:
+            out = "" if self.folder == Path("results") / self.folder.name else f" --out {shlex.quote(str(self.folder))}"
+            raise ExperimentError(
+                f"'{self.folder}' holds tables and figures, but not the cells they were made from; make these with "
+                f"`uv run fedpriv run {shlex.quote(str(self.folder / FILE))}{out}`"
+            )
+
     def _paths(self, job: Job) -> tuple[Path, Path]:
-        folder = self.folder / ("trainings" if job.kind == "train" else "cells")
+        folder = self.folder / (TRAININGS if job.kind == "train" else ATTACKS)
         return folder / f"{job.key}.json", folder / f"{job.key}.npz"
 
     def read(self, job: Job) -> Saved | None:

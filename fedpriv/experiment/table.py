@@ -34,6 +34,7 @@ def gather(experiment: Experiment, store: Store) -> list[CellResult]:
                 result.error, result.details = result.error or left.error, result.details or left.details
             else:
                 setattr(result, name, left.outcome)
+                result.code += (left.code,)
         found.append(result)
     return found
 

@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fedpriv.base.atomic import write_bytes, write_json
 from fedpriv.figures.style import styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: Colours of a picture's palette, and how far, of 255 levels, its pixels may be off with one in the mean.
+COLOURS = 128
+MISSED = 0.5
 
 
 def save(figure: Figure, stem: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> list[Path]:
@@ -45,8 +51,8 @@ def save(figure: Figure, stem: str | os.PathLike[str], metadata: Mapping[str, An
 
 
 def png(figure: Figure, title: str | None = None, caption: str | None = None, dpi: int = 200) -> bytes:
-    """The figure as a PNG file's bytes, at `dpi` pixels an inch."""
-    return _render(figure, "png", {"Software": None, "Title": title, "Description": caption}, dpi)
+    """The figure as a PNG file's bytes, at `dpi` pixels an inch, with a palette where it looks the same with one."""
+    return _smaller(_render(figure, "png", {"Software": None, "Title": title, "Description": caption}, dpi))
 
 
 def pdf(figure: Figure, title: str | None = None, caption: str | None = None) -> bytes:
@@ -54,6 +60,28 @@ def pdf(figure: Figure, title: str | None = None, caption: str | None = None) ->
     # Pictures inside the PDF are resampled to this, fine enough for print.
     fixed = {"Creator": None, "Producer": None, "CreationDate": None}
     return _render(figure, "pdf", {**fixed, "Title": title, "Subject": caption}, 300)
+
+
+def _smaller(data: bytes) -> bytes:
+    """The PNG without its transparency channel, and with a palette if that changes next to nothing.
+
+    Charts and grey images need a third to a half of the bytes then; colour photographs keep all their colours.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    texts = PngInfo()
+    with Image.open(io.BytesIO(data)) as image:
+        dpi, full = image.info.get("dpi", (72, 72)), image.convert("RGB")
+        for key in ("Title", "Description"):
+            if key in image.info:
+                texts.add_itxt(key, image.info[key])
+    palette = full.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    missed = np.abs(np.asarray(palette.convert("RGB"), np.int16) - np.asarray(full, np.int16)).mean()
+    buffer = io.BytesIO()
+    smaller = palette if missed <= MISSED else full
+    smaller.save(buffer, "PNG", optimize=True, pnginfo=texts, dpi=dpi)
+    return buffer.getvalue()
 
 
 def _render(figure: Figure, kind: str, metadata: dict[str, str | None], dpi: int) -> bytes:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 
-from fedpriv.base.errors import ParameterError
+from fedpriv.base import registry
+from fedpriv.base.errors import FedprivError, ParameterError
+from fedpriv.procedure.selection import Selection
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -23,24 +26,64 @@ class Sampling(_Frozen):
 
     Attributes:
       kind: `fixed` draws exactly `size` without replacement; `poisson` takes every client independently with
-        probability `rate`; `full` takes all.
+        probability `rate`; `full` takes all; `strategy` leaves it to a plug-in (`fedpriv.procedure.selection`).
       size: cohort size, for `fixed`.
       rate: inclusion probability, for `poisson`.
+      strategy: as on a command line, such as `cyclic(size=10)`, for `strategy`.
     """
 
-    kind: Literal["fixed", "poisson", "full"] = "full"
+    kind: Literal["fixed", "poisson", "full", "strategy"] = "full"
     size: Count | None = None
     rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    strategy: str | None = None
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Sampling:
-        wanted = {"fixed": "size", "poisson": "rate", "full": None}[self.kind]
-        for name in ("size", "rate"):
+        wanted = {"fixed": "size", "poisson": "rate", "full": None, "strategy": "strategy"}[self.kind]
+        for name in ("size", "rate", "strategy"):
             if (getattr(self, name) is None) == (name == wanted):
                 raise ValueError(
                     f"{self.kind} sampling needs {name}" if name == wanted else f"{self.kind} sampling takes no {name}"
                 )
+        if self.strategy is not None:
+            try:
+                self.selection  # noqa: B018  an unknown strategy is refused here
+            except FedprivError as e:
+                raise ValueError(str(e)) from e
         return self
+
+    @pydantic.model_serializer(mode="wrap")
+    def _as_before(self, handler: Any) -> Any:
+        """Plain sampling is written as it was before there were strategies, and identified by that."""
+        written = handler(self)
+        if self.strategy is None:
+            written.pop("strategy", None)
+        return written
+
+    @cached_property
+    def selection(self) -> Selection | None:
+        """The strategy, built; None for plain sampling."""
+        return None if self.strategy is None else registry.selection.create(self.strategy)
+
+    @property
+    def equal_cohorts(self) -> bool:
+        """Whether all cohorts are equally large."""
+        return self.selection.fixed_size if self.selection is not None else self.kind != "poisson"
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a client joins only in another's place: cohorts of a size fixed apart from the population."""
+        return self.selection.fixed_size if self.selection is not None else self.kind == "fixed"
+
+    def describe(self, population: int) -> str:
+        """In words, for the account."""
+        if self.selection is not None:
+            return self.selection.describe(population)
+        return {
+            "fixed": f"{self.size} of {population} clients a round, drawn without replacement",
+            "poisson": f"each of {population} clients with probability {self.rate} a round",
+            "full": f"all {population} clients every round",
+        }[self.kind]
 
     @staticmethod
     def fixed(size: int) -> Sampling:
@@ -59,12 +102,16 @@ class Sampling(_Frozen):
 
     def expected(self, population: int) -> float:
         """Mean cohort size."""
+        if self.selection is not None:
+            return self.selection.expected(population)
         if self.kind == "fixed":
             return float(self.size or 0)
         return population * (self.rate or 1.0) if self.kind == "poisson" else float(population)
 
     def largest(self, population: int) -> int:
         """Largest possible cohort."""
+        if self.selection is not None:
+            return self.selection.largest(population)
         return int(self.size or 0) if self.kind == "fixed" else population
 
 

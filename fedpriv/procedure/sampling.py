@@ -17,6 +17,8 @@ def cohort(sampling: Sampling, population: int, seed: int, round_number: int) ->
     Raises:
       ParameterError: a fixed cohort larger than the population.
     """
+    if sampling.selection is not None:
+        return sampling.selection.draw(population, seed, round_number)
     if sampling.kind == "full":
         return np.arange(population)
     rng = generator(seed, Purpose.COHORT, round_number)
@@ -27,7 +29,9 @@ def cohort(sampling: Sampling, population: int, seed: int, round_number: int) ->
 
 
 def check(sampling: Sampling, population: int) -> None:
-    """Raises ParameterError if a fixed cohort exceeds the population."""
+    """Raises ParameterError if a fixed cohort exceeds the population, or a strategy cannot select from it."""
+    if sampling.selection is not None:
+        sampling.selection.check(population)
     if sampling.kind == "fixed" and (sampling.size or 0) > population:
         raise ParameterError(
             f"cohort size {sampling.size} exceeds the population of {population} clients; "

@@ -1,4 +1,4 @@
-"""Reports: results as one self-contained HTML page."""
+"""Reports: results as one HTML page, and the manifest of what lies beside it."""
 
 from __future__ import annotations
 

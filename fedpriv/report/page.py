@@ -1,8 +1,8 @@
-"""Report: one self-contained HTML page: words, sortable tables and figures, and what made them.
+"""Report: one HTML page that needs no network: words, sortable tables and figures, and what made them.
 
-Everything is inside the file: styles, a few lines of script, pictures. It opens from a disk without a network, and
-its content-security policy forbids it to load anything. All text is escaped, so names and messages may hold any
-characters.
+Everything is inside the file: styles, a few lines of script, pictures but for those that lie beside it anyway. It opens
+from a disk without a network, and its content-security policy forbids it to load anything else. All text is escaped, so
+names and messages may hold any characters.
 """
 
 from __future__ import annotations
@@ -119,12 +119,14 @@ class Figure:
       alt: what a reader who cannot see it needs to know; required.
       caption: words below it.
       width: width in CSS pixels that it is shown at if the window is wide enough; by default its own at 100 dpi.
+      beside: path, relative to the page, of the PNG file to show; by default the picture is embedded in the page.
     """
 
     image: matplotlib.figure.Figure | bytes | str | os.PathLike[str]
     alt: str
     caption: str = ""
     width: int | None = None
+    beside: str | None = None
 
     def __post_init__(self) -> None:
         if not self.alt.strip():
@@ -155,6 +157,15 @@ class Figure:
     def uri(self) -> str:
         """The picture as a data URI."""
         return "data:image/png;base64," + base64.b64encode(self.png()).decode()
+
+    def source(self) -> str:
+        """What the page shows: the file beside it, or the picture as a data URI.
+
+        Raises:
+          ParameterError: `beside` leads out of the page's folder.
+          DataError: the picture is missing or no PNG.
+        """
+        return self.uri() if self.beside is None else _below(self.beside)
 
     def display_width(self) -> int:
         """Width in CSS pixels in a wide window."""
@@ -190,13 +201,7 @@ class Section:
         Raises:
           ParameterError: a path that is not relative, or leads out of the page's folder.
         """
-        links = []
-        for words, path in self.files:
-            normal = posixpath.normpath(path)
-            if posixpath.isabs(path) or normal.startswith("..") or re.match(r"[A-Za-z][\w+.-]*:", path):
-                raise ParameterError(f"a report links only to files in or below its own folder, not '{path}'")
-            links.append((words, quote(normal)))
-        return links
+        return [(words, _below(path)) for words, path in self.files]
 
 
 @dataclass(frozen=True)
@@ -239,6 +244,7 @@ class Report:
         made = {k: v for k, v in self.provenance.items() if v is not None}
         return environment.get_template("page.html.j2").render(
             report=self,
+            pictures="'self' file: data:" if any(f.beside for s in self.sections for f in s.figures) else "data:",
             sections=list(zip(anchors, self.sections, strict=True)),
             command=made.pop("command", None),
             facts=[(k.replace("_", " "), _fact(v)) for k, v in made.items() if k != "config"],
@@ -277,6 +283,14 @@ def show(value: Any, spec: str | None = None) -> str:
 def slug(text: str) -> str:
     """Letters and digits of `text`, lower case, joined by hyphens: usable as an anchor."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "section"
+
+
+def _below(path: str) -> str:
+    """A relative path as a reference; refuses one that leads out of the page's folder."""
+    normal = posixpath.normpath(path)
+    if posixpath.isabs(path) or normal.startswith("..") or re.match(r"[A-Za-z][\w+.-]*:", path):
+        raise ParameterError(f"a report links only to files in or below its own folder, not '{path}'")
+    return quote(normal)
 
 
 def _number(value: Any) -> float | None:

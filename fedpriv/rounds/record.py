@@ -24,7 +24,8 @@ class Record:
       lost: ids of clients that dropped out on the way, as `Federation.attrition` says.
       aborted: why the protocol could not finish the round, which then revealed nothing; empty if it did.
       drawn: whether the cohort was drawn as the sampling says, rather than given by hand.
-      loss: mean training loss over the cohort's local steps, in the task's unit (nats, or squared units).
+      loss: mean training loss over the cohort's local steps, in the task's unit (nats, or squared units); None where
+        nobody trained.
       test_loss, accuracy: on the test set after this round's step, or None when not evaluated, or where the task has no
         accuracy; its quality is then among the metrics, as `test_` and its name.
       seconds: wall-clock of the round, evaluation included.
@@ -38,7 +39,7 @@ class Record:
     cohort: int
     survivors: int
     dropped: list[int]
-    loss: float
+    loss: float | None
     test_loss: float | None
     accuracy: float | None
     seconds: float

@@ -280,7 +280,7 @@ class ServerRounds:
             lost=lost,
             aborted=result.aborted,
             drawn=clients is None,
-            loss=result.loss,
+            loss=None if math.isnan(result.loss) else result.loss,
             test_loss=test_loss,
             accuracy=accuracy,
             seconds=time.perf_counter() - began,

@@ -6,7 +6,7 @@ import pytest
 from fedpriv.base.errors import DataError, ParameterError
 from fedpriv.base.lazy import tf, tff
 from fedpriv.data import Dataset, Partition, from_client_data, iid, natural, to_client_data
-from fedpriv.engine.pool import default_runtime
+from fedpriv.engine.tff.pool import default_runtime
 
 RNG = np.random.default_rng(0)
 PIXELS = {c: RNG.random((n, 4, 4)).astype(np.float32) for c, n in (("ann", 3), ("bob", 1), ("eve", 2))}

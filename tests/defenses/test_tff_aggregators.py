@@ -12,7 +12,7 @@ from fedpriv_defenses.tff_aggregators import TFFDP, TFFClipping, TFFCompression,
 from fedpriv.base import registry
 from fedpriv.base.errors import CapabilityError, EngineError, ParameterError, StackError, UnknownNameError
 from fedpriv.engine.result import CohortTask
-from fedpriv.engine.runtime import Runtime
+from fedpriv.engine.tff.runtime import Runtime
 from fedpriv.federation.federation import Federation
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.tap import Tap

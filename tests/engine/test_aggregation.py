@@ -11,8 +11,8 @@ from fedpriv_defenses.secret_sharing import SecretSharing
 
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tf, tff
-from fedpriv.engine.aggregation import to_aggregation_factory
-from fedpriv.engine.pool import default_runtime
+from fedpriv.engine.tff.aggregation import to_aggregation_factory
+from fedpriv.engine.tff.pool import default_runtime
 from fedpriv.federation.federation import Federation
 from fedpriv.models.to_tff import to_functional_model
 from fedpriv.procedure.procedure import make_procedure

@@ -79,7 +79,8 @@ def test_only_what_is_wanted_is_brought_back(clipped):
 
 def test_nobody_is_a_cohort_too(clipped):
     nobody = cohort(clipped, clients=[])
-    assert (nobody.weight, nobody.loss, nobody.survivors, nobody.log, nobody.bytes_up) == (0, 0, [], {}, 0)
+    assert (nobody.weight, nobody.survivors, nobody.log, nobody.bytes_up) == (0, [], {}, 0)
+    assert np.isnan(nobody.loss)
     assert not nobody.total.any()
 
 

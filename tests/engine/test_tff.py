@@ -25,10 +25,10 @@ from fedpriv.data.partition import Partition
 from fedpriv.defense.attrition import BernoulliAttrition
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Defense
-from fedpriv.engine.pool import Pool, Worker
 from fedpriv.engine.result import CohortTask
-from fedpriv.engine.runtime import Runtime, free_port
-from fedpriv.engine.tff import TffEngine
+from fedpriv.engine.tff.engine import TffEngine
+from fedpriv.engine.tff.pool import Pool, Worker
+from fedpriv.engine.tff.runtime import Runtime, free_port
 from fedpriv.federation.federation import Federation
 from fedpriv.models import load as load_model
 from fedpriv.procedure.procedure import make_procedure
@@ -377,7 +377,7 @@ def test_a_run_in_a_pipe_closes_it_and_leaves_no_process(runtimes_of):
 
 SLEEPER = textwrap.dedent("""
     import sys, time
-    from fedpriv.engine.runtime import Runtime
+    from fedpriv.engine.tff.runtime import Runtime
     runtime = Runtime()
     print(runtime.process.pid, runtime.log, flush=True)
     {last}

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from fedpriv.base.errors import EngineError
-from fedpriv.engine import pool
-from fedpriv.engine.pool import Pool
-from fedpriv.engine.runtime import Runtime, free_port
-from fedpriv.engine.worker import ask, versions
+from fedpriv.engine.tff import pool
+from fedpriv.engine.tff.pool import Pool
+from fedpriv.engine.tff.runtime import Runtime, free_port
+from fedpriv.engine.tff.worker import ask, versions
 
 
 @pytest.fixture

@@ -58,14 +58,14 @@ window.addEventListener("load", () => {
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_works_at_desktop_and_phone_width(small, tmp_path, width):
+def test_the_page_works_at_desktop_and_phone_width(small, width):
     experiment, store = small
     page = write_report(experiment, store, ["fedpriv", "run"])
     # The page's own policy forbids foreign scripts, so the probe goes into a copy without it.
     text = re.sub(r"<meta[^>]*Content-Security-Policy[^>]*>", "", page.read_text(), flags=re.I)
-    probe = tmp_path / "probe.html"
+    probe = page.parent / "probe.html"
     probe.write_text(text.replace("</body>", PROBE + "</body>"))
-    shown = tmp_path / "frame.html"
+    shown = page.parent / "frame.html"
     # Chromium's own window is never narrower than 500 pixels, a frame is.
     shown.write_text(f'<iframe src="probe.html" style="width:{width}px;height:900px;border:0"></iframe>')
     command = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 
 import pytest
 
@@ -15,10 +16,13 @@ from fedpriv.experiment.document import Document
 from fedpriv.experiment.drawings import drawings
 from fedpriv.experiment.experiment import load, resolve
 from fedpriv.experiment.report import write_report
+from fedpriv.experiment.runner import job_code
 from fedpriv.experiment.setting import Setting
+from fedpriv.experiment.store import attack_job, training_job
 from fedpriv.experiment.table import gather
 from fedpriv.experiment.work import adaptive
 from fedpriv.experiment.work import attack as attack_cell
+from fedpriv.report.manifest import problems, read_manifest
 from fedpriv.report.page import show
 from tests.experiment.conftest import finish
 
@@ -27,7 +31,9 @@ def test_it_stands_alone_and_says_everything(noisy):
     experiment, store = noisy
     page = write_report(experiment, store, ["fedpriv", "run", "small.yaml"]).read_text()
     assert not re.search(r'(src|href)="(https?:|/)', page)
-    assert page.count("data:image/png;base64,") == len(drawings(experiment, arms(gather(experiment, store))))
+    shown = re.findall(r'<img src="([^"]*)"', page)
+    assert shown == [f"figures/{d.stem}.png" for d in drawings(experiment, arms(gather(experiment, store)))]
+    assert all((store.folder / picture).read_bytes().startswith(b"\x89PNG") for picture in shown)
     for words in (
         "Does it run?",
         "An honest-but-curious server",
@@ -38,6 +44,7 @@ def test_it_stands_alone_and_says_everything(noisy):
         assert words in page
     links = [link for link in re.findall(r'href="([^"#][^"]*)"', page) if not link.startswith("data:")]
     assert links
+    assert set(links) <= read_manifest(store.folder)["files"].keys()  # a checkout has them, too
     for link in links:
         assert (store.folder / link).exists(), link
     for sentence in conclusion.RULES:
@@ -233,6 +240,34 @@ def test_a_report_of_half_a_run_says_so(write, small):
     _, store = small
     page = write_report(load(write(seeds=3)), store, ["x"]).read_text()
     assert "Of 12 cells, 4 have not run yet and 0 failed" in page
+
+
+def test_the_manifest_of_a_run_names_what_a_reader_needs_and_what_made_it(small):
+    experiment, store = small
+    write_report(experiment, store, ["fedpriv", "run", "small.yaml"])
+    manifest = read_manifest(store.folder)
+    assert problems(store.folder) == []
+    tables = {"arms.csv", "differences.csv", "experiment.yaml", "provenance.json", "report.html", "table.csv"}
+    figures = {f"figures/{path.name}" for path in (store.folder / "figures").glob("*.png")}
+    assert manifest["files"].keys() == tables | figures
+    assert [made["command"] for made in manifest["made"]] == ["fedpriv run small.yaml"]
+    jobs = [job for cell in experiment.cells for job in (training_job(cell), attack_job(cell)) if job is not None]
+    assert manifest["code"] == sorted({job_code(job) for job in jobs})
+
+
+def test_a_folder_without_its_cells_is_not_overwritten(small, capsys):
+    experiment, store = small
+    write_report(experiment, store, ["x"])
+    for part in ("cells", "trainings"):
+        shutil.rmtree(store.folder / part)
+    for command in (["report", str(store.folder)], ["compare", str(store.folder), str(store.folder)]):
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert "not the cells they were made from" in error
+        assert f"fedpriv run {store.folder}/experiment.yaml --out {store.folder}" in " ".join(error.split())
+    assert problems(store.folder) == []
 
 
 def test_figures_of_a_former_grid_go(small):

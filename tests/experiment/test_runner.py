@@ -300,7 +300,7 @@ def test_a_scheduler_that_does_not_answer_is_named(write, tmp_path, monkeypatch)
 
 
 def test_the_tff_engine_and_its_workers_from_the_file(write, content, tmp_path):
-    from fedpriv.engine.runtime import Runtime
+    from fedpriv.engine.tff.runtime import Runtime
 
     setting = {**content["setting"], "attack": "first_layer"}
     graph = run(write(setting=setting, grid={}, seeds=1), tmp_path / "graph")

@@ -52,7 +52,7 @@ def test_both_sides_learn_the_same_and_leave_no_process():
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_the_runtime_dies_with_its_parent(end):
     program = (
-        "import time\nfrom fedpriv.engine.pool import default_runtime\n"
+        "import time\nfrom fedpriv.engine.tff.pool import default_runtime\n"
         "with default_runtime() as p:\n    print(p.process.pid, flush=True)\n    time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

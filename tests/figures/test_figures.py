@@ -1,5 +1,6 @@
 """What every figure promises: nothing clipped, nothing overlapping, the same bytes twice, two files."""
 
+import io
 import itertools
 import json
 import math
@@ -8,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from PIL import Image
 
 from fedpriv.base.errors import FedprivError, ParameterError
 from fedpriv.figures.curves import training_curves
@@ -15,7 +17,7 @@ from fedpriv.figures.film_strip import film_strip
 from fedpriv.figures.heat_table import heat_table
 from fedpriv.figures.psnr_curve import psnr_curve
 from fedpriv.figures.reconstructions import quality_captions, reconstruction_grid
-from fedpriv.figures.save import pdf, png, save
+from fedpriv.figures.save import _render, pdf, png, save
 from fedpriv.figures.scatter import head_to_head, psnr_ssim
 from fedpriv.figures.tradeoff import Point, privacy_utility
 from fedpriv.metrics.progress import progress
@@ -210,6 +212,19 @@ def test_the_callers_matplotlib_is_left_alone():
 def test_the_same_figure_gives_the_same_bytes(make):
     assert png(make(), "t", "c") == png(make(), "t", "c")
     assert pdf(make(), "t", "c") == pdf(make(), "t", "c")
+
+
+def test_a_png_looks_as_it_was_drawn_in_fewer_bytes():
+    photographs = reconstruction_grid(images(8, h=32, w=32), {})
+    grey = reconstruction_grid(images(8, c=1), {"found": images(8, c=1, seed=1)})
+    for figure, mode, error in ((curves(), "P", 0.5), (grey, "P", 0.5), (photographs, "RGB", 0)):
+        drawn = _render(figure, "png", {}, 200)
+        with Image.open(io.BytesIO(png(figure))) as saved, Image.open(io.BytesIO(drawn)) as before:
+            assert saved.mode == mode
+            assert round(saved.info["dpi"][0]) == 200
+            missed = np.abs(np.asarray(saved.convert("RGB"), float) - np.asarray(before.convert("RGB"), float))
+        assert missed.mean() <= error
+        assert len(png(figure)) < (0.7 if mode == "P" else 1) * len(drawn)
 
 
 def test_saving_writes_png_pdf_and_what_made_them(tmp_path):

@@ -99,6 +99,19 @@ def test_pictures_are_inside_with_alt_text(tmp_path):
     assert data == [png(figure), PIXEL, PIXEL]
 
 
+def test_a_picture_beside_the_page_is_shown_from_there(tmp_path):
+    (tmp_path / "a b.png").write_bytes(PIXEL)
+    inside, beside = Figure(PIXEL, "one"), Figure(tmp_path / "a b.png", "two", beside="figures/a b.png")
+    page = Page(Report("t", [Section("s", figures=[inside, beside])]).html())
+    assert [p["src"][:22] for p in page.all("img")] == ["data:image/png;base64,", "figures/a%20b.png"]
+    policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert "img-src 'self' file: data:;" in policy
+    assert "img-src data:;" in Report("t", [Section("s", figures=[inside])]).html()
+    for path in ("../x.png", "/x.png", "https://example.org/x.png"):
+        with pytest.raises(ParameterError, match="own folder"):
+            Report("t", [Section("s", figures=[Figure(PIXEL, "x", beside=path)])]).html()
+
+
 def test_a_picture_needs_alt_text_and_must_be_a_png(tmp_path):
     with pytest.raises(ParameterError, match="alt text"):
         Figure(PIXEL, " ")

@@ -142,7 +142,7 @@ def secretly(readings: Sequence[np.ndarray]) -> tuple[float, dict[int, np.ndarra
 
 def measured(readings: Sequence[np.ndarray]) -> Means:
     """Both ways on the same readings."""
-    from fedpriv.engine.pool import default_runtime
+    from fedpriv.engine.tff.pool import default_runtime
 
     with default_runtime():
         total, count, mean = computation()(list(readings))

@@ -1,0 +1,1 @@
+"""The TFF engine, and all that knows what TFF offers under which name."""
