@@ -122,8 +122,8 @@ def first_layer(data: str, sizes: list[int], trials: int, seed: int) -> list[dic
     """One row a model and batch size; logistic regression has no batches to separate."""
     from fedpriv.base import registry
     from fedpriv.models import load as load_model
+    from fedpriv.rounds.attempts import attempts
     from fedpriv.rounds.exposure import Exposure
-    from fedpriv.rounds.trial import run_trial
 
     dataset = _test_part(data)
     attack = registry.attacks.create("first_layer")
@@ -133,8 +133,8 @@ def first_layer(data: str, sizes: list[int], trials: int, seed: int) -> list[dic
         for size in sizes if name != "logistic" else [s for s in sizes if s == 1]:
             made = min(trials, len(dataset) // size)
             quality, labels, seconds, whole = [], 0, [], 0
-            for observation in Exposure(model, dataset, made, size, seed=seed):
-                trial = run_trial(attack, observation)
+            for attempt in attempts(attack, Exposure(model, dataset, made, size, seed=seed), seed=seed):
+                trial = attempt.applied()
                 claimed = [image for image in trial.score.images if image.finite]
                 quality += [image.psnr for image in claimed]
                 labels += sum(bool(image.label_right) for image in claimed)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedpriv.base.seeds import Purpose, integer_seed
 from fedpriv.metrics.score import Score, aligned
+from fedpriv.rounds.attempts import attempts
 from fedpriv.rounds.exposure import Exposure
-from fedpriv.rounds.trial import run_trial
 from fedpriv.threat.attack import Attack
+from fedpriv.threat.goal import goal_of
 
 
 def attack_all(
@@ -17,13 +17,13 @@ def attack_all(
     """Originals and reconstructions `[n, *input_shape]`, and one score an observation.
 
     Reconstructions are in the originals' order, not-a-number where there is none. `threshold_db` is the PSNR from
-    which one counts as a success; the attack on observation i is seeded by (`seed`, i).
+    which one counts as a success.
     """
     originals, found, scores = [], [], []
-    for i, observation in enumerate(exposure):
-        trial = run_trial(attack, observation, integer_seed(seed, Purpose.ATTACK, i), threshold_db=threshold_db)
+    for attempt in attempts(attack, exposure, goal_of(attack, threshold_db=threshold_db), seed):
+        trial, truth = attempt.applied(), attempt.truth
         matched = aligned(trial.finding, trial.score)
-        originals.append(observation.truth.x)
-        found.append(np.full_like(observation.truth.x, np.nan) if matched is None else matched)
+        originals.append(truth.x)
+        found.append(np.full_like(truth.x, np.nan) if matched is None else matched)
         scores.append(trial.score)
     return np.concatenate(originals), np.concatenate(found), scores

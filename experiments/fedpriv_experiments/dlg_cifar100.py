@@ -29,8 +29,8 @@ def main(
     from fedpriv.metrics.score import summarize
     from fedpriv.models import load as load_model
     from fedpriv.procedure.procedure import Procedure, make_procedure
+    from fedpriv.rounds.attempts import attempts
     from fedpriv.rounds.exposure import Exposure
-    from fedpriv.rounds.trial import run_trial
 
     made = registry.attacks.create(attack)
     training, test = load_data(data)
@@ -43,11 +43,11 @@ def main(
     rows: list[dict[str, Any]] = []
     scores = []
     print("image  PSNR dB  label  seconds  evaluations  starts  objective  ended")
-    for trial, observation in enumerate(exposure):
-        result = run_trial(made, observation, seed)
+    for attempt in attempts(made, exposure, seed=seed):
+        result = attempt.applied()
         scores.append(result.score)
         f = result.finding
-        for row in result.score.rows(trial=trial, objective=f.objective, statuses=f.extra["statuses"]):
+        for row in result.score.rows(trial=attempt.number, objective=f.objective, statuses=f.extra["statuses"]):
             rows.append(row)
             print(
                 f"{len(rows) - 1:5}  {row['psnr']:7.2f}  {'right' if row['label_right'] else 'wrong'}  "

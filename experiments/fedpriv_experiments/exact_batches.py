@@ -38,15 +38,16 @@ def measure(
     from fedpriv.metrics.interval import wilson
     from fedpriv.metrics.score import summarize
     from fedpriv.procedure.procedure import Procedure
+    from fedpriv.rounds.attempts import attempts
     from fedpriv.rounds.exposure import Exposure
-    from fedpriv.rounds.trial import run_trial
+    from fedpriv.threat.goal import goal_of
 
     made = registry.attacks.create(attack)
     exposure = Exposure(model, data, trials, batch, procedure=Procedure.fedsgd(), seed=seed)
     outcomes = []
-    for trial, observation in enumerate(exposure):
-        done = run_trial(made, observation, seed + trial, threshold_db=EXACT_DB)
-        outcomes.append((observation.truth.x, done.finding, done.score))
+    for attempt in attempts(made, exposure, goal_of(made, threshold_db=EXACT_DB), seed):
+        done = attempt.applied()
+        outcomes.append((attempt.truth.x, done.finding, done.score))
     worst = [min(image.psnr or 0.0 for image in score.images) for _, _, score in outcomes]
     said = [bool(finding.extra.get("exact")) for _, finding, _ in outcomes]
     exact = int(np.sum(np.array(worst) >= EXACT_DB))

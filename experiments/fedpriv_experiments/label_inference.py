@@ -100,23 +100,21 @@ def shuffled(data: Any, seed: int) -> Any:
 
 def measure(attacks: dict[str, Any], exposure: Any, seed: int) -> dict[str, Tally]:
     """Every method on every batch of `exposure`."""
-    from fedpriv.base.errors import CapabilityError
-    from fedpriv.base.seeds import Purpose, integer_seed
     from fedpriv.metrics.labels import label_count_accuracy, label_existence_accuracy
     from fedpriv.metrics.matching import label_accuracy
-    from fedpriv.rounds.trial import isolated
+    from fedpriv.rounds.attempts import attempts
+    from fedpriv.rounds.trial import Inapplicable
 
     tallies = {name: Tally() for name in attacks}
-    for i, observation in enumerate(exposure):
-        true, classes = observation.truth.y, exposure.model.num_classes
-        for name, attack in attacks.items():
-            tally = tallies[name]
-            try:
-                found = isolated(attack, observation.view, integer_seed(seed, Purpose.ATTACK, i))
-            except CapabilityError as e:
+    classes = exposure.model.num_classes
+    for name, attack in attacks.items():
+        tally = tallies[name]
+        for attempt in attempts(attack, exposure, seed=seed):
+            if isinstance(attempt.result, Inapplicable):
                 tally.refused += 1
-                tally.reason = str(e)
+                tally.reason = attempt.result.reason
                 continue
+            found, true = attempt.result.finding, attempt.truth.y
             tally.existence.append(label_existence_accuracy(found.y, true, classes))
             tally.instances.append(label_accuracy(found.y, true))
             tally.exact += label_count_accuracy(found.y, true, classes) == 1.0

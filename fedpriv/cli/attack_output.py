@@ -12,6 +12,8 @@ import typer
 
 if TYPE_CHECKING:
     from fedpriv.base.column import Column
+    from fedpriv.data.dataset import Dataset
+    from fedpriv.experiment.setting import Setting
     from fedpriv.metrics.progress import Progress
     from fedpriv.rounds.trial import Inapplicable, Trial
     from fedpriv.threat.attack import Finding
@@ -140,6 +142,13 @@ class Gathered:
         return reconstruction_grid(originals, {"reconstruction": found}, {"reconstruction": captions})
 
 
+def images_attacked(setting: Setting, data: Dataset, held_out: bool) -> dict[str, Any]:
+    """Which examples were attacked: whether they are `held_out`, and a sentence, `attacked`."""
+    few = "" if held_out else " (there is no test set of that size)"
+    source = f"the {'test' if held_out else 'training'} set of '{data.name}'{few}"
+    return {"held_out": held_out, "attacked": f"Attacked: {setting.exposure.images} examples of {source}."}
+
+
 def show_row(row: dict[str, Any], number: int, unit: str, columns: Sequence[Column], json_lines: bool) -> None:
     """Prints one row; before the first, the headings.
 
@@ -181,16 +190,15 @@ def show_inapplicable(result: Inapplicable, columns: dict[str, Any], json_lines:
         typer.echo(f"trial {columns['trial']}: does not apply: {result.reason}", err=True)
 
 
-def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: str) -> None:
-    """Prints the summary, and who attacked, knowing what."""
+def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: str, images: dict[str, Any]) -> None:
+    """Prints the summary, who attacked, knowing what, and which images (see `images_attacked`)."""
     from fedpriv.base.atomic import jsonable, to_json
 
     if json_lines:
-        typer.echo(
-            to_json(jsonable({"kind": "summary", **gathered.summary(), "adversary": adversary, "threat": threat}))
-        )
+        who = {"adversary": adversary, "threat": threat}
+        typer.echo(to_json(jsonable({"kind": "summary", **gathered.summary(), **who, **images})))
         return
-    typer.echo(f"{gathered.goal.describe(gathered.scores, gathered.runs)}\n{threat}")
+    typer.echo(f"{gathered.goal.describe(gathered.scores, gathered.runs)}\n{threat}\n{images['attacked']}")
     if gathered.refused:
         every = len(gathered.refused) + len(gathered.scores)
         typer.echo(f"It does not apply to {len(gathered.refused)} of {every} trials, which count neither way.")

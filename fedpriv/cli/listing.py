@@ -68,8 +68,8 @@ def list_names(
     kind: Annotated[
         str,
         typer.Argument(
-            help="attacks, defenses, goals, models, datasets, kinds, tasks, metrics, engines, or parts of "
-            "attacks, such as objectives."
+            help="attacks, defenses, goals, models, datasets, kinds, tasks, attrition, metrics, engines, or parts "
+            "of attacks, such as objectives."
         ),
     ],
 ) -> None:
@@ -91,12 +91,13 @@ def show(
     ] = False,
 ) -> None:
     """Show what something does, its parameters and its paper."""
+    from fedpriv.base.plugin import prose
+
     if yaml:
         _print_yaml(name)
         return
     for kind, target in _found(name):
         typer.echo(f"{name} ({kind.removesuffix('s') if kind not in ('labels', 'coordinates') else kind})\n")
-        from fedpriv.base.plugin import prose
 
         typer.echo(prose(target) if kind != "metrics" else inspect.getdoc(target) or "")
         if kind != "metrics":

@@ -49,6 +49,10 @@ class RoundProgress:
             parts.append(f"epsilon {record.epsilon:.3g}")
         if record.dropped:
             parts.append(f"dropped {len(record.dropped)}")
+        if record.lost:
+            parts.append(f"lost {len(record.lost)} of {record.cohort}")
+        if record.aborted:
+            parts.append(f"aborted: {record.aborted}")
         text = "  ".join(parts)
         if self._bar is not None:
             self._bar.update(self._task, completed=record.round + 1, description=text)

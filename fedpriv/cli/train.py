@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedpriv.base import registry
-from fedpriv.base.errors import LedgerError, ParameterError
+from fedpriv.base.errors import LedgerError, ParameterError, did_you_mean
 from fedpriv.cli import options
+from fedpriv.cli.mapped import Mapped, Written, mapped
 from fedpriv.cli.progress import RoundProgress
 
 if TYPE_CHECKING:
@@ -17,99 +17,153 @@ if TYPE_CHECKING:
     from fedpriv.federation.federation import Federation
     from fedpriv.rounds.record import History
 
-DEFAULT_CLIENTS = 100
+
+def _text(said: str, *names: str) -> Any:
+    return Annotated[str, typer.Option(*names, help=said)]
 
 
+def _number(said: str, *names: str, **limits: Any) -> Any:
+    return Annotated[float | None, typer.Option(*names, help=said, **limits)]
+
+
+def _count(said: str, *names: str, least: int = 1) -> Any:
+    return Annotated[int | None, typer.Option(*names, help=said, min=least)]
+
+
+def _optimizer(side: str, rate: float, said: str, schedule: str) -> tuple[Mapped, ...]:
+    """The options of the clients' or the server's optimizer."""
+    at = f"training.{side}"
+    return (
+        Mapped(f"{side}_optimizer", _text("sgd, momentum, adam, yogi or adagrad."), "sgd", (f"{at}.kind",)),
+        Mapped(f"{side}_lr", _number(said), rate, (f"{at}.learning_rate",)),
+        Mapped(f"{side}_momentum", _number("For momentum."), 0.9, (f"{at}.momentum",)),
+        Mapped(f"{side}_schedule", _text(schedule), "constant", (f"{at}.schedule",), options.make_schedule),
+    )
+
+
+def _adaptive(name: str, field: str, default: float, said: str) -> Mapped:
+    return Mapped(name, _number(said), default, (f"training.client.{field}", f"training.server.{field}"))
+
+
+OPTIONS = (
+    Mapped("data", options.Data, "fashion_small", ("data",)),
+    Mapped("data_dir", options.DataDir, None, ("data_dir",)),
+    Mapped("model", options.Model, "2nn", ("model",)),
+    Mapped(
+        "clients",
+        _count("K, the number of clients; 100, or as many as natural keys.", "--clients", "-K"),
+        None,
+        ("training.clients",),
+    ),
+    Mapped(
+        "partition",
+        _text("iid, shards(per_client=2), dirichlet(alpha=0.3), quantity(...) or natural."),
+        "iid",
+        ("training.partition",),
+    ),
+    Mapped("rounds", _count("Rounds.", "--rounds", "-r"), 20, ("training.rounds",)),
+    Mapped("local_epochs", _count("E, local epochs.", "--local-epochs", "-E"), 1, ("training.local_epochs",)),
+    Mapped(
+        "batch_size",
+        _count("B, local batch; 0 is all.", "--batch-size", "-B", least=0),
+        10,
+        ("training.batch_size",),
+        lambda size: size or None,
+    ),
+    Mapped("max_local_steps", _count("Stop a client after this many steps."), None, ("training.max_local_steps",)),
+    Mapped("cohort", _count("Clients a round, a fixed number."), None, ("training.cohort",)),
+    Mapped(
+        "fraction",
+        _number("C, the fraction of clients a round.", "--fraction", "-C"),
+        None,
+        ("training.fraction",),
+    ),
+    Mapped(
+        "poisson",
+        _number("Take each client independently with this probability."),
+        None,
+        ("training.sampling",),
+        lambda rate: {"kind": "poisson", "rate": rate},
+    ),
+    Mapped(
+        "weighting",
+        _text("Weigh clients by their examples, or uniform."),
+        "examples",
+        ("training.weighting",),
+    ),
+    *_optimizer(
+        "client",
+        0.1,
+        "Client learning rate.",
+        "Rate by round: constant, step(decay=,every=), exponential(decay=), cosine(over=), ...",
+    ),
+    *_optimizer("server", 1.0, "Server learning rate (FedSGD's own rate).", "As --client-schedule."),
+    _adaptive("beta_1", "beta_1", 0.9, "Adam's and Yogi's beta 1."),
+    _adaptive("beta_2", "beta_2", 0.99, "Adam's and Yogi's beta 2."),
+    _adaptive("tau", "epsilon", 1e-3, "Adaptivity of Adam, Yogi, Adagrad (their epsilon)."),
+    Mapped("proximal", _number("FedProx's mu.", min=0), 0.0, ("training.proximal",)),
+    Mapped(
+        "attrition",
+        _text("Who drops out of a round: none, bernoulli(rate=0.1), fixed(count=2) or parties(gone=[...])."),
+        "none",
+        ("training.attrition",),
+    ),
+    Mapped("defense", options.Defenses, None, ("defense",)),
+    *options.cohort_carriers(),
+    Mapped(
+        "eval_every",
+        _count("Test every n rounds; 0 only after the last.", least=0),
+        1,
+        ("training.evaluate_every",),
+    ),
+    Mapped("delta", _number("The delta at which epsilon is stated."), 1e-5, ("delta",)),
+    Mapped("accountant", _text("rdp or pld."), "rdp", ("accountant",)),
+    Mapped("on_nonfinite", _text("stop, or drop the diverged client."), "stop", ("on_nonfinite",)),
+)
+
+#: What FedSGD fixes of local training.
+FEDSGD = {
+    "training.local_epochs": 1,
+    "training.batch_size": None,
+    "training.max_local_steps": None,
+    "training.proximal": 0.0,
+    "training.client": {"kind": "sgd", "learning_rate": 1.0},
+}
+
+
+@mapped(OPTIONS)
 def train(
-    data: options.Data = "fashion_small",
-    data_dir: options.DataDir = None,
-    model: options.Model = "2nn",
-    clients: Annotated[
-        int | None,
-        typer.Option("--clients", "-K", min=1, help="K, the number of clients; 100, or as many as natural keys."),
-    ] = None,
-    partition: Annotated[
-        str, typer.Option(help="iid, shards(per_client=2), dirichlet(alpha=0.3), quantity(...) or natural.")
-    ] = "iid",
-    rounds: Annotated[int, typer.Option("--rounds", "-r", min=1, help="Rounds.")] = 20,
+    written: Written,
+    *,
     algorithm: Annotated[str, typer.Option(help="fedavg or fedsgd.")] = "fedavg",
-    local_epochs: Annotated[int, typer.Option("--local-epochs", "-E", min=1, help="E, local epochs.")] = 1,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-B", min=0, help="B, local batch; 0 is all.")] = 10,
-    max_local_steps: Annotated[int | None, typer.Option(min=1, help="Stop a client after this many steps.")] = None,
-    cohort: Annotated[int | None, typer.Option(min=1, help="Clients a round, a fixed number.")] = None,
-    fraction: Annotated[
-        float | None, typer.Option("--fraction", "-C", help="C, the fraction of clients a round.")
-    ] = None,
-    poisson: Annotated[float | None, typer.Option(help="Take each client independently with this probability.")] = None,
-    weighting: Annotated[str, typer.Option(help="Weigh clients by their examples, or uniform.")] = "examples",
-    client_optimizer: Annotated[str, typer.Option(help="sgd, momentum, adam, yogi or adagrad.")] = "sgd",
-    client_lr: Annotated[float, typer.Option(help="Client learning rate.")] = 0.1,
-    client_momentum: Annotated[float, typer.Option(help="For momentum.")] = 0.9,
-    client_schedule: Annotated[
-        str, typer.Option(help="Rate by round: constant, step(decay=,every=), exponential(decay=), cosine(over=), ...")
-    ] = "constant",
-    server_optimizer: Annotated[str, typer.Option(help="sgd, momentum, adam, yogi or adagrad.")] = "sgd",
-    server_lr: Annotated[float, typer.Option(help="Server learning rate (FedSGD's own rate).")] = 1.0,
-    server_momentum: Annotated[float, typer.Option(help="For momentum.")] = 0.9,
-    server_schedule: Annotated[str, typer.Option(help="As --client-schedule.")] = "constant",
-    beta_1: Annotated[float, typer.Option(help="Adam's and Yogi's beta 1.")] = 0.9,
-    beta_2: Annotated[float, typer.Option(help="Adam's and Yogi's beta 2.")] = 0.99,
-    tau: Annotated[float, typer.Option(help="Adaptivity of Adam, Yogi, Adagrad (their epsilon).")] = 1e-3,
-    proximal: Annotated[float, typer.Option(min=0, help="FedProx's mu.")] = 0.0,
-    defense: options.Defenses = None,
-    engine: options.Engine = "graph",
-    workers: options.Workers = None,
-    worker_timeout: options.WorkerTimeout = 600.0,
-    eval_every: Annotated[int, typer.Option(min=0, help="Test every n rounds; 0 only after the last.")] = 1,
-    delta: Annotated[float, typer.Option(help="The delta at which epsilon is stated.")] = 1e-5,
-    accountant: Annotated[str, typer.Option(help="rdp or pld.")] = "rdp",
-    on_nonfinite: Annotated[str, typer.Option(help="stop, or drop the diverged client.")] = "stop",
     checkpoint: Annotated[Path | None, typer.Option(help="Save to, and resume from, this file.")] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Rounds between saves.")] = 1,
     resume: Annotated[bool, typer.Option(help="Go on from an existing checkpoint.")] = True,
     partition_figure: Annotated[
         Path | None, typer.Option(help="Draw who holds what: this file as PNG and PDF.")
     ] = None,
-    seed: options.Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Fixes every random draw, so that the run repeats. Without it the operating system draws 128 bits, as "
+            "protection needs; examples are then dealt to clients as with seed 0.",
+        ),
+    ] = None,
     json_lines: options.Json = False,
 ) -> None:
     """Train a model by FedSGD or FedAvg, with any defenses, and show each round."""
     from fedpriv.base.atomic import to_json
+    from fedpriv.experiment.assembly import make_federation
 
-    adaptive = {"beta_1": beta_1, "beta_2": beta_2, "epsilon": tau}
-    federation = build(
-        data=data,
-        data_dir=data_dir,
-        model=model,
-        clients=clients,
-        partition=partition,
-        defenses=defense,
-        engine=engine,
-        engine_options=options.engine_options(engine, workers, worker_timeout),
-        seed=seed,
-        rounds=rounds,
-        partition_figure=partition_figure,
-        accountant=options.choice(accountant, ("rdp", "pld"), "--accountant"),
-        on_nonfinite=options.choice(on_nonfinite, ("stop", "drop"), "--on-nonfinite"),
-        procedure={
-            "algorithm": algorithm,
-            "sampling": {"cohort": cohort, "fraction": fraction, "poisson": poisson},
-            "local_epochs": local_epochs,
-            "batch_size": batch_size or None,
-            "max_local_steps": max_local_steps,
-            "proximal": proximal,
-            "weighting": weighting,
-            "client": {
-                "kind": client_optimizer, "learning_rate": client_lr, "momentum": client_momentum,
-                "schedule": options.make_schedule(client_schedule), **adaptive,
-            },
-            "server": {
-                "kind": server_optimizer, "learning_rate": server_lr, "momentum": server_momentum,
-                "schedule": options.make_schedule(server_schedule), **adaptive,
-            },
-        },
-    )  # fmt: skip
-    with RoundProgress(rounds, quiet=json_lines) as progress:
+    if algorithm not in (known := ("fedavg", "fedsgd")):
+        raise ParameterError(f"--algorithm '{algorithm}' is unknown.{did_you_mean(algorithm, known)}")
+    written.exclusive("cohort", "fraction", "poisson")
+    setting = written.setting(FEDSGD if algorithm == "fedsgd" else {})
+    federation = make_federation(setting, seed)
+    if partition_figure is not None:
+        _draw_partition(federation, setting.data, partition_figure)
+    with RoundProgress(setting.training.rounds, quiet=json_lines) as progress:
 
         def on_round(record: Any) -> None:
             progress.update(record)
@@ -117,53 +171,32 @@ def train(
                 typer.echo(to_json(record.row()))
 
         history = federation.run(
-            rounds,
-            evaluate_every=eval_every,
-            delta=delta,
+            setting.training.rounds,
+            evaluate_every=setting.training.evaluate_every,
+            delta=setting.delta,
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
             resume=resume,
             on_round=on_round,
         )
     if not json_lines:
-        _conclude(federation, history, delta, checkpoint)
+        _conclude(federation, history, setting.delta, checkpoint)
+        if seed is None:
+            typer.echo("Seed drawn by the operating system; --seed N makes a run that repeats.")
     if history.interrupted:
         raise typer.Exit(130)
 
 
-def build(
-    *, data: str, data_dir: str | None, model: str, clients: int | None, partition: str, defenses: list[str] | None,
-    engine: str, seed: int, procedure: dict[str, Any], partition_figure: Path | None = None, **rest: Any,
-) -> Federation:  # fmt: skip
-    """A Federation from option values. Names and numbers are checked before TensorFlow is imported."""
-    from fedpriv.data import load as load_data
-    from fedpriv.data import make_partition
+def _draw_partition(federation: Federation, data: str, path: Path) -> None:
+    if not federation.train.num_classes:
+        raise ParameterError(
+            f"--partition-figure shows who holds which class, but the targets of '{data}' are quantities; leave it out"
+        )
+    from fedpriv.figures.partition import partition_figure
+    from fedpriv.figures.save import save
 
-    options.check_name(registry.models, model)
-    made_defenses = options.make_defenses(defenses)
-    drawn = procedure.pop("sampling")
-    options.make_procedure(sampling=options.make_sampling(**drawn, population=DEFAULT_CLIENTS), **procedure)
-    if clients is None and not partition.startswith("natural"):
-        clients = DEFAULT_CLIENTS
-    train_data, test = load_data(data, data_dir=data_dir)
-    parts = make_partition(partition, train_data, clients, seed)
-    made_procedure = options.make_procedure(sampling=options.make_sampling(**drawn, population=len(parts)), **procedure)
-    if partition_figure is not None:
-        if not train_data.num_classes:
-            raise ParameterError(
-                f"--partition-figure shows who holds which class, but the targets of '{data}' are quantities; "
-                "leave it out"
-            )
-        from fedpriv.figures.partition import partition_figure as draw
-        from fedpriv.figures.save import save
-
-        save(draw(parts, train_data.y, train_data.class_names), partition_figure.with_suffix(""))
-
-    from fedpriv.federation.federation import Federation
-    from fedpriv.models import load as load_model
-
-    built = load_model(model, input_shape=train_data.input_shape, num_classes=train_data.num_classes)
-    return Federation(built, train_data, parts, made_procedure, made_defenses, test, seed=seed, engine=engine, **rest)
+    train = federation.train
+    save(partition_figure(federation.partition, train.y, train.class_names), path.with_suffix(""))
 
 
 def _conclude(federation: Federation, history: History, delta: float, checkpoint: Path | None) -> None:
@@ -179,9 +212,11 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     loss = "none (nobody trained)" if last.loss is None else f"{last.loss:.4f}"
     typer.echo(f"{len(history.records)} rounds: test {quality.label.lower()} {said}, training loss {loss}")
     typer.echo(f"Sent {sent / 1e6:.1f} MB up and {received / 1e6:.1f} MB down.")
-    ledger = federation.ledger()
+    lost, aborted = sum(len(r.lost) for r in history.records), sum(bool(r.aborted) for r in history.records)
+    if lost or aborted:
+        typer.echo(f"Clients dropped out {lost} times; {aborted} rounds were aborted and changed nothing.")
+    ledger = history.ledger
     if ledger is not None:
-        ledger.spend(len(history.records))
         adversaries: tuple[Against, ...] = ("released", "server")
         for against in adversaries:
             try:

@@ -19,7 +19,7 @@ _OWN = ("fedpriv", "fedpriv_attacks", "fedpriv_defenses")
 #: Bases that plug-ins derive from; their versions are in a result's provenance.
 _LIBRARIES = frozenset({"pydantic", "tensorflow", "keras", "numpy"})
 #: Of the experiment package, what changes numbers.
-_WORK = ("setting.py", "work.py")
+_WORK = ("setting.py", "assembly.py", "work.py")
 
 
 def code_version(setting: Setting, attacked: bool = True) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pydantic
 
-from fedpriv.base.errors import did_you_mean
+from fedpriv.base.errors import FedprivError, did_you_mean
 from fedpriv.experiment.document import Path_
 from fedpriv.experiment.setting import Setting
 
@@ -33,12 +34,20 @@ def explained(error: pydantic.ValidationError, place: Any) -> str:
             said = f"there is no '{name}'.{did_you_mean(str(loc[-1]), fields(loc[:-1]))}"
         elif problem["type"] == "missing":
             said = f"'{name}' is missing"
+        elif problem["type"] == "literal_error" and isinstance(problem["input"], str):
+            allowed = re.findall("'([^']+)'", problem["ctx"]["expected"])
+            said = f"{name}='{problem['input']}' is unknown.{did_you_mean(problem['input'], allowed)}"
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            own = (
-                message.startswith(("no ", "defense", "attack", "model", "goal", "metric", "threshold_db")) or not name
-            )
+            own = not name or _says_itself(problem)
             said = message if own else f"{name}={problem['input']!r}: {message}"
         if (line := f"{at}: {said}" if at else said) not in lines:
             lines.append(line)
     return "\n".join(lines)
+
+
+def _says_itself(problem: Any) -> bool:
+    """Whether the message names what is wrong: it is of the whole, or one of fedpriv's own."""
+    raised = problem.get("ctx", {}).get("error")
+    ours = isinstance(raised, FedprivError) or isinstance(getattr(raised, "__cause__", None), FedprivError)
+    return ours or (raised is not None and not isinstance(problem["input"], str | int | float))

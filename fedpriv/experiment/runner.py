@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedpriv.base.errors import ExperimentError, FedprivError
+from fedpriv.experiment.assembly import datasets
 from fedpriv.experiment.code import code_version
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.store import Job, Store, attack_job, training_job
-from fedpriv.experiment.work import Outcome, attack, datasets, train
+from fedpriv.experiment.work import Outcome, attack, train
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ParameterError
+from fedpriv.defense.attrition import Attrition, NoAttrition
 from fedpriv.procedure.procedure import Count, Optimizer, Procedure, Sampling
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.goal import Goal, goal_of
@@ -44,6 +45,8 @@ class Training(Procedure):
       clients: K; None is 100, or as many as there are natural keys.
       partition: who holds what, such as `iid` or `shards(per_client=2)`.
       cohort: clients a round, short for `sampling`.
+      fraction: C of McMahan et al., the fraction of clients a round, short for `sampling`; at least one client.
+      attrition: who drops out of a round, and when, such as `bernoulli(rate=0.1)`.
       defended: whether the defenses are in place while it trains.
       target_accuracy: stops when the test accuracy reaches it.
       evaluate_every: rounds between tests; 0 only after the last.
@@ -53,22 +56,50 @@ class Training(Procedure):
     clients: Count | None = None
     partition: str = "iid"
     cohort: Count | None = None
+    fraction: Annotated[float, Field(ge=0, le=1)] | None = None
+    attrition: str = "none"
     defended: bool = True
     target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
     evaluate_every: Annotated[int, Field(ge=0)] = 1
 
     @pydantic.model_validator(mode="after")
     def _one_sampling(self) -> Training:
-        if self.cohort is not None and "sampling" in self.model_fields_set:
-            raise ValueError("cohort and sampling exclude each other; give one")
+        given = [name for name in ("cohort", "fraction") if getattr(self, name) is not None]
+        given += ["sampling"] if "sampling" in self.model_fields_set else []
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other; give one")
         return self
+
+    @pydantic.field_validator("attrition")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        try:
+            registry.attrition.create(value)
+        except FedprivError as e:
+            raise ValueError(str(e)) from e
+        return value
 
     def procedure(self, population: int) -> Procedure:
         """How it trains `population` clients."""
         fields = {name: getattr(self, name) for name in Procedure.model_fields}
-        if self.cohort is not None:
-            fields["sampling"] = Sampling.full() if self.cohort == population else Sampling.fixed(self.cohort)
+        cohort = self.cohort if self.fraction is None else max(1, round(self.fraction * population))
+        if cohort is not None:
+            fields["sampling"] = Sampling.full() if cohort == population else Sampling.fixed(cohort)
         return Procedure(**fields)
+
+    def made_attrition(self) -> Attrition:
+        """Who drops out, built."""
+        made: Attrition = registry.attrition.create(self.attrition)
+        return made
+
+    def identity(self) -> dict[str, Any]:
+        """What the trained weights depend on; results from before there were drop-outs and fractions stay valid."""
+        written = self.model_dump(mode="json")
+        if self.fraction is None:
+            del written["fraction"]
+        attrition = self.made_attrition()
+        del written["attrition"]
+        return written if isinstance(attrition, NoAttrition) else written | {"attrition": attrition.config()}
 
 
 class Exposed(pydantic.BaseModel):
@@ -143,13 +174,8 @@ class Exposed(pydantic.BaseModel):
 
     def threat(self, brought: tuple[Knowledge, ...] = ()) -> str:
         """Who attacks and what it holds, what an attack brings in included, in sentences."""
-        return self.with_own_data(self.position().describe(brought))
-
-    def with_own_data(self, threat: str) -> str:
-        """A threat line, with the examples that the adversary holds."""
-        return threat + (
-            f" It holds {self.auxiliary} examples of its own, none of them attacked." if self.auxiliary else ""
-        )
+        own = f" It holds {self.auxiliary} examples of its own, none of them attacked." if self.auxiliary else ""
+        return self.position().describe(brought) + own
 
 
 class Setting(pydantic.BaseModel):
@@ -165,6 +191,7 @@ class Setting(pydantic.BaseModel):
       training: the federation trained first.
       exposure: the rounds attacked.
       threshold_db: short for that of goal `reconstruction`: PSNR from which an image counts as reconstructed.
+      metrics: short for those of goal `reconstruction`: more columns, each as `name=where`.
       delta: at which epsilon is stated.
       accountant: `rdp` or `pld`.
       on_nonfinite: `stop`, or `drop` a client that diverges.
@@ -182,6 +209,7 @@ class Setting(pydantic.BaseModel):
     training: Training = Training()
     exposure: Exposed = Exposed()
     threshold_db: float | None = None
+    metrics: Texts = ()
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     accountant: Literal["rdp", "pld"] = "rdp"
     on_nonfinite: Literal["stop", "drop"] = "stop"
@@ -232,22 +260,25 @@ class Setting(pydantic.BaseModel):
         """What is asked, built; None where nothing is attacked.
 
         Raises:
-          ParameterError: the attack answers another question, or `threshold_db` is given for another goal than
-            reconstruction, or twice.
+          ParameterError: the attack answers another question, or `threshold_db` or `metrics` is given for another goal
+            than reconstruction, or twice.
         """
         made = self.made_attack()
         if made is None:
             return None
         goal = goal_of(made, self.goal)
-        if self.threshold_db is None:
-            return goal
-        if "threshold_db" in goal.model_fields_set:
-            raise ParameterError(f"goal '{self.goal}' and threshold_db={self.threshold_db:g} both set it; give one")
-        if "threshold_db" in type(goal).model_fields:
-            return goal_of(made, self.goal, threshold_db=self.threshold_db)
-        if self.goal is not None:
-            raise ParameterError(f"threshold_db={self.threshold_db:g} is not for goal '{goal.name}'; leave it out")
-        return goal
+        taken: dict[str, Any] = {}
+        for name, value in (("threshold_db", self.threshold_db), ("metrics", self.metrics or None)):
+            if value is None:
+                continue
+            shown = f"{value:g}" if isinstance(value, float) else list(value)
+            if name in goal.model_fields_set:
+                raise ParameterError(f"goal '{self.goal}' and {name}={shown} both set it; give one")
+            if name in type(goal).model_fields:
+                taken[name] = value
+            elif self.goal is not None:
+                raise ParameterError(f"{name}={shown} is not for goal '{goal.name}'; leave it out")
+        return goal_of(made, self.goal, **taken) if taken else goal
 
     def engine_options(self) -> dict[str, Any]:
         """For the federation."""
@@ -255,7 +286,7 @@ class Setting(pydantic.BaseModel):
 
     def training_identity(self) -> dict[str, Any]:
         """What the trained weights depend on, besides data, code and seed."""
-        training = self.training.model_dump(mode="json")
+        training = self.training.identity()
         defenses = [d.config() for d in self.made_defenses()] if self.training.defended else []
         identity = {"model": self.model, "training": training, "defense": defenses, "on_nonfinite": self.on_nonfinite}
         return identity | {"delta": self.delta, "accountant": self.accountant, "engine": self.engine}

@@ -20,8 +20,9 @@ import numpy as np
 from fedpriv.base.atomic import jsonable, write_bytes, write_text
 from fedpriv.base.errors import ExperimentError
 from fedpriv.base.provenance import config_hash
+from fedpriv.experiment.assembly import fingerprint
 from fedpriv.experiment.experiment import Cell, Experiment
-from fedpriv.experiment.work import Outcome, fingerprint
+from fedpriv.experiment.work import Outcome
 
 FORMAT = 1
 FILE = "experiment.yaml"

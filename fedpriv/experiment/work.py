@@ -5,26 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedpriv.base.atomic import jsonable
-from fedpriv.base.errors import CapabilityError, LedgerError
-from fedpriv.base.seeds import Purpose, integer_seed
+from fedpriv.base.errors import LedgerError
 from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Defense, Station, labels
+from fedpriv.experiment.assembly import attacked_data, make_federation, make_stage
 from fedpriv.experiment.setting import Setting
-from fedpriv.rounds.trial import Inapplicable, Trial, try_trial
+from fedpriv.rounds.attempts import Attempt, attempts
+from fedpriv.rounds.trial import Inapplicable, Trial
 
 if TYPE_CHECKING:
-    from fedpriv.data.dataset import Dataset
-    from fedpriv.models.model import Model
     from fedpriv.rounds.record import History
     from fedpriv.threat.goal import Goal
-    from fedpriv.threat.observation import Observation
 
 
 @dataclass
@@ -47,54 +44,11 @@ class Outcome:
     seconds: float = 0.0
 
 
-@lru_cache(maxsize=4)
-def datasets(data: str, data_dir: str | None) -> tuple[Dataset, Dataset | None]:
-    """Training and test set; kept, since cells share them."""
-    from fedpriv.data import load
-
-    return load(data, data_dir=data_dir)
-
-
-@lru_cache(maxsize=4)
-def _model(text: str, shape: tuple[int, ...], classes: int) -> Model:
-    """Kept, so that attacks compiled for it serve the next cell as well."""
-    from fedpriv.models import load
-
-    return load(text, input_shape=shape, num_classes=classes)
-
-
-def fingerprint(setting: Setting) -> str:
-    """Of the data, training and test set."""
-    train, test = datasets(setting.data, setting.data_dir)
-    return train.fingerprint + (test.fingerprint if test is not None else "")
-
-
 def train(setting: Setting, seed: int) -> Outcome:
     """Trains `setting.training`; the outcome's `weights` are what is attacked."""
-    from fedpriv.data import make_partition
-    from fedpriv.federation.federation import Federation
-
     began = time.perf_counter()
     how = setting.training
-    training, test = datasets(setting.data, setting.data_dir)
-    clients = how.clients
-    if clients is None and not how.partition.startswith("natural"):
-        clients = 100
-    parts = make_partition(how.partition, training, clients, seed)
-    federation = Federation(
-        _model(setting.model, training.input_shape, training.num_classes),
-        training,
-        parts,
-        how.procedure(len(parts)),
-        setting.made_defenses() if how.defended else (),
-        test,
-        seed=seed,
-        engine=setting.engine,
-        engine_options=setting.engine_options(),
-        on_nonfinite=setting.on_nonfinite,
-        rounds=how.rounds,
-        accountant=setting.accountant,
-    )
+    federation = make_federation(setting, seed)
     goal = how.target_accuracy
     try:
         history = federation.run(
@@ -105,14 +59,14 @@ def train(setting: Setting, seed: int) -> Outcome:
         )
         if history.interrupted:
             raise KeyboardInterrupt
-        facts = _utility(federation, history, setting)
+        facts = _utility(history, setting)
     finally:
         federation.close()
     rounds = [{k: v for k, v in r.row().items() if k not in ("metrics", "dropped")} for r in history.records]
     return Outcome(facts, [], rounds, {"weights": history.weights}, time.perf_counter() - began)
 
 
-def _utility(federation: Any, history: History, setting: Setting) -> dict[str, Any]:
+def _utility(history: History, setting: Setting) -> dict[str, Any]:
     records = history.records
     goal = setting.training.target_accuracy
     tested = [r.test_loss for r in records if r.test_loss is not None]
@@ -126,9 +80,8 @@ def _utility(federation: Any, history: History, setting: Setting) -> dict[str, A
     }
     if goal is not None:
         facts["rounds_to_target"] = history.rounds_to(goal)
-    ledger = federation.ledger()
+    ledger = history.ledger
     if ledger is not None:
-        ledger.spend(len(records))
         for against in ("server", "released"):
             try:
                 facts[f"epsilon_{against}"] = float(ledger.epsilon(setting.delta, against=against).value)
@@ -150,58 +103,23 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
       the outcome; its fact `held_out` says whether the images are the test set's, or, where that is missing or too
       small, the training set's.
     """
-    from fedpriv.rounds.exposure import Exposure
-    from fedpriv.rounds.stage import stage
-
     began = time.perf_counter()
-    made, goal, how = setting.made_attack(), setting.made_goal(), setting.exposure
+    made, goal = setting.made_attack(), setting.made_goal()
     assert made is not None
     assert goal is not None
-    training, test = datasets(setting.data, setting.data_dir)
-    held_out = test is not None and len(test) >= how.images + how.auxiliary
-    data = test if test is not None and held_out else training
-    goal.check(data.input_shape)
-    exposure = Exposure(
-        _model(setting.model, data.input_shape, data.num_classes),
-        data,
-        how.trials,
-        how.batch,
-        how.cohort,
-        how.procedure(),
-        setting.made_defenses(),
-        how.position(),
-        seed=seed,
-        weights=weights,
-        engine=setting.engine,
-        engine_options=setting.engine_options(),
-    )
-    trained = weights is not None
-    staged = stage(
-        exposure,
-        goal,
-        seed=seed,
-        auxiliary=how.auxiliary,
-        members=training if trained and held_out else None,
-        outsiders=held_out or not trained,
-    )
+    _, held_out = attacked_data(setting)
     gathered = _Gathered(goal, keep_images)
+    staged = make_stage(setting, seed, weights)
     try:
-        for trial in range(how.trials):
-            try:
-                seen = staged.observe(trial)
-            except CapabilityError as e:  # such an adversary does not exist here
-                gathered.refuse(trial, Inapplicable(str(e)), how.batch * how.cohort)
-                continue
-            for observation in seen:
-                attack_seed = integer_seed(seed, Purpose.ATTACK, len(gathered.scores))
-                gathered.take(trial, try_trial(made, observation, attack_seed, goal), observation)
+        for attempt in attempts(made, staged, goal, seed):
+            gathered.take(attempt, setting.exposure.batch * setting.exposure.cohort)
     finally:
         staged.exposure.federation.close()
     always = set.intersection(*gathered.replayed) if gathered.replayed else set()
     facts = {
         "adaptive": adaptive(setting, always),
         "replayed": sorted(always),
-        "threat": how.with_own_data(" ".join(gathered.threats) or how.position().describe(made.brings())),
+        "threat": setting.exposure.threat(made.brings()),
         "held_out": held_out,
     }
     return Outcome(facts, gathered.scores, [], gathered.arrays(), time.perf_counter() - began)
@@ -217,22 +135,22 @@ class _Gathered:
     originals: list[np.ndarray] = field(default_factory=list)
     found: list[np.ndarray] = field(default_factory=list)
     replayed: list[set[str]] = field(default_factory=list)
-    threats: dict[str, None] = field(default_factory=dict)
 
-    def refuse(self, trial: int, result: Inapplicable, units: int) -> None:
-        self.scores.append({"trial": trial, "inapplicable": result.reason, "units": units})
-
-    def take(self, trial: int, result: Trial | Inapplicable, observation: Observation) -> None:
+    def take(self, attempt: Attempt, units: int) -> None:
+        """Takes one attempt in; `units` is how many it is about where nothing was observed."""
         from fedpriv.metrics.score import aligned
 
-        truth, matched = observation.truth, None
+        result, matched = attempt.result, None
         if isinstance(result, Inapplicable):
-            self.refuse(trial, result, len(truth.y if truth.answer is None else truth.answer))
+            asked = units if attempt.units is None else attempt.units
+            self.scores.append({"trial": attempt.trial, "inapplicable": result.reason, "units": asked})
         else:
             self.replayed.append(set(result.replayed))
-            self.threats[result.threat] = None
             measures = {name: float(value) for name, value in result.finding.measures.items()}
-            self.scores.append({"trial": trial, **self.goal.dump(result.score), "measures": jsonable(measures)})
+            self.scores.append({"trial": attempt.trial, **self.goal.dump(result.score), "measures": jsonable(measures)})
+        if attempt.observation is None:
+            return
+        truth = attempt.observation.truth
         if "reconstructions" not in self.goal.draws or sum(map(len, self.originals)) >= self.keep_images:
             return
         if isinstance(result, Trial):

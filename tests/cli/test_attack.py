@@ -141,3 +141,40 @@ def test_a_trained_model_can_be_attacked(run, npz, tmp_path):
     status, _, err = run("attack", "dlg", "--data", npz, "--model", "2nn", "--images", 1, "--checkpoint", path)
     assert status == 2
     assert "holds a 'logistic'" in err
+
+
+def test_a_command_is_a_cell(run, strict, npz):
+    """The same values in a file and on a command line: the same questions, seeds and scores."""
+    from fedpriv.experiment.setting import Setting
+    from fedpriv.experiment.work import attack
+
+    name = "dlg(optimizer.max_evaluations=20,restarts=1)"
+    status, out, _ = run(
+        "attack", name, "--model", "logistic", "--images", 4, "--batch", 2, "--local-steps", 3, "--auxiliary", 5,
+        "--data", npz, "--seed", 7, "--json",
+    )  # fmt: skip
+    assert status == 0
+    *rows, summary = strict(out)
+    exposure = {"images": 4, "batch": 2, "local_epochs": 3, "auxiliary": 5}
+    setting = Setting.model_validate({"attack": name, "model": "logistic", "data": npz, "exposure": exposure})
+    outcome = attack(setting, 7, None, 0)
+    found = [image for score in outcome.scores for image in setting.made_goal().load(score).rows()]
+    assert [r["mse"] for r in rows] == [image["mse"] for image in found]
+    assert summary["threat"] == outcome.facts["threat"]
+    assert "holds 5 examples of its own" in summary["threat"]
+    assert summary["held_out"] is outcome.facts["held_out"] is False
+
+
+def test_which_images_were_attacked_is_said(run, npz):
+    status, out, _ = run("attack", f"idlg{QUICK}", *TINY, "--data", npz)
+    assert status == 0
+    assert "Attacked: 2 examples of the training set of" in out.splitlines()[-1]
+    status, out, _ = run("attack", f"idlg{QUICK}", *TINY)
+    assert status == 0
+    assert out.splitlines()[-1] == "Attacked: 2 examples of the test set of 'fashion_small'."
+
+
+def test_steps_and_epochs_exclude_each_other(run, npz):
+    status, _, err = run("attack", "dlg", *TINY, "--data", npz, "--local-steps", 2, "--local-epochs", 2)
+    assert status == 2
+    assert "--local-steps and --local-epochs exclude each other" in err

@@ -12,7 +12,7 @@ MISTAKES = [
     (["attack", "idgl"], "Did you mean 'idlg'"),
     (["attack", "dlg(restart=3)"], "Did you mean 'restarts'"),
     (["attack", "dlg(restarts=0)"], "restarts='0'"),
-    (["attack", "dlg", "--images", "3", "--batch", "2"], "not a multiple"),
+    (["attack", "dlg", "--images", "3", "--batch", "2"], "images=3 is no multiple of batch=2"),
     (["attack", "dlg", "--adversary", "sever"], "Did you mean 'server'"),
     (["attack", "dlg", "--adversary", "aggregators(x)"], "numbers"),
     (["attack", "dlg", "--knows", "label"], "Did you mean 'labels'"),
@@ -24,7 +24,7 @@ MISTAKES = [
     (["attack", "fedpriv.rounds.exposure:single_steps(steps=1)"], "must be, or return, a fedpriv.threat.attack.Attack"),
     (["attack", "no.such.module:Attack"], "no module 'no'"),
     (["train", "--defense", "clip(nrm=1)"], "Did you mean 'norm'"),
-    (["train", "--defense", "clip(norm=-1)"], "greater than 0"),
+    (["train", "--defense", "clip(norm=-1)"], "--defense: defense 'clip': norm='-1': Input should be greater than"),
     (["train", "--defense", "clip"], "needs a value for norm"),
     (["train", "--defense", "clip(norm=1"], "closing parenthesis"),
     (["train", "--defense", "clip(norm=1,norm=2)"], "twice"),
@@ -36,7 +36,9 @@ MISTAKES = [
     (["train", "--on-nonfinite", "dorp"], "Did you mean 'drop'"),
     (["train", "--algorithm", "fedavgg"], "Did you mean 'fedavg'"),
     (["train", "--cohort", "3", "--fraction", "0.1"], "exclude each other"),
-    (["train", "--fraction", "1.5"], "1.5 is no fraction"),
+    (["train", "--fraction", "1.5"], "--fraction: training.fraction=1.5"),
+    (["train", "--attrition", "bernouli"], "Did you mean 'bernoulli'"),
+    (["train", "--attrition", "bernoulli(rate=2)"], "--attrition: attrition 'bernoulli': rate='2'"),
     (["train", "--poisson", "2"], "less than or equal to 1"),
     (["train", "--weighting", "unifrom"], "weighting='unifrom'"),
     (["train", "--client-lr", "0"], "greater than 0"),
@@ -90,7 +92,7 @@ def test_help_and_version(run):
         assert command in out
 
 
-@pytest.mark.parametrize("kind", ["attacks", "defenses", "models", "datasets", "metrics", "engines"])
+@pytest.mark.parametrize("kind", ["attacks", "defenses", "models", "datasets", "metrics", "engines", "attrition"])
 def test_everything_registered_is_listed_with_a_line_and_can_be_shown(run, kind):
     status, out, err = run("list", kind)
     assert (status, err) == (0, "")

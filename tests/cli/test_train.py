@@ -5,9 +5,11 @@ import time
 import numpy as np
 import pytest
 
+from fedpriv.base.seeds import Purpose, integer_seed
+from fedpriv.models import load
 from fedpriv.rounds.checkpoint import Checkpoint
 
-SMALL = ("train", "--model", "logistic", "--clients", "4", "--batch-size", "3", "--client-lr", "0.5")
+SMALL = ("train", "--model", "logistic", "--clients", "4", "--seed", "0", "--batch-size", "3", "--client-lr", "0.5")
 STATEFUL = (
     "--server-optimizer", "adam", "--server-lr", "0.05", "--poisson", "0.7", "--weighting", "uniform",
     "--defense", "central_dp(clip=0.5,noise_multiplier=0.4)",
@@ -79,7 +81,7 @@ def test_plain_output_ends_in_a_conclusion(run, npz):
 def test_fedsgd_and_every_loop_option(run, strict, npz):
     _, one, _ = run(*SMALL, "--data", npz, "--rounds", 2, "--algorithm", "fedsgd", "--server-lr", 0.3, "--json")
     _, two, _ = run(
-        "train", "--model", "logistic", "--clients", 4, "--data", npz, "--rounds", 2, "--batch-size", 0,
+        "train", "--model", "logistic", "--clients", 4, "--data", npz, "--rounds", 2, "--batch-size", 0, "--seed", 0,
         "--client-lr", 1.0, "--server-lr", 0.3, "--json",
     )  # fmt: skip
     same = [[{k: v for k, v in r.items() if k != "seconds"} for r in strict(t)] for t in (one, two)]
@@ -164,3 +166,49 @@ def test_verbose_brings_tensorflows_log_back(start, npz):
     quiet, loud = (start(*v, *SMALL, "--data", npz, "--rounds", 1) for v in ((), ("-v",)))
     assert quiet.communicate()[1] == ""
     assert loud.communicate()[1] != ""
+
+
+def test_drop_outs_are_shown_and_cost_what_they_cost(run, strict, npz):
+    options = ("--data", npz, "--rounds", 4)
+    status, out, _ = run(*SMALL, *options, "--attrition", "fixed(count=1)", "--json")
+    assert status == 0
+    for row in strict(out):
+        assert (len(row["lost"]), row["survivors"], row["aborted"]) == (1, 3, "")
+    _, out, _ = run(*SMALL, *options, "--attrition", "fixed(count=1)")
+    assert "lost 1 of 4" in out.splitlines()[0]
+    assert "Clients dropped out 4 times; 0 rounds were aborted" in out
+
+
+def test_a_round_that_is_aborted_is_shown_and_changes_nothing(run, strict, npz, tmp_path):
+    gone = ("--defense", "secret_sharing(aggregators=2)", "--attrition", "parties(gone=[aggregator 1])")
+    options = (*SMALL, "--data", npz, "--rounds", 2, *gone)
+    status, out, err = run(*options, "--json", "--checkpoint", tmp_path / "c")
+    assert status == 0, err
+    for row in strict(out):
+        assert "aggregator 1" in row["aborted"]
+        assert row["survivors"] == 0
+    with np.load(npz) as z:
+        fresh = load("logistic", input_shape=z["x"].shape[1:], num_classes=int(z["y"].max()) + 1)
+    weights = Checkpoint.load(tmp_path / "c").weights
+    np.testing.assert_array_equal(weights, fresh.initial_weights(integer_seed(0, Purpose.WEIGHTS)))
+    _, out, _ = run(*options)
+    assert "aborted: " in out.splitlines()[0]
+    assert "2 rounds were aborted and changed nothing" in out
+
+
+def test_without_a_seed_the_operating_system_draws_one_and_the_run_can_be_resumed(run, strict, npz, tmp_path):
+    free = [v for i, v in enumerate(SMALL) if "--seed" not in SMALL[max(0, i - 1) : i + 1]]
+    assert len(free) == len(SMALL) - 2
+    options = (*free, *STATEFUL, "--data", npz)
+    losses = [[r["loss"] for r in strict(run(*options, "--rounds", 2, "--json")[1])] for _ in range(2)]
+    assert losses[0] != losses[1]
+    c = tmp_path / "c"
+    status, out, _ = run(*options, "--rounds", 2, "--checkpoint", c)
+    assert status == 0
+    assert "Seed drawn by the operating system" in out
+    first = Checkpoint.load(c)
+    assert first.seed > 2**64
+    status, _, err = run(*options, "--rounds", 3, "--checkpoint", c)
+    assert (status, err) == (0, "")
+    assert (Checkpoint.load(c).seed, Checkpoint.load(c).round) == (first.seed, 3)
+    assert "Seed drawn" not in run(*SMALL, "--data", npz, "--rounds", 1)[1]

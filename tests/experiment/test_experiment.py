@@ -100,7 +100,7 @@ def test_overrides_and_the_quick_size(write):
         ("grid.how={a: {training.round: 1}}", "no field 'training.round'. Did you mean 'rounds'"),
         ("grid.attack=[dlg, dlg]", "has 'dlg' twice"),
         ("exposure.batch=3", "images=2 is no multiple of batch=3 x cohort=1; try 3"),
-        ("exposure.adversary=sever", "Did you mean 'server'"),
+        ("exposure.adversary=sever", "adversary position 'sever' is unknown. Did you mean 'server'"),
         ("exposure.knows=label", "cannot know 'label'"),
         ("seeds=[]", "at least one"),
         ("seeds=[1, 1]", "each once"),
@@ -164,7 +164,7 @@ def test_a_cells_identity_is_what_its_result_depends_on_and_nothing_else(write):
 def test_changed_data_is_another_cell(write, tmp_path):
     import numpy as np
 
-    from fedpriv.experiment.work import datasets
+    from fedpriv.experiment.assembly import datasets
 
     x = np.random.default_rng(0).random((60, 4, 4, 1)).astype(np.float32)
     keys = set()

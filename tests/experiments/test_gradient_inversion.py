@@ -52,7 +52,7 @@ def test_a_table_ends_in_rows_figures_and_a_page_and_is_not_run_twice(run, monke
     def fail(*_):
         raise AssertionError("an arm was run again")
 
-    monkeypatch.setattr(arms, "run_trial", fail)
+    monkeypatch.setattr(arms, "attempts", fail)
     assert run().exit_code == 0
     assert json.loads((tmp_path / "stages.json").read_text())["rows"] == rows
 

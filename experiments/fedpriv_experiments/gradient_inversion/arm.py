@@ -16,7 +16,6 @@ from fedpriv.base import registry
 from fedpriv.base.atomic import jsonable, write_bytes, write_json
 from fedpriv.base.errors import CapabilityError, DivergenceError
 from fedpriv.base.provenance import config_hash, versions
-from fedpriv.base.seeds import Purpose, integer_seed
 from fedpriv.data import load as load_data
 from fedpriv.data import make_partition
 from fedpriv.federation.federation import Federation
@@ -25,8 +24,9 @@ from fedpriv.metrics.progress import progress
 from fedpriv.metrics.score import ImageScore, Score, aligned, summarize
 from fedpriv.models import load as load_model
 from fedpriv.procedure.procedure import Procedure, make_procedure
+from fedpriv.rounds.attempts import attempts
 from fedpriv.rounds.exposure import Exposure
-from fedpriv.rounds.trial import run_trial
+from fedpriv.threat.goal import goal_of
 
 #: PSNR in dB from which an image counts as reconstructed.
 THRESHOLD_DB = 30.0
@@ -202,18 +202,20 @@ def run(arm: Arm, folder: Path, say: Callable[[str], None] = print) -> Outcome:
     strip: dict[str, np.ndarray] = {}
     extra: dict[str, list[Any]] = {}
     refused, began = "", time.perf_counter()
-    for i, observation in enumerate(exposure):
+    each = attempts(attack, exposure, goal_of(attack, threshold_db=THRESHOLD_DB), arm.seed)
+    while True:
         try:
-            trial = run_trial(attack, observation, integer_seed(arm.seed, Purpose.ATTACK, i), threshold_db=THRESHOLD_DB)
+            if (attempt := next(each, None)) is None:
+                break
+            trial, truth = attempt.applied(), attempt.truth.x
         except (CapabilityError, DivergenceError) as e:
             refused = str(e)
             break
         matched = aligned(trial.finding, trial.score)
-        truth = observation.truth.x
         originals.append(truth)
         found.append(np.full_like(truth, np.nan) if matched is None else matched)
         scores.append(trial.score)
-        rows += trial.score.rows(arm=arm.name, trial=i, objective=trial.finding.objective)
+        rows += trial.score.rows(arm=arm.name, trial=attempt.number, objective=trial.finding.objective)
         if trial.finding.path is not None:
             way = progress(trial.finding, truth)
             ways.append({"evaluations": way.evaluations.tolist(), "psnr": np.round(way.psnr, 3).tolist()})

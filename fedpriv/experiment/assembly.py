@@ -1,0 +1,140 @@
+"""Assembly: from a setting's values to what they name: data, model, federation, the rounds attacked.
+
+Every command, and every cell of a grid, is made here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedpriv.experiment.setting import Setting
+
+if TYPE_CHECKING:
+    from fedpriv.data.dataset import Dataset
+    from fedpriv.federation.federation import Federation
+    from fedpriv.models.model import Model
+    from fedpriv.rounds.stage import Stage
+
+#: K, where neither the setting nor natural keys say it.
+DEFAULT_CLIENTS = 100
+
+
+@lru_cache(maxsize=4)
+def datasets(data: str, data_dir: str | None) -> tuple[Dataset, Dataset | None]:
+    """Training and test set; kept, since cells share them."""
+    from fedpriv.data import load
+
+    return load(data, data_dir=data_dir)
+
+
+@lru_cache(maxsize=4)
+def _model(text: str, shape: tuple[int, ...], classes: int) -> Model:
+    """Kept, so that attacks compiled for it serve the next cell as well."""
+    from fedpriv.models import load
+
+    return load(text, input_shape=shape, num_classes=classes)
+
+
+def make_model(setting: Setting) -> Model:
+    """The model, for the setting's data."""
+    training, _ = datasets(setting.data, setting.data_dir)
+    return _model(setting.model, training.input_shape, training.num_classes)
+
+
+def fingerprint(setting: Setting) -> str:
+    """Of the data, training and test set."""
+    train, test = datasets(setting.data, setting.data_dir)
+    return train.fingerprint + (test.fingerprint if test is not None else "")
+
+
+def make_federation(setting: Setting, seed: int | None) -> Federation:
+    """The federation of `setting.training`.
+
+    Args:
+      setting: the values.
+      seed: fixes every draw, the partition included. None draws 128 bits from the operating system; the partition is
+        then that of seed 0, so that a run can be resumed and others compared with it.
+
+    Raises:
+      FedprivError: something does not fit together. What needs no TensorFlow is checked first.
+    """
+    from fedpriv.data import make_partition
+
+    how = setting.training
+    training, test = datasets(setting.data, setting.data_dir)
+    clients = how.clients
+    if clients is None and not how.partition.startswith("natural"):
+        clients = DEFAULT_CLIENTS
+    parts = make_partition(how.partition, training, clients, seed or 0)
+    procedure = how.procedure(len(parts))
+
+    from fedpriv.federation.federation import Federation
+
+    return Federation(
+        model=make_model(setting),
+        train=training,
+        partition=parts,
+        procedure=procedure,
+        defenses=setting.made_defenses() if how.defended else (),
+        test=test,
+        seed=seed,
+        engine=setting.engine,
+        engine_options=setting.engine_options(),
+        on_nonfinite=setting.on_nonfinite,
+        rounds=how.rounds,
+        accountant=setting.accountant,
+        attrition=how.made_attrition(),
+    )
+
+
+def attacked_data(setting: Setting) -> tuple[Dataset, bool]:
+    """The examples that are attacked, and whether they are held out.
+
+    These are the test set, or, where that is missing or smaller than `exposure.images` and `exposure.auxiliary`, the
+    training set.
+    """
+    training, test = datasets(setting.data, setting.data_dir)
+    held_out = test is not None and len(test) >= setting.exposure.images + setting.exposure.auxiliary
+    return (test, True) if test is not None and held_out else (training, False)
+
+
+def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None) -> Stage:
+    """The rounds of `setting.exposure`, with the questions of the setting's goal.
+
+    Args:
+      setting: the values, an attack among them.
+      seed: of rounds and questions.
+      weights: `[d]` of the model that is attacked; None draws fresh ones for every trial.
+
+    Raises:
+      FedprivError: something does not fit together.
+    """
+    goal, how = setting.made_goal(), setting.exposure
+    assert goal is not None
+    data, held_out = attacked_data(setting)
+    goal.check(data.input_shape)
+
+    from fedpriv.rounds.exposure import Exposure
+    from fedpriv.rounds.stage import stage
+
+    exposure = Exposure(
+        model=make_model(setting),
+        data=data,
+        trials=how.trials,
+        batch=how.batch,
+        cohort=how.cohort,
+        procedure=how.procedure(),
+        defenses=setting.made_defenses(),
+        adversary=how.position(),
+        seed=seed,
+        weights=weights,
+        engine=setting.engine,
+        engine_options=setting.engine_options(),
+    )
+    trained = weights is not None
+    members = datasets(setting.data, setting.data_dir)[0] if trained and held_out else None
+    outsiders = held_out or not trained
+    return stage(exposure, goal, seed=seed, auxiliary=how.auxiliary, members=members, outsiders=outsiders)

@@ -1,0 +1,87 @@
+"""Attempts: one attack on every observation of rounds that are run to be attacked. The only such loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fedpriv.base.errors import CapabilityError
+from fedpriv.base.seeds import Purpose, integer_seed
+from fedpriv.rounds.exposure import Exposure
+from fedpriv.rounds.stage import Stage
+from fedpriv.rounds.trial import Inapplicable, Trial, try_trial
+from fedpriv.threat.attack import Attack
+from fedpriv.threat.goal import Goal, goal_of
+from fedpriv.threat.observation import Observation
+from fedpriv.threat.truth import Truth
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attempt:
+    """One attack on one observation.
+
+    Attributes:
+      trial: the round attacked, from 0.
+      number: from 0 over all attempts; the attack's seed is `integer_seed(seed, Purpose.ATTACK, number)`.
+      observation: view and truth; None where the adversary does not exist in this round.
+      result: finding and score, or why the attack does not apply.
+    """
+
+    trial: int
+    number: int
+    observation: Observation | None
+    result: Trial | Inapplicable
+
+    @property
+    def truth(self) -> Truth:
+        """Of what was observed.
+
+        Raises:
+          CapabilityError: nothing was.
+        """
+        if self.observation is None:
+            self.applied()
+            raise CapabilityError(f"nothing was observed in trial {self.trial}")
+        return self.observation.truth
+
+    def applied(self) -> Trial:
+        """The result, of an attack that must apply.
+
+        Raises:
+          CapabilityError: it does not; says why.
+        """
+        if isinstance(self.result, Inapplicable):
+            raise CapabilityError(self.result.reason)
+        return self.result
+
+    @property
+    def units(self) -> int | None:
+        """How many examples, or other units of the goal, it is about; None where nothing was observed."""
+        if self.observation is None:
+            return None
+        return len(self.truth.y if self.truth.answer is None else self.truth.answer)
+
+
+def attempts(attack: Attack, rounds: Stage | Exposure, goal: Goal | None = None, seed: int = 0) -> Iterator[Attempt]:
+    """Attacks one observation after the other.
+
+    Args:
+      attack: the attack.
+      rounds: what is attacked; a Stage where the goal has questions.
+      goal: what is asked; None for what the attack answers.
+      seed: of the attack's draws, together with an attempt's number.
+    """
+    exposure = rounds.exposure if isinstance(rounds, Stage) else rounds
+    asked = goal_of(attack) if goal is None else goal
+    number = 0
+    for trial in range(exposure.trials):
+        try:
+            seen = rounds.observe(trial)
+        except CapabilityError as e:  # such an adversary does not exist here
+            yield Attempt(trial=trial, number=number, observation=None, result=Inapplicable(str(e)))
+            number += 1
+            continue
+        for observation in seen:
+            result = try_trial(attack, observation, integer_seed(seed, Purpose.ATTACK, number), asked)
+            yield Attempt(trial=trial, number=number, observation=observation, result=result)
+            number += 1
