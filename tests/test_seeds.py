@@ -71,14 +71,14 @@ def test_two_federations_without_a_seed_differ_and_say_nothing_of_it(federate):
 def test_a_run_without_a_seed_resumes_to_the_same_bits(federate, tmp_path):
     from fedpriv_defenses.local_dp import LocalDP
 
-    options = {"seed": None, "defenses": (LocalDP(clip=1.0, noise_multiplier=0.1),), "batch_size": 4}
-    first = federate(**options)
-    whole = first.run(4)
-    begun = federate(**options)
-    object.__setattr__(begun, "seed", first.seed)
-    begun.run(2, checkpoint=tmp_path / "a.ckpt")
-    resumed = federate(**options).run(4, checkpoint=tmp_path / "a.ckpt")
-    assert resumed.weights.tobytes() == whole.weights.tobytes()
+    from fedpriv.rounds.checkpoint import Checkpoint
+
+    options = {"defenses": (LocalDP(clip=1.0, noise_multiplier=0.1),), "batch_size": 4}
+    federate(seed=None, **options).run(2, checkpoint=tmp_path / "a.ckpt")
+    resumed = federate(seed=None, **options).run(4, checkpoint=tmp_path / "a.ckpt")
+    drawn = Checkpoint.load(tmp_path / "a.ckpt").seed
+    assert drawn.bit_length() > 90
+    assert resumed.weights.tobytes() == federate(seed=drawn, **options).run(4).weights.tobytes()
 
 
 def test_a_chosen_seed_is_named_in_the_account(federate):
@@ -93,3 +93,27 @@ def test_a_chosen_seed_is_named_in_the_account(federate):
     assert any("it was chosen" in a for a in chosen)
     assert "it was chosen" in described
     assert not any("it was chosen" in a for a in assumptions(None)[0])
+
+
+def test_two_runs_of_one_unseeded_federation_share_no_noise(federate):
+    from fedpriv_defenses.central_dp import CentralDP
+
+    federation = federate(seed=None, weighting="uniform", defenses=(CentralDP(clip=1.0, noise_multiplier=1.0),))
+    weights = np.zeros(federation.plan.spec.size, np.float32)
+    first, second = (federation.run(1, weights=weights).weights for _ in range(2))
+    assert np.std(first - second) > 0.1
+    seeded = federate(seed=1, weighting="uniform", defenses=(CentralDP(clip=1.0, noise_multiplier=1.0),))
+    assert seeded.run(1).weights.tobytes() == seeded.run(1).weights.tobytes()
+
+
+def test_declared_noise_is_the_noise_there_is():
+    from fedpriv_defenses.gaussian_query import gaussian_sum_query
+
+    found = []
+    for number in range(20):
+        query = gaussian_sum_query(1.0, 2.0, tf.constant(secret(number, Purpose.SERVER, 0)))
+        noised, _, _ = query.get_noised_result(tf.zeros([5000]), query.initial_global_state())
+        found.append(noised.numpy())
+    every = np.concatenate(found)
+    assert every.std() == pytest.approx(2.0, rel=0.01)
+    assert stats.kstest(every / 2, "norm").pvalue > 1e-4

@@ -175,6 +175,12 @@ class Line(Walker):
             if self.contribution.l2 is None:
                 lost = [j for j in self.at(Station.UPDATE) if j > i and isinstance(self.made[j], Real)]
                 lengthening = next((j for j in lost if self.made[j].l2 is None), None)  # type: ignore[union-attr]
+                if lengthening is None and self.bound is not None and self.at(Station.ENCODE):
+                    coding = " and ".join(map(self._named, self.at(Station.ENCODE)))
+                    raise StackError(
+                        f"{self._named(i)} adds noise to the sum, but {coding} may lengthen a contribution on its way "
+                        "there; say by how much with decoded(given, plan)"
+                    )
                 if lengthening is None:
                     raise StackError(
                         f"{self._named(i)} adds noise to the sum, but nothing bounds the norm of one client's update; "

@@ -12,6 +12,7 @@ from fedpriv.base.lazy import dp_accounting
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Domain, Opaque, Real
 from fedpriv.defense.line import Line
+from fedpriv.defense.noise import Noise
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Defense, Plan, Station
 from fedpriv.models.spec import Spec
@@ -48,6 +49,9 @@ class Adaptive(Defense):
 
 
 class CoveredAdaptive(Adaptive):
+    def noise(self, plan):
+        return Noise("gaussian", 1.0, "update")
+
     def claims(self, plan, contribution):
         event = dp_accounting.GaussianDpEvent(1.0)
         return [
@@ -216,6 +220,112 @@ def test_a_claim_whose_assumption_the_run_broke_gives_no_number():
     central.spend(broken=frozenset({"cohorts are drawn"}))
     with pytest.raises(LedgerError, match="assumes that cohorts are drawn, which did not hold in round 0"):
         central.epsilon(1e-5)
+
+
+class Amplify(Defense):
+    name: ClassVar[str] = "amplify"
+
+    def encode(self, contribution, context):
+        return contribution * 100.0
+
+
+class Measured(Amplify):
+    """Says what it makes of a bound."""
+
+    def decoded(self, given, plan):
+        return Real(given.l2 * 100)
+
+
+def test_whoever_encodes_and_says_nothing_loses_the_bound():
+    with pytest.raises(StackError, match=r"amplify \(position 2\) may lengthen a contribution on its way there"):
+        Line([CENTRAL, Amplify()], setup_of())
+    line = Line([CENTRAL, Measured()], setup_of(10, Sampling.poisson(0.5)))
+    assert line.claims()[0].event.noise_multiplier == pytest.approx(0.01)
+
+
+class Counts(Defense):
+    name: ClassVar[str] = "counts"
+
+    def tallies(self, plan):
+        return {"m": 1.0}
+
+    def maps(self, given, plan):
+        return given
+
+    def update(self, update, context):
+        return Passed(update, tally={"m": 1.0})
+
+    def aggregate(self, total, context):
+        return total + context.tally["m"]
+
+
+class Smuggles(Defense):
+    name: ClassVar[str] = "smuggles"
+
+    def data(self, x, y, context):
+        return x, y
+
+    def update(self, update, context):
+        return context.own[0]
+
+
+class Boasts(Defense):
+    name: ClassVar[str] = "boasts"
+    scale: float | None = None
+
+    def noise(self, plan):
+        return None if self.scale is None else Noise("gaussian", self.scale, "aggregate")
+
+    def aggregate(self, total, context):
+        return total * 1.0001
+
+    def claims(self, plan, contribution):
+        event = dp_accounting.GaussianDpEvent(200.0)
+        return [
+            Claim(
+                event=event,
+                unit="client",
+                relation="add_or_remove_one",
+                against="released",
+                amplified=True,
+                sensitivity=1.0,
+            )
+        ]
+
+
+def test_claims_that_something_else_undoes_give_no_number():
+    plan = setup_of(10, Sampling.poisson(0.5))
+    for stack in ([Counts(), CENTRAL], [LOCAL, Counts()]):
+        with pytest.raises(LedgerError, match=r"counts \(position \d\) sums tallies beside the updates"):
+            ledger_of(Line(stack, plan)).epsilon(1e-5, rounds=1)
+    with pytest.raises(LedgerError, match=r"smuggles \(position 2\) acts before it as well as after it"):
+        ledger_of(Line([LOCAL, Smuggles()], plan)).epsilon(1e-5, "server", rounds=1)
+    for scale, why in ((None, r"declares no noise\(plan\)"), (0.01, "over a sensitivity of 1 is 0.01")):
+        with pytest.raises(LedgerError, match=why):
+            ledger_of(Line([CLIP, Boasts(scale=scale)], plan)).epsilon(1e-5, rounds=1)
+    honest = ledger_of(Line([CLIP, Boasts(scale=200.0)], plan))
+    assert honest.epsilon(1e-5, rounds=1).value < 0.1
+
+
+def test_rounds_that_abort_by_who_came_give_no_number():
+    careful, plan = SecretSharing(min_clients=3, range=1.0), setup_of(10, Sampling.poisson(0.5))
+    with pytest.raises(LedgerError, match="whether a round is aborted depends on how many clients took part"):
+        ledger_of(Line([CENTRAL, careful], plan)).epsilon(1e-5, rounds=1)
+    fixed = ledger_of(Line([CENTRAL, careful], setup_of(10, Sampling.fixed(5))))
+    assert fixed.epsilon(1e-5, rounds=1).value > 0
+    fixed.spend(broken=frozenset({"rounds are finished"}))
+    with pytest.raises(LedgerError, match="rounds are finished, which did not hold in round 0"):
+        fixed.epsilon(1e-5)
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, float("nan"), float("inf")])
+def test_tallies_need_a_bound_that_is_one(bound):
+    class Loose(Counts):
+        def tallies(self, plan):
+            return {"m": bound}
+
+    with pytest.raises(StackError, match="tally 'counts/m' has the bound"):
+        Line([Loose()], setup_of())
 
 
 def test_states_fed_by_unprotected_metrics_are_objected_to():

@@ -100,6 +100,86 @@ def test_whoever_gives_something_else_is_named(federate, what, message):
         federation.start()
 
 
+class Wrong(Defense):
+    """Gives or does what its station does not allow."""
+
+    name: ClassVar[str] = "wrong"
+    how: str = ""
+
+    def update(self, update, context):
+        if self.how == "if":
+            return update if tf.reduce_sum(update) > 0 else -update
+        return {
+            "short": update[:3],
+            "double": tf.cast(update, tf.float64),
+            "text": "hello",
+            "empty": Passed(None),
+            "words": Passed(update, log={"said": "hi"}),
+        }[self.how]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("short", r"wrong gives a value of shape \[3\] from its update station, where it was given \[51\]"),
+        ("double", "wrong gives float64 from its update station, where it was given float32"),
+        ("text", "wrong fails at its update station|wrong gives"),
+        ("empty", "wrong returns nothing from its update station"),
+        ("words", "wrong reports log 'said'"),
+        ("if", "wrong fails at its update station: .*use tf.where or tf.cond"),
+    ],
+)
+def test_every_mistake_is_said_in_a_line_and_in_the_defenses_name(federate, how, message):
+    federation = federate(defenses=(Wrong(how=how),), **PLAIN)
+    with pytest.raises(StackError, match=message) as caught:
+        federation.start()
+    assert "\n" not in str(caught.value)
+
+
+class Shrinking(Defense):
+    """Gives back half of its state."""
+
+    name: ClassVar[str] = "shrinking"
+
+    def initial_state(self, plan):
+        return (np.zeros(4, np.float32),)
+
+    def aggregate(self, total, context):
+        return Passed(total, state=(context.state[0][:2],))
+
+
+def test_a_servers_state_keeps_its_shape(federate):
+    federation = federate(defenses=(Shrinking(),), **PLAIN)
+    with pytest.raises(StackError, match=r"shrinking gives a server state unlike its initial_state.*\[2\] in place of"):
+        federation.step(federation.start(), evaluate=False)
+
+
+class Rows(Defense):
+    """Wants examples' own gradients, and another model."""
+
+    per_example: ClassVar[bool] = True
+
+    def gradient(self, gradient, context):
+        return gradient
+
+    def model(self, model, plan):
+        return "no model"
+
+
+class Bundle(Defense):
+    """Stands for another."""
+
+    name: ClassVar[str] = "bundle"
+
+    def parts(self):
+        return (Rows(),)
+
+
+def test_parts_are_asked_like_defenses(federate):
+    with pytest.raises(StackError, match="Rows gives a str from its model station"):
+        federate(defenses=(Bundle(),), **PLAIN)
+
+
 class Longer(Defense):
     """States a bound that it does not keep."""
 
