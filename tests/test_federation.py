@@ -304,3 +304,26 @@ def test_config_is_the_identity(federate):
     ):
         assert federate(**other).config() != base
     assert federate(procedure=Procedure(server=Optimizer(learning_rate=0.5))).config() != base
+
+
+class Sized(Defense):
+    """Computes with how many came."""
+
+    name: ClassVar[str] = "sized"
+
+    def step(self, weights, context):
+        return weights + tf.cast(context.count, weights.dtype)
+
+
+def test_a_cohorts_size_in_the_model_ends_claims_that_assume_it_unpublished(federate):
+    from fedpriv.base.errors import LedgerError
+
+    noise = CentralDP(clip=1.0, noise_multiplier=1.0)
+    options = {"weighting": "uniform", "sampling": Sampling.poisson(0.5)}
+    assert federate(defenses=(noise,), **options).run(1).records[0].epsilon > 0
+    told = federate(defenses=(Sized(), noise), **options).run(1)
+    assert (told.records[0].size_used, told.records[0].epsilon) == (True, None)
+    with pytest.raises(LedgerError, match="cohort sizes stay unpublished, which did not hold in round 0"):
+        told.ledger.epsilon(1e-5)
+    fixed = federate(defenses=(Sized(), noise), weighting="uniform", sampling=Sampling.fixed(3)).run(1)
+    assert fixed.records[0].epsilon > 0  # their size is public

@@ -114,6 +114,6 @@ class CentralDP(Defense):
                 amplified=True,
                 assumes=assumes,
                 sensitivity=longest * (2 if relation == "replace_one" else 1),
-                checks=frozenset({"cohorts are drawn", "rounds are finished"}),
+                checks=frozenset({"cohorts are drawn", "rounds are finished", "cohort sizes stay unpublished"}),
             )
         ]

@@ -10,8 +10,9 @@ Unit = Literal["client", "example"]
 Relation = Literal["add_or_remove_one", "replace_one", "replace_special"]
 Against = Literal["released", "server"]
 #: Assumptions that a run can break, and that it checks: all clients of a cohort arrive; cohorts are drawn as the
-#: sampling says; no round is aborted, which tells something of who took part.
-Check = Literal["everyone arrives", "cohorts are drawn", "rounds are finished"]
+#: sampling says; no round is aborted, which tells something of who took part; no defense computes with the size of
+#: cohorts that differ in size.
+Check = Literal["everyone arrives", "cohorts are drawn", "rounds are finished", "cohort sizes stay unpublished"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,9 +75,14 @@ class Context:
     y: Any = ABSENT
     count: Any = ABSENT
     tally: Any = ABSENT
+    #: Where the names of parts that are read are put, if anywhere.
+    read: set[str] | None = None
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
+        noted = object.__getattribute__(self, "read")
+        if noted is not None and name in WHERE:
+            noted.add(name)
         if value is ABSENT:
             raise ContextError(f"context.{name} does not exist at this station; it exists at {WHERE[name]}")
         return value

@@ -24,6 +24,7 @@ class Record:
       lost: ids of clients that dropped out on the way, as `Federation.attrition` says.
       aborted: why the protocol could not finish the round, which then revealed nothing; empty if it did.
       drawn: whether the cohort was drawn as the sampling says, rather than given by hand.
+      size_used: whether a defense at the server computed with the size of a cohort, where cohorts differ in size.
       loss: mean training loss over the cohort's local steps, in the task's unit (nats, or squared units); None where
         nobody trained.
       test_loss, accuracy: on the test set after this round's step, or None when not evaluated, or where the task has no
@@ -50,6 +51,7 @@ class Record:
     lost: list[int] = field(default_factory=list)
     aborted: str = ""
     drawn: bool = True
+    size_used: bool = False
     observations: list[Observation] = field(default_factory=list)
 
     def broken(self) -> frozenset[Check]:
@@ -59,6 +61,8 @@ class Record:
             found.add("everyone arrives")
         if self.aborted:
             found.add("rounds are finished")
+        if self.size_used:
+            found.add("cohort sizes stay unpublished")
         if not self.drawn:
             found.add("cohorts are drawn")
         return frozenset(found)

@@ -68,6 +68,7 @@ class ServerRounds:
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
         self.line, self.plan = federation.line, federation.plan
+        self._read: set[str] = set()
         self._check_attrition()
 
     def _check_attrition(self) -> None:
@@ -268,6 +269,7 @@ class ServerRounds:
             sent={**planted(listening, weights, present, number, self.federation.plan.spec), **(sent or {})},
         )
         result = self.engine.cohort(task)
+        self._read.clear()
         mean, summed, states = self._aggregate(state, states, result)
         after, server, stepped, states = self._server_step(state, states, mean, result)
         observations = observe(federation, listening, task, result, mean, self.engine.decode)
@@ -289,6 +291,7 @@ class ServerRounds:
             lost=lost,
             aborted=result.aborted,
             drawn=clients is None,
+            size_used="count" in self._read and not self.plan.sampling.equal_cohorts,
             loss=None if math.isnan(result.loss) else result.loss,
             test_loss=test_loss,
             accuracy=accuracy,
@@ -356,6 +359,7 @@ class ServerRounds:
         if not self.line.acts(station):
             return Walked(value)
         drawn = tf.constant(secret(self.federation.seed or 0, Purpose.SERVER, state.round))
+        read = facts.pop("read", None)
         tally = facts.pop("tally", {})
 
         def context(i: int) -> Context:
@@ -365,6 +369,7 @@ class ServerRounds:
                 seed=child(drawn, (_SERVER_STATIONS.index(station) << 12) + i),
                 state=tf.nest.map_structure(tf.convert_to_tensor, states[i]),
                 round=tf.constant(state.round),
+                read=read,
                 **facts,
                 **more,
             )
@@ -376,6 +381,7 @@ class ServerRounds:
     def _server_facts(self, state: State, result: CohortResult) -> dict[str, Any]:
         dtype = self.plan.spec.dtype
         return {
+            "read": self._read,
             "count": tf.constant(len(result.survivors)),
             "tally": {k: tf.constant(v, dtype) for k, v in result.tally.items()},
             "weights": tf.constant(state.weights),
