@@ -64,6 +64,7 @@ def axis_curve(
     log_x: bool = False,
     reference: tuple[str, float] | None = None,
     title: str = "",
+    counted: str = "trial",
 ) -> Figure:
     """One line an arm with its 95% intervals, each named at the end of its line.
 
@@ -79,6 +80,7 @@ def axis_curve(
       log_x: whether the settings' axis is logarithmic.
       reference: (name, value) of a line to mark, such as `("30 dB", 30.0)`.
       title: printed above, if given.
+      counted: what `AxisPoint.trials` counts, such as "image".
 
     Raises:
       ParameterError: no arms, an arm without a measured point or with two at one setting, half an interval, a number
@@ -108,7 +110,7 @@ def axis_curve(
         headline = text_size(figure, head, NORMAL + 1, fontweight="bold")[1] + 0.14 if title else 0.0
         across = width - left - right
         words = wrap(x_label + (" (log scale)" if log_x else ""), int(across * 13))
-        note = wrap(_note(arms, single), int((width - left) * 15))
+        note = wrap(_note(arms, single, counted), int((width - left) * 15))
         below = 0.28 + text_size(figure, words, NORMAL)[1] + 0.08
         noted = text_size(figure, note, SMALL)[1] + 0.1 if note else 0.0
         height = 0.12 + headline + tall + below + noted
@@ -165,14 +167,14 @@ def _checked(name: str, points: Sequence[AxisPoint], log_x: bool) -> list[AxisPo
     return found
 
 
-def _note(arms: Mapping[str, Sequence[AxisPoint]], single: bool) -> str:
+def _note(arms: Mapping[str, Sequence[AxisPoint]], single: bool, counted: str) -> str:
     measured = [p for points in arms.values() for p in points if p.y is not None]
     said = [f"{'Bars' if single else 'Bands'}: 95% intervals."] if any(p.low is not None for p in measured) else []
     trials = [p.trials for p in measured if p.trials is not None]
     if trials:
         few, many = min(trials), max(trials)
         number = f"{few:,}" if few == many else f"{few:,} to {many:,}"
-        said.append(f"{number} trial{'' if many == 1 else 's'} a point.")
+        said.append(f"{number} {counted}{'' if many == 1 else 's'} a point.")
     return " ".join(said)
 
 

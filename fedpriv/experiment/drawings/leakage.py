@@ -96,6 +96,7 @@ def leakage_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
                 interval: str = interval,
                 log: bool = positive,
                 words: str = words,
+                unit: str = goal.unit,
             ) -> Figure:
                 from fedpriv.figures.axis_curve import AxisPoint, axis_curve
 
@@ -110,7 +111,7 @@ def leakage_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
                 for points in series.values():
                     points.sort(key=lambda p: p.x)
                 mark = goal.reference(column.name)
-                return axis_curve(series, x_label=words, y_label=column.title, log_x=log, reference=mark)
+                return axis_curve(series, x_label=words, y_label=column.title, log_x=log, reference=mark, counted=unit)
 
             about = f" {column.description}" if column.description else ""
             made.append(
