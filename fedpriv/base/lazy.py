@@ -48,6 +48,7 @@ def _threads(variable: str, default: int) -> int:
 def _prepare_tensorflow() -> None:
     if not _verbose:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it reports its own shutdown at Ctrl-C
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         logging.getLogger("absl").setLevel(logging.ERROR)
         for module in ("tensorflow", "tensorflow_federated", "tensorflow_privacy", "keras", "jax"):
