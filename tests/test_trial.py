@@ -1,8 +1,6 @@
 """The truth is out of an attack's reach: an attack looks for it everywhere it can get to, and fails."""
 
-import gc
 import sys
-import types
 from typing import ClassVar
 
 import numpy as np
@@ -11,49 +9,12 @@ from fedpriv_defenses.clip import Clip
 from fedpriv_defenses.secret_sharing import SecretSharing
 
 from fedpriv.base.errors import CapabilityError
-from fedpriv.base.lazy import tf
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.trial import isolated, run_trial
+from fedpriv.testing.references import holds, reachable
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.tap import Tap
-
-
-def reachable(start):
-    """Everything that references lead to: attributes, closures, containers, frames; no modules' globals."""
-    modules = {id(m.__dict__) for m in list(sys.modules.values()) if isinstance(m, types.ModuleType)}
-    seen, queue = {id(start)}, [start]
-    while queue:
-        thing = queue.pop()
-        yield thing
-        inside = [thing.base] if isinstance(thing, np.ndarray) else []  # arrays hide whose memory they show
-        for other in gc.get_referents(thing) + inside:
-            if id(other) not in seen and not isinstance(other, types.ModuleType) and id(other) not in modules:
-                seen.add(id(other))
-                queue.append(other)
-
-
-def pixels(thing):
-    """The numbers in an array, a view of one, a tensor or bytes, or None."""
-    if isinstance(thing, np.ndarray) and thing.dtype.kind in "fiu":
-        return thing
-    if tf.is_tensor(thing) and hasattr(thing, "numpy") and thing.dtype.is_floating:
-        return thing.numpy()
-    return None
-
-
-def holds(start, wanted):
-    """Whether the examples `wanted`, or any one of them, lie in anything reachable from `start`."""
-    rows = wanted.reshape(len(wanted), -1)
-    for thing in reachable(start):
-        found = pixels(thing)
-        if found is None or found.size < rows.shape[1] or found.size % rows.shape[1]:
-            continue
-        candidates = found.reshape(-1, rows.shape[1])
-        for row in rows:
-            if np.isclose(candidates, row, atol=1e-6).all(1).any():
-                return True
-    return False
 
 
 def stack():

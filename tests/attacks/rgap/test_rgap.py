@@ -14,13 +14,10 @@ from typer.testing import CliRunner
 
 from fedpriv.base.errors import CapabilityError, DivergenceError, ParameterError
 from fedpriv.base.lazy import tf
-from fedpriv.defense.stations import Plan
 from fedpriv.metrics.image import psnr
 from fedpriv.models import load as load_model
 from fedpriv.models.keras_model import from_keras
-from fedpriv.procedure.procedure import Optimizer, Procedure, Sampling, make_procedure
-from fedpriv.threat.adversary import Adversary
-from fedpriv.threat.view import View
+from fedpriv.procedure.procedure import Optimizer, make_procedure
 
 SHAPE = (8, 7, 2)
 
@@ -92,43 +89,8 @@ def image(shape=SHAPE, seed=0):
 
 
 @pytest.fixture(scope="module")
-def make_view():
-    """As the attacks' own helper, which is for modules of the directory above."""
-
-    def make(model, x, y, procedure=None, seed=0, observed=None):
-        procedure = procedure or Procedure.fedsgd()
-        plan = Plan(
-            spec=model.spec,
-            population=1,
-            cohort=1,
-            expected_cohort=1.0,
-            sampling=Sampling.full(),
-            weighting="examples",
-            max_examples=len(x),
-        )
-        weights, dtype = model.initial_weights(seed), model.spec.dtype
-        rate = procedure.client.learning_rate
-
-        def view(observed):
-            return View(
-                adversary=Adversary(),
-                kind="update",
-                round=0,
-                model=model,
-                weights=weights,
-                observed=observed,
-                plan=plan,
-                procedure=procedure,
-                num_examples=(len(x),),
-                client_rate=rate,
-            )
-
-        if observed is None:
-            given = tf.constant(x, dtype), tf.constant(np.asarray(y, np.int32))
-            observed = view(None).simulate(*given).numpy()
-        return view(observed)
-
-    return make
+def make_view(helpers):
+    return helpers.make_view
 
 
 @pytest.mark.parametrize("name", INVERTIBLE)
