@@ -20,7 +20,41 @@ ACCURACY = Column(
 )
 
 
-class Classes(Task):
+class Categorical(Task):
+    """Base of tasks whose outputs end in one logit for each of `num_classes` names, `[..., num_classes]`."""
+
+    quality: ClassVar[Column] = ACCURACY
+
+    num_classes: Annotated[int, Field(ge=2)]
+
+    @property
+    def classes(self) -> int:
+        """The number of names."""
+        return self.num_classes
+
+    @property
+    def relaxed_shape(self) -> tuple[int, ...]:
+        """One probability a logit."""
+        return self.output_shape
+
+    def predict(self, outputs: Any) -> Any:
+        """The name of the largest logit, int32 `[n, ...]`."""
+        return tf.argmax(outputs, -1, tf.int32)
+
+    def relax(self, v: Any) -> Any:
+        """A softmax over the last axis."""
+        return tf.nn.softmax(v)
+
+    def harden(self, relaxed: np.ndarray) -> np.ndarray:
+        """The likeliest name."""
+        return np.argmax(relaxed, -1).astype(np.int32)
+
+    def soften(self, y: Any) -> Any:
+        """One-hot."""
+        return tf.one_hot(y, self.num_classes)
+
+
+class Classes(Categorical):
     """One class of `num_classes`; the loss is the cross-entropy of a softmax, in nats.
 
     Attributes:
@@ -29,45 +63,16 @@ class Classes(Task):
 
     name: ClassVar[str] = "classes"
     softmax: ClassVar[bool] = True
-    quality: ClassVar[Column] = ACCURACY
     label: ClassVar[str] = "a class"
-
-    num_classes: Annotated[int, Field(ge=2)]
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """One logit a class."""
         return (self.num_classes,)
 
-    @property
-    def classes(self) -> int:
-        """The number of classes."""
-        return self.num_classes
-
-    @property
-    def relaxed_shape(self) -> tuple[int, ...]:
-        """One probability a class."""
-        return (self.num_classes,)
-
     def losses(self, outputs: Any, y: Any) -> Any:
         """Cross-entropy `[n]` in nats; `y` class numbers `[n]` or probabilities `[n, num_classes]`."""
         return cross_entropy(outputs, y)
-
-    def predict(self, outputs: Any) -> Any:
-        """The class of the largest logit, int32 `[n]`."""
-        return tf.argmax(outputs, -1, tf.int32)
-
-    def relax(self, v: Any) -> Any:
-        """A softmax."""
-        return tf.nn.softmax(v)
-
-    def harden(self, relaxed: np.ndarray) -> np.ndarray:
-        """The likeliest class."""
-        return np.argmax(relaxed, -1).astype(np.int32)
-
-    def soften(self, y: Any) -> Any:
-        """One-hot."""
-        return tf.one_hot(y, self.num_classes)
 
 
 def cross_entropy(logits: Any, y: Any) -> Any:
