@@ -42,6 +42,7 @@ class Purpose(enum.IntEnum):
     ATTRITION = 6
     QUESTION = 7
     LAB = 8
+    IMAGES = 9
 
 
 def fresh() -> int:

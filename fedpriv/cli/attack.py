@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fedpriv.experiment.setting import Setting
-    from fedpriv.threat.attack import Attack
 
 OPTIONS = (
     Mapped(
@@ -23,6 +22,12 @@ OPTIONS = (
         Annotated[int, typer.Option("--images", "-n", min=1, help="Images to attack.")],
         5,
         ("exposure.images",),
+    ),
+    Mapped(
+        "order",
+        Annotated[str, typer.Option(help="mixed: images are drawn by the seed; file: the first ones of the data.")],
+        "mixed",
+        ("exposure.order",),
     ),
     Mapped(
         "goal",
@@ -162,28 +167,26 @@ def attack(
     What is asked is --goal: the images (reconstruction), their labels, whether candidates were among them (membership),
     or whether they have a property. Not every attack answers every goal.
 
-    The images are of the test set, or of the training set where the test set has too few; which it was is said at the
-    end. Each image is one client's whole batch, unless --batch says otherwise. Without --checkpoint every trial
-    attacks a freshly initialized model. With --out, attacks that can are asked to keep the examples along the way, for
-    the film strip and the curve.
+    The images are drawn from the test set, or from the training set where the test set has too few; which it was, and
+    of which classes, is said at the end. Each image is one client's whole batch, unless --batch says otherwise.
+    Without --checkpoint every trial attacks a freshly initialized model. With --out, attacks that can are asked to keep
+    the examples along the way, for the film strip and the curve.
     """
-    from fedpriv.cli.attack_output import Gathered, images_attacked, show_inapplicable, show_row, show_summary
-    from fedpriv.experiment.assembly import attacked_data, make_stage
+    from fedpriv.cli.attack_output import Gathered, show_inapplicable, show_row, show_summary
+    from fedpriv.experiment.assembly import describe_images, make_stage
     from fedpriv.rounds.attempts import attempts
     from fedpriv.rounds.trial import Inapplicable
     from fedpriv.threat.observe import check_taps
     from fedpriv.threat.tap import Tap
 
     written.exclusive("local_steps", "local_epochs")
-    setting = written.setting({"attack": name})
+    setting = written.setting({"attack": name, "film": out is not None})
     made, asked = setting.made_attack(), setting.made_goal()
     assert made is not None
     assert asked is not None
     for option, field in (("--threshold", "threshold_db"), ("--lpips", "metrics")):
         if getattr(setting, field) not in (None, ()) and field not in type(asked).model_fields:
             raise ParameterError(f"{option} is for goal 'reconstruction', not '{asked.name}'; leave it out")
-    if out is not None:
-        made = _keeping_path(made)
     weights = None if checkpoint is None else _trained(checkpoint, setting)
     staged = make_stage(setting, seed, weights)
     adversary, federation = staged.exposure.adversary, staged.exposure.federation
@@ -197,7 +200,7 @@ def attack(
             columns = {"seed": run} if repeats > 1 else {}
             if run != seed:
                 staged.exposure.federation.close()
-                staged = make_stage(setting, run, weights)
+                staged = make_stage(setting, run, weights, images=seed)
             for attempt in attempts(made, staged, asked, run):
                 at = {"trial": attempt.number, **columns}
                 if isinstance(attempt.result, Inapplicable) or attempt.observation is None:
@@ -216,8 +219,7 @@ def attack(
         raise CapabilityError(f"attack '{made.name}' does not apply: {gathered.refused[0].reason}")
     if not gathered.scores:
         raise KeyboardInterrupt
-    data, held_out = attacked_data(setting)
-    show_summary(gathered, json_lines, str(adversary), threat, images_attacked(setting, data, held_out))
+    show_summary(gathered, json_lines, str(adversary), threat, describe_images(setting, staged, seed))
     if out is not None:
         config = {"attack": made.config(), "goal": asked.config(), "threat": threat, **federation.config()}
         config |= {"setting": setting.model_dump(mode="json")}
@@ -225,12 +227,6 @@ def attack(
         typer.echo(f"Wrote {out}", err=json_lines)
     if interrupted:
         raise typer.Exit(130)
-
-
-def _keeping_path(made: Attack) -> Attack:
-    """The same attack, keeping the examples along the way if it has a setting for that."""
-    known = type(made).model_fields.get("path")
-    return made.with_(path=True) if known is not None and known.annotation is bool else made
 
 
 def _trained(checkpoint: Path, setting: Setting) -> np.ndarray:

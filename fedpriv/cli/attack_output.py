@@ -12,8 +12,6 @@ import typer
 
 if TYPE_CHECKING:
     from fedpriv.base.column import Column
-    from fedpriv.data.dataset import Dataset
-    from fedpriv.experiment.setting import Setting
     from fedpriv.metrics.progress import Progress
     from fedpriv.rounds.trial import Inapplicable, Trial
     from fedpriv.threat.attack import Finding
@@ -142,13 +140,6 @@ class Gathered:
         return reconstruction_grid(originals, {"reconstruction": found}, {"reconstruction": captions})
 
 
-def images_attacked(setting: Setting, data: Dataset, held_out: bool) -> dict[str, Any]:
-    """Which examples were attacked: whether they are `held_out`, and a sentence, `attacked`."""
-    few = "" if held_out else " (there is no test set of that size)"
-    source = f"the {'test' if held_out else 'training'} set of '{data.name}'{few}"
-    return {"held_out": held_out, "attacked": f"Attacked: {setting.exposure.images} examples of {source}."}
-
-
 def show_row(row: dict[str, Any], number: int, unit: str, columns: Sequence[Column], json_lines: bool) -> None:
     """Prints one row; before the first, the headings.
 
@@ -191,7 +182,7 @@ def show_inapplicable(result: Inapplicable, columns: dict[str, Any], json_lines:
 
 
 def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: str, images: dict[str, Any]) -> None:
-    """Prints the summary, who attacked, knowing what, and which images (see `images_attacked`)."""
+    """Prints the summary, who attacked, knowing what, and which images (see `describe_images`)."""
     from fedpriv.base.atomic import jsonable, to_json
 
     if json_lines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ class ViewResult:
       score: of the goal's kind; None where the attack does not apply.
       inapplicable: why it does not, or "".
       measures: the attack's own numbers.
+      way: `evaluations` `[k]` and `psnr` `[k, n]` along the attack's way, where that was kept.
     """
 
     trial: int
@@ -39,6 +40,7 @@ class ViewResult:
     score: Any
     inapplicable: str
     measures: Mapping[str, float]
+    way: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -77,9 +79,13 @@ class CellResult:
             score = None if refused else goal.load(saved)
             units = saved["units"] if refused else len(goal.units(score))
             measures = {k: float("nan") if v is None else float(v) for k, v in saved.get("measures", {}).items()}
-            found.append(ViewResult(saved["trial"], first, units, score, refused, measures))
+            found.append(ViewResult(saved["trial"], first, units, score, refused, measures, saved.get("way")))
             first += units
         return found
+
+    def batch(self, view: int) -> Hashable:
+        """What a view's examples are called: alike in another seed's cell where they are the same."""
+        return view if self.cell.setting.exposure.order == "file" else (self.cell.seed, view)
 
     @property
     def scores(self) -> list[Any]:
@@ -135,17 +141,17 @@ class Arm:
         """Views that its attack does not apply to."""
         return [v for r in self.results for v in r.views if v.inapplicable]
 
-    def scores(self) -> tuple[list[Any], list[int], list[int]]:
+    def scores(self) -> tuple[list[Any], list[int], list[Hashable]]:
         """The scores, with the seed and the number of each one's view."""
         scores: list[Any] = []
         runs: list[int] = []
-        batches: list[int] = []
+        batches: list[Hashable] = []
         for result in self.results:
             for k, view in enumerate(result.views):
                 if view.score is not None:
                     scores.append(view.score)
                     runs.append(result.cell.seed)
-                    batches.append(k)
+                    batches.append(result.batch(k))
         return scores, runs, batches
 
     def row(self) -> dict[str, Any]:

@@ -6,10 +6,11 @@ Every command, and every cell of a grid, is made here and nowhere else.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedpriv.base.seeds import Purpose, generator
 from fedpriv.experiment.setting import Setting
 
 if TYPE_CHECKING:
@@ -101,13 +102,14 @@ def attacked_data(setting: Setting) -> tuple[Dataset, bool]:
     return (test, True) if test is not None and held_out else (training, False)
 
 
-def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None) -> Stage:
+def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None, images: int | None = None) -> Stage:
     """The rounds of `setting.exposure`, with the questions of the setting's goal.
 
     Args:
       setting: the values, an attack among them.
       seed: of rounds and questions.
       weights: `[d]` of the model that is attacked; None draws fresh ones for every trial.
+      images: seed that draws which examples are attacked, where `exposure.order` is `mixed`; None is `seed`.
 
     Raises:
       FedprivError: something does not fit together.
@@ -116,6 +118,9 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None) -
     assert goal is not None
     data, held_out = attacked_data(setting)
     goal.check(data.input_shape)
+    if how.order == "mixed":
+        drawn = generator(seed if images is None else images, Purpose.IMAGES)
+        data = data.take(drawn.permutation(len(data)))
 
     from fedpriv.rounds.exposure import Exposure
     from fedpriv.rounds.stage import stage
@@ -138,3 +143,32 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None) -
     members = datasets(setting.data, setting.data_dir)[0] if trained and held_out else None
     outsiders = held_out or not trained
     return stage(exposure, goal, seed=seed, auxiliary=how.auxiliary, members=members, outsiders=outsiders)
+
+
+def describe_images(setting: Setting, staged: Stage, seed: int) -> dict[str, Any]:
+    """Which examples a stage attacks.
+
+    Args:
+      setting: the values it was made of.
+      staged: the rounds.
+      seed: that drew them.
+
+    Returns:
+      `held_out`: whether they are the test set's; `classes`: how many of each class; `attacked`: both in a sentence;
+      `images_of`: alike in cells that draw from the same examples in the same way.
+    """
+    whole, held_out = attacked_data(setting)
+    data = staged.exposure.data
+    source = f"the {'test' if held_out else 'training'} set of '{data.name}'"
+    few = "" if held_out else " (there is no test set of that size)"
+    how = f"drawn by seed {seed}" if setting.exposure.order == "mixed" else f"the first of its {len(whole)}"
+    classes: dict[str, int] = {}
+    if data.num_classes and data.y.ndim == 1:
+        for label, count in zip(*np.unique(data.y, return_counts=True), strict=True):
+            name = data.class_names[label] if data.class_names else f"class {label}"
+            classes[str(name)] = int(count)
+    listed = ", ".join(f"{count} {name}" for name, count in classes.items())
+    what = listed if 0 < len(classes) <= 10 else f"{len(classes)} classes" if classes else ""
+    pool = f"{setting.exposure.order} of {whole.fingerprint}"
+    said = f"Attacked: {setting.exposure.images} examples of {source}{few}, {how}{': ' + what if what else ''}."
+    return {"held_out": held_out, "classes": classes, "attacked": said, "images_of": pool}

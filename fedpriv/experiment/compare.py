@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,20 +122,22 @@ def _accuracies(arm: Arm) -> dict[int, float]:
     return {seed: float(accuracy) for seed, accuracy in found if accuracy is not None}
 
 
-def _units(arm: Arm) -> dict[tuple[int, int, Any], tuple[int, Mapping[str, float]]]:
-    """(seed, number of the image or other unit in the cell, its key) to its view and values.
+def _units(arm: Arm) -> dict[tuple[int, Hashable, int, Any], tuple[Hashable, Mapping[str, float]]]:
+    """(seed, where its images come from, number of the image or other unit, its key) to its view and values.
 
-    Cells take their images in the data's order, however many of them make a trial, so the number tells which it is.
+    Cells of one seed draw their images in one order, however many of them make a trial, so the number tells which it
+    is, among cells that attack the same part of the same data.
     """
     found = {}
     assert arm.goal is not None
     for result in arm.results:
+        source = result.facts.get("images_of")
         for k, view in enumerate(result.views):
             if view.score is None:
                 continue
             for number, unit in enumerate(arm.goal.units(view.score), view.first):
                 if unit is not None:
-                    found[(result.cell.seed, number, unit.key)] = (k, unit.values)
+                    found[(result.cell.seed, source, number, unit.key)] = (result.batch(k), unit.values)
     return found
 
 

@@ -23,6 +23,9 @@ from fedpriv.threat.goal import interval_name
 #: The values of an axis are compared with its first one in at most so many rows.
 PAIRS = 200
 
+#: Sentences on attacked examples in a report.
+SHOWN = 4
+
 
 def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -> Path:
     """Writes tables, figures, `report.html`, `provenance.json` and, last, `manifest.json`; returns the page's path."""
@@ -91,11 +94,19 @@ def _threat(experiment: Experiment, results: Sequence[CellResult]) -> Section:
     seeds = sorted({c.seed for c in experiment.cells})
     paragraphs = [
         *threats,
+        *_attacked(results),
         f"{len(experiment.cells)} cells: {len(experiment.cells) // len(seeds)} settings with {len(seeds)} "
         f"{'seed' if len(seeds) == 1 else 'seeds'} ({', '.join(map(str, seeds))}).",
     ]
     tables = [Table(axes, caption="The grid")] if axes else []
     return Section("Threat and grid", paragraphs, tables=tables)
+
+
+def _attacked(results: Sequence[CellResult]) -> list[str]:
+    """Which examples were attacked, a sentence a draw; of many draws the first few."""
+    draws = list(dict.fromkeys(r.facts["attacked"] for r in results if "attacked" in r.facts))
+    more = [f"{len(draws) - SHOWN} more draws are like these."] if len(draws) > SHOWN + 1 else []
+    return draws[:SHOWN] + more if more else draws
 
 
 def _settings(experiment: Experiment) -> Section:

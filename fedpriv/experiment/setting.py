@@ -107,6 +107,8 @@ class Exposed(pydantic.BaseModel):
 
     Attributes:
       images: in all; each trial takes batch x cohort of them.
+      order: `mixed` draws them by the seed, so that seeds attack different ones and classes are mixed; `file` takes
+        the first ones of the data, in its order, for every seed.
       fresh: attack freshly initialized models, another one each trial, though a federation is trained.
       batch: images a client.
       cohort: clients a trial, what a secure sum hides among.
@@ -121,6 +123,7 @@ class Exposed(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     images: Count = 8
+    order: Literal["mixed", "file"] = "mixed"
     fresh: bool = False
     batch: Count = 1
     cohort: Count = 1
@@ -187,6 +190,8 @@ class Setting(pydantic.BaseModel):
       model: as on a command line.
       defense: as on a command line, in order; `none` for none.
       attack: as on a command line, or a YAML file of one; None trains only.
+      film: keeps the examples along the attack's way where it can: for a film strip of the first trial, and a curve
+        of their quality against gradient evaluations.
       goal: what is asked, as on a command line, such as `membership(fpr=0.01)`; None is what the attack answers.
       training: the federation trained first.
       exposure: the rounds attacked.
@@ -205,6 +210,7 @@ class Setting(pydantic.BaseModel):
     model: str = "lenet(init=uniform)"
     defense: Texts = ()
     attack: str | None = None
+    film: bool = False
     goal: str | None = None
     training: Training = Training()
     exposure: Exposed = Exposed()
@@ -253,8 +259,14 @@ class Setting(pydantic.BaseModel):
         return tuple(registry.defenses.create(text) for text in self.defense)
 
     def made_attack(self) -> Attack | None:
-        """The attack, built."""
-        return None if self.attack is None else registry.attacks.create(self.attack)
+        """The attack, built; with `film` it is asked to keep the examples along its way, if it can."""
+        if self.attack is None:
+            return None
+        made: Attack = registry.attacks.create(self.attack)
+        known = type(made).model_fields.get("path")
+        if self.film and known is not None and known.annotation is bool:
+            made = made.with_(path=True)
+        return made
 
     def made_goal(self) -> Goal | None:
         """What is asked, built; None where nothing is attacked.

@@ -11,6 +11,9 @@ from fedpriv.experiment.arm import Arm, CellResult
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.store import Saved, Store, attack_job, training_job
 
+#: Facts that a report says in words.
+IN_WORDS = ("threat", "replayed", "held_out", "classes", "attacked", "images_of")
+
 
 def gather(experiment: Experiment, store: Store) -> list[CellResult]:
     """Every cell of the experiment with what there is of it."""
@@ -48,7 +51,7 @@ def image_rows(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     for result in results:
         cell = result.cell
         head: dict[str, Any] = {**cell.labels, "seed": cell.seed}
-        facts = {k: v for k, v in result.facts.items() if k not in ("threat", "held_out", "replayed")}
+        facts = {k: v for k, v in result.facts.items() if k not in IN_WORDS}
         if result.error:
             rows.append({**head, "status": result.error})
             continue

@@ -14,14 +14,19 @@ from fedpriv.base.errors import LedgerError
 from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Defense, Station, labels
-from fedpriv.experiment.assembly import attacked_data, make_federation, make_stage
+from fedpriv.experiment.assembly import describe_images, make_federation, make_stage
 from fedpriv.experiment.setting import Setting
 from fedpriv.rounds.attempts import Attempt, attempts
 from fedpriv.rounds.trial import Inapplicable, Trial
 
 if TYPE_CHECKING:
     from fedpriv.rounds.record import History
+    from fedpriv.threat.attack import Finding
     from fedpriv.threat.goal import Goal
+    from fedpriv.threat.truth import Truth
+
+#: What is kept of an attack's way: points of its curve, frames and images of its film strip.
+POINTS, FRAMES, ROWS = 60, 7, 3
 
 
 @dataclass
@@ -33,7 +38,7 @@ class Outcome:
       scores: of the attack, one dict a view: its `trial`, and what `Goal.dump` made of the score with the attack's own
         `measures`; or, where the attack does not apply, the reason as `inapplicable`, and how many `units` it is about.
       rounds: of the training, one row each.
-      arrays: `weights` of a training; `originals` and `found` of an attack.
+      arrays: `weights` of a training; `originals` and `found` of an attack, and the `strip_...` of its film strip.
       seconds: wall-clock.
     """
 
@@ -100,16 +105,15 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
       keep_images: how many originals and reconstructions to keep.
 
     Returns:
-      the outcome; its fact `held_out` says whether the images are the test set's, or, where that is missing or too
-      small, the training set's.
+      the outcome; its facts say which images were attacked (see `describe_images`).
     """
     began = time.perf_counter()
     made, goal = setting.made_attack(), setting.made_goal()
     assert made is not None
     assert goal is not None
-    _, held_out = attacked_data(setting)
-    gathered = _Gathered(goal, keep_images)
+    gathered = _Gathered(goal, keep_images, setting.film)
     staged = make_stage(setting, seed, weights)
+    images = describe_images(setting, staged, seed)
     try:
         for attempt in attempts(made, staged, goal, seed):
             gathered.take(attempt, setting.exposure.batch * setting.exposure.cohort)
@@ -120,7 +124,7 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
         "adaptive": adaptive(setting, always),
         "replayed": sorted(always),
         "threat": setting.exposure.threat(made.brings()),
-        "held_out": held_out,
+        **images,
     }
     return Outcome(facts, gathered.scores, [], gathered.arrays(), time.perf_counter() - began)
 
@@ -131,10 +135,12 @@ class _Gathered:
 
     goal: Goal
     keep_images: int
+    film: bool
     scores: list[dict[str, Any]] = field(default_factory=list)
     originals: list[np.ndarray] = field(default_factory=list)
     found: list[np.ndarray] = field(default_factory=list)
     replayed: list[set[str]] = field(default_factory=list)
+    strip: dict[str, np.ndarray] = field(default_factory=dict)
 
     def take(self, attempt: Attempt, units: int) -> None:
         """Takes one attempt in; `units` is how many it is about where nothing was observed."""
@@ -151,6 +157,8 @@ class _Gathered:
         if attempt.observation is None:
             return
         truth = attempt.observation.truth
+        if self.film and isinstance(result, Trial):
+            self._keep_way(result.finding, truth)
         if "reconstructions" not in self.goal.draws or sum(map(len, self.originals)) >= self.keep_images:
             return
         if isinstance(result, Trial):
@@ -158,11 +166,25 @@ class _Gathered:
         self.originals.append(truth.x)
         self.found.append(np.full_like(truth.x, np.nan) if matched is None else matched)
 
+    def _keep_way(self, finding: Finding, truth: Truth) -> None:
+        """Quality along the attack's way; of the first one the examples as well."""
+        from fedpriv.metrics.progress import progress
+
+        if finding.path is None or finding.history is None or not len(finding.path) or truth.x.ndim != 4:
+            return
+        way = progress(finding, truth.x, truth.kind).thinned(POINTS)
+        kept = {"evaluations": way.evaluations.tolist(), "psnr": jsonable(np.round(way.psnr, 2))}
+        self.scores[-1]["way"] = kept
+        if not self.strip:
+            few = way.thinned(FRAMES)
+            self.strip = {"strip_evaluations": few.evaluations, "strip_psnr": few.psnr[:, :ROWS]}
+            self.strip |= {"strip_x": few.x[:, :ROWS], "strip_originals": truth.x[:ROWS]}
+
     def arrays(self) -> dict[str, np.ndarray]:
         if not self.originals:
-            return {}
+            return self.strip
         kept = {"originals": self.originals, "found": self.found}
-        return {name: np.concatenate(parts)[: self.keep_images] for name, parts in kept.items()}
+        return {name: np.concatenate(parts)[: self.keep_images] for name, parts in kept.items()} | self.strip
 
 
 def adaptive(setting: Setting, replayed: Collection[str]) -> bool | None:

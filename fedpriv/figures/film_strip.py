@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from fedpriv.base.errors import ParameterError
 from fedpriv.figures.cells import LINE, LINE_AIR, cell_size, checked_images, draw_empty, draw_image
 from fedpriv.figures.style import NORMAL, SMALL, new_figure, styled, text_size, wrap
-from fedpriv.metrics.progress import progress
+from fedpriv.metrics.progress import Progress, log_spaced, progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +21,7 @@ _MARGIN, _BETWEEN, _GAP, _APART = 0.12, 0.06, 0.1, 0.2
 
 
 def film_strip(
-    finding: Finding,
+    finding: Finding | Progress,
     originals: Any,
     *,
     frames: int = 7,
@@ -37,7 +36,7 @@ def film_strip(
     ended. Evaluations are those of the start that was kept.
 
     Args:
-      finding: with a history and a path.
+      finding: with a history and a path; or its progress, of which every point has images.
       originals: images `[n, h, w, c]` in [0, 1], c = 1 or 3, that the attack was after.
       frames: most columns beside the original; the first and the last point are always among them.
       images: which originals to show, by index; by default the first eight.
@@ -49,7 +48,7 @@ def film_strip(
       ParameterError: a finding without a path, one that does not fit the originals, or images that are not there.
     """
     true = checked_images(originals, "originals")
-    way = progress(finding, true)
+    way = finding if isinstance(finding, Progress) else progress(finding, true)
     shown = list(range(min(len(true), 8))) if images is None else [int(i) for i in images]
     if not shown or min(shown) < 0 or max(shown) >= len(true):
         raise ParameterError(f"images={shown} must be indices of {len(true)} originals")
@@ -106,23 +105,6 @@ def film_strip(
                     draw_image(figure, way.x[k, i].astype(np.float64), x, y, wide, tall, texts[r][column])
             draw_image(figure, true[i], place(len(chosen)) + (across - wide) / 2, y, wide, tall)
     return figure
-
-
-def log_spaced(evaluations: np.ndarray, frames: int) -> list[int]:
-    """Indices of at most `frames` points of an increasing sequence, about evenly spaced in its logarithm.
-
-    The first and the last are among them, none twice.
-    """
-    points = np.log(np.maximum(np.asarray(evaluations, np.float64), 1.0))
-    wanted = np.linspace(points[0], points[-1], min(frames, len(points)))
-    chosen = {0, len(points) - 1} | {int(np.argmin(np.abs(points - w))) for w in wanted}
-    # Where points are sparse (early on) several wishes meet in one: the room goes to the widest gaps.
-    while len(chosen) < min(frames, len(points)):
-        order = sorted(chosen)
-        widths = [(points[b] - points[a] + 1e-9) * (b - a > 1) for a, b in itertools.pairwise(order)]
-        a, b = list(itertools.pairwise(order))[int(np.argmax(widths))]
-        chosen.add(a + 1 + int(np.argmin(np.abs(points[a + 1 : b] - (points[a] + points[b]) / 2))))
-    return sorted(chosen)
 
 
 def _decibel(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,11 @@ class Progress:
     x: np.ndarray
     psnr: np.ndarray
     objective: np.ndarray
+
+    def thinned(self, points: int) -> Progress:
+        """At most so many points of it, about evenly spaced in the logarithm of evaluations."""
+        chosen = log_spaced(self.evaluations, points)
+        return Progress(self.evaluations[chosen], self.x[chosen], self.psnr[chosen], self.objective[chosen])
 
 
 def progress(finding: Finding, originals: Any, kind: Kind | None = None) -> Progress:
@@ -76,3 +82,20 @@ def progress(finding: Finding, originals: Any, kind: Kind | None = None) -> Prog
 def _valid(x: np.ndarray, kind: Kind) -> np.ndarray:
     """Examples `[n, ...]` as their kind allows them; values that were not finite become not-a-number."""
     return np.where(np.isfinite(x), kind.settle(x), np.nan).astype(np.float32)
+
+
+def log_spaced(evaluations: np.ndarray, frames: int) -> list[int]:
+    """Indices of at most `frames` points of an increasing sequence, about evenly spaced in its logarithm.
+
+    The first and the last are among them, none twice.
+    """
+    points = np.log(np.maximum(np.asarray(evaluations, np.float64), 1.0))
+    wanted = np.linspace(points[0], points[-1], min(frames, len(points)))
+    chosen = {0, len(points) - 1} | {int(np.argmin(np.abs(points - w))) for w in wanted}
+    # Where points are sparse (early on) several wishes meet in one: the room goes to the widest gaps.
+    while len(chosen) < min(frames, len(points)):
+        order = sorted(chosen)
+        widths = [(points[b] - points[a] + 1e-9) * (b - a > 1) for a, b in itertools.pairwise(order)]
+        a, b = list(itertools.pairwise(order))[int(np.argmax(widths))]
+        chosen.add(a + 1 + int(np.argmin(np.abs(points[a + 1 : b] - (points[a] + points[b]) / 2))))
+    return sorted(chosen)

@@ -76,6 +76,8 @@ class Score:
       matched: int `[n]`: index of each original's reconstruction, -1 for none; None without reconstructions.
       threshold_db: PSNR from which a reconstruction is a success.
       label_accuracy: labels found, matched one-to-one whatever image they came with; None if none are claimed.
+      label_existence: fraction of all classes rightly said to be in the batch or not (`fedpriv.metrics.labels`); None
+        where that was not asked.
       seconds: wall-clock of the attack on the whole batch, without compilation where the attack tells it apart.
       compile_seconds: one-off tracing and compilation.
       evaluations: gradient evaluations on the whole batch, over all restarts.
@@ -96,6 +98,7 @@ class Score:
     objective: float
     surplus: int = 0
     metrics: Mapping[str, bool] = field(default_factory=dict)
+    label_existence: float | None = None
 
     def rows(self, **columns: Any) -> list[dict[str, Any]]:
         """One flat dict an image; `columns` (such as the seed or the defense) come first in each.

@@ -92,6 +92,5 @@ def stage(
             integer_seed(seed, Purpose.LAB),
         )
     others = data.take(rest[auxiliary:]) if outsiders and len(rest) > auxiliary else None
-    if not np.array_equal(attacked, np.arange(len(attacked))):
-        exposure = replace(exposure, data=data.take(attacked))
+    exposure = replace(exposure, data=data.take(attacked))
     return Stage(exposure=exposure, goal=goal, pool=Pool(outsiders=others, members=members), lab=lab, seed=seed)

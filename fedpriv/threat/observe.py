@@ -116,7 +116,9 @@ def _seen_by(federation: Federation, task: CohortTask, parties: Sequence[Party],
 def _truth(federation: Federation, clients: Sequence[int]) -> Truth:
     indices = np.concatenate([federation.partition.indices[c] for c in clients])
     train = federation.train
-    return Truth(train.floats(indices), train.targets(indices), tuple(clients), kind=train.kind)
+    return Truth(
+        train.floats(indices), train.targets(indices), tuple(clients), kind=train.kind, num_classes=train.num_classes
+    )
 
 
 def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen) -> Observation:

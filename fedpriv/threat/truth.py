@@ -19,6 +19,7 @@ class Truth:
       y: targets `[n]`, int64, or float32 where they are quantities.
       clients: ids of the clients behind the view.
       kind: what the examples are; None is images for `[n, height, width, channels]`, else features in [0, 1].
+      num_classes: of the data; 0 where targets are quantities, or where it is not said.
       answer: bool `[m]`, to the question of a goal that asks yes or no; None where the examples are the answer.
     """
 
@@ -27,6 +28,7 @@ class Truth:
     clients: tuple[int, ...]
     answer: np.ndarray | None = None
     kind: Kind = None  # type: ignore[assignment]  # filled in below
+    num_classes: int = 0
 
     def __post_init__(self) -> None:
         if self.kind is None:

@@ -171,7 +171,12 @@ def test_which_images_were_attacked_is_said(run, npz):
     assert "Attacked: 2 examples of the training set of" in out.splitlines()[-1]
     status, out, _ = run("attack", f"idlg{QUICK}", *TINY)
     assert status == 0
-    assert out.splitlines()[-1] == "Attacked: 2 examples of the test set of 'fashion_small'."
+    said = out.splitlines()[-1]
+    assert said.startswith("Attacked: 2 examples of the test set of 'fashion_small', drawn by seed 0: 1 ")
+    _, again, _ = run("attack", f"idlg{QUICK}", *TINY)
+    assert again.splitlines()[-1] == said
+    _, first, _ = run("attack", f"idlg{QUICK}", *TINY, "--order", "file")
+    assert "the first of its 2000: 1 Pullover, 1 Ankle boot." in first.splitlines()[-1]
 
 
 def test_steps_and_epochs_exclude_each_other(run, npz):

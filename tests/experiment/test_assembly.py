@@ -5,8 +5,8 @@ import pydantic
 import pytest
 
 from fedpriv.base.errors import ParameterError
-from fedpriv.experiment.assembly import attacked_data, make_federation, make_stage
-from fedpriv.experiment.setting import Setting
+from fedpriv.experiment.assembly import attacked_data, describe_images, make_federation, make_stage
+from fedpriv.experiment.setting import Exposed, Setting
 from fedpriv.experiment.work import train
 
 TOY = {"data": "tests.experiment.toys:toy", "model": "logistic"}  # 45 examples, 15 of them held out
@@ -32,6 +32,31 @@ def test_the_test_set_is_attacked_where_it_is_large_enough(images, auxiliary, he
     assert (trained.pool.members is not None) is held_out
     if not held_out:  # what the model was trained on is not new to it
         assert trained.pool.outsiders is None
+
+
+def attacked(seed, **exposure):
+    data = make_stage(setting(attack="dlg", exposure=exposure), seed).exposure.data
+    return data.x.reshape(len(data), -1)
+
+
+def test_a_seed_draws_the_images_attacked_whatever_else_is_attacked():
+    drawn = attacked(0, images=6)
+    np.testing.assert_array_equal(attacked(0, images=12)[:6], drawn)
+    np.testing.assert_array_equal(attacked(0, images=12, cohort=2, batch=3)[:6], drawn)
+    assert not np.array_equal(attacked(1, images=6), drawn)
+
+
+def test_a_folder_sorted_by_class_is_attacked_in_all_classes():
+    sorted_by_class = setting(data="tests.experiment.toys:by_class", attack="dlg", exposure={"images": 15})
+    staged = make_stage(sorted_by_class, 0)
+    assert len(set(staged.exposure.data.y)) == 3
+    said = describe_images(sorted_by_class, staged, 0)
+    assert len(said["classes"]) == 3
+    assert sum(said["classes"].values()) == 15
+    in_order = sorted_by_class.model_copy(update={"exposure": Exposed(images=15, order="file")})
+    staged = make_stage(in_order, 0)
+    assert set(staged.exposure.data.y) == {0}
+    assert describe_images(in_order, staged, 0)["attacked"].endswith("the first of its 45: 15 class 0.")
 
 
 def test_without_a_seed_only_the_partition_is_the_same():

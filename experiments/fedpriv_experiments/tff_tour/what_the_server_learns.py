@@ -20,10 +20,13 @@ import numpy as np
 import typer
 
 from fedpriv.base import registry
-from fedpriv.metrics.score import Score, summarize
+from fedpriv.metrics.score import Score, aligned, summarize
+from fedpriv.rounds.attempts import attempts
+from fedpriv.rounds.exposure import Exposure
 from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.attack import Attack
+from fedpriv.threat.goal import goal_of
 from fedpriv_experiments import script
-from fedpriv_experiments.attacking import attack_all
 
 CLIENTS = 5
 MODEL = "lenet(init=uniform)"
@@ -71,12 +74,29 @@ class Learned:
     scores: list[Score]
 
 
+def attack_all(
+    attack: Attack, exposure: Exposure, seed: int, threshold_db: float = 30.0
+) -> tuple[np.ndarray, np.ndarray, list[Score]]:
+    """Originals and reconstructions `[n, *input_shape]`, and one score an observation.
+
+    Reconstructions are in the originals' order, not-a-number where there is none. `threshold_db` is the PSNR from
+    which one counts as a success.
+    """
+    originals, found, scores = [], [], []
+    for attempt in attempts(attack, exposure, goal_of(attack, threshold_db=threshold_db), seed):
+        trial, truth = attempt.applied(), attempt.truth
+        matched = aligned(trial.finding, trial.score)
+        originals.append(truth.x)
+        found.append(np.full_like(truth.x, np.nan) if matched is None else matched)
+        scores.append(trial.score)
+    return np.concatenate(originals), np.concatenate(found), scores
+
+
 def learned(arm: Arm, trials: int, seed: int, attack: str = ATTACK) -> Learned:
     """Attacks `trials` cohorts of five clients."""
     from fedpriv.data import fashion_small
     from fedpriv.models import load as load_model
     from fedpriv.procedure.procedure import Procedure
-    from fedpriv.rounds.exposure import Exposure
 
     _, test = fashion_small()
     assert test is not None

@@ -13,6 +13,7 @@ from fedpriv.experiment.drawings.reconstructions import reconstruction_grids
 from fedpriv.experiment.drawings.separation import roc
 from fedpriv.experiment.drawings.tradeoff import front, noise_panels, success_against_epsilon
 from fedpriv.experiment.drawings.training import trained_curves, training_curves
+from fedpriv.experiment.drawings.ways import ways
 
 if TYPE_CHECKING:
     from fedpriv.experiment.experiment import Experiment
@@ -27,7 +28,7 @@ def drawings(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     if not complete:
         return made
     asked = by_goal(complete)
-    for make in (heat_maps, roc, reconstruction_grids, leakage_curves):
+    for make in (heat_maps, roc, reconstruction_grids, leakage_curves, ways):
         made += _of_each(make, experiment, asked)
     made += trained_curves(experiment, complete)
     for make in (noise_panels, front, success_against_epsilon):

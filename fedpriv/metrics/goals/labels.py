@@ -6,10 +6,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
+
 from fedpriv.base.column import Column
 from fedpriv.base.errors import ParameterError
 from fedpriv.data.kind import Kind
 from fedpriv.metrics.goals.reconstruction import COSTS, LABELS, ROW_ENDS, load_score
+from fedpriv.metrics.labels import label_existence_accuracy
 from fedpriv.metrics.score import Score, score, summarize
 from fedpriv.threat.attack import Finding
 from fedpriv.threat.goal import Goal, Unit
@@ -37,7 +40,13 @@ class Labels(Goal):
         whole = Column(
             name="batches_right", label="Batches all right", format=".0%", description="Share of batches found whole."
         )
-        return (count, LABELS, whole, *COSTS)
+        there = Column(
+            name="label_existence",
+            label="Classes right",
+            format=".3f",
+            description="Share of all classes rightly said to be in the batch or not (Ma et al. 2023).",
+        )
+        return (count, LABELS, whole, there, *COSTS)
 
     def row_columns(self, kind: Kind | None = None) -> tuple[Column, ...]:
         """The label, whether it was found, and cost."""
@@ -51,18 +60,24 @@ class Labels(Goal):
         """
         if finding.y is None:
             raise ParameterError("this finding claims no labels; choose goal 'reconstruction', or an attack on labels")
-        return score(replace(finding, x=None), truth)
+        scored = score(replace(finding, x=None), truth)
+        if not truth.num_classes or np.ndim(truth.y) != 1:
+            return scored
+        return replace(scored, label_existence=label_existence_accuracy(finding.y, truth.y, truth.num_classes))
 
     def summarize(
         self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None, batches: Sequence[Hashable] | None = None
     ) -> dict[str, Any]:
         """Labels found, with Wilson's interval widened for batches and seeds."""
         s = summarize(scores, runs=runs, batches=batches)
+        known = [one.label_existence for one in scores if one.label_existence is not None]
+        there: dict[str, Any] = {"label_existence": float(np.mean(known))} if known else {}
         return {
             "images": s.images,
             "label_accuracy": s.label_accuracy,
             "label_accuracy_interval": s.label_interval,
             "batches_right": sum(one.label_accuracy == 1 for one in scores) / len(scores),
+            **there,
             "evaluations_median": s.evaluations_median,
             "seconds_median": s.seconds_median,
         }

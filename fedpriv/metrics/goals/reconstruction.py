@@ -92,6 +92,12 @@ class Reconstruction(Goal):
             Column(name="psnr_median", label="Median PSNR", unit="dB", format=".1f", cap=PSNR_CAP),
             Column(name="ssim_mean", label="Mean SSIM", format=".3f"),
             *more,
+            Column(
+                name="batches_whole",
+                label="Batches whole",
+                format=".0%",
+                description="Share of the batches of which every image was reconstructed.",
+            ),
             LABELS,
             *COSTS,
         )
@@ -111,6 +117,9 @@ class Reconstruction(Goal):
     ) -> dict[str, Any]:
         """Of `fedpriv.metrics.score.summarize`, what stands in tables."""
         s = summarize(scores, runs=runs, batches=batches)
+        several = any(len(one.images) > 1 for one in scores) and s.successes is not None
+        all_right = [all(image.success for image in one.images) for one in scores]
+        whole = {"batches_whole": float(np.mean(all_right))} if several else {}
         extra = {f"{name}_{key}": s.extra[name][key] for name in s.extra for key in ("mean", "interval", "median")}
         return {
             "images": s.images,
@@ -122,6 +131,7 @@ class Reconstruction(Goal):
             "psnr_median": s.psnr_median,
             "ssim_mean": s.ssim_mean,
             **extra,
+            **whole,
             "label_accuracy": s.label_accuracy,
             "evaluations_median": s.evaluations_median,
             "seconds_median": s.seconds_median,
@@ -221,5 +231,6 @@ def load_score(saved: Mapping[str, Any]) -> Score:
         matched=None if matched is None else np.asarray(matched, np.int64),
         objective=float("nan") if objective is None else float(objective),
         metrics=saved["metrics"],
+        label_existence=saved.get("label_existence"),
         **{k: saved[k] for k in kept},
     )

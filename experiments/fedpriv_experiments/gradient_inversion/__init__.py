@@ -1,1 +1,0 @@
-"""Gradient inversion: the suite's attacks on the settings of the papers, one table each."""
