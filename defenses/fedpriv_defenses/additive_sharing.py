@@ -35,15 +35,6 @@ class AdditiveSharing(Protocol):
 
     Drop-out: a client may be gone before it sends; one that has sent is in the sum, gone or not. All k aggregators
     must stay to the end, or the round is aborted with nothing revealed.
-
-    Parameters:
-      aggregators: k, from 2 to 64, of which one must be honest.
-      bits: b, from 8 to 64, of the ring of integers mod 2^b; an element takes ceil(b / 8) bytes on the wire.
-      compressed: send 32-byte keys in place of the k - 1 pseudo-random shares, so that a client sends one vector
-        and k - 1 keys instead of k vectors; the security argument is the same.
-      min_clients: a round that fewer clients finish is aborted.
-      encrypted: whether channels are private. Without, an eavesdropper on all of them holds what all k aggregators
-        hold, and the protocol hides nothing from it.
     """
 
     name: ClassVar[str] = "additive_sharing"
@@ -52,11 +43,30 @@ class AdditiveSharing(Protocol):
     phases: ClassVar[tuple[str, ...]] = ("share", "publish")
     input_phase: ClassVar[str] = "share"
 
-    aggregators: Annotated[int, Field(ge=2, le=64)] = 2
-    bits: Annotated[int, Field(ge=8, le=64)] = 32
-    compressed: bool = True
-    min_clients: Annotated[int, Field(ge=1)] = 1
-    encrypted: bool = True
+    aggregators: Annotated[int, Field(ge=2, le=64)] = Field(
+        default=2, description="k, from 2 to 64, of which one must be honest."
+    )
+    bits: Annotated[int, Field(ge=8, le=64)] = Field(
+        default=32,
+        description="b, from 8 to 64, of the ring of integers mod 2^b; an element takes ceil(b / 8) bytes on the wire.",
+    )
+    compressed: bool = Field(
+        default=True,
+        description=(
+            "send 32-byte keys in place of the k - 1 pseudo-random shares, so that a client sends one vector and k "
+            "- 1 keys instead of k vectors; the security argument is the same."
+        ),
+    )
+    min_clients: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="a round that fewer clients finish is aborted."
+    )
+    encrypted: bool = Field(
+        default=True,
+        description=(
+            "whether channels are private. Without, an eavesdropper on all of them holds what all k aggregators "
+            "hold, and the protocol hides nothing from it."
+        ),
+    )
 
     @property
     def takes(self) -> Ring:  # type: ignore[override]

@@ -33,11 +33,6 @@ class CentralDP(Defense):
     The ledger composes rounds. Uniform weighting is required: with weights by example count a client's share would
     depend on its data.
 
-    Parameters:
-      clip: L2 norm bound of one update, in update units; the median norm of unclipped updates is a common start.
-      noise_multiplier: noise standard deviation over `clip`; 1 or more for single-digit epsilons with small
-        cohorts. 0 clips only and earns no epsilon.
-
     Log: at the client `norm` and `clipped` as for Clip; at the server `noise_stddev`, of the sum.
     """
 
@@ -45,8 +40,15 @@ class CentralDP(Defense):
     paper: ClassVar[str] = "McMahan, Ramage, Talwar, Zhang, 2018, arXiv 1710.06963"
     replayable: ClassVar[bool] = False
 
-    clip: Norm
-    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    clip: Norm = Field(
+        description="L2 norm bound of one update, in update units; often the median norm of unclipped updates."
+    )
+    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        description=(
+            "noise standard deviation over `clip`; 1 or more for single-digit epsilons with small cohorts. 0 clips "
+            "only and earns no epsilon."
+        )
+    )
 
     def check(self, plan: Plan) -> None:
         """Raises StackError unless clients are weighted uniformly."""

@@ -34,9 +34,6 @@ class Clip(Defense):
     the update passes unchanged, and a gradient-inversion attack that compares directions does not notice. Abadi et
     al., 2016, arXiv 1607.00133; for whole clients McMahan et al., 2018, arXiv 1710.06963.
 
-    Parameters:
-      norm: largest L2 norm, in update units; the median norm of unclipped updates is a common start.
-
     Log: `norm`, the L2 norm before; `clipped`, 1 where it was above `norm` (so the cohort mean is the
     fraction clipped).
     """
@@ -45,7 +42,9 @@ class Clip(Defense):
     paper: ClassVar[str] = "Abadi et al., 2016, arXiv 1607.00133"
     adaptive_attack: ClassVar[str] = "dlg"
 
-    norm: Norm
+    norm: Norm = Field(
+        description="largest L2 norm, in update units; the median norm of unclipped updates is a common start."
+    )
 
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """A vector of norm at most `norm`, and of any smaller bound it came with."""

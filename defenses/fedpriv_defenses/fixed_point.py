@@ -50,21 +50,26 @@ class FixedPoint(Codec):
     beforehand that even the largest values of all its clients add up to less than 2^(b-1).
 
     Formal guarantee: none, it is arithmetic. Rounding may lengthen an update, which the ledger accounts for.
-
-    Parameters:
-      bits: b, from 8 to 64.
-      range: largest absolute coordinate of a contribution (the update times the client's weight, which is at most
-        1). Clip the update first to be sure of it: an L2 clip of C allows range = C.
-      resolution: step between two values, in update units; None takes the finest power of two that fits the largest
-        cohort. The log value `rounded_away` tells whether it is too coarse.
     """
 
     name: ClassVar[str] = "fixed_point"
     replayable: ClassVar[bool] = False
 
-    bits: Annotated[int, Field(ge=8, le=64)] = 32
-    range: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
-    resolution: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    bits: Annotated[int, Field(ge=8, le=64)] = Field(default=32, description="b, from 8 to 64.")
+    range: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=16.0,
+        description=(
+            "largest absolute coordinate of a contribution (the update times the client's weight, which is at most "
+            "1). Clip the update first to be sure of it: an L2 clip of C allows range = C."
+        ),
+    )
+    resolution: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description=(
+            "step between two values, in update units; None takes the finest power of two that fits the largest "
+            "cohort. The log value `rounded_away` tells whether it is too coarse."
+        ),
+    )
 
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """Integers mod 2^bits."""

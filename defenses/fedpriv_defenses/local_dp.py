@@ -34,11 +34,6 @@ class LocalDP(Defense):
       amount of noise itself depends on who takes part, and weights by example count change it with the data, so
       nothing is claimed there beyond the message's own guarantee.
 
-    Parameters:
-      clip: L2 norm bound of the update before noise, in update units.
-      noise_multiplier: noise standard deviation over `clip`. The noise's norm is about noise_multiplier * clip *
-        sqrt(d), so even 0.01 outweighs the update of a model of more than 10,000 weights.
-
     Log: `norm` and `clipped` as for Clip, `noise_norm`.
     """
 
@@ -47,8 +42,13 @@ class LocalDP(Defense):
     replayable: ClassVar[bool] = False
     adaptive_attack: ClassVar[str] = "ggl"
 
-    clip: Norm
-    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    clip: Norm = Field(description="L2 norm bound of the update before noise, in update units.")
+    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        description=(
+            "noise standard deviation over `clip`. The noise's norm is about noise_multiplier * clip * sqrt(d), so "
+            "even 0.01 outweighs the update of a model of more than 10,000 weights."
+        )
+    )
 
     @property
     def stddev(self) -> float:

@@ -23,17 +23,6 @@ class SecretSharing(Defense):
     privacy. The decoded sum is exactly the sum of the quantized contributions, each coordinate of each off by at most
     half a step. Overflow cannot pass unseen: the largest cohort's largest sum is checked to fit when the federation is
     made, the cohort when a round is opened, and each contribution when it is encoded.
-
-    Parameters:
-      aggregators: k, from 2 to 64, of which one must be honest.
-      bits: b, from 8 to 64; an element takes ceil(b / 8) bytes on the wire.
-      range: largest absolute coordinate of a contribution (the update times the client's weight, which is at most
-        1). Clip the update first to be sure of it: an L2 clip of C allows range = C.
-      resolution: step between two values, in update units; None takes the finest power of two that fits the largest
-        cohort.
-      compressed: send 32-byte keys in place of the k - 1 pseudo-random shares.
-      min_clients: a round that fewer clients finish is aborted.
-      encrypted: whether channels are private.
     """
 
     name: ClassVar[str] = "secret_sharing"
@@ -41,13 +30,30 @@ class SecretSharing(Defense):
     replayable: ClassVar[bool] = False
     adaptive_attack: ClassVar[str] = AdditiveSharing.adaptive_attack
 
-    aggregators: Annotated[int, Field(ge=2, le=64)] = 2
-    bits: Annotated[int, Field(ge=8, le=64)] = 32
-    range: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
-    resolution: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    compressed: bool = True
-    min_clients: Annotated[int, Field(ge=1)] = 1
-    encrypted: bool = True
+    aggregators: Annotated[int, Field(ge=2, le=64)] = Field(
+        default=2, description="k, from 2 to 64, of which one must be honest."
+    )
+    bits: Annotated[int, Field(ge=8, le=64)] = Field(
+        default=32, description="b, from 8 to 64; an element takes ceil(b / 8) bytes on the wire."
+    )
+    range: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=16.0,
+        description=(
+            "largest absolute coordinate of a contribution (the update times the client's weight, which is at most "
+            "1). Clip the update first to be sure of it: an L2 clip of C allows range = C."
+        ),
+    )
+    resolution: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description=(
+            "step between two values, in update units; None takes the finest power of two that fits the largest cohort."
+        ),
+    )
+    compressed: bool = Field(default=True, description="send 32-byte keys in place of the k - 1 pseudo-random shares.")
+    min_clients: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="a round that fewer clients finish is aborted."
+    )
+    encrypted: bool = Field(default=True, description="whether channels are private.")
 
     def parts(self) -> tuple[FixedPoint, AdditiveSharing]:
         """The two links that this stands for, in order."""

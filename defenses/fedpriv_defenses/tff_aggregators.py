@@ -27,12 +27,9 @@ class TFFAggregator(Aggregator):
 
     No formal guarantee is claimed, as TFF's factories do not say one; `tff_dp` does.
 
-    Parameters:
-      factory: a function or class of `tff.learning` or `tff.aggregators`, such as `robust_aggregator`,
-        `DifferentiallyPrivateFactory.gaussian_fixed` or `HadamardTransformFactory`, or `package.module:Name`.
-      others: arguments of that factory by name. One that ends in `_factory` names another factory, as in
-        `tff_aggregator(factory=zeroing_factory,zeroing_norm=1,inner_agg_factory=MeanFactory)`. The clients a round,
-        whether clients are weighted, and the tensors' shapes are filled in where they are not given.
+    Besides `factory` it takes the arguments of that factory by name. One that ends in `_factory` names another factory,
+    as in `tff_aggregator(factory=zeroing_factory,zeroing_norm=1,inner_agg_factory=MeanFactory)`. The clients a round,
+    whether clients are weighted, and the tensors' shapes are filled in where they are not given.
 
     Metrics: TFF's measurements, by their paths.
     """
@@ -40,7 +37,12 @@ class TFFAggregator(Aggregator):
     model_config = pydantic.ConfigDict(extra="allow")
     name: ClassVar[str] = "tff_aggregator"
 
-    factory: str
+    factory: str = Field(
+        description=(
+            "a function or class of `tff.learning` or `tff.aggregators`, such as `robust_aggregator`, "
+            "`DifferentiallyPrivateFactory.gaussian_fixed` or `HadamardTransformFactory`, or `package.module:Name`."
+        )
+    )
 
     def make(self, plan: Plan) -> Any:
         """The factory that the parameters describe.
@@ -56,17 +58,15 @@ class TFFRobust(Aggregator):
     """TFF's robust aggregator: zeroes extreme updates and clips large ones, by norms that it adapts.
 
     No formal guarantee.
-
-    Parameters:
-      zeroing: zero updates whose largest element is far above the 0.98 quantile.
-      clipping: clip L2 norms to the 0.8 quantile.
     """
 
     name: ClassVar[str] = "tff_robust"
     paper: ClassVar[str] = "Andrew, Thakkar, McMahan, Ramaswamy, 2021, arXiv 1905.03871 (adaptive clipping)"
 
-    zeroing: bool = True
-    clipping: bool = True
+    zeroing: bool = Field(
+        default=True, description="zero updates whose largest element is far above the 0.98 quantile."
+    )
+    clipping: bool = Field(default=True, description="clip L2 norms to the 0.8 quantile.")
 
     def make(self, plan: Plan) -> Any:
         """`tff.learning.robust_aggregator`."""
@@ -79,17 +79,13 @@ class TFFCompression(Aggregator):
     """TFF's compression: tensors of more than 20,000 elements are rotated and quantized to 8 bits.
 
     No formal guarantee. Rounding is random, and not from the federation's seed.
-
-    Parameters:
-      zeroing: as for tff_robust.
-      clipping: as for tff_robust.
     """
 
     name: ClassVar[str] = "tff_compression"
     paper: ClassVar[str] = "Konecny, McMahan, Yu, Richtarik, Suresh, Bacon, 2016, arXiv 1610.05492"
 
-    zeroing: bool = True
-    clipping: bool = True
+    zeroing: bool = Field(default=True, description="zero updates as tff_robust does.")
+    clipping: bool = Field(default=True, description="clip updates as tff_robust does.")
 
     def make(self, plan: Plan) -> Any:
         """`tff.learning.compression_aggregator`."""
@@ -102,14 +98,13 @@ class TFFZeroing(Aggregator):
     """TFF's zeroing: an update with an element beyond a norm counts as zeros.
 
     No formal guarantee.
-
-    Parameters:
-      norm: largest absolute element, in update units; none adapts it, as tff_robust does.
     """
 
     name: ClassVar[str] = "tff_zeroing"
 
-    norm: Norm = None
+    norm: Norm = Field(
+        default=None, description="largest absolute element, in update units; none adapts it, as tff_robust does."
+    )
 
     def make(self, plan: Plan) -> Any:
         """`tff.aggregators.zeroing_factory` of the mean."""
@@ -122,15 +117,12 @@ class TFFClipping(Aggregator):
     """TFF's clipping of L2 norms.
 
     No formal guarantee.
-
-    Parameters:
-      norm: L2 bound in update units; none adapts it, as tff_robust does.
     """
 
     name: ClassVar[str] = "tff_clipping"
     paper: ClassVar[str] = "Andrew, Thakkar, McMahan, Ramaswamy, 2021, arXiv 1905.03871"
 
-    norm: Norm = None
+    norm: Norm = Field(default=None, description="L2 bound in update units; none adapts it, as tff_robust does.")
 
     def make(self, plan: Plan) -> Any:
         """`tff.aggregators.clipping_factory` of the mean."""
@@ -145,17 +137,18 @@ class TFFDP(Aggregator):
     Formal guarantee, client level, against whoever sees released models: that of central_dp, for the same noise
     multiplier. With an adaptive clip the multiplier is the effective one: TFF splits it between the updates and the
     noised count that the clip adapts by.
-
-    Parameters:
-      noise_multiplier: noise standard deviation over the clip.
-      clip: L2 bound in update units; none adapts it to the median norm (Andrew et al.), starting from 0.1.
     """
 
     name: ClassVar[str] = "tff_dp"
     paper: ClassVar[str] = "McMahan et al., 2018, arXiv 1710.06963; Andrew et al., 2021, arXiv 1905.03871"
 
-    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    clip: Norm = None
+    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        description="noise standard deviation over the clip."
+    )
+    clip: Norm = Field(
+        default=None,
+        description="L2 bound in update units; none adapts it to the median norm (Andrew et al.), starting from 0.1.",
+    )
 
     def make(self, plan: Plan) -> Any:
         """`tff.aggregators.DifferentiallyPrivateFactory`.

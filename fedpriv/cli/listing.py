@@ -29,7 +29,7 @@ REGISTRIES = {
 }
 
 
-def _registries() -> dict[str, registry.Registry]:
+def registries() -> dict[str, registry.Registry]:
     """All that can be listed, the parts of attacks included."""
     plural = {"coordinates": "coordinates", "labels": "labels"}
     return REGISTRIES | {plural.get(role, f"{role}s"): parts for role, parts in registry.components().items()}
@@ -45,7 +45,7 @@ def _everything(kind: str) -> dict[str, Any]:
     if kind == "metrics":
         return _metrics()
     found: dict[str, Any] = {}
-    names = _registries()[kind]
+    names = registries()[kind]
     for name in names.names():
         try:
             found[name] = names.load(name)
@@ -54,7 +54,8 @@ def _everything(kind: str) -> dict[str, Any]:
     return found
 
 
-def _first_line(target: Any) -> str:
+def first_line(target: Any) -> str:
+    """What it is, in a line."""
     if isinstance(target, FedprivError):
         return f"(unusable: {target})"
     if isinstance(target, Path):  # an experiment's file
@@ -74,17 +75,19 @@ def list_names(
     ],
 ) -> None:
     """List what is registered, with a line on each."""
-    kinds = [*_registries(), "metrics"]
+    kinds = [*registries(), "metrics"]
     if kind not in kinds:
         raise ParameterError(f"nothing called '{kind}' can be listed.{did_you_mean(kind, kinds)}")
     entries = _everything(kind)
     width = max((len(n) for n in entries), default=0)
     for name, target in entries.items():
-        typer.echo(f"{name:<{width}}  {_first_line(target)}")
+        typer.echo(f"{name:<{width}}  {first_line(target)}")
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="An attack, defense, model, dataset, metric or part of an attack.")],
+    name: Annotated[
+        str, typer.Argument(help="An attack, defense, model, dataset, metric, experiment or part of an attack.")
+    ],
     yaml: Annotated[
         bool,
         typer.Option("--yaml", help="Print an attack, defense or part as YAML to edit and use, and nothing else."),
@@ -98,7 +101,9 @@ def show(
         return
     for kind, target in _found(name):
         typer.echo(f"{name} ({kind.removesuffix('s') if kind not in ('labels', 'coordinates') else kind})\n")
-
+        if isinstance(target, Path):
+            _experiment(name, target)
+            continue
         typer.echo(prose(target) if kind != "metrics" else inspect.getdoc(target) or "")
         if kind != "metrics":
             _parameters(target)
@@ -111,19 +116,34 @@ def show(
             typer.echo(f"\nAdaptive attack: {target.adaptive_attack or 'none ships yet'}")
 
 
+def _experiment(name: str, file: Path) -> None:
+    """What a shipped experiment asks, over which axes, and how it is run."""
+    from fedpriv.experiment.experiment import load
+
+    experiment = load(file)
+    contents = experiment.contents
+    typer.echo(f"{contents.title or name}\n\n{textwrap.fill(contents.question.strip(), 110)}\n")
+    for axis in experiment.axes:
+        typer.echo(f"  {axis.name}: {', '.join(str(option.label) for option in axis.options)}")
+    seeds = len({cell.seed for cell in experiment.cells})
+    typer.echo(
+        f"\n{len(experiment.cells)} cells over {seeds} {'seed' if seeds == 1 else 'seeds'}; `fedpriv run {name}`"
+    )
+
+
 def _found(name: str) -> list[tuple[str, Any]]:
     """(kind, object) of all that is called `name`, attacks first.
 
     Raises:
       UnknownNameError: nothing is, with the nearest name.
     """
-    registries = _registries()
-    found = [(kind, reg.load(name)) for kind, reg in registries.items() if name in reg.names()]
+    known = registries()
+    found = [(kind, reg.load(name)) for kind, reg in known.items() if name in reg.names()]
     if name in _metrics():
         found.append(("metrics", _metrics()[name]))
     if not found and ":" not in name:
-        known = [n for reg in registries.values() for n in reg.names()] + list(_metrics())
-        raise UnknownNameError(f"nothing is named '{name}'.{did_you_mean(name, known)}")
+        every = [n for reg in known.values() for n in reg.names()] + list(_metrics())
+        raise UnknownNameError(f"nothing is named '{name}'.{did_you_mean(name, every)}")
     return found or [("plug-in", registry.attacks.load(name))]
 
 
@@ -140,9 +160,9 @@ def _print_yaml(name: str) -> None:
     import yaml
 
     bare = registry.parse_call(name, "plug-in")[0]
-    creating = [reg for reg in _registries().values() if bare in reg.names()]
+    creating = [reg for reg in registries().values() if bare in reg.names()]
     if not creating and ":" not in bare:
-        known = [n for reg in _registries().values() for n in reg.names()]
+        known = [n for reg in registries().values() for n in reg.names()]
         raise UnknownNameError(f"nothing is named '{bare}'.{did_you_mean(bare, known)}")
     fitting = [reg for reg in creating if _configurable(reg.load(bare))]
     made = [reg.create(name) for reg in fitting[:1]]  # attacks come before their parts
@@ -188,7 +208,8 @@ def _written(value: Any) -> str:
     return value.describe() if hasattr(value, "describe") else repr(value)
 
 
-def _parameters(target: Any) -> None:
+def parameters(target: Any) -> list[tuple[str, str, str]]:
+    """Of each parameter of a plug-in or a function: name, default as written, and what it is (or "")."""
     from pydantic import BaseModel
 
     from fedpriv.base.plugin import described
@@ -202,9 +223,14 @@ def _parameters(target: Any) -> None:
         for name, parameter in registry.parameters_of(target).items():
             if name not in ("input_shape", "num_classes", "data_dir", "federation"):
                 rows.append((name, "required" if parameter.default is parameter.empty else repr(parameter.default)))
+    return [(name, default, texts.get(name, "")) for name, default in rows]
+
+
+def _parameters(target: Any) -> None:
+    rows = parameters(target)
     if rows:
         typer.echo("\nParameters:")
-    for name, default in rows:
+    for name, default, text in rows:
         typer.echo(f"  {name} = {default}")
-        if name in texts:
-            typer.echo(textwrap.fill(texts[name], 110, initial_indent=" " * 6, subsequent_indent=" " * 6))
+        if text:
+            typer.echo(textwrap.fill(text, 110, initial_indent=" " * 6, subsequent_indent=" " * 6))

@@ -15,6 +15,7 @@ from fedpriv.base.lazy import set_verbose
 from fedpriv.cli.attack import attack
 from fedpriv.cli.experiment import compare, report, run, schema
 from fedpriv.cli.listing import list_names, show
+from fedpriv.cli.reference import reference
 from fedpriv.cli.train import train
 from fedpriv.cli.worker import worker
 
@@ -47,6 +48,7 @@ app.command()(train)
 app.command()(attack)
 app.command("list")(list_names)
 app.command()(show)
+app.command()(reference)
 app.command()(worker)
 app.command()(run)
 app.command()(report)

@@ -53,18 +53,20 @@ class NoAttrition(Attrition):
 
 
 class BernoulliAttrition(Attrition):
-    """Every client drops out on its own, with the same probability in each phase.
-
-    Parameters:
-      rate: probability of dropping out when a phase begins, from 0 to 1.
-      phases: names of the phases in which clients drop out (`input` is the one in which they contribute); none
-        means every phase.
-    """
+    """Every client drops out on its own, with the same probability in each phase."""
 
     name: ClassVar[str] = "bernoulli"
 
-    rate: Annotated[float, Field(ge=0, le=1)]
-    phases: tuple[str, ...] | None = None
+    rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="probability of dropping out when a phase begins, from 0 to 1."
+    )
+    phases: tuple[str, ...] | None = Field(
+        default=None,
+        description=(
+            "names of the phases in which clients drop out (`input` is the one in which they contribute); none "
+            "means every phase."
+        ),
+    )
 
     def alive(self, phase: Phase, parties: Sequence[Party], round: int, seed: int) -> Sequence[Party]:
         """Each client stays with probability 1 - rate, independently of all others, phases and rounds."""
@@ -80,17 +82,15 @@ class BernoulliAttrition(Attrition):
 
 
 class FixedAttrition(Attrition):
-    """A fixed number of clients drops out, every set of that many with the same probability.
-
-    Parameters:
-      count: how many; where fewer are left, all of them.
-      phase: name of the phase when they are gone (`input` is the one in which clients contribute).
-    """
+    """A fixed number of clients drops out, every set of that many with the same probability."""
 
     name: ClassVar[str] = "fixed"
 
-    count: Annotated[int, Field(ge=0)]
-    phase: str = "input"
+    count: Annotated[int, Field(ge=0)] = Field(description="how many; where fewer are left, all of them.")
+    phase: str = Field(
+        default="input",
+        description="name of the phase when they are gone (`input` is the one in which clients contribute).",
+    )
 
     def alive(self, phase: Phase, parties: Sequence[Party], round: int, seed: int) -> Sequence[Party]:
         """All but the `count` clients with the smallest draws."""
@@ -114,17 +114,17 @@ def _as_printed(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class PartiesAttrition(Attrition):
-    """Parties that are named are gone, in every round: clients, aggregators, the server or others.
-
-    Parameters:
-      gone: their names, such as `aggregator 1`.
-      phase: name of the phase from which on they are (`input` is the one in which clients contribute).
-    """
+    """Parties that are named are gone, in every round: clients, aggregators, the server or others."""
 
     name: ClassVar[str] = "parties"
 
-    gone: Annotated[tuple[str, ...], BeforeValidator(_as_names), AfterValidator(_as_printed)]
-    phase: str = "input"
+    gone: Annotated[tuple[str, ...], BeforeValidator(_as_names), AfterValidator(_as_printed)] = Field(
+        description="their names, such as `aggregator 1`."
+    )
+    phase: str = Field(
+        default="input",
+        description="name of the phase from which on they are (`input` is the one in which clients contribute).",
+    )
 
     def alive(self, phase: Phase, parties: Sequence[Party], round: int, seed: int) -> Sequence[Party]:
         """All but those named."""

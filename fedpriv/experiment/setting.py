@@ -38,29 +38,26 @@ Numbers = Annotated[tuple[int, ...], pydantic.BeforeValidator(_as_list), _one_or
 
 
 class Training(Procedure):
-    """The federation that trains the model which is then attacked; local training as in Procedure.
+    """The federation that trains the model which is then attacked; local training as in Procedure."""
 
-    Attributes:
-      rounds: 0 attacks a freshly initialized model.
-      clients: K; None is 100, or as many as there are natural keys.
-      partition: who holds what, such as `iid` or `shards(per_client=2)`.
-      cohort: clients a round, short for `sampling`.
-      fraction: C of McMahan et al., the fraction of clients a round, short for `sampling`; at least one client.
-      attrition: who drops out of a round, and when, such as `bernoulli(rate=0.1)`.
-      defended: whether the defenses are in place while it trains.
-      target_accuracy: stops when the test accuracy reaches it.
-      evaluate_every: rounds between tests; 0 only after the last.
-    """
-
-    rounds: Annotated[int, Field(ge=0)] = 0
-    clients: Count | None = None
-    partition: str = "iid"
-    cohort: Count | None = None
-    fraction: Annotated[float, Field(ge=0, le=1)] | None = None
-    attrition: str = "none"
-    defended: bool = True
-    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
-    evaluate_every: Annotated[int, Field(ge=0)] = 1
+    rounds: Annotated[int, Field(ge=0)] = Field(default=0, description="0 attacks a freshly initialized model.")
+    clients: Count | None = Field(default=None, description="K; None is 100, or as many as there are natural keys.")
+    partition: str = Field(default="iid", description="who holds what, such as `iid` or `shards(per_client=2)`.")
+    cohort: Count | None = Field(default=None, description="clients a round, short for `sampling`.")
+    fraction: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="C of McMahan et al., the fraction of clients a round, short for `sampling`; at least one client.",
+    )
+    attrition: str = Field(
+        default="none", description="who drops out of a round, and when, such as `bernoulli(rate=0.1)`."
+    )
+    defended: bool = Field(default=True, description="whether the defenses are in place while it trains.")
+    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="stops when the test accuracy reaches it."
+    )
+    evaluate_every: Annotated[int, Field(ge=0)] = Field(
+        default=1, description="rounds between tests; 0 only after the last."
+    )
 
     @pydantic.model_validator(mode="after")
     def _one_sampling(self) -> Training:
@@ -103,40 +100,45 @@ class Training(Procedure):
 
 
 class Exposed(pydantic.BaseModel):
-    """The rounds that are attacked, with clients of the test set (of the training set where that is too small).
-
-    Attributes:
-      images: in all; each trial takes batch x cohort of them.
-      order: `mixed` draws them by the seed, so that seeds attack different ones and classes are mixed; `file` takes
-        the first ones of the data, in its order, for every seed.
-      fresh: attack freshly initialized models, another one each trial, though a federation is trained.
-      batch: images a client.
-      cohort: clients a trial, what a secure sum hides among.
-      local_epochs, batch_size, max_local_steps, weighting: as in Procedure; the default is one full-batch step.
-      client: optimizer; None is SGD at rate 1 for one step (FedSGD), at 0.1 for more.
-      adversary: who listens, such as `server(knows=[labels],blind=[defense])`; see `fedpriv.threat.adversary`.
-      auxiliary: examples of its own that it holds, of those not attacked.
-      corrupted: short for the members in `aggregators(0,1)`.
-      knows, blind: short for `knows=[...]` and `blind=[...]` there, added to them.
-    """
+    """The rounds that are attacked, with clients of the test set (of the training set where that is too small)."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    images: Count = 8
-    order: Literal["mixed", "file"] = "mixed"
-    fresh: bool = False
-    batch: Count = 1
-    cohort: Count = 1
-    local_epochs: Count = 1
-    batch_size: Count | None = None
-    max_local_steps: Count | None = None
-    weighting: Literal["examples", "uniform"] = "uniform"
-    client: Optimizer | None = None
-    adversary: str = "server"
-    corrupted: Numbers = ()
-    auxiliary: Annotated[int, Field(ge=0)] = 0
-    knows: Texts = ()
-    blind: Texts = ()
+    images: Count = Field(default=8, description="in all; each trial takes batch x cohort of them.")
+    order: Literal["mixed", "file"] = Field(
+        default="mixed",
+        description=(
+            "`mixed` draws them by the seed, so that seeds attack different ones and classes are mixed; `file` "
+            "takes the first ones of the data, in its order, for every seed."
+        ),
+    )
+    fresh: bool = Field(
+        default=False,
+        description="attack freshly initialized models, another one each trial, though a federation is trained.",
+    )
+    batch: Count = Field(default=1, description="images a client.")
+    cohort: Count = Field(default=1, description="clients a trial, what a secure sum hides among.")
+    local_epochs: Count = Field(default=1, description="E: passes over a client's own examples.")
+    batch_size: Count | None = Field(default=None, description="B: examples a local step; None takes all.")
+    max_local_steps: Count | None = Field(
+        default=None, description="local steps after which a client stops; None is no limit."
+    )
+    weighting: Literal["examples", "uniform"] = Field(
+        default="uniform", description="`examples` weighs clients by how many examples they hold, `uniform` equally."
+    )
+    client: Optimizer | None = Field(
+        default=None, description="optimizer; None is SGD at rate 1 for one step (FedSGD), at 0.1 for more."
+    )
+    adversary: str = Field(
+        default="server",
+        description="who listens, such as `server(knows=[labels],blind=[defense])`; see `fedpriv.threat.adversary`.",
+    )
+    corrupted: Numbers = Field(default=(), description="short for the members in `aggregators(0,1)`.")
+    auxiliary: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="examples of its own that it holds, of those not attacked."
+    )
+    knows: Texts = Field(default=(), description="short for `knows=[...]` in `adversary`, added to it.")
+    blind: Texts = Field(default=(), description="short for `blind=[...]` in `adversary`, added to it.")
 
     @pydantic.model_validator(mode="after")
     def _whole_trials(self) -> Exposed:
@@ -182,46 +184,47 @@ class Exposed(pydantic.BaseModel):
 
 
 class Setting(pydantic.BaseModel):
-    """One point of a grid.
-
-    Attributes:
-      data: a dataset's name, or a path.
-      data_dir: folder of a named dataset's files.
-      model: as on a command line.
-      defense: as on a command line, in order; `none` for none.
-      attack: as on a command line, or a YAML file of one; None trains only.
-      film: keeps the examples along the attack's way where it can: for a film strip of the first trial, and a curve
-        of their quality against gradient evaluations.
-      goal: what is asked, as on a command line, such as `membership(fpr=0.01)`; None is what the attack answers.
-      training: the federation trained first.
-      exposure: the rounds attacked.
-      threshold_db: short for that of goal `reconstruction`: PSNR from which an image counts as reconstructed.
-      metrics: short for those of goal `reconstruction`: more columns, each as `name=where`.
-      delta: at which epsilon is stated.
-      accountant: `rdp` or `pld`.
-      on_nonfinite: `stop`, or `drop` a client that diverges.
-      engine, workers, worker_timeout: what carries the cohorts; results do not depend on it.
-    """
+    """One point of a grid."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    data: str = "fashion_small"
-    data_dir: str | None = None
-    model: str = "lenet(init=uniform)"
-    defense: Texts = ()
-    attack: str | None = None
-    film: bool = False
-    goal: str | None = None
-    training: Training = Training()
-    exposure: Exposed = Exposed()
-    threshold_db: float | None = None
-    metrics: Texts = ()
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    accountant: Literal["rdp", "pld"] = "rdp"
-    on_nonfinite: Literal["stop", "drop"] = "stop"
-    engine: str = "graph"
-    workers: Texts = ()
-    worker_timeout: Annotated[float, Field(gt=0)] = 600.0
+    data: str = Field(default="fashion_small", description="a dataset's name, or a path.")
+    data_dir: str | None = Field(default=None, description="folder of a named dataset's files.")
+    model: str = Field(default="lenet(init=uniform)", description="as on a command line.")
+    defense: Texts = Field(default=(), description="as on a command line, in order; `none` for none.")
+    attack: str | None = Field(
+        default=None, description="as on a command line, or a YAML file of one; None trains only."
+    )
+    film: bool = Field(
+        default=False,
+        description=(
+            "keeps the examples along the attack's way where it can: for a film strip of the first trial, and a "
+            "curve of their quality against gradient evaluations."
+        ),
+    )
+    goal: str | None = Field(
+        default=None,
+        description="what is asked, such as `membership(fpr=0.01)`; None is what the attack answers.",
+    )
+    training: Training = Field(default=Training(), description="the federation trained first.")
+    exposure: Exposed = Field(default=Exposed(), description="the rounds attacked.")
+    threshold_db: float | None = Field(
+        default=None,
+        description="short for that of goal `reconstruction`: PSNR from which an image counts as reconstructed.",
+    )
+    metrics: Texts = Field(
+        default=(), description="short for those of goal `reconstruction`: more columns, each as `name=where`."
+    )
+    delta: Annotated[float, Field(gt=0, lt=1)] = Field(default=1e-5, description="at which epsilon is stated.")
+    accountant: Literal["rdp", "pld"] = Field(default="rdp", description="`rdp` or `pld`.")
+    on_nonfinite: Literal["stop", "drop"] = Field(
+        default="stop", description="`stop`, or `drop` a client that diverges."
+    )
+    engine: str = Field(default="graph", description="what carries the cohorts; results do not depend on it.")
+    workers: Texts = Field(default=(), description="what carries the cohorts; results do not depend on it.")
+    worker_timeout: Annotated[float, Field(gt=0)] = Field(
+        default=600.0, description="what carries the cohorts; results do not depend on it."
+    )
 
     @pydantic.field_validator("model", "engine", "defense", "attack", "goal")
     @classmethod

@@ -191,6 +191,11 @@ def cnn(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10, dtype
     Two 5x5 convolutions (32 and 64 channels, zero padding to the same size), each followed by ReLU and 2x2 max
     pooling, a dense layer of 512 ReLU units and the logits: 1,663,370 weights on 28x28x1 images and 10 classes, as
     in the paper. Images must be at least 4x4.
+
+    Args:
+      input_shape: (height, width, channels).
+      num_classes: number of classes.
+      dtype: precision of weights and arithmetic.
     """
     name = label("cnn", dtype=(dtype, "float32"))
     check_classes(name, input_shape, num_classes)

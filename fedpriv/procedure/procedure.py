@@ -22,20 +22,23 @@ class _Frozen(pydantic.BaseModel):
 
 
 class Sampling(_Frozen):
-    """How each round's cohort is drawn from the K clients.
+    """How each round's cohort is drawn from the K clients."""
 
-    Attributes:
-      kind: `fixed` draws exactly `size` without replacement; `poisson` takes every client independently with
-        probability `rate`; `full` takes all; `strategy` leaves it to a plug-in (`fedpriv.procedure.selection`).
-      size: cohort size, for `fixed`.
-      rate: inclusion probability, for `poisson`.
-      strategy: as on a command line, such as `cyclic(size=10)`, for `strategy`.
-    """
-
-    kind: Literal["fixed", "poisson", "full", "strategy"] = "full"
-    size: Count | None = None
-    rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    strategy: str | None = None
+    kind: Literal["fixed", "poisson", "full", "strategy"] = Field(
+        default="full",
+        description=(
+            "`fixed` draws exactly `size` without replacement; `poisson` takes every client independently with "
+            "probability `rate`; `full` takes all; `strategy` leaves it to a plug-in "
+            "(`fedpriv.procedure.selection`)."
+        ),
+    )
+    size: Count | None = Field(default=None, description="cohort size, for `fixed`.")
+    rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="inclusion probability, for `poisson`."
+    )
+    strategy: str | None = Field(
+        default=None, description="as on a command line, such as `cyclic(size=10)`, for `strategy`."
+    )
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Sampling:
@@ -116,14 +119,15 @@ class Sampling(_Frozen):
 
 
 class Schedule(_Frozen):
-    """A learning-rate factor by round.
+    """A learning-rate factor by round."""
 
-    Attributes:
-      kind: `constant`; `step` multiplies by `decay` every `every` rounds; `exponential` by `decay` each round;
-        `cosine` falls to zero over `over` rounds; `warmup` rises linearly over `over` rounds, then stays.
-    """
-
-    kind: Literal["constant", "step", "exponential", "cosine", "warmup"] = "constant"
+    kind: Literal["constant", "step", "exponential", "cosine", "warmup"] = Field(
+        default="constant",
+        description=(
+            "`constant`; `step` multiplies by `decay` every `every` rounds; `exponential` by `decay` each round; "
+            "`cosine` falls to zero over `over` rounds; `warmup` rises linearly over `over` rounds, then stays."
+        ),
+    )
     decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     every: Count = 1
     over: Count = 1
@@ -142,48 +146,43 @@ class Schedule(_Frozen):
 
 
 class Optimizer(_Frozen):
-    """A client or server optimizer.
+    """A client or server optimizer."""
 
-    Attributes:
-      kind: `sgd`, `momentum`, `adam`, `yogi` or `adagrad` (the last three on the server: Reddi et al., 2021,
-        "Adaptive Federated Optimization", arXiv 2003.00295).
-      learning_rate: step size.
-      momentum: for `momentum`.
-      beta_1, beta_2, epsilon: for the adaptive ones; epsilon is Reddi et al.'s tau.
-      schedule: learning-rate factor by round.
-    """
-
-    kind: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "sgd"
-    learning_rate: Positive = 1.0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    epsilon: Positive = 1e-3
-    schedule: Schedule = Schedule()
+    kind: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = Field(
+        default="sgd",
+        description=(
+            "`sgd`, `momentum`, `adam`, `yogi` or `adagrad` (the last three on the server: Reddi et al., 2021, "
+            '"Adaptive Federated Optimization", arXiv 2003.00295).'
+        ),
+    )
+    learning_rate: Positive = Field(default=1.0, description="step size.")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="for `momentum`.")
+    beta_1: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.9, description="for the adaptive ones; epsilon is Reddi et al.'s tau."
+    )
+    beta_2: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.99, description="for the adaptive ones; epsilon is Reddi et al.'s tau."
+    )
+    epsilon: Positive = Field(default=1e-3, description="for the adaptive ones; epsilon is Reddi et al.'s tau.")
+    schedule: Schedule = Field(default=Schedule(), description="learning-rate factor by round.")
 
 
 class Procedure(_Frozen):
-    """Local training, cohort sampling, weighting and the server's step.
+    """Local training, cohort sampling, weighting and the server's step."""
 
-    Attributes:
-      local_epochs: E, passes over a client's examples.
-      batch_size: B; None is all of a client's examples in one batch.
-      max_local_steps: stop a client after this many steps, if given.
-      client: client optimizer.
-      server: server optimizer; SGD at rate 1 is plain averaging.
-      proximal: FedProx's mu (Li et al., 2020, arXiv 1812.06127); 0 is none.
-      sampling: how cohorts are drawn.
-      weighting: `examples` weighs each client by its example count (McMahan et al.), `uniform` equally.
-    """
-
-    local_epochs: Count = 1
-    batch_size: Count | None = 10
-    max_local_steps: Count | None = None
-    client: Optimizer = Optimizer(learning_rate=0.1)
-    server: Optimizer = Optimizer()
-    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    sampling: Sampling = Sampling()
-    weighting: Literal["examples", "uniform"] = "examples"
+    local_epochs: Count = Field(default=1, description="E, passes over a client's examples.")
+    batch_size: Count | None = Field(default=10, description="B; None is all of a client's examples in one batch.")
+    max_local_steps: Count | None = Field(default=None, description="stop a client after this many steps, if given.")
+    client: Optimizer = Field(default=Optimizer(learning_rate=0.1), description="client optimizer.")
+    server: Optimizer = Field(default=Optimizer(), description="server optimizer; SGD at rate 1 is plain averaging.")
+    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0, description="FedProx's mu (Li et al., 2020, arXiv 1812.06127); 0 is none."
+    )
+    sampling: Sampling = Field(default=Sampling(), description="how cohorts are drawn.")
+    weighting: Literal["examples", "uniform"] = Field(
+        default="examples",
+        description="`examples` weighs each client by its example count (McMahan et al.), `uniform` equally.",
+    )
 
     @staticmethod
     def fedsgd(learning_rate: float = 0.1, sampling: Sampling | None = None, weighting: str = "examples") -> Procedure:

@@ -176,7 +176,7 @@ def test_which_images_were_attacked_is_said(run, npz):
     _, again, _ = run("attack", f"idlg{QUICK}", *TINY)
     assert again.splitlines()[-1] == said
     _, first, _ = run("attack", f"idlg{QUICK}", *TINY, "--order", "file")
-    assert "the first of its 2000: 1 Pullover, 1 Ankle boot." in first.splitlines()[-1]
+    assert "the first of its 2000: 1 T-shirt/top, 1 Trouser." in first.splitlines()[-1]
 
 
 def test_steps_and_epochs_exclude_each_other(run, npz):

@@ -116,6 +116,10 @@ class Inversion(Attack):
         description="factor on the priors' weights from stage to stage; a first-order optimizer's rate falls by its "
         "fourth root.",
     )
+    free: bool = Field(
+        default=False,
+        description="after several stages, one more without priors: for updates that leave nothing open.",
+    )
     label_spread: Positive | None = Field(
         default=None,
         description="standard deviation of the dummy label logits at the start; None is 0.1 for one example and 1 for "
@@ -201,12 +205,13 @@ class Inversion(Attack):
         """The best of all stages, at the cost of all; `extra["stages"]` has each one's mismatch."""
         found, errors = [first], [mismatch(view, first)]
         whole = first
-        for stage in range(1, self.stages):
+        for stage in range(1, self.stages + int(self.free)):
             if errors[-1] <= first.extra["noise_floor"]:
                 break
+            lighter = tuple(p.with_(weight=p.weight * self.easing**stage) for p in recipe.priors)
             eased = replace(
                 recipe,
-                priors=tuple(p.with_(weight=p.weight * self.easing**stage) for p in recipe.priors),
+                priors=lighter if stage < self.stages else (),
                 optimizer=recipe.optimizer.slowed(self.easing ** (stage / 4)),
             )
             variables = found[-1].extra["variables"]

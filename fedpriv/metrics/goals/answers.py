@@ -65,11 +65,7 @@ class AnswerScore:
 
 
 class YesNo(Goal):
-    """Base of goals whose answers are yes or no.
-
-    Parameters:
-      fpr: false positive rate at which true positives are counted.
-    """
+    """Base of goals whose answers are yes or no."""
 
     draws: ClassVar[frozenset[str]] = frozenset({"roc"})
     headline: ClassVar[str] = "auc"
@@ -86,7 +82,9 @@ class YesNo(Goal):
         "which is guessing; otherwise it 'does no better than guessing' as far as so many answers can show.",
     )
 
-    fpr: Annotated[float, Field(ge=0, le=1)] = 0.01
+    fpr: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.01, description="false positive rate at which true positives are counted."
+    )
 
     def columns(self) -> tuple[Column, ...]:
         """Numbers of answers, how well they are ranked, how many are right, and cost."""

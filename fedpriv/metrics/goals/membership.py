@@ -21,18 +21,22 @@ class Membership(YesNo):
 
     Scored by the area under the ROC curve, by true positives at few false ones (Carlini, Chien, Nasr, Song, Terzis,
     Tramèr, 2022, arXiv 2112.03570) and by the advantage (Yeom, Giacomelli, Fredrikson, Jha, 2018, arXiv 1709.01604).
-
-    Parameters:
-      of: `update`: of the data behind the observed update; `model`: of the data that the attacked model was trained on.
-      candidates: members, and as many others, asked about in each trial; None is all behind the update, or 100.
-      fpr: false positive rate at which true positives are counted.
     """
 
     name: ClassVar[str] = "membership"
     unit: ClassVar[str] = "candidate"
 
-    of: Literal["update", "model"] = "update"
-    candidates: Annotated[int, Field(ge=1)] | None = None
+    of: Literal["update", "model"] = Field(
+        default="update",
+        description=(
+            "`update`: of the data behind the observed update; `model`: of the data that the attacked model was "
+            "trained on."
+        ),
+    )
+    candidates: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="members, and as many others, asked about in each trial; None is all behind the update, or 100.",
+    )
 
     def pose(self, observation: Observation, pool: Pool, seed: int) -> Observation:
         """Draws candidates and shuffles them.

@@ -24,20 +24,22 @@ class Property(YesNo):
 
     Melis, Song, De Cristofaro, Shmatikov, 2019, arXiv 1805.04049; Ganju, Wang, Yang, Gunter, Borisov, 2018, "Property
     Inference Attacks on Fully Connected Neural Networks using Permutation Invariant Representations", CCS.
-
-    Parameters:
-      of: `label:3`, examples of that class; or `package.module:function`, a function of (x, y) that gives bool `[n]`.
-      share: share of a client's examples that have it, where the answer is yes.
-      otherwise: likewise, where the answer is no.
-      fpr: false positive rate at which true positives are counted.
     """
 
     name: ClassVar[str] = "property"
     unit: ClassVar[str] = "trial"
 
-    of: str = "label:0"
-    share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    otherwise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    of: str = Field(
+        default="label:0",
+        description=(
+            "`label:3`, examples of that class; or `package.module:function`, a function of (x, y) that gives bool "
+            "`[n]`."
+        ),
+    )
+    share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.5, description="share of a client's examples that have it, where the answer is yes."
+    )
+    otherwise: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="likewise, where the answer is no.")
 
     @pydantic.field_validator("of")
     @classmethod

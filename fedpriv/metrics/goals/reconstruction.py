@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
+from pydantic import Field
 
 from fedpriv.base.column import Column
 from fedpriv.data.kind import Kind
@@ -23,13 +24,7 @@ VISIBLE_SSIM = 0.3
 
 
 class Reconstruction(Goal):
-    """The examples themselves, matched one-to-one and compared with the originals.
-
-    Parameters:
-      threshold_db: PSNR in dB from which a reconstruction counts as a success.
-      metrics: more columns, each as `name=where`: `package.module:function`, a `fedpriv.metrics.extra.Metric`; or an
-        `.npz` file of LPIPS weights.
-    """
+    """The examples themselves, matched one-to-one and compared with the originals."""
 
     name: ClassVar[str] = "reconstruction"
     unit: ClassVar[str] = "image"
@@ -47,8 +42,14 @@ class Reconstruction(Goal):
         "much that can hide. A mean SSIM of 0.3 or more is said to show what the images show, whatever their PSNR.",
     )
 
-    threshold_db: float = 30.0
-    metrics: tuple[str, ...] = ()
+    threshold_db: float = Field(default=30.0, description="PSNR in dB from which a reconstruction counts as a success.")
+    metrics: tuple[str, ...] = Field(
+        default=(),
+        description=(
+            "more columns, each as `name=where`: `package.module:function`, a `fedpriv.metrics.extra.Metric`; or an "
+            "`.npz` file of LPIPS weights."
+        ),
+    )
 
     @pydantic.field_validator("metrics")
     @classmethod

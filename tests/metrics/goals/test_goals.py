@@ -189,6 +189,27 @@ def test_labels_do_not_see_reconstructions():
         Labels().score(Finding(t.x, None), t)
 
 
+def test_which_classes_are_there_is_a_number_of_its_own():
+    """Of classes 1, 2, 2 claimed as 2, 2, 0: class 1 is missed and class 0 invented, the other three are right."""
+    t = Truth(np.random.default_rng(0).random((3, 4, 4, 1)), np.array([1, 2, 2]), (0,), num_classes=5)
+    goal = Labels()
+    scored = goal.score(Finding(None, np.array([2, 2, 0])), t)
+    row = goal.summarize([scored])
+    assert (row["label_existence"], row["label_accuracy"]) == (pytest.approx(3 / 5), pytest.approx(2 / 3))
+    assert goal.load(json.loads(to_json(goal.dump(scored)))).label_existence == scored.label_existence
+    assert "label_existence" not in goal.summarize([goal.score(Finding(None, t.y), replace(t, num_classes=0))])
+
+
+def test_a_batch_is_whole_where_each_of_its_images_is_reconstructed():
+    x = np.random.default_rng(0).random((2, 8, 8, 1))
+    t, goal = Truth(x, np.array([1, 2]), (0,)), Reconstruction()
+    half = Finding(np.stack([x[0], 1 - x[1]]), t.y)
+    scores = [goal.score(f, t) for f in (Finding(x, t.y), half)]
+    assert goal.summarize(scores)["batches_whole"] == 0.5
+    one = Truth(x[:1], np.array([1]), (0,))
+    assert "batches_whole" not in goal.summarize([goal.score(Finding(x[:1], one.y), one)])
+
+
 def test_findings_that_do_not_answer_are_named():
     t = Truth(np.zeros((1, 1)), np.zeros(1, int), (0,), np.array([True, False]))
     goal = Membership()
