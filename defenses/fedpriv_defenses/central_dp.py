@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from fedpriv.account.accounting import central_event
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tf
 from fedpriv.defense.claim import Claim
@@ -14,6 +13,7 @@ from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.noise import Noise
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
+from fedpriv_defenses.central_claim import central_claim
 from fedpriv_defenses.clip import Clip, Norm
 from fedpriv_defenses.gaussian_query import NOISE_ASSUMPTIONS, gaussian_sum_query
 
@@ -93,29 +93,8 @@ class CentralDP(Defense):
     def claims(self, plan: Plan, contribution: Real) -> list[Claim]:
         """One client-level claim against `released`, for the longest contribution that can arrive."""
         longest = self.clip if contribution.l2 is None else contribution.l2
-        event, relation = central_event(self.stddev / longest, plan.sampling, plan.population)
-        fixed = plan.sampling.replaces
-        given = "" if fixed else f" (from the {plan.population} clients there are, taken as public)"
-        assumes: tuple[str, ...] = (
-            "the server is trusted to draw the noise and to publish nothing but the models: not the cohorts, their "
-            "sizes, who was left out of one, or training losses and other metrics of clients",
-            f"the sum is divided by {plan.expected_cohort:g}, a public number set without looking at who takes "
-            f"part{given}",
-            "cohorts are drawn as the sampling says, secret from whoever sees the models",
-            *NOISE_ASSUMPTIONS,
-        )
+        assumes: tuple[str, ...] = NOISE_ASSUMPTIONS
         if longest > self.clip:
             more = longest - self.clip
             assumes += (f"rounding on the way lengthens an update by at most {more:.3g}, which is accounted for",)
-        return [
-            Claim(
-                event=event,
-                unit="client",
-                relation=relation,
-                against="released",
-                amplified=True,
-                assumes=assumes,
-                sensitivity=longest * (2 if relation == "replace_one" else 1),
-                checks=frozenset({"cohorts are drawn", "rounds are finished", "cohort sizes stay unpublished"}),
-            )
-        ]
+        return [central_claim(self.stddev / longest, plan, assumes, longest)]

@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar
 import pydantic
 from pydantic import Field
 
-from fedpriv.account.accounting import central_event
 from fedpriv.base.errors import ParameterError, UnknownNameError, did_you_mean
 from fedpriv.base.lazy import tf, tff
 from fedpriv.base.registry import load_dotted, parse_call
@@ -17,6 +16,7 @@ from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Real
 from fedpriv.defense.stations import Plan
+from fedpriv_defenses.central_claim import central_claim
 
 Norm = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
 _SECURE = ("secure", "Secure", "distributed_dp")
@@ -170,24 +170,12 @@ class TFFDP(Aggregator):
 
     def claims(self, plan: Plan, contribution: Real) -> list[Claim]:
         """One client-level claim against `released`."""
-        event, relation = central_event(self.noise_multiplier, plan.sampling, plan.population)
         assumes = (
-            "TFF's sum and its noise are what TFF says, the server is trusted, and it publishes nothing but the models",
-            "cohorts are drawn as the sampling says, secret from whoever sees the models",
+            "TFF's sum and its noise are what TFF says",
             "TensorFlow's generator, which is no cryptographic one, stands for randomness, and floating-point noise "
             "for real-valued noise (Mironov, 2012, shows how its low bits can leak)",
         )
-        return [
-            Claim(
-                event=event,
-                unit="client",
-                relation=relation,
-                against="released",
-                amplified=True,
-                assumes=assumes,
-                checks=frozenset({"cohorts are drawn"}),
-            )
-        ]
+        return [central_claim(self.noise_multiplier, plan, assumes)]
 
 
 def _mean(plan: Plan) -> Any:

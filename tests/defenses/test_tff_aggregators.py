@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_defenses.central_claim import CHECKS
 from fedpriv_defenses.central_dp import CentralDP
 from fedpriv_defenses.clip import Clip
 from fedpriv_defenses.secret_sharing import SecretSharing
 from fedpriv_defenses.tff_aggregators import TFFDP, TFFClipping, TFFCompression, TFFRobust, TFFZeroing
 
 from fedpriv.base import registry
-from fedpriv.base.errors import CapabilityError, EngineError, ParameterError, StackError, UnknownNameError
+from fedpriv.base.errors import CapabilityError, EngineError, LedgerError, ParameterError, StackError, UnknownNameError
 from fedpriv.engine.result import CohortTask
 from fedpriv.engine.tff.runtime import Runtime
 from fedpriv.federation.federation import Federation
@@ -132,6 +133,20 @@ def test_dp_claims_what_central_dp_claims(on_tff, federate, sampling):
         ledger.spend(10)
         spent.append(ledger.epsilon(1e-5).value)
     assert spent[0] == spent[1]
+
+
+@pytest.mark.parametrize("broken", sorted(CHECKS))
+def test_dp_gives_no_number_where_central_dp_gives_none(on_tff, federate, broken):
+    sampling = {"kind": "poisson", "rate": 0.5}
+    theirs = on_tff(TFFDP(noise_multiplier=1.1, clip=0.5), weighting="uniform", sampling=sampling)
+    ours = federate(defenses=(CentralDP(clip=0.5, noise_multiplier=1.1),), weighting="uniform", sampling=sampling)
+    for federation in (theirs, ours):
+        ledger = federation.ledger()
+        ledger.spend(1)
+        assert ledger.epsilon(1e-5).value > 0
+        ledger.spend(1, broken=frozenset({broken}))
+        with pytest.raises(LedgerError, match=f"{broken}, which did not hold in round 1"):
+            ledger.epsilon(1e-5)
 
 
 def test_an_adaptive_clip_goes_to_the_median_norm(on_tff, updates):
