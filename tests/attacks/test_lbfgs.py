@@ -195,6 +195,17 @@ def test_a_function_without_descent_ends_at_the_line_search():
     assert int(found.evaluations) < 60
 
 
+def test_a_first_step_that_rounding_hides_is_made_longer():
+    """At the start the value is 1 in float32 whatever the step; only the slope says that there is more to go."""
+
+    def hidden(x):
+        apart = x - tf.constant([3.0, -2.0])
+        return 1.0 + 1e-9 * tf.reduce_sum(apart**2), 2e-9 * apart
+
+    found = LBFGS(max_evaluations=200).minimize(hidden, tf.constant([2.5, -1.5]))
+    np.testing.assert_allclose(found.position, [3.0, -2.0], atol=1e-2)
+
+
 def test_float32_with_a_long_memory_follows_float64():
     rng = np.random.default_rng(3)
     a, b = positive_definite(rng, 200, 1e3), rng.normal(size=200)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fedpriv_attacks.inversion.dlg import DLG
 from fedpriv_attacks.inversion.inversion import Inversion
 from fedpriv_attacks.inversion.inverting_gradients import InvertingGradients
-from fedpriv_attacks.inversion.stages import heaviest, mismatch
+from fedpriv_attacks.inversion.stages import heaviest, mismatch, unsettled_mismatch
 from fedpriv_attacks.parts.optimizers.first_order import Adam
 from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS
 
+from fedpriv.base.lazy import tf
 from fedpriv.metrics.image import psnr
 
 SHAPE = (8, 8, 1)
@@ -38,6 +41,25 @@ def test_where_the_update_decides_the_prior_goes(helpers):
     assert all_of_them.evaluations > one.evaluations
     assert all_of_them.history[-1, 0] <= all_of_them.evaluations
     assert np.all(np.diff(all_of_them.history[:, 0]) > 0)
+
+
+def test_stages_are_judged_before_their_images_are_clipped(helpers):
+    """Black pixels that come out a little below zero are clipped: nearer to the truth, farther from the update."""
+    x, y = np.round(helpers.smooth_images(1, SHAPE, 3)), [5]  # black and white
+    model = helpers.dense(SHAPE)
+    clean = helpers.make_view(model, x, y).observed
+    noise = np.random.default_rng(0).normal(size=clean.shape) * 1e-2 * np.linalg.norm(clean) / np.sqrt(clean.size)
+    view = helpers.make_view(model, x, y, observed=(clean + noise).astype(np.float32))
+    attack = DLG(**LIGHT, priors="total_variation(weight=1e-9)")
+    finding, recipe = attack.run(view), attack.recipe()
+    decoded = recipe.coordinates.decode(tf.constant(finding.extra["variables"][0]), (1, *SHAPE)).numpy()
+    assert decoded.min() < 0
+    np.testing.assert_allclose(np.clip(decoded, 0, 1), finding.x, atol=1e-6)
+    assert float(psnr(finding.x[0], x[0])) > float(psnr(decoded[0], x[0]))
+    unclipped = unsettled_mismatch(view, finding, recipe)
+    assert unclipped < mismatch(view, finding)
+    assert mismatch(view, replace(finding, x=decoded)) == pytest.approx(unclipped, rel=1e-3)
+    assert attack.with_(stages=2).run(view).extra["stages"][0] == pytest.approx(unclipped, rel=1e-3)
 
 
 def test_where_noise_decides_the_prior_stays(helpers):

@@ -13,7 +13,7 @@ from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.matching import Recipe, Restarts, checked_update, reconstruct
-from fedpriv_attacks.inversion.stages import heaviest, joined, mismatch
+from fedpriv_attacks.inversion.stages import heaviest, joined, unsettled_mismatch
 from fedpriv_attacks.labels.inference import Joint, LabelInference
 from fedpriv_attacks.parts.component import WRITTEN, Component, changed, create, read, saved
 from fedpriv_attacks.parts.coordinates import Coordinates, Smooth
@@ -116,10 +116,6 @@ class Inversion(Attack):
         description="factor on the priors' weights from stage to stage; a first-order optimizer's rate falls by its "
         "fourth root.",
     )
-    free: bool = Field(
-        default=False,
-        description="after several stages, one more without priors: for updates that leave nothing open.",
-    )
     label_spread: Positive | None = Field(
         default=None,
         description="standard deviation of the dummy label logits at the start; None is 0.1 for one example and 1 for "
@@ -202,22 +198,21 @@ class Inversion(Attack):
         return replace(finding, extra={**finding.extra, "label_source": source})
 
     def _eased(self, view: View, recipe: Recipe, restarts: Restarts, first: Finding, labels: Any, seed: int) -> Finding:
-        """The best of all stages, at the cost of all; `extra["stages"]` has each one's mismatch."""
-        found, errors = [first], [mismatch(view, first)]
+        """The best of all stages, at the cost of all; `extra["stages"]` has each one's error."""
+        found, errors = [first], [unsettled_mismatch(view, first, recipe)]
         whole = first
-        for stage in range(1, self.stages + int(self.free)):
+        for stage in range(1, self.stages):
             if errors[-1] <= first.extra["noise_floor"]:
                 break
-            lighter = tuple(p.with_(weight=p.weight * self.easing**stage) for p in recipe.priors)
             eased = replace(
                 recipe,
-                priors=lighter if stage < self.stages else (),
+                priors=tuple(p.with_(weight=p.weight * self.easing**stage) for p in recipe.priors),
                 optimizer=recipe.optimizer.slowed(self.easing ** (stage / 4)),
             )
             variables = found[-1].extra["variables"]
             once = replace(restarts, most=1)
             found.append(reconstruct(view, eased, once, self.initializer, labels, seed, variables))
-            errors.append(mismatch(view, found[-1]))
+            errors.append(unsettled_mismatch(view, found[-1], recipe))
             whole = joined(whole, found[-1])
         best = found[heaviest(errors)]
         return replace(whole, x=best.x, y=best.y, objective=best.objective, extra={**best.extra, "stages": errors})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from fedpriv.base.lazy import tf
 from fedpriv.threat.attack import Finding
 from fedpriv.threat.replays import unmeasured
 from fedpriv.threat.view import View
+
+if TYPE_CHECKING:
+    from fedpriv_attacks.inversion.matching import Recipe
 
 #: How many times smaller an error must be to count for more than a heavier prior.
 LEEWAY = 2.0
@@ -32,11 +35,32 @@ def mismatch(view: View, finding: Finding) -> float:
     n = view.total_examples
     if finding.x is None or finding.y is None or len(finding.x) != n or len(finding.y) != n:
         return float("inf")
-    observed = np.asarray(view.observed, np.float64)
     x = tf.constant(finding.x, view.model.spec.dtype)
-    y = tf.constant(np.asarray(finding.y, view.model.task.target_dtype))
+    return _replayed_error(view, x, np.asarray(finding.y, view.model.task.target_dtype))
+
+
+def unsettled_mismatch(view: View, finding: Finding, recipe: Recipe) -> float:
+    """As `mismatch`, of the examples and targets as they were minimized, before they were made valid.
+
+    An image in [0, 1] is never farther from the true one than before it was clipped, but the update that it gives may
+    be: with black backgrounds, clipping raised the error of stages a thousandfold, and to about the same for all, so
+    that the heaviest prior was kept where lighter ones had come nearer. Where several copies are optimized, the
+    finding itself is measured.
+    """
+    n = view.total_examples
+    shape = (n, *view.model.input_shape)
+    size = recipe.coordinates.size(shape)
+    variables = finding.extra["variables"]
+    if len(variables) != 1 or recipe.replay.copies(view.static) != 1:
+        return mismatch(view, finding)
+    x = recipe.coordinates.decode(tf.constant(variables[0][:size], view.model.spec.dtype), shape)
+    return _replayed_error(view, x, finding.extra["label_probabilities"])
+
+
+def _replayed_error(view: View, x: Any, targets: Any) -> float:
+    observed = np.asarray(view.observed, np.float64)
     with unmeasured():  # it judges a finding, and made none
-        replayed = view.simulate(x, y).numpy().astype(np.float64)
+        replayed = view.simulate(x, tf.constant(targets)).numpy().astype(np.float64)
     error = float(np.sum((replayed - observed) ** 2) / np.sum(observed**2))
     return error if np.isfinite(error) else float("inf")
 

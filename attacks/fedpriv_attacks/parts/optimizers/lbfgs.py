@@ -151,7 +151,7 @@ class _Minimization:
         z = z._replace(evaluations=z.evaluations + 1, search=search)
         exhausted = (search.trials >= o.max_line_search) | (z.evaluations >= o.max_evaluations)
         exhausted |= search.narrow()
-        taken = met | (exhausted & (search.lo[0] > 0))
+        taken = met | (exhausted & (search.lo[0] > 0) & (search.lo[1] < z.f))
         return tf.cond(
             taken,
             lambda: self.advanced(z),
