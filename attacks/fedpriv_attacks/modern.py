@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny
 
 from fedpriv.base import registry
@@ -15,8 +16,11 @@ from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.inversion import Inversion
 from fedpriv_attacks.inversion.matching import checked_update, noise_floor
-from fedpriv_attacks.inversion.stages import mismatch
+from fedpriv_attacks.inversion.stages import mismatch, unsettled, unsettled_mismatch
 from fedpriv_attacks.parts.priors import TotalVariation
+
+#: Root mean square by which clipping may move examples, in parts of their range: at best 20 dB from the truth.
+MOVED = 0.1
 
 
 def _attack(value: Any) -> Any:
@@ -52,8 +56,12 @@ class Modern(Attack):
     begin where full contrast costs as much as the whole update, for under a light prior from the start the absolute
     distance ends in minima of its own. Examples that are no images are matched without total variation. Attacks that
     do not apply to the view are passed over. If none reproduces the update, the one with the smallest error is taken,
-    or a later one whose error is within `leeway` times that: where noise bounds how well any finding can do, its prior
-    decides what the update does not.
+    or the last one whose error is within `leeway` times that. Of d numbers of noise, n free values fit n/d: so the
+    truth may have an error 1 / (1 - n/d) times that of a free fit; within that factor a later attack's prior decides.
+
+    An error is that of the examples as they were minimized: clipping takes images nearer to the true ones, but the
+    update that they give farther from the observed one. Where clipping moves them by more than a tenth of the range,
+    the error is that of the clipped ones: what explains the update by values that no image has explains nothing.
 
     Evaluations and seconds are those of all attacks tried together. `extra["tried"]` says what each came to.
     """
@@ -83,9 +91,10 @@ class Modern(Attack):
         description="relative squared error of the replayed update at which a finding is accepted; none once it "
         "explains half of the update's digits (`matching.Restarts`).",
     )
-    leeway: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
-        default=4.0,
-        description="factor on the smallest error within which the later attack is preferred.",
+    leeway: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="factor on the smallest error within which the later attack is preferred; none computes it from "
+        "the numbers of unknown values and of the update's, at most 10.",
     )
 
     def brings(self) -> tuple[Knowledge, ...]:
@@ -105,7 +114,7 @@ class Modern(Attack):
             except (CapabilityError, ModelError, DivergenceError) as e:
                 tried.append({"attack": attack.name, "refused": str(e)})
                 continue
-            error = mismatch(view, finding)
+            error = _error(attack, view, finding)
             found.append((error, attack, finding))
             tried.append({"attack": attack.name, "mismatch": error, "evaluations": finding.evaluations})
             if error <= content:
@@ -114,7 +123,8 @@ class Modern(Attack):
             reasons = "; ".join(f"{t['attack']}: {t['refused']}" for t in tried)
             raise CapabilityError(f"none of the attacks of 'modern' applies to this view. {reasons}")
         least = min(error for error, _, _ in found)
-        _, chosen, best = [one for one in found if one[0] <= self.leeway * least][-1]
+        leeway = _leeway(view) if self.leeway is None else self.leeway
+        _, chosen, best = [one for one in found if one[0] <= leeway * least][-1]
         findings = [finding for _, _, finding in found]
         return replace(
             best,
@@ -123,6 +133,25 @@ class Modern(Attack):
             compile_seconds=sum(f.compile_seconds for f in findings),
             extra={**best.extra, "chosen": chosen.name, "tried": tried},
         )
+
+
+def _error(attack: Attack, view: View, finding: Finding) -> float:
+    """How much of the update a finding leaves unexplained; see the class."""
+    settled = mismatch(view, finding)
+    if not isinstance(attack, Inversion) or finding.x is None:
+        return settled
+    free = unsettled(view, finding, attack.equipped(view).recipe())
+    if free is None:
+        return settled
+    kind = view.data_kind
+    moved = np.sqrt(np.mean((kind.to_unit(free) - kind.to_unit(finding.x)) ** 2))
+    return unsettled_mismatch(view, finding, attack.equipped(view).recipe()) if moved <= MOVED else settled
+
+
+def _leeway(view: View) -> float:
+    """By what factor a fit of as many free values as the examples have may go below the truth's error, at most 10."""
+    share = view.total_examples * math.prod(view.model.input_shape) / view.update_size
+    return min(10.0, 1 / (1 - share)) if share < 1 else 10.0
 
 
 def _suited(attack: Attack, view: View) -> Attack:

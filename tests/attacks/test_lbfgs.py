@@ -227,6 +227,32 @@ def test_same_start_same_bits_and_no_state_between_calls():
     np.testing.assert_array_equal(minimize(one)[0], first)
 
 
+def test_going_on_with_what_was_learned_is_as_if_it_had_not_stopped():
+    rng = np.random.default_rng(5)
+    a, b = positive_definite(rng, 60, 1e3), rng.normal(size=60)
+    settings_ = LBFGS(memory=60, gradient_tolerance=1e-5, max_evaluations=400)
+    whole = settings_.minimize(quadratic(a, b), tf.zeros([60], "float64"))
+    first = settings_.with_(max_evaluations=60).minimize(quadratic(a, b), tf.zeros([60], "float64"))
+    assert Status(int(first.status)) is Status.BUDGET
+    second = settings_.minimize(quadratic(a, b), first.position, memory=first.memory)
+    anew = settings_.minimize(quadratic(a, b), first.position)
+    assert int(first.evaluations) + int(second.evaluations) <= int(whole.evaluations) + 25
+    assert int(second.evaluations) < int(anew.evaluations)
+    np.testing.assert_allclose(second.position, np.linalg.solve(a, b), rtol=1e-3, atol=1e-6)
+    again = settings_.minimize(quadratic(a, b), first.position, memory=first.memory)
+    np.testing.assert_array_equal(again.position, second.position)  # the memory given was left as it was
+
+
+def test_a_blank_memory_is_none():
+    start = tf.constant([-1.2, 1.0], "float64")
+    settings_ = LBFGS(memory=5, max_evaluations=30)
+    blank = tuple(tf.constant(v) for v in settings_.blank(2, "float64"))
+    for one, other in zip(
+        settings_.minimize(of(rosenbrock), start)[:-1], settings_.minimize(of(rosenbrock), start, memory=blank)[:-1]
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"memory": 0}, {"max_evaluations": 0}, {"armijo": 0.95}, {"wolfe": 1.0}, {"history": 1}]
 )

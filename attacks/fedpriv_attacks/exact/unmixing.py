@@ -102,7 +102,7 @@ def unmix(
     run, compile_seconds = _compiled(mixture.white.shape, scale is not None, image_shape, contrast, optimizer, dtype)
     arrays = (mixture.white, mixture.offset, np.zeros(len(start)) if scale is None else scale, start.reshape(-1))
     found = run(*(tf.constant(a, dtype) for a in arrays))
-    minimum = Minimum(*(np.asarray(v) for v in found))
+    minimum = Minimum._make([*map(np.asarray, found), ()])
     rows = np.asarray(minimum.position, np.float64).reshape(start.shape)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True), minimum, compile_seconds
 
@@ -174,7 +174,7 @@ def _compiled(
                     value = objective(u, white, offset, scale if scaled else None, image_shape, contrast)
                 return value, tf.convert_to_tensor(tape.gradient(value, v, unconnected_gradients="zero"))
 
-            return tuple(optimizer.minimize(value_and_gradient, start))
+            return tuple(optimizer.minimize(value_and_gradient, start))[:-1]
 
         shapes = (shape, [rank], [rank], [rank * rank])
         signature = [tf.TensorSpec(s, dtype) for s in shapes]

@@ -195,7 +195,8 @@ class Inversion(Attack):
         if self.stages > 1:
             finding = self._eased(view, recipe, restarts, finding, labels, seed)
         source = "optimized" if inferred is None else inferred.source
-        return replace(finding, extra={**finding.extra, "label_source": source})
+        extra = {k: v for k, v in finding.extra.items() if k != "memory"}
+        return replace(finding, extra={**extra, "label_source": source})
 
     def _eased(self, view: View, recipe: Recipe, restarts: Restarts, first: Finding, labels: Any, seed: int) -> Finding:
         """The best of all stages, at the cost of all; `extra["stages"]` has each one's error."""
@@ -209,9 +210,10 @@ class Inversion(Attack):
                 priors=tuple(p.with_(weight=p.weight * self.easing**stage) for p in recipe.priors),
                 optimizer=recipe.optimizer.slowed(self.easing ** (stage / 4)),
             )
-            variables = found[-1].extra["variables"]
-            once = replace(restarts, most=1)
-            found.append(reconstruct(view, eased, once, self.initializer, labels, seed, variables))
+            before, once = found[-1].extra, replace(restarts, most=1)
+            found.append(
+                reconstruct(view, eased, once, self.initializer, labels, seed, before["variables"], before["memory"])
+            )
             errors.append(unsettled_mismatch(view, found[-1], recipe))
             whole = joined(whole, found[-1])
         best = found[heaviest(errors)]

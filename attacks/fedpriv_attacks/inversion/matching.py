@@ -124,6 +124,7 @@ def reconstruct(
     labels: np.ndarray | None = None,
     seed: int = 0,
     variables: np.ndarray | None = None,
+    memory: tuple[np.ndarray, ...] | None = None,
 ) -> Finding:
     """Runs `recipe` on `view` and keeps the start with the lowest objective.
 
@@ -137,13 +138,15 @@ def reconstruct(
       seed: the same seed gives the same finding.
       variables: `[group, k]` the optimizer's variables at which the first start sets out, to go on from another
         recipe's `extra["variables"]`; None asks the initializer.
+      memory: likewise what its optimizer had learned, `extra["memory"]`; None is nothing.
 
     Returns:
       A Finding whose `x` is made valid, since everybody knows the examples' kind (images are clipped to [0, 1]); its
       objective is the value before that, of updates divided by the observed one's norm. Evaluations count every
       member of a group. `extra` has `statuses`, `objectives` and `evaluations` by start, `label_probabilities`, the
       dummy targets,
-      `variables`, `[group, k]`, the optimizer's at the end of that start, and `noise_floor`, the squared error that
+      `variables`, `[group, k]`, the optimizer's at the end of that start, `memory`, what it has learned, and
+      `noise_floor`, the squared error that
       rounding of the weights leaves even at the truth.
 
     Raises:
@@ -176,6 +179,7 @@ def reconstruct(
         tuple(tf.constant(a) for a in _leaves(inputs)),
     )
     layout = _layout(view.static, recipe, given)
+    blank = recipe.optimizer.blank(recipe.group * layout.size, str(np.dtype(dtype)))
 
     def start(number: int) -> _Start:
         members = [
@@ -184,7 +188,8 @@ def reconstruct(
         ]
         if variables is not None and number == 0:
             members = [tf.constant(member, dtype) for member in variables]
-        found = run(*fixed, tf.stack(members))
+        learned = memory if memory is not None and number == 0 else blank
+        found = run(*fixed, tf.stack(members), tuple(tf.constant(a) for a in learned))
         found.objective.numpy()  # waits for the graph
         return found
 
@@ -225,6 +230,7 @@ def reconstruct(
             "evaluations": [int(f.minimum.evaluations) * recipe.group for f in found],
             "label_probabilities": relaxed,
             "variables": best.minimum.position.numpy().reshape(recipe.group, -1),
+            "memory": tuple(a.numpy() for a in best.minimum.memory),
             "noise_floor": floor,
         },
     )
@@ -393,7 +399,16 @@ def _compile(
         return tf.reshape(tf.stack(members), [-1])
 
     def run(
-        weights: Any, unit: Any, scale: Any, rate: Any, y: Any, target: Any, tensors: Any, more: Any, starts: Any
+        weights: Any,
+        unit: Any,
+        scale: Any,
+        rate: Any,
+        y: Any,
+        target: Any,
+        tensors: Any,
+        more: Any,
+        starts: Any,
+        memory: Any,
     ) -> _Start:
         sent = Sent(weights, unit / scale, rate, _filled(inputs, more))
 
@@ -439,7 +454,7 @@ def _compile(
             return value, gradient
 
         minimum = recipe.optimizer.minimize(
-            value_and_gradient, tf.reshape(starts, [-1]), target, project if recipe.box else None
+            value_and_gradient, tf.reshape(starts, [-1]), target, project if recipe.box else None, memory
         )
         best, value = tf.constant(0), minimum.objective
         if group > 1:
@@ -456,6 +471,7 @@ def _compile(
         return _Start(x, labels, value, path, minimum._replace(path=tf.zeros([0, 0], dtype)))
 
     d = model.spec.size
+    learned = recipe.optimizer.blank(group * layout.size, str(np.dtype(dtype)))
     signature = [
         tf.TensorSpec([d], dtype),
         tf.TensorSpec([d], dtype),
@@ -466,6 +482,7 @@ def _compile(
         tuple(tuple(tf.TensorSpec(shape, dtype) for shape in own) for own in shapes),
         tuple(tf.TensorSpec(shape, kind) for shape, kind in kinds),
         tf.TensorSpec([group, layout.size], dtype),
+        tuple(tf.TensorSpec(a.shape, a.dtype) for a in learned),
     ]
     concrete = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
     # The first call prepares the executor. At weights that are not finite it ends after one evaluation.

@@ -47,14 +47,21 @@ def unsettled_mismatch(view: View, finding: Finding, recipe: Recipe) -> float:
     that the heaviest prior was kept where lighter ones had come nearer. Where several copies are optimized, the
     finding itself is measured.
     """
-    n = view.total_examples
-    shape = (n, *view.model.input_shape)
+    x = unsettled(view, finding, recipe)
+    if x is None:
+        return mismatch(view, finding)
+    return _replayed_error(view, tf.constant(x), finding.extra["label_probabilities"])
+
+
+def unsettled(view: View, finding: Finding, recipe: Recipe) -> np.ndarray | None:
+    """The examples `[n, *input_shape]` as they were minimized; None where several copies were."""
+    shape = (view.total_examples, *view.model.input_shape)
     size = recipe.coordinates.size(shape)
     variables = finding.extra["variables"]
     if len(variables) != 1 or recipe.replay.copies(view.static) != 1:
-        return mismatch(view, finding)
-    x = recipe.coordinates.decode(tf.constant(variables[0][:size], view.model.spec.dtype), shape)
-    return _replayed_error(view, x, finding.extra["label_probabilities"])
+        return None
+    x: np.ndarray = recipe.coordinates.decode(tf.constant(variables[0][:size], view.model.spec.dtype), shape).numpy()
+    return x
 
 
 def _replayed_error(view: View, x: Any, targets: Any) -> float:

@@ -109,7 +109,12 @@ class FirstOrder(Optimizer):
         return tf.sign(gradient) if self.signed else gradient
 
     def trace(
-        self, value_and_gradient: ValueAndGradient, start: Any, target: Any, project: Projection | None
+        self,
+        value_and_gradient: ValueAndGradient,
+        start: Any,
+        target: Any,
+        project: Projection | None,
+        memory: tuple[Any, ...] = (),
     ) -> Minimum:
         """See `Optimizer.minimize`."""
         start = tf.convert_to_tensor(start)

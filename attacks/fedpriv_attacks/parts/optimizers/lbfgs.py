@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from fedpriv.base.errors import ParameterError
@@ -63,8 +64,17 @@ class LBFGS(Optimizer):
             raise ParameterError(f"L-BFGS needs 0 < armijo < wolfe < 1, not {self.armijo} and {self.wolfe}")
         return self
 
+    def blank(self, k: int, dtype: str) -> tuple[np.ndarray, ...]:
+        """No pairs."""
+        return Pairs.blank(self.memory, k, dtype)
+
     def trace(
-        self, value_and_gradient: ValueAndGradient, start: Any, target: Any, project: Projection | None
+        self,
+        value_and_gradient: ValueAndGradient,
+        start: Any,
+        target: Any,
+        project: Projection | None,
+        memory: tuple[Any, ...] = (),
     ) -> Minimum:
         """See `Optimizer.minimize`."""
         if project is not None:
@@ -72,7 +82,7 @@ class LBFGS(Optimizer):
                 "optimizer 'lbfgs' cannot project, since its model of the curvature would no longer hold; use 'adam', "
                 "'signed_adam' or 'sgd', or bound the examples by the prior 'box'"
             )
-        return _Minimization(value_and_gradient, tf.convert_to_tensor(start), self, target).run()
+        return _Minimization(value_and_gradient, tf.convert_to_tensor(start), self, target, memory).run()
 
 
 class _State(NamedTuple):
@@ -93,10 +103,12 @@ class _State(NamedTuple):
 class _Minimization:
     """One minimization's steps as graph functions of its state."""
 
-    def __init__(self, value_and_gradient: ValueAndGradient, start: Any, settings: LBFGS, target: Any) -> None:
+    def __init__(
+        self, value_and_gradient: ValueAndGradient, start: Any, settings: LBFGS, target: Any, memory: tuple[Any, ...]
+    ) -> None:
         # Traced once; the graph inlines both calls.
         self.value_and_gradient = tf.function(value_and_gradient, autograph=False)
-        self.start, self.settings, self.target = start, settings, target
+        self.start, self.settings, self.target, self.memory = start, settings, target, memory
 
     def run(self) -> Minimum:
         """Until a status ends it."""
@@ -110,7 +122,8 @@ class _Minimization:
         )
         f = tf.cast(z.f, self.start.dtype)
         trail = z.trail
-        return Minimum(z.x, f, _largest(z.g), z.evaluations, z.iterations, z.status, trail.history, trail.path)
+        ended = (_largest(z.g), z.evaluations, z.iterations, z.status, trail.history, trail.path)
+        return Minimum(z.x, f, *ended, tuple(z.pairs))
 
     def begun(self) -> _State:
         """The state after the first evaluation, at the start."""
@@ -123,6 +136,11 @@ class _Minimization:
         )
         status = self.at_target(f, status)
         status = tf.where((status == 0) & (o.max_evaluations <= 1), int(Status.BUDGET), status)
+        pairs = Pairs.none(o.memory, tf.shape(start)[0], start.dtype)
+        search = LineSearch.steepest(f, g)
+        if self.memory:
+            pairs = Pairs.taken_up(*self.memory)
+            search, pairs = self.set_out(f, g, pairs)
         return _State(
             evaluations=tf.constant(1),
             iterations=tf.constant(0),
@@ -130,8 +148,8 @@ class _Minimization:
             x=start,
             f=f,
             g=g,
-            search=LineSearch.steepest(f, g),
-            pairs=Pairs.none(o.memory, tf.shape(start)[0], start.dtype),
+            search=search,
+            pairs=pairs,
             mark=tf.stack([tf.ones([], tf.float64), f]),
             trail=Trail.begun(o.history, o.path, f, start),
         )
@@ -169,6 +187,13 @@ class _Minimization:
         pairs = tf.cond(useful, lambda: z.pairs.with_pair(step, change, curvature), lambda: z.pairs)
         x, iterations = z.x + step, z.iterations + 1
 
+        search, pairs = self.set_out(f, g, pairs)
+        status, mark = self.judged(z, f, g)
+        trail = z.trail.with_step(iterations, z.evaluations, f, x)
+        return _State(z.evaluations, iterations, status, x, f, g, search, pairs, mark, trail)
+
+    def set_out(self, f: Any, g: Any, pairs: Pairs) -> tuple[LineSearch, Pairs]:
+        """A search in the direction of the pairs; along the negative gradient, without them, where that is none."""
         direction = pairs.direction(g)
         slope = tf.cast(tf.tensordot(direction, g, 1), tf.float64)
         usable = (slope < 0) & tf.math.is_finite(slope) & (pairs.count > 0)
@@ -178,10 +203,7 @@ class _Minimization:
             lambda: LineSearch.steepest(f, g),
         )
         count = tf.where(usable, pairs.count, 0)
-        pairs = pairs._replace(count=count, r=tf.cond(usable, lambda: pairs.r, lambda: pairs.forgotten().r))
-        status, mark = self.judged(z, f, g)
-        trail = z.trail.with_step(iterations, z.evaluations, f, x)
-        return _State(z.evaluations, iterations, status, x, f, g, search, pairs, mark, trail)
+        return search, pairs._replace(count=count, r=tf.cond(usable, lambda: pairs.r, lambda: pairs.forgotten().r))
 
     def judged(self, z: _State, f: Any, g: Any) -> tuple[Any, Any]:
         """The status where the objective is f and its gradient g, and the new mark."""

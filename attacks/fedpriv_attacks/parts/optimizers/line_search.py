@@ -65,8 +65,8 @@ class LineSearch(NamedTuple):
         # Where rounding hides the decrease, the slopes still show it (Hager & Zhang 2005, "approximate Wolfe").
         rounding = 16 * float(np.finfo(g.dtype.as_numpy_dtype).eps)
         level = tf.abs(f - start) <= rounding * tf.abs(start)
-        # A first step may be so short that its decrease is hidden and its slope unchanged: then it must grow.
-        short = level & (slope < 0) & ~tf.math.is_finite(self.hi[0])
+        # A step may be so short that its decrease is hidden and its slope still falls: then it must grow.
+        short = level & (slope < 0)
         high = ~finite | (high & ~(flat & (f <= start + rounding * tf.abs(start))) & ~short)
         turned = slope * (self.hi[0] - self.lo[0]) >= 0
         after = self._replace(

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
@@ -57,6 +58,7 @@ class Minimum(NamedTuple):
       status: int32, a `Status`.
       history: `[rows, 2]` float64 of (evaluations so far, objective), thinned; unused rows are NaN.
       path: `[rows, k]`, the points at the rows of `history` (zeros at unused ones); `[0, k]` unless asked for.
+      memory: what the optimizer has learned, for `minimize` to go on with; empty for one that learns nothing.
     """
 
     position: Any
@@ -67,6 +69,7 @@ class Minimum(NamedTuple):
     status: Any
     history: Any
     path: Any
+    memory: tuple[Any, ...] = ()
 
 
 class Optimizer(Component):
@@ -83,12 +86,17 @@ class Optimizer(Component):
         """With steps smaller by this factor, where their size is a setting."""
         return self
 
+    def blank(self, k: int, dtype: str) -> tuple[np.ndarray, ...]:
+        """A `memory` of `k` variables in which nothing is yet."""
+        return ()
+
     def minimize(
         self,
         value_and_gradient: ValueAndGradient,
         start: Any,
         target: Any = None,
         project: Projection | None = None,
+        memory: tuple[Any, ...] = (),
     ) -> Minimum:
         """Minimizes from `start`; traceable, pure and deterministic.
 
@@ -98,6 +106,7 @@ class Optimizer(Component):
           start: `[k]`.
           target: scalar tensor that takes the place of the setting of the same name.
           project: `[k] -> [k]`, applied after each step, such as onto a box.
+          memory: that of a minimum of a like objective, whose `position` is `start`; empty sets out anew.
 
         Raises:
           ParameterError: this optimizer cannot project.
@@ -106,13 +115,18 @@ class Optimizer(Component):
         if tf.executing_eagerly():
 
             def run(x: Any) -> tuple[Any, ...]:
-                return tuple(self.trace(value_and_gradient, x, target, project))
+                return tuple(self.trace(value_and_gradient, x, target, project, memory))
 
             return Minimum(*tf.function(run, autograph=False)(start))
-        return self.trace(value_and_gradient, start, target, project)
+        return self.trace(value_and_gradient, start, target, project, memory)
 
     @abstractmethod
     def trace(
-        self, value_and_gradient: ValueAndGradient, start: Any, target: Any, project: Projection | None
+        self,
+        value_and_gradient: ValueAndGradient,
+        start: Any,
+        target: Any,
+        project: Projection | None,
+        memory: tuple[Any, ...] = (),
     ) -> Minimum:
         """`minimize`, always called inside a graph and with the target that counts."""

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fedpriv.base.lazy import tf
 
 
@@ -43,6 +45,17 @@ class Pairs(NamedTuple):
         # Empty, not zeros: a folded constant must not be updated in place.
         s, y = (tf.raw_ops.Empty(shape=[m, k], dtype=dtype, init=True) for _ in range(2))
         return cls(s, y, tf.eye(m, dtype=tf.float64), tf.zeros([], tf.float64), tf.constant(0), tf.constant(0))
+
+    @staticmethod
+    def blank(m: int, k: int, dtype: str) -> tuple[np.ndarray, ...]:
+        """As `none`, as arrays for `taken_up`."""
+        s = np.zeros((m, k), dtype)
+        return s, s, np.eye(m), np.zeros([]), np.zeros([], np.int32), np.zeros([], np.int32)
+
+    @classmethod
+    def taken_up(cls, s: Any, y: Any, r: Any, gamma: Any, head: Any, count: Any) -> Pairs:
+        """Those of another minimization, in buffers of their own."""
+        return cls(tf.raw_ops.DeepCopy(x=s), tf.raw_ops.DeepCopy(x=y), r, gamma, head, count)
 
     @property
     def most(self) -> int:
