@@ -27,7 +27,7 @@ import numpy as np
 from fedpriv.base.lazy import tf
 
 #: The child of a seed that normal values are drawn from.
-_NORMAL = -1
+NORMAL_CHILD = -1
 
 
 class Purpose(enum.IntEnum):
@@ -114,7 +114,7 @@ def gaussian(seed: Any, shape: Any, dtype: Any = "float32") -> Any:
     """
     count = tf.reduce_prod(tf.cast(shape, tf.int64))
     pairs = (count + 1) // 2
-    seed = child(seed, _NORMAL)  # so that no child of `seed` shares a block with these values
+    seed = child(seed, NORMAL_CHILD)  # so that no child of `seed` shares a block with these values
     counter = tf.bitcast(tf.stack([tf.zeros([], tf.int64), seed[1]]), tf.uint64)
     bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
         shape=tf.stack([tf.constant(2, tf.int64), pairs]),

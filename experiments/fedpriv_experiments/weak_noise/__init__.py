@@ -1,0 +1,1 @@
+"""Weak noise: what becomes of local noise whose seeds pass through few bits."""
