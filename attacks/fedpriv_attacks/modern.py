@@ -120,7 +120,7 @@ class Modern(Attack):
             if error <= content:
                 break
         if not found:
-            reasons = "; ".join(f"{t['attack']}: {t['refused']}" for t in tried)
+            reasons = "; ".join(dict.fromkeys(f"{t['attack']}: {t['refused']}" for t in tried))
             raise CapabilityError(f"none of the attacks of 'modern' applies to this view. {reasons}")
         least = min(error for error, _, _ in found)
         leeway = _leeway(view) if self.leeway is None else self.leeway

@@ -105,8 +105,9 @@ print("The same initial weights:", np.array_equal(by_name.initial_weights(3), mo
 # - a softmax or sigmoid at the end (`outputs="probabilities"` leaves a softmax out);
 # - a shape or a number of classes that does not fit the data.
 #
-# Batch normalization is accepted, but never keeps running statistics: with `batch_norm="eval"` (the default) they stay
-# as they are at the start, with `batch_norm="train"` each batch's own are used. `model.notes` says which.
+# Batch normalization is accepted, but never keeps running statistics: with `batch_norm="eval"` they stay as they are at
+# the start, with `batch_norm="train"` each batch's own are used. The default takes the first for a model that came with
+# statistics, and the second for a new one, which would not learn otherwise. `model.notes` says which.
 
 
 # %%

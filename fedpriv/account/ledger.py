@@ -66,9 +66,10 @@ class Epsilon:
 
     def __str__(self) -> str:
         who = "the server" if self.against == "server" else "whoever sees the released models"
+        caveat = "".join(f"; assumes that {a}" for a in self.assumes if a.startswith("delta "))
         return (
             f"epsilon {self.value:.4g} at delta {self.delta:g} after {self.rounds} rounds "
-            f"({self.unit} level, {self.relation}, against {who}, {self.accountant})"
+            f"({self.unit} level, {self.relation}, against {who}, {self.accountant}{caveat})"
         )
 
 

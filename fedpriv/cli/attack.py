@@ -192,6 +192,7 @@ def attack(
     adversary, federation = staged.exposure.adversary, staged.exposure.federation
     check_taps(federation, [Tap(adversary)])
 
+    options.say_notes(federation.model, json_lines)
     threat = setting.exposure.threat(made.brings())
     gathered = Gathered(made.name or type(made).__name__, asked)
     interrupted = False

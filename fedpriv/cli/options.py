@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedpriv.base import registry
 from fedpriv.base.errors import ParameterError, did_you_mean
 from fedpriv.cli.mapped import Mapped
+
+if TYPE_CHECKING:
+    from fedpriv.models import model as models
 
 Data = Annotated[
     str, typer.Option(help="A dataset's name, or a path: IDX or CIFAR folder, image folder, .npz or CSV file.")
@@ -51,3 +54,9 @@ def cohort_carriers() -> tuple[Mapped, ...]:
 
 def _split(text: str) -> list[str]:
     return [w.strip() for w in text.split(",") if w.strip()]
+
+
+def say_notes(model: models.Model, json_lines: bool) -> None:
+    """Prints what a user should know of a model, beside JSON on the error stream."""
+    for note in model.notes:
+        typer.echo(f"Note on model '{model.name}': {note}.", err=json_lines)

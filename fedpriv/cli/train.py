@@ -161,6 +161,7 @@ def train(
     written.exclusive("cohort", "fraction", "poisson")
     setting = written.setting(FEDSGD if algorithm == "fedsgd" else {})
     federation = make_federation(setting, seed)
+    options.say_notes(federation.model, json_lines)
     if partition_figure is not None:
         _draw_partition(federation, setting.data, partition_figure)
     with RoundProgress(setting.training.rounds, quiet=json_lines) as progress:

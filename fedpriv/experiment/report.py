@@ -261,6 +261,7 @@ def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[
         number = f"{few}" if few == many else f"{few} to {many}"
         what = first.label.lower()
         said.append(f"Each setting was tried on {number} {what} over {seeds} {'seed' if seeds == 1 else 'seeds'}.")
+    said += _notes(made)
     if seeds == 1:
         said.append("With one seed, how results vary with initial weights, cohorts and noise is not measured.")
     if any(c.setting.data == "fashion_small" for c in experiment.cells):
@@ -282,6 +283,16 @@ def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[
     if attacked:
         said += ["How the conclusion was drawn:", *conclusion.rules(attacked)]
     return Section("Limitations", said)
+
+
+def _notes(made: Sequence[Arm]) -> list[str]:
+    """What is to be known of the models."""
+    found: dict[tuple[str, str], None] = {}
+    for arm in made:
+        for result in arm.results:
+            for note in result.facts.get("model_notes") or ():
+                found[result.cell.setting.model, note] = None
+    return [f"Model '{model}': {note}." for model, note in found]
 
 
 def command_line() -> list[str]:

@@ -64,7 +64,7 @@ def train(setting: Setting, seed: int) -> Outcome:
         )
         if history.interrupted:
             raise KeyboardInterrupt
-        facts = _utility(history, setting)
+        facts = _utility(history, setting) | {"model_notes": list(federation.model.notes)}
     finally:
         federation.close()
     rounds = [{k: v for k, v in r.row().items() if k not in ("metrics", "dropped")} for r in history.records]
@@ -124,6 +124,7 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
         "adaptive": adaptive(setting, always),
         "replayed": sorted(always),
         "threat": setting.exposure.threat(made.brings()),
+        "model_notes": list(staged.exposure.model.notes),
         **images,
     }
     return Outcome(facts, gathered.scores, [], gathered.arrays(), time.perf_counter() - began)

@@ -16,7 +16,9 @@ from fedpriv.models.model import Model, Moments
 from fedpriv.models.normalization import (
     NOTES,
     BatchNorm,
+    BatchNormChoice,
     batch_norm_call,
+    chosen_mode,
     group_norm_call,
     is_batch_norm,
     is_group_norm,
@@ -43,7 +45,7 @@ def from_keras(
     num_classes: int | None = None,
     *,
     outputs: Literal["logits", "probabilities"] = "logits",
-    batch_norm: BatchNorm = "eval",
+    batch_norm: BatchNormChoice = "auto",
     allow_stateful_random: bool = False,
     verify: bool = True,
     task: Task | str | None = None,
@@ -66,7 +68,8 @@ def from_keras(
       input_shape: one example's shape, without the batch. Needed where the Keras model does not declare it.
       num_classes: the number of classes expected of it, 0 where targets are quantities; None for as many as it has.
       outputs: `logits`, or `probabilities` for a model that ends in softmax, whose softmax is then left out.
-      batch_norm: `eval` for frozen running statistics, `train` for those of the batch; see the model's `notes`.
+      batch_norm: `eval` for frozen running statistics, `train` for those of the batch; `auto` is `eval` for a model
+        that came with running statistics, and `train` for a new one. The model's `notes` say which.
       allow_stateful_random: accept layers that draw random numbers when training (dropout, augmentation), giving
         up that the same seed gives the same bits.
       verify: trace the model once in training and once in evaluation to make sure that it is a pure function.
@@ -90,7 +93,7 @@ def _from_keras(
     input_shape: Sequence[int] | None,
     num_classes: int | None,
     outputs: str,
-    batch_norm: BatchNorm,
+    batch_norm: BatchNormChoice,
     allow_stateful_random: bool,
     verify: bool,
     task: Task | str | None,
@@ -111,7 +114,8 @@ def _from_keras(
     slots = Slots.of(keras_model)
     last = _last_layer(keras_model)
     recorder = _Recorder()
-    notes = _override(keras_model, slots, last, name, outputs, batch_norm, recorder)
+    mode = chosen_mode(batch_norm, [layer for layer in _layers(keras_model) if is_batch_norm(layer)])
+    notes = _override(keras_model, slots, last, name, outputs, mode, recorder) + _scaled_again(keras_model)
 
     variables = list(keras_model.trainable_variables)
     missing = [v.name for v in variables if id(v) not in slots.found]
@@ -159,8 +163,7 @@ def _from_keras(
 
     couples = NOTES["train"] in notes
     if verify:
-        if _verify(applying(order), variables, shape, dtype, name, random_layers, allow_stateful_random):
-            notes.append("stops gradients inside (as tf.nn.moments does), so second derivatives may not be exact")
+        notes += _verify(applying(order), variables, shape, dtype, name, random_layers, allow_stateful_random)
         weights, examples = [v.numpy() for v in variables], _example(shape, 3)
         logits = applying(order)(weights, examples, False).numpy()
         together, alone = (applying(order)(weights, e, True).numpy() for e in (examples, examples[:1]))
@@ -173,9 +176,9 @@ def _from_keras(
     named = {id(f.variable): n for f, n in zip(found, spec.names)}
     chain = describe(layers_of(keras_model) or [], shape, named, outputs == "probabilities")
 
-    normalizes = NOTES[batch_norm] in notes
+    normalizes = NOTES[mode] in notes
     running = None
-    if normalizes and batch_norm == "eval":
+    if normalizes and mode == "eval":
         with recorder as told:
             applying(order)([variables[i].numpy() for i in order], _example(shape, 1), True)
             layers = [layer for layer, _, _ in told]
@@ -328,6 +331,18 @@ def _ends_in(name: str, what: str) -> str:
     )
 
 
+def _scaled_again(model: Any) -> list[str]:
+    """A note where the first layer scales pixels of 0 to 255, since examples here are in [0, 1] already."""
+    inner = [m for m in _layers(model) if not isinstance(m, tf.keras.layers.InputLayer | tf.keras.Model)]
+    first = next(iter(inner), None)
+    if not isinstance(first, tf.keras.layers.Rescaling) or not 0 < abs(float(first.scale)) < 0.02:
+        return []
+    return [
+        f"its first layer '{first.name}' scales by {float(first.scale):.4g}, as for pixels from 0 to 255, but examples "
+        "come in [0, 1] already, so that the next layer sees next to nothing; leave it out"
+    ]
+
+
 def _override(
     model: Any, slots: Slots, last: Any, name: str, outputs: str, batch_norm: BatchNorm, recorder: _Recorder
 ) -> list[str]:
@@ -412,12 +427,9 @@ def _verify(
     name: str,
     random_layers: list[Any],
     allow_stateful_random: bool,
-) -> bool:
-    """Traces the model in both modes and looks at the graphs: no variable, no state, no random draw.
-
-    Returns whether gradients are stopped anywhere.
-    """
-    stops = False
+) -> list[str]:
+    """Traces the model in both modes and looks at the graphs: no variable, no state, no random draw. Returns notes."""
+    stops = follows = False
     signature = [tf.TensorSpec(v.shape, dtype) for v in variables], tf.TensorSpec((None, *shape), dtype)
     for training in (True, False):
         mode = "training" if training else "evaluation"
@@ -434,6 +446,7 @@ def _verify(
             ) from e
         used = _operations(traced.graph)
         stops |= "StopGradient" in used
+        follows |= _follows_its_input(traced, len(variables))
         draws = [op for op in used if _RANDOM_OP.fullmatch(op)]
         generators = [g for g in (getattr(layer._random_generator, "_generator", None) for layer in random_layers) if g]
         states = {id(g.state.handle) for g in generators} if allow_stateful_random else set()
@@ -450,7 +463,24 @@ def _verify(
                 f"model '{name}' depends on {', '.join(kept)}, which is not among its weights; "
                 "make it a weight of a layer (add_weight) or a NumPy constant"
             )
-    return stops
+    notes = []
+    if stops:
+        notes.append("stops gradients inside (as tf.nn.moments does), so second derivatives may not be exact")
+    if not follows:
+        notes.append(
+            "its outputs have no gradient with respect to its input (something rounds, casts or looks up), so that "
+            "attacks which match updates by gradients gain nothing from it"
+        )
+    return notes
+
+
+def _follows_its_input(traced: Any, weights: int) -> bool:
+    """Whether the outputs have a gradient with respect to the input, the first after the weights."""
+    with traced.graph.as_default():
+        try:
+            return tf.gradients(traced.outputs, [traced.inputs[weights]])[0] is not None
+        except LookupError:  # an operation without any gradient
+            return False
 
 
 def _operations(graph: Any) -> list[str]:

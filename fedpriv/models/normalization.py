@@ -7,24 +7,41 @@ such layers for that reason); Keras's group normalization reads shapes at run ti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
+
+import numpy as np
 
 from fedpriv.base.errors import ModelError
 from fedpriv.base.lazy import tf
 
 BatchNorm = Literal["eval", "train"]
+#: What a user may choose; `auto` becomes one of the two.
+BatchNormChoice = Literal["auto", "eval", "train"]
 
 NOTES: dict[str, str] = {
     "eval": (
         "batch normalization uses frozen running statistics, in training as in evaluation: they are constants of the "
-        "model (mean 0 and variance 1 unless the model came with others) and are never updated"
+        "model (mean 0 and variance 1 unless the model came with others), are never updated, and no client sends any"
     ),
     "train": (
         "batch normalization uses the statistics of the batch at hand, in training and in evaluation: a pure function "
-        "of the weights has nowhere to keep running statistics, so logits depend on which examples share the batch"
+        "of the weights has nowhere to keep running statistics, so logits depend on which examples share the batch, "
+        "and no client sends statistics"
     ),
 }
+
+
+def chosen_mode(choice: BatchNormChoice, layers: Sequence[Any]) -> BatchNorm:
+    """What a choice means for these batch normalizations.
+
+    Frozen at their initial values (mean 0, variance 1) statistics normalize nothing, and a deep network does not learn;
+    so `auto` uses those of the batch unless some layer came with others.
+    """
+    if choice != "auto":
+        return choice
+    moved = [bool(np.any(layer.moving_mean.numpy()) or np.any(layer.moving_variance.numpy() != 1)) for layer in layers]
+    return "eval" if any(moved) else "train"
 
 
 def is_batch_norm(layer: Any) -> bool:

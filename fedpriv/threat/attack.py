@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import ClassVar
 
@@ -15,6 +16,9 @@ from fedpriv.threat.replays import measured
 from fedpriv.threat.view import View
 
 __all__ = ["Attack", "Capability", "Finding"]
+
+#: What TensorFlow says where an operation has no derivative.
+_NO_GRADIENT = re.compile(r"gradient registry has no entry for: (\w+)")
 
 
 class Attack(Plugin):
@@ -62,9 +66,9 @@ class Attack(Plugin):
         """Attacks one view, or all that an adversary holds; the same seed gives the same finding on one machine.
 
         Raises:
-          CapabilityError: it lacks something this attack needs, or has several pages for an attack on one.
+          CapabilityError: it lacks something this attack needs, has several pages for an attack on one, or the model
+            has no derivative that the attack needs.
         """
-
         dossier = held if isinstance(held, Dossier) else Dossier.of(held)
         if len(dossier.rounds) < self.least_rounds:
             raise CapabilityError(
@@ -75,10 +79,18 @@ class Attack(Plugin):
             self.require(view)
         equipped = self.equipped(dossier.pages[0])
         with measured() as replayed:
-            if self.remembers():
-                finding = equipped.attack_dossier(dossier, seed)
-            else:
-                finding = equipped.attack(dossier.only(f"attack '{self.name}'"), seed)
+            try:
+                if self.remembers():
+                    finding = equipped.attack_dossier(dossier, seed)
+                else:
+                    finding = equipped.attack(dossier.only(f"attack '{self.name}'"), seed)
+            except LookupError as e:
+                if (missing := _NO_GRADIENT.search(str(e))) is None:
+                    raise
+                raise CapabilityError(
+                    f"attack '{self.name}' differentiates model '{dossier.pages[0].model.name}' twice, and TensorFlow "
+                    f"has no gradient of {missing[1]}; leave out the layer that uses it, or choose another attack"
+                ) from e
         return replace(finding, replayed=tuple(sorted(replayed)))
 
     def attack(self, view: View, seed: int) -> Finding:

@@ -212,3 +212,19 @@ def test_without_a_seed_the_operating_system_draws_one_and_the_run_can_be_resume
     assert (status, err) == (0, "")
     assert (Checkpoint.load(c).seed, Checkpoint.load(c).round) == (first.seed, 3)
     assert "Seed drawn" not in run(*SMALL, "--data", npz, "--rounds", 1)[1]
+
+
+def test_what_a_user_should_know_of_the_model_and_the_delta_is_said(run, strict, npz):
+    arguments = ("--data", npz, "--model", "tests.experiment.toys:scaled", "-K", 5, "--cohort", 5, "-r", 1, "--seed", 0)
+    private = ("-d", "central_dp(clip=1,noise_multiplier=1)", "--weighting", "uniform", "--delta", 0.3)
+    status, out, _ = run("train", *arguments, *private)
+    assert status == 0
+    assert out.startswith("Note on model 'tests.experiment.toys:scaled': its first layer")
+    assert "assumes that delta 0.3 is small enough, though above 1/5 (clients)" in out
+    status, out, err = run("train", *arguments, "--json")
+    assert status == 0
+    assert len(strict(out)) == 1
+    assert "Note on model" in err
+    status, out, _ = run("attack", "labels", "--data", npz, "--model", "tests.experiment.toys:scaled", "-n", 1)
+    assert status == 0
+    assert out.startswith("Note on model")

@@ -18,3 +18,11 @@ def by_class():
     x, y = np.concatenate([training.x, test.x])[:45], np.concatenate([training.y, test.y])[:45]
     order = np.argsort(y, kind="stable")
     return Dataset("by_class", x[order], np.arange(45, dtype=np.int32) // 15, 3), None
+
+
+def scaled(input_shape, num_classes):
+    """A network made for pixels from 0 to 255."""
+    from fedpriv.base.lazy import tf
+
+    kl = tf.keras.layers
+    return tf.keras.Sequential([kl.Input(input_shape), kl.Rescaling(1 / 255), kl.Flatten(), kl.Dense(num_classes)])

@@ -249,12 +249,35 @@ def test_moments_come_in_the_order_of_use_once_a_use():
 def test_what_has_no_moments_or_only_the_initial_statistics():
     assert (from_keras(small).moments, from_keras(small).running) == (None, None)
     assert not from_keras(small).has_trained_statistics
-    fresh = from_keras(with_batch_norm)
+    fresh = from_keras(with_batch_norm, batch_norm="eval")
     assert len(fresh.running) == 1
     assert not fresh.has_trained_statistics
     assert from_keras(with_batch_norm, batch_norm="train").running is None
     assert hash(fresh) == hash(fresh)  # compiled attacks are kept by model
-    assert fresh != from_keras(with_batch_norm)
+    assert fresh != from_keras(with_batch_norm, batch_norm="eval")
+
+
+def test_statistics_that_nothing_was_learned_from_are_not_frozen_unless_asked():
+    """New ones are those of the batch; those that a model came with stay."""
+    assert from_keras(with_batch_norm).notes == from_keras(with_batch_norm, batch_norm="train").notes
+    trained = with_batch_norm()
+    trained(X, training=True)
+    assert from_keras(trained).notes == from_keras(trained, batch_norm="eval").notes
+    assert "no client sends" in from_keras(trained).notes[0]
+    one = from_keras(with_batch_norm)
+    weights = one.initialize(0)
+    together, alone = (one.apply(weights, x, False).numpy() for x in (X, X[:1]))
+    assert not np.allclose(together[:1], alone, atol=1e-3)
+
+
+def test_what_a_user_should_know_of_a_model_is_noted():
+    kl = tf.keras.layers
+    scaled = from_keras(lambda: sequential(kl.Rescaling(1 / 255), kl.Flatten(), kl.Dense(5)))
+    assert "scales by 0.003922, as for pixels from 0 to 255" in scaled.notes[0]
+    centred = from_keras(lambda: sequential(kl.Rescaling(2.0, offset=-1.0), kl.Flatten(), kl.Dense(5)))
+    assert centred.notes == ()
+    rounded = from_keras(lambda: sequential(kl.Lambda(tf.round), kl.Flatten(), kl.Dense(5)))
+    assert "no gradient with respect to its input" in rounded.notes[0]
 
 
 def test_batch_norm_inside_a_loop_has_no_moments():

@@ -82,7 +82,7 @@ def test_keras_models_by_dotted_name():
 
 
 def test_options_for_keras_models():
-    assert "frozen" in mine("normalized").notes[0]
+    assert "frozen" in mine("normalized(batch_norm=eval)").notes[0]
     model = mine("normalized(width=6,batch_norm=train)")
     assert "evaluation" in model.notes[0]
     assert model.spec.shapes[0] == (36, 6)
