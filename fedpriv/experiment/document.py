@@ -10,6 +10,12 @@ from fedpriv.base.errors import ExperimentError
 
 Path_ = tuple[str | int, ...]
 
+#: Tags of mappings and sequences as YAML has them.
+_PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+#: Values of a file; aliases of aliases could make any number.
+MOST_NODES = 100_000
+
 
 @dataclass
 class Document:
@@ -78,27 +84,99 @@ def parse(text: str, name: str) -> Document:
         raise ExperimentError(f"{name} is not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(root, yaml.MappingNode):
         raise ExperimentError(f"{name} holds no mapping; an experiment needs at least a name and a setting or a grid")
-    where: dict[Path_, str] = {(): name}
-    constructor = yaml.SafeLoader("")
+    walk = _Walk(name)
+    return Document(walk.mapping(root, ()), walk.where)
 
-    def walk(node: Any, path: Path_) -> Any:
-        where[path] = f"{name}, line {node.start_mark.line + 1}"
+
+class _Walk:
+    """Turns YAML nodes into values, and notes where each was written."""
+
+    def __init__(self, name: str) -> None:
+        import yaml
+
+        self.name = name
+        self.where: dict[Path_, str] = {(): name}
+        self.constructor = yaml.SafeLoader("")
+        self.inside: list[Any] = []  # nodes under way: an alias may name one of them
+        self.nodes = 0
+
+    def value(self, node: Any, path: Path_) -> Any:
+        """Of a node, whatever it is."""
+        import yaml
+
+        self.where[path] = self.line(node)
+        self.nodes += 1
+        if node in self.inside:
+            raise ExperimentError(f"{self.line(node)}: this holds itself, by an alias; take the alias out")
+        if self.nodes > MOST_NODES:
+            raise ExperimentError(
+                f"{self.name}: more than {MOST_NODES:,} values, aliases counted each time; write fewer"
+            )
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN:
+            raise ExperimentError(f"{self.line(node)}: the tag '{node.tag}' means nothing here; leave it out")
         if isinstance(node, yaml.MappingNode):
-            made: dict[str, Any] = {}
-            for key_node, value_node in node.value:
-                key = constructor.construct_object(key_node, deep=True)
-                key = key if isinstance(key, str) else str(key_node.value)
-                if key in made:
-                    line = key_node.start_mark.line + 1
-                    raise ExperimentError(f"{name}, line {line}: '{key}' is given twice; keep one of them")
-                made[key] = walk(value_node, (*path, key))
-                where[(*path, key)] = f"{name}, line {key_node.start_mark.line + 1}"
-            return made
+            return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
-            return [walk(item, (*path, i)) for i, item in enumerate(node.value)]
-        return constructor.construct_object(node, deep=True)
+            self.inside.append(node)
+            made = [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+            self.inside.pop()
+            return made
+        return self.plain(node)
 
-    return Document(walk(root, ()), where)
+    def mapping(self, node: Any, path: Path_) -> dict[str, Any]:
+        """Of a mapping: its own keys over those that `<<` merges in, the first of several before the others."""
+        self.where.setdefault(path, self.line(node))
+        self.inside.append(node)
+        merged: dict[str, Any] = {}
+        own: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                for name, value in self.merged(value_node, path).items():
+                    merged.setdefault(name, value)
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.plain(key_node)
+            key = key if isinstance(key, str) else str(key_node.value)
+            if key in own:
+                raise ExperimentError(f"{self.line(key_node)}: '{key}' is given twice; keep one of them")
+            for old in [p for p in self.where if p[: len(path) + 1] == (*path, key)]:
+                del self.where[old]  # what was merged in
+            own[key] = self.value(value_node, (*path, key))
+            self.where[(*path, key)] = self.line(key_node)
+        self.inside.pop()
+        return {**merged, **own}
+
+    def merged(self, node: Any, path: Path_) -> dict[str, Any]:
+        """What `<<` brings in."""
+        import yaml
+
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        found: dict[str, Any] = {}
+        for part in parts:
+            if not isinstance(part, yaml.MappingNode):
+                raise ExperimentError(
+                    f"{self.line(node)}: '<<' merges mappings; write <<: *anchor, or a list of such aliases"
+                )
+            if part in self.inside:
+                raise ExperimentError(f"{self.line(node)}: '<<' merges a mapping into itself; take it out")
+            for name, value in self.mapping(part, path).items():
+                found.setdefault(name, value)
+        return found
+
+    def plain(self, node: Any) -> Any:
+        """Of a single value, or a key."""
+        import yaml
+
+        try:
+            return self.constructor.construct_object(node, deep=True)
+        except (yaml.YAMLError, ValueError, OverflowError) as e:
+            said = e.problem if isinstance(e, yaml.MarkedYAMLError) and e.problem else str(e)
+            raise ExperimentError(f"{self.line(node)}: this value cannot be read: {said}") from e
+
+    def line(self, node: Any) -> str:
+        """Where it stands."""
+        return f"{self.name}, line {node.start_mark.line + 1}"
 
 
 def _text(path: Path) -> str:

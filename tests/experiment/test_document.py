@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedpriv.base.errors import ExperimentError
 from fedpriv.experiment.document import lay_over, parse, read
@@ -70,6 +72,81 @@ def test_what_is_no_document(tmp_path, text, says):
     path.write_text(text)
     with pytest.raises(ExperimentError, match=says):
         read(path)
+
+
+MERGED = """\
+base: &a {rate: 1, kind: sgd}
+other: &b {rate: 2, more: 3}
+one: {<<: *a, kind: adam}
+many: {kind: x, <<: [*b, *a]}
+"""
+
+
+def test_merged_mappings_lie_under_a_mappings_own_keys():
+    """As YAML's merge key has it: own keys first, then the first of several that are merged."""
+    document = parse(MERGED, "a.yaml")
+    assert document.content["one"] == {"rate": 1, "kind": "adam"}
+    assert document.content["many"] == {"rate": 2, "more": 3, "kind": "x"}
+    assert document.place(("one", "kind")) == "a.yaml, line 3"
+    assert document.place(("one", "rate")) == "a.yaml, line 1"
+    assert document.place(("many", "more")) == "a.yaml, line 2"
+
+
+BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: 1\nb: {<<: 3}", "line 2: '<<' merges mappings"),
+        ("a: &a {b: 1}\nc: {<<: [*a, 3]}", "line 2: '<<' merges mappings"),
+        ("a: &a\n  b: *a", "line 2: this holds itself"),
+        ("a: &a [*a]", "line 1: this holds itself"),
+        ("a: &a {<<: *a}", "merges a mapping into itself"),
+        ("a: !!python/object:os.system {}", "line 1: "),
+        ("a: !!int x", "line 1: this value cannot be read"),
+        (BOMB, "more than 100,000 values"),
+    ],
+)
+def test_what_yaml_allows_and_nobody_means(text, says):
+    with pytest.raises(ExperimentError, match=says):
+        parse(text, "a.yaml")
+
+
+PIECES = [
+    "a",
+    "b: ",
+    "- ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ", ",
+    "\n",
+    "  ",
+    "&x ",
+    "*x",
+    "<<: ",
+    "!!int ",
+    "!!set ",
+    "1",
+    "'",
+    '"',
+    "? ",
+    "|",
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=14))
+def test_any_text_is_a_mapping_or_an_answer_in_a_line(pieces):
+    try:
+        assert isinstance(parse("".join(pieces), "a.yaml").content, dict)
+    except ExperimentError as e:
+        assert str(e).startswith("a.yaml")
+        assert "\n" not in str(e)
 
 
 def test_files_that_cannot_be_read(tmp_path):
