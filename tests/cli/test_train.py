@@ -228,3 +228,15 @@ def test_what_a_user_should_know_of_the_model_and_the_delta_is_said(run, strict,
     status, out, _ = run("attack", "labels", "--data", npz, "--model", "tests.experiment.toys:scaled", "-n", 1)
     assert status == 0
     assert out.startswith("Note on model")
+
+
+def test_a_proxy_in_the_environment_does_not_stand_between_tff_and_its_runtime(start, npz, monkeypatch):
+    """Nothing listens at that proxy, so a channel that went through it would never be ready."""
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    process = start("train", "--data", npz, "--model", "logistic", "-K", 4, "--cohort", 2, "-r", 1, "--engine", "tff")
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert "1 rounds: test accuracy" in out

@@ -52,6 +52,7 @@ class Worker:
             self._wait(deadline, self._is_of_our_version)
         options = [(f"grpc.max_{way}message_length", _MESSAGE_BYTES) for way in ("", "receive_", "send_")]
         options += [(f"grpc.{which}_reconnect_backoff_ms", 200) for which in ("initial", "min", "max")]
+        options.append(("grpc.enable_http_proxy", 0))  # a worker is reached directly, whatever http_proxy says
         self.channel = grpc.insecure_channel(self.address, options)
         stub = self.stub = _make_stub(self.channel)
         self._wait(deadline, lambda: stub.is_ready)
