@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar
@@ -19,6 +20,9 @@ from fedpriv.defense.stations import Defense, Plan
 #: float32 weights n / max_examples still round back to n below this many examples.
 _EXACT_EXAMPLES = 1 << 22
 
+
+#: Share of the updates' nonzero values that may become 0 before a user is told.
+COARSE = 0.9
 
 #: How far float32 rounding takes a coordinate beyond the norm that its vector was clipped to, relative to it.
 ROUNDING = 1e-6
@@ -139,6 +143,16 @@ class FixedPoint(Codec):
         given = contribution[: plan.spec.size] != 0
         lost = tf.cast(given & (encoded[: plan.spec.size] == 0), tf.float32)
         return {"rounded_away": tf.math.divide_no_nan(tf.reduce_sum(lost), tf.reduce_sum(tf.cast(given, tf.float32)))}
+
+    def warn(self, log: Mapping[str, float]) -> str:
+        """That nothing, or hardly anything, of the updates was left."""
+        lost = log.get("rounded_away", 0.0)
+        if lost < COARSE:
+            return ""
+        return (
+            f"rounding to a multiple of the resolution made {lost:.1%} of the updates' nonzero values 0; a finer "
+            "resolution, a smaller range or more bits keep them"
+        )
 
     def replay(self) -> Defense | None:
         """Nothing to replay: rounding to `step` is below what an attack can see, and has no derivative."""

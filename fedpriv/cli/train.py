@@ -201,6 +201,8 @@ def _draw_partition(federation: Federation, data: str, path: Path) -> None:
 
 
 def _conclude(federation: Federation, history: History, delta: float, checkpoint: Path | None) -> None:
+    from fedpriv.rounds.record import warnings_of
+
     last = history.records[-1] if history.records else None
     if last is None:
         typer.echo("No round was finished.")
@@ -216,6 +218,8 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     lost, aborted = sum(len(r.lost) for r in history.records), sum(bool(r.aborted) for r in history.records)
     if lost or aborted:
         typer.echo(f"Clients dropped out {lost} times; {aborted} rounds were aborted and changed nothing.")
+    for warning, rounds in warnings_of(history.records).items():
+        typer.echo(f"Warning, in {rounds} of {len(history.records)} rounds: {warning}.")
     ledger = history.ledger
     if ledger is not None:
         adversaries: tuple[Against, ...] = ("released", "server")

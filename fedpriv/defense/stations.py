@@ -102,6 +102,10 @@ class Defense(Plugin):
         """Names of the tallies it may report, with a bound on their absolute value; default none."""
         return {}
 
+    def warn(self, log: Mapping[str, float]) -> str:
+        """What a user must be told of a round in which this defense's log had these means, as a sentence; or ""."""
+        return ""
+
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """What a contribution is after this defense, for one that was `given` before; by default its bounds are lost.
 

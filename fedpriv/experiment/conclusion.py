@@ -60,6 +60,11 @@ def warnings(arms: Sequence[Arm]) -> list[str]:
             f"in {len(refused)} of {len(arms)} settings the attack does not apply, so that nothing is known of them; "
             "the reasons are below."
         )
+    trained: dict[str, list[str]] = {}
+    for arm in arms:
+        for warning in dict.fromkeys(w for r in arm.results for w in r.facts.get("warnings") or ()):
+            trained.setdefault(warning, []).append(arm.name)
+    said += [f"in {'; '.join(dict.fromkeys(names))}: {warning}." for warning, names in trained.items()]
     missing = sum(a.seeds - len(a.results) for a in arms)
     if missing:
         said.append(f"{missing} of {sum(a.seeds for a in arms)} cells are missing or failed; they are listed below.")

@@ -12,7 +12,7 @@ from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.store import Saved, Store, attack_job, training_job
 
 #: Facts that a report says in words.
-IN_WORDS = ("threat", "replayed", "held_out", "classes", "attacked", "images_of", "model_notes")
+IN_WORDS = ("threat", "replayed", "held_out", "classes", "attacked", "images_of", "model_notes", "warnings")
 
 
 def gather(experiment: Experiment, store: Store) -> list[CellResult]:

@@ -17,6 +17,7 @@ from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.experiment.assembly import describe_images, make_federation, make_stage
 from fedpriv.experiment.setting import Setting
 from fedpriv.rounds.attempts import Attempt, attempts
+from fedpriv.rounds.record import warnings_of
 from fedpriv.rounds.trial import Inapplicable, Trial
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def train(setting: Setting, seed: int) -> Outcome:
         )
         if history.interrupted:
             raise KeyboardInterrupt
-        facts = _utility(history, setting) | {"model_notes": list(federation.model.notes)}
+        warned = [f"{w} (in {n} of {len(history.records)} rounds)" for w, n in warnings_of(history.records).items()]
+        facts = _utility(history, setting) | {"model_notes": list(federation.model.notes), "warnings": warned}
     finally:
         federation.close()
     rounds = [{k: v for k, v in r.row().items() if k not in ("metrics", "dropped")} for r in history.records]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +34,7 @@ class Record:
       seconds: wall-clock of the round, evaluation included.
       bytes_up, bytes_down: bytes sent by all clients, and to them.
       metrics: cohort means of the defenses' diagnostics.
+      warnings: what defenses have to say of this round (`Defense.warn`).
       epsilon: privacy spent so far at the run's delta, or None where no formal claim was made.
       observations: what the taps got (not part of `row`).
     """
@@ -47,6 +50,7 @@ class Record:
     bytes_up: int
     bytes_down: int
     metrics: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     epsilon: float | None = None
     lost: list[int] = field(default_factory=list)
     aborted: str = ""
@@ -70,6 +74,15 @@ class Record:
     def row(self) -> dict[str, Any]:
         """JSON-able fields, observations left out."""
         return {k: v for k, v in vars(self).items() if k != "observations"}
+
+
+def warnings_of(records: Sequence[Record]) -> dict[str, int]:
+    """The warnings of rounds, those that differ in numbers alone as one, with how many rounds had them."""
+    found: dict[str, tuple[str, int]] = {}
+    for said in (w for record in records for w in record.warnings):
+        first, count = found.get(re.sub(r"\d[\d.]*", "#", said), (said, 0))
+        found[re.sub(r"\d[\d.]*", "#", said)] = (first, count + 1)
+    return dict(found.values())
 
 
 @dataclass

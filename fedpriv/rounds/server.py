@@ -283,6 +283,7 @@ class ServerRounds:
                 stepped = {**stepped, f"test_{measured}": quality}
         lost = [c for c in cohort if c not in {*result.survivors, *result.dropped}]
         fresh = state.clients.report(task.clients, number)
+        metrics = {**fresh, **entered.log, **result.log, **summed, **stepped}
         record = Record(
             round=number,
             cohort=len(cohort),
@@ -298,11 +299,21 @@ class ServerRounds:
             seconds=time.perf_counter() - began,
             bytes_up=result.bytes_up,
             bytes_down=len(cohort) * weights.nbytes,
-            metrics={**fresh, **entered.log, **result.log, **summed, **stepped},
+            metrics=metrics,
+            warnings=self._warnings(metrics),
             observations=observations,
         )
         own = state.clients.after(result.own, number)
         return State(number + 1, after, server, states, own), record
+
+    def _warnings(self, metrics: Mapping[str, float]) -> list[str]:
+        """What the links say of the means of their logs."""
+        said = []
+        for label, link in zip(self.line.labels, self.line.links, strict=True):
+            own = {k.removeprefix(f"{label}/"): v for k, v in metrics.items() if k.startswith(f"{label}/")}
+            if own and (warning := link.warn(own)):
+                said.append(f"{label}: {warning}")
+        return said
 
     def close(self) -> None:
         """Ends the engine's processes, if it has any."""

@@ -240,3 +240,28 @@ def test_a_proxy_in_the_environment_does_not_stand_between_tff_and_its_runtime(s
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     assert "1 rounds: test accuracy" in out
+
+
+def test_a_resolution_that_rounds_updates_away_is_said(run, strict, npz):
+    arguments = (
+        "train",
+        "--data",
+        npz,
+        "--model",
+        "logistic",
+        "-K",
+        4,
+        "--cohort",
+        2,
+        "-r",
+        2,
+        "--weighting",
+        "uniform",
+    )
+    status, out, _ = run(*arguments, "-d", "secret_sharing(resolution=0.5)")
+    assert status == 0
+    assert "Warning, in 2 of 2 rounds: fixed_point: rounding to a multiple of the resolution made 100.0%" in out
+    status, out, _ = run(*arguments, "-d", "secret_sharing(resolution=0.5)", "--json")
+    assert all("a finer resolution" in row["warnings"][0] for row in strict(out))
+    status, out, _ = run(*arguments, "-d", "secret_sharing")
+    assert "Warning" not in out
