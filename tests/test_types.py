@@ -21,5 +21,5 @@ def test_every_name_can_be_evaluated_and_validated():
         hint = getattr(types, name)
         fields = typing.cast(typing.Any, {"value": (hint, ...)})
         model = pydantic.create_model(name, **fields)
-        value = {"Shape": (2, 3), "Config": {"name": "dlg"}}.get(name, np.zeros(2))
-        assert model(value=value).value is value or name in ("Shape", "Config")
+        value = {"Shape": (2, 3), "Config": {"name": "dlg"}, "Row": {"round": 0}}.get(name, np.zeros(2))
+        assert model(value=value).value is value or name in ("Shape", "Config", "Row")

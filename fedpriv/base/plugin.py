@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pydantic
 from pydantic import Field
 from pydantic.fields import FieldInfo
+
+from fedpriv.base.types import Config
 
 
 def inherit_descriptions(cls: type[pydantic.BaseModel]) -> None:
@@ -46,7 +48,7 @@ def described(target: Any) -> dict[str, str]:
     return found
 
 
-def file_schema(target: type[pydantic.BaseModel], name: str) -> dict[str, Any]:
+def file_schema(target: type[pydantic.BaseModel], name: str) -> Config:
     """The JSON schema of a YAML file that makes `target`, as `fedpriv show NAME --yaml` prints one, for editors.
 
     Args:
@@ -107,11 +109,11 @@ class Plugin(pydantic.BaseModel):
         super().__init_subclass__(**options)
         inherit_descriptions(cls)
 
-    def with_(self, **changes: Any) -> Any:
+    def with_(self, **changes: Any) -> Self:
         """A copy with these parameters changed, validated anew."""
         return type(self)(**{**dict(self), **changes})
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """JSON-able {"name": ..., parameters...}; enters config hashes."""
         return {"name": self.name, **self.model_dump(mode="json")}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpriv.base.atomic import jsonable
+from fedpriv.base.types import Config
 
 _PACKAGES = (
     "fedpriv",
@@ -34,7 +35,7 @@ _PACKAGES = (
 _ABSOLUTE = re.compile(r"(?<![\w.\-~/])/(?!/)[^=,()\[\]'\"]*")
 
 
-def provenance(command: str | Sequence[str], config: Any = None, seed: int | None = None) -> dict[str, Any]:
+def provenance(command: str | Sequence[str], config: Any = None, seed: int | None = None) -> Config:
     """A JSON-able record of what made a result.
 
     Args:

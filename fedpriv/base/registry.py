@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.base.errors import DataError, FedprivError, ParameterError, UnknownNameError, did_you_mean
+from fedpriv.base.types import Config
 
 if TYPE_CHECKING:
     import pydantic
@@ -92,7 +93,7 @@ def is_file(text: str) -> bool:
     return Path(text).suffix in (".yaml", ".yml", ".json")
 
 
-def read_file(path: str, kind: str) -> tuple[str, dict[str, Any]]:
+def read_file(path: str, kind: str) -> tuple[str, Config]:
     """The name and the parameters in a YAML (or JSON) file.
 
     Raises:
@@ -176,7 +177,7 @@ def parameters_of(target: Any) -> dict[str, inspect.Parameter]:
     }
 
 
-def build(target: Any, parameters: dict[str, Any], what: str) -> Any:
+def build(target: Any, parameters: Config, what: str) -> Any:
     """Calls `target` with validated, converted parameters; `what` names it in errors."""
     import pydantic  # not needed to say what there is, and slow to import
 

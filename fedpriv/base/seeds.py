@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Scalar, Seed, Shape, Tensor
 
 #: The child of a seed that normal values are drawn from.
 NORMAL_CHILD = -1
@@ -66,7 +67,7 @@ def integer_seed(seed: int, purpose: Purpose, *coordinates: int) -> int:
     return int(graph_seed(seed, purpose, *coordinates)[0]) & 0x7FFFFFFF
 
 
-def fold(seed: Any, value: Any) -> Any:
+def fold(seed: Seed, value: Scalar | int) -> Seed:
     """A new int32 `[2]` seed from a seed and an integer tensor (traceable); for what repeats, not for what protects."""
     return tf.random.experimental.stateless_fold_in(seed, tf.cast(value, tf.int32))
 
@@ -92,7 +93,7 @@ def secrets_of(
     return np.frombuffer(b"".join(found), np.int64).reshape(-1, 2).copy()
 
 
-def child(seed: Any, index: Any) -> Any:
+def child(seed: Seed, index: Scalar | int) -> Seed:
     """Another int64 `[2]` seed from a seed and an integer (traceable): one Philox block keyed by half of the seed.
 
     The counter is the seed's other half beside the index, so that children of one seed never collide. Indices are 0
@@ -105,7 +106,7 @@ def child(seed: Any, index: Any) -> Any:
     )
 
 
-def gaussian(seed: Any, shape: Any, dtype: Any = "float32") -> Any:
+def gaussian(seed: Seed, shape: Shape | Tensor, dtype: Any = "float32") -> Tensor:
     """Standard normal values of `shape`, a pure function of an int64 `[2]` seed (traceable).
 
     Box and Muller (1958) from 63-bit uniforms in float64. TensorFlow's own normal draws use 32-bit uniforms (in float64

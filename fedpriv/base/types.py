@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
+    import numpy.typing
     import tensorflow as tf
 
     #: A tensor, eager or symbolic.
@@ -26,12 +29,27 @@ if TYPE_CHECKING:
     Seed: TypeAlias = tf.Tensor | np.ndarray
     #: A NumPy array.
     Array: TypeAlias = np.ndarray
+    #: What `np.asarray` takes: arrays, eager tensors, numbers and lists of them.
+    ArrayLike: TypeAlias = numpy.typing.ArrayLike
+    #: Tensors in order, such as weights in the shapes of the model's spec.
+    Tensors: TypeAlias = Sequence[tf.Tensor]
+    #: A Keras layer.
+    Layer: TypeAlias = tf.keras.layers.Layer
+    #: A Keras model.
+    KerasModel: TypeAlias = tf.keras.Model
 else:
-    Tensor = Scalar = Flat = Examples = Labels = Seed = Array = Any
+    Tensor = Scalar = Flat = Examples = Labels = Seed = Array = ArrayLike = Tensors = Layer = KerasModel = Any
 
 #: Static sizes.
 Shape: TypeAlias = tuple[int, ...]
+#: A structure of tensors or arrays as `tf.nest` walks it, such as a defense's state; a tensor alone is one.
+Nested: TypeAlias = Any
+#: A table's row, or other facts by name; not all of them have a JSON form before `fedpriv.base.atomic.jsonable`.
+Row: TypeAlias = dict[str, Any]
 #: What `json.dumps` takes: a plug-in's parameters by name, and the like.
 Config: TypeAlias = dict[str, Any]
 
-__all__ = ["Array", "Config", "Examples", "Flat", "Labels", "Scalar", "Seed", "Shape", "Tensor"]
+__all__ = [
+    *("Array", "ArrayLike", "Config", "Examples", "Flat", "KerasModel", "Labels", "Layer", "Nested", "Row", "Scalar"),
+    *("Seed", "Shape", "Tensor", "Tensors"),
+]
