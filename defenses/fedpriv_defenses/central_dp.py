@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.noise import Noise
@@ -72,7 +73,7 @@ class CentralDP(Defense):
         """Normal noise on the sum."""
         return Noise("gaussian", self.stddev, "aggregate")
 
-    def update(self, update: Any, context: Context) -> Passed:
+    def update(self, update: Flat, context: Context) -> Passed:
         """Clips one update `[d]` through the query."""
         query = gaussian_sum_query(self.clip, self.stddev, context.seed)
         params = query.derive_sample_params(query.initial_global_state())
@@ -80,7 +81,7 @@ class CentralDP(Defense):
         over = tf.cast(norm > tf.cast(self.clip, norm.dtype), update.dtype)
         return Passed(clipped, log={"norm": norm, "clipped": over})
 
-    def aggregate(self, total: Any, context: Context) -> Passed:
+    def aggregate(self, total: Flat, context: Context) -> Passed:
         """Adds noise to the sum `[d]` through the query, drawn from `context.seed`."""
         query = gaussian_sum_query(self.clip, self.stddev, context.seed)
         noised, _, _ = query.get_noised_result(total, query.initial_global_state())

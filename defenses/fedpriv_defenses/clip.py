@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
@@ -51,7 +52,7 @@ class Clip(Defense):
         known = given.l2 if isinstance(given, Real) else None
         return Real(self.norm if known is None else min(self.norm, known))
 
-    def update(self, update: Any, context: Context) -> Passed:
+    def update(self, update: Flat, context: Context) -> Passed:
         """`[d]` to `[d]`; a zero update stays zero, with a zero (not undefined) derivative of its norm."""
         bound = tf.cast(self.norm, update.dtype)
         square = tf.reduce_sum(tf.square(update))

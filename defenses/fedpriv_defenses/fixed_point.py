@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Scalar, Seed, Tensor
 from fedpriv.defense.codec import Codec
 from fedpriv.defense.domain import Domain, Ring
 from fedpriv.defense.stations import Defense, Plan
@@ -107,7 +108,7 @@ class FixedPoint(Codec):
             step = self._checked_step(self.resolution, limit, largest, plan.cohort, speaker)
         return Steps(limit, step, _weight_step(plan, largest), finest_power_of_two(1.0, largest))
 
-    def quantize(self, contribution: Any, plan: Plan, seed: Any) -> tuple[Any, Any]:
+    def quantize(self, contribution: Tensor, plan: Plan, seed: Seed) -> tuple[Tensor, Scalar]:
         """See Codec. Where something does not fit, or is not finite, its element is 0 and the bool is False.
 
         Rounding is deterministic, so the seed goes unused.
@@ -126,7 +127,7 @@ class FixedPoint(Codec):
             integers = tf.bitwise.bitwise_and(integers, tf.constant((1 << self.bits) - 1, tf.int64))
         return integers, tf.reduce_all(fits)
 
-    def decode(self, total: Any, count: Any, plan: Plan) -> Any:
+    def decode(self, total: Tensor, count: Scalar, plan: Plan) -> Tensor:
         """See Codec. Exact while the integers stay below 2^53, beyond that rounded to float64."""
         at, d = self.steps(plan), plan.spec.size
         unused = tf.constant(64 - self.bits, tf.int64)
@@ -138,7 +139,7 @@ class FixedPoint(Codec):
         """Rounding moves each of d coordinates by at most step / 2."""
         return math.sqrt(plan.spec.size) * self.steps(plan).step / 2
 
-    def diagnose(self, contribution: Any, encoded: Any, plan: Plan) -> dict[str, Any]:
+    def diagnose(self, contribution: Tensor, encoded: Tensor, plan: Plan) -> dict[str, Scalar | float]:
         """`rounded_away`: the share of the nonzero values that became 0; 1 says that `resolution` is too coarse."""
         given = contribution[: plan.spec.size] != 0
         lost = tf.cast(given & (encoded[: plan.spec.size] == 0), tf.float32)

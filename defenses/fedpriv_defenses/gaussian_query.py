@@ -7,9 +7,10 @@ from typing import Any
 
 from fedpriv.base.lazy import tf, tfp
 from fedpriv.base.seeds import child, gaussian
+from fedpriv.base.types import Nested, Seed
 
 
-def gaussian_sum_query(clip: float, stddev: float, seed: Any) -> Any:
+def gaussian_sum_query(clip: float, stddev: float, seed: Seed) -> Any:
     """A `tensorflow_privacy.GaussianSumQuery` whose noise is a pure function of `seed`.
 
     Clipping, state and DP event are TF Privacy's own. Its noise comes from a stateful generator, which neither
@@ -26,11 +27,11 @@ def gaussian_sum_query(clip: float, stddev: float, seed: Any) -> Any:
 @functools.cache
 def _query_class() -> type:
     class StatelessGaussianSumQuery(tfp.GaussianSumQuery):  # type: ignore[misc]
-        def __init__(self, l2_norm_clip: float, stddev: float, seed: Any) -> None:
+        def __init__(self, l2_norm_clip: float, stddev: float, seed: Seed) -> None:
             super().__init__(l2_norm_clip, stddev)
             self._seed = seed
 
-        def get_noised_result(self, sample_state: Any, global_state: Any) -> tuple[Any, Any, Any]:
+        def get_noised_result(self, sample_state: Nested, global_state: Any) -> tuple[Nested, Any, Any]:
             # Over an empty structure the parent draws nothing and still reports its state and event.
             _, global_state, event = super().get_noised_result([], global_state)
             leaves = tf.nest.flatten(sample_state)

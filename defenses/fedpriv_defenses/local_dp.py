@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from fedpriv.base.lazy import dp_accounting, tf
+from fedpriv.base.types import Flat
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Real
 from fedpriv.defense.noise import Noise
@@ -59,7 +60,7 @@ class LocalDP(Defense):
         """Normal noise on each update."""
         return Noise("gaussian", self.stddev, "update")
 
-    def update(self, update: Any, context: Context) -> Passed:
+    def update(self, update: Flat, context: Context) -> Passed:
         """Clips and noises one update `[d]`; the noise is drawn from `context.seed`."""
         query = gaussian_sum_query(self.clip, self.stddev, context.seed)
         state = query.initial_global_state()

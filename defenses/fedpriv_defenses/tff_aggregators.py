@@ -12,6 +12,7 @@ from pydantic import Field
 from fedpriv.base.errors import ParameterError, UnknownNameError, did_you_mean
 from fedpriv.base.lazy import tf, tff
 from fedpriv.base.registry import load_dotted, parse_call
+from fedpriv.base.types import Config
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Real
@@ -201,7 +202,7 @@ def _find(name: str) -> Callable[..., Any]:
     )
 
 
-def _build(name: str, arguments: dict[str, Any], plan: Plan) -> Any:
+def _build(name: str, arguments: Config, plan: Plan) -> Any:
     what = f"TFF's {name}"
     target = _find(name)
     if name.rpartition(".")[2].startswith(_SECURE):

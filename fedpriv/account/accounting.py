@@ -9,7 +9,7 @@ does not rescale between relations, so a clipped sum's multiplier sigma / C must
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -29,7 +29,9 @@ LARGEST_MULTIPLIER = 1e4
 USEFUL_MULTIPLIER = {"rdp": 1e-3, "pld": 0.05}
 
 
-def sampled(event: Any, relation: Relation, sampling: Sampling, population: int) -> Any:
+def sampled(
+    event: dp_accounting.DpEvent, relation: Relation, sampling: Sampling, population: int
+) -> dp_accounting.DpEvent:
     """One round's `event`, amplified by drawing the cohort from `population` clients.
 
     Poisson sampling amplifies under add_or_remove_one (Mironov, Talwar, Zhang 2019, arXiv 1908.10530); fixed-size
@@ -59,13 +61,13 @@ def sampled(event: Any, relation: Relation, sampling: Sampling, population: int)
     return event
 
 
-def new_accountant(name: AccountantName, relation: Relation) -> Any:
+def new_accountant(name: AccountantName, relation: Relation) -> dp_accounting.PrivacyAccountant:
     """An empty dp-accounting accountant."""
     kind = dp_accounting.pld.PLDAccountant if name == "pld" else dp_accounting.rdp.RdpAccountant
     return kind(neighboring_relation=dp_accounting.NeighboringRelation[relation.upper()])
 
 
-def round_rdp(event: Any, relation: Relation) -> tuple[np.ndarray, np.ndarray]:
+def round_rdp(event: dp_accounting.DpEvent, relation: Relation) -> tuple[np.ndarray, np.ndarray]:
     """(orders, Renyi divergence of one round at each); rounds add up, so n rounds are n times the second.
 
     Raises:
@@ -84,7 +86,7 @@ def round_rdp(event: Any, relation: Relation) -> tuple[np.ndarray, np.ndarray]:
     raise LedgerError(f"the Renyi divergence of {event} cannot be told from zero; change noise or sampling")
 
 
-def _halved(event: Any) -> Any:
+def _halved(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent | None:
     """The event with half the noise, None where it is of another kind."""
     if isinstance(event, dp_accounting.GaussianDpEvent):
         return dp_accounting.GaussianDpEvent(event.noise_multiplier / 2)
@@ -98,7 +100,7 @@ def _halved(event: Any) -> Any:
     return None
 
 
-def counted(event: Any, name: AccountantName) -> Any:
+def counted(event: dp_accounting.DpEvent, name: AccountantName) -> dp_accounting.DpEvent:
     """`event` with no more noise than LARGEST_MULTIPLIER.
 
     Raises:
@@ -120,7 +122,9 @@ def rdp_epsilon(orders: np.ndarray, rdp: np.ndarray, delta: float) -> float:
     return float(dp_accounting.rdp.compute_epsilon(orders, rdp, delta)[0])
 
 
-def composed_epsilon(event: Any, relation: Relation, accountant: AccountantName, rounds: int, delta: float) -> float:
+def composed_epsilon(
+    event: dp_accounting.DpEvent, relation: Relation, accountant: AccountantName, rounds: int, delta: float
+) -> float:
     """Epsilon at `delta` after `rounds` rounds of `event`; infinite where nothing is bounded."""
     if rounds == 0:
         return 0.0
@@ -130,7 +134,7 @@ def composed_epsilon(event: Any, relation: Relation, accountant: AccountantName,
     return float(new_accountant(accountant, relation).compose(event, rounds).get_epsilon(delta))
 
 
-def require_supported(event: Any, relation: Relation, accountant: AccountantName) -> None:
+def require_supported(event: dp_accounting.DpEvent, relation: Relation, accountant: AccountantName) -> None:
     """Raises LedgerError, with a way out, if that accountant cannot compose `event` under `relation`."""
     if new_accountant(accountant, relation).supports(event):
         return
@@ -186,7 +190,9 @@ def _cohorts(
     return Sampling.poisson(rate), 1
 
 
-def central_event(noise_multiplier: float, sampling: Sampling, population: int) -> tuple[Any, Relation]:
+def central_event(
+    noise_multiplier: float, sampling: Sampling, population: int
+) -> tuple[dp_accounting.DpEvent, Relation]:
     """One round's event, before sampling, of a clipped sum with noise of `noise_multiplier` times the clip.
 
     Returns:
@@ -267,7 +273,7 @@ def noise_for(
     how, clients = _cohorts(rate, cohort, population, sampling)
     relation = central_event(1.0, how, clients)[1]
 
-    def event(multiplier: float) -> Any:
+    def event(multiplier: float) -> dp_accounting.DpEvent:
         return sampled(central_event(multiplier, how, clients)[0], relation, how, clients)
 
     require_supported(event(1.0), relation, name)

@@ -28,6 +28,7 @@ from fedpriv.account.accounting import (
 )
 from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.base.lazy import dp_accounting
+from fedpriv.base.types import Config
 from fedpriv.defense.claim import Against, Check, Claim, Relation, Unit
 from fedpriv.defense.plan import Plan
 
@@ -223,7 +224,7 @@ class Ledger:
             raise LedgerError(f"no claim protects a single {wanted} against '{against}'; claimed: {', '.join(units)}")
         return claims
 
-    def _event(self, claim: Claim, accountant: AccountantName) -> Any:
+    def _event(self, claim: Claim, accountant: AccountantName) -> dp_accounting.DpEvent:
         """The sampled event of `claim`, or LedgerError where the claim justifies no number."""
         if isinstance(claim.event, dp_accounting.NonPrivateDpEvent):
             raise LedgerError("a defense reports its own round as not private, so epsilon is unbounded; replace it")
@@ -265,11 +266,11 @@ class Ledger:
         facts = repr((self.claims, s.sampling.model_dump(), s.population, s.weighting, self.objections))
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Config:
         """JSON-able state for checkpoints."""
         return {"rounds": self.rounds, "claims": self._fingerprint()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Config) -> None:
         """Takes over the `state()` of a ledger with the same claims and sampling.
 
         Raises:

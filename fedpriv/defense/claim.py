@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from fedpriv.base.lazy import dp_accounting
 
 Unit = Literal["client", "example"]
 Relation = Literal["add_or_remove_one", "replace_one", "replace_special"]
@@ -41,7 +43,7 @@ class Claim:
         is limited; None composes `event`, the common case.
     """
 
-    event: Any
+    event: dp_accounting.DpEvent
     unit: Unit
     relation: Relation
     against: Against
@@ -51,4 +53,4 @@ class Claim:
     about_sum: bool = False
     covers_tally: bool = False
     checks: frozenset[Check] = frozenset()
-    run: Callable[[int], Any] | None = field(default=None, repr=False)
+    run: Callable[[int], dp_accounting.DpEvent] | None = field(default=None, repr=False)

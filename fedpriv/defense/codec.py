@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from fedpriv.base.types import Scalar, Seed, Tensor
 from fedpriv.defense.context import Context
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.passed import Passed
@@ -18,7 +17,7 @@ class Codec(Defense):
     [0, 1], and t tallies (small values in [-1, 1] that are summed with it), where d is `plan.spec.size`.
     """
 
-    def encode(self, contribution: Any, context: Context) -> Passed:
+    def encode(self, contribution: Tensor, context: Context) -> Passed:
         """The encode station: `quantize`, with what people want to know of it."""
         encoded, fits = self.quantize(contribution, context.plan, context.seed)
         return Passed(encoded, log=self.diagnose(contribution, encoded, context.plan), ok=fits)
@@ -29,7 +28,7 @@ class Codec(Defense):
             return given
         return Real(given.l2 + self.l2_error(plan))
 
-    def quantize(self, contribution: Any, plan: Plan, seed: Any) -> tuple[Any, Any]:
+    def quantize(self, contribution: Tensor, plan: Plan, seed: Seed) -> tuple[Tensor, Scalar]:
         """A contribution, float `[n]`, to ring elements.
 
         Args:
@@ -43,7 +42,7 @@ class Codec(Defense):
         """
         raise NotImplementedError
 
-    def decode(self, total: Any, count: Any, plan: Plan) -> Any:
+    def decode(self, total: Tensor, count: Scalar, plan: Plan) -> Tensor:
         """The ring sum of `count` clients' contributions, int64 `[n]`, to float64 `[n]`."""
         raise NotImplementedError
 
@@ -54,6 +53,6 @@ class Codec(Defense):
         """
         return 0.0
 
-    def diagnose(self, contribution: Any, encoded: Any, plan: Plan) -> dict[str, Any]:
+    def diagnose(self, contribution: Tensor, encoded: Tensor, plan: Plan) -> dict[str, Scalar | float]:
         """What people want to know of one client's encoding, as scalars by name; a log, which feeds no state."""
         return {}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fedpriv.base.errors import ContextError
+from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Seed
 from fedpriv.defense.plan import Plan
+from fedpriv.models.model import Model
 
 
 class _Absent:
@@ -62,19 +65,19 @@ class Context:
     """
 
     plan: Plan
-    seed: Any
-    state: Any = ()
-    round: Any = 0
-    slot: Any = ABSENT
-    own: Any = ABSENT
-    away: Any = ABSENT
-    num_examples: Any = ABSENT
-    model: Any = ABSENT
-    weights: Any = ABSENT
-    x: Any = ABSENT
-    y: Any = ABSENT
-    count: Any = ABSENT
-    tally: Any = ABSENT
+    seed: Seed
+    state: Nested = ()
+    round: Scalar | int = 0
+    slot: Scalar = ABSENT
+    own: Nested = ABSENT
+    away: Scalar = ABSENT
+    num_examples: Scalar = ABSENT
+    model: Model = ABSENT
+    weights: Flat = ABSENT
+    x: Examples = ABSENT
+    y: Labels = ABSENT
+    count: Scalar = ABSENT
+    tally: Mapping[str, Scalar] = ABSENT
     #: Where the names of parts that are read are put, if anywhere.
     read: set[str] | None = None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Nested, Scalar
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class Passed:
         engine then names the client and stops.
     """
 
-    value: Any
-    tally: Mapping[str, Any] = field(default_factory=dict)
-    log: Mapping[str, Any] = field(default_factory=dict)
-    state: Any = None
-    bits: Any = None
-    ok: Any = None
+    value: Nested
+    tally: Mapping[str, Scalar | float] = field(default_factory=dict)
+    log: Mapping[str, Scalar | float] = field(default_factory=dict)
+    state: Nested = None
+    bits: Scalar | int | None = None
+    ok: Scalar | bool | None = None
 
 
 def passed(returned: Any, who: str, station: str) -> Passed:

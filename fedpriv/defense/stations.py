@@ -18,10 +18,12 @@ import numpy as np
 
 from fedpriv.base.errors import StackError
 from fedpriv.base.plugin import Plugin
+from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Tensor
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.context import Context
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.noise import Noise
+from fedpriv.defense.passed import Passed
 from fedpriv.defense.plan import Plan
 from fedpriv.models.model import Model
 
@@ -90,11 +92,11 @@ class Defense(Plugin):
     def check(self, plan: Plan) -> None:
         """Raises StackError or ParameterError if this defense cannot work in that federation."""
 
-    def initial_state(self, plan: Plan) -> Any:
+    def initial_state(self, plan: Plan) -> Nested:
         """State kept by the server between rounds: a (possibly nested) tuple of arrays; default none."""
         return ()
 
-    def initial_client_state(self, plan: Plan) -> Any:
+    def initial_client_state(self, plan: Plan) -> Nested:
         """State that each client keeps for itself between the rounds it takes part in; default none."""
         return ()
 
@@ -127,41 +129,41 @@ class Defense(Plugin):
         """The model trained in place of `model`."""
         raise NotImplementedError
 
-    def broadcast(self, weights: Any, context: Context) -> Any:
+    def broadcast(self, weights: Flat, context: Context) -> Flat | Passed:
         """Acts on the weights `[d]` the server sends; gives weights `[d]`."""
         raise NotImplementedError
 
-    def data(self, x: Any, y: Any, context: Context) -> Any:
+    def data(self, x: Examples, y: Labels, context: Context) -> tuple[Examples, Labels] | Passed:
         """Acts on all of a client's examples, once a round: `x [m, ...]`, `y [m]`; gives as many of the same kinds."""
         raise NotImplementedError
 
-    def batch(self, x: Any, y: Any, context: Context) -> Any:
+    def batch(self, x: Examples, y: Labels, context: Context) -> tuple[Examples, Labels] | Passed:
         """Acts on one batch `x [b, ...]`, `y [b]` or `[b, classes]`; gives (x, y) of the same kinds."""
         raise NotImplementedError
 
-    def gradient(self, gradient: Any, context: Context) -> Any:
+    def gradient(self, gradient: Tensor, context: Context) -> Tensor | Passed:
         """Acts on one local step's gradient, `[d]`, or `[b, d]` if `per_example`; gives the same."""
         raise NotImplementedError
 
-    def update(self, update: Any, context: Context) -> Any:
+    def update(self, update: Flat, context: Context) -> Flat | Passed:
         """Acts on one client's finished model delta `[d]`; gives the same."""
         raise NotImplementedError
 
-    def encode(self, contribution: Any, context: Context) -> Any:
+    def encode(self, contribution: Tensor, context: Context) -> Tensor | Passed:
         """Acts on a contribution: the weighted update, the client's weight, then the tallies over their bounds,
         `[d + 1 + t]`; float32, or integers from the first codec on. Gives the same length.
         """
         raise NotImplementedError
 
-    def decode(self, total: Any, count: Any, plan: Plan) -> Any:
+    def decode(self, total: Tensor, count: Scalar, plan: Plan) -> Tensor:
         """Undoes `encode` on the sum of `count` contributions; by default nothing is undone."""
         return total
 
-    def aggregate(self, total: Any, context: Context) -> Any:
+    def aggregate(self, total: Flat, context: Context) -> Flat | Passed:
         """Acts on the decoded weighted sum of updates `[d]`; gives the same."""
         raise NotImplementedError
 
-    def step(self, weights: Any, context: Context) -> Any:
+    def step(self, weights: Flat, context: Context) -> Flat | Passed:
         """Acts on the weights `[d]` after the server's step, before they are released; gives weights `[d]`."""
         raise NotImplementedError
 
@@ -202,6 +204,6 @@ def labels(defenses: Sequence[Defense]) -> list[str]:
     return made
 
 
-def state_array(leaf: Any) -> np.ndarray:
+def state_array(leaf: Tensor | Array | float) -> np.ndarray:
     """A state's leaf as an array that a graph takes without changing its precision; a Python float is a float32."""
     return np.asarray(leaf, np.float32) if isinstance(leaf, float) else np.asarray(leaf)

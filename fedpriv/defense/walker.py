@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from fedpriv.base.errors import FedprivError, StackError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, Nested, Scalar, Tensor
 from fedpriv.defense.context import Context
 from fedpriv.defense.passed import Passed, passed
 from fedpriv.defense.plan import Plan
@@ -29,15 +29,15 @@ class Walked:
       ok: whether it could be carried; None where no link asks.
     """
 
-    value: Any
-    tally: dict[str, Any] = field(default_factory=dict)
-    log: dict[str, Any] = field(default_factory=dict)
-    states: dict[int, Any] = field(default_factory=dict)
-    bits: Any = None
-    ok: Any = None
+    value: Nested
+    tally: dict[str, Scalar | float] = field(default_factory=dict)
+    log: dict[str, Scalar | float] = field(default_factory=dict)
+    states: dict[int, Nested] = field(default_factory=dict)
+    bits: Scalar | int | None = None
+    ok: Scalar | bool | None = None
 
 
-def _alike(value: Any, given: Any, who: str, station: Station) -> Any:
+def _alike(value: Tensor | Array, given: Tensor, who: str, station: Station) -> Tensor:
     """`value` as a tensor, in the shape and type that was given; a codec may give integers."""
     value = tf.convert_to_tensor(value)
     if not value.shape.is_compatible_with(given.shape):
@@ -86,20 +86,20 @@ class Walker:
             for name, bound in link.tallies(self.plan).items()
         }
 
-    def own_tallies(self, i: int, tallies: dict[str, Any]) -> dict[str, Any]:
+    def own_tallies(self, i: int, tallies: dict[str, Scalar]) -> dict[str, Scalar]:
         """Link `i`'s among tallies by `label/name`, by its own names."""
         prefix = f"{self.labels[i]}/"
         return {k.removeprefix(prefix): v for k, v in tallies.items() if k.startswith(prefix)}
 
-    def initial_states(self) -> tuple[Any, ...]:
+    def initial_states(self) -> tuple[Nested, ...]:
         """The server's states before the first round, one a link, as arrays."""
         return tuple(tf.nest.map_structure(state_array, d.initial_state(self.plan)) for d in self.links)
 
-    def initial_client_states(self) -> tuple[Any, ...]:
+    def initial_client_states(self) -> tuple[Nested, ...]:
         """A client's own states before its first round, one a link, as arrays."""
         return tuple(tf.nest.map_structure(state_array, d.initial_client_state(self.plan)) for d in self.links)
 
-    def walk(self, station: Station, value: Any, context: Callable[[int], Context]) -> Walked:
+    def walk(self, station: Station, value: Nested, context: Callable[[int], Context]) -> Walked:
         """`value` through the links at `station`.
 
         Args:
@@ -134,7 +134,7 @@ class Walker:
             out.value = tf.reduce_mean(out.value, axis=0)
         return out
 
-    def _called(self, i: int, station: Station, value: Any, context: Callable[[int], Context]) -> Passed:
+    def _called(self, i: int, station: Station, value: Nested, context: Callable[[int], Context]) -> Passed:
         """What link `i` gives for `value`; whatever goes wrong in it is said in its name, in a line."""
         who, pair = self.labels[i], station in (Station.DATA, Station.BATCH)
         try:

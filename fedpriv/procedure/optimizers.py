@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Nested, Scalar, Tensor
 from fedpriv.procedure.procedure import Optimizer
 
-State = tuple[Any, ...]
-Tensors = tuple[Any, ...]
+State = tuple[Nested, ...]
+Tensors = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Stepper:
             return tf.zeros([], tf.int64), filled(0.0), filled(start)
         return ()
 
-    def next(self, state: State, weights: Tensors, gradient: Tensors, rate: Any) -> tuple[State, Tensors]:
+    def next(self, state: State, weights: Tensors, gradient: Tensors, rate: Scalar) -> tuple[State, Tensors]:
         """(state, weights) after one step; traceable.
 
         Args:
@@ -83,13 +83,13 @@ class Stepper:
         rate = rate * tf.cast(correction, rate.dtype)
         return (count, first, second), _each(lambda w, s: w - rate * s, weights, step)
 
-    def _second_moment(self, v: Any, g: Any) -> Any:
+    def _second_moment(self, v: Tensor, g: Tensor) -> Tensor:
         square, fresh = tf.square(g), 1.0 - self.optimizer.beta_2
         change = tf.sign(square - v) * square if self.optimizer.kind == "yogi" else square - v
         return v + fresh * change
 
 
-def _each(function: Callable[..., Any], *tensors: Tensors) -> Tensors:
+def _each(function: Callable[..., Tensor], *tensors: Tensors) -> Tensors:
     return tuple(function(*row) for row in zip(*tensors, strict=True))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.lazy import dp_accounting
 from fedpriv.base.plugin import Plugin
 from fedpriv.base.seeds import Purpose, generator
 
@@ -34,7 +35,7 @@ class Selection(Plugin):
     def check(self, population: int) -> None:
         """Raises ParameterError if it cannot select from so many clients."""
 
-    def amplified(self, event: Any, relation: str, population: int) -> Any:
+    def amplified(self, event: dp_accounting.DpEvent, relation: str, population: int) -> dp_accounting.DpEvent:
         """One round's `dp_accounting.DpEvent` amplified by the secrecy of who takes part; by default it is not."""
         return event
 

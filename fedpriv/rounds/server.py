@@ -21,9 +21,11 @@ from fedpriv.base import registry
 from fedpriv.base.errors import CheckpointError, DivergenceError, LedgerError, ModelError, ParameterError, StackError
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import Purpose, child, fresh, integer_seed, secret
+from fedpriv.base.types import Array, Examples, Labels, Nested, Tensor
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.parties import Phase
 from fedpriv.defense.parties import client as client_party
+from fedpriv.defense.protocol import Session
 from fedpriv.defense.stations import Context, Station
 from fedpriv.defense.walker import Walked
 from fedpriv.engine.base import Engine
@@ -57,8 +59,8 @@ class State:
 
     round: int
     weights: np.ndarray
-    server: Any
-    defenses: tuple[Any, ...]
+    server: Nested
+    defenses: tuple[Nested, ...]
     clients: ClientStates = field(default_factory=ClientStates)
 
 
@@ -336,7 +338,7 @@ class ServerRounds:
         alive = set(self.federation.attrition.alive(_SENDING, parties, number, self.federation.seed or 0))
         return [c for c, party in zip(cohort, parties, strict=True) if party in alive]
 
-    def _session(self, cohort: Sequence[int], number: int, taps: Sequence[Tap]) -> Any:
+    def _session(self, cohort: Sequence[int], number: int, taps: Sequence[Tap]) -> Session | None:
         protocol = self.line.protocol
         if protocol is None:
             return None
@@ -353,7 +355,7 @@ class ServerRounds:
         )
 
     @cached_property
-    def _test_tensors(self) -> tuple[Any, Any]:
+    def _test_tensors(self) -> tuple[Examples, Labels]:
         assert self.federation.test is not None
         return tf.constant(self.federation.test.x), tf.constant(self.federation.test.y)
 
@@ -365,7 +367,7 @@ class ServerRounds:
         chosen = [clients if t.clients is None else t.clients for t in seeing]
         return frozenset(int(c) for part in chosen for c in part)
 
-    def _serve(self, station: Station, value: Any, state: State, states: Sequence[Any], **facts: Any) -> Walked:
+    def _serve(self, station: Station, value: Nested, state: State, states: Sequence[Nested], **facts: Any) -> Walked:
         """`value` through the links at one of the server's stations; the value and its logs as arrays."""
         if not self.line.acts(station):
             return Walked(value)
@@ -374,7 +376,7 @@ class ServerRounds:
         tally = facts.pop("tally", {})
 
         def context(i: int) -> Context:
-            more = {"tally": self.line.own_tallies(i, tally)} if "count" in facts else {}
+            more: dict[str, Any] = {"tally": self.line.own_tallies(i, tally)} if "count" in facts else {}
             return Context(
                 plan=self.plan,
                 seed=child(drawn, (_SERVER_STATIONS.index(station) << 12) + i),
@@ -399,8 +401,8 @@ class ServerRounds:
         }
 
     def _aggregate(
-        self, state: State, states: tuple[Any, ...], result: CohortResult
-    ) -> tuple[np.ndarray, dict[str, float], tuple[Any, ...]]:
+        self, state: State, states: tuple[Nested, ...], result: CohortResult
+    ) -> tuple[np.ndarray, dict[str, float], tuple[Nested, ...]]:
         """The mean update `[d]` after the aggregate station, what was reported there, and the states after it."""
         if result.aggregate is not None:
             place = next(i for i, d in enumerate(self.line.links) if isinstance(d, Aggregator))
@@ -426,8 +428,8 @@ class ServerRounds:
         return mean.astype(dtype), log, states
 
     def _server_step(
-        self, state: State, states: tuple[Any, ...], mean: np.ndarray, result: CohortResult
-    ) -> tuple[np.ndarray, Any, dict[str, float], tuple[Any, ...]]:
+        self, state: State, states: tuple[Nested, ...], mean: np.ndarray, result: CohortResult
+    ) -> tuple[np.ndarray, Nested, dict[str, float], tuple[Nested, ...]]:
         """(weights `[d]`, server optimizer state, reports, defenses' states) after the step station."""
         nobody = not result.survivors and result.aggregate is None and self.line.fixed_denominator is None
         if nobody or result.aborted:
@@ -461,14 +463,14 @@ class ServerRounds:
         return State(saved.round, saved.weights, server, defenses, clients), saved.records
 
 
-def _following(states: tuple[Any, ...], walked: Walked, names: Sequence[str]) -> tuple[Any, ...]:
+def _following(states: tuple[Nested, ...], walked: Walked, names: Sequence[str]) -> tuple[Nested, ...]:
     """States after a server's station, as arrays in the shapes and dtypes they had.
 
     Raises:
       StackError: a state of another structure or shape; names the defense.
     """
 
-    def cast(old: Any, new: Any) -> np.ndarray:
+    def cast(old: Tensor | Array, new: Tensor | Array) -> np.ndarray:
         made = np.asarray(new, np.asarray(old).dtype)
         if made.shape != np.shape(old):
             raise ValueError(f"shape {list(made.shape)} in place of {list(np.shape(old))}")
@@ -487,7 +489,7 @@ def _following(states: tuple[Any, ...], walked: Walked, names: Sequence[str]) ->
     return tuple(found)
 
 
-def _replaced(states: tuple[Any, ...], place: int, new: Any) -> tuple[Any, ...]:
+def _replaced(states: tuple[Nested, ...], place: int, new: Nested) -> tuple[Nested, ...]:
     return (*states[:place], new, *states[place + 1 :])
 
 
