@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import KerasModel, Layer
 
 Kind = Literal["dense", "conv", "average_pool", "max_pool"]
 Activation = Literal["linear", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus"]
@@ -48,7 +49,7 @@ class ChainLayer:
 
 
 def describe(
-    layers: Sequence[Any], input_shape: tuple[int, ...], names: dict[int, str], without_softmax: bool = False
+    layers: Sequence[Layer], input_shape: tuple[int, ...], names: dict[int, str], without_softmax: bool = False
 ) -> tuple[ChainLayer, ...]:
     """The chain that Keras layers, called one after the other, amount to.
 
@@ -118,14 +119,14 @@ def describe(
     return tuple(chain) if pending == ((0, 0), (0, 0)) and len(set(kernels)) == len(kernels) else ()
 
 
-def layers_of(model: Any) -> list[Any] | None:
+def layers_of(model: KerasModel) -> list[Layer] | None:
     """The layers of a Keras `Sequential` model in order, those of nested ones in their place; None for other models."""
     if type(model) is not tf.keras.Sequential or not model._is_graph_network:
         return None
     inputs = [layer for layer in model._self_tracked_trackables if isinstance(layer, tf.keras.layers.InputLayer)]
     if len(model._network_nodes) != len(model.layers) + len(inputs):  # a layer that is called twice is listed once
         return None
-    found: list[Any] = []
+    found: list[Layer] = []
     for layer in model.layers:
         inner = layers_of(layer) if isinstance(layer, tf.keras.Model) else [layer]
         if inner is None:
@@ -134,11 +135,11 @@ def layers_of(model: Any) -> list[Any] | None:
     return found
 
 
-def _add(a: Sides, b: Any) -> Sides:
+def _add(a: Sides, b: Sequence[Sequence[int]]) -> Sides:
     return ((a[0][0] + b[0][0], a[0][1] + b[0][1]), (a[1][0] + b[1][0], a[1][1] + b[1][1]))
 
 
-def _convolution(layer: Any, shape: tuple[int, ...], zeros: Sides) -> ChainLayer | None:
+def _convolution(layer: Layer, shape: tuple[int, ...], zeros: Sides) -> ChainLayer | None:
     from fedpriv.models.padded_conv import is_padded_conv2d
 
     if layer.data_format != "channels_last" or layer.groups != 1 or tuple(layer.dilation_rate) != (1, 1):
@@ -158,7 +159,7 @@ def _convolution(layer: Any, shape: tuple[int, ...], zeros: Sides) -> ChainLayer
     )
 
 
-def _pooling(layer: Any, shape: tuple[int, ...], kind: Kind) -> ChainLayer | None:
+def _pooling(layer: Layer, shape: tuple[int, ...], kind: Kind) -> ChainLayer | None:
     window, stride = tuple(layer.pool_size), tuple(layer.strides)
     out = tuple((n - k) // s + 1 for n, k, s in zip(shape, window, stride))
     if layer.data_format != "channels_last":
@@ -190,7 +191,7 @@ def _activation(function: Any) -> tuple[Activation, float] | None:
     return _activation_layer(function) if isinstance(function, tf.keras.layers.Layer) else None
 
 
-def _activation_layer(layer: Any) -> tuple[Activation, float] | None:
+def _activation_layer(layer: Layer) -> tuple[Activation, float] | None:
     kl = tf.keras.layers
     if type(layer) is kl.Activation:
         return _activation(layer.activation)

@@ -11,12 +11,14 @@ import numpy as np
 
 from fedpriv.base.errors import ModelError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, Examples, KerasModel, Layer, Tensor, Tensors
 from fedpriv.models.chain import describe, layers_of
 from fedpriv.models.model import Model, Moments
 from fedpriv.models.normalization import (
     NOTES,
     BatchNorm,
     BatchNormChoice,
+    Listener,
     batch_norm_call,
     chosen_mode,
     group_norm_call,
@@ -88,7 +90,7 @@ def from_keras(
 
 
 def _from_keras(
-    build: Any,
+    build: Callable[[], KerasModel] | KerasModel,
     name: str | None,
     input_shape: Sequence[int] | None,
     num_classes: int | None,
@@ -141,14 +143,14 @@ def _from_keras(
     call = _caller(keras_model, name, shape, output_shape, dtype, slots, fixed)
     order = list(range(len(variables)))
 
-    def applying(order: list[int]) -> Callable[[Sequence[Any], Any, bool], Any]:
+    def applying(order: list[int]) -> Callable[[Tensors, Examples, bool], Tensor]:
         keys = [id(variables[i]) for i in order]
         return lambda weights, x, training: call(keys, weights, x, training)
 
-    def measuring(order: list[int]) -> Callable[[Sequence[Any], Any], Moments]:
+    def measuring(order: list[int]) -> Callable[[Tensors, Examples], Moments]:
         keys = [id(variables[i]) for i in order]
 
-        def moments(weights: Sequence[Any], x: Any) -> Moments:
+        def moments(weights: Tensors, x: Examples) -> Moments:
             with recorder as found:
                 logits = call(keys, weights, x, True)
             for layer, mean, _ in found:
@@ -233,21 +235,23 @@ class _Recorder(threading.local):
 
     def __init__(self) -> None:
         self.listening = False
-        self.found: list[tuple[Any, Any, Any]] = []  # (layer, mean, variance)
+        self.found: list[tuple[Layer, Tensor, Tensor]] = []  # (layer, mean, variance)
 
-    def __enter__(self) -> list[tuple[Any, Any, Any]]:
+    def __enter__(self) -> list[tuple[Layer, Tensor, Tensor]]:
         self.listening, self.found = True, []
         return self.found
 
     def __exit__(self, *_: Any) -> None:
         self.listening, self.found = False, []
 
-    def listener(self) -> Any:
+    def listener(self) -> Listener | None:
         """Whom a batch normalization tells, for `batch_norm_call`."""
         return (lambda *told: self.found.append(told)) if self.listening else None
 
 
-def _initial(build: Callable[[], Any], seed: int, shape: tuple[int, ...], name: str, order: list[int]) -> list[Any]:
+def _initial(
+    build: Callable[[], KerasModel], seed: int, shape: tuple[int, ...], name: str, order: list[int]
+) -> list[Array]:
     with seeded(seed):
         model = build()
         _build_for(model, shape, name)
@@ -259,7 +263,7 @@ def _example(shape: tuple[int, ...], n: int) -> np.ndarray:
     return np.random.RandomState(0).uniform(size=(n, *shape)).astype("float32")
 
 
-def _build_for(model: Any, wanted: tuple[int, ...] | None, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _build_for(model: KerasModel, wanted: tuple[int, ...] | None, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Creates the variables of `model` if need be; gives its example shape and its outputs' shape."""
     declared: tuple[int | None, ...] | None = None
     if getattr(model, "_is_graph_network", False):
@@ -297,11 +301,11 @@ def _build_for(model: Any, wanted: tuple[int, ...] | None, name: str) -> tuple[t
     return wanted, tuple(int(s) for s in shape[1:])
 
 
-def _mode(model: Any, training: bool) -> dict[str, bool]:
+def _mode(model: KerasModel, training: bool) -> dict[str, bool]:
     return {"training": training} if model._expects_training_arg else {}
 
 
-def _dtype_of(model: Any, name: str) -> str:
+def _dtype_of(model: KerasModel, name: str) -> str:
     dtypes = {v.dtype.base_dtype.name for v in model.trainable_variables}
     if not dtypes:
         raise ModelError(f"model '{name}' has no trainable weights, so there is nothing to train or to attack")
@@ -314,11 +318,11 @@ def _dtype_of(model: Any, name: str) -> str:
     return dtypes.pop()
 
 
-def _layers(model: Any) -> list[Any]:
+def _layers(model: KerasModel) -> list[Layer]:
     return list(model._flatten_layers(include_self=True, recursive=True))
 
 
-def _last_layer(model: Any) -> Any:
+def _last_layer(model: KerasModel) -> Layer | None:
     """The layer whose output is the model's, if the model is a graph of layers."""
     while getattr(model, "_is_graph_network", False):
         model = model.outputs[0]._keras_history.layer
@@ -344,7 +348,13 @@ def _scaled_again(model: Any) -> list[str]:
 
 
 def _override(
-    model: Any, slots: Slots, last: Any, name: str, outputs: str, batch_norm: BatchNorm, recorder: _Recorder
+    model: KerasModel,
+    slots: Slots,
+    last: Any,
+    name: str,
+    outputs: str,
+    batch_norm: BatchNorm,
+    recorder: _Recorder,
 ) -> list[str]:
     """Replaces what is not pure or not wanted: batch normalization's updates, a last softmax. Returns notes."""
     pure = tf.autograph.experimental.do_not_convert
@@ -377,25 +387,25 @@ def _override(
 
 
 def _caller(
-    model: Any,
+    model: KerasModel,
     name: str,
     shape: tuple[int, ...],
     output_shape: tuple[int, ...],
     dtype: str,
     slots: Slots,
     fixed: dict[int, np.ndarray],
-) -> Callable[[list[int], Sequence[Any], Any, bool], Any]:
+) -> Callable[[list[int], Tensors, Examples, bool], Tensor]:
     lock = threading.RLock()
     takes = model.inputs[0].dtype if getattr(model, "inputs", None) else tf.as_dtype(dtype)
     custom = any(not type(layer).__module__.startswith(("keras.", "fedpriv.")) for layer in _layers(model))
 
-    def call(keys: list[int], weights: Sequence[Any], x: Any, training: bool) -> Any:
+    def call(keys: list[int], weights: Tensors, x: Examples, training: bool) -> Tensor:
         if len(weights) != len(keys):
             raise ModelError(f"model '{name}' takes {len(keys)} weight tensors, got {len(weights)}")
         x = tf.cast(x, takes)
         if not x.shape[1:].is_compatible_with(shape):
             raise ModelError(f"model '{name}' takes examples of shape {shape}, got {tuple(x.shape[1:])}")
-        tensors: dict[int, Any] = {k: tf.convert_to_tensor(w, dtype) for k, w in zip(keys, weights)}
+        tensors: dict[int, Tensor] = {k: tf.convert_to_tensor(w, dtype) for k, w in zip(keys, weights)}
         tensors.update((k, tf.constant(v)) for k, v in fixed.items())
         with lock, slots.holding(tensors):
             if custom:
@@ -408,7 +418,7 @@ def _caller(
     return call
 
 
-def _with_autograph(function: Callable[[], Any]) -> Any:
+def _with_autograph(function: Callable[[], Tensor]) -> Tensor:
     """Layers written outside Keras may use Python's `if` and `for` on tensors, as Keras allows them to."""
     from tensorflow.python.autograph.core import ag_ctx, converter
 
@@ -420,12 +430,12 @@ def _with_autograph(function: Callable[[], Any]) -> Any:
 
 
 def _verify(
-    apply: Callable[[Sequence[Any], Any, bool], Any],
-    variables: list[Any],
+    apply: Callable[[Tensors, Examples, bool], Tensor],
+    variables: list[tf.Variable],
     shape: tuple[int, ...],
     dtype: str,
     name: str,
-    random_layers: list[Any],
+    random_layers: list[Layer],
     allow_stateful_random: bool,
 ) -> list[str]:
     """Traces the model in both modes and looks at the graphs: no variable, no state, no random draw. Returns notes."""
@@ -483,7 +493,7 @@ def _follows_its_input(traced: Any, weights: int) -> bool:
             return False
 
 
-def _operations(graph: Any) -> list[str]:
+def _operations(graph: tf.Graph) -> list[str]:
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
     return sorted({n.op for n in nodes})
@@ -491,10 +501,10 @@ def _operations(graph: Any) -> list[str]:
 
 def _classifier_last(
     order: list[int],
-    variables: list[Any],
+    variables: list[tf.Variable],
     slots: Slots,
-    last: Any,
-    apply: Callable[[Sequence[Any], Any, bool], Any],
+    last: Layer | None,
+    apply: Callable[[Tensors, Examples, bool], Tensor],
     shape: tuple[int, ...],
     classes: int,
 ) -> list[int]:
@@ -537,7 +547,7 @@ def _unique(names: list[str]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _kind(layer: Any) -> str:
+def _kind(layer: Layer) -> str:
     kind = type(layer).__name__.lower()
     layers = tf.keras.layers
     if isinstance(layer, layers.Dense):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from types import ModuleType
 from typing import Any
 
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ModelError, ParameterError, did_you_mean
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Config, KerasModel
 from fedpriv.models.model import Model
 from fedpriv.models.seeding import eagerly, seeded
 
@@ -38,7 +40,7 @@ def load(text: str, input_shape: Sequence[int], num_classes: int = 0, **paramete
     return eagerly(lambda: _load(target, name, text, shape, int(num_classes), {**written, **parameters}))
 
 
-def _load(target: Any, name: str, text: str, shape: tuple[int, ...], num_classes: int, given: dict[str, Any]) -> Model:
+def _load(target: Any, name: str, text: str, shape: tuple[int, ...], num_classes: int, given: Config) -> Model:
     from fedpriv.models import keras_model
 
     if isinstance(target, tf.keras.Model):
@@ -86,13 +88,13 @@ def _signature(target: Any) -> dict[str, inspect.Parameter]:
         return {}
 
 
-def _refuse_unknown(given: dict[str, Any], accepted: Any, name: str) -> None:
+def _refuse_unknown(given: Config, accepted: Collection[str], name: str) -> None:
     for key in given:
         if key not in accepted:
             raise ParameterError(f"model '{name}' has no parameter '{key}'.{did_you_mean(key, accepted)}")
 
 
-def _call(target: Any, arguments: dict[str, Any], accepted: dict[str, inspect.Parameter], name: str) -> Any:
+def _call(target: Any, arguments: Config, accepted: dict[str, inspect.Parameter], name: str) -> Any:
     arguments = {
         k: _literal(v) if k not in accepted or accepted[k].annotation is inspect.Parameter.empty else v
         for k, v in arguments.items()
@@ -117,12 +119,12 @@ def _literal(value: Any) -> Any:
 
 
 def _from_keras(
-    keras_model: Any,
-    build: Any,
+    keras_model: ModuleType,
+    build: Callable[[], Any] | KerasModel,
     text: str,
     shape: tuple[int, ...],
     num_classes: int,
-    options: dict[str, Any],
+    options: Config,
     name: str,
 ) -> Model:
     _refuse_unknown(options, keras_model.OPTIONS, name)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from fedpriv.base.errors import ModelError
+from fedpriv.base.types import Array, Examples, Flat, Labels, Tensor, Tensors
 from fedpriv.models.chain import ChainLayer
 from fedpriv.models.spec import Spec
 from fedpriv.models.task import Task
@@ -18,7 +18,7 @@ from fedpriv.models.tasks.regression import Regression
 __all__ = ["Model", "Moments", "cross_entropy"]
 
 #: One (mean `[c]`, variance `[c]`) a batch normalization.
-Moments = tuple[tuple[Any, Any], ...]
+Moments = tuple[tuple[Tensor, Tensor], ...]
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Model:
     input_shape: tuple[int, ...]
     num_classes: int
     spec: Spec
-    apply: Callable[[Sequence[Any], Any, bool], Any]
+    apply: Callable[[Tensors, Examples, bool], Tensor]
     initialize: Callable[[int], list[np.ndarray]]
     layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
     couples_examples: bool = False
     chain: tuple[ChainLayer, ...] = ()
-    moments: Callable[[Sequence[Any], Any], Moments] | None = None
-    running: Moments | None = field(default=None, compare=False, repr=False)
+    moments: Callable[[Tensors, Examples], Moments] | None = None
+    running: tuple[tuple[Array, Array], ...] | None = field(default=None, compare=False, repr=False)
     task: Task = None  # type: ignore[assignment]  # filled in below
 
     def __post_init__(self) -> None:
@@ -78,11 +78,11 @@ class Model:
         """Whether its frozen statistics are others than the mean 0 and variance 1 that every layer starts with."""
         return self.running is not None and any(np.any(m != 0) or np.any(v != 1) for m, v in self.running)
 
-    def logits(self, flat: Any, x: Any, training: bool = False) -> Any:
+    def logits(self, flat: Flat, x: Examples, training: bool = False) -> Tensor:
         """Outputs `[n, *task.output_shape]` for flat weights `[d]` and examples `[n, *input_shape]`."""
         return self.apply(self.spec.unflatten(flat), x, training)
 
-    def example_losses(self, weights: Sequence[Any], x: Any, y: Any, training: bool = True) -> Any:
+    def example_losses(self, weights: Tensors, x: Examples, y: Labels, training: bool = True) -> Tensor:
         """The task's loss of each example, `[n]`.
 
         Args:

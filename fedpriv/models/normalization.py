@@ -8,12 +8,13 @@ such layers for that reason); Keras's group normalization reads shapes at run ti
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from fedpriv.base.errors import ModelError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Layer, Scalar, Tensor
 
 BatchNorm = Literal["eval", "train"]
 #: What a user may choose; `auto` becomes one of the two.
@@ -32,34 +33,23 @@ NOTES: dict[str, str] = {
 }
 
 
-def chosen_mode(choice: BatchNormChoice, layers: Sequence[Any]) -> BatchNorm:
-    """What a choice means for these batch normalizations.
-
-    Frozen at their initial values (mean 0, variance 1) statistics normalize nothing, and a deep network does not learn;
-    so `auto` uses those of the batch unless some layer came with others.
-    """
-    if choice != "auto":
-        return choice
-    moved = [bool(np.any(layer.moving_mean.numpy()) or np.any(layer.moving_variance.numpy() != 1)) for layer in layers]
-    return "eval" if any(moved) else "train"
-
-
-def is_batch_norm(layer: Any) -> bool:
+from collections.abc import Callable, Sequence
+from typing import Literal
     """Whether `layer` is one of Keras's batch normalizations (plain, synchronized or version 1)."""
     return any(c.__name__ == "BatchNormalizationBase" for c in type(layer).__mro__)
 
 
-def is_group_norm(layer: Any) -> bool:
+def is_group_norm(layer: Layer) -> bool:
     """Whether `layer` is Keras's group normalization."""
     return isinstance(layer, tf.keras.layers.GroupNormalization)
 
 
-def _refuse_mask(layer: Any, mask: Any) -> None:
+def _refuse_mask(layer: Layer, mask: Tensor | None) -> None:
     if mask is not None:
         raise ModelError(f"layer '{layer.name}' gets a mask, which normalization here does not support; remove masking")
 
 
-def moments(x: Any, axes: list[int]) -> tuple[Any, Any]:
+def moments(x: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over `axes`, of size 1 in the results.
 
     Not `tf.nn.moments`: that stops the gradient of the mean inside the variance, which leaves first derivatives right
@@ -70,12 +60,12 @@ def moments(x: Any, axes: list[int]) -> tuple[Any, Any]:
 
 
 #: What a batch normalization is told about when it is called: (the layer, mean `[c]`, biased variance `[c]`).
-Listener = Callable[[Any, Any, Any], None]
+Listener = Callable[[Layer, Tensor, Tensor], None]
 
 
 def batch_norm_call(
-    layer: Any, mode: BatchNorm, listener: Callable[[], Listener | None] = lambda: None
-) -> Callable[..., Any]:
+    layer: Layer, mode: BatchNorm, listener: Callable[[], Listener | None] = lambda: None
+) -> Callable[..., Tensor]:
     """A pure `call` for a Keras batch normalization (Ioffe and Szegedy 2015, arXiv 1502.03167).
 
     Args:
@@ -94,13 +84,13 @@ def batch_norm_call(
                 "normalization can be a pure function: set it to None, or use group normalization"
             )
 
-    def call(inputs: Any, training: Any = None, mask: Any = None) -> Any:
+    def call(inputs: Tensor, training: Scalar | bool | None = None, mask: Tensor | None = None) -> Tensor:
         _refuse_mask(layer, mask)
         rank = inputs.shape.rank
         kept = {a % rank for a in (layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis])}
         shape = [inputs.shape[a] if a in kept else 1 for a in range(rank)]
 
-        def spread(weight: Any) -> Any:
+        def spread(weight: Tensor | None) -> Tensor | None:
             return weight if weight is None or kept == {rank - 1} else tf.reshape(weight, shape)
 
         told = listener()
@@ -115,14 +105,14 @@ def batch_norm_call(
     return call
 
 
-def group_norm_call(layer: Any) -> Callable[..., Any]:
+def group_norm_call(layer: Layer) -> Callable[..., Tensor]:
     """A pure `call` for Keras's group normalization (Wu and He 2018, arXiv 1803.08494): the same numbers, fewer ops.
 
     Args:
       layer: the built layer, normalizing the last axis of inputs whose other axes but the batch are static.
     """
 
-    def call(inputs: Any, mask: Any = None) -> Any:
+    def call(inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         _refuse_mask(layer, mask)
         *inner, channels = inputs.shape.as_list()[1:]
         if layer.axis not in (-1, inputs.shape.rank - 1) or None in inner:

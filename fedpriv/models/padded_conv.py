@@ -6,9 +6,10 @@ import functools
 from typing import Any
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Layer, Tensor
 
 
-def padded_conv2d(filters: int, kernel_size: int, stride: int, padding: int, **options: Any) -> Any:
+def padded_conv2d(filters: int, kernel_size: int, stride: int, padding: int, **options: Any) -> Layer:
     """A Keras layer: convolution of `(height, width, channels)` after `padding` zeros on all four sides.
 
     Keras's `same` puts the odd zero of a strided convolution after the image only, so networks defined by explicit
@@ -26,19 +27,19 @@ def padded_conv2d(filters: int, kernel_size: int, stride: int, padding: int, **o
     return _layer_class()(filters, kernel_size, stride, padding, **options)
 
 
-def is_padded_conv2d(layer: Any) -> bool:
+def is_padded_conv2d(layer: Layer) -> bool:
     """Whether `layer` was made by `padded_conv2d`; its `zeros` are the padding."""
     return type(layer) is _layer_class()
 
 
 @functools.cache
-def _layer_class() -> Any:
+def _layer_class() -> type[Layer]:
     class PaddedConv2D(tf.keras.layers.Conv2D):
         def __init__(self, filters: int, kernel_size: int, stride: int, zeros: int, **options: Any) -> None:
             super().__init__(filters, kernel_size, stride, **options)
             self.zeros = zeros
 
-        def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
             zeros = [self.zeros, self.zeros]
             return tf.nn.conv2d(inputs, kernel, self.strides, [[0, 0], zeros, zeros, [0, 0]])
 

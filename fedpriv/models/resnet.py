@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from fedpriv.base.errors import ModelError, ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, KerasModel, Tensor
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
 from fedpriv.models.padded_conv import padded_conv2d
@@ -22,7 +23,7 @@ def resnet20(
     num_classes: int = 10,
     norm: Literal["group", "batch_eval", "batch_train"] = "group",
     groups: int = 8,
-    statistics: list[Any] | None = None,
+    statistics: list[Array] | None = None,
     dtype: Precision = "float32",
 ) -> Model:
     """ResNet-20 for small images (He et al. 2015, arXiv 1512.03385, section 4.2: 6n+2 layers with n=3).
@@ -62,7 +63,7 @@ def resnet20(
     if statistics is not None and norm != "batch_eval":
         raise ParameterError(f"model 'resnet20': statistics are for norm=batch_eval, not norm={norm}")
 
-    def build() -> Any:
+    def build() -> KerasModel:
         model = _build(input_shape, num_classes, norm, groups, dtype)
         if statistics is not None:
             _set_statistics(model, statistics, name)
@@ -73,21 +74,21 @@ def resnet20(
     )
 
 
-def _build(input_shape: tuple[int, ...], num_classes: int, norm: str, groups: int, dtype: str) -> Any:
+def _build(input_shape: tuple[int, ...], num_classes: int, norm: str, groups: int, dtype: str) -> KerasModel:
     kl = tf.keras.layers
 
-    def normalize(x: Any, name: str) -> Any:
+    def normalize(x: Tensor, name: str) -> Tensor:
         if norm == "group":
             return kl.GroupNormalization(groups, epsilon=1e-5, name=name, dtype=dtype)(x)
         return kl.BatchNormalization(epsilon=1e-5, name=name, dtype=dtype)(x)
 
-    def conv(x: Any, channels: int, stride: int, name: str) -> Any:
+    def conv(x: Tensor, channels: int, stride: int, name: str) -> Tensor:
         # one pixel on every side, so that strided kernels are centred on the pixels the shortcut takes
         return padded_conv2d(
             channels, 3, stride, 1, use_bias=False, kernel_initializer="he_normal", name=name, dtype=dtype
         )(x)
 
-    def relu(x: Any, name: str) -> Any:
+    def relu(x: Tensor, name: str) -> Tensor:
         return kl.ReLU(name=name, dtype=dtype)(x)
 
     inputs = tf.keras.Input(input_shape, dtype=dtype)
@@ -104,13 +105,13 @@ def _build(input_shape: tuple[int, ...], num_classes: int, norm: str, groups: in
     return tf.keras.Model(inputs, kl.Dense(num_classes, name="dense", dtype=dtype)(x))
 
 
-def _every_other(x: Any) -> Any:
+def _every_other(x: Tensor) -> Tensor:
     """Every other pixel, and as many channels of zeros as there are channels, half of them before."""
     before = x.shape[-1] // 2
     return tf.pad(x[:, ::2, ::2], [[0, 0], [0, 0], [0, 0], [before, x.shape[-1] - before]])
 
 
-def _set_statistics(model: Any, statistics: Sequence[Any], name: str) -> None:
+def _set_statistics(model: KerasModel, statistics: Sequence[Array], name: str) -> None:
     variables = model.non_trainable_variables
     arrays = [np.asarray(s) for s in statistics]
     expected, got = [tuple(v.shape) for v in variables], [a.shape for a in arrays]

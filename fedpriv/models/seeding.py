@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def eagerly(function: Callable[[], T]) -> T:
 def first_line(error: BaseException) -> str:
     """What an error says, without Keras's pages of call arguments."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told: list[Any] = [
+    told: list[str] = [
         line for line in lines if not line.startswith(("Exception encountered", "Call arguments", "in user code"))
     ]
     plain = [line for line in told if not line.startswith(("File ", "Traceback", "•", "*"))]

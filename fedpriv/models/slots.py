@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import KerasModel, Layer, Tensor
 
 #: Where Keras keeps its own books: what it trains with, and lists that repeat the variables of the attributes.
 _BOOKKEEPING = frozenset(
@@ -59,7 +60,7 @@ class Found:
       path: slash-separated names of the layers that lead to it, then its attribute.
     """
 
-    variable: Any
+    variable: tf.Variable
     owner: Any
     path: str
 
@@ -80,13 +81,13 @@ class Slots:
     """
 
     found: dict[int, Found] = field(default_factory=dict)
-    constants: dict[int, Any] = field(default_factory=dict)
+    constants: dict[int, Tensor] = field(default_factory=dict)
     places: list[tuple[Any, str, Any]] = field(default_factory=list)
     overrides: list[tuple[Any, str, Any]] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
 
     @classmethod
-    def of(cls, model: Any) -> Slots:
+    def of(cls, model: KerasModel) -> Slots:
         """Walks `model`: its layers and modules, and the lists, tuples and dictionaries among their attributes."""
         slots = cls()
         slots._walk(model, "")
@@ -136,7 +137,7 @@ class Slots:
         return any(holds)
 
     @contextmanager
-    def holding(self, tensors: Mapping[int, Any]) -> Iterator[None]:
+    def holding(self, tensors: Mapping[int, Tensor]) -> Iterator[None]:
         """The model's variables replaced by `tensors`, keyed by the variables' `id`, until the block ends."""
         before: list[tuple[dict[str, Any], str, Any]] = []
         try:
@@ -155,7 +156,7 @@ class Slots:
                     attributes[name] = value
 
 
-def _filled(value: Any, tensors: Mapping[int, Any]) -> Any:
+def _filled(value: Any, tensors: Mapping[int, Tensor]) -> Any:
     if id(value) in tensors:
         return tensors[id(value)]
     if isinstance(value, tf.Variable) or tf.is_tensor(value):
@@ -169,7 +170,7 @@ def _filled(value: Any, tensors: Mapping[int, Any]) -> Any:
     return value
 
 
-def _own_name(layer: Any, counts: dict[str, int]) -> str:
+def _own_name(layer: Layer, counts: dict[str, int]) -> str:
     """The layer's name; one that Keras numbered is numbered afresh, as its count depends on what was built before."""
     from keras.src.utils.generic_utils import to_snake_case
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Tensor, Tensors
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Spec:
         i = self.names.index(name)
         return slice(self.offsets[i], self.offsets[i] + self.sizes[i])
 
-    def flatten(self, weights: Sequence[Any]) -> Any:
+    def flatten(self, weights: Tensors) -> Flat:
         """Tensors in this spec's shapes to one `[d]` tensor (traceable)."""
         return tf.concat([tf.reshape(w, [-1]) for w in weights], axis=0)
 
-    def unflatten(self, flat: Any) -> list[Any]:
+    def unflatten(self, flat: Flat) -> list[Tensor]:
         """A `[d]` tensor to the list of tensors (traceable)."""
         parts = tf.split(flat, self.sizes)
         return [tf.reshape(p, s) for p, s in zip(parts, self.shapes, strict=True)]

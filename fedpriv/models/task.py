@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from fedpriv.base import registry
 from fedpriv.base.column import Column
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.plugin import Plugin
+from fedpriv.base.types import Labels, Tensor
 
 
 class Task(Plugin):
@@ -53,7 +54,7 @@ class Task(Plugin):
         return "int32" if self.discrete else "float32"
 
     @abstractmethod
-    def losses(self, outputs: Any, y: Any) -> Any:
+    def losses(self, outputs: Tensor, y: Labels) -> Tensor:
         """Loss of each example, `[n]`.
 
         Args:
@@ -63,10 +64,10 @@ class Task(Plugin):
         """
 
     @abstractmethod
-    def predict(self, outputs: Any) -> Any:
+    def predict(self, outputs: Tensor) -> Labels:
         """The model's answers as targets `[n, *target_shape]`; traceable."""
 
-    def qualities(self, outputs: Any, y: Any) -> Any:
+    def qualities(self, outputs: Tensor, y: Labels) -> Tensor:
         """`[n]`, float: the mean over examples is the quality. By default whether the prediction is right."""
         from fedpriv.base.lazy import tf
 
@@ -79,7 +80,7 @@ class Task(Plugin):
         """Shape of one relaxed target."""
 
     @abstractmethod
-    def relax(self, v: Any) -> Any:
+    def relax(self, v: Tensor) -> Labels:
         """Relaxed targets `[n, *relaxed_shape]` from as many unconstrained numbers; traceable, differentiable."""
 
     @abstractmethod
@@ -87,7 +88,7 @@ class Task(Plugin):
         """The targets `[n, *target_shape]` nearest to relaxed ones."""
 
     @abstractmethod
-    def soften(self, y: Any) -> Any:
+    def soften(self, y: Labels) -> Labels:
         """Targets `[n, *target_shape]` as relaxed ones, float; traceable."""
 
     def problem(self, y: np.ndarray) -> str | None:

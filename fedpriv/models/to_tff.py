@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping
 from typing import Any
 
 from fedpriv.base.lazy import tf, tff
+from fedpriv.base.types import Examples, Labels, Nested, Scalar, Tensor
 from fedpriv.models.model import Model
 
 
@@ -30,11 +32,11 @@ def to_functional_model(model: Model, seed: int) -> Any:
     task = model.task
 
     @tf.function
-    def predict_on_batch(model_weights: Any, x: Any, training: bool) -> Any:
+    def predict_on_batch(model_weights: Nested, x: Examples, training: bool) -> Tensor:
         trainable, _ = model_weights
         return model.apply(list(trainable), x, training)
 
-    def loss(output: Any, label: Any, sample_weight: Any = None) -> Any:
+    def loss(output: Tensor, label: Labels, sample_weight: Tensor | None = None) -> Scalar:
         losses = task.losses(output, label)
         if sample_weight is None:
             return tf.cast(tf.reduce_mean(losses), tf.float32)
@@ -42,13 +44,15 @@ def to_functional_model(model: Model, seed: int) -> Any:
         return tf.cast(tf.math.divide_no_nan(tf.reduce_sum(losses * weight), tf.reduce_sum(weight)), tf.float32)
 
     @tf.function
-    def initialize_metrics() -> Any:
+    def initialize_metrics() -> dict[str, Scalar]:
         return collections.OrderedDict(
             quality_sum=tf.constant(0.0), loss_sum=tf.constant(0.0), num_examples=tf.constant(0)
         )
 
     @tf.function
-    def update_metrics(state: Any, labels: Any, batch_output: Any, sample_weight: Any = None) -> Any:
+    def update_metrics(
+        state: Mapping[str, Scalar], labels: Labels, batch_output: Any, sample_weight: Tensor | None = None
+    ) -> dict[str, Scalar]:
         outputs = batch_output.predictions
         qualities = task.qualities(outputs, labels)
         return collections.OrderedDict(
@@ -58,7 +62,7 @@ def to_functional_model(model: Model, seed: int) -> Any:
         )
 
     @tf.function
-    def finalize_metrics(state: Any) -> Any:
+    def finalize_metrics(state: Mapping[str, Scalar]) -> dict[str, Scalar]:
         n = tf.cast(state["num_examples"], tf.float32)
         means = {
             task.quality.name: tf.math.divide_no_nan(state["quality_sum"], n),

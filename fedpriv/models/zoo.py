@@ -7,10 +7,12 @@ otherwise. `dtype="float64"` gives the same network in double precision.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from fedpriv.base.errors import ModelError, ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import KerasModel, Layer
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
 from fedpriv.models.padded_conv import padded_conv2d
@@ -61,7 +63,7 @@ def _task(name: str, input_shape: tuple[int, ...], num_classes: int, task: str |
 
 def sequential(
     name: str,
-    layers: Any,
+    layers: Callable[[dict[str, str]], list[Layer]],
     input_shape: tuple[int, ...],
     num_classes: int,
     dtype: str,
@@ -70,7 +72,7 @@ def sequential(
 ) -> Model:
     """A model from `layers(common)`, which lists the Keras layers given the arguments `common` to all of them."""
 
-    def build() -> Any:
+    def build() -> KerasModel:
         return tf.keras.Sequential([tf.keras.Input(input_shape, dtype=dtype), *layers({"dtype": dtype})])
 
     return from_keras(build, name, input_shape, num_classes, batch_norm=batch_norm, verify=False, task=task)
@@ -96,7 +98,7 @@ def logistic(
     name = label("logistic", task=(task, None), dtype=(dtype, "float32"))
     made = _task(name, input_shape, num_classes, task)
 
-    def layers(common: dict[str, str]) -> list[Any]:
+    def layers(common: dict[str, str]) -> list[Layer]:
         kl = tf.keras.layers
         return [kl.Flatten(name="flatten", **common), kl.Dense(made.output_shape[-1], name="dense", **common)]
 
@@ -142,7 +144,7 @@ def mlp(
     if any(units < 1 for units in hidden):
         raise ParameterError(f"model 'mlp': hidden={hidden}: each hidden layer needs at least one unit")
 
-    def layers(common: dict[str, str]) -> list[Any]:
+    def layers(common: dict[str, str]) -> list[Layer]:
         kl = tf.keras.layers
         return [
             kl.Flatten(name="flatten", **common),
@@ -174,7 +176,7 @@ def mlp_2nn(
     if any(units < 1 for units in hidden):
         raise ParameterError(f"model '2nn': hidden={hidden}: each hidden layer needs at least one unit")
 
-    def layers(common: dict[str, str]) -> list[Any]:
+    def layers(common: dict[str, str]) -> list[Layer]:
         kl = tf.keras.layers
         return [
             kl.Flatten(name="flatten", **common),
@@ -201,7 +203,7 @@ def cnn(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10, dtype
     check_classes(name, input_shape, num_classes)
     check_image(name, input_shape, 4)
 
-    def layers(common: dict[str, str]) -> list[Any]:
+    def layers(common: dict[str, str]) -> list[Layer]:
         kl = tf.keras.layers
         return [
             kl.Conv2D(32, 5, padding="same", activation="relu", name="conv1", **common),
@@ -239,7 +241,7 @@ def lenet(
     check_classes(name, input_shape, num_classes)
     check_image(name, input_shape)
 
-    def layers(common: dict[str, Any]) -> list[Any]:
+    def layers(common: dict[str, Any]) -> list[Layer]:
         kl = tf.keras.layers
 
         def weights() -> dict[str, Any]:  # a new initializer for each tensor: one that is reused repeats its values
@@ -289,10 +291,10 @@ def convnet(
     if width < 1:
         raise ParameterError(f"model 'convnet': width={width}: at least one channel is needed")
 
-    def layers(common: dict[str, str]) -> list[Any]:
+    def layers(common: dict[str, str]) -> list[Layer]:
         kl = tf.keras.layers
 
-        def conv(i: int, channels: int) -> list[Any]:
+        def conv(i: int, channels: int) -> list[Layer]:
             if norm == "none":
                 return [kl.Conv2D(channels, 3, padding="same", activation="relu", name=f"conv{i}", **common)]
             normal = kl.BatchNormalization(name=f"norm{i}", **common)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from fedpriv.base.column import Column
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Labels, Tensor
 from fedpriv.models.task import Task
 from fedpriv.models.tasks.classes import ACCURACY
 
@@ -34,16 +35,16 @@ class Binary(Task):
         """The probability of class 1."""
         return ()
 
-    def losses(self, outputs: Any, y: Any) -> Any:
+    def losses(self, outputs: Tensor, y: Labels) -> Tensor:
         """Logistic loss `[n]` in nats; `y` classes `[n]`, or probabilities of class 1 in floating point."""
         logit = outputs[:, 0]
         return tf.nn.softplus(logit) - tf.cast(y, logit.dtype) * logit
 
-    def predict(self, outputs: Any) -> Any:
+    def predict(self, outputs: Tensor) -> Labels:
         """Whether the logit is positive, int32 `[n]`."""
         return tf.cast(outputs[:, 0] > 0, tf.int32)
 
-    def relax(self, v: Any) -> Any:
+    def relax(self, v: Tensor) -> Labels:
         """A sigmoid."""
         return tf.sigmoid(v)
 
@@ -51,6 +52,6 @@ class Binary(Task):
         """The likelier class."""
         return (np.asarray(relaxed) > 0.5).astype(np.int32)
 
-    def soften(self, y: Any) -> Any:
+    def soften(self, y: Labels) -> Labels:
         """The class as a probability."""
         return tf.cast(y, tf.float32)

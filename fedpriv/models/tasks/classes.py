@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.column import Column
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Labels, Tensor
 from fedpriv.models.task import Task
 
 ACCURACY = Column(
@@ -37,11 +38,11 @@ class Categorical(Task):
         """One probability a logit."""
         return self.output_shape
 
-    def predict(self, outputs: Any) -> Any:
+    def predict(self, outputs: Tensor) -> Labels:
         """The name of the largest logit, int32 `[n, ...]`."""
         return tf.argmax(outputs, -1, tf.int32)
 
-    def relax(self, v: Any) -> Any:
+    def relax(self, v: Tensor) -> Labels:
         """A softmax over the last axis."""
         return tf.nn.softmax(v)
 
@@ -49,7 +50,7 @@ class Categorical(Task):
         """The likeliest name."""
         return np.argmax(relaxed, -1).astype(np.int32)
 
-    def soften(self, y: Any) -> Any:
+    def soften(self, y: Labels) -> Labels:
         """One-hot."""
         return tf.one_hot(y, self.num_classes)
 
@@ -70,12 +71,12 @@ class Classes(Categorical):
         """One logit a class."""
         return (self.num_classes,)
 
-    def losses(self, outputs: Any, y: Any) -> Any:
+    def losses(self, outputs: Tensor, y: Labels) -> Tensor:
         """Cross-entropy `[n]` in nats; `y` class numbers `[n]` or probabilities `[n, num_classes]`."""
         return cross_entropy(outputs, y)
 
 
-def cross_entropy(logits: Any, y: Any) -> Any:
+def cross_entropy(logits: Tensor, y: Labels) -> Tensor:
     """Cross-entropy `[...]` in nats of `logits [..., k]` with integer labels `[...]` or probabilities `[..., k]`.
 
     Probabilities are written out rather than given to TensorFlow's fused operation, whose second derivative with

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Labels, Tensor
 from fedpriv.models.tasks.classes import Categorical, cross_entropy
 
 
@@ -33,6 +34,6 @@ class NextToken(Categorical):
         """One token a place."""
         return (self.length,)
 
-    def losses(self, outputs: Any, y: Any) -> Any:
+    def losses(self, outputs: Tensor, y: Labels) -> Tensor:
         """Cross-entropy `[n]` in nats, averaged over places."""
         return tf.reduce_mean(cross_entropy(outputs, y), axis=-1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.column import Column
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Labels, Tensor
 from fedpriv.models.task import Task
 
 
@@ -47,19 +48,19 @@ class Regression(Task):
         """As the target's."""
         return self.target_shape
 
-    def losses(self, outputs: Any, y: Any) -> Any:
+    def losses(self, outputs: Tensor, y: Labels) -> Tensor:
         """Squared error, averaged over an example's targets, `[n]`."""
         return tf.reduce_mean(tf.math.squared_difference(outputs, self._columns(outputs, y)), axis=-1)
 
-    def predict(self, outputs: Any) -> Any:
+    def predict(self, outputs: Tensor) -> Labels:
         """The outputs `[n, *target_shape]`."""
         return outputs[:, 0] if self.targets == 1 else outputs
 
-    def qualities(self, outputs: Any, y: Any) -> Any:
+    def qualities(self, outputs: Tensor, y: Labels) -> Tensor:
         """Absolute error, averaged over an example's targets, float64 `[n]`."""
         return tf.cast(tf.reduce_mean(tf.abs(outputs - self._columns(outputs, y)), axis=-1), tf.float64)
 
-    def relax(self, v: Any) -> Any:
+    def relax(self, v: Tensor) -> Labels:
         """The numbers themselves."""
         return v
 
@@ -67,9 +68,9 @@ class Regression(Task):
         """The numbers themselves, float32."""
         return np.asarray(relaxed, np.float32)
 
-    def soften(self, y: Any) -> Any:
+    def soften(self, y: Labels) -> Labels:
         """The numbers themselves."""
         return tf.cast(y, tf.float32)
 
-    def _columns(self, outputs: Any, y: Any) -> Any:
+    def _columns(self, outputs: Tensor, y: Labels) -> Tensor:
         return tf.reshape(tf.cast(y, outputs.dtype), tf.shape(outputs))
