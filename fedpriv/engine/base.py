@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import Purpose, graph_seed, secrets_of
+from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Seed, Tensor
 from fedpriv.defense.stations import Station
 from fedpriv.engine.evaluate import Evaluator
 from fedpriv.engine.result import CohortResult, CohortTask
@@ -34,7 +36,7 @@ class Engine(ABC):
         self._evaluator = Evaluator(federation.model)
         self.own_like = self.line.initial_client_states()
 
-    def start(self) -> tuple[Any, ...]:
+    def start(self) -> tuple[Nested, ...]:
         """The defenses' server states before the first round, one a link."""
         return self.line.initial_states()
 
@@ -52,7 +54,7 @@ class Engine(ABC):
           StackError: an update is longer than a defense states.
         """
 
-    def round_seeds(self, task: CohortTask, clients: Any) -> tuple[np.ndarray, np.ndarray]:
+    def round_seeds(self, task: CohortTask, clients: Sequence[int] | Array) -> tuple[np.ndarray, np.ndarray]:
         """The round's int32 `[2]` seed for what repeats, and int64 `[c, 2]` for what protects, one a client."""
         seed, number = self.federation.seed or 0, task.round
         return (
@@ -61,8 +63,8 @@ class Engine(ABC):
         )
 
     def contribution(
-        self, flat: Any, x: Any, y: Any, indices: Any, seed: Any, rate: Any, visit: Visit
-    ) -> dict[str, Any]:
+        self, flat: Flat, x: Examples, y: Labels, indices: Tensor, seed: Seed, rate: Scalar, visit: Visit
+    ) -> dict[str, Nested]:
         """One client, from the broadcast to its message; traced into the engine's own graph.
 
         Args:
@@ -124,7 +126,7 @@ class Engine(ABC):
                 out["ok"] = out["ok"] & walked.ok
         return out
 
-    def signature(self) -> dict[str, Any]:
+    def signature(self) -> dict[str, Nested]:
         """Shapes and dtypes of what `contribution` gives."""
         spec = self.plan.spec
         scalar = tf.TensorSpec([], spec.dtype)
@@ -164,7 +166,7 @@ class Engine(ABC):
 
     def decode(self, total: np.ndarray, count: int) -> np.ndarray:
         """A ring sum of `count` clients' contributions, uint64 `[n]`, to float64 `[n]`; tallies in their own units."""
-        value: Any = tf.constant(total.view(np.int64))
+        value: Tensor = tf.constant(total.view(np.int64))
         for i in reversed(self.line.at(Station.ENCODE)):
             value = self.line.links[i].decode(value, tf.constant(count), self.plan)
         decoded = np.array(value, np.float64)
@@ -173,7 +175,7 @@ class Engine(ABC):
             decoded[-len(bounds) :] *= bounds
         return decoded
 
-    def evaluate(self, weights: np.ndarray, x: Any, y: Any) -> tuple[float, float]:
+    def evaluate(self, weights: np.ndarray, x: Examples, y: Labels) -> tuple[float, float]:
         """(mean loss, mean of the task's quality) of `weights [d]` on `x [n, *input_shape]` and targets `y`."""
         return self._evaluator(weights, x, y)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from fedpriv.base.errors import DivergenceError, OverflowDetected, StackError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Nested
 from fedpriv.defense.protocol import Aborted
 from fedpriv.defense.stations import Station
 from fedpriv.engine.base import Engine
@@ -68,7 +68,7 @@ class Collector:
         size = np.asarray(self.federation.partition.sizes[client], self.plan.spec.dtype)
         return float(size / np.asarray(self.plan.max_examples, self.plan.spec.dtype))
 
-    def take(self, ids: Sequence[int] | np.ndarray, out: Mapping[str, Any]) -> None:
+    def take(self, ids: Sequence[int] | np.ndarray, out: Mapping[str, Nested]) -> None:
         """Takes one chunk: notes who survived, keeps updates that are asked for, runs the protocol.
 
         Args:
@@ -114,7 +114,7 @@ class Collector:
                 **{k: {name: np.asarray(v)[finite] for name, v in part.items()} for k, part in columns.items()},
             )
 
-    def _check(self, client: int, out: Mapping[str, Any], row: int) -> None:
+    def _check(self, client: int, out: Mapping[str, Nested], row: int) -> None:
         if not np.asarray(out["bounded"])[row]:
             last = self.line.at(Station.UPDATE)[-1]
             raise StackError(
@@ -129,7 +129,7 @@ class Collector:
                 f"{names}; clip the update first, or raise its range"
             )
 
-    def _as_received(self, encoded: np.ndarray | None, out: Mapping[str, Any], row: int) -> np.ndarray:
+    def _as_received(self, encoded: np.ndarray | None, out: Mapping[str, Nested], row: int) -> np.ndarray:
         """The update as the server decodes it from this one message."""
         if encoded is None or self.session is not None:
             return np.asarray(out["update"][row])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fedpriv.base.lazy import default_threads, tf
+from fedpriv.base.types import Array, Examples, Flat, Labels, Scalar
 from fedpriv.data.kind import unit_floats
 from fedpriv.models.model import Model
 
@@ -19,13 +18,13 @@ class Evaluator:
         self.lanes = max(1, default_threads()[1])
         self._run = tf.function(self._graph, reduce_retracing=True, autograph=False)
 
-    def _graph(self, flat: Any, x: Any, y: Any) -> Any:
+    def _graph(self, flat: Flat, x: Examples, y: Labels) -> tuple[Scalar, Scalar]:
         dtype = self.model.spec.dtype
         weights = self.model.spec.unflatten(flat)
         count = tf.shape(y)[0]
         batches = -(-count // EVALUATION_BATCH)
 
-        def one(i: Any) -> Any:
+        def one(i: Scalar) -> tuple[Scalar, Scalar]:
             part = slice(i * EVALUATION_BATCH, (i + 1) * EVALUATION_BATCH)
             outputs = self.model.apply(weights, unit_floats(x[part], dtype), False)
             losses = self.model.task.losses(outputs, y[part])
@@ -36,7 +35,7 @@ class Evaluator:
         losses, good = tf.map_fn(one, tf.range(batches), fn_output_signature=signature, parallel_iterations=self.lanes)
         return tf.reduce_sum(losses), tf.reduce_sum(good)
 
-    def __call__(self, weights: Any, x: Any, y: Any) -> tuple[float, float]:
+    def __call__(self, weights: Flat | Array, x: Examples, y: Labels) -> tuple[float, float]:
         """(mean loss, mean of the task's quality) of `weights [d]`."""
         loss, good = self._run(tf.constant(weights, self.model.spec.dtype), x, y)
         return float(loss) / len(y), float(good) / len(y)

@@ -7,12 +7,11 @@ taken in client order, so results depend neither on the lanes nor on the chunks.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from fedpriv.base.lazy import default_threads, tf
 from fedpriv.base.seeds import fold
+from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Seed, Tensor
 from fedpriv.engine.base import Engine
 from fedpriv.engine.collect import Collector
 from fedpriv.engine.result import CohortResult, CohortTask
@@ -41,11 +40,19 @@ class GraphEngine(Engine):
         self.chunk_clients = max(self.lanes, min(CHUNK_CLIENTS, CHUNK_BYTES // size))
 
     def _chunk_graph(
-        self, flat: Any, data: Any, chunk: dict[str, Any], seed: Any, rate: Any, number: Any, states: Any, total: Any
-    ) -> dict[str, Any]:
+        self,
+        flat: Flat,
+        data: tuple[Examples, Labels, Tensor],
+        chunk: dict[str, Nested],
+        seed: Seed,
+        rate: Scalar,
+        number: Scalar,
+        states: Nested,
+        total: Flat,
+    ) -> dict[str, Nested]:
         x, y, indices = data
 
-        def run(i: Any) -> Any:
+        def run(i: Scalar) -> dict[str, Nested]:
             start, size = chunk["starts"][i], chunk["sizes"][i]
             own = tf.nest.map_structure(lambda a: a[i], chunk["own"])
             visit = Visit(chunk["secrets"][i], states, own, size, number, chunk["slots"][i], chunk["away"][i])
@@ -64,7 +71,7 @@ class GraphEngine(Engine):
         collector = Collector(self, task)
         rate = tf.constant(task.rate, spec.dtype)
         states = tf.nest.map_structure(tf.convert_to_tensor, tuple(task.states))
-        total: Any = tf.zeros([spec.size], tf.float64)
+        total: Flat = tf.zeros([spec.size], tf.float64)
         slots = {int(c): slot for slot, c in enumerate(task.clients)}
         for weights, clients in collector.sent_alike():
             flat = tf.constant(weights, spec.dtype)
@@ -97,10 +104,10 @@ class GraphEngine(Engine):
         return collector.result(total.numpy())
 
 
-def _add_weighted(total: Any, update: Any, weight: Any) -> Any:
+def _add_weighted(total: Flat, update: Tensor, weight: Tensor) -> Flat:
     """`total` float64 `[d]` plus the rows of `update [c, d]` times `weight [c]`, in order; zero weights drop NaNs."""
 
-    def add(i: Any, total: Any) -> Any:
+    def add(i: Scalar, total: Flat) -> tuple[Scalar, Flat]:
         row = tf.where(weight[i] > 0, weight[i] * update[i], tf.zeros_like(update[i]))
         return i + 1, total + tf.cast(row, tf.float64)
 

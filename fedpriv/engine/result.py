@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from fedpriv.base.types import Nested
 from fedpriv.defense.aggregator import Aggregate
 from fedpriv.defense.protocol import Session
 from fedpriv.federation.clients import ClientStates, Leaves
@@ -33,7 +33,7 @@ class CohortTask:
     clients: Sequence[int]
     round: int
     rate: float
-    states: Sequence[Any]
+    states: Sequence[Nested]
     own: ClientStates = field(default_factory=ClientStates)
     wanted: frozenset[int] = frozenset()
     session: Session | None = None

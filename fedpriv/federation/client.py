@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import child, fold
+from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Seed, Tensor, Tensors
 from fedpriv.data.kind import unit_floats
 from fedpriv.defense.plan import Plan
 from fedpriv.defense.stations import Context, Station
@@ -21,8 +21,8 @@ from fedpriv.models.model import Model
 from fedpriv.procedure import optimizers
 from fedpriv.procedure.procedure import Procedure
 
-Batches = Callable[[Any], tuple[Any, Any]]
-Epochs = Callable[[Any], Batches]
+Batches = Callable[[Scalar], tuple[Examples, Labels]]
+Epochs = Callable[[Scalar], Batches]
 
 #: What a client's draws are told apart by: station, link and local step, each in bits of its own.
 _LINK_BITS, _STEP_BITS = 12, 40
@@ -41,13 +41,13 @@ class Visit:
       round, slot, away: as in `Context`.
     """
 
-    secret: Any
-    states: Sequence[Any] = ()
-    own: Sequence[Any] = ()
-    num_examples: Any = 0
-    round: Any = 0
-    slot: Any = 0
-    away: Any = -1
+    secret: Seed
+    states: Sequence[Nested] = ()
+    own: Sequence[Nested] = ()
+    num_examples: Scalar | int = 0
+    round: Scalar | int = 0
+    slot: Scalar | int = 0
+    away: Scalar | int = -1
 
 
 @dataclass
@@ -63,13 +63,13 @@ class Trained:
       ok: scalar bool, whether the defenses could carry the value; None where none asks.
     """
 
-    update: Any
-    loss: Any
-    log: dict[str, Any] = field(default_factory=dict)
-    tally: dict[str, Any] = field(default_factory=dict)
-    own: tuple[Any, ...] = ()
-    bits: Any = None
-    ok: Any = None
+    update: Flat
+    loss: Scalar
+    log: dict[str, Scalar] = field(default_factory=dict)
+    tally: dict[str, Scalar] = field(default_factory=dict)
+    own: tuple[Nested, ...] = ()
+    bits: Scalar | int | None = None
+    ok: Scalar | bool | None = None
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,13 @@ class Client:
     def walk(
         self,
         station: Station,
-        value: Any,
+        value: Nested,
         visit: Visit,
-        weights: Any,
-        own: Sequence[Any],
-        step: Any = 0,
-        x: Any = None,
-        y: Any = None,
+        weights: Flat | None,
+        own: Sequence[Nested],
+        step: Scalar | int = 0,
+        x: Examples | None = None,
+        y: Labels | None = None,
     ) -> Walked:
         """`value` through the links at one of the client's stations."""
 
@@ -131,13 +131,13 @@ class Client:
     def blank_visit(self) -> Visit:
         """Zeros in a visit's shapes, in the graph being built."""
 
-        def zeros(states: Any) -> Any:
+        def zeros(states: Nested) -> Nested:
             return tf.nest.map_structure(lambda a: tf.zeros(a.shape, a.dtype), states)
 
         own = zeros(self.line.initial_client_states())
         return Visit(tf.zeros([2], tf.int64), zeros(self.line.initial_states()), own, tf.constant(1))
 
-    def blank_batch(self) -> tuple[Any, Any]:
+    def blank_batch(self) -> tuple[Examples, Labels]:
         """One example and its target, of zeros, in the graph being built."""
         task = self.model.task
         x = tf.zeros([1, *self.model.input_shape], self.model.spec.dtype)
@@ -156,13 +156,19 @@ class Client:
             names = sorted(out.log), sorted({**dict.fromkeys(self.line.tallies), **out.tally})
         return names
 
-    def prepare(self, x: Any, y: Any, flat: Any, visit: Visit) -> tuple[tuple[Any, Any], Walked]:
+    def prepare(self, x: Examples, y: Labels, flat: Flat, visit: Visit) -> tuple[tuple[Examples, Labels], Walked]:
         """All of a client's examples through the data station: ((x, y), what the links reported)."""
         walked = self.walk(Station.DATA, (x, y), visit, flat, visit.own)
         return walked.value, walked
 
     def train(
-        self, flat: Any, epochs: Epochs, num_examples: Any, rate: Any, visit: Visit, prepared: Walked | None = None
+        self,
+        flat: Flat,
+        epochs: Epochs,
+        num_examples: Scalar | int,
+        rate: Scalar | float,
+        visit: Visit,
+        prepared: Walked | None = None,
     ) -> Trained:
         """Local training in a graph loop.
 
@@ -182,10 +188,10 @@ class Client:
             total = tf.minimum(total, self.procedure.max_local_steps)
         carry = self._start(initial, flat, visit, prepared)
 
-        def one_epoch(epoch: Any, carry: Any) -> Any:
+        def one_epoch(epoch: Scalar, carry: Nested) -> Nested:
             batches, first = epochs(epoch), epoch * per_epoch
 
-            def body(step: Any, carry: Any) -> Any:
+            def body(step: Scalar, carry: Nested) -> tuple[Scalar, Nested]:
                 return step + 1, self._step(carry, initial, batches(step), rate, visit, first + step)
 
             last = tf.minimum(per_epoch, total - first)
@@ -205,9 +211,9 @@ class Client:
 
     def train_unrolled(
         self,
-        flat: Any,
-        batches: Sequence[tuple[Any, Any]],
-        rate: Any,
+        flat: Flat,
+        batches: Sequence[tuple[Examples, Labels]],
+        rate: Scalar | float,
         visit: Visit,
         prepared: Walked | None = None,
     ) -> Trained:
@@ -222,7 +228,7 @@ class Client:
             carry = self._step(carry, initial, batch, rate, visit, i)
         return self._finish(flat, carry, tf.constant(len(batches), tf.int32), visit, prepared)
 
-    def _start(self, initial: Any, flat: Any, visit: Visit, prepared: Walked | None) -> Any:
+    def _start(self, initial: Tensors, flat: Flat, visit: Visit, prepared: Walked | None) -> Nested:
         """What the loop over local steps carries: weights, optimizer state, sums of losses and reports, own states."""
         state = self.optimizer.initialize(self.model.spec.shapes, self.model.spec.dtype)
         own = _after(visit.own, prepared)
@@ -230,7 +236,15 @@ class Client:
         zero = tf.zeros([], flat.dtype)
         return initial, state, zero, (dict.fromkeys(logs, zero), dict.fromkeys(tallies, zero)), own
 
-    def _step(self, carry: Any, initial: Any, batch: tuple[Any, Any], rate: Any, visit: Visit, step: Any) -> Any:
+    def _step(
+        self,
+        carry: Nested,
+        initial: Tensors,
+        batch: tuple[Examples, Labels],
+        rate: Scalar | float,
+        visit: Visit,
+        step: Scalar | int,
+    ) -> Nested:
         weights, optimizer_state, loss_sum, sums, own = carry
         x, y = batch
         if self._plain and not self.line.acts(Station.BATCH):
@@ -261,8 +275,15 @@ class Client:
         return sgd and not self.line.acts(Station.GRADIENT)
 
     def _gradient(
-        self, weights: Any, flat: Any, x: Any, y: Any, visit: Visit, own: Any, step: Any
-    ) -> tuple[Any, tuple[Any, ...], Walked | None]:
+        self,
+        weights: Tensors,
+        flat: Flat,
+        x: Examples,
+        y: Labels,
+        visit: Visit,
+        own: Sequence[Nested],
+        step: Scalar | int,
+    ) -> tuple[Scalar, tuple[Tensor, ...], Walked | None]:
         acting = self.line.at(Station.GRADIENT)
         if not acting:
             loss, gradient = _loss_and_gradient(self.model, weights, x, y)
@@ -270,7 +291,7 @@ class Client:
         spec = self.model.spec
         if self.line.links[acting[0]].per_example:
             # One example at a time, in the graph: vectorized_map falls back to a loop for convolution gradients.
-            def one(example: tuple[Any, Any]) -> tuple[Any, Any]:
+            def one(example: tuple[Examples, Labels]) -> tuple[Scalar, Flat]:
                 loss, gradient = _loss_and_gradient(self.model, weights, example[0][None], example[1][None])
                 return loss, spec.flatten(gradient)
 
@@ -302,7 +323,7 @@ class Client:
                 tallies += one.tally
         return logs, tallies
 
-    def _finish(self, flat: Any, carry: Any, steps: Any, visit: Visit, prepared: Walked | None) -> Trained:
+    def _finish(self, flat: Flat, carry: Nested, steps: Scalar, visit: Visit, prepared: Walked | None) -> Trained:
         weights, _, loss_sum, (logs, tallies), own = carry
         dtype = loss_sum.dtype
         steps = tf.cast(tf.maximum(steps, 1), dtype)
@@ -322,12 +343,12 @@ class Client:
         return Trained(update, loss_sum / steps, log, tally, _after(own, walked), walked.bits, walked.ok)
 
 
-def _after(own: Sequence[Any], walked: Walked | None) -> tuple[Any, ...]:
+def _after(own: Sequence[Nested], walked: Walked | None) -> tuple[Nested, ...]:
     """Own states after a station, in the dtypes they had."""
     if walked is None or not walked.states:
         return tuple(own)
 
-    def cast(old: Any, new: Any) -> Any:
+    def cast(old: Tensor, new: Tensor) -> Tensor:
         return tf.ensure_shape(tf.cast(new, old.dtype), old.shape)
 
     return tuple(
@@ -335,7 +356,7 @@ def _after(own: Sequence[Any], walked: Walked | None) -> tuple[Any, ...]:
     )
 
 
-def _added(sums: Any, dtype: Any, *walked: Walked | None) -> Any:
+def _added(sums: Nested, dtype: tf.DType, *walked: Walked | None) -> Nested:
     logs, tallies = sums
     for one in walked:
         if one is not None:
@@ -345,8 +366,8 @@ def _added(sums: Any, dtype: Any, *walked: Walked | None) -> Any:
 
 
 def _loss_and_gradient(
-    model: Model, weights: Sequence[Any], x: Any, y: Any, scale: Any = 1.0
-) -> tuple[Any, tuple[Any, ...]]:
+    model: Model, weights: Tensors, x: Examples, y: Labels, scale: Scalar | float = 1.0
+) -> tuple[Scalar, tuple[Tensor, ...]]:
     """(mean loss of the batch, its gradient times `scale`)."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
@@ -363,19 +384,19 @@ def _loss_and_gradient(
     return tf.reduce_mean(losses), tuple(tf.convert_to_tensor(g) for g in gradient)
 
 
-def shuffled_epochs(x: Any, y: Any, indices: Any, procedure: Procedure, seed: Any, dtype: str) -> Epochs:
+def shuffled_epochs(x: Examples, y: Labels, indices: Tensor, procedure: Procedure, seed: Seed, dtype: str) -> Epochs:
     """Batches of the examples `indices` of `x` (uint8 or float) and `y`, reshuffled each epoch.
 
     A full batch needs no order, so none is drawn.
     """
     size = procedure.batch_size
 
-    def epoch(number: Any) -> Batches:
+    def epoch(number: Scalar) -> Batches:
         order = indices
         if size is not None:
             order = tf.random.experimental.stateless_shuffle(indices, seed=fold(fold(seed, 2), number))
 
-        def batch(step: Any) -> tuple[Any, Any]:
+        def batch(step: Scalar) -> tuple[Examples, Labels]:
             chosen = order if size is None else order[step * size : (step + 1) * size]
             return unit_floats(tf.gather(x, chosen), dtype), tf.gather(y, chosen)
 

@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fedpriv.account.ledger import Ledger
 from fedpriv.base import registry, seeds
 from fedpriv.base.errors import DataError, ModelError, ParameterError, StackError, did_you_mean
+from fedpriv.base.types import Config
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
 from fedpriv.defense.aggregator import Aggregator
@@ -169,7 +171,7 @@ class Federation:
         """The engine that carries its cohorts."""
         return self._rounds.engine
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """JSON-able identity: two federations with equal configs produce the same bits on one machine."""
         layout = hashlib.sha256()
         for part in self.partition.indices:
@@ -201,7 +203,7 @@ class Federation:
         """One round; see the topology's rounds, such as `fedpriv.rounds.server.ServerRounds.step`."""
         return self._rounds.step(state, *positional, **options)
 
-    def ledger(self) -> Any:
+    def ledger(self) -> Ledger | None:
         """The privacy account; see the topology's rounds, such as `fedpriv.rounds.server.ServerRounds.ledger`."""
         return self._rounds.ledger()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Tensor
 from fedpriv.defense.plan import Plan
 from fedpriv.defense.stations import Defense, Station
 from fedpriv.defense.walker import Walker
@@ -41,7 +41,7 @@ class Replayed:
     fixed_denominator: bool = False
 
 
-def stand_ins(defenses: Sequence[Defense], states: Sequence[Any]) -> list[tuple[Defense, Any]]:
+def stand_ins(defenses: Sequence[Defense], states: Sequence[Nested]) -> list[tuple[Defense, Nested]]:
     """The links that a replay runs in place of the line's, each with its state as broadcast."""
     links = [part for d in defenses for part in d.parts()]
     pairs = [(link.replay(), state) for link, state in zip(links, states, strict=True)]
@@ -55,8 +55,14 @@ def divides_by_public_constant(defenses: Sequence[Defense], plan: Plan) -> bool:
 
 
 def replay_cohort(
-    who: Replayed, weights: Any, rate: Any, x: Any, y: Any, states: Sequence[Any] = (), by_epoch: bool = False
-) -> Any:
+    who: Replayed,
+    weights: Flat,
+    rate: Scalar | float,
+    x: Examples,
+    y: Labels,
+    states: Sequence[Nested] = (),
+    by_epoch: bool = False,
+) -> Flat:
     """What clients would have sent (their weighted mean), had they held `x` and `y`; `[d]`.
 
     Batches are taken in the order given, since the real order is unknown to an adversary. Defenses the
@@ -116,14 +122,16 @@ def _epochs(procedure: Procedure, n: int) -> int:
     return -(-procedure.local_steps(n) // procedure.steps_per_epoch(n))
 
 
-def _part(a: Any, axis: int, start: int, stop: int) -> Any:
+def _part(a: Tensor, axis: int, start: int, stop: int) -> Tensor:
     """`a[start:stop]` along the axis; all of it costs nothing, forwards or backwards."""
     if start == 0 and stop == a.shape[axis]:
         return a
     return a[start:stop] if axis == 0 else a[:, start:stop]
 
 
-def _replay(client: Client, weights: Any, rate: Any, x: Any, y: Any, n: int, states: Sequence[Any]) -> Any:
+def _replay(
+    client: Client, weights: Flat, rate: Scalar | float, x: Examples, y: Labels, n: int, states: Sequence[Nested]
+) -> Flat:
     """One client's update from `x [epochs, n, ...]`; one epoch of examples serves them all."""
     procedure = client.procedure
     steps, per_epoch = procedure.local_steps(n), procedure.steps_per_epoch(n)
@@ -141,10 +149,10 @@ def _replay(client: Client, weights: Any, rate: Any, x: Any, y: Any, n: int, sta
         batches = [(_part(xs[e], 0, s, min(s + size, n)), _part(ys[e], 0, s, min(s + size, n))) for e, s in places]
         return client.train_unrolled(weights, batches, rate, visit, prepared).update
 
-    def epoch(number: Any) -> Batches:
+    def epoch(number: Scalar) -> Batches:
         e = 0 if repeated else number
 
-        def batch(step: Any) -> tuple[Any, Any]:
+        def batch(step: Scalar) -> tuple[Examples, Labels]:
             stop = tf.minimum((step + 1) * size, n)
             return x[e, step * size : stop], y[e, step * size : stop]
 

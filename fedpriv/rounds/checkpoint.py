@@ -12,6 +12,7 @@ import numpy as np
 
 from fedpriv.base.atomic import write_bytes
 from fedpriv.base.errors import CheckpointError
+from fedpriv.base.types import Config
 from fedpriv.federation.clients import ClientStates
 from fedpriv.rounds.record import Record
 
@@ -33,7 +34,7 @@ class Checkpoint:
       records: rounds so far, as rows.
     """
 
-    config: dict[str, Any]
+    config: Config
     seed: int
     round: int
     weights: np.ndarray
@@ -100,7 +101,7 @@ class Checkpoint:
                 f"checkpoint {path} is damaged ({type(e).__name__}: {e}); delete it to start anew"
             ) from e
 
-    def require(self, config: dict[str, Any], path: str | Path) -> None:
+    def require(self, config: Config, path: str | Path) -> None:
         """Raises CheckpointError naming the first settings that differ from `config`."""
         theirs, ours = _flat(self.config), _flat(config)
         differing = [k for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
@@ -112,7 +113,7 @@ class Checkpoint:
             )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(value: Any, prefix: str = "") -> Config:
     if isinstance(value, dict):
         return {k: v for name in value for k, v in _flat(value[name], f"{prefix}{name}.").items()}
     if isinstance(value, list | tuple):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from fedpriv.account.ledger import Ledger
+from fedpriv.base.types import Row
 from fedpriv.defense.claim import Check
 from fedpriv.threat.observation import Observation
 
@@ -71,7 +71,7 @@ class Record:
             found.add("cohorts are drawn")
         return frozenset(found)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """JSON-able fields, observations left out."""
         return {k: v for k, v in vars(self).items() if k != "observations"}
 

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 
 from fedpriv.base.errors import DataError, FedprivError, ParameterError
 from fedpriv.base.registry import load_dotted
+from fedpriv.base.types import Array
 from fedpriv.models.model import Model
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Procedure
@@ -95,7 +96,7 @@ class Plant(Act):
     name: ClassVar[str] = "plant"
     paper: ClassVar[str] = "Boenisch et al. 2023, arXiv 2112.02918"
 
-    weights: Annotated[str | Callable[..., Any], BeforeValidator(_weights), PlainSerializer(written)]
+    weights: Annotated[str | Callable[..., Array], BeforeValidator(_weights), PlainSerializer(written)]
     clients: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     rounds: tuple[Annotated[int, Field(ge=0)], ...] | None = None
 

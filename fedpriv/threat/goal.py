@@ -13,6 +13,7 @@ from fedpriv.base import registry
 from fedpriv.base.column import Column
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.plugin import Plugin
+from fedpriv.base.types import Config, Row
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.kind import Kind
 
@@ -33,7 +34,7 @@ class Scored(Protocol):
     def evaluations(self) -> int:
         """Gradient evaluations."""
 
-    def rows(self, **columns: Any) -> list[dict[str, Any]]:
+    def rows(self, **columns: Any) -> list[Row]:
         """One flat dict a unit, `columns` first."""
 
 
@@ -144,7 +145,7 @@ class Goal(Plugin):
         return observation
 
     @abstractmethod
-    def score(self, finding: Finding, truth: Truth) -> Any:
+    def score(self, finding: Finding, truth: Truth) -> Scored:
         """Compares a claim with the truth: a `Scored`.
 
         Raises:
@@ -154,7 +155,7 @@ class Goal(Plugin):
     @abstractmethod
     def summarize(
         self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None, batches: Sequence[Hashable] | None = None
-    ) -> dict[str, Any]:
+    ) -> Row:
         """Scores taken together: the value of each column, and intervals (low, high).
 
         Args:
@@ -163,7 +164,7 @@ class Goal(Plugin):
           batches: which trial each is about; None takes the k-th of every run to be about the same.
         """
 
-    def details(self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None) -> dict[str, Any]:
+    def details(self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None) -> Row:
         """All that is known of scores taken together, for a file; at least what `summarize` gives."""
         return {"trials": len(scores), "runs": len(set(runs)) if runs else 1, **self.summarize(scores, runs)}
 
@@ -179,19 +180,19 @@ class Goal(Plugin):
     def note(self, row: Mapping[str, Any]) -> str:
         """Small words below a summary's number in a heat table."""
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Config:
         """What a score depends on, for the key that results are kept under."""
         return {"goal": self.config()}
 
     @abstractmethod
-    def load(self, saved: Mapping[str, Any]) -> Any:
+    def load(self, saved: Mapping[str, Any]) -> Scored:
         """The score that `dump` made."""
 
-    def dump(self, score: Any) -> dict[str, Any]:
+    def dump(self, score: Any) -> Row:
         """A score as JSON can hold it."""
         from fedpriv.base.atomic import jsonable
 
-        made: dict[str, Any] = jsonable(score)
+        made: Row = jsonable(score)
         return made
 
     def shades(self) -> tuple[float, float]:

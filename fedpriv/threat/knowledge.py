@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError, ParameterError
+from fedpriv.base.types import Nested
 from fedpriv.data.loading import load
 from fedpriv.defense.stations import Defense, Station
 from fedpriv.federation.federation import Federation
@@ -46,7 +47,7 @@ class Facts:
     procedure: Procedure
     client_rate: float
     defenses: tuple[Defense, ...]
-    states: tuple[Any, ...]
+    states: tuple[Nested, ...]
     moments: Callable[[], Moments]
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.seeds import Purpose, generator, integer_seed
+from fedpriv.base.types import Nested
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
 from fedpriv.defense.stations import Defense
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure, Sampling, Schedule
 from fedpriv.threat.adversary import Adversary
+
+if TYPE_CHECKING:
+    from fedpriv.federation.federation import Federation
 
 #: Federations kept, so that shadow clients that serve many views are compiled once.
 _KEPT = 4
@@ -79,7 +83,7 @@ class Lab:
         weights: np.ndarray,
         seed: int = 0,
         rate: float | None = None,
-        states: Sequence[Any] = (),
+        states: Sequence[Nested] = (),
     ) -> np.ndarray:
         """What this adversary would have observed of shadow clients: `[k, d]`, one row a view.
 
@@ -118,7 +122,9 @@ class Lab:
         """Cross-entropy of each example, in nats: float64 `[n]`."""
         return example_losses(self.model, weights, x, y)
 
-    def _federation(self, clients: Sequence[np.ndarray], cohort: int, seed: int, rate: float | None = None) -> Any:
+    def _federation(
+        self, clients: Sequence[np.ndarray], cohort: int, seed: int, rate: float | None = None
+    ) -> Federation:
         from fedpriv.federation.federation import Federation
 
         if self.procedure is None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array
 from fedpriv.defense.parties import SERVER, Party
 from fedpriv.defense.protocol import Protocol
 from fedpriv.engine.result import CohortResult, CohortTask
@@ -92,7 +93,13 @@ def observe(
     return observations
 
 
-def _seen_by(federation: Federation, task: CohortTask, parties: Sequence[Party], wire: bool, decode: Any) -> list[Seen]:
+def _seen_by(
+    federation: Federation,
+    task: CohortTask,
+    parties: Sequence[Party],
+    wire: bool,
+    decode: Callable[[Array, int], Array],
+) -> list[Seen]:
     """What some of the protocol's parties make of their messages, decoded."""
     found: list[Seen] = []
     if task.session is None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from fedpriv.base.errors import DataError, ParameterError
+from fedpriv.base.types import ArrayLike
 from fedpriv.data.dataset import Dataset
 
 #: `(x [n, *input_shape], y [n]) -> bool [n]`: which examples have a property.
-Trait = Callable[[np.ndarray, np.ndarray], Any]
+Trait = Callable[[np.ndarray, np.ndarray], ArrayLike]
 
 
 @dataclass(frozen=True, kw_only=True)

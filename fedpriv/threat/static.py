@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fedpriv.base.errors import CapabilityError, ParameterError, SharedGraphError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Tensor
 from fedpriv.data.kind import Kind
 from fedpriv.data.kinds.default import kind_of
 from fedpriv.defense.stations import Defense, Plan
@@ -43,9 +44,9 @@ class Inputs(NamedTuple):
       own_y: `[m]` int, their labels.
     """
 
-    states: tuple[Any, ...] = ()
-    own_x: Any = None
-    own_y: Any = None
+    states: tuple[Nested, ...] = ()
+    own_x: Examples | Array | None = None
+    own_y: Labels | Array | None = None
 
 
 class StandIn(NamedTuple):
@@ -121,7 +122,9 @@ class Static:
             )
         return sum(n for slot, n in enumerate(self.num_examples) if slot != self.own_slot)
 
-    def simulate(self, weights: Any, rate: Any, x: Any, y: Any, inputs: Inputs, by_epoch: bool = False) -> Any:
+    def simulate(
+        self, weights: Flat, rate: Scalar | float, x: Examples, y: Labels, inputs: Inputs, by_epoch: bool = False
+    ) -> Flat:
         """What the clients would have sent, had they held `x` and `y`. Pure, traceable, differentiable.
 
         Args:
@@ -154,7 +157,7 @@ class Static:
         note(label for label, _ in self.stand_ins)
         return update
 
-    def _with_own(self, x: Any, y: Any, inputs: Inputs, by_epoch: bool) -> tuple[Any, Any]:
+    def _with_own(self, x: Examples, y: Labels, inputs: Inputs, by_epoch: bool) -> tuple[Examples, Labels]:
         """`x` and `y` with the adversary's own examples where they belong."""
         assert self.num_examples is not None
         dtype, axis = self.model.spec.dtype, int(by_epoch)
@@ -172,7 +175,7 @@ class Static:
             own_x, own_y = (tf.repeat(a[None], other.shape[0], 0) for a, other in ((own_x, x), (own_y, y)))
         place = sum(self.num_examples[: self.own_slot])
 
-        def inserted(given: Any, own: Any) -> Any:
+        def inserted(given: Tensor, own: Tensor) -> Tensor:
             before, after = tf.split(given, [place, given.shape[axis] - place], axis)
             return tf.concat([before, own, after], axis)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Tensor
 from fedpriv.data.kind import Kind
 from fedpriv.data.kinds.default import kind_of
 from fedpriv.defense.codec import Codec
@@ -89,7 +90,7 @@ class View:
     num_examples: tuple[int, ...] | None = None
     labels: np.ndarray | None = None
     defenses: tuple[Defense, ...] = ()
-    states: tuple[Any, ...] = ()
+    states: tuple[Nested, ...] = ()
     client_rate: float | None = None
     payloads: tuple[Delivery, ...] | None = None
     batch_statistics: Moments | None = None
@@ -177,7 +178,7 @@ class View:
             f"a {self.adversary.position} holding {what} of round {self.round}, knowing {sorted(self.adversary.knows)}."
         )
 
-    def simulate(self, x: Any, y: Any) -> Any:
+    def simulate(self, x: Examples, y: Labels) -> Flat:
         """What `observed` would have been, had the clients held `x` and `y`. Pure, traceable, differentiable.
 
         Args:
@@ -196,7 +197,9 @@ class View:
         rate = 0.0 if self.client_rate is None else self.client_rate
         return self.simulate_from(tf.constant(self.weights, dtype), tf.constant(rate, dtype), x, y)
 
-    def simulate_from(self, weights: Any, client_rate: Any, x: Any, y: Any, by_epoch: bool = False) -> Any:
+    def simulate_from(
+        self, weights: Flat, client_rate: Scalar | float, x: Examples, y: Labels, by_epoch: bool = False
+    ) -> Flat:
         """`simulate` from other weights `[d]` and another rate. With `by_epoch`, `x` and `y` have a leading axis of
         local epochs, and each epoch is replayed on examples of its own: for attacks that do not know which example
         was in which batch.
@@ -231,6 +234,6 @@ class View:
         return Inputs(states, self.own.x, self.own.y.astype(self.model.task.target_dtype))
 
 
-def _array(leaf: Any) -> np.ndarray:
+def _array(leaf: Tensor | Array | float) -> np.ndarray:
     """A state's leaf as a graph takes it: a Python float is a float32, as TensorFlow has it."""
     return np.asarray(leaf, np.float32) if isinstance(leaf, float) else np.asarray(leaf)

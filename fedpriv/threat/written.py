@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from fedpriv.base.errors import ParameterError, UnknownNameError, did_you_mean
 from fedpriv.base.plugin import Plugin
 from fedpriv.base.registry import Registry, build, split_commas
+from fedpriv.base.types import Config
 
 
 class Written(Plugin):
@@ -21,7 +22,7 @@ class Written(Plugin):
         """`name(key=value,...)`, with the parameters that differ from their defaults."""
         return call(self.config()["name"], self.arguments())
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """JSON-able {"name": ..., parameters...}; the name is a dotted path where nothing is registered."""
         own = type(self)
         return {"name": own.name or f"{own.__module__}:{own.__qualname__}", **self.model_dump(mode="json")}
@@ -108,7 +109,7 @@ def made(registry: Registry, value: Any, unknown: str) -> Any:
     return construct(registry, name, bare, named, unknown)
 
 
-def construct(registry: Registry, name: str, bare: Sequence[str], named: dict[str, Any], unknown: str) -> Any:
+def construct(registry: Registry, name: str, bare: Sequence[str], named: Config, unknown: str) -> Any:
     """Builds what is registered under `name`; see `made`."""
     try:
         target = registry.load(name)

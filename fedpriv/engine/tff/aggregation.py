@@ -9,6 +9,7 @@ from typing import Any
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tf, tff
 from fedpriv.base.seeds import Purpose, child, fresh, secret
+from fedpriv.base.types import Nested, Scalar
 from fedpriv.defense.line import Line
 from fedpriv.defense.stations import Context, Defense, Plan, Station, labels
 from fedpriv.models.spec import Spec
@@ -97,16 +98,16 @@ class _Process:
         self.line = Line(defenses, plan)
         self.states = self.line.initial_states()
 
-    def _unpacked(self, state: Any) -> tuple[Any, ...]:
+    def _unpacked(self, state: Nested) -> tuple[Nested, ...]:
         return tuple(tf.nest.pack_sequence_as(self.states, list(state["defenses"])))
 
-    def start(self) -> Any:
+    def start(self) -> Nested:
         """The server's state."""
         return collections.OrderedDict(
             round=tf.constant(0), defenses=[tf.constant(a) for a in tf.nest.flatten(self.states)]
         )
 
-    def client(self, value: Any, weight: Any, state: Any) -> Any:
+    def client(self, value: Nested, weight: Scalar, state: Nested) -> Nested:
         """What a client adds to the sums."""
         spec, states = self.plan.spec, self._unpacked(state)
         bounds = tf.int64.min, tf.int64.max
@@ -133,7 +134,7 @@ class _Process:
             tally=collections.OrderedDict(sorted(tally.items())),
         )
 
-    def server(self, state: Any, sums: Any, like: Any) -> Any:
+    def server(self, state: Nested, sums: Nested, like: Nested) -> Nested:
         """(next state, mean, measurements)."""
         spec, states, count = self.plan.spec, self._unpacked(state), sums["count"]
         many = tf.cast(tf.maximum(count, 1), tf.float64)

@@ -18,6 +18,7 @@ import numpy as np
 from fedpriv.base.errors import FedprivError, ModelError
 from fedpriv.base.lazy import tf, tff
 from fedpriv.base.seeds import fold
+from fedpriv.base.types import Array, Nested, Tensor
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.engine.base import Engine
 from fedpriv.engine.collect import Collector
@@ -55,7 +56,7 @@ class TffEngine(Engine):
         self._single += ["encoded"] if self.line.encodes else []
         self.pool = Pool(**federation.engine_options)
 
-    def start(self) -> tuple[Any, ...]:
+    def start(self) -> tuple[Nested, ...]:
         """See Engine."""
         if self._merging is None:
             return self._states
@@ -184,7 +185,7 @@ class TffEngine(Engine):
             result.aggregate = self._merging.finish(self.pool, own, partial)
         return result
 
-    def _held(self, client: int, slot: int, secret: np.ndarray, task: CohortTask) -> Any:
+    def _held(self, client: int, slot: int, secret: np.ndarray, task: CohortTask) -> Nested:
         """What a client holds and is told alone, and whether its own update is asked for."""
         indices = self.federation.partition.indices[client]
         return collections.OrderedDict(
@@ -218,7 +219,7 @@ class TffEngine(Engine):
         """Ends the runtime, if it is ours."""
         self.pool.close()
 
-    def _train(self, server: Any, own: Any, give: bool) -> Any:
+    def _train(self, server: Nested, own: Nested, give: bool) -> Nested:
         """One client, from what the server broadcast and what the client holds; traced."""
         seed, mine = fold(server["seed"], own["id"]), tf.range(tf.shape(own["y"])[0])
         states = tf.nest.pack_sequence_as(self._states, list(server["states"]))
@@ -227,7 +228,7 @@ class TffEngine(Engine):
         made = self.contribution(server["weights"], own["x"], own["y"], mine, seed, server["rate"], visit)
         finite, update, weight = made["finite"], made["update"], made["weight"]
 
-        def kept(value: Any) -> Any:
+        def kept(value: Tensor) -> Tensor:
             return tf.where(finite, tf.cast(value, tf.float64), tf.zeros_like(value, tf.float64))
 
         sums = [kept(made["loss"]), *(kept(made["log"][name]) for name in self.all_logs)]
@@ -246,5 +247,5 @@ class TffEngine(Engine):
         return out
 
 
-def _leaves(state: Any) -> list[Any]:
+def _leaves(state: Nested) -> list[Tensor | Array]:
     return list(tf.nest.flatten(state))

@@ -13,6 +13,7 @@ import numpy as np
 
 from fedpriv.base.errors import EngineError, StackError
 from fedpriv.base.lazy import tf, tff
+from fedpriv.base.types import ArrayLike, Nested
 from fedpriv.defense.aggregator import Aggregate, Aggregator
 from fedpriv.defense.stations import Plan
 from fedpriv.engine.tff.pool import Pool
@@ -113,7 +114,7 @@ def _tensors(kind: Any) -> Any:
     return kind
 
 
-def _arrays(leaves: Any) -> tuple[np.ndarray, ...]:
+def _arrays(leaves: Sequence[ArrayLike]) -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(a) for a in leaves)
 
 
@@ -122,7 +123,7 @@ def sent(leaf: np.ndarray) -> Any:
     return leaf.item() if leaf.dtype.kind == "S" and not leaf.shape else leaf
 
 
-def _scalars(measured: Any, path: str = "") -> list[tuple[str, float]]:
+def _scalars(measured: Nested, path: str = "") -> list[tuple[str, float]]:
     if isinstance(measured, dict):
         return [pair for key, value in measured.items() for pair in _scalars(value, f"{path}{key}.")]
     if isinstance(measured, tuple | list):
