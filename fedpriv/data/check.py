@@ -11,6 +11,7 @@ import numpy as np
 
 from fedpriv.base import registry
 from fedpriv.base.errors import DataError
+from fedpriv.base.types import ArrayLike
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.kind import Kind, check_finite
 from fedpriv.data.kinds.default import kind_of
@@ -136,7 +137,7 @@ def make_dataset(
     file: str,
     num_classes: int | None = None,
     class_names: tuple[str, ...] = (),
-    keys: Any = None,
+    keys: ArrayLike | None = None,
     source: str = "",
     labels_file: str | None = None,
     kind: Kind | str | None = None,

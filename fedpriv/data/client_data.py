@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedpriv.base.errors import DataError, ParameterError, did_you_mean
 from fedpriv.base.lazy import tf, tff
+from fedpriv.base.types import Scalar, Tensor
 from fedpriv.data.check import make_dataset
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
@@ -137,7 +138,7 @@ def to_client_data(dataset: Dataset, partition: Partition) -> tensorflow_federat
     flat = np.concatenate(partition.indices)
     ends = np.cumsum(partition.sizes)
 
-    def dataset_fn(client_id: Any) -> Any:
+    def dataset_fn(client_id: Scalar) -> tf.data.Dataset:
         matches = tf.equal(tf.constant(ids), client_id)
         check = tf.debugging.Assert(tf.reduce_any(matches), ["no such client:", client_id])
         with tf.control_dependencies([check] if check is not None else []):
@@ -145,7 +146,7 @@ def to_client_data(dataset: Dataset, partition: Partition) -> tensorflow_federat
         end = tf.gather(tf.constant(ends), k)
         start = end - tf.gather(tf.constant(partition.sizes), k)
 
-        def example(position: Any) -> Any:
+        def example(position: Scalar) -> dict[str, Tensor]:
             i = tf.gather(tf.constant(flat), position)
             x = tf.cast(tf.gather(tf.constant(dataset.x), i), tf.float32) / scale
             return collections.OrderedDict(x=x, y=tf.gather(tf.constant(dataset.y), i))
@@ -158,7 +159,7 @@ def to_client_data(dataset: Dataset, partition: Partition) -> tensorflow_federat
             return list(ids)
 
         @property
-        def serializable_dataset_fn(self) -> Any:
+        def serializable_dataset_fn(self) -> Callable[[Scalar], tf.data.Dataset]:
             return dataset_fn
 
         @property
@@ -167,7 +168,7 @@ def to_client_data(dataset: Dataset, partition: Partition) -> tensorflow_federat
                 x=tf.TensorSpec(dataset.input_shape, tf.float32), y=tf.TensorSpec(dataset.y.shape[1:], dataset.y.dtype)
             )
 
-        def create_tf_dataset_for_client(self, client_id: str) -> Any:
+        def create_tf_dataset_for_client(self, client_id: str) -> tf.data.Dataset:
             if client_id not in number:
                 raise ParameterError(
                     f"no client '{client_id}' in {partition.name}.{did_you_mean(client_id, ids[:1000])}"

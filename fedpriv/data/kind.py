@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -12,6 +12,7 @@ from fedpriv.base.column import Column
 from fedpriv.base.errors import DataError
 from fedpriv.base.lazy import tf
 from fedpriv.base.plugin import Plugin
+from fedpriv.base.types import Array, Examples
 
 Shape = tuple[Annotated[int, Field(ge=1)], ...]
 
@@ -55,7 +56,7 @@ class Kind(Plugin):
         """
 
     @abstractmethod
-    def project(self, x: Any) -> Any:
+    def project(self, x: Examples) -> Examples:
         """The points nearest to `x [n, *shape]` among mixtures of valid examples; traceable, differentiable."""
 
     @abstractmethod
@@ -63,11 +64,11 @@ class Kind(Plugin):
         """The valid examples nearest to `x [n, *shape]`; what is not finite stays so."""
 
     @abstractmethod
-    def from_unit(self, u: Any) -> Any:
+    def from_unit(self, u: Examples | Array) -> Examples | Array:
         """Values in [0, 1] `[n, *shape]`, arrays or tensors, stretched to each value's range; 0.5 is its middle."""
 
     @abstractmethod
-    def to_unit(self, x: Any) -> Any:
+    def to_unit(self, x: Examples | Array) -> Examples | Array:
         """The inverse of `from_unit`."""
 
     @abstractmethod
@@ -100,7 +101,7 @@ class Kind(Plugin):
         return None
 
 
-def unit_floats(raw: Any, dtype: str) -> Any:
+def unit_floats(raw: Examples | Array, dtype: str) -> Examples:
     """Examples as they are kept, as floats of `dtype`: bytes are levels of 1/255. Traceable."""
     return tf.cast(raw, dtype) / tf.constant(255, dtype) if raw.dtype == tf.uint8 else tf.cast(raw, dtype)
 

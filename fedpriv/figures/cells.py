@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.types import ArrayLike
 from fedpriv.figures.style import FAINT, QUIET, SMALL, add_axes, wrap
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ LINE_AIR, LINE = 0.06, 0.135
 _TALLEST, _THINNEST = 1.6, 0.12
 
 
-def checked_images(x: Any, what: str) -> np.ndarray:
+def checked_images(x: ArrayLike, what: str) -> np.ndarray:
     """`x` as float64 images `[n, h, w, 1 or 3]`, n > 0.
 
     Raises:

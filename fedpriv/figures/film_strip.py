@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.types import ArrayLike
 from fedpriv.figures.cells import LINE, LINE_AIR, cell_size, checked_images, draw_empty, draw_image
 from fedpriv.figures.style import NORMAL, SMALL, new_figure, styled, text_size, wrap
 from fedpriv.metrics.progress import Progress, log_spaced, progress
@@ -22,7 +23,7 @@ _MARGIN, _BETWEEN, _GAP, _APART = 0.12, 0.06, 0.1, 0.2
 
 def film_strip(
     finding: Finding | Progress,
-    originals: Any,
+    originals: ArrayLike,
     *,
     frames: int = 7,
     images: Sequence[int] | None = None,

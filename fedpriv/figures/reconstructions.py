@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.types import ArrayLike
 from fedpriv.figures.cells import LINE, LINE_AIR, cell_size, checked_images, draw_empty, draw_image
 from fedpriv.figures.style import NORMAL, SMALL, new_figure, styled, text_size, wrap
 
@@ -20,7 +21,7 @@ _MARGIN, _GAP = 0.12, 0.1
 
 
 def reconstruction_grid(
-    originals: Any,
+    originals: ArrayLike,
     rows: Mapping[str, Any],
     captions: Mapping[str, Sequence[str]] | None = None,
     *,

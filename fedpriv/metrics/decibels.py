@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fedpriv.base.types import ArrayLike
+
 #: In dB.
 PSNR_CAP = 100.0
 
 
-def capped(psnr: Any) -> Any:
+def capped(psnr: ArrayLike) -> Any:
     """PSNR in dB, one or an array `[...]`, as it counts where images are taken together."""
     return np.minimum(psnr, PSNR_CAP)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.registry import load_dotted
+from fedpriv.base.types import ArrayLike
 
 #: `(reconstructions [m, *input_shape], originals [m, *input_shape]) -> [m]`, both float32 in [0, 1] and finite. Lower
 #: is better, unless it has an attribute `higher_is_better` that is true.
-Metric = Callable[[np.ndarray, np.ndarray], Any]
+Metric = Callable[[np.ndarray, np.ndarray], ArrayLike]
 
 
 @lru_cache(maxsize=16)

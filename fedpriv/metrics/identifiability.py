@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from fedpriv.base.errors import ParameterError, did_you_mean
+from fedpriv.base.types import ArrayLike
 from fedpriv.data.dataset import Dataset
 from fedpriv.metrics.interval import wilson
 from fedpriv.metrics.matching import UNMATCHED, match
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from fedpriv.models.model import Model
 
 #: Examples `[m, ...]` float32 to vectors `[m, k]`.
-Features = Callable[[np.ndarray], Any]
+Features = Callable[[np.ndarray], ArrayLike]
 
 #: Two images are the same if they agree in every value after rounding to this many levels.
 LEVELS = 2**16 - 1
@@ -57,13 +58,13 @@ class Identifiability:
 
 
 def identifiability(
-    reconstructions: Any,
-    originals: Any,
-    gallery: Any = None,
+    reconstructions: ArrayLike,
+    originals: ArrayLike,
+    gallery: ArrayLike | Dataset | None = None,
     *,
     features: Features | None = None,
     distance: Literal["euclidean", "cosine"] = "euclidean",
-    matched: Any = None,
+    matched: ArrayLike | None = None,
     duplicates: Literal["fail", "refuse"] = "fail",
 ) -> Identifiability:
     """Image identifiability precision (Yin et al. 2021, arXiv 2104.07586).
@@ -203,7 +204,7 @@ def _search(chosen: np.ndarray, own: np.ndarray, others: np.ndarray, look: _Look
     return np.where(to_own <= rival, np.arange(n), index), np.abs(rival - to_own) <= margin
 
 
-def _matched(matched: Any, vectors: np.ndarray, own: np.ndarray) -> np.ndarray:
+def _matched(matched: ArrayLike | None, vectors: np.ndarray, own: np.ndarray) -> np.ndarray:
     n = len(own)
     if matched is None:
         return match(vectors, own) if len(vectors) else np.full(n, UNMATCHED, np.int64)
@@ -216,7 +217,7 @@ def _matched(matched: Any, vectors: np.ndarray, own: np.ndarray) -> np.ndarray:
     return which.astype(np.int64)
 
 
-def _floats(x: Any, what: str) -> np.ndarray:
+def _floats(x: ArrayLike | Dataset, what: str) -> np.ndarray:
     if isinstance(x, Dataset):
         return x.floats()
     array = np.asarray(x)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.types import ArrayLike
 
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -205,7 +206,7 @@ def resampled_weights(
 
 
 def bootstrap_mean(
-    groups: Sequence[Any], confidence: float = 0.95, seed: int = 0, resamples: int = 9999
+    groups: Sequence[ArrayLike], confidence: float = 0.95, seed: int = 0, resamples: int = 9999
 ) -> tuple[float, float] | None:
     """`cluster_bootstrap` of a mean in a single run.
 

@@ -6,14 +6,13 @@ FIrQfNSOoTr). Their instance-level recall, found labels over n, is `matching.lab
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.types import ArrayLike
 
 
-def label_existence_accuracy(claimed: Any, true: Any, num_classes: int) -> float:
+def label_existence_accuracy(claimed: ArrayLike, true: ArrayLike, num_classes: int) -> float:
     """Fraction of all classes rightly said to be in the batch or not (label existence accuracy, LeAcc).
 
     Classes that are absent and not claimed count as right, so on few examples of many classes it is high for any
@@ -31,7 +30,7 @@ def label_existence_accuracy(claimed: Any, true: Any, num_classes: int) -> float
     return float(np.mean((found > 0) == (there > 0)))
 
 
-def label_count_accuracy(claimed: Any, true: Any, num_classes: int) -> float:
+def label_count_accuracy(claimed: ArrayLike, true: ArrayLike, num_classes: int) -> float:
     """Fraction of all classes whose number of examples in the batch is exactly right (label number accuracy, LnAcc).
 
     Args:
@@ -45,7 +44,7 @@ def label_count_accuracy(claimed: Any, true: Any, num_classes: int) -> float:
     return float(np.mean(_counts(claimed, "claimed", num_classes) == _counts(true, "true", num_classes)))
 
 
-def _counts(labels: Any, what: str, num_classes: int) -> np.ndarray:
+def _counts(labels: ArrayLike, what: str, num_classes: int) -> np.ndarray:
     array = np.asarray(labels)
     integers = array.ndim == 1 and (np.issubdtype(array.dtype, np.integer) or array.size == 0)
     if num_classes < 1 or not integers or (array.size and not 0 <= array.min() <= array.max() < num_classes):

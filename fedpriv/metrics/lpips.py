@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -34,6 +34,7 @@ import numpy as np
 
 from fedpriv.base.errors import DataError, ParameterError, did_you_mean
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, ArrayLike, Tensor
 from fedpriv.metrics.image import checked_pair
 
 #: Subtracted from, and then divided out of, RGB values on the scale [-1, 1].
@@ -97,7 +98,7 @@ class LPIPS:
         """
         return cls(_read(Path(path)), smallest, upscale)
 
-    def __call__(self, a: Any, b: Any) -> Any:
+    def __call__(self, a: ArrayLike, b: ArrayLike) -> Array | float:
         """The distance of `a` and `b`.
 
         Args:
@@ -124,7 +125,7 @@ class LPIPS:
             values[rows] = distance(*pair).numpy()
         return float(values[0]) if single else values
 
-    def embed(self, x: Any) -> np.ndarray:
+    def embed(self, x: ArrayLike) -> np.ndarray:
         """Vectors whose squared Euclidean distance is LPIPS: what to search nearest neighbours among.
 
         Args:
@@ -162,19 +163,19 @@ class LPIPS:
         return max(self.smallest, round(height * factor)), max(self.smallest, round(width * factor))
 
     @cached_property
-    def _constants(self) -> dict[str, Any]:
+    def _constants(self) -> dict[str, Tensor]:
         with tf.init_scope():  # outside whatever graph asks for them first
             return {key: tf.constant(value, tf.float32) for key, value in self.weights.items()}
 
     @cached_property
-    def _functions(self) -> dict[tuple[int, ...], tuple[Any, Any]]:
+    def _functions(self) -> dict[tuple[int, ...], tuple[Callable[..., Tensor], Callable[..., Tensor]]]:
         return {}
 
-    def _compiled(self, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    def _compiled(self, shape: tuple[int, ...]) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
         """Graphs of `embed` and of the distance for any number of images `shape`."""
         if shape not in self._functions:
 
-            def distance(a: Any, b: Any) -> Any:
+            def distance(a: Tensor, b: Tensor) -> Tensor:
                 return tf.reduce_sum(tf.math.squared_difference(self._features(a), self._features(b)), axis=1)
 
             spec = tf.TensorSpec([None, *shape], tf.float32)
@@ -184,7 +185,7 @@ class LPIPS:
             )
         return self._functions[shape]
 
-    def _features(self, x: Any) -> Any:
+    def _features(self, x: Tensor) -> Tensor:
         """`embed`, traceable: images `[n, h, w, c]` with h, w and c known to `[n, k]`."""
         height, width, channels = x.shape[1:]
         if min(height, width) < self.smallest:
@@ -206,7 +207,7 @@ class LPIPS:
         return tf.concat(parts, axis=1)
 
 
-def lpips(a: Any, b: Any, weights: str | os.PathLike[str], smallest: int = PATCH_SIDE) -> Any:
+def lpips(a: ArrayLike, b: ArrayLike, weights: str | os.PathLike[str], smallest: int = PATCH_SIDE) -> Array | float:
     """LPIPS (Zhang et al. 2018, arXiv 1801.03924) with AlexNet weights from a file; 0 for identical images.
 
     Args:
@@ -272,7 +273,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"'{path}' is no .npz archive of plain arrays ({e}); make it with numpy.savez") from e
 
 
-def _checked(weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _checked(weights: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     return {key: _array(weights, key, shape) for key, shape in _shapes().items()}
 
 
@@ -285,7 +286,7 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _array(weights: Mapping[str, Any], key: str, shape: tuple[int, ...]) -> np.ndarray:
+def _array(weights: Mapping[str, ArrayLike], key: str, shape: tuple[int, ...]) -> np.ndarray:
     if key not in weights:
         raise DataError(f"the LPIPS weights have no array '{key}'.{did_you_mean(key, map(str, weights))}")
     value = np.asarray(weights[key])

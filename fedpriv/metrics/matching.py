@@ -7,11 +7,10 @@ to at most one original, at the smallest total cost (Hungarian method: Kuhn, 195
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.types import ArrayLike
 from fedpriv.data.kind import Kind
 from fedpriv.data.kinds.features import squared_errors
 
@@ -19,7 +18,7 @@ from fedpriv.data.kinds.features import squared_errors
 UNMATCHED = -1
 
 
-def match(reconstructions: Any, originals: Any, kind: Kind | None = None) -> np.ndarray:
+def match(reconstructions: ArrayLike, originals: ArrayLike, kind: Kind | None = None) -> np.ndarray:
     """The one-to-one matching with the smallest sum of costs, squared errors unless the kind has others.
 
     Args:
@@ -55,7 +54,7 @@ def match(reconstructions: Any, originals: Any, kind: Kind | None = None) -> np.
     return which
 
 
-def match_labels(claimed: Any, true: Any) -> np.ndarray:
+def match_labels(claimed: ArrayLike, true: ArrayLike) -> np.ndarray:
     """Which true labels were found, when labels are all there is: each claim accounts for one example.
 
     Args:
@@ -74,7 +73,7 @@ def match_labels(claimed: Any, true: Any) -> np.ndarray:
     return right
 
 
-def label_accuracy(claimed: Any, true: Any) -> float:
+def label_accuracy(claimed: ArrayLike, true: ArrayLike) -> float:
     """Fraction of a batch's labels an attack found, matched one-to-one: claiming (3, 3) for (3, 7) is one half.
 
     Args:
@@ -92,7 +91,7 @@ def label_accuracy(claimed: Any, true: Any) -> float:
     return float(match_labels(claimed, true).mean())
 
 
-def _labels(labels: Any, what: str) -> list[int]:
+def _labels(labels: ArrayLike, what: str) -> list[int]:
     array = np.asarray(labels)
     if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
         raise ParameterError(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.types import ArrayLike
 from fedpriv.data.kind import Kind
 from fedpriv.data.kinds.default import kind_of
 from fedpriv.metrics.image import psnr_of_mse
@@ -40,7 +41,7 @@ class Progress:
         return Progress(self.evaluations[chosen], self.x[chosen], self.psnr[chosen], self.objective[chosen])
 
 
-def progress(finding: Finding, originals: Any, kind: Kind | None = None) -> Progress:
+def progress(finding: Finding, originals: ArrayLike, kind: Kind | None = None) -> Progress:
     """An attack's way, matched one-to-one to the originals by where it ended.
 
     Matching by the end, once, shows how each reconstruction came to be; matching anew at every point would let images

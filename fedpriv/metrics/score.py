@@ -15,13 +15,14 @@ Reconstructions are matched to originals one-to-one, then scored by the columns 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from fedpriv.base.errors import DataError, ParameterError
+from fedpriv.base.types import Row
 from fedpriv.data.kind import Kind
 from fedpriv.data.kinds.default import kind_of
 from fedpriv.metrics.decibels import PSNR_CAP, capped, decibels
@@ -100,7 +101,7 @@ class Score:
     metrics: Mapping[str, bool] = field(default_factory=dict)
     label_existence: float | None = None
 
-    def rows(self, **columns: Any) -> list[dict[str, Any]]:
+    def rows(self, **columns: Any) -> list[Row]:
         """One flat dict an image; `columns` (such as the seed or the defense) come first in each.
 
         `batch`, `seconds`, `compile_seconds`, `evaluations` and `restarts` are those of the whole batch: add them
@@ -264,7 +265,7 @@ class Summary:
     evaluations_median: float
     extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Row:
         """The fields, by name; extra metrics as `lpips_mean`, `lpips_median` and so on."""
         flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
         return flat | {f"{name}_{key}": v for name, values in self.extra.items() for key, v in values.items()}
@@ -391,7 +392,7 @@ def summarize(
     )
 
 
-def summarize_each(scores: Iterable[Score], groups: Iterable[Hashable], seed: int = 0) -> dict[Any, Summary]:
+def summarize_each(scores: Iterable[Score], groups: Iterable[Hashable], seed: int = 0) -> dict[Hashable, Summary]:
     """A summary for each group of scores, such as each seed or each batch size, in the order they first appear.
 
     Args:
@@ -503,5 +504,5 @@ def _labels(claimed: np.ndarray | None, y: np.ndarray, matched: np.ndarray | Non
     return [(f, f == int(label)) for f, label in zip(found, y, strict=True)]
 
 
-def _statistic(function: Any, values: np.ndarray) -> float | None:
+def _statistic(function: Callable[[np.ndarray], float], values: np.ndarray) -> float | None:
     return float(function(values)) if values.size else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.types import ArrayLike
 
 
-def accuracy(logits: Any, labels: Any) -> float:
+def accuracy(logits: ArrayLike, labels: ArrayLike) -> float:
     """Fraction of examples whose highest logit is the true label's.
 
     Args:
@@ -23,7 +22,7 @@ def accuracy(logits: Any, labels: Any) -> float:
     return float((logits.argmax(axis=1) == labels).mean())
 
 
-def loss(logits: Any, labels: Any) -> float:
+def loss(logits: ArrayLike, labels: ArrayLike) -> float:
     """Mean cross-entropy in nats between the softmax of the logits and the true labels.
 
     Args:
@@ -43,7 +42,7 @@ def loss(logits: Any, labels: Any) -> float:
     return float((log_normalizer - shifted[np.arange(len(labels)), labels]).mean())
 
 
-def _checked(logits: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise ParameterError(

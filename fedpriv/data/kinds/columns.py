@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 import pydantic
@@ -12,6 +12,7 @@ from pydantic import Field
 from fedpriv.base.column import Column
 from fedpriv.base.errors import DataError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, Examples, Tensor
 from fedpriv.data.kind import Kind, check_finite
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ class Columns(Kind):
                 )
         return np.ascontiguousarray(x.astype(np.float32))
 
-    def project(self, x: Any) -> Any:
+    def project(self, x: Examples) -> Examples:
         """Numbers clipped to their ranges, categories moved to the nearest probabilities."""
         parts = tf.split(x, [f.width for f in self.fields], axis=-1)
         made = []
@@ -271,13 +272,13 @@ class Columns(Kind):
         settled = np.concatenate(parts, axis=1).astype(x.dtype)
         return np.where(np.isfinite(x).all(axis=1, keepdims=True), settled, np.nan)
 
-    def from_unit(self, u: Any) -> Any:
+    def from_unit(self, u: Examples | Array) -> Examples | Array:
         """Numbers from 0 at the low end through 0.5 at the mean to 1 at the high end; categories as they are."""
         low, middle, high = self._ends
         lower, upper = (tf.minimum, tf.maximum) if tf.is_tensor(u) else (np.minimum, np.maximum)
         return low + 2 * lower(u, 0.5) * (middle - low) + 2 * upper(u - 0.5, 0) * (high - middle)
 
-    def to_unit(self, x: Any) -> Any:
+    def to_unit(self, x: Examples | Array) -> Examples | Array:
         """The inverse of `from_unit`; a column of a single value is 0."""
         low, middle, high = self._ends
         lower, upper = (tf.minimum, tf.maximum) if tf.is_tensor(x) else (np.minimum, np.maximum)
@@ -353,7 +354,7 @@ def _column_name(field: Numeric | Categorical) -> str:
     return f"{'error' if isinstance(field, Numeric) else 'hit'}_{_slug(field.name)}"
 
 
-def _onto_simplex(v: Any) -> Any:
+def _onto_simplex(v: Tensor) -> Tensor:
     """The nearest probability vector to each row of `v [n, k]`.
 
     Duchi, Shalev-Shwartz, Singer, Chandra 2008, "Efficient Projections onto the l1-Ball for Learning in High

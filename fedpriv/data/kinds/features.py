@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pydantic
@@ -10,6 +10,7 @@ import pydantic
 from fedpriv.base.column import Column
 from fedpriv.base.errors import DataError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, Examples
 from fedpriv.data.kind import Kind, Shape, check_finite
 from fedpriv.data.kinds.image_quality import mse, psnr_of_mse, ssim, ssim_defined
 
@@ -106,7 +107,7 @@ class Features(Kind):
             return "divide by 255, or store uint8"
         return "rescale them" + ("" if self.noun == "image" else ", or say kind='features' for numbers of any range")
 
-    def project(self, x: Any) -> Any:
+    def project(self, x: Examples) -> Examples:
         """Clipped to [low, high]."""
         return tf.clip_by_value(x, tf.cast(self.low, x.dtype), tf.cast(self.high, x.dtype))
 
@@ -114,11 +115,11 @@ class Features(Kind):
         """Clipped to [low, high]."""
         return np.clip(x, self.low, self.high)
 
-    def from_unit(self, u: Any) -> Any:
+    def from_unit(self, u: Examples | Array) -> Examples | Array:
         """`low + u (high - low)`."""
         return u if (self.low, self.high) == (0.0, 1.0) else self.low + u * (self.high - self.low)
 
-    def to_unit(self, x: Any) -> Any:
+    def to_unit(self, x: Examples | Array) -> Examples | Array:
         """`(x - low) / (high - low)`."""
         return x if (self.low, self.high) == (0.0, 1.0) else (x - self.low) / (self.high - self.low)
 

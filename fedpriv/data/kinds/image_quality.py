@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.types import ArrayLike
 
 #: Side of the Gaussian window of Wang et al. (2004), and its standard deviation, in pixels.
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 
 
-def mse(a: Any, b: Any) -> Any:
+def mse(a: ArrayLike, b: ArrayLike) -> Any:
     """Mean squared error over an example's values, 0 for identical ones.
 
     Args:
@@ -36,7 +37,7 @@ def mse(a: Any, b: Any) -> Any:
     return error if batched else float(error[0])
 
 
-def psnr(a: Any, b: Any) -> Any:
+def psnr(a: ArrayLike, b: ArrayLike) -> Any:
     """Peak signal-to-noise ratio in dB for values in [0, 1]: -10 log10(MSE).
 
     Identical examples give infinity (`fedpriv.base.atomic` writes it to JSON as "inf"). An error of 0.1 everywhere is
@@ -55,14 +56,14 @@ def psnr(a: Any, b: Any) -> Any:
     return psnr_of_mse(mse(a, b))
 
 
-def psnr_of_mse(error: Any) -> Any:
+def psnr_of_mse(error: ArrayLike) -> Any:
     """-10 log10 of mean squared errors on the scale [0, 1]; 0 gives infinity."""
     with np.errstate(divide="ignore"):
         value = -10.0 * np.log10(np.asarray(error, np.float64))
     return value if value.ndim else float(value)
 
 
-def ssim(a: Any, b: Any) -> Any:
+def ssim(a: ArrayLike, b: ArrayLike) -> Any:
     """Structural similarity (Wang, Bovik, Sheikh, Simoncelli, 2004, doi 10.1109/TIP.2003.819861).
 
     The paper's settings: an 11 x 11 Gaussian window of standard deviation 1.5, K1 = 0.01, K2 = 0.03, range 1,
@@ -110,7 +111,7 @@ def ssim_defined(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and min(shape[:2]) >= 3
 
 
-def checked_pair(a: Any, b: Any, ranks: tuple[int, ...], what: str) -> tuple[np.ndarray, np.ndarray]:
+def checked_pair(a: ArrayLike, b: ArrayLike, ranks: tuple[int, ...], what: str) -> tuple[np.ndarray, np.ndarray]:
     """`a` and `b` as float64 arrays of one shape, of one of these ranks.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -10,6 +10,7 @@ from pydantic import Field
 from fedpriv.base.column import Column
 from fedpriv.base.errors import DataError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, Examples
 from fedpriv.data.kind import Kind
 
 
@@ -69,7 +70,7 @@ class Tokens(Kind):
             )
         return np.ascontiguousarray(x.astype(np.int32))
 
-    def project(self, x: Any) -> Any:
+    def project(self, x: Examples) -> Examples:
         """Clipped to the vocabulary's numbers."""
         return tf.clip_by_value(x, tf.cast(0, x.dtype), tf.cast(self.vocabulary - 1, x.dtype))
 
@@ -77,11 +78,11 @@ class Tokens(Kind):
         """Rounded and clipped."""
         return np.clip(np.rint(x), 0, self.vocabulary - 1)
 
-    def from_unit(self, u: Any) -> Any:
+    def from_unit(self, u: Examples | Array) -> Examples | Array:
         """`u (vocabulary - 1)`."""
         return u * (self.vocabulary - 1)
 
-    def to_unit(self, x: Any) -> Any:
+    def to_unit(self, x: Examples | Array) -> Examples | Array:
         """`x / (vocabulary - 1)`."""
         return x / (self.vocabulary - 1)
 

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fedpriv.base.column import Column
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.types import Row
 from fedpriv.data.kind import Kind
 from fedpriv.metrics.goals.reconstruction import COSTS, ROW_ENDS
 from fedpriv.metrics.roc import Ranking, share
@@ -40,7 +41,7 @@ class AnswerScore:
     restarts: int
     objective: float
 
-    def rows(self, **columns: Any) -> list[dict[str, Any]]:
+    def rows(self, **columns: Any) -> list[Row]:
         """One flat dict an answer; `columns` come first. Costs are those of the whole trial."""
         shared = {
             "batch": len(self.truth),
@@ -152,14 +153,14 @@ class YesNo(Goal):
 
     def summarize(
         self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None, batches: Sequence[Hashable] | None = None
-    ) -> dict[str, Any]:
+    ) -> Row:
         """Over the answers of all trials and runs, pooled.
 
         Raises:
           ParameterError: no scores.
         """
         ranked = ranking(scores, runs, batches)
-        row: dict[str, Any] = {"answers": len(ranked.truth), "yes": int(ranked.truth.sum())}
+        row: Row = {"answers": len(ranked.truth), "yes": int(ranked.truth.sum())}
         row |= dict.fromkeys(("auc", "auc_interval", "tpr", "tpr_interval", "advantage", "advantage_interval"))
         row |= dict.fromkeys(("accuracy_of_answers", "accuracy_of_answers_interval"))
         if ranked.both:

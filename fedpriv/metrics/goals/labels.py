@@ -10,6 +10,7 @@ import numpy as np
 
 from fedpriv.base.column import Column
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.types import Row
 from fedpriv.data.kind import Kind
 from fedpriv.metrics.goals.reconstruction import COSTS, LABELS, ROW_ENDS, load_score
 from fedpriv.metrics.labels import label_existence_accuracy
@@ -67,11 +68,11 @@ class Labels(Goal):
 
     def summarize(
         self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None, batches: Sequence[Hashable] | None = None
-    ) -> dict[str, Any]:
+    ) -> Row:
         """Labels found, with Wilson's interval widened for batches and seeds."""
         s = summarize(scores, runs=runs, batches=batches)
         known = [one.label_existence for one in scores if one.label_existence is not None]
-        there: dict[str, Any] = {"label_existence": float(np.mean(known))} if known else {}
+        there: Row = {"label_existence": float(np.mean(known))} if known else {}
         return {
             "images": s.images,
             "label_accuracy": s.label_accuracy,
@@ -82,7 +83,7 @@ class Labels(Goal):
             "seconds_median": s.seconds_median,
         }
 
-    def details(self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None) -> dict[str, Any]:
+    def details(self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None) -> Row:
         """Of the whole Summary."""
         return summarize(scores, runs=runs).as_dict()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pydantic
@@ -12,6 +12,7 @@ from pydantic import Field
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.registry import load_dotted
 from fedpriv.base.seeds import Purpose, generator
+from fedpriv.base.types import Array
 from fedpriv.data.dataset import Dataset
 from fedpriv.metrics.goals.answers import YesNo
 from fedpriv.threat.goal import Pool
@@ -107,5 +108,5 @@ class _HasLabel:
     def __init__(self, label: int) -> None:
         self.label = label
 
-    def __call__(self, x: Any, y: Any) -> Any:
+    def __call__(self, x: Array, y: Array) -> Array:
         return np.asarray(y) == self.label

@@ -10,6 +10,7 @@ import pydantic
 from pydantic import Field
 
 from fedpriv.base.column import Column
+from fedpriv.base.types import Config, Row
 from fedpriv.data.kind import Kind
 from fedpriv.metrics.decibels import PSNR_CAP, capped
 from fedpriv.metrics.extra import Metric, higher_is_better, load_metric
@@ -115,7 +116,7 @@ class Reconstruction(Goal):
 
     def summarize(
         self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None, batches: Sequence[Hashable] | None = None
-    ) -> dict[str, Any]:
+    ) -> Row:
         """Of `fedpriv.metrics.score.summarize`, what stands in tables."""
         s = summarize(scores, runs=runs, batches=batches)
         several = any(len(one.images) > 1 for one in scores) and s.successes is not None
@@ -138,7 +139,7 @@ class Reconstruction(Goal):
             "seconds_median": s.seconds_median,
         }
 
-    def details(self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None) -> dict[str, Any]:
+    def details(self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None) -> Row:
         """Of the whole Summary."""
         return summarize(scores, runs=runs).as_dict()
 
@@ -180,7 +181,7 @@ class Reconstruction(Goal):
         """The threshold, for PSNR."""
         return (f"{self.threshold_db:g} dB", self.threshold_db) if column.startswith("psnr") else None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Config:
         """Without metrics of the user's, the threshold alone, as before there were goals: those results stay valid."""
         return super().identity() if self.metrics else {"threshold_db": self.threshold_db}
 
