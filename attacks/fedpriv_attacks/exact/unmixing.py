@@ -12,11 +12,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Scalar, Tensor, Tensors
 from fedpriv_attacks.parts.optimizers.minimum import Minimum, Optimizer
 
 #: Mean of log cosh of a standard normal variable.
@@ -108,8 +108,8 @@ def unmix(
 
 
 def objective(
-    u: Any, white: Any, offset: Any, scale: Any | None, image_shape: tuple[int, ...], contrast: Contrast
-) -> Any:
+    u: Tensor, white: Tensor, offset: Tensor, scale: Tensor | None, image_shape: tuple[int, ...], contrast: Contrast
+) -> Scalar:
     """The scalar that is minimized over `u` `[rank, rank]`; traceable."""
     dtype = u.dtype
     rows = u / tf.maximum(tf.norm(u, axis=1, keepdims=True), 1e-20)
@@ -144,7 +144,7 @@ def objective(
     return value
 
 
-_CACHE: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
+_CACHE: OrderedDict[Hashable, Callable[..., Tensors]] = OrderedDict()
 _CACHE_SIZE = 16
 _CACHE_LOCK = threading.Lock()
 atexit.register(_CACHE.clear)  # compiled functions must go before TensorFlow does
@@ -157,7 +157,7 @@ def _compiled(
     contrast: Contrast,
     optimizer: Optimizer,
     dtype: str,
-) -> tuple[Callable[..., Any], float]:
+) -> tuple[Callable[..., Tensors], float]:
     key = (shape, scaled, image_shape, contrast, optimizer, dtype)
     with _CACHE_LOCK:
         if key in _CACHE:
@@ -166,8 +166,8 @@ def _compiled(
         began = time.perf_counter()
         rank = shape[0]
 
-        def run(white: Any, offset: Any, scale: Any, start: Any) -> Any:
-            def value_and_gradient(v: Any) -> tuple[Any, Any]:
+        def run(white: Tensor, offset: Tensor, scale: Tensor, start: Flat) -> Tensors:
+            def value_and_gradient(v: Flat) -> tuple[Scalar, Flat]:
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(v)
                     u = tf.reshape(v, [rank, rank])

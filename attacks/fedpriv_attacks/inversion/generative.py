@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, Examples
 from fedpriv.threat.attack import Finding
 from fedpriv.threat.replays import unmeasured
 from fedpriv.threat.view import View
@@ -155,7 +156,7 @@ class GIAS(GGL):
         return self._judged(view, replace(both, extra={**both.extra, **more}))
 
 
-def _residual(view: View, x: Any, y: np.ndarray) -> np.ndarray:
+def _residual(view: View, x: Examples | Array, y: np.ndarray) -> np.ndarray:
     """`[d]` what `x` and `y` leave of the observed update, at the best scale, relative to its norm."""
     with unmeasured():  # it judges a finding, and made none
         simulated = np.asarray(view.simulate(tf.constant(x, view.model.spec.dtype), tf.constant(y)), np.float64)

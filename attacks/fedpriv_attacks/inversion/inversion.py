@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 from pydantic import BeforeValidator, Field
 
+from fedpriv.base.types import Array
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
@@ -198,7 +199,9 @@ class Inversion(Attack):
         extra = {k: v for k, v in finding.extra.items() if k != "memory"}
         return replace(finding, extra={**extra, "label_source": source})
 
-    def _eased(self, view: View, recipe: Recipe, restarts: Restarts, first: Finding, labels: Any, seed: int) -> Finding:
+    def _eased(
+        self, view: View, recipe: Recipe, restarts: Restarts, first: Finding, labels: Array | None, seed: int
+    ) -> Finding:
         """The best of all stages, at the cost of all; `extra["stages"]` has each one's error."""
         found, errors = [first], [unsettled_mismatch(view, first, recipe)]
         whole = first

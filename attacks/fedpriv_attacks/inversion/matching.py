@@ -14,13 +14,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fedpriv.base.errors import CapabilityError, DivergenceError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import Purpose, graph_seed, integer_seed
+from fedpriv.base.types import Array, Examples, Flat, Labels, Scalar, Tensor, Tensors
 from fedpriv.threat.attack import Finding
 from fedpriv.threat.replays import measured, note
 from fedpriv.threat.static import Inputs, Static
@@ -95,10 +96,10 @@ class Restarts:
 
 
 class _Start(NamedTuple):
-    x: Any  # [copies * n, *input_shape]
-    relaxed: Any  # [n, *task.relaxed_shape], the dummy targets, such as probabilities
-    objective: Any  # of the best member of the group
-    path: Any  # [rows, copies * n, *input_shape], empty unless asked for
+    x: Examples  # [copies * n, *input_shape]
+    relaxed: Labels  # [n, *task.relaxed_shape], the dummy targets, such as probabilities
+    objective: Scalar  # of the best member of the group
+    path: Tensor  # [rows, copies * n, *input_shape], empty unless asked for
     minimum: Minimum
 
 
@@ -309,7 +310,7 @@ def _layout(static: Static, recipe: Recipe, given: bool) -> _Layout:
 
 def _variables(
     view: View, recipe: Recipe, initializer: Initializer, restarts: Restarts, layout: _Layout, seed: int, number: int
-) -> Any:
+) -> Flat:
     """One start's variables `[k]`."""
     dtype = view.model.spec.dtype
     own = integer_seed(seed, Purpose.ATTACK, number)
@@ -335,12 +336,12 @@ _CACHE_LOCK = threading.Lock()
 atexit.register(_CACHE.clear)  # compiled functions must go before TensorFlow does
 
 
-def _leaves(inputs: Inputs) -> list[Any]:
+def _leaves(inputs: Inputs) -> list[Tensor | Array]:
     """The arrays in `inputs`, in an order of their own."""
     return [leaf for leaf in tf.nest.flatten(inputs) if leaf is not None]
 
 
-def _filled(inputs: Inputs, leaves: Sequence[Any]) -> Inputs:
+def _filled(inputs: Inputs, leaves: Tensors) -> Inputs:
     """`inputs` with other leaves in their places."""
     following = iter(leaves)
     return tf.nest.map_structure(lambda leaf: None if leaf is None else next(following), inputs)
@@ -382,14 +383,14 @@ def _compile(
     # What is traced below must not hold on to one view's arrays.
     inputs = tf.nest.map_structure(lambda leaf: None if leaf is None else np.zeros(0), inputs)
 
-    def unpack(v: Any, y: Any) -> tuple[Any, Any, Any]:
+    def unpack(v: Flat, y: Labels) -> tuple[Examples, Labels, Flat]:
         # Slicing costs a pass forwards and several backwards, so there is none where the examples are all there is.
         parts = [v] if layout.examples == layout.size else tf.split(v, layout[2:])
         x = recipe.coordinates.decode(parts[0], layout.shape)
         labels = y if given else task.relax(tf.reshape(parts[1], (n, *task.relaxed_shape)))
         return x, labels, parts[-1][:0] if len(parts) == 1 else parts[2]
 
-    def project(v: Any) -> Any:
+    def project(v: Flat) -> Flat:
         v = tf.reshape(v, [group, layout.size])
         members = []
         for member in tf.unstack(v):
@@ -399,20 +400,20 @@ def _compile(
         return tf.reshape(tf.stack(members), [-1])
 
     def run(
-        weights: Any,
-        unit: Any,
-        scale: Any,
-        rate: Any,
-        y: Any,
-        target: Any,
-        tensors: Any,
-        more: Any,
-        starts: Any,
-        memory: Any,
+        weights: Flat,
+        unit: Flat,
+        scale: Scalar,
+        rate: Scalar,
+        y: Labels,
+        target: Scalar,
+        tensors: Sequence[tuple[Tensor, ...]],
+        more: Tensors,
+        starts: Tensor,
+        memory: tuple[Tensor, ...],
     ) -> _Start:
         sent = Sent(weights, unit / scale, rate, _filled(inputs, more))
 
-        def penalty(over: str, x: Any, labels: Any, v: Any) -> Any:
+        def penalty(over: str, x: Examples, labels: Labels, v: Flat) -> Scalar:
             found = [
                 prior(x, Scene(static, weights, labels, v, own, recipe.coordinates, sent.update))
                 for prior, own in zip(recipe.priors, tensors)
@@ -420,7 +421,7 @@ def _compile(
             ]
             return tf.add_n(found) if found else None
 
-        def member(v: Any) -> Any:
+        def member(v: Flat) -> Scalar:
             x, labels, own = unpack(v, y)
             repeated = tf.tile(labels, [copies] + [1] * (len(labels.shape) - 1)) if copies > 1 else labels
             simulated = recipe.replay(static, sent, x, repeated, own)
@@ -430,17 +431,17 @@ def _compile(
                 value = value if added is None else value + added
             return value
 
-        def differentiated(function: Callable[[Any], Any], v: Any) -> tuple[Any, Any]:
+        def differentiated(function: Callable[[Flat], Scalar], v: Flat) -> tuple[Scalar, Flat]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(v)
                 value = function(v)
             return value, tf.convert_to_tensor(tape.gradient(value, v, unconnected_gradients="zero"))
 
-        def together(v: Any) -> Any:
+        def together(v: Flat) -> Scalar:
             x = tf.stack([unpack(own, y)[0] for own in tf.unstack(tf.reshape(v, [group, layout.size]))])
             return penalty("group", x, y, v)
 
-        def value_and_gradient(v: Any) -> tuple[Any, Any]:
+        def value_and_gradient(v: Flat) -> tuple[Scalar, Flat]:
             if group == 1:
                 return differentiated(member, v)
             members = tf.reshape(v, [group, layout.size])
@@ -491,7 +492,7 @@ def _compile(
     return concrete
 
 
-def _spoiled(spec: Any) -> Any:
+def _spoiled(spec: tf.TensorSpec) -> Tensor:
     """A tensor of that kind, not-a-number where it can be; the scalar target, float64, is zero."""
     nan = spec.dtype.is_floating and not (spec.dtype == tf.float64 and spec.shape.rank == 0)
     return tf.fill(spec.shape, tf.constant(float("nan") if nan else 0, spec.dtype))

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, ArrayLike, Examples
 from fedpriv.threat.attack import Finding
 from fedpriv.threat.replays import unmeasured
 from fedpriv.threat.view import View
@@ -64,7 +65,7 @@ def unsettled(view: View, finding: Finding, recipe: Recipe) -> np.ndarray | None
     return x
 
 
-def _replayed_error(view: View, x: Any, targets: Any) -> float:
+def _replayed_error(view: View, x: Examples, targets: ArrayLike) -> float:
     observed = np.asarray(view.observed, np.float64)
     with unmeasured():  # it judges a finding, and made none
         replayed = view.simulate(x, tf.constant(targets)).numpy().astype(np.float64)
@@ -80,7 +81,7 @@ def heaviest(errors: Sequence[float]) -> int:
 def joined(first: Finding, second: Finding) -> Finding:
     """Two steps as one finding: the second's result at the cost of both."""
 
-    def both(a: Any, b: Any) -> Any:
+    def both(a: Array | None, b: Array | None) -> Array | None:
         return None if a is None or b is None else np.concatenate([a, b])
 
     history = second.history

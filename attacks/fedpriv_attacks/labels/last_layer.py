@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fedpriv.base.errors import CapabilityError, DivergenceError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, Tensor
 from fedpriv.defense.stations import Station
 from fedpriv.federation.replay import divides_by_public_constant
 from fedpriv.models.model import Model
@@ -216,7 +216,7 @@ def _logits(model: Model, flat: np.ndarray, x: np.ndarray) -> np.ndarray:
     dtype = model.spec.dtype
     weights = model.spec.unflatten(tf.constant(flat, dtype))
     # In training mode, as the client computes its gradients.
-    call: Callable[[Any], Any] = lambda part: model.apply(weights, tf.constant(part, dtype), True)  # noqa: E731
+    call: Callable[[Array], Tensor] = lambda part: model.apply(weights, tf.constant(part, dtype), True)  # noqa: E731
     parts = [call(x[i : i + CHUNK]).numpy() for i in range(0, len(x), CHUNK)]
     logits = np.concatenate(parts).astype(np.float64)
     if not np.isfinite(logits).all():

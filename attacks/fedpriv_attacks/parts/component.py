@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pydantic
 from pydantic import BeforeValidator, PlainSerializer
@@ -63,11 +63,11 @@ class Component(pydantic.BaseModel):
         """What it knows through its parameters, and not from the adversary; see `Attack.brings`."""
         return ()
 
-    def equipped(self, view: View) -> Any:
+    def equipped(self, view: View) -> Self:
         """This part with what the adversary holds where its parameters say HELD."""
         return self
 
-    def with_(self, **changes: Any) -> Any:
+    def with_(self, **changes: Any) -> Self:
         """A copy with these parameters changed, validated anew."""
         try:
             return type(self)(**{**dict(self), **changes})

@@ -14,14 +14,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from fedpriv.base.atomic import write_bytes
 from fedpriv.base.errors import DataError, ParameterError, did_you_mean
 from fedpriv.base.lazy import tf
-from fedpriv.base.types import Examples, Tensor
+from fedpriv.base.types import Config, Examples, Tensor
 from fedpriv.models.spec import Spec
 
 FORMAT = 1
@@ -114,7 +114,7 @@ class Generator:
     latent: int
     layers: tuple[Layer, ...]
     weights: tuple[np.ndarray, ...]
-    training: dict[str, Any] = field(default_factory=dict)
+    training: Config = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _, wanted = chain(self.layers, self.latent, self.name)

@@ -44,7 +44,7 @@ class Scene(NamedTuple):
     v: Flat | None = None
     tensors: tuple[Tensor, ...] = ()
     coordinates: Coordinates | None = None
-    update: Any = None
+    update: Flat | None = None
 
     @property
     def view(self) -> Any:
@@ -59,7 +59,7 @@ class Scene(NamedTuple):
             "read arrays off the view in Prior.tensors(view) and take them from scene.tensors"
         )
 
-    def unit(self, x: Any) -> Any:
+    def unit(self, x: Examples) -> Examples:
         """Examples on the scale of [0, 1] over each value's range; as they are where nothing is known of them."""
         return x if self.static is None else self.static.data_kind.to_unit(x)
 
@@ -315,7 +315,7 @@ class Custom(Prior):
 
     kind: ClassVar[str] = "custom"
 
-    function: Annotated[Callable[..., Any], BeforeValidator(_function), PlainSerializer(_path), _WRITTEN] = Field(
+    function: Annotated[Callable[..., Scalar], BeforeValidator(_function), PlainSerializer(_path), _WRITTEN] = Field(
         description="`(x [n, *input_shape], scene) -> scalar`, traceable and differentiable; the function itself, or "
         "its path `package.module:name`."
     )

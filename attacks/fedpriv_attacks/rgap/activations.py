@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Tensor
 from fedpriv.models.chain import ChainLayer
 
 
@@ -39,7 +40,7 @@ def forward(layer: ChainLayer, z: np.ndarray) -> np.ndarray:
     return np.maximum(z, 0) + below
 
 
-def forward_graph(layer: ChainLayer, z: Any) -> Any:
+def forward_graph(layer: ChainLayer, z: Tensor) -> Tensor:
     """activation(z) of a tensor, differentiable."""
     if layer.activation == "leaky_relu":
         return tf.where(z > 0, z, tf.cast(layer.slope, z.dtype) * z)

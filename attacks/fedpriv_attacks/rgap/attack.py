@@ -16,7 +16,7 @@ from fedpriv.threat.view import View
 from fedpriv_attacks.exact.single_gradient import relative_misfit, single_gradient
 from fedpriv_attacks.rgap.logits import Start, with_bias, without_bias
 from fedpriv_attacks.rgap.recursion import Recursion, recur
-from fedpriv_attacks.rgap.refine import refine
+from fedpriv_attacks.rgap.refine import Refined, refine
 from fedpriv_attacks.rgap.unrolled import Unrolled, unroll_model
 
 
@@ -152,7 +152,7 @@ class RGAP(Attack):
         louder: float,
         start: Start,
         found: Recursion,
-    ) -> Any:
+    ) -> Refined:
         names = [n for u in layers for n in (u.layer.kernel, u.layer.bias) if n is not None]
         inner = [n for u in layers[:-1] for n in (u.layer.kernel, u.layer.bias) if n is not None]
         target = np.concatenate([found.features, *(gradients[n].reshape(-1) for n in inner)])

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.types import Row
 from fedpriv.models.model import Model
 from fedpriv_attacks.rgap.activations import forward, invert
 from fedpriv_attacks.rgap.logits import softmax
@@ -93,7 +94,7 @@ class RankAnalysis:
             verdict += "; the layers before make up for it, so an attack on all equations at once may succeed"
         return "\n".join([head, *rows, verdict])
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Row:
         """For JSON."""
         names = ("name", "unknowns", "weight_equations", "gradient_equations", "rank", "virtual", "deficit", "index")
         rows = [{n: getattr(r, n) for n in names} for r in self.layers]

@@ -13,11 +13,11 @@ import atexit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Tensor, Tensors
 from fedpriv.models.chain import ChainLayer
 from fedpriv_attacks.rgap.activations import forward_graph
 
@@ -72,10 +72,10 @@ def refine(
     for _ in range(steps):
         point = tf.constant(x)
 
-        def pull(u: np.ndarray, point: Any = point) -> np.ndarray:
+        def pull(u: np.ndarray, point: Tensor = point) -> np.ndarray:
             return np.asarray(functions[2](point, tf.constant(u), *constants).numpy())
 
-        def product(d: np.ndarray, point: Any = point) -> np.ndarray:
+        def product(d: np.ndarray, point: Tensor = point) -> np.ndarray:
             return np.asarray(functions[3](point, tf.constant(d), *constants).numpy())
 
         direction, used = _conjugate_gradients(product, pull(left), precondition, iterations)
@@ -123,10 +123,10 @@ def _conjugate_gradients(
 
 
 @lru_cache(maxsize=8)
-def _functions(chain: tuple[ChainLayer, ...]) -> tuple[Callable[..., Any], ...]:
+def _functions(chain: tuple[ChainLayer, ...]) -> tuple[Callable[..., Tensor], ...]:
     """Compiled: the weighted equations at x; J d; J^T u; J^T J d."""
 
-    def equations(x: Any, weights: Any, k: Any, scale: Any) -> Any:
+    def equations(x: Tensor, weights: Tensors, k: Tensor, scale: Tensor) -> Tensor:
         inner = weights[: -1 - (chain[-1].bias is not None)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(inner)
@@ -135,18 +135,18 @@ def _functions(chain: tuple[ChainLayer, ...]) -> tuple[Callable[..., Any], ...]:
         gradients = tape.gradient(value, inner) if inner else []
         return scale * tf.concat([features, *(tf.reshape(g, [-1]) for g in gradients)], 0)
 
-    def push(x: Any, d: Any, weights: Any, k: Any, scale: Any) -> Any:
+    def push(x: Tensor, d: Tensor, weights: Tensors, k: Tensor, scale: Tensor) -> Tensor:
         with tf.autodiff.ForwardAccumulator(x, d) as forward:
             value = equations(x, weights, k, scale)
         return forward.jvp(value)
 
-    def pull(x: Any, u: Any, weights: Any, k: Any, scale: Any) -> Any:
+    def pull(x: Tensor, u: Tensor, weights: Tensors, k: Tensor, scale: Tensor) -> Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
             value = equations(x, weights, k, scale)
         return tape.gradient(value, x, u)
 
-    def both(x: Any, d: Any, weights: Any, k: Any, scale: Any) -> Any:
+    def both(x: Tensor, d: Tensor, weights: Tensors, k: Tensor, scale: Tensor) -> Tensor:
         return pull(x, push(x, d, weights, k, scale), weights, k, scale)
 
     return tuple(tf.function(f, autograph=False) for f in (equations, push, pull, both))
@@ -155,7 +155,7 @@ def _functions(chain: tuple[ChainLayer, ...]) -> tuple[Callable[..., Any], ...]:
 atexit.register(_functions.cache_clear)  # compiled functions must go before TensorFlow does
 
 
-def run(chain: tuple[ChainLayer, ...], x: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
+def run(chain: tuple[ChainLayer, ...], x: Tensor, weights: Tensors) -> tuple[Tensor, Tensor]:
     """The last layer's input `[n]` and the logits `[classes]` of one flat example, in the precision of `x`."""
     given = list(weights)
     features = x

@@ -8,12 +8,13 @@ kept, since these methods do not descend from step to step.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Nested, Scalar, Seed, Tensor, Tensors
 from fedpriv_attacks.parts.optimizers.minimum import Minimum, Optimizer, Projection, Status, ValueAndGradient
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -64,18 +65,18 @@ class FirstOrder(Optimizer):
         return changed
 
     @abstractmethod
-    def slots(self, start: Any) -> tuple[Any, ...]:
+    def slots(self, start: Flat) -> tuple[Tensor, ...]:
         """What the method remembers from step to step, at the start."""
 
     @abstractmethod
-    def table(self, rates: Any) -> Any:
+    def table(self, rates: Tensor) -> Tensor:
         """`[steps, m]` scalars for `advance`, from the learning rates `[steps]`, both float64."""
 
     @abstractmethod
-    def advance(self, gradient: Any, slots: tuple[Any, ...], scalars: Any) -> tuple[Any, tuple[Any, ...]]:
+    def advance(self, gradient: Flat, slots: tuple[Tensor, ...], scalars: Tensors) -> tuple[Flat, tuple[Tensor, ...]]:
         """(what to subtract from the point, new slots), given one row of the table as a list of scalars."""
 
-    def rates(self) -> Any:
+    def rates(self) -> Tensor:
         """The learning rate of each step, `[steps]` float64."""
         t, total = tf.range(self.steps, dtype=tf.float64), float(self.steps)
         scale = {
@@ -94,7 +95,7 @@ class FirstOrder(Optimizer):
         kept = np.maximum(np.rint(np.geomspace(1, total, self.history)), np.arange(1, self.history + 1))
         return np.searchsorted(np.unique(np.minimum(kept, total)), np.arange(1, total + 1))
 
-    def direction(self, gradient: Any, t: Any, rate: Any, seed: Any) -> Any:
+    def direction(self, gradient: Flat, t: Scalar, rate: Scalar, seed: Seed | None) -> Flat:
         """The gradient as the method gets to see it."""
         if self.langevin:
             noise = tf.random.stateless_normal(
@@ -111,10 +112,10 @@ class FirstOrder(Optimizer):
     def trace(
         self,
         value_and_gradient: ValueAndGradient,
-        start: Any,
-        target: Any,
+        start: Flat,
+        target: Scalar | float | None,
         project: Projection | None,
-        memory: tuple[Any, ...] = (),
+        memory: tuple[Tensor, ...] = (),
     ) -> Minimum:
         """See `Optimizer.minimize`."""
         start = tf.convert_to_tensor(start)
@@ -129,7 +130,7 @@ class FirstOrder(Optimizer):
         path = tf.raw_ops.Empty(shape=[self.history if self.path else 0, tf.size(start)], dtype=dtype, init=True)
         path.set_shape([None, start.shape[0]])
 
-        def body(*values: Any) -> tuple[Any, ...]:
+        def body(*values: Nested) -> tuple[Nested, ...]:
             z = _State(*values)
             f, g = value_and_gradient(z.x)
             f, g = tf.reshape(f, []), tf.ensure_shape(g, start.shape)
@@ -184,18 +185,18 @@ class FirstOrder(Optimizer):
 class _State(NamedTuple):
     """The loop's variables."""
 
-    t: Any  # evaluations so far
-    status: Any
-    x: Any
-    slots: Any
-    position: Any  # the best point, its value and its gradient's largest entry
-    f: Any
-    g: Any
-    history: Any
-    path: Any
+    t: Scalar  # evaluations so far
+    status: Scalar
+    x: Flat
+    slots: tuple[Tensor, ...]
+    position: Flat  # the best point, its value and its gradient's largest entry
+    f: Scalar
+    g: Scalar
+    history: Tensor
+    path: Tensor
 
 
-def _seed(start: Any) -> Any:
+def _seed(start: Flat) -> Seed:
     """An int32 `[2]` seed from the bits of `[k]` floats; each float's place counts."""
     bits = tf.reshape(tf.bitcast(start, tf.int32), [-1])
     place = 2 * tf.range(tf.size(bits)) + 1
@@ -215,17 +216,17 @@ class Adam(FirstOrder):
     beta_2: Share = Field(default=0.999, description="how slowly the mean square forgets.")
     epsilon: Positive = Field(default=1e-8, description="added to the root mean square.")
 
-    def slots(self, start: Any) -> tuple[Any, ...]:
+    def slots(self, start: Flat) -> tuple[Tensor, ...]:
         """Mean gradient and mean square."""
         return tf.zeros_like(start), tf.zeros_like(start)
 
-    def table(self, rates: Any) -> Any:
+    def table(self, rates: Tensor) -> Tensor:
         """Both bias corrections, moved into the step size and epsilon."""
         t = tf.range(1, self.steps + 1, dtype=tf.float64)
         root = tf.sqrt(1 - tf.constant(self.beta_2, t.dtype) ** t)
         return tf.stack([rates * root / (1 - tf.constant(self.beta_1, t.dtype) ** t), self.epsilon * root], 1)
 
-    def advance(self, gradient: Any, slots: tuple[Any, ...], scalars: Any) -> tuple[Any, tuple[Any, ...]]:
+    def advance(self, gradient: Flat, slots: tuple[Tensor, ...], scalars: Tensors) -> tuple[Flat, tuple[Tensor, ...]]:
         """One step."""
         (mean, square), (rate, epsilon) = slots, scalars
         mean += (1 - self.beta_1) * (gradient - mean)
@@ -262,15 +263,15 @@ class SGD(FirstOrder):
     momentum: Share = Field(default=0.0, description="share of the last change that is added to the next.")
     nesterov: bool = Field(default=False, description="look ahead along the momentum.")
 
-    def slots(self, start: Any) -> tuple[Any, ...]:
+    def slots(self, start: Flat) -> tuple[Tensor, ...]:
         """The velocity, if there is momentum."""
         return (tf.zeros_like(start),) if self.momentum else ()
 
-    def table(self, rates: Any) -> Any:
+    def table(self, rates: Tensor) -> Tensor:
         """The rates."""
         return rates[:, None]
 
-    def advance(self, gradient: Any, slots: tuple[Any, ...], scalars: Any) -> tuple[Any, tuple[Any, ...]]:
+    def advance(self, gradient: Flat, slots: tuple[Tensor, ...], scalars: Tensors) -> tuple[Flat, tuple[Tensor, ...]]:
         """One step."""
         if not self.momentum:
             return scalars[0] * gradient, ()

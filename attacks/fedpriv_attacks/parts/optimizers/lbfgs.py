@@ -8,13 +8,14 @@ gradient changes (`pairs.py`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, NamedTuple, Self
+from typing import Annotated, ClassVar, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Scalar, Tensor
 from fedpriv_attacks.parts.optimizers.line_search import LineSearch
 from fedpriv_attacks.parts.optimizers.minimum import Minimum, Optimizer, Projection, Status, ValueAndGradient
 from fedpriv_attacks.parts.optimizers.pairs import Pairs
@@ -71,10 +72,10 @@ class LBFGS(Optimizer):
     def trace(
         self,
         value_and_gradient: ValueAndGradient,
-        start: Any,
-        target: Any,
+        start: Flat,
+        target: Scalar | float | None,
         project: Projection | None,
-        memory: tuple[Any, ...] = (),
+        memory: tuple[Tensor, ...] = (),
     ) -> Minimum:
         """See `Optimizer.minimize`."""
         if project is not None:
@@ -88,15 +89,15 @@ class LBFGS(Optimizer):
 class _State(NamedTuple):
     """The loop's variables."""
 
-    evaluations: Any
-    iterations: Any
-    status: Any
-    x: Any  # the iterate, its value and gradient
-    f: Any
-    g: Any
+    evaluations: Scalar
+    iterations: Scalar
+    status: Scalar
+    x: Flat  # the iterate, its value and gradient
+    f: Scalar
+    g: Flat
     search: LineSearch
     pairs: Pairs
-    mark: Any  # (evaluations, objective) at the last look for stagnation
+    mark: Tensor  # (evaluations, objective) at the last look for stagnation
     trail: Trail
 
 
@@ -104,7 +105,12 @@ class _Minimization:
     """One minimization's steps as graph functions of its state."""
 
     def __init__(
-        self, value_and_gradient: ValueAndGradient, start: Any, settings: LBFGS, target: Any, memory: tuple[Any, ...]
+        self,
+        value_and_gradient: ValueAndGradient,
+        start: Flat,
+        settings: LBFGS,
+        target: Scalar | float | None,
+        memory: tuple[Tensor, ...],
     ) -> None:
         # Traced once; the graph inlines both calls.
         self.value_and_gradient = tf.function(value_and_gradient, autograph=False)
@@ -154,7 +160,7 @@ class _Minimization:
             trail=Trail.begun(o.history, o.path, f, start),
         )
 
-    def evaluate(self, x: Any) -> tuple[Any, Any, Any]:
+    def evaluate(self, x: Flat) -> tuple[Scalar, Flat, Scalar]:
         """Value (float64), gradient and whether both are finite; the value is infinite if not."""
         f, g = self.value_and_gradient(x)
         f, g = tf.reshape(f, []), tf.ensure_shape(g, self.start.shape)
@@ -192,7 +198,7 @@ class _Minimization:
         trail = z.trail.with_step(iterations, z.evaluations, f, x)
         return _State(z.evaluations, iterations, status, x, f, g, search, pairs, mark, trail)
 
-    def set_out(self, f: Any, g: Any, pairs: Pairs) -> tuple[LineSearch, Pairs]:
+    def set_out(self, f: Scalar, g: Flat, pairs: Pairs) -> tuple[LineSearch, Pairs]:
         """A search in the direction of the pairs; along the negative gradient, without them, where that is none."""
         direction = pairs.direction(g)
         slope = tf.cast(tf.tensordot(direction, g, 1), tf.float64)
@@ -205,7 +211,7 @@ class _Minimization:
         count = tf.where(usable, pairs.count, 0)
         return search, pairs._replace(count=count, r=tf.cond(usable, lambda: pairs.r, lambda: pairs.forgotten().r))
 
-    def judged(self, z: _State, f: Any, g: Any) -> tuple[Any, Any]:
+    def judged(self, z: _State, f: Scalar, g: Flat) -> tuple[Scalar, Tensor]:
         """The status where the objective is f and its gradient g, and the new mark."""
         o, mark = self.settings, z.mark
         status = tf.where(z.evaluations >= o.max_evaluations, int(Status.BUDGET), int(Status.RUNNING))
@@ -217,7 +223,7 @@ class _Minimization:
         small = tf.cast(_largest(g), tf.float64) <= o.gradient_tolerance
         return self.at_target(f, tf.where(small, int(Status.GRADIENT), status)), mark
 
-    def at_target(self, f: Any, status: Any) -> Any:
+    def at_target(self, f: Scalar, status: Scalar) -> Scalar:
         """TARGET where the objective has reached it, the status otherwise."""
         if self.target is None:
             return status
@@ -234,10 +240,10 @@ class _Minimization:
         """The next trial along the same direction."""
         return z._replace(status=self.in_budget(z, int(Status.RUNNING)), search=z.search.onward())
 
-    def in_budget(self, z: _State, status: Any) -> Any:
+    def in_budget(self, z: _State, status: Scalar) -> Scalar:
         """BUDGET where it is used up, the status otherwise."""
         return tf.where(z.evaluations >= self.settings.max_evaluations, int(Status.BUDGET), status)
 
 
-def _largest(g: Any) -> Any:
+def _largest(g: Flat) -> Scalar:
     return tf.reduce_max(tf.abs(g))

@@ -6,11 +6,12 @@ fall by a share of what its slope promises, and the slope must flatten.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Scalar, Tensor
 
 
 class LineSearch(NamedTuple):
@@ -26,29 +27,31 @@ class LineSearch(NamedTuple):
       trials: evaluations so far.
     """
 
-    direction: Any
-    slope: Any
-    step: Any
-    lo: Any
-    hi: Any
-    g_lo: Any
-    trials: Any
+    direction: Flat
+    slope: Scalar
+    step: Scalar
+    lo: Tensor
+    hi: Tensor
+    g_lo: Flat
+    trials: Scalar
 
     @classmethod
-    def along(cls, f: Any, g: Any, direction: Any, slope: Any, step: Any) -> LineSearch:
+    def along(cls, f: Scalar, g: Flat, direction: Flat, slope: Scalar, step: Scalar) -> LineSearch:
         """From where the objective is f and its gradient g."""
         inf = tf.constant(float("inf"), tf.float64)
         lo = tf.stack([tf.zeros([], tf.float64), f, slope])
         return cls(direction, slope, step, lo, tf.stack([inf, inf, tf.zeros([], tf.float64)]), g, tf.constant(0))
 
     @classmethod
-    def steepest(cls, f: Any, g: Any) -> LineSearch:
+    def steepest(cls, f: Scalar, g: Flat) -> LineSearch:
         """Along the negative gradient."""
         length = tf.cast(tf.reduce_sum(tf.abs(g)), tf.float64)
         step = tf.minimum(tf.ones([], tf.float64), 1 / tf.maximum(length, 1e-300))
         return cls.along(f, g, -g, -tf.cast(tf.tensordot(g, g, 1), tf.float64), step)
 
-    def tried(self, f: Any, g: Any, finite: Any, start: Any, armijo: float, wolfe: float) -> tuple[LineSearch, Any]:
+    def tried(
+        self, f: Scalar, g: Flat, finite: Scalar, start: Scalar, armijo: float, wolfe: float
+    ) -> tuple[LineSearch, Scalar]:
         """The search after its trial, and whether that one meets both conditions.
 
         Args:
@@ -77,7 +80,7 @@ class LineSearch(NamedTuple):
         )
         return after, ~high & flat
 
-    def narrow(self) -> Any:
+    def narrow(self) -> Scalar:
         """Whether the bracket is as small as the variables' precision."""
         resolution = 1e-9 if self.g_lo.dtype == tf.float64 else 1e-6
         small = tf.abs(self.hi[0] - self.lo[0]) <= resolution * tf.maximum(self.lo[0], self.hi[0])
@@ -97,7 +100,7 @@ class LineSearch(NamedTuple):
         return self._replace(step=tf.where(bracketed, inner, outer))
 
 
-def _cubic(a: Any, b: Any) -> Any:
+def _cubic(a: Tensor, b: Tensor) -> Scalar:
     """The minimizer of the cubic through two (step, value, slope) triples (Nocedal & Wright, 2nd ed., eq. 3.59)."""
     d1 = a[2] + b[2] - 3 * (a[1] - b[1]) / (a[0] - b[0])
     d2 = tf.sign(b[0] - a[0]) * tf.sqrt(d1 * d1 - a[2] * b[2])

@@ -5,16 +5,17 @@ from __future__ import annotations
 import enum
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Nested, Scalar, Tensor
 from fedpriv_attacks.parts.component import Component
 
-ValueAndGradient = Callable[[Any], tuple[Any, Any]]
-Projection = Callable[[Any], Any]
+ValueAndGradient = Callable[[Flat], tuple[Scalar, Flat]]
+Projection = Callable[[Flat], Flat]
 
 
 class Status(enum.IntEnum):
@@ -61,15 +62,15 @@ class Minimum(NamedTuple):
       memory: what the optimizer has learned, for `minimize` to go on with; empty for one that learns nothing.
     """
 
-    position: Any
-    objective: Any
-    gradient_norm: Any
-    evaluations: Any
-    iterations: Any
-    status: Any
-    history: Any
-    path: Any
-    memory: tuple[Any, ...] = ()
+    position: Flat
+    objective: Scalar
+    gradient_norm: Scalar
+    evaluations: Scalar
+    iterations: Scalar
+    status: Scalar
+    history: Tensor
+    path: Tensor
+    memory: tuple[Tensor, ...] = ()
 
 
 class Optimizer(Component):
@@ -93,10 +94,10 @@ class Optimizer(Component):
     def minimize(
         self,
         value_and_gradient: ValueAndGradient,
-        start: Any,
-        target: Any = None,
+        start: Flat,
+        target: Scalar | float | None = None,
         project: Projection | None = None,
-        memory: tuple[Any, ...] = (),
+        memory: tuple[Tensor, ...] = (),
     ) -> Minimum:
         """Minimizes from `start`; traceable, pure and deterministic.
 
@@ -114,7 +115,7 @@ class Optimizer(Component):
         target = self.target if target is None else target
         if tf.executing_eagerly():
 
-            def run(x: Any) -> tuple[Any, ...]:
+            def run(x: Flat) -> tuple[Nested, ...]:
                 return tuple(self.trace(value_and_gradient, x, target, project, memory))
 
             return Minimum(*tf.function(run, autograph=False)(start))
@@ -124,9 +125,9 @@ class Optimizer(Component):
     def trace(
         self,
         value_and_gradient: ValueAndGradient,
-        start: Any,
-        target: Any,
+        start: Flat,
+        target: Scalar | float | None,
         project: Projection | None,
-        memory: tuple[Any, ...] = (),
+        memory: tuple[Tensor, ...] = (),
     ) -> Minimum:
         """`minimize`, always called inside a graph and with the target that counts."""

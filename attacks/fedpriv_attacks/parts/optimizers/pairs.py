@@ -13,11 +13,12 @@ any dtype of the variables.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Scalar, Tensor
 
 
 class Pairs(NamedTuple):
@@ -32,15 +33,15 @@ class Pairs(NamedTuple):
       count: pairs held; slots that hold none are the oldest.
     """
 
-    s: Any
-    y: Any
-    r: Any
-    gamma: Any
-    head: Any
-    count: Any
+    s: Tensor
+    y: Tensor
+    r: Tensor
+    gamma: Scalar
+    head: Scalar
+    count: Scalar
 
     @classmethod
-    def none(cls, m: int, k: Any, dtype: Any) -> Pairs:
+    def none(cls, m: int, k: Scalar | int, dtype: tf.DType) -> Pairs:
         """Room for m pairs of `[k]`."""
         # Empty, not zeros: a folded constant must not be updated in place.
         s, y = (tf.raw_ops.Empty(shape=[m, k], dtype=dtype, init=True) for _ in range(2))
@@ -53,7 +54,7 @@ class Pairs(NamedTuple):
         return s, s, np.eye(m), np.zeros([]), np.zeros([], np.int32), np.zeros([], np.int32)
 
     @classmethod
-    def taken_up(cls, s: Any, y: Any, r: Any, gamma: Any, head: Any, count: Any) -> Pairs:
+    def taken_up(cls, s: Tensor, y: Tensor, r: Tensor, gamma: Scalar, head: Scalar, count: Scalar) -> Pairs:
         """Those of another minimization, in buffers of their own."""
         return cls(tf.raw_ops.DeepCopy(x=s), tf.raw_ops.DeepCopy(x=y), r, gamma, head, count)
 
@@ -66,7 +67,7 @@ class Pairs(NamedTuple):
         """The same room without any pair."""
         return self._replace(r=tf.eye(self.most, dtype=tf.float64), count=tf.constant(0))
 
-    def with_pair(self, step: Any, change: Any, curvature: Any) -> Pairs:
+    def with_pair(self, step: Flat, change: Flat, curvature: Scalar) -> Pairs:
         """The pairs with one more; the oldest goes if there is no room.
 
         Args:
@@ -92,7 +93,7 @@ class Pairs(NamedTuple):
         )
         return Pairs(s, y, r, 1 / tf.cast(tf.tensordot(y_new, y_new, 1), tf.float64), head, count)
 
-    def direction(self, g: Any) -> Any:
+    def direction(self, g: Flat) -> Flat:
         """-H g, for a gradient `[k]`; slots that hold no pair get coefficient zero."""
         m, dtype = self.most, g.dtype
         order, slots = _ages(self.head, m), _ages(-self.head, m)
@@ -107,5 +108,5 @@ class Pairs(NamedTuple):
         return -(tf.cast(self.gamma, dtype) * w + across)
 
 
-def _ages(head: Any, m: int) -> Any:
+def _ages(head: Scalar, m: int) -> Tensor:
     return tf.math.floormod(head + tf.range(m), m)

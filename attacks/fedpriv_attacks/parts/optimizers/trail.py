@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Scalar, Tensor
 
 
 class Trail(NamedTuple):
@@ -17,13 +18,13 @@ class Trail(NamedTuple):
       stride: steps from one row to the next.
     """
 
-    history: Any
-    path: Any
-    recorded: Any
-    stride: Any
+    history: Tensor
+    path: Tensor
+    recorded: Scalar
+    stride: Scalar
 
     @classmethod
-    def begun(cls, rows: int, path: bool, f: Any, x: Any) -> Trail:
+    def begun(cls, rows: int, path: bool, f: Scalar, x: Flat) -> Trail:
         """With the start in it, where the objective is f."""
         history = tf.fill([rows, 2], tf.constant(float("nan"), tf.float64))
         history = tf.tensor_scatter_nd_update(history, [[0]], tf.stack([tf.ones([], tf.float64), f])[None])
@@ -31,20 +32,20 @@ class Trail(NamedTuple):
         points = tf.concat([x[None], tf.zeros([rows - 1, k], x.dtype)], 0) if path else tf.zeros([0, k], x.dtype)
         return cls(history, points, tf.constant(1), tf.constant(1))
 
-    def with_step(self, iterations: Any, evaluations: Any, f: Any, x: Any) -> Trail:
+    def with_step(self, iterations: Scalar, evaluations: Scalar, f: Scalar, x: Flat) -> Trail:
         """With this step in it, if it is due; every other row goes when the rows are used up."""
         due = tf.equal(tf.math.floormod(iterations, self.stride), 0)
         row = tf.stack([tf.cast(evaluations, tf.float64), f])[None]
         return Trail(*tf.cond(due, lambda: self._with_row(row, x), lambda: tuple(self)))
 
-    def _with_row(self, row: Any, x: Any) -> tuple[Any, ...]:
+    def _with_row(self, row: Tensor, x: Flat) -> tuple[Tensor, ...]:
         full = self.recorded >= self.history.shape[0]
         history, path, recorded, stride = tf.cond(full, self._thinned, lambda: tuple(self))
         history = tf.tensor_scatter_nd_update(history, [[recorded]], row)
         path = tf.tensor_scatter_nd_update(path, [[recorded]], x[None]) if path.shape[0] != 0 else path
         return history, path, recorded + 1, stride
 
-    def _thinned(self) -> tuple[Any, ...]:
+    def _thinned(self) -> tuple[Tensor, ...]:
         kept = self.history[::2]
         rest = self.history.shape[0] - kept.shape[0]
         history = tf.concat([kept, tf.fill([rest, 2], tf.constant(float("nan"), tf.float64))], 0)
