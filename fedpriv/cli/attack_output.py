@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fedpriv.base.types import Array, Config, Row
+
 if TYPE_CHECKING:
     from fedpriv.base.column import Column
     from fedpriv.metrics.progress import Progress
+    from fedpriv.metrics.score import Score
     from fedpriv.rounds.trial import Inapplicable, Trial
     from fedpriv.threat.attack import Finding
     from fedpriv.threat.goal import Goal
@@ -43,12 +46,12 @@ class Gathered:
     scores: list[Any] = field(default_factory=list)
     runs: list[int] = field(default_factory=list)
     refused: list[Inapplicable] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    pictures: list[tuple[Any, Any, list[str]]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    pictures: list[tuple[Array, Array, list[str]]] = field(default_factory=list)
     ways: list[Progress] = field(default_factory=list)
-    first: tuple[Finding, Any] | None = None
+    first: tuple[Finding, Array] | None = None
 
-    def add(self, result: Trial, truth: Truth, run: int, columns: dict[str, Any]) -> list[dict[str, Any]]:
+    def add(self, result: Trial, truth: Truth, run: int, columns: Row) -> list[Row]:
         """Takes one trial's result in; returns its rows, with these columns first and the `number` of each."""
         score, before = result.score, len(self.rows)
         self.scores.append(score)
@@ -63,7 +66,7 @@ class Gathered:
         """Notes a trial that the attack does not apply to."""
         self.refused.append(result)
 
-    def _keep_pictures(self, finding: Finding, score: Any, truth: Truth, run: int, rows: list[dict[str, Any]]) -> None:
+    def _keep_pictures(self, finding: Finding, score: Score, truth: Truth, run: int, rows: list[Row]) -> None:
         import numpy as np
 
         from fedpriv.figures.reconstructions import quality_captions
@@ -85,11 +88,11 @@ class Gathered:
             if drawable and self.first is None:
                 self.first = finding, truth.x
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Row:
         """Of all trials that the attack applied to, and how many it did not."""
         return self.goal.details(self.scores, self.runs) | {"inapplicable": len(self.refused)}
 
-    def write(self, out: Path, config: dict[str, Any], seed: int) -> None:
+    def write(self, out: Path, config: Config, seed: int) -> None:
         """A table of the rows, `summary.json`, and the figures there is something to draw for."""
         from fedpriv.base.atomic import write_csv, write_json
         from fedpriv.base.provenance import provenance
@@ -140,7 +143,7 @@ class Gathered:
         return reconstruction_grid(originals, {"reconstruction": found}, {"reconstruction": captions})
 
 
-def show_row(row: dict[str, Any], number: int, unit: str, columns: Sequence[Column], json_lines: bool) -> None:
+def show_row(row: Row, number: int, unit: str, columns: Sequence[Column], json_lines: bool) -> None:
     """Prints one row; before the first, the headings.
 
     Args:
@@ -171,7 +174,7 @@ def _cell(value: Any, column: Column) -> str:
     return format(value, column.format)
 
 
-def show_inapplicable(result: Inapplicable, columns: dict[str, Any], json_lines: bool) -> None:
+def show_inapplicable(result: Inapplicable, columns: Row, json_lines: bool) -> None:
     """Prints that the attack does not apply to a trial, and why."""
     from fedpriv.base.atomic import to_json
 
@@ -181,7 +184,7 @@ def show_inapplicable(result: Inapplicable, columns: dict[str, Any], json_lines:
         typer.echo(f"trial {columns['trial']}: does not apply: {result.reason}", err=True)
 
 
-def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: str, images: dict[str, Any]) -> None:
+def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: str, images: Row) -> None:
     """Prints the summary, who attacked, knowing what, and which images (see `describe_images`)."""
     from fedpriv.base.atomic import jsonable, to_json
 

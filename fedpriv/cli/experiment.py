@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fedpriv.experiment.estimate import Estimator
     from fedpriv.experiment.experiment import Experiment
     from fedpriv.experiment.runner import Step, Todo
+    from fedpriv.experiment.store import Job
 
 
 def run(
@@ -211,7 +212,7 @@ class _Progress:
 
     def __init__(self, todo: Todo, estimator: Estimator, jobs: int) -> None:
         self.estimator, self.jobs, self.total = estimator, jobs, todo.jobs
-        self.left: dict[str, Any] = {job.key: job for job in [*todo.trainings, *(job for job, _ in todo.attacks)]}
+        self.left: dict[str, Job] = {job.key: job for job in [*todo.trainings, *(job for job, _ in todo.attacks)]}
         self.failed, self.began = 0, time.monotonic()
 
     def note(self, step: Step) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ParameterError, UnknownNameError, did_you_mean
+from fedpriv.base.types import Config
 
 REGISTRIES = {
     "attacks": registry.attacks,
@@ -181,7 +182,7 @@ def _print_yaml(name: str) -> None:
     typer.echo(yaml.safe_dump(config, sort_keys=False).rstrip())
 
 
-def plug_in_schema(name: str) -> dict[str, Any]:
+def plug_in_schema(name: str) -> Config:
     """The JSON schema of the file that `show NAME --yaml` prints.
 
     Raises:

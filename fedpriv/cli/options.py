@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedpriv.base import registry
 from fedpriv.base.errors import ParameterError, did_you_mean
+from fedpriv.base.types import Config
 from fedpriv.cli.mapped import Mapped
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ WorkerTimeout = Annotated[
 ]
 
 
-def make_schedule(text: str) -> dict[str, Any]:
+def make_schedule(text: str) -> Config:
     """`constant`, or `step(decay=0.5,every=20)`, `exponential(decay=0.99)`, `cosine(over=100)`, `warmup(over=10)`."""
     kind, parameters = registry.parse_call(text, "schedule")
     known = ("constant", "step", "exponential", "cosine", "warmup")

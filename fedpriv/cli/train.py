@@ -15,7 +15,7 @@ from fedpriv.cli.progress import RoundProgress
 if TYPE_CHECKING:
     from fedpriv.account.ledger import Against
     from fedpriv.federation.federation import Federation
-    from fedpriv.rounds.record import History
+    from fedpriv.rounds.record import History, Record
 
 
 def _text(said: str, *names: str) -> Any:
@@ -166,7 +166,7 @@ def train(
         _draw_partition(federation, setting.data, partition_figure)
     with RoundProgress(setting.training.rounds, quiet=json_lines) as progress:
 
-        def on_round(record: Any) -> None:
+        def on_round(record: Record) -> None:
             progress.update(record)
             if json_lines:
                 typer.echo(to_json(record.row()))

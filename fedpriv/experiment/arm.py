@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedpriv.base.types import Row
 from fedpriv.experiment.experiment import Cell
 from fedpriv.experiment.work import Outcome
 
@@ -63,7 +64,7 @@ class CellResult:
     code: tuple[str, ...] = ()
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Row:
         """Of the training and the attack."""
         return {**(self.trained.facts if self.trained else {}), **(self.attacked.facts if self.attacked else {})}
 
@@ -154,13 +155,13 @@ class Arm:
                     batches.append(result.batch(k))
         return scores, runs, batches
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """One flat row; made once, since its intervals take resampling."""
         return dict(self._row)
 
     @cached_property
-    def _row(self) -> dict[str, Any]:
-        row: dict[str, Any] = {**self.labels, "seeds": len(self.results)}
+    def _row(self) -> Row:
+        row: Row = {**self.labels, "seeds": len(self.results)}
         scores, runs, batches = self.scores()
         if scores and self.goal is not None:
             row |= self.goal.summarize(scores, runs, batches)

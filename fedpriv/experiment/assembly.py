@@ -6,11 +6,12 @@ Every command, and every cell of a grid, is made here and nowhere else.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedpriv.base.seeds import Purpose, generator
+from fedpriv.base.types import Row
 from fedpriv.experiment.setting import Setting
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None, i
     return stage(exposure, goal, seed=seed, auxiliary=how.auxiliary, members=members, outsiders=outsiders)
 
 
-def describe_images(setting: Setting, staged: Stage, seed: int) -> dict[str, Any]:
+def describe_images(setting: Setting, staged: Stage, seed: int) -> Row:
     """Which examples a stage attacks.
 
     Args:

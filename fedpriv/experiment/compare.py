@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedpriv.base.errors import ExperimentError
+from fedpriv.base.types import Row
 from fedpriv.experiment.arm import Arm
 from fedpriv.metrics.interval import cluster_bootstrap
 
@@ -36,7 +37,7 @@ class Paired:
     interval: tuple[float, float] | None
     p_value: float | None
 
-    def row(self, **labels: Any) -> dict[str, Any]:
+    def row(self, **labels: Any) -> Row:
         """One flat row."""
         return {**labels, **vars(self)}
 
@@ -141,7 +142,7 @@ def _units(arm: Arm) -> dict[tuple[int, Hashable, int, Any], tuple[Hashable, Map
     return found
 
 
-def compare(first: Sequence[Arm], second: Sequence[Arm]) -> list[dict[str, Any]]:
+def compare(first: Sequence[Arm], second: Sequence[Arm]) -> list[Row]:
     """Rows for all arms that both experiments have, by the labels of the axes they share.
 
     An arm of one may meet several of the other, which then differ in an axis that only the other has.
@@ -179,7 +180,7 @@ def compare(first: Sequence[Arm], second: Sequence[Arm]) -> list[dict[str, Any]]
     return with_holm(rows)
 
 
-def with_holm(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_holm(rows: Sequence[Row]) -> list[Row]:
     """Rows of `Paired` with `p_holm`, over all the rows of a quantity."""
     adjusted: dict[int, float | None] = {}
     for quantity in {row["quantity"] for row in rows}:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpriv.base.errors import ExperimentError
+from fedpriv.base.types import Config
 
 Path_ = tuple[str | int, ...]
 
@@ -26,7 +27,7 @@ class Document:
       where: for each path in it, the file and the line it was written on.
     """
 
-    content: dict[str, Any]
+    content: Config
     where: dict[Path_, str] = field(default_factory=dict)
 
     def place(self, path: Path_) -> str:

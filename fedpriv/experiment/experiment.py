@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pydantic
 
 from fedpriv.base.errors import ExperimentError, did_you_mean
+from fedpriv.base.types import Config
 from fedpriv.experiment import document
 from fedpriv.experiment.contents import Contents
 from fedpriv.experiment.document import Document, Path_
@@ -57,7 +57,7 @@ class Experiment:
     contents: Contents
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
-    source: dict[str, Any] = field(repr=False)
+    source: Config = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -173,9 +173,7 @@ def _root(read: Document) -> Contents:
     return contents
 
 
-def _cells(
-    read: Document, contents: Contents, axes: Sequence[Axis], shortcuts: dict[str, dict[str, Any]]
-) -> Iterator[Cell]:
+def _cells(read: Document, contents: Contents, axes: Sequence[Axis], shortcuts: dict[str, Config]) -> Iterator[Cell]:
     seeds = list(range(contents.seeds)) if isinstance(contents.seeds, int) else list(contents.seeds)
     if not seeds or len(set(seeds)) != len(seeds):
         raise ExperimentError(f"{read.place(('seeds',))}: seeds={seeds} must be at least one, each once")
@@ -188,7 +186,7 @@ def _cells(
             yield Cell(labels, setting, seed)
 
 
-def _setting(read: Document, chosen: Sequence[Option], shortcuts: dict[str, dict[str, Any]]) -> Setting:
+def _setting(read: Document, chosen: Sequence[Option], shortcuts: dict[str, Config]) -> Setting:
     raw = Document(copy.deepcopy(read.content.get("setting") or {}))
     places: dict[Path_, str] = {}
     for option in chosen:
@@ -209,7 +207,7 @@ def _setting(read: Document, chosen: Sequence[Option], shortcuts: dict[str, dict
         raise ExperimentError(explained(e, place)) from e
 
 
-def schema() -> dict[str, Any]:
+def schema() -> Config:
     """The JSON schema of an experiment file, for editors."""
     made = Contents.model_json_schema()
     made["properties"]["setting"] = {"$ref": "#/$defs/Setting", "description": "what all cells share"}

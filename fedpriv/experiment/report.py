@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedpriv.base.types import Row
 from fedpriv.experiment import conclusion
 from fedpriv.experiment.arm import Arm, CellResult, arms, attacked_arms, by_goal, words
 from fedpriv.experiment.compare import compare_arms, with_holm
@@ -114,7 +115,7 @@ def _settings(experiment: Experiment) -> Section:
     return Section("Settings", tables=tables, files=[("the experiment file", "experiment.yaml")])
 
 
-def _shared(experiment: Experiment) -> list[dict[str, Any]]:
+def _shared(experiment: Experiment) -> list[Row]:
     """Fields that are the same in all cells, and not merely their defaults of no matter."""
     flat = [_flat(c.setting.model_dump(mode="json")) for c in experiment.cells]
     attacked = any(c.setting.attack for c in experiment.cells)
@@ -132,7 +133,7 @@ def _shared(experiment: Experiment) -> list[dict[str, Any]]:
     return rows
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(value: Any, prefix: str = "") -> Row:
     if isinstance(value, Mapping):
         return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}{name}.").items()}
     return {prefix.rstrip("."): value}
@@ -206,10 +207,10 @@ def _is_lower_better(arms: Sequence[Arm], fact: str) -> bool:
     return any(c.better == "lower" for c in columns)
 
 
-def _differences(made: Sequence[Arm]) -> list[dict[str, Any]]:
+def _differences(made: Sequence[Arm]) -> list[Row]:
     """Each arm against the one that has an axis's first value and agrees in all others."""
     of = {tuple(a.labels.values()): a for a in made if a.results}
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     axes = list(made[0].labels) if made else []
     for i, axis in enumerate(axes):
         first = made[0].labels[axis]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedpriv.base.errors import ExperimentError, FedprivError
+from fedpriv.base.types import Array
 from fedpriv.experiment.assembly import datasets
 from fedpriv.experiment.code import code_version
 from fedpriv.experiment.experiment import Experiment
@@ -113,7 +114,7 @@ def job_code(job: Job) -> str:
     return code_version(job.cell.setting, attacked=job.kind == "attack")
 
 
-def run_job(job: Job, weights: Any, keep_images: int) -> Step:
+def run_job(job: Job, weights: Array | None, keep_images: int) -> Step:
     """Does a job; a failure is a result too. What the user can mend is one line, the rest has its traceback."""
     code = ""
     try:
@@ -196,13 +197,13 @@ def _here(todo: Todo, store: Store, keep: int) -> Generator[Step, None, None]:
             yield Step(job, None, error) if error else run_job(job, weights, keep)
 
 
-def _weights(step: Step) -> tuple[Any, str]:
+def _weights(step: Step) -> tuple[Array | None, str]:
     if step.outcome is None:
         return None, f"its training failed: {step.error}"
     return step.outcome.arrays["weights"], ""
 
 
-def _saved_weights(store: Store, training: Job) -> tuple[Any, str]:
+def _saved_weights(store: Store, training: Job) -> tuple[Array | None, str]:
     saved = store.read(training)
     if saved is None:
         return None, "its training is damaged; run again"

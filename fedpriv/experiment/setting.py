@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ParameterError
+from fedpriv.base.types import Config
 from fedpriv.defense.attrition import Attrition, NoAttrition
 from fedpriv.procedure.procedure import Count, Optimizer, Procedure, Sampling
 from fedpriv.threat.adversary import Adversary
@@ -89,7 +90,7 @@ class Training(Procedure):
         made: Attrition = registry.attrition.create(self.attrition)
         return made
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Config:
         """What the trained weights depend on; results from before there were drop-outs and fractions stay valid."""
         written = self.model_dump(mode="json")
         if self.fraction is None:
@@ -171,7 +172,7 @@ class Exposed(pydantic.BaseModel):
         """The adversary."""
         return Adversary.parse(self.adversary, knows=self.knows, blind=self.blind, corrupted=self.corrupted)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Config:
         """What an attack's outcome depends on, however the adversary was written."""
         short = {"corrupted", "knows", "blind"}
         written = {k: v for k, v in self.model_dump(mode="json").items() if k not in short}
@@ -295,18 +296,18 @@ class Setting(pydantic.BaseModel):
                 raise ParameterError(f"{name}={shown} is not for goal '{goal.name}'; leave it out")
         return goal_of(made, self.goal, **taken) if taken else goal
 
-    def engine_options(self) -> dict[str, Any]:
+    def engine_options(self) -> Config:
         """For the federation."""
         return {"workers": list(self.workers), "timeout": self.worker_timeout} if self.engine == "tff" else {}
 
-    def training_identity(self) -> dict[str, Any]:
+    def training_identity(self) -> Config:
         """What the trained weights depend on, besides data, code and seed."""
         training = self.training.identity()
         defenses = [d.config() for d in self.made_defenses()] if self.training.defended else []
         identity = {"model": self.model, "training": training, "defense": defenses, "on_nonfinite": self.on_nonfinite}
         return identity | {"delta": self.delta, "accountant": self.accountant, "engine": self.engine}
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Config:
         """What a cell's result depends on, besides data, code and seed; spelling does not matter."""
         attack, goal = self.made_attack(), self.made_goal()
         # What is attacked fresh does not depend on the training.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedpriv.base.errors import ExperimentError, did_you_mean
+from fedpriv.base.types import Config
 from fedpriv.experiment.contents import Contents
 from fedpriv.experiment.document import Document
 
@@ -13,7 +14,7 @@ from fedpriv.experiment.document import Document
 KINDS = ("attack", "goal", "defense", "model", "data")
 
 
-def shortcuts_of(read: Document, contents: Contents) -> dict[str, dict[str, Any]]:
+def shortcuts_of(read: Document, contents: Contents) -> dict[str, Config]:
     """By kind, by name: what it stands for, with shortcuts in it replaced."""
     for kind in contents.define:
         if kind not in KINDS:
@@ -21,7 +22,7 @@ def shortcuts_of(read: Document, contents: Contents) -> dict[str, dict[str, Any]
                 f"{read.place(('define', kind))}: shortcuts are for {', '.join(KINDS)}, not '{kind}'."
                 f"{did_you_mean(kind, KINDS)}"
             )
-    made: dict[str, dict[str, Any]] = {}
+    made: dict[str, Config] = {}
     for kind, written in contents.define.items():
 
         def expand(value: Any, above: tuple[str, ...], written: dict[str, Any] = written, kind: str = kind) -> Any:

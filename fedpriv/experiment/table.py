@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from fedpriv.base.types import Row
 from fedpriv.experiment.arm import Arm, CellResult
 from fedpriv.experiment.experiment import Experiment
-from fedpriv.experiment.store import Saved, Store, attack_job, training_job
+from fedpriv.experiment.store import Job, Saved, Store, attack_job, training_job
 
 #: Facts that a report says in words.
 IN_WORDS = ("threat", "replayed", "held_out", "classes", "attacked", "images_of", "model_notes", "warnings")
@@ -19,7 +19,7 @@ def gather(experiment: Experiment, store: Store) -> list[CellResult]:
     """Every cell of the experiment with what there is of it."""
     read: dict[str, Saved | None] = {}
 
-    def saved(job: Any) -> Saved | None:
+    def saved(job: Job) -> Saved | None:
         if job.key not in read:
             read[job.key] = store.read(job)
         return read[job.key]
@@ -42,7 +42,7 @@ def gather(experiment: Experiment, store: Store) -> list[CellResult]:
     return found
 
 
-def image_rows(results: Sequence[CellResult]) -> list[dict[str, Any]]:
+def image_rows(results: Sequence[CellResult]) -> list[Row]:
     """One flat row an image (or other unit of the goal); one a cell where nothing is attacked.
 
     Cells that failed have one with their error, views that an attack does not apply to one with the reason.
@@ -50,7 +50,7 @@ def image_rows(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     rows = []
     for result in results:
         cell = result.cell
-        head: dict[str, Any] = {**cell.labels, "seed": cell.seed}
+        head: Row = {**cell.labels, "seed": cell.seed}
         facts = {k: v for k, v in result.facts.items() if k not in IN_WORDS}
         if result.error:
             rows.append({**head, "status": result.error})
@@ -69,7 +69,7 @@ def image_rows(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     return rows
 
 
-def write_tables(results: Sequence[CellResult], arms: Sequence[Arm], store: Store) -> list[dict[str, Any]]:
+def write_tables(results: Sequence[CellResult], arms: Sequence[Arm], store: Store) -> list[Row]:
     """`table.csv`, `table.parquet` (one row an image), `arms.csv` and `arrays.npz`; returns the arms' rows.
 
     Args:

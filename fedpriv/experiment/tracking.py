@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from fedpriv.base.errors import ExperimentError, ParameterError, did_you_mean
+from fedpriv.base.types import Row
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.runner import Step
 
@@ -34,7 +35,7 @@ def tracker(kind: str, experiment: Experiment, folder: Path) -> Tracker:
     raise ParameterError(f"--log '{kind}' is unknown.{did_you_mean(kind, ('tensorboard', 'mlflow'))}")
 
 
-def _numbers(step: Step) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def _numbers(step: Step) -> tuple[dict[str, float], list[Row]]:
     """Scalars of a job, and its rounds."""
     assert step.outcome is not None
     found = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedpriv.base.atomic import jsonable
 from fedpriv.base.errors import LedgerError
+from fedpriv.base.types import Row
 from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Defense, Station, labels
@@ -43,9 +44,9 @@ class Outcome:
       seconds: wall-clock.
     """
 
-    facts: dict[str, Any] = field(default_factory=dict)
-    scores: list[dict[str, Any]] = field(default_factory=list)
-    rounds: list[dict[str, Any]] = field(default_factory=list)
+    facts: Row = field(default_factory=dict)
+    scores: list[Row] = field(default_factory=list)
+    rounds: list[Row] = field(default_factory=list)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -73,7 +74,7 @@ def train(setting: Setting, seed: int) -> Outcome:
     return Outcome(facts, [], rounds, {"weights": history.weights}, time.perf_counter() - began)
 
 
-def _utility(history: History, setting: Setting) -> dict[str, Any]:
+def _utility(history: History, setting: Setting) -> Row:
     records = history.records
     goal = setting.training.target_accuracy
     tested = [r.test_loss for r in records if r.test_loss is not None]
@@ -139,7 +140,7 @@ class _Gathered:
     goal: Goal
     keep_images: int
     film: bool
-    scores: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[Row] = field(default_factory=list)
     originals: list[np.ndarray] = field(default_factory=list)
     found: list[np.ndarray] = field(default_factory=list)
     replayed: list[set[str]] = field(default_factory=list)

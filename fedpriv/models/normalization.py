@@ -33,8 +33,19 @@ NOTES: dict[str, str] = {
 }
 
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+def chosen_mode(choice: BatchNormChoice, layers: Sequence[Layer]) -> BatchNorm:
+    """What a choice means for these batch normalizations.
+
+    Frozen at their initial values (mean 0, variance 1) statistics normalize nothing, and a deep network does not learn;
+    so `auto` uses those of the batch unless some layer came with others.
+    """
+    if choice != "auto":
+        return choice
+    moved = [bool(np.any(layer.moving_mean.numpy()) or np.any(layer.moving_variance.numpy() != 1)) for layer in layers]
+    return "eval" if any(moved) else "train"
+
+
+def is_batch_norm(layer: Layer) -> bool:
     """Whether `layer` is one of Keras's batch normalizations (plain, synchronized or version 1)."""
     return any(c.__name__ == "BatchNormalizationBase" for c in type(layer).__mro__)
 

@@ -17,6 +17,7 @@ from typing import Any
 from fedpriv.base.atomic import write_json
 from fedpriv.base.errors import DataError, ParameterError
 from fedpriv.base.provenance import config_hash
+from fedpriv.base.types import Config
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -93,7 +94,7 @@ def _write(folder: Path, made: Sequence[Mapping[str, Any]], code: Sequence[str])
     )
 
 
-def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def read_manifest(folder: str | os.PathLike[str]) -> Config:
     """The manifest: `made` (`command`, `commit`, `modified`, ...), `code`, and `files` with `sha256` and `bytes` each.
 
     Raises:
@@ -124,7 +125,7 @@ def problems(folder: str | os.PathLike[str]) -> list[str]:
     return sorted(wrong)
 
 
-def _files(folder: Path) -> dict[str, dict[str, Any]]:
+def _files(folder: Path) -> dict[str, Config]:
     found = {}
     for path in _paths(folder):
         try:
@@ -142,9 +143,9 @@ def _paths(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _origins(folder: Path) -> list[dict[str, Any]]:
+def _origins(folder: Path) -> list[Config]:
     """The provenances in a folder's JSON files, equal ones once."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Config] = {}
     for path in _paths(folder):
         if path.suffix != ".json":
             continue
@@ -162,5 +163,5 @@ def _origins(folder: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _brief(origin: Mapping[str, Any]) -> dict[str, Any]:
+def _brief(origin: Mapping[str, Any]) -> Config:
     return {key: origin.get(key) for key in _KEPT} | ({_NOTE: origin[_NOTE]} if _NOTE in origin else {})

@@ -14,6 +14,8 @@ import numpy as np
 from fedpriv.base.errors import CapabilityError, CheckError, FedprivError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.registry import attacks
+from fedpriv.base.types import Row
+from fedpriv.models.model import Model
 from fedpriv.models.tasks.regression import Regression
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.trial import isolated
@@ -359,7 +361,7 @@ _TRIED = frozenset(
 )
 
 
-def _twin(view: View) -> Any:
+def _twin(view: View) -> Model:
     """The same model, which no compiled graph takes for it."""
     apply = view.model.apply
     return dataclasses.replace(
@@ -398,7 +400,7 @@ def _copied(view: View) -> View:
     return dataclasses.replace(view, **{name: own(getattr(view, name)) for name in arrays})
 
 
-def _contents(view: View) -> dict[str, Any]:
+def _contents(view: View) -> Row:
     """By field, the bytes of its arrays, or the identity of what is none."""
 
     def frozen(value: Any) -> Any:

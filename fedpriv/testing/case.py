@@ -11,6 +11,7 @@ import numpy as np
 
 from fedpriv.base.errors import ParameterError, did_you_mean
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Array, KerasModel
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.embedded import fashion_small
 from fedpriv.models.keras_model import from_keras
@@ -65,7 +66,7 @@ def _images(side: int, first: int = 23) -> Dataset:
 def _perceptron(side: int, hidden: int, activation: str, bias: bool = True) -> Model:
     """One hidden layer; weights uniform in [-0.5, 0.5], so that second derivatives are of use."""
 
-    def build() -> Any:
+    def build() -> KerasModel:
         layers = tf.keras.layers
 
         def weights() -> dict[str, Any]:
@@ -87,8 +88,8 @@ def _perceptron(side: int, hidden: int, activation: str, bias: bool = True) -> M
 def _normalized(data: Dataset) -> tuple[Model, np.ndarray]:
     """A convolution, batch normalization with the statistics of `data`, and the logits; and its weights `[d]`."""
 
-    def building(mean: Any, variance: Any) -> Callable[[], Any]:
-        def build() -> Any:
+    def building(mean: Array | float, variance: Array | float) -> Callable[[], KerasModel]:
+        def build() -> KerasModel:
             layers, constant = tf.keras.layers, tf.keras.initializers.Constant
             return tf.keras.Sequential(
                 [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from fedpriv.base.errors import CheckError, FedprivError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.registry import defenses
+from fedpriv.base.types import Flat, Scalar, Seed
 from fedpriv.data.embedded import fashion_small
 from fedpriv.data.partition import Partition
 from fedpriv.defense.aggregator import Aggregator
@@ -214,7 +216,7 @@ class _Check:
                         f"{spread:.4g}"
                     )
 
-    def _context(self, link: int, seed: Any) -> Context:
+    def _context(self, link: int, seed: Seed) -> Context:
         federation = self.federation(self.seed)
         part = federation.line.links[link]
         plan = federation.plan
@@ -231,7 +233,7 @@ class _Check:
             weights=tf.zeros([plan.spec.size], plan.spec.dtype),
         )
 
-    def _updated(self, update: Any, seed: Any) -> np.ndarray:
+    def _updated(self, update: Flat, seed: Seed) -> np.ndarray:
         value = tf.cast(update, self.federation(self.seed).plan.spec.dtype)
         line = self.federation(self.seed).line
         for i in line.at(Station.UPDATE):
@@ -240,7 +242,7 @@ class _Check:
             value = out.value
         return np.asarray(value)
 
-    def _check_tallies(self, i: int, tally: Any) -> None:
+    def _check_tallies(self, i: int, tally: Mapping[str, Scalar | float]) -> None:
         line = self.federation(self.seed).line
         bounds = line.links[i].tallies(line.plan)
         for name, value in tally.items():
