@@ -11,7 +11,7 @@ from fedpriv.base.errors import DataError, ParameterError
 from fedpriv.data.cifar import cifar_kind, read_cifar_folder
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.idx import idx_files, read_idx_folder
-from fedpriv.data.image_folder import read_image_folder, subfolders
+from fedpriv.data.image_folder import is_photo, photos, read_image_folder, subfolders
 from fedpriv.data.known import KNOWN, KnownSet, known_by_file_name
 from fedpriv.data.npz import read_npz
 from fedpriv.data.table import is_table, table
@@ -19,23 +19,24 @@ from fedpriv.data.table import is_table, table
 EXPECTED = (
     "an .npz file with arrays x and y, a folder of IDX files (train-images-idx3-ubyte, ..., .gz or not), "
     "a folder of CIFAR batches (data_batch_1, ... or train, with or without .bin), an image folder "
-    "(one subfolder a class), or a table (a CSV file with a heading, or an .npz with one array a column)"
+    "(one subfolder a class), a photo or a folder of them, or a table (a CSV file with a heading, or an .npz with one "
+    "array a column)"
 )
 
 
 def detect(path: Path) -> str | None:
-    """`npz`, `table`, `idx`, `cifar` or `images`: the format of what lies at `path`, or None."""
+    """`npz`, `table`, `idx`, `cifar`, `images` or `photos`: the format of what lies at `path`, or None."""
     if path.is_file():
         if is_table(path):
             return "table"
-        return "npz" if path.suffix.lower() == ".npz" else None
+        return "npz" if path.suffix.lower() == ".npz" else "photos" if is_photo(path) else None
     if not path.is_dir():
         return None
     if idx_files(path):
         return "idx"
     if cifar_kind(path) is not None:
         return "cifar"
-    return "images" if subfolders(path) else None
+    return "images" if subfolders(path) else "photos" if is_photo(path) else None
 
 
 def read_path(
@@ -63,14 +64,16 @@ def read_path(
         raise DataError(f"{path}: cannot be read ({e.strerror or e})") from e
     if kind is None:
         raise DataError(_undetected(path))
-    if image_size is not None and kind != "images":
+    if image_size is not None and kind not in ("images", "photos"):
         raise ParameterError(f"image_size={image_size}: {path} is no image folder, and only those are resized")
-    if num_classes is not None and kind not in ("npz", "idx"):
+    if num_classes is not None and kind not in ("npz", "idx", "photos"):
         raise ParameterError(f"num_classes={num_classes}: {path} says itself how many classes it has; leave it out")
     if num_classes is not None and num_classes < 1:
         raise ParameterError(f"num_classes={num_classes}: expected a positive number")
     if kind == "table":
         return table(str(path))
+    if kind == "photos":
+        return photos(str(path), 32 if image_size is None else image_size, num_classes)
     resolved = path.resolve()
     stem = resolved.stem if kind == "npz" else resolved.name
     if kind == "images":

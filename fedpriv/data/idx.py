@@ -23,7 +23,10 @@ from fedpriv.data.check import check_pair, make_dataset
 from fedpriv.data.dataset import Dataset
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_NAME = re.compile(r"^(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(\.gz|\.xz)?$", re.IGNORECASE)
+#: Such as `train-images-idx3-ubyte`, `emnist-letters-test-labels-idx1-ubyte.gz`, `qmnist-train-labels-idx2-int.gz`.
+_NAME = re.compile(
+    r"^(?:(emnist-\w+|qmnist)-)?(train|t10k|test)-(images|labels)[-.]idx[123]-(?:ubyte|int)(\.gz|\.xz)?$", re.IGNORECASE
+)
 
 
 def parse_idx(data: bytes | BinaryIO, name: str, rank: int | None = None) -> np.ndarray:
@@ -134,20 +137,41 @@ def write_idx(path: str | Path, array: np.ndarray) -> None:
 
 
 def idx_files(folder: Path) -> dict[tuple[str, str], Path]:
-    """IDX files in `folder` by (`train` or `test`, `images` or `labels`); a plain one wins over a compressed one."""
+    """IDX files in `folder` by (`train` or `test`, `images` or `labels`); a plain one wins over a compressed one.
+
+    Raises:
+      DataError: it holds several sets, as EMNIST's archive does.
+    """
     found: dict[tuple[str, str], Path] = {}
+    sets: dict[str, Path] = {}
     for path in sorted(folder.iterdir(), key=lambda p: (len(p.name), p.name)):
         match = _NAME.match(path.name)
         if match and path.is_file():
-            split = "train" if match[1].lower() == "train" else "test"
-            found.setdefault((split, match[2].lower()), path)
+            sets.setdefault((match[1] or "").lower(), path)
+            split = "train" if match[2].lower() == "train" else "test"
+            found.setdefault((split, match[3].lower()), path)
+    if len(sets) > 1:
+        raise DataError(
+            f"{folder} holds several sets ({', '.join(name or 'one without a name' for name in sorted(sets))}); put "
+            "the files of one into a folder of its own and give that"
+        )
     return found
+
+
+def _prefix(files: dict[tuple[str, str], Path]) -> str:
+    """`qmnist`, `emnist-letters` and so on, or ""."""
+    match = _NAME.match(next(iter(files.values())).name)
+    return (match[1] or "").lower() if match else ""
 
 
 def read_idx_folder(
     folder: str | Path, name: str, num_classes: int | None = None, class_names: tuple[str, ...] = ()
 ) -> tuple[Dataset, Dataset | None]:
     """Training and test set from a folder of IDX files under their usual names, such as `train-images-idx3-ubyte.gz`.
+
+    EMNIST's files (`emnist-letters-train-images-idx3-ubyte.gz`; Cohen et al. 2017, arXiv 1702.05373) hold their images
+    on their side, and are turned; of QMNIST's labels (Yadav, Bottou 2019, arXiv 1905.10498), eight numbers an image,
+    the first is the class.
 
     Args:
       folder: holds `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and, for a test set, `t10k-images-idx3-ubyte`,
@@ -172,7 +196,7 @@ def read_idx_folder(
             continue
         if missing:
             raise DataError(f"{folder}: {missing[0]} (or .gz) is missing; found {_names(files)}")
-        arrays[split] = (read_idx(files[split, "images"], 3), read_idx(files[split, "labels"], 1))
+        arrays[split] = _pair(files[split, "images"], files[split, "labels"], _prefix(files))
     if num_classes is None:
         num_classes = max(int(y.max(initial=0)) for _, y in arrays.values()) + 1
     sets = {
@@ -190,6 +214,21 @@ def read_idx_folder(
     }
     check_pair(sets["train"], sets.get("test"), str(folder))
     return sets["train"], sets.get("test")
+
+
+def _pair(images: Path, labels: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images `[n, h, w]` and classes `[n]`, as the set of that name keeps them."""
+    x = read_idx(images, 3)
+    if prefix.startswith("emnist"):
+        x = np.ascontiguousarray(x.transpose(0, 2, 1))
+    if prefix != "qmnist":
+        return x, read_idx(labels, 1)
+    y = read_idx(labels)
+    if y.ndim == 2 and y.shape[1] >= 1:
+        y = y[:, 0]
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise DataError(f"{labels}: {y.ndim} axes of {y.dtype}; expected QMNIST's labels, whole numbers [n, 8] or [n]")
+    return x, y
 
 
 def _names(files: dict[tuple[str, str], Path]) -> str:

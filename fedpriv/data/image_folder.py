@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,8 +71,55 @@ def read_image_folder(folder: str | Path, name: str, image_size: int = 32) -> tu
     return read(train_files), None if test_files is None else read(test_files)
 
 
+def photos(path: str, image_size: int = 32, num_classes: int | None = None) -> tuple[Dataset, None]:
+    """Photos without classes: one image file, or a folder of them, brought to one size as an image folder's are.
+
+    All are given class 0. A model needs a number of classes; where none is given, 10 are assumed, and that is said.
+
+    Args:
+      path: an image file, or a folder with images directly in it.
+      image_size: height and width to resize to, in pixels.
+      num_classes: of the model that is attacked on them.
+
+    Returns:
+      The images as a training set, uint8 `[n, image_size, image_size, channels]`, and no test set.
+
+    Raises:
+      ParameterError: an impossible size or number of classes.
+      DataError: no image that can be read.
+    """
+    if not 1 <= image_size <= 4096:
+        raise ParameterError(f"image_size={image_size}: expected 1 to 4096 pixels")
+    if num_classes is not None and num_classes < 1:
+        raise ParameterError(f"num_classes={num_classes}: expected a positive number")
+    place = Path(path).expanduser()
+    try:
+        files = _images_in(place) if place.is_dir() else [place]
+        if not files or not files[0].is_file():
+            raise DataError(f"{place}: no image is there; expected an image file, or a folder of images")
+        grey = all(map(_is_grey, files))
+        x = np.stack([_pixels(p, image_size, grey) for p in files])
+    except OSError as e:
+        raise DataError(f"{place}: cannot be read ({e.strerror or e})") from e
+    if num_classes is None:
+        warnings.warn(
+            f"{place.name}: photos have no classes, so class 0 of 10 is assumed; to say how many there are, write "
+            f"photos(path={place.name},num_classes=N)",
+            stacklevel=4,
+        )
+    made = Dataset(place.stem, x, np.zeros(len(x), np.int32), num_classes or 10, (), None, f"photos in {place.name}")
+    return made, None
+
+
+def is_photo(path: Path) -> bool:
+    """Whether it is an image file, or a folder with images directly in it and no folders."""
+    if path.is_file():
+        return path.suffix.lower() in _extensions()
+    return path.is_dir() and not subfolders(path) and bool(_images_in(path))
+
+
 def _split(folder: Path) -> tuple[Path, Path | None]:
-    below = {p.name: p for p in subfolders(folder)}
+    below = {p.name.lower(): p for p in subfolders(folder)}
     if "train" in below and set(below) <= {"train", *_TEST_NAMES} and subfolders(below["train"]):
         return below["train"], next((below[n] for n in _TEST_NAMES if n in below), None)
     return folder, None

@@ -183,3 +183,15 @@ def test_steps_and_epochs_exclude_each_other(run, npz):
     status, _, err = run("attack", "dlg", *TINY, "--data", npz, "--local-steps", 2, "--local-epochs", 2)
     assert status == 2
     assert "--local-steps and --local-epochs exclude each other" in err
+
+
+def test_a_photo_of_ones_own_is_attacked(run, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    path = tmp_path / "me.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(path)
+    with pytest.warns(UserWarning, match="class 0 of 10 is assumed"):
+        status, out, _ = run("attack", "first_layer", "--model", "logistic", "-n", 1, "--data", path)
+    assert status == 0
+    assert "1 of 1 image reconstructed" in out
