@@ -79,6 +79,17 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, private: bool = False
     return target
 
 
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Makes sure, before any work, that files can be written into a folder, which is made if it is not there.
+
+    Raises:
+      FedprivError: as `write_bytes`.
+    """
+    probe = write_bytes(Path(folder) / f".fedpriv.{os.getpid()}.{secrets.token_hex(4)}", b"")
+    with contextlib.suppress(OSError):
+        probe.unlink()
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Writes `text` as UTF-8 atomically; see `write_bytes`."""
     return write_bytes(path, text.encode())

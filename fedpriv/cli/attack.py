@@ -172,6 +172,7 @@ def attack(
     Without --checkpoint every trial attacks a freshly initialized model. With --out, attacks that can are asked to keep
     the examples along the way, for the film strip and the curve.
     """
+    from fedpriv.base.atomic import check_folder
     from fedpriv.cli.attack_output import Gathered, show_inapplicable, show_row, show_summary
     from fedpriv.experiment.assembly import describe_images, make_stage
     from fedpriv.rounds.attempts import attempts
@@ -187,6 +188,8 @@ def attack(
     for option, field in (("--threshold", "threshold_db"), ("--lpips", "metrics")):
         if getattr(setting, field) not in (None, ()) and field not in type(asked).model_fields:
             raise ParameterError(f"{option} is for goal 'reconstruction', not '{asked.name}'; leave it out")
+    if out is not None:
+        check_folder(out)
     weights = None if checkpoint is None else _trained(checkpoint, setting)
     staged = make_stage(setting, seed, weights)
     adversary, federation = staged.exposure.adversary, staged.exposure.federation

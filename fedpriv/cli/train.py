@@ -153,7 +153,7 @@ def train(
     json_lines: options.Json = False,
 ) -> None:
     """Train a model by FedSGD or FedAvg, with any defenses, and show each round."""
-    from fedpriv.base.atomic import to_json
+    from fedpriv.base.atomic import check_folder, to_json
     from fedpriv.experiment.assembly import make_federation
 
     if algorithm not in (known := ("fedavg", "fedsgd")):
@@ -162,6 +162,9 @@ def train(
     setting = written.setting(FEDSGD if algorithm == "fedsgd" else {})
     federation = make_federation(setting, seed)
     options.say_notes(federation.model, json_lines)
+    for path in (checkpoint, partition_figure):
+        if path is not None:
+            check_folder(path.parent)
     if partition_figure is not None:
         _draw_partition(federation, setting.data, partition_figure)
     with RoundProgress(setting.training.rounds, quiet=json_lines) as progress:

@@ -92,11 +92,14 @@ def load(path: str | Path, overrides: Sequence[str] = (), quick: bool = False) -
     read.content.pop("quick", None)
     for text in overrides:
         _override(read, text)
-    return resolve(read)
+    source = copy.deepcopy(read.content)
+    _place_data(read, Path(path).parent)
+    return resolve(read, source)
 
 
-def resolve(read: Document) -> Experiment:
-    """Checks a document as a whole and makes its cells."""
+def resolve(read: Document, source: Config | None = None) -> Experiment:
+    """Checks a document as a whole and makes its cells; `source` is its content as written, if that differs."""
+    source = copy.deepcopy(read.content) if source is None else source
     contents = _root(read)
     shortcuts = shortcuts_of(read, contents)
     axes = tuple(make_axis(read, key, value) for key, value in contents.grid.items())
@@ -119,7 +122,23 @@ def resolve(read: Document) -> Experiment:
                 f"{read.place(('published', i, 'fact'))}: fact='{number.fact}' is nothing that is measured here."
                 f"{did_you_mean(number.fact, facts)}"
             )
-    return Experiment(contents, axes, cells, copy.deepcopy(read.content))
+    return Experiment(contents, axes, cells, source)
+
+
+def _place_data(read: Document, folder: Path) -> None:
+    """Data that lie beside the file, by a relative path, are found from anywhere."""
+
+    def placed(value: str) -> str:
+        if Path(value).is_absolute() or Path(value).exists():
+            return value
+        return str(folder / value) if (folder / value).exists() else value
+
+    for path in [p for p in read.where if p and p[-1] in ("data", "data_dir")]:
+        inner: object = read.content
+        for key in path[:-1]:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get(path[-1]), str):
+            inner[path[-1]] = placed(inner[path[-1]])
 
 
 def _lay_quick(read: Document) -> None:

@@ -140,6 +140,22 @@ class Store:
         folder = self.folder / (TRAININGS if job.kind == "train" else ATTACKS)
         return folder / f"{job.key}.json", folder / f"{job.key}.npz"
 
+    def find(self, kind: Literal["train", "attack"], cell: Cell) -> Job | None:
+        """The job done for a cell, whatever the data were; None where there is none, or several that differ in them."""
+        setting = cell.setting
+        own = setting.training_identity() if kind == "train" else setting.identity()
+        wanted = jsonable({"kind": kind, "seed": cell.seed, **own})
+        found: dict[str, Job] = {}
+        for header in sorted((self.folder / (TRAININGS if kind == "train" else ATTACKS)).glob("*.json")):
+            try:
+                identity = json.loads(header.read_bytes())["body"]["identity"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            if {k: v for k, v in identity.items() if k != "data"} == wanted:
+                whole = {"kind": kind, "seed": cell.seed, "data": identity["data"], **own}
+                found[identity["data"]] = Job(kind, cell, whole)
+        return next(iter(found.values())) if len(found) == 1 else None
+
     def read(self, job: Job) -> Saved | None:
         """What a job left; None if nothing, or if it is damaged (then it is listed in `damaged`)."""
         header, arrays = self._paths(job)

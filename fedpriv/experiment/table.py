@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
+from fedpriv.base.errors import DataError, UnknownNameError
 from fedpriv.base.types import Row
 from fedpriv.experiment.arm import Arm, CellResult
-from fedpriv.experiment.experiment import Experiment
+from fedpriv.experiment.experiment import Cell, Experiment
 from fedpriv.experiment.store import Job, Saved, Store, attack_job, training_job
 
 #: Facts that a report says in words.
@@ -27,7 +29,7 @@ def gather(experiment: Experiment, store: Store) -> list[CellResult]:
     found = []
     for cell in experiment.cells:
         result = CellResult(cell)
-        for job, name in ((training_job(cell), "trained"), (attack_job(cell), "attacked")):
+        for job, name in ((_job(training_job, cell, store), "trained"), (_job(attack_job, cell, store), "attacked")):
             if job is None:
                 continue
             left = saved(job)
@@ -40,6 +42,18 @@ def gather(experiment: Experiment, store: Store) -> list[CellResult]:
                 result.code += (left.code,)
         found.append(result)
     return found
+
+
+def _job(make: Callable[[Cell], Job | None], cell: Cell, store: Store) -> Job | None:
+    """A cell's job; where its data are not here, the one that lies in the folder with all else alike."""
+    try:
+        return make(cell)
+    except (DataError, UnknownNameError):
+        kind: Literal["train", "attack"] = "train" if make is training_job else "attack"
+        found = store.find(kind, cell)
+        if found is None and (cell.setting.training.rounds if kind == "train" else cell.setting.attack):
+            raise
+        return found
 
 
 def image_rows(results: Sequence[CellResult]) -> list[Row]:

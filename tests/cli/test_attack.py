@@ -195,3 +195,13 @@ def test_a_photo_of_ones_own_is_attacked(run, tmp_path):
         status, out, _ = run("attack", "first_layer", "--model", "logistic", "-n", 1, "--data", path)
     assert status == 0
     assert "1 of 1 image reconstructed" in out
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(run, npz, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, out, err = run("attack", "first_layer", *TINY, "--data", npz, "--out", tmp_path / "file" / "out")
+    assert (status, out) == (2, "")
+    assert "cannot write" in err
+    status, out, err = run("train", "--data", npz, "--model", "logistic", "--checkpoint", tmp_path / "file" / "c.npz")
+    assert (status, out) == (2, "")
+    assert "cannot write" in err

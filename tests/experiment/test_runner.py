@@ -15,6 +15,7 @@ from fedpriv.base.errors import ExperimentError
 from fedpriv.experiment import runner
 from fedpriv.experiment.experiment import load
 from fedpriv.experiment.store import Store, attack_job, training_job
+from tests.experiment.conftest import SMALL
 
 
 def run(path, folder, *overrides, retry_failed=False, any_code=False, **options):
@@ -317,3 +318,23 @@ def test_the_tff_engine_and_its_workers_from_the_file(write, content, tmp_path):
             np.testing.assert_allclose(array, other.outcome.arrays[name], atol=1e-4)
     gone = run(write("tff.yaml", setting=setting, grid={}, seeds=[1]), tmp_path / "tff")
     assert f"worker {runtime.address} does not answer" in gone[0].error
+
+
+def test_data_beside_the_file_are_found_and_a_report_needs_none(write, tmp_path, monkeypatch, capsys):
+    """The file names its data by a path relative to itself; results can be shown where the data are not."""
+    from fedpriv.cli import main
+    from tests.experiment.toys import toy
+
+    train, _ = toy()
+    home, elsewhere, results = tmp_path, tmp_path / "elsewhere", tmp_path / "results"
+    np.savez(home / "mine.npz", x=train.x, y=train.y)
+    path = write(setting={**SMALL["setting"], "data": "mine.npz"}, grid={"attack": ["first_layer"]}, seeds=1)
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for arguments in (["run", str(path), "--out", str(results)], ["report", str(results)]):
+        with pytest.raises(SystemExit) as done:
+            main(arguments)
+        assert done.value.code == 0, capsys.readouterr().err
+        (home / "mine.npz").unlink(missing_ok=True)
+    assert "data: mine.npz" in (results / "experiment.yaml").read_text()
+    assert str(home) not in (results / "experiment.yaml").read_text() + (results / "report.html").read_text()
