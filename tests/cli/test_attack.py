@@ -202,6 +202,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(run, npz, tmp_p
     status, out, err = run("attack", "first_layer", *TINY, "--data", npz, "--out", tmp_path / "file" / "out")
     assert (status, out) == (2, "")
     assert "cannot write" in err
-    status, out, err = run("train", "--data", npz, "--model", "logistic", "--checkpoint", tmp_path / "file" / "c.npz")
+    small = ("--data", npz, "--model", "logistic", "-K", 5, "--cohort", 5)
+    status, out, err = run("train", *small, "--checkpoint", tmp_path / "file" / "c.npz")
     assert (status, out) == (2, "")
     assert "cannot write" in err
