@@ -1,4 +1,4 @@
-"""Labels: names beside points, keys above panels, and tick labels, none of which covers another.
+"""Labels: names or numbers beside points, keys above panels, and tick labels, none of which covers another.
 
 Lengths here are in points (1/72 inch) from the lower left corner of the axes, unless they say inches.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv.figures.style import SMALL, Arm, add_axes, spread, text_size, wrap
+from fedpriv.figures.style import SMALL, Arm, add_axes, text_size, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 #: Left, lower, right and upper edge.
 Box = tuple[float, float, float, float]
 
-#: From a point's centre to its name; a name further off than LEADER gets a line to its point.
-_NEAR, _LEADER = 6.0, 9.0
-_FAR = (_NEAR, 11.0, 18.0, 26.0, 36.0, 48.0, 62.0, 80.0, 100.0, 125.0, 155.0)
+#: From a point's centre to its label, and how near centres are whose markers hide each other.
+_NEAR, _TOUCH = (7.0, 10.0), 6.5
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -30,127 +29,104 @@ def name_points(
     axes: Axes,
     points: Sequence[tuple[float, float]],
     names: Sequence[str],
-    colors: Sequence[str],
     *,
     avoid: Sequence[Box] = (),
-    avoid_if_possible: Sequence[Box] = (),
-) -> tuple[float, float]:
-    """Writes each name next to its point, or as near as there is room, then with a thin line to the point.
-
-    Names for which the axes have no room stand in a column at their right, each with a line to its point.
+) -> bool:
+    """Writes each name next to its point, if all of them have room there; neighbours of one name share it.
 
     Args:
       axes: with their final limits, scales and size.
       points: (x, y) in data coordinates.
       names: one a point; an empty one is not written, but its point is still kept free.
-      colors: of the lines.
-      avoid: boxes that names never cover, such as error bars.
-      avoid_if_possible: boxes that names cover only if there is no room elsewhere, such as a line's.
+      avoid: boxes that names do not cover, such as those of lines and error bars.
 
     Returns:
-      Width and height in inches of the column at the right; 0 if there is none. The figure must have room for it, so a
-      caller who is told of one makes a wider figure with axes of at least that height, and draws again.
+      Whether the names are written. If not, none is, and the points want numbers.
     """
-    figure: Any = axes.figure
-    across, tall = (float(v) * 72 for v in axes.get_position().size * figure.get_size_inches())
-    anchors = np.array([to_points(axes, x, y) for x, y in points]).reshape(-1, 2)
-    sizes = [tuple(72 * v for v in text_size(figure, n, SMALL)) if n else (0.0, 0.0) for n in names]
-    places = place_names(anchors, sizes, (across, tall), avoid, avoid_if_possible)
-    left_over = [i for i, place in enumerate(places) if place is None and names[i]]
-    shared: dict[str, Any] = {"fontsize": SMALL, "va": "center", "annotation_clip": False, "zorder": 5}
-    for i, place in enumerate(places):
-        if place is None:
-            continue
-        near = _nearest(anchors[i], place, sizes[i])
-        far = math.dist(near, anchors[i]) > _LEADER
-        axes.annotate(
-            names[i],
-            xy=tuple(anchors[i]),
-            xycoords="axes points",
-            xytext=place,
-            textcoords="axes points",
-            ha="center",
-            arrowprops=_line(colors[i], place, near, sizes[i]) if far else None,
-            **shared,
-        )
-    centres = spread([float(anchors[i][1]) for i in left_over], [sizes[i][1] + 3 for i in left_over], 0, tall)
-    for i, y in zip(left_over, centres, strict=True):
-        axes.annotate(
-            names[i],
-            xy=tuple(anchors[i]),
-            xycoords="axes points",
-            xytext=(across + 10, y),
-            textcoords="axes points",
-            ha="left",
-            arrowprops=_line(colors[i], (0, 0), (0, 0), (0, 0)),
-            **shared,
-        )
-    wide = max((sizes[i][0] + 16 for i in left_over), default=0.0)
-    return wide / 72, sum(sizes[i][1] + 3 for i in left_over) / 72
+    anchors = _anchors(axes, points)
+    groups = _groups(anchors, _TOUCH, names)
+    texts = [sorted({names[i] for i in group} - {""}) for group in groups]
+    if any(len(t) > 1 for t in texts):
+        return False
+    return _write(axes, anchors, groups, ["".join(t) for t in texts], avoid)
+
+
+def number_points(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    numbers: Sequence[int | None],
+    *,
+    avoid: Sequence[Box] = (),
+) -> None:
+    """Writes each number next to its point; points that touch share a label, such as "2, 5–7".
+
+    Where there is no room beside each, more points share a label.
+
+    Args:
+      axes: with their final limits, scales and size.
+      points: (x, y) in data coordinates.
+      numbers: one a point; None is not written, but its point is still kept free.
+      avoid: boxes that numbers cover only where the figure is full of them.
+    """
+    anchors = _anchors(axes, points)
+    for wide in (1, 2, 4):
+        groups = _groups(anchors, wide * _TOUCH)
+        texts = [_runs({n for i in group if (n := numbers[i]) is not None}) for group in groups]
+        if _write(axes, anchors, groups, texts, avoid):
+            return
+    _write(axes, anchors, groups, texts, (), anyhow=True)
 
 
 def to_points(axes: Axes, x: float, y: float) -> tuple[float, float]:
     """Where data coordinates lie, in points from the axes' lower left corner."""
-    figure: Any = axes.figure
-    across, tall = axes.get_position().size * figure.get_size_inches() * 72
+    across, tall = _room(axes)
     u, v = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
     return float(u * across), float(v * tall)
 
 
-def place_names(
+def place_labels(
     anchors: np.ndarray,
-    sizes: Sequence[tuple[float, ...]],
+    groups: Sequence[Sequence[int]],
+    sizes: Sequence[tuple[float, float]],
     room: tuple[float, float],
     avoid: Sequence[Box] = (),
-    avoid_if_possible: Sequence[Box] = (),
-) -> list[tuple[float, float] | None]:
-    """Centres for the names of points, inside the room, clear of points, of each other and of their lines.
+) -> list[Box | None]:
+    """Boxes for the labels of groups of points, each nearer to its own than to any other, and clear of each other.
 
     Args:
       anchors: `[n, 2]` the points.
-      sizes: (width, height) of each name; a name of width 0 needs no place.
+      groups: the points of each label.
+      sizes: (width, height) of each label.
       room: (width, height) of the axes.
-      avoid: boxes that no name covers.
-      avoid_if_possible: boxes that a name covers only where it finds no other place.
+      avoid: boxes that no label covers.
 
     Returns:
-      A centre for each, or None where there is no room.
+      A box for each, or None where there is no room beside the group.
     """
-    marks = np.concatenate([anchors - 4, anchors + 4], axis=1)
-    taken = np.concatenate([marks, np.array(avoid, float).reshape(-1, 4)])
-    soft = np.array(avoid_if_possible, float).reshape(-1, 4)
-    leaders = np.zeros((0, 4))
-    places: list[tuple[float, float] | None] = [None] * len(anchors)
-    # The most crowded points choose first: the others find a place anyway.
-    crowd = [int((np.abs(anchors - a).max(axis=1) < 40).sum()) for a in anchors]
-    for i in sorted(range(len(anchors)), key=lambda i: -crowd[i]):
-        if not sizes[i][0]:
-            continue
-        others = marks[np.abs(anchors - anchors[i]).max(axis=1) > _NEAR]
-        names = taken[len(marks) + len(avoid) :]
-        for extra in (soft, soft[:0]):
-            for place in _candidates(anchors[i], sizes[i]):
-                box = _around(place, sizes[i])
-                if box[0] < 1 or box[1] < 1 or box[2] > room[0] - 1 or box[3] > room[1] - 1:
-                    continue
-                if _hits(box, np.concatenate([taken, leaders, extra])):
-                    continue
-                line = _beads(anchors[i], _nearest(anchors[i], place, sizes[i]))
-                if any(_hits(bead, np.concatenate([others, names, leaders])) for bead in line):
-                    continue
-                places[i] = place
-                taken = np.concatenate([taken, [box]])
-                leaders = np.concatenate([leaders, np.array(line).reshape(-1, 4)])
-                break
-            if places[i] is not None:
-                break
-    return places
+    free: list[list[Box]] = []
+    for group, size in zip(groups, sizes, strict=True):
+        others = np.delete(anchors, group, axis=0)
+        boxes = [b for b in _around(anchors[group], size) if _inside(b, room) and not _hits(b, avoid)]
+        # A label has no line to its point: the reader takes the nearest one.
+        free.append([b for b in boxes if _gap(b, others) > _gap(b, anchors[group]) + 2])
+    # Those with the least choice choose first; those that found no room then, before them.
+    order = sorted(range(len(groups)), key=lambda i: len(free[i]))
+    for _ in range(8):
+        found: list[Box | None] = [None] * len(groups)
+        for i in order:
+            taken = [box for box in found if box]
+            found[i] = next((box for box in free[i] if not _hits(box, taken)), None)
+        order.sort(key=lambda i: found[i] is not None)
+        if None not in found:
+            break
+    return found
 
 
 def beads(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> list[Box]:
     """A straight line between two places in data coordinates as a chain of small boxes, for `avoid`."""
-    a, b = np.array(to_points(axes, *start)), np.array(to_points(axes, *end))
-    return _chain(a, b)
+    a, b = _anchors(axes, [start, end])
+    steps = max(2, int(math.dist(a, b) / 2) + 1)
+    return [(x - 0.8, y - 0.8, x + 0.8, y + 0.8) for x, y in a + (b - a) * np.linspace(0, 1, steps)[:, None]]
 
 
 def add_key(figure: Figure, entries: Sequence[tuple[str, Arm | None, str]], top: float, left: float) -> None:
@@ -263,52 +239,95 @@ def plain(value: float) -> str:
     return f"{value:,.6g}".replace("-", "−")
 
 
-def _line(color: str, place: tuple[float, float], near: tuple[float, float], size: tuple[float, ...]) -> dict[str, Any]:
-    """How the line from a name to its point is drawn: from the name's nearest edge."""
-    w, h = size[0] or 1.0, size[1] or 1.0
-    return {
-        "arrowstyle": "-",
-        "color": color,
-        "linewidth": 0.6,
-        "shrinkA": 0,
-        "shrinkB": 3,
-        "relpos": (0.5 + (near[0] - place[0]) / w, 0.5 + (near[1] - place[1]) / h) if size[0] else (0, 0.5),
-    }
+def _room(axes: Axes) -> tuple[float, float]:
+    """Width and height of the axes."""
+    figure: Any = axes.figure
+    across, tall = axes.get_position().size * figure.get_size_inches() * 72
+    return float(across), float(tall)
 
 
-def _candidates(anchor: np.ndarray, size: tuple[float, ...]) -> list[tuple[float, float]]:
-    """Centres a name may have, the nearest and most natural first: right, left, above, below, then slanting."""
+def _anchors(axes: Axes, points: Sequence[tuple[float, float]]) -> np.ndarray:
+    return np.array([to_points(axes, x, y) for x, y in points]).reshape(-1, 2)
+
+
+def _groups(anchors: np.ndarray, near: float, names: Sequence[str] = ()) -> list[list[int]]:
+    """Indices of points that are near each other, directly or over others; those of one name may be twice as far."""
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial.distance import cdist
+
+    apart = cdist(anchors, anchors)
+    same = np.equal.outer(names, names) if names else False
+    count, member = connected_components((apart < near) | ((apart < 2 * near) & same))
+    return [np.flatnonzero(member == k).tolist() for k in range(count)]
+
+
+def _runs(numbers: set[int]) -> str:
+    """Numbers in order, three or more that follow each other as a range: "2, 5–7"."""
+    runs: list[list[int]] = []
+    for n in sorted(numbers):
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(f"{r[0]}–{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs)
+
+
+def _write(
+    axes: Axes,
+    anchors: np.ndarray,
+    groups: Sequence[list[int]],
+    texts: Sequence[str],
+    avoid: Sequence[Box],
+    *,
+    anyhow: bool = False,
+) -> bool:
+    """Writes each group's text beside it; if one has no room, writes none, or `anyhow` that one over its points."""
+    figure: Any = axes.figure
+    some = [k for k, text in enumerate(texts) if text]
+    sizes = [text_size(figure, texts[k], SMALL) for k in some]
+    boxes = place_labels(anchors, [groups[k] for k in some], [(72 * w, 72 * h) for w, h in sizes], _room(axes), avoid)
+    if None in boxes and not anyhow:
+        return False
+    for k, box in zip(some, boxes, strict=True):
+        middle = np.reshape(box, (2, 2)).mean(axis=0) if box else anchors[groups[k]].mean(axis=0)
+        axes.annotate(
+            texts[k],
+            xy=tuple(middle),
+            xycoords="axes points",
+            ha="center",
+            va="center",
+            fontsize=SMALL,
+            annotation_clip=False,
+            zorder=5,
+        )
+    return True
+
+
+def _around(points: np.ndarray, size: tuple[float, float]) -> list[Box]:
+    """Places beside points, the nearest and most natural first: right, left, above, below, then slanting."""
     ways: list[tuple[float, float]] = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
     ways += [(0.5, 1), (0.5, -1), (-0.5, 1), (-0.5, -1), (1, 0.5), (1, -0.5), (-1, 0.5), (-1, -0.5)]
-    x, y = float(anchor[0]), float(anchor[1])
-    return [(x + a * (far + size[0] / 2), y + b * (far + size[1] / 2)) for far in _FAR for a, b in ways]
+    (left, low), (right, high) = points.min(axis=0), points.max(axis=0)
+    w, h = size
+    found = []
+    for far in _NEAR:
+        for a, b in ways:
+            x = (left + right) / 2 + a * (far + (right - left + w) / 2)
+            y = (low + high) / 2 + b * (far + (high - low + h) / 2)
+            found.append((x - w / 2, y - h / 2, x + w / 2, y + h / 2))
+    return found
 
 
-def _around(centre: tuple[float, float], size: tuple[float, ...], air: float = 1.5) -> Box:
-    w, h = size[0] / 2 + air, size[1] / 2 + air
-    return centre[0] - w, centre[1] - h, centre[0] + w, centre[1] + h
+def _inside(box: Box, room: tuple[float, float]) -> bool:
+    return box[0] >= 1 and box[1] >= 1 and box[2] <= room[0] - 1 and box[3] <= room[1] - 1
 
 
-def _hits(box: Box, boxes: np.ndarray) -> bool:
-    return bool(
-        ((boxes[:, 0] < box[2]) & (boxes[:, 2] > box[0]) & (boxes[:, 1] < box[3]) & (boxes[:, 3] > box[1])).any()
-    )
+def _hits(box: Box, boxes: Sequence[Box], air: float = 1.5) -> bool:
+    left, low, right, high = np.array(boxes, float).reshape(-1, 4).T
+    return bool(((left < box[2] + air) & (right > box[0] - air) & (low < box[3] + air) & (high > box[1] - air)).any())
 
 
-def _nearest(anchor: np.ndarray, centre: tuple[float, float], size: tuple[float, ...]) -> tuple[float, float]:
-    """The place on a name's edge nearest to its point."""
-    box = _around(centre, size, 0)
-    return min(max(float(anchor[0]), box[0]), box[2]), min(max(float(anchor[1]), box[1]), box[3])
-
-
-def _beads(anchor: np.ndarray, end: tuple[float, float]) -> list[Box]:
-    """The line from a point to its name; empty if they are so near that none is drawn."""
-    if math.dist(anchor, end) <= _LEADER:
-        return []
-    # Lines of points in one place may part only outside the marker.
-    return [b for b in _chain(anchor, np.array(end)) if math.dist(anchor, (b[0], b[1])) > _NEAR + 1]
-
-
-def _chain(a: np.ndarray, b: np.ndarray) -> list[Box]:
-    steps = max(2, int(math.dist(a, b) / 2) + 1)
-    return [(x - 0.8, y - 0.8, x + 0.8, y + 0.8) for x, y in a + (b - a) * np.linspace(0, 1, steps)[:, None]]
+def _gap(box: Box, points: np.ndarray) -> float:
+    """From a box to the nearest of the points."""
+    outside = np.maximum(np.maximum(box[:2] - points, points - box[2:]), 0)
+    return float(np.hypot(*outside.T).min(initial=math.inf))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.base.errors import ParameterError
-from fedpriv.figures.labels import Box, add_key, beads, key_height, name_points, plain
+from fedpriv.figures.labels import Box, add_key, beads, key_height, name_points, number_points, plain
 from fedpriv.figures.style import (
     NORMAL,
     QUIET,
@@ -83,7 +83,7 @@ def pareto_front(
     """Accuracy to the right, leakage upwards, so that the best defenses are at the lower right.
 
     Points on the Pareto front are filled and joined by steps: what is above or left of them is dominated. The others
-    are hollow.
+    are hollow. Names stand beside the points; where these crowd, numbers do, and a key above the axes names them.
 
     Args:
       points: the defenses.
@@ -100,17 +100,16 @@ def pareto_front(
     for point in points:
         _check(point)
     with styled():
-        figure, column = _drawn(points, x_label, y_label, title, (0.0, 0.0))
-        if column[0]:
-            figure, _ = _drawn(points, x_label, y_label, title, column)
+        figure, named = _drawn(points, x_label, y_label, title, numbered=False)
+        if not named:
+            figure, _ = _drawn(points, x_label, y_label, title, numbered=True)
     return figure
 
 
 def _drawn(
-    points: Sequence[ParetoPoint], x_label: str, y_label: str, title: str, column: tuple[float, float]
-) -> tuple[Figure, tuple[float, float]]:
-    """The figure with a free column of that size at the right, and the size the column should have."""
-    tall = max(_HEIGHT, column[1])
+    points: Sequence[ParetoPoint], x_label: str, y_label: str, title: str, *, numbered: bool
+) -> tuple[Figure, bool]:
+    """The figure with points named or numbered, and whether all names or numbers are written."""
     best = front(points)
     groups = list(dict.fromkeys(p.group for p in points))
     looks = {name: arm(i) for i, name in enumerate(groups)}
@@ -119,37 +118,44 @@ def _drawn(
     key.append(("on the Pareto front", plain_look, "dot"))
     if len(best) < len(points):
         key.append(("dominated", plain_look, "hollow"))
-    width = WIDTH + column[0]
-    figure = new_figure(width, 1)
-    upright = wrap(y_label, int(tall * 13)) + "\n← more private"
+    numbers = [0] * len(points)
+    legend: list[tuple[str, Arm | None, str]] = []
+    if numbered:
+        legend.append(("numbers from the top, then the left:", None, ""))
+        for n, i in enumerate(sorted(range(len(points)), key=lambda i: (-points[i].leakage, points[i].accuracy)), 1):
+            numbers[i] = n
+            # The number stays on its name's line.
+            name = f"{n}\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}{_name(points[i])}"
+            legend.append((name, looks[points[i].group], "dot" if i in best else "hollow"))
+    figure = new_figure(WIDTH, 1)
+    upright = wrap(y_label, int(_HEIGHT * 13)) + "\n← more private"
     left = _LEFT + 0.15 * (upright.count("\n") - 1)
     across = WIDTH - left - _RIGHT
     words = wrap(f"{x_label} (more useful →)", int(across * 13))
-    head = wrap(title, int(width * 11.5))
+    head = wrap(title, int(WIDTH * 11.5))
     headline = text_size(figure, head, NORMAL + 1, fontweight="bold")[1] + 0.14 if title else 0.0
-    top = 0.1 + headline + key_height(figure, key, width - left) + 0.08
-    height = top + tall + 0.36 + text_size(figure, words, NORMAL)[1]
-    figure.set_size_inches(width, height)
+    below = 0.1 + headline + key_height(figure, key, WIDTH - left)
+    top = below + key_height(figure, legend, WIDTH - left) + 0.08
+    height = top + _HEIGHT + 0.36 + text_size(figure, words, NORMAL)[1]
+    figure.set_size_inches(WIDTH, height)
     if title:
-        figure.text(0.12 / width, 1 - 0.1 / height, head, va="top", fontsize=NORMAL + 1, fontweight="bold")
-    axes = add_axes(figure, left, top, across, tall)
+        figure.text(0.12 / WIDTH, 1 - 0.1 / height, head, va="top", fontsize=NORMAL + 1, fontweight="bold")
+    axes = add_axes(figure, left, top, across, _HEIGHT)
     axes.set_xlabel(words)
     axes.set_ylabel(upright)
     _limits(axes, points)
-    bars: list[Box] = []
+    taken: list[Box] = []
     for i, p in enumerate(points):
-        bars += _draw(axes, p, looks[p.group], filled=i in best)
-    steps = _steps(axes, [points[i] for i in best])
-    needed = name_points(
-        axes,
-        [(p.accuracy, p.leakage) for p in points],
-        [_name(p) for p in points],
-        [looks[p.group].color for p in points],
-        avoid=bars,
-        avoid_if_possible=steps,
-    )
+        taken += _draw(axes, p, looks[p.group], filled=i in best)
+    taken += _steps(axes, [points[i] for i in best])
+    places = [(p.accuracy, p.leakage) for p in points]
     add_key(figure, key, 0.1 + headline, left)
-    return figure, needed
+    if numbered:
+        add_key(figure, legend, below, left)
+        number_points(axes, places, numbers, avoid=taken)
+        return figure, True
+    names = [wrap(_name(p), 24) for p in points]
+    return figure, name_points(axes, places, names, avoid=taken)
 
 
 def _check(point: ParetoPoint) -> None:
@@ -171,10 +177,10 @@ def _check(point: ParetoPoint) -> None:
 
 def _name(point: ParetoPoint) -> str:
     if point.epsilon is None:
-        return wrap(point.name, 24)
+        return point.name
     written = "∞" if math.isinf(point.epsilon) else f"{point.epsilon:.3g}" if point.epsilon < 1000 else ""
     # The letter and its number stay on one line.
-    return wrap(f"{point.name} ε\N{NO-BREAK SPACE}{written or plain(float(f'{point.epsilon:.3g}'))}", 24)
+    return f"{point.name} ε\N{NO-BREAK SPACE}{written or plain(float(f'{point.epsilon:.3g}'))}"
 
 
 def _limits(axes: Axes, points: Sequence[ParetoPoint]) -> None:

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.base.errors import ParameterError
-from fedpriv.figures.labels import Box, add_key, beads, key_height, log_ticks, name_points, plain, thin_ticks
+from fedpriv.figures.labels import (
+    Box,
+    add_key,
+    beads,
+    key_height,
+    log_ticks,
+    name_points,
+    number_points,
+    plain,
+    thin_ticks,
+)
 from fedpriv.figures.style import (
     FAINT,
     NORMAL,
@@ -57,6 +67,7 @@ def success_epsilon(
 ) -> Figure:
     """Success rates with their 95% intervals over epsilon on a logarithmic axis.
 
+    Labels stand beside the points; where these crowd, numbers do, and a key above the axes tells what they mean.
     Points without a guarantee stand at the right, behind a line that breaks the axis, each in a place of its own.
 
     Args:
@@ -71,23 +82,29 @@ def success_epsilon(
     """
     _check(points, delta)
     with styled():
-        figure, column = _drawn(points, delta, y_label, title, (0.0, 0.0))
-        if column[0]:
-            figure, _ = _drawn(points, delta, y_label, title, column)
+        figure, named = _drawn(points, delta, y_label, title, numbered=False)
+        if not named:
+            figure, _ = _drawn(points, delta, y_label, title, numbered=True)
     return figure
 
 
 def _drawn(
-    points: Sequence[EpsilonPoint], delta: float, y_label: str, title: str, column: tuple[float, float]
-) -> tuple[Figure, tuple[float, float]]:
-    """The figure with a free column of that size right of the guarantees, and the size the column should have."""
-    aside, tall = column[0], max(_HEIGHT, column[1])
+    points: Sequence[EpsilonPoint], delta: float, y_label: str, title: str, *, numbered: bool
+) -> tuple[Figure, bool]:
+    """The figure with points named or numbered, and whether all names or numbers are written."""
     series = list(dict.fromkeys(p.series for p in points))
     looks = {name: arm(i) for i, name in enumerate(series)}
     sure = sorted((p for p in points if _guarantee(p) is not None), key=lambda p: _guarantee(p) or 0.0)
     bare = [p for p in points if _guarantee(p) is None]
+    # Settings that several series share have one number.
+    numbers = (
+        {label: n for n, label in enumerate(dict.fromkeys(p.label for p in sure if p.label), 1)} if numbered else {}
+    )
+    legend: list[tuple[str, Arm | None, str]] = [
+        (f"{n}\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}{label}", None, "") for label, n in numbers.items()
+    ]
     figure = new_figure(WIDTH, 1)
-    upright = wrap(y_label, int(tall * 13))
+    upright = wrap(y_label, int(_HEIGHT * 13))
     left = _LEFT + 0.15 * upright.count("\n")
     texts = [wrap(p.label or p.series, 12) for p in bare]
     slot = max([0.5, *(text_size(figure, t, SMALL)[0] + 0.1 for t in texts)])
@@ -96,33 +113,35 @@ def _drawn(
         texts = [wrap(p.label or p.series, 24) for p in bare]
         slot = max([0.24, *(text_size(figure, t, SMALL)[1] + 0.08 for t in texts)])
     strip = max(slot * len(bare), text_size(figure, _HEAD, SMALL)[0] + 0.1) if bare else 0.0
-    width = max(WIDTH, left + (_NARROWEST if sure else 0) + strip + _RIGHT) + aside
+    width = max(WIDTH, left + (_NARROWEST if sure else 0) + strip + _RIGHT)
     if not sure:
         strip = width - left - _RIGHT
-    across = width - left - _RIGHT - strip - aside
+    across = width - left - _RIGHT - strip
     kinds = {name: "line" if any(p.series == name for p in sure) else "dot" for name in series if name}
     key = [(name, looks[name], kind) for name, kind in kinds.items()]
     head = wrap(title, int(width * 11.5))
     headline = text_size(figure, head, NORMAL + 1, fontweight="bold")[1] + 0.14 if title else 0.0
-    top = 0.1 + headline + key_height(figure, key, width - left) + (0.22 if bare else 0.06)
+    below = 0.1 + headline + key_height(figure, key, width - left)
+    top = below + key_height(figure, legend, width - left) + (0.22 if bare else 0.06)
     sizes = [text_size(figure, t, SMALL, rotation=90 if turned else 0)[1] for t in texts]
-    height = top + tall + max([0.56 if sure else 0.0, *(h + 0.2 for h in sizes)])
+    height = top + _HEIGHT + max([0.56 if sure else 0.0, *(h + 0.2 for h in sizes)])
     figure.set_size_inches(width, height)
     if title:
         figure.text(0.12 / width, 1 - 0.1 / height, head, va="top", fontsize=NORMAL + 1, fontweight="bold")
-    panels, needed = [], (0.0, 0.0)
+    panels, named = [], True
     if sure:
-        axes = add_axes(figure, left, top, across, tall)
+        axes = add_axes(figure, left, top, across, _HEIGHT)
         panels.append(axes)
         _percent(axes)
-        needed = _guaranteed(axes, sure, looks, delta)
+        named = _guaranteed(axes, sure, looks, delta, numbers)
     if bare:
-        panels.append(add_axes(figure, left + across + aside, top, strip, tall, gid=_HEAD))
+        panels.append(add_axes(figure, left + across, top, strip, _HEIGHT, gid=_HEAD))
         _percent(panels[-1])
         _bare(panels[-1], bare, looks, texts, turned, broken=bool(sure))
     panels[0].set_ylabel(upright)
     add_key(figure, key, 0.1 + headline, left)
-    return figure, needed
+    add_key(figure, legend, below, left)
+    return figure, named
 
 
 def _check(points: Sequence[EpsilonPoint], delta: float) -> None:
@@ -153,7 +172,10 @@ def _percent(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
 
 
-def _guaranteed(axes: Axes, points: Sequence[EpsilonPoint], looks: dict[str, Arm], delta: float) -> tuple[float, float]:
+def _guaranteed(
+    axes: Axes, points: Sequence[EpsilonPoint], looks: dict[str, Arm], delta: float, numbers: dict[str, int]
+) -> bool:
+    """Draws the points, with the numbers of their labels if there are any; returns whether all labels are written."""
     from matplotlib.transforms import ScaledTranslation
 
     epsilons = [_guarantee(p) or 0.0 for p in points]
@@ -167,8 +189,7 @@ def _guaranteed(axes: Axes, points: Sequence[EpsilonPoint], looks: dict[str, Arm
     # Series at one epsilon stand beside each other, so that no interval hides another.
     crowded = len({(p.series, e) for p, e in zip(points, epsilons)}) > len(set(epsilons))
     step = min(4.0, 20.0 / len(looks)) if crowded else 0.0
-    bars: list[Box] = []
-    lines: list[Box] = []
+    taken: list[Box] = []
     places = {}
     for i, (name, look) in enumerate(looks.items()):
         mine = [(e, p) for p, e in zip(points, epsilons) if p.series == name]
@@ -192,17 +213,14 @@ def _guaranteed(axes: Axes, points: Sequence[EpsilonPoint], looks: dict[str, Arm
         for k, (e, p) in enumerate(mine):
             moved = axes.transData.inverted().transform(beside.transform((e, p.rate)))
             places[id(p)] = tuple(moved)
-            bars += beads(axes, (moved[0], p.low), (moved[0], p.high))
+            taken += beads(axes, (moved[0], p.low), (moved[0], p.high))
             if k:
-                lines += beads(axes, places[id(mine[k - 1][1])], places[id(p)])
-    return name_points(
-        axes,
-        [places[id(p)] for p in points],
-        [wrap(p.label, 24) for p in points],
-        [looks[p.series].color for p in points],
-        avoid=bars,
-        avoid_if_possible=lines,
-    )
+                taken += beads(axes, places[id(mine[k - 1][1])], places[id(p)])
+    spots = [places[id(p)] for p in points]
+    if numbers:
+        number_points(axes, spots, [numbers.get(p.label) for p in points], avoid=taken)
+        return True
+    return name_points(axes, spots, [wrap(p.label, 24) for p in points], avoid=taken)
 
 
 def _bare(

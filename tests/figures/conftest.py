@@ -3,7 +3,10 @@
 import itertools
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+from matplotlib.cbook import STEP_LOOKUP_MAP
+from matplotlib.path import Path
 from matplotlib.text import Text
 
 
@@ -60,6 +63,25 @@ def _check_legible(figure):
         assert axes.get_legend() is None
 
 
+def _check_labels(figure):
+    """Measured as drawn: labels beside points cover no marker, line or error bar, and stay in their axes."""
+    figure.canvas.draw()
+    for axes in figure.axes:
+        boxes = [Text.get_window_extent(t) for t in axes.texts if getattr(t, "xycoords", "") == "axes points"]
+        drawn = [bars.get_transform().transform_path(p) for bars in axes.collections for p in bars.get_paths()]
+        for line in (a for a in axes.lines if a.get_linestyle() != "None"):
+            xy = STEP_LOOKUP_MAP[line.get_drawstyle()](*line.get_data())
+            drawn.append(line.get_transform().transform_path(Path(np.transpose(xy))))
+        around = axes.get_window_extent()
+        for box in boxes:
+            assert around.contains(*box.min)
+            assert around.contains(*box.max)
+            assert not any(path.intersects_bbox(box, filled=False) for path in drawn)
+        radius = 3 * figure.dpi / 72
+        for (x, y), box in itertools.product(_markers(figure), boxes):
+            assert not box.padded(radius).contains(x, y)
+
+
 @pytest.fixture
 def words() -> Callable:
     """`words(figure)`: (text, box in pixels) of every text that is drawn."""
@@ -70,3 +92,9 @@ def words() -> Callable:
 def check_legible() -> Callable:
     """`check_legible(figure)`: no text is clipped, small, or runs into another, a bar or a marker; no legend boxes."""
     return _check_legible
+
+
+@pytest.fixture
+def check_labels() -> Callable:
+    """`check_labels(figure)`: labels beside points cover no marker, line or error bar, and stay in their axes."""
+    return _check_labels

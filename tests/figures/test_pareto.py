@@ -55,7 +55,22 @@ def crowd():
     return pareto_front([ParetoPoint(f"one of very many points, {i}", 0.9 + i / 1e4, 0.5) for i in range(60)])
 
 
-ALL = [defenses, alone, zeros, one_place, many, perfect, crowd]
+def corners():
+    """Two corners with three settings each, two of them in one place, and one setting far off."""
+    return pareto_front(
+        [
+            ParetoPoint("no defense", 0.715, 1.0, 0.57, 1.0),
+            ParetoPoint("weak noise", 0.7235, 1.0, 0.57, 1.0),
+            ParetoPoint("some noise", 0.7225, 0.0, 0.0, 0.43),
+            ParetoPoint("more noise", 0.7165, 0.0, 0.0, 0.43, epsilon=6710),
+            ParetoPoint("most noise", 0.298, 0.0, 0.0, 0.43, epsilon=111),
+            ParetoPoint("sum of 8", 0.7235, 1.0, 0.68, 1.0),
+            ParetoPoint("sum of 30", 0.7235, 0.0, 0.0, 0.11),
+        ]
+    )
+
+
+ALL = [defenses, alone, zeros, one_place, many, perfect, crowd, corners]
 
 
 def dots(figure):
@@ -69,8 +84,10 @@ def dots(figure):
 
 
 @pytest.mark.parametrize("make", ALL)
-def test_it_is_legible(make, check_legible):
-    check_legible(make())
+def test_it_is_legible(make, check_legible, check_labels):
+    figure = make()
+    check_legible(figure)
+    check_labels(figure)
 
 
 @pytest.mark.parametrize("make", ALL)
@@ -90,13 +107,11 @@ def test_the_front_is_filled_and_joined_by_steps_that_rise_first():
     (steps,) = [line for line in figure.axes[0].lines if line.get_gid() == "Pareto front"]
     assert steps.get_xydata().tolist() == [[0.7, 0.1], [0.8, 0.3], [0.9, 0.5]]
     assert steps.get_drawstyle() == "steps-pre"
-    said = [t.get_text() for axes in figure.axes for t in axes.texts]
-    assert {"a", "b", "c", "d", "on the Pareto front", "dominated"} <= set(said)
+    assert {"a", "b", "c", "d", "on the Pareto front", "dominated"} <= {w for axes in figure.axes for w in said(axes)}
 
 
 def test_without_dominated_points_the_key_has_no_entry_for_them():
-    said = [t.get_text() for axes in alone().axes for t in axes.texts]
-    assert said == ["only", "on the Pareto front"]
+    assert [words for axes in alone().axes for words in said(axes)] == ["only", "on the Pareto front"]
 
 
 def test_groups_share_looks_and_are_named():
@@ -109,12 +124,10 @@ def test_groups_share_looks_and_are_named():
 
 
 def test_epsilon_is_written_after_the_name():
-    said = [t.get_text().replace("\N{NO-BREAK SPACE}", " ").replace("\n", " ") for t in defenses().axes[0].texts]
-    assert "central DP ε 8" in said
-    assert "central DP ε 1.2" in said
-    assert "local DP ε 3.2·10⁷" in said
-    assert "secure aggregation of 8 ε ∞" in said
-    assert "no defense" in said
+    assert said(defenses().axes[0]) == [
+        *("no defense", "central DP ε 8", "central DP ε 1.2", "local DP ε 3.2·10⁷"),
+        *("gradient pruning, 90%", "secure aggregation of 8 ε ∞"),
+    ]
 
 
 def test_axes():
@@ -136,10 +149,25 @@ def test_names_stay_near_their_points_while_there_is_room():
         assert gap < 20, text.get_text()
 
 
-def test_names_without_room_stand_at_the_right_and_the_figure_grows_for_them():
-    figure = crowd()
-    assert figure.get_figwidth() > 6.6
-    assert sum("very many" in t.get_text().replace("\n", " ") for t in figure.axes[0].texts) == 60
+def said(axes):
+    return [t.get_text().replace("\N{NO-BREAK SPACE}", " ").replace("\n", " ") for t in axes.texts]
+
+
+def test_crowded_points_are_numbered_and_a_key_names_them_with_their_looks():
+    axes, _, key = corners().axes
+    assert said(axes) == ["1–3", "5–7", "4"]
+    assert said(key) == [
+        "numbers from the top, then the left:",
+        *("1  no defense", "2  weak noise", "3  sum of 8", "4  most noise ε 111"),
+        *("5  more noise ε 6,710", "6  some noise", "7  sum of 30"),
+    ]
+    assert [line.get_markerfacecolor() == "white" for line in key.lines] == [True] * 6 + [False]
+
+
+def test_a_figure_of_very_many_points_names_them_all():
+    axes, _, key = crowd().axes
+    assert said(axes) == ["1–60"]
+    assert sum("very many" in words for words in said(key)) == 60
 
 
 def brute(points):
@@ -163,8 +191,9 @@ def test_points_in_one_place_are_on_the_front_together():
     assert front([ParetoPoint("a", 0.5, 0.5)] * 2) == [0, 1]
 
 
-def test_the_same_figure_gives_the_same_bytes():
-    assert png(defenses()) == png(defenses())
+@pytest.mark.parametrize("make", [defenses, corners])
+def test_the_same_figure_gives_the_same_bytes(make):
+    assert png(make()) == png(make())
 
 
 @pytest.mark.parametrize(

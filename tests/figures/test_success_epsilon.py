@@ -66,7 +66,27 @@ def crowd():
     return success_epsilon([*points, point("none", None, 1.0)], delta=1e-5)
 
 
-ALL = [two_series, alone, without_guarantees, zeros, one_place, many_series, wide, crowd]
+SETTINGS = {"noise 1": 111, "noise 0.1": 6712, "noise 1e-2": 660_111, "noise 1e-3": 6.6e7, "noise 1e-4": 6.6e9}
+
+
+def attacks():
+    """Two attacks on the same settings, which stand beside each other under one name.
+
+    The first choice of one name is the last of another.
+    """
+    rates = (0, 0), (0, 0), (0, 0), (0, 0.0417), (0.9167, 0.25)
+    return success_epsilon(
+        [
+            EpsilonPoint(series, e, r[k], max(0, r[k] - 0.32), min(1, r[k] + 0.3), name)
+            for k, series in enumerate(("one", "other"))
+            for (name, e), r in zip(SETTINGS.items(), rates)
+        ]
+        + [EpsilonPoint("one", None, 1.0, 0.7, 1.0, f"central noise {i}") for i in range(6)],
+        delta=1e-5,
+    )
+
+
+ALL = [attacks, two_series, alone, without_guarantees, zeros, one_place, many_series, wide, crowd]
 
 
 def panels(figure):
@@ -77,8 +97,10 @@ def panels(figure):
 
 
 @pytest.mark.parametrize("make", ALL)
-def test_it_is_legible(make, check_legible):
-    check_legible(make())
+def test_it_is_legible(make, check_legible, check_labels):
+    figure = make()
+    check_legible(figure)
+    check_labels(figure)
 
 
 def test_points_are_joined_in_the_order_of_epsilon_and_those_without_stand_apart():
@@ -127,18 +149,32 @@ def test_only_one_side_is_drawn_if_the_other_has_no_points():
     assert [len(side) for side in panels(without_guarantees())] == [0, 1]
 
 
+def test_series_at_one_epsilon_share_their_setting_s_name():
+    (main,), _ = panels(attacks())
+    assert sorted(t.get_text() for t in main.texts) == sorted([*SETTINGS, "noise 1e-4"])
+
+
+def test_settings_without_room_are_numbered_in_the_order_of_epsilon():
+    figure = wide()
+    (main,), _ = panels(figure)
+    assert sorted(int(t.get_text()) for t in main.texts) == list(range(1, 22))
+    key = [t.get_text().replace("\N{NO-BREAK SPACE}", " ") for t in figure.axes[-1].texts]
+    assert key == [f"{k + 7}  10^{k}" for k in range(-6, 15)]
+
+
 def test_every_label_is_written():
     for make, labels in (
         (two_series, {"z = 0.5", "z = 1", "z = 0.1"}),
         (one_place, {f"setting {i}" for i in range(6)}),
     ):
-        said = {t.get_text().replace("\N{NO-BREAK SPACE}", " ") for a in make().axes for t in a.texts}
-        assert labels <= said
+        words = "\n".join(t.get_text().replace("\N{NO-BREAK SPACE}", " ") for a in make().axes for t in a.texts)
+        assert all(label in words for label in labels)
     assert sum("number" in t.get_text().replace("\n", " ") for a in crowd().axes for t in a.texts) == 40
 
 
-def test_the_same_figure_gives_the_same_bytes():
-    assert png(two_series()) == png(two_series())
+@pytest.mark.parametrize("make", [two_series, wide])
+def test_the_same_figure_gives_the_same_bytes(make):
+    assert png(make()) == png(make())
 
 
 @pytest.mark.parametrize(
