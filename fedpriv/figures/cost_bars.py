@@ -36,26 +36,30 @@ class CostBar:
       seconds: wall-clock time; not-a-number if it was not measured.
       evaluations: gradient evaluations, or None if they were not counted.
       bytes_up: bytes that a client sends, or None if they were not counted.
+      seconds_range, evaluations_range: least and greatest, where the value is the middle of several.
     """
 
     name: str
     seconds: float
     evaluations: float | None = None
     bytes_up: float | None = None
+    seconds_range: tuple[float, float] | None = None
+    evaluations_range: tuple[float, float] | None = None
 
 
-def cost_bars(rows: Sequence[CostBar], *, title: str = "") -> Figure:
+def cost_bars(rows: Sequence[CostBar], *, title: str = "", note: str = "") -> Figure:
     """Horizontal bars, a row a method and a panel a quantity that was measured for at least one.
 
-    Each bar's value stands at its end; a dash says that it was not measured. A panel whose values differ by more than
-    50 times has a logarithmic axis and says so. A kB is 1000 bytes.
+    Each bar's value stands behind it; a dash says that it was not measured. A thin line over a bar is its range. A
+    panel whose values differ by more than 50 times has a logarithmic axis and says so. A kB is 1000 bytes.
 
     Args:
       rows: the methods, from the top.
       title: printed above, if given.
+      note: printed small below, if given, such as what the bars are medians of.
 
     Raises:
-      ParameterError: no rows, nothing measured, or a value that is negative or infinite.
+      ParameterError: no rows, nothing measured, a value that is negative or infinite, or one outside its range.
     """
     if not rows:
         raise ParameterError("cost bars need at least one row")
@@ -68,7 +72,7 @@ def cost_bars(rows: Sequence[CostBar], *, title: str = "") -> Figure:
     for label, key, show in quantities:
         values = [_checked(row, key) for row in rows]
         if any(v is not None for v in values):
-            panels.append((label, key, show, values))
+            panels.append((label, key, show, values, [_range(row, key) for row in rows]))
     if not panels:
         raise ParameterError("cost bars need a value; none of the rows was measured")
     with styled():
@@ -85,13 +89,16 @@ def cost_bars(rows: Sequence[CostBar], *, title: str = "") -> Figure:
         row = max(_ROW, max(h for _, h in sizes) + 0.08)
         top = 0.1 + headline + 0.36
         tall = row * len(rows)
-        height = top + tall + 0.32
+        remark = wrap(note, int(width * 16))
+        height = top + tall + 0.32 + (text_size(figure, remark, SMALL)[1] + 0.08 if note else 0.0)
         figure.set_size_inches(width, height)
         if title:
             figure.text(_MARGIN / width, 1 - 0.1 / height, head, va="top", fontsize=NORMAL + 1, fontweight="bold")
-        for i, (label, key, show, values) in enumerate(panels):
+        if note:
+            figure.text(_MARGIN / width, 0.08 / height, remark, va="bottom", fontsize=SMALL, color=QUIET)
+        for i, (label, key, show, values, ranges) in enumerate(panels):
             axes = add_axes(figure, left + i * (across + _BETWEEN), top, across, tall, gid=key)
-            log = _panel(axes, values, show, across, 0.62 * _ROW / row)
+            log = _panel(axes, values, ranges, show, across, 0.62 * _ROW / row)
             axes.text(0, 1 + 0.19 / tall, label, transform=axes.transAxes, va="bottom", fontsize=NORMAL)
             if log:
                 words: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "fontsize": SMALL, "color": QUIET}
@@ -146,11 +153,27 @@ def _checked(row: CostBar, key: str) -> float | None:
     return float(value)
 
 
+def _range(row: CostBar, key: str) -> tuple[float, float] | None:
+    value, found = _checked(row, key), getattr(row, f"{key}_range", None)
+    if value is None or found is None:
+        return None
+    low, high = found
+    if not 0 <= low <= value <= high < math.inf:
+        raise ParameterError(f"{key}={value} of '{row.name}' must lie in its range of {low} to {high}")
+    return float(low), float(high)
+
+
 def _panel(
-    axes: Axes, values: Sequence[float | None], show: Callable[[float], str], across: float, thick: float
+    axes: Axes,
+    values: Sequence[float | None],
+    ranges: Sequence[tuple[float, float] | None],
+    show: Callable[[float], str],
+    across: float,
+    thick: float,
 ) -> bool:
-    """Draws bars and their numbers; returns whether the axis is logarithmic."""
-    some = [v for v in values if v]
+    """Draws bars, their ranges and their numbers; returns whether the axis is logarithmic."""
+    ends = [r[1] if r else v for v, r in zip(values, ranges, strict=True)]
+    some = [v for v in (*values, *(end for r in ranges if r for end in r)) if v]
     log = bool(some) and max(some) / min(some) > _WIDE
     # A bar of the least value still shows: a logarithmic axis starts half a decade below it.
     foot = min(some) / 10**0.5 if log else 0.0
@@ -158,20 +181,25 @@ def _panel(
     figure: Any = axes.figure
     spare = [across - text_size(figure, t, SMALL)[0] - _AIR - 0.02 for t in texts]
     # As far as the number behind the bar that needs most room.
-    lengths = [math.log10(v / foot) if log else v for v in some]
-    far = max((n * across / s for n, s in zip(lengths, [s for v, s in zip(values, spare) if v])), default=1.0)
+    lengths = [(math.log10(v / foot) if log else v) if v else 0.0 for v in ends]
+    far = max(n * across / s for n, s in zip(lengths, spare, strict=True)) or 1.0
     if log:
         axes.set_xscale("log")
     axes.set_xlim(foot, foot * 10**far if log else far)
     axes.set_ylim(len(values) - 0.5, -0.5)
     axes.grid(False, axis="y")
     look = arm(0)
-    for r, (value, text) in enumerate(zip(values, texts, strict=True)):
+    for r, (value, span, end, text) in enumerate(zip(values, ranges, ends, texts, strict=True)):
         if value:
             axes.barh(r, value - foot, left=foot, height=thick, color=look.color)
+        if span:
+            low, high = max(span[0], foot), max(span[1], foot)
+            axes.errorbar(
+                (low + high) / 2, r, xerr=(high - low) / 2, fmt="none", color="black", linewidth=0.9, capsize=2.5
+            )
         axes.annotate(
             text,
-            xy=(value or foot, r),
+            xy=(end or foot, r),
             xytext=(72 * _AIR, 0),
             textcoords="offset points",
             va="center",

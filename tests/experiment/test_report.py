@@ -11,7 +11,7 @@ import pytest
 from fedpriv.base.errors import ExperimentError
 from fedpriv.cli import main
 from fedpriv.experiment import conclusion
-from fedpriv.experiment.arm import Arm, arms
+from fedpriv.experiment.arm import Arm, arms, attacked_arms
 from fedpriv.experiment.document import Document
 from fedpriv.experiment.drawings import drawings
 from fedpriv.experiment.experiment import load, resolve
@@ -96,6 +96,25 @@ def test_a_guarantee_stands_beside_the_adversary_it_holds_against(write, content
     assert "observer" in texts(figure)
     (bare,) = (axes for axes in figure.axes if axes.get_gid() == "no guarantee")
     assert [t.get_text() for t in bare.get_xticklabels()] == ["server"]
+
+
+def test_costs_say_over_what_they_are_medians_and_show_the_range(noisy):
+    made = attacked_arms(arms(gather(*noisy)))
+    said = "medians over the settings of defense and batch; lines show the range"
+    drawn = next(d for d in drawings(noisy[0], made) if d.stem == "costs")
+    figure = drawn.draw()
+    assert said in drawn.caption
+    assert said in texts(figure)
+    for key, axes in ((axes.get_gid(), axes) for axes in figure.axes):
+        for i, attack in enumerate(dict.fromkeys(a.labels["attack"] for a in made)):
+            values = [a.row()[f"{key}_median"] for a in made if a.labels["attack"] == attack]
+            ((low, _), (high, _)) = axes.collections[i].get_paths()[0].vertices
+            assert (low, high) == pytest.approx((min(values), max(values)))
+    # One setting of each attack has no range.
+    alone = [a for a in made if a.labels["defense"] == "none" and a.labels["batch"] == made[0].labels["batch"]]
+    drawn = next(d for d in drawings(noisy[0], alone) if d.stem == "costs")
+    assert "medians over" not in drawn.caption + texts(drawn.draw())
+    assert not any(axes.collections for axes in drawn.draw().axes)
 
 
 FEW = "restarts=1,optimizer.max_evaluations=5"

@@ -39,7 +39,18 @@ def minutes():
     return cost_bars([CostBar("a", 100.0, None, 1.2e6), CostBar("a_name_of_one_word_that_is_longer_than_a_line", 300)])
 
 
-ALL = [attacks, times_only, alone, zeros, many, minutes]
+def spread():
+    return cost_bars(
+        [
+            CostBar("a", 3.0, 40, seconds_range=(1.0, 90.0), evaluations_range=(0, 41)),
+            CostBar("b", 5.0, 30, seconds_range=(5.0, 5.0)),
+            CostBar("c", math.nan, 0, seconds_range=(1.0, 2.0), evaluations_range=(0, 35)),
+        ],
+        note="Bars are medians over the settings of a number of axes, and this note goes on for a while. " * 2,
+    )
+
+
+ALL = [attacks, times_only, alone, zeros, many, minutes, spread]
 
 
 def panels(figure):
@@ -93,8 +104,23 @@ def test_zero_is_written_and_has_no_bar():
     assert all(not a.patches for a in zeros().axes)
 
 
-def test_names_stand_once_and_all_values_stay_in_their_panel():
-    figure = attacks()
+def test_lines_show_the_range_and_numbers_stand_behind_them():
+    figure = spread()
+    found = panels(figure)
+    lines = {key: [p.vertices.tolist() for c in axes.collections for p in c.get_paths()] for key, axes in found.items()}
+    assert lines == {
+        "seconds": [[[1, 0], [90, 0]], [[5, 1], [5, 1]]],
+        "evaluations": [[[0, 0], [41, 0]], [[0, 2], [35, 2]]],
+    }
+    assert found["seconds"].get_xscale() == "log"  # 3 s and 5 s alone would not need it
+    assert [t.get_text() for t in found["seconds"].texts[:3]] == ["3 s", "5 s", "–"]
+    assert [t.xy for t in found["evaluations"].texts[:3]] == [(41, 0), (30, 1), (35, 2)]
+    assert "Bars are medians" in figure.texts[0].get_text()
+
+
+@pytest.mark.parametrize("make", [attacks, spread])
+def test_names_stand_once_and_all_values_stay_in_their_panel(make):
+    figure = make()
     figure.canvas.draw()
     for i, axes in enumerate(figure.axes):
         assert any(t.get_text() for t in axes.get_yticklabels()) is (i == 0)
@@ -132,6 +158,7 @@ def test_units(show, value, said):
 
 def test_the_same_figure_gives_the_same_bytes():
     assert png(attacks()) == png(attacks())
+    assert png(spread()) == png(spread())
 
 
 @pytest.mark.parametrize(
@@ -141,6 +168,7 @@ def test_the_same_figure_gives_the_same_bytes():
         ([CostBar("a", math.nan)], "none of the rows"),
         ([CostBar("a", -1.0)], "seconds=-1.0 of 'a'.*nan if"),
         ([CostBar("a", 1.0, math.inf)], "evaluations=inf of 'a'.*None if"),
+        ([CostBar("a", 1.0, seconds_range=(2.0, 3.0))], "seconds=1.0 of 'a' must lie in its range"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(rows, said):

@@ -127,7 +127,7 @@ def leakage_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
 
 
 def costs(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
-    """Seconds and gradient evaluations an attack takes."""
+    """Seconds and gradient evaluations an attack takes: a bar an attack, with the range over its settings."""
     attacked = attacked_arms(arms)
     if not attacked:
         return []
@@ -136,6 +136,10 @@ def costs(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     for arm in attacked:
         name = str(arm.labels["attack"]) if "attack" in varying else short_name(arm, varying)
         groups.setdefault(name, []).append(arm)
+    over = ""
+    if any(len(group) > 1 for group in groups.values()):
+        rest = " and ".join(n.replace("_", " ") for n in varying if n != "attack")
+        over = f"Bars and numbers are medians over the settings of {rest}; lines show the range over them."
 
     def draw() -> Figure:
         from fedpriv.figures.cost_bars import CostBar, cost_bars
@@ -143,15 +147,17 @@ def costs(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
         bars = []
         for name, group in groups.items():
             rows = [a.row() for a in group]
-            seconds = float(np.median([r["seconds_median"] for r in rows]))
-            bars.append(CostBar(name, seconds, float(np.median([r["evaluations_median"] for r in rows]))))
-        return cost_bars(bars)
+            seconds, evaluations = ([float(r[f"{k}_median"]) for r in rows] for k in ("seconds", "evaluations"))
+            ranges = [(min(v), max(v)) if len(rows) > 1 else None for v in (seconds, evaluations)]
+            bars.append(CostBar(name, float(np.median(seconds)), float(np.median(evaluations)), None, *ranges))
+        return cost_bars(bars, note=over)
 
     return [
         Drawn(
             "costs",
             "Cost of attacking",
-            "Median wall-clock and gradient evaluations of one trial, without compilation where told apart.",
+            "Median wall-clock and gradient evaluations of one trial, without compilation where told apart."
+            + (over and f" {over}"),
             "Bars of seconds and gradient evaluations.",
             draw,
         )
