@@ -45,7 +45,8 @@ def _threads(variable: str, default: int) -> int:
     return int(text)
 
 
-def _prepare_tensorflow() -> None:
+def quiet_tensorflow() -> None:
+    """Silences TensorFlow's and TFF's logs, unless `-v` asks for them; before TensorFlow is imported, by whomever."""
     if not _verbose:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it reports its own shutdown at Ctrl-C
@@ -92,9 +93,9 @@ if TYPE_CHECKING:
     import tensorflow_federated as tff
     import tensorflow_privacy as tfp
 else:
-    tf = _LazyModule("tensorflow", _prepare_tensorflow, _configure_tensorflow)
+    tf = _LazyModule("tensorflow", quiet_tensorflow, _configure_tensorflow)
     tff = _LazyModule("tensorflow_federated", lambda: tf.version, None)
     tfp = _LazyModule("tensorflow_privacy", lambda: tf.version, None)
     dp_accounting = _LazyModule("dp_accounting")
 
-__all__ = ["default_threads", "dp_accounting", "set_verbose", "tf", "tff", "tfp"]
+__all__ = ["default_threads", "dp_accounting", "quiet_tensorflow", "set_verbose", "tf", "tff", "tfp"]

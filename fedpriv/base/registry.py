@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.base.errors import DataError, FedprivError, ParameterError, UnknownNameError, did_you_mean
+from fedpriv.base.lazy import quiet_tensorflow
 from fedpriv.base.types import Config
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def load_dotted(name: str, kind: str) -> Any:
         raise UnknownNameError(f"{kind} '{name}' is no path to an object; write package.module:Name")
     if "" not in sys.path:
         sys.path.insert(0, "")
+    quiet_tensorflow()  # somebody's module may import it at its top
     try:
         target = importlib.import_module(module_name)
     except ModuleNotFoundError as e:

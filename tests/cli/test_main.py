@@ -210,3 +210,17 @@ except SystemExit:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1].split() == ["loaded:"]
+
+
+def test_a_users_module_that_imports_tensorflow_is_quiet_too(start, tmp_path, monkeypatch):
+    (tmp_path / "theirs.py").write_text(
+        "import tensorflow as tf\n\n"
+        "def net(input_shape, num_classes):\n"
+        "    layers = [tf.keras.layers.Flatten(), tf.keras.layers.Dense(num_classes)]\n"
+        "    return tf.keras.Sequential([tf.keras.layers.Input(input_shape), *layers])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    process = start("attack", "first_layer", "-n", 1, "--model", "theirs:net")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert "1 of 1 image reconstructed" in out
