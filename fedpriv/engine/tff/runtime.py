@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from pathlib import Path
+from typing import IO
 
 from fedpriv.base.errors import EngineError
 from fedpriv.base.lazy import tff
@@ -41,7 +42,7 @@ class Runtime:
     Attributes:
       process: the child.
       port: where it listens.
-      log: path of what it printed; removed when it ends.
+      log: what it printed: a file without a name, so that none is left behind however this process ends.
     """
 
     def __init__(self) -> None:
@@ -54,20 +55,17 @@ class Runtime:
         if not binary.exists():
             raise EngineError(f"TFF's runtime is missing at {binary}; reinstall tensorflow-federated")
         self.port = free_port()
-        handle, self.log = tempfile.mkstemp(prefix="fedpriv-tff-", suffix=".log")
-        try:
-            self.process = subprocess.Popen(
-                [*_launcher(), str(binary), f"--port={self.port}"],
-                stdin=subprocess.DEVNULL,
-                stdout=handle,
-                stderr=handle,
-                close_fds=True,
-                env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"},  # or it does not say when it listens
-            )
-        finally:
-            os.close(handle)
+        self.log = tempfile.TemporaryFile(prefix="fedpriv-tff-")  # noqa: SIM115  it stays open as long as the runtime
+        self.process = subprocess.Popen(
+            [*_launcher(), str(binary), f"--port={self.port}"],
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=self.log,
+            close_fds=True,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"},  # or it does not say when it listens
+        )
         self._end = weakref.finalize(self, _stop, self.process, self.log)
-        _end_on_sigterm()
+        _end_on_signals()
         self.wait()
 
     @property
@@ -101,8 +99,10 @@ class Runtime:
 
     def last_words(self) -> str:
         """The end of what it printed."""
-        with contextlib.suppress(OSError):
-            return Path(self.log).read_text(errors="replace")[-_LAST_WORDS:]
+        with contextlib.suppress(OSError, ValueError):  # it may be closed
+            number = self.log.fileno()
+            start = max(0, os.fstat(number).st_size - _LAST_WORDS)
+            return os.pread(number, _LAST_WORDS, start).decode(errors="replace")  # the child's place in it stays
         return ""
 
     def close(self) -> None:
@@ -125,15 +125,17 @@ def _launcher() -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid())] if sys.platform.startswith("linux") else []
 
 
-def _stop(process: subprocess.Popen[bytes], log: str) -> None:
+def _stop(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     if process.poll() is None:
         process.kill()
         process.wait()
-    with contextlib.suppress(OSError):
-        os.unlink(log)
+    log.close()
 
 
-def _end_on_sigterm() -> None:
-    """SIGTERM ends the program as an exception, so that exit handlers run, unless the program handles it itself."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def _end_on_signals() -> None:
+    """SIGTERM and SIGHUP end the program as an exception, so that exit handlers run, unless it handles them itself."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
