@@ -7,6 +7,9 @@ the import happens at the first attribute. Modules must not touch `tf.` while th
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -45,6 +48,12 @@ def _threads(variable: str, default: int) -> int:
     return int(text)
 
 
+def _before_tensorflow() -> None:
+    # gRPC's own handlers at a fork revive its threads in the child, where they crash before anything can be said.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    quiet_tensorflow()
+
+
 def quiet_tensorflow() -> None:
     """Silences TensorFlow's and TFF's logs, unless `-v` asks for them; before TensorFlow is imported, by whomever."""
     if not _verbose:
@@ -63,6 +72,26 @@ def _configure_tensorflow(module: Any) -> None:
         module.config.threading.set_inter_op_parallelism_threads(inter)
     except RuntimeError:  # the host program has already started TensorFlow: its choice stands
         pass
+
+
+def _let_go_of_tff(module: Any) -> None:
+    """TFF's own default context must go while Python still has its modules, or it complains when it is destroyed."""
+
+    def go() -> None:
+        with contextlib.suppress(Exception):
+            stack = module.framework.get_context_stack()
+            stack.set_default_context(_no_context(module))
+            gc.collect()
+
+    atexit.register(go)
+
+
+def _no_context(module: Any) -> Any:
+    class NoContext(module.framework.SyncContext):  # type: ignore[misc,name-defined]
+        def invoke(self, comp: Any, arg: Any) -> Any:
+            raise RuntimeError("TFF's context is gone, since Python is ending")
+
+    return NoContext()
 
 
 class _LazyModule(types.ModuleType):
@@ -93,8 +122,8 @@ if TYPE_CHECKING:
     import tensorflow_federated as tff
     import tensorflow_privacy as tfp
 else:
-    tf = _LazyModule("tensorflow", quiet_tensorflow, _configure_tensorflow)
-    tff = _LazyModule("tensorflow_federated", lambda: tf.version, None)
+    tf = _LazyModule("tensorflow", _before_tensorflow, _configure_tensorflow)
+    tff = _LazyModule("tensorflow_federated", lambda: tf.version, _let_go_of_tff)
     tfp = _LazyModule("tensorflow_privacy", lambda: tf.version, None)
     dp_accounting = _LazyModule("dp_accounting")
 

@@ -10,12 +10,13 @@ precision, on how many there are.
 from __future__ import annotations
 
 import collections
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fedpriv.base.errors import FedprivError, ModelError
+from fedpriv.base.errors import EngineError, FedprivError, ModelError
 from fedpriv.base.lazy import tf, tff
 from fedpriv.base.seeds import fold
 from fedpriv.base.types import Array, Nested, Tensor
@@ -55,6 +56,7 @@ class TffEngine(Engine):
         self._single = ["finite", "bounded", "ok", "bits", *(["own"] if self._own else [])]
         self._single += ["encoded"] if self.line.encodes else []
         self.pool = Pool(**federation.engine_options)
+        self._process = os.getpid()
 
     def start(self) -> tuple[Nested, ...]:
         """See Engine."""
@@ -141,6 +143,7 @@ class TffEngine(Engine):
 
     def cohort(self, task: CohortTask) -> CohortResult:
         """See Engine."""
+        self._check_process()
         dtype = self.plan.spec.dtype
         collector = Collector(self, task)
         links = self.line.links
@@ -214,6 +217,19 @@ class TffEngine(Engine):
             chunks[-1].append(client)
             used += size
         return chunks
+
+    def _check_process(self) -> None:
+        """gRPC's threads do not come along into a forked child, which then crashes without a word.
+
+        Raises:
+          EngineError: this is one.
+        """
+        if os.getpid() != self._process:
+            raise EngineError(
+                f"the TFF engine was started by process {self._process}, and this one was forked from it: gRPC does "
+                "not work in a forked child. Make the federation in the child, or start it with "
+                "multiprocessing.get_context('spawn')"
+            )
 
     def close(self) -> None:
         """Ends the runtime, if it is ours."""
