@@ -15,7 +15,7 @@ from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.inversion import Inversion
-from fedpriv_attacks.inversion.matching import checked_update, noise_floor
+from fedpriv_attacks.inversion.matching import checked_update, half_of_digits, noise_floor
 from fedpriv_attacks.inversion.stages import mismatch, unsettled, unsettled_mismatch
 from fedpriv_attacks.parts.priors import TotalVariation
 
@@ -105,7 +105,7 @@ class Modern(Attack):
         """The first finding that reproduces the update, or else the one that comes nearest; see the class."""
         _, norm = checked_update(view)
         floor = noise_floor(view, norm)
-        content = math.sqrt(floor) if self.tolerance is None else max(self.tolerance, floor)
+        content = half_of_digits(floor) if self.tolerance is None else max(self.tolerance, floor)
         tried: list[dict[str, Any]] = []
         found: list[tuple[float, Attack, Finding]] = []
         for attack in self.attacks:

@@ -103,8 +103,8 @@ def photos(path: str, image_size: int = 32, num_classes: int | None = None) -> t
         raise DataError(f"{place}: cannot be read ({e.strerror or e})") from e
     if num_classes is None:
         warnings.warn(
-            f"{place.name}: photos have no classes, so class 0 of 10 is assumed; to say how many there are, write "
-            f"photos(path={place.name},num_classes=N)",
+            f"{path}: photos have no classes, so class 0 of 10 is assumed; to say how many there are, write "
+            f"photos(path={path},num_classes=N)",
             stacklevel=4,
         )
     made = Dataset(place.stem, x, np.zeros(len(x), np.int32), num_classes or 10, (), None, f"photos in {place.name}")

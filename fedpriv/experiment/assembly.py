@@ -13,6 +13,7 @@ import numpy as np
 from fedpriv.base.seeds import Purpose, generator
 from fedpriv.base.types import Row
 from fedpriv.experiment.setting import Setting
+from fedpriv.threat.goal import Goal
 
 if TYPE_CHECKING:
     from fedpriv.data.dataset import Dataset
@@ -143,7 +144,15 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None, i
     trained = weights is not None
     members = datasets(setting.data, setting.data_dir)[0] if trained and held_out else None
     outsiders = held_out or not trained
-    return stage(exposure, goal, seed=seed, auxiliary=how.auxiliary, members=members, outsiders=outsiders)
+    return stage(
+        exposure,
+        goal,
+        seed=seed,
+        auxiliary=how.auxiliary,
+        members=members,
+        outsiders=outsiders,
+        images=images,
+    )
 
 
 def describe_images(setting: Setting, staged: Stage, seed: int) -> Row:
@@ -171,5 +180,7 @@ def describe_images(setting: Setting, staged: Stage, seed: int) -> Row:
     listed = ", ".join(f"{count} {name}" for name, count in classes.items())
     what = listed if 0 < len(classes) <= 10 else f"{len(classes)} classes" if classes else ""
     pool = f"{setting.exposure.order} of {whole.fingerprint}"
+    if type(staged.goal).arrange is not Goal.arrange:  # it chooses among them
+        pool += f" by {staged.goal.config()}"
     said = f"Attacked: {setting.exposure.images} examples of {source}{few}, {how}{': ' + what if what else ''}."
     return {"held_out": held_out, "classes": classes, "attacked": said, "images_of": pool}

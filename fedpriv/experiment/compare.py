@@ -43,7 +43,12 @@ class Paired:
 
 
 def paired(
-    quantity: str, first: Sequence[float], second: Sequence[float], batches: Sequence[Any], runs: Sequence[Any]
+    quantity: str,
+    first: Sequence[float],
+    second: Sequence[float],
+    batches: Sequence[Any],
+    runs: Sequence[Any],
+    flipped: Sequence[Any] | None = None,
 ) -> Paired:
     """The difference of two columns of numbers that belong together.
 
@@ -52,10 +57,11 @@ def paired(
       first, second: `[n]` each.
       batches: `[n]`, which trial each pair belongs to.
       runs: `[n]`, which seed.
+      flipped: `[n]`, which pairs change signs together in the test; None is the trials of each seed.
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     apart = b - a
-    p_value = _sign_flip(apart, [*zip(runs, batches, strict=True)])
+    p_value = _sign_flip(apart, [*zip(runs, batches, strict=True)] if flipped is None else flipped)
     interval = cluster_bootstrap(apart, batches, runs, "mean") if np.ptp(apart) > 0 else None
     return Paired(quantity, len(a), float(a.mean()), float(b.mean()), float(apart.mean()), interval, p_value)
 
@@ -110,7 +116,8 @@ def compare_arms(first: Arm, second: Arm) -> list[Paired]:
         assert first.goal is not None
         for quantity in first.goal.pairs:
             a, b = [ours[k][1][quantity] for k in shared], [theirs[k][1][quantity] for k in shared]
-            found.append(paired(quantity, a, b, batches, runs))
+            # The same images under several seeds are one trial for the test: it is about images.
+            found.append(paired(quantity, a, b, batches, runs, flipped=batches))
     a_by, b_by = _accuracies(first), _accuracies(second)
     seeds = [s for s in a_by if s in b_by]
     if len(seeds) > 1:

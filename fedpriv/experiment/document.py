@@ -106,13 +106,9 @@ class _Walk:
         import yaml
 
         self.where[path] = self.line(node)
-        self.nodes += 1
         if node in self.inside:
             raise ExperimentError(f"{self.line(node)}: this holds itself, by an alias; take the alias out")
-        if self.nodes > MOST_NODES:
-            raise ExperimentError(
-                f"{self.name}: more than {MOST_NODES:,} values, aliases counted each time; write fewer"
-            )
+        self.count()
         if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN:
             raise ExperimentError(f"{self.line(node)}: the tag '{node.tag}' means nothing here; leave it out")
         if isinstance(node, yaml.MappingNode):
@@ -127,6 +123,7 @@ class _Walk:
     def mapping(self, node: Any, path: Path_) -> dict[str, Any]:
         """Of a mapping: its own keys over those that `<<` merges in, the first of several before the others."""
         self.where.setdefault(path, self.line(node))
+        self.count()
         self.inside.append(node)
         merged: dict[str, Any] = {}
         own: dict[str, Any] = {}
@@ -147,6 +144,12 @@ class _Walk:
             self.where[(*path, key)] = self.line(key_node)
         self.inside.pop()
         return {**merged, **own}
+
+    def count(self) -> None:
+        """One value more, of as many as are allowed."""
+        self.nodes += 1
+        if self.nodes > MOST_NODES:
+            raise ExperimentError(f"{self.name}: more than {MOST_NODES:,} values, aliases counted anew; write fewer")
 
     def merged(self, node: Any, path: Path_) -> dict[str, Any]:
         """What `<<` brings in."""

@@ -57,6 +57,7 @@ def stage(
     auxiliary: int = 0,
     members: Dataset | None = None,
     outsiders: bool = True,
+    images: int | None = None,
 ) -> Stage:
     """Divides the exposure's data among the attacked clients, the questions and the adversary.
 
@@ -64,6 +65,7 @@ def stage(
       exposure: on all the data there is to divide.
       goal: what is asked.
       seed: of the division and the questions.
+      images: seed of which examples are attacked, where the goal draws them; None is `seed`.
       auxiliary: examples that the adversary holds, drawn from what is not attacked.
       members: what the attacked model was trained on, for goals that ask about it.
       outsiders: whether what is left is new to the attacked model; False where it was trained on this data.
@@ -72,7 +74,7 @@ def stage(
       DataError: there are too few examples.
     """
     data = exposure.data
-    attacked = goal.arrange(data, exposure.trials, exposure.cohort, exposure.batch, seed)
+    attacked = goal.arrange(data, exposure.trials, exposure.cohort, exposure.batch, seed if images is None else images)
     rest = np.setdiff1d(np.arange(len(data)), attacked)
     rest = generator(seed, Purpose.QUESTION, 1).permutation(rest)
     if auxiliary > len(rest):

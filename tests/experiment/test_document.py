@@ -97,6 +97,9 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 )
 
 
+MERGE_BOMB = "a0: &a0 {}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 9))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -108,6 +111,7 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("a: !!python/object:os.system {}", "line 1: the tag .* means nothing here"),
         ("a: !!int x", "line 1: this value cannot be read"),
         (BOMB, "more than 100,000 values"),
+        (MERGE_BOMB, "more than 100,000 values"),
     ],
 )
 def test_what_yaml_allows_and_nobody_means(text, says):

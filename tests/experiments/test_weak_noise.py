@@ -76,3 +76,14 @@ def test_it_promises_nothing():
     _, test = load("fashion_small")
     model = load_model("logistic", test.input_shape, test.num_classes)
     assert Exposure(model, test, 1, defenses=(WEAK,)).federation.ledger() is None
+
+
+def test_noise_too_weak_to_tell_seeds_apart_is_left_on():
+    weak = WeakLocalDP(clip=100.0, noise_multiplier=0.001, bits=8)
+    with pytest.raises(CapabilityError, match="too little beside a clip of 100 to tell the right seed"):
+        run_trial(SEARCH, observe(weak))
+
+
+def test_what_the_other_attack_brings_in_is_its_own_knowledge():
+    search = SeedSearch(bits=8, then="ggl")
+    assert search.brings() == search.then.brings() != ()

@@ -167,7 +167,7 @@ def reconstruct(
     run, compile_seconds = _compiled(view.static, recipe, given, inputs, tensors)
     floor = noise_floor(view, norm)
     target = max(restarts.target, recipe.objective.floor(floor))
-    half = recipe.objective.floor(math.sqrt(floor)) if restarts.tolerance is None else restarts.tolerance
+    half = recipe.objective.floor(half_of_digits(floor)) if restarts.tolerance is None else restarts.tolerance
     y = np.asarray(np.zeros((n, *task.target_shape)) if labels is None else labels, task.target_dtype)
     fixed = (
         tf.constant(view.weights, dtype),
@@ -268,6 +268,11 @@ def noise_floor(view: View, norm: float) -> float:
     """
     epsilon = float(np.finfo(view.model.spec.dtype).eps)
     return (epsilon * float(np.linalg.norm(np.asarray(view.weights, np.float64))) / norm) ** 2
+
+
+def half_of_digits(floor: float) -> float:
+    """The relative squared error that explains half of an update's digits; at most 1e-3, where it has hardly any."""
+    return min(math.sqrt(floor), 1e-3)
 
 
 def merged(x: np.ndarray, n: int, y: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import NORMAL_CHILD, gaussian
 from fedpriv.threat.attack import Attack, Capability, Finding
+from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_experiments.weak_noise.philox import block, normal_pair
 
@@ -45,6 +46,10 @@ class SeedSearch(Attack):
         """What it needs itself, and what the other attack does."""
         return self.needs | self.then.requirements()
 
+    def brings(self) -> tuple[Knowledge, ...]:
+        """What the other attack brings in."""
+        return self.then.brings()
+
     def attack(self, view: View, seed: int) -> Finding:
         """The other attack's finding; `measures` has the seconds of the search and the words tried.
 
@@ -60,6 +65,11 @@ class SeedSearch(Attack):
         began = time.perf_counter()
         clip, scale = noisy[0].clip, noisy[0].stddev
         observed = np.asarray(view.observed, np.float64)
+        if scale * math.sqrt(2 * len(observed)) < 3 * clip:
+            raise CapabilityError(
+                f"noise of standard deviation {scale:g} on {len(observed)} coordinates is too little beside a clip of "
+                f"{clip:g} to tell the right seed from others; attack the message as it is"
+            )
         for word in self._candidates(observed, clip, scale):
             drawn = gaussian(tf.constant([word, 0], tf.int64), [len(observed)], view.model.spec.dtype).numpy()
             stripped = observed - scale * drawn.astype(np.float64)
