@@ -30,7 +30,7 @@ def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Dr
     """Originals and reconstructions, arms below each other that attack the same images."""
     pictured = [a for a in attacked_arms(arms) if _originals(a) is not None]
     across = min((len(_originals(a)) for a in pictured), default=0)
-    across = min(ACROSS, across)
+    across = min(ACROSS, across, experiment.contents.keep_images)
     groups: dict[bytes, list[Arm]] = {}
     for arm in pictured:
         groups.setdefault(_originals(arm)[:across].tobytes(), []).append(arm)
