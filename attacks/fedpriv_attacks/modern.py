@@ -16,7 +16,7 @@ from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.inversion import Inversion
 from fedpriv_attacks.inversion.matching import checked_update, half_of_digits, noise_floor
-from fedpriv_attacks.inversion.stages import mismatch, unsettled, unsettled_mismatch
+from fedpriv_attacks.inversion.stages import mismatch, replayed_error, unsettled
 from fedpriv_attacks.parts.priors import TotalVariation
 
 #: Root mean square by which clipping may move examples, in parts of their range: at best 20 dB from the truth.
@@ -137,15 +137,16 @@ class Modern(Attack):
 
 def _error(attack: Attack, view: View, finding: Finding) -> float:
     """How much of the update a finding leaves unexplained; see the class."""
-    settled = mismatch(view, finding)
-    if not isinstance(attack, Inversion) or finding.x is None:
-        return settled
-    free = unsettled(view, finding, attack.equipped(view).recipe())
+    free = None
+    if isinstance(attack, Inversion) and finding.x is not None:
+        free = unsettled(view, finding, attack.equipped(view).recipe())
     if free is None:
-        return settled
+        return mismatch(view, finding)
     kind = view.data_kind
     moved = np.sqrt(np.mean((kind.to_unit(free) - kind.to_unit(finding.x)) ** 2))
-    return unsettled_mismatch(view, finding, attack.equipped(view).recipe()) if moved <= MOVED else settled
+    if moved > MOVED:
+        return mismatch(view, finding)
+    return replayed_error(view, free, finding.extra["label_probabilities"])
 
 
 def _leeway(view: View) -> float:

@@ -36,8 +36,8 @@ def mismatch(view: View, finding: Finding) -> float:
     n = view.total_examples
     if finding.x is None or finding.y is None or len(finding.x) != n or len(finding.y) != n:
         return float("inf")
-    x = tf.constant(finding.x, view.model.spec.dtype)
-    return _replayed_error(view, x, np.asarray(finding.y, view.model.task.target_dtype))
+    x = np.asarray(finding.x, view.model.spec.dtype)
+    return replayed_error(view, x, np.asarray(finding.y, view.model.task.target_dtype))
 
 
 def unsettled_mismatch(view: View, finding: Finding, recipe: Recipe) -> float:
@@ -51,7 +51,7 @@ def unsettled_mismatch(view: View, finding: Finding, recipe: Recipe) -> float:
     x = unsettled(view, finding, recipe)
     if x is None:
         return mismatch(view, finding)
-    return _replayed_error(view, tf.constant(x), finding.extra["label_probabilities"])
+    return replayed_error(view, x, finding.extra["label_probabilities"])
 
 
 def unsettled(view: View, finding: Finding, recipe: Recipe) -> np.ndarray | None:
@@ -65,10 +65,20 @@ def unsettled(view: View, finding: Finding, recipe: Recipe) -> np.ndarray | None
     return x
 
 
-def _replayed_error(view: View, x: Examples, targets: ArrayLike) -> float:
+def replayed_error(view: View, x: Examples | Array, targets: ArrayLike) -> float:
+    """Squared error of the update replayed from examples, relative to the observed update's squared norm.
+
+    Args:
+      view: what was observed.
+      x: the examples `[n, *input_shape]`, in the model's precision.
+      targets: as `View.simulate` takes them.
+
+    Returns:
+      The error; infinite where it is not finite.
+    """
     observed = np.asarray(view.observed, np.float64)
     with unmeasured():  # it judges a finding, and made none
-        replayed = view.simulate(x, tf.constant(targets)).numpy().astype(np.float64)
+        replayed = view.simulate(tf.constant(x), tf.constant(targets)).numpy().astype(np.float64)
     error = float(np.sum((replayed - observed) ** 2) / np.sum(observed**2))
     return error if np.isfinite(error) else float("inf")
 
