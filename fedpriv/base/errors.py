@@ -9,6 +9,11 @@ import difflib
 from collections.abc import Iterable
 
 
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, for another error's message; "" where it says nothing."""
+    return (str(error).strip().splitlines() or [""])[0]
+
+
 class FedprivError(Exception):
     """A mistake in what was asked for, or a limit that was met; the message says what to do."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from fedpriv.base.errors import FedprivError, StackError
+from fedpriv.base.errors import FedprivError, StackError, one_line
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, Nested, Scalar, Tensor
 from fedpriv.defense.context import Context
@@ -146,6 +146,6 @@ class Walker:
         except FedprivError:
             raise
         except Exception as e:
-            first = (str(e).strip().splitlines() or [""])[0]
+            first = one_line(e)
             hint = "; use tf.where or tf.cond in place of Python's if" if "symbolic" in first else ""
             raise StackError(f"{who} fails at its {station.value} station: {type(e).__name__}: {first}{hint}") from e

@@ -18,7 +18,15 @@ import numpy as np
 
 from fedpriv.account.ledger import Ledger
 from fedpriv.base import registry
-from fedpriv.base.errors import CheckpointError, DivergenceError, LedgerError, ModelError, ParameterError, StackError
+from fedpriv.base.errors import (
+    CheckpointError,
+    DivergenceError,
+    LedgerError,
+    ModelError,
+    ParameterError,
+    StackError,
+    one_line,
+)
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import Purpose, child, fresh, integer_seed, secret
 from fedpriv.base.types import Array, Examples, Labels, Nested, Tensor
@@ -481,9 +489,8 @@ def _following(states: tuple[Nested, ...], walked: Walked, names: Sequence[str])
         try:
             found[i] = tf.nest.map_structure(cast, states[i], given)
         except (TypeError, ValueError) as e:
-            first = (str(e).strip().splitlines() or [""])[0]
             raise StackError(
-                f"{names[i]} gives a server state unlike its initial_state(plan): {first[:200]}; give the same "
+                f"{names[i]} gives a server state unlike its initial_state(plan): {one_line(e)[:200]}; give the same "
                 "structure"
             ) from e
     return tuple(found)
