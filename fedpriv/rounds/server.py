@@ -380,7 +380,6 @@ class ServerRounds:
         if not self.line.acts(station):
             return Walked(value)
         drawn = tf.constant(secret(self.federation.seed or 0, Purpose.SERVER, state.round))
-        read = facts.pop("read", None)
         tally = facts.pop("tally", {})
 
         def context(i: int) -> Context:
@@ -390,7 +389,6 @@ class ServerRounds:
                 seed=child(drawn, (_SERVER_STATIONS.index(station) << 12) + i),
                 state=tf.nest.map_structure(tf.convert_to_tensor, states[i]),
                 round=tf.constant(state.round),
-                read=read,
                 **facts,
                 **more,
             )
