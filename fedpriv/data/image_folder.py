@@ -44,8 +44,7 @@ def read_image_folder(folder: str | Path, name: str, image_size: int = 32) -> tu
       ParameterError: an impossible size.
       DataError: no images, an empty class folder, a test class that training lacks, or an unreadable image.
     """
-    if not 1 <= image_size <= 4096:
-        raise ParameterError(f"image_size={image_size}: expected 1 to 4096 pixels")
+    _check_size(image_size)
     folder = Path(folder)
     train_root, test_root = _split(folder)
     classes = [p.name for p in subfolders(train_root)]
@@ -88,8 +87,7 @@ def photos(path: str, image_size: int = 32, num_classes: int | None = None) -> t
       ParameterError: an impossible size or number of classes.
       DataError: no image that can be read.
     """
-    if not 1 <= image_size <= 4096:
-        raise ParameterError(f"image_size={image_size}: expected 1 to 4096 pixels")
+    _check_size(image_size)
     if num_classes is not None and num_classes < 1:
         raise ParameterError(f"num_classes={num_classes}: expected a positive number")
     place = Path(path).expanduser()
@@ -109,6 +107,11 @@ def photos(path: str, image_size: int = 32, num_classes: int | None = None) -> t
         )
     made = Dataset(place.stem, x, np.zeros(len(x), np.int32), num_classes or 10, (), None, f"photos in {place.name}")
     return made, None
+
+
+def _check_size(pixels: int) -> None:
+    if not 1 <= pixels <= 4096:
+        raise ParameterError(f"image_size={pixels}: expected 1 to 4096 pixels")
 
 
 def is_photo(path: Path) -> bool:
