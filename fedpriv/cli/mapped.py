@@ -69,19 +69,20 @@ class Written:
         """
         import pydantic
 
+        from fedpriv.experiment.document import Document
         from fedpriv.experiment.fields import explained
         from fedpriv.experiment.setting import Setting
 
-        content: dict[str, Any] = {}
+        document = Document({})
         for row in self.table:
             if self.values[row.name] is not None:
                 value = row.convert(self.values[row.name])
                 for path in row.paths:
-                    _put(content, path, value)
+                    document.set(tuple(path.split(".")), value, "")
         for path, value in over.items():
-            _put(content, path, value)
+            document.set(tuple(path.split(".")), value, "")
         try:
-            return Setting.model_validate(content)
+            return Setting.model_validate(document.content)
         except pydantic.ValidationError as e:
             raise ParameterError(explained(e, self._option)) from e
 
@@ -114,10 +115,3 @@ def mapped(table: Sequence[Mapped]) -> Callable[[Callable[..., None]], Callable[
         return command
 
     return decorate
-
-
-def _put(content: dict[str, Any], path: str, value: Any) -> None:
-    *above, last = path.split(".")
-    for part in above:
-        content = content.setdefault(part, {})
-    content[last] = value
