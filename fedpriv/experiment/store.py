@@ -29,6 +29,8 @@ FILE = "experiment.yaml"
 #: Folders of what each job left; they stay out of the repository.
 ATTACKS, TRAININGS = "cells", "trainings"
 
+Kind = Literal["train", "attack"]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -40,7 +42,7 @@ class Job:
       identity: what its result depends on, besides code.
     """
 
-    kind: Literal["train", "attack"]
+    kind: Kind
     cell: Cell
     identity: Mapping[str, Any]
 
@@ -54,16 +56,20 @@ def training_job(cell: Cell) -> Job | None:
     """The training a cell needs, or None if it attacks fresh models."""
     if not cell.setting.training.rounds:
         return None
-    identity = {"kind": "train", "seed": cell.seed, "data": fingerprint(cell.setting)}
-    return Job("train", cell, identity | cell.setting.training_identity())
+    return _job("train", cell, fingerprint(cell.setting))
 
 
 def attack_job(cell: Cell) -> Job | None:
     """A cell's attack, or None if it only trains."""
     if cell.setting.attack is None:
         return None
-    identity = {"kind": "attack", "seed": cell.seed, "data": fingerprint(cell.setting)}
-    return Job("attack", cell, identity | cell.setting.identity())
+    return _job("attack", cell, fingerprint(cell.setting))
+
+
+def _job(kind: Kind, cell: Cell, data: str) -> Job:
+    """The job on data of that fingerprint."""
+    own = cell.setting.training_identity() if kind == "train" else cell.setting.identity()
+    return Job(kind, cell, {"kind": kind, "seed": cell.seed, "data": data} | own)
 
 
 @dataclass(frozen=True)
@@ -136,24 +142,24 @@ class Store:
                 f"`uv run fedpriv run {shlex.quote(str(self.folder / FILE))}{out}`"
             )
 
+    def _folder(self, kind: Kind) -> Path:
+        return self.folder / (TRAININGS if kind == "train" else ATTACKS)
+
     def _paths(self, job: Job) -> tuple[Path, Path]:
-        folder = self.folder / (TRAININGS if job.kind == "train" else ATTACKS)
+        folder = self._folder(job.kind)
         return folder / f"{job.key}.json", folder / f"{job.key}.npz"
 
-    def find(self, kind: Literal["train", "attack"], cell: Cell) -> Job | None:
+    def find(self, kind: Kind, cell: Cell) -> Job | None:
         """The job done for a cell, whatever the data were; None where there is none, or several that differ in them."""
-        setting = cell.setting
-        own = setting.training_identity() if kind == "train" else setting.identity()
-        wanted = jsonable({"kind": kind, "seed": cell.seed, **own})
+        wanted = jsonable({k: v for k, v in _job(kind, cell, "").identity.items() if k != "data"})
         found: dict[str, Job] = {}
-        for header in sorted((self.folder / (TRAININGS if kind == "train" else ATTACKS)).glob("*.json")):
+        for header in sorted(self._folder(kind).glob("*.json")):
             try:
                 identity = json.loads(header.read_bytes())["body"]["identity"]
             except (OSError, ValueError, KeyError, TypeError):
                 continue
             if {k: v for k, v in identity.items() if k != "data"} == wanted:
-                whole = {"kind": kind, "seed": cell.seed, "data": identity["data"], **own}
-                found[identity["data"]] = Job(kind, cell, whole)
+                found[identity["data"]] = _job(kind, cell, identity["data"])
         return next(iter(found.values())) if len(found) == 1 else None
 
     def read(self, job: Job) -> Saved | None:
