@@ -27,3 +27,13 @@ class Drawn:
     caption: str
     alt: str
     draw: Callable[[], Figure]
+
+
+def part_stem(stem: str, part: int, parts: int) -> str:
+    """The stem of one of `parts` figures, counted from 1; an only one has no number."""
+    return stem if parts == 1 else f"{stem}_{part}"
+
+
+def part_of(part: int, parts: int) -> str:
+    """ " (2 of 3)", for the heading of one of several; "" for an only one."""
+    return f" ({part} of {parts})" if parts > 1 else ""

@@ -14,7 +14,7 @@ from fedpriv.experiment.arm import (
     short_name,
     varying_axes,
 )
-from fedpriv.experiment.drawings.drawn import Drawn
+from fedpriv.experiment.drawings.drawn import Drawn, part_of, part_stem
 from fedpriv.figures.reconstructions import quality_captions
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Dr
     made = []
     for i, (title, part, axes) in enumerate(parts):
         alike = [k for k, t in enumerate(titles) if t == title]
-        number = f" ({alike.index(i) + 1} of {len(alike)})" if len(alike) > 1 else ""
+        number = part_of(alike.index(i) + 1, len(alike))
         made.append(
             Drawn(
-                "reconstructions" if len(parts) == 1 else f"reconstructions_{i + 1}",
+                part_stem("reconstructions", i + 1, len(parts)),
                 f"Reconstructions{': ' + title if title else ''}{number}",
                 "Originals, and what each attack made of what its adversary saw; PSNR in dB and SSIM below each image. "
                 f"First images of seed {part[0].results[0].cell.seed}.",

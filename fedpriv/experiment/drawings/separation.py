@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fedpriv.experiment.arm import Arm, attack_name, attacked_arms, short_name, varying_axes
-from fedpriv.experiment.drawings.drawn import Drawn
+from fedpriv.experiment.drawings.drawn import Drawn, part_of, part_stem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,8 +36,8 @@ def roc(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
 
     return [
         Drawn(
-            "roc" if len(parts) == 1 else f"roc_{i}",
-            "True and false positives" + (f" ({i} of {len(parts)})" if len(parts) > 1 else ""),
+            part_stem("roc", i, len(parts)),
+            f"True and false positives{part_of(i, len(parts))}",
             "ROC curves on logarithmic axes: true positives where false ones are few. Areas with 95% intervals.",
             f"ROC curves of {len(part)} settings.",
             drawn(part),

@@ -12,7 +12,7 @@ from fedpriv.experiment.arm import (
     short_name,
     varying_axes,
 )
-from fedpriv.experiment.drawings.drawn import Drawn
+from fedpriv.experiment.drawings.drawn import Drawn, part_stem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +91,7 @@ def training_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
 
     return [
         Drawn(
-            "training_curves" if len(parts) == 1 else f"training_curves_{i}",
+            part_stem("training_curves", i, len(parts)),
             f"Training{': ' + title if title else ''}",
             "Test accuracy and loss over communication rounds; bands span the seeds.",
             "Curves of accuracy and loss over rounds.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedpriv.experiment.arm import Arm, CellResult, attack_name, attacked_arms, short_name, varying_axes
-from fedpriv.experiment.drawings.drawn import Drawn
+from fedpriv.experiment.drawings.drawn import Drawn, part_of, part_stem
 from fedpriv.metrics.progress import Progress
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def ways(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
 
     made = [
         Drawn(
-            "psnr_curve" if len(parts) == 1 else f"psnr_curve_{k}",
-            "PSNR against gradient evaluations" + (f" ({k} of {len(parts)})" if len(parts) > 1 else ""),
+            part_stem("psnr_curve", k, len(parts)),
+            f"PSNR against gradient evaluations{part_of(k, len(parts))}",
             "Median PSNR over images and seeds, and quartiles, as the attack goes on; of the start that was kept.",
             f"Curves of PSNR against gradient evaluations of {len(part)} settings.",
             curves(part),
@@ -60,7 +60,7 @@ def ways(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     filmed = [(arm, name) for arm, name in zip(kept, names, strict=True) if _has_strip(arm.results[0])]
     return made + [
         Drawn(
-            "film_strip" if len(filmed) == 1 else f"film_strip_{k}",
+            part_stem("film_strip", k, len(filmed)),
             f"Film strip: {name}",
             "A reconstruction as it came to be, by gradient evaluations, with its PSNR; the original at the right. "
             f"First trial of seed {arm.results[0].cell.seed}.",
