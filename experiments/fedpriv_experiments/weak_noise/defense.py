@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from fedpriv_defenses.local_dp import LocalDP
 from pydantic import Field
 
-from fedpriv.account.ledger import Claim
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import gaussian
+from fedpriv.base.types import Flat
+from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Real
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Plan
@@ -29,7 +30,7 @@ class WeakLocalDP(LocalDP):
 
     bits: Annotated[int, Field(ge=1, le=32)] = Field(default=20, description="length of the word that seeds the noise.")
 
-    def update(self, update: Any, context: Context) -> Passed:
+    def update(self, update: Flat, context: Context) -> Passed:
         """Clips and noises one update `[d]`."""
         clipped = self.replay().update(update, context).value
         word = tf.bitwise.bitwise_and(context.seed[0], tf.constant((1 << self.bits) - 1, tf.int64))
