@@ -80,8 +80,9 @@ def warnings_of(records: Sequence[Record]) -> dict[str, int]:
     """The warnings of rounds, those that differ in numbers alone as one, with how many rounds had them."""
     found: dict[str, tuple[str, int]] = {}
     for said in (w for record in records for w in record.warnings):
-        first, count = found.get(re.sub(r"\d[\d.]*", "#", said), (said, 0))
-        found[re.sub(r"\d[\d.]*", "#", said)] = (first, count + 1)
+        without_numbers = re.sub(r"\d[\d.]*", "#", said)
+        first, count = found.get(without_numbers, (said, 0))
+        found[without_numbers] = (first, count + 1)
     return dict(found.values())
 
 
