@@ -105,9 +105,11 @@ print("The same initial weights:", np.array_equal(by_name.initial_weights(3), mo
 # - a softmax or sigmoid at the end (`outputs="probabilities"` leaves a softmax out);
 # - a shape or a number of classes that does not fit the data.
 #
-# Batch normalization is accepted, but never keeps running statistics: with `batch_norm="eval"` they stay as they are at
-# the start, with `batch_norm="train"` each batch's own are used. The default takes the first for a model that came with
-# statistics, and the second for a new one, which would not learn otherwise. `model.notes` says which.
+# Batch normalization has three ways. With `batch_norm="running"` it trains on the statistics of the batch and is
+# evaluated with running ones, which are part of the weights: clients move them and send their change, the server
+# averages it. With `batch_norm="eval"` they stay as they are at the start, and no client sends any. With
+# `batch_norm="train"` each batch's own are used, in evaluation too. The default is `eval` for a model that came with
+# statistics, and `running` for a new one, which would not learn with frozen ones. `model.notes` says which.
 
 
 # %%

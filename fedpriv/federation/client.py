@@ -221,8 +221,9 @@ class Client:
         initial = tuple(self.model.spec.unflatten(flat))
         if len(batches) == 1 and self._plain and not self.line.acts(Station.BATCH, Station.UPDATE):
             # The step is the update. Taking it and subtracting the weights again would add two passes and rounding.
-            loss, change = _loss_and_gradient(self.model, initial, *batches[0], -rate)
-            return Trained(self.model.spec.flatten(change), loss)
+            loss, change, buffers = _loss_and_gradient(self.model, initial, *batches[0], -rate)
+            moved = tuple(after - before for after, before in zip(buffers, initial))
+            return Trained(self.model.spec.flatten(_headed(moved, change)), loss)
         carry = self._start(initial, flat, visit, prepared)
         for i, batch in enumerate(batches):
             carry = self._step(carry, initial, batch, rate, visit, i)
@@ -249,23 +250,25 @@ class Client:
         x, y = batch
         if self._plain and not self.line.acts(Station.BATCH):
             # The rate goes into the backward pass, which saves one pass over all weights in every step.
-            loss, change = _loss_and_gradient(self.model, weights, x, y, rate)
-            return tuple(w - c for w, c in zip(weights, change)), optimizer_state, loss_sum + loss, sums, own
+            loss, change, buffers = _loss_and_gradient(self.model, weights, x, y, rate)
+            weights = _headed(buffers, tuple(w - c for w, c in zip(weights, change)))
+            return weights, optimizer_state, loss_sum + loss, sums, own
         spec = self.model.spec
         flat = spec.flatten(weights) if self.line.acts(Station.BATCH, Station.GRADIENT) else None
         entered = self.walk(Station.BATCH, (x, y), visit, flat, own, step)
         (x, y), own = entered.value, _after(own, entered)
         if self._plain:
-            loss, change = _loss_and_gradient(self.model, weights, x, y, rate)
-            weights = tuple(w - c for w, c in zip(weights, change))
+            loss, change, buffers = _loss_and_gradient(self.model, weights, x, y, rate)
+            weights = _headed(buffers, tuple(w - c for w, c in zip(weights, change)))
             return weights, optimizer_state, loss_sum + loss, _added(sums, loss.dtype, entered), own
-        loss, gradient, walked = self._gradient(weights, flat, x, y, visit, own, step)
+        loss, gradient, buffers, walked = self._gradient(weights, flat, x, y, visit, own, step)
         if walked is not None:
             own = _after(own, walked)
         if self.procedure.proximal:
             mu = tf.cast(self.procedure.proximal, loss.dtype)
             gradient = tuple(g + mu * (w - w0) for g, w, w0 in zip(gradient, weights, initial))
         optimizer_state, weights = self.optimizer.next(optimizer_state, weights, gradient, rate)
+        weights = _headed(buffers, weights)
         return weights, optimizer_state, loss_sum + loss, _added(sums, loss.dtype, entered, walked), own
 
     @cached_property
@@ -283,16 +286,15 @@ class Client:
         visit: Visit,
         own: Sequence[Nested],
         step: Scalar | int,
-    ) -> tuple[Scalar, tuple[Tensor, ...], Walked | None]:
+    ) -> tuple[Scalar, tuple[Tensor, ...], tuple[Tensor, ...], Walked | None]:
         acting = self.line.at(Station.GRADIENT)
         if not acting:
-            loss, gradient = _loss_and_gradient(self.model, weights, x, y)
-            return loss, gradient, None
-        spec = self.model.spec
+            return *_loss_and_gradient(self.model, weights, x, y), None
+        spec, buffers = self.model.spec, tuple[Tensor, ...]()
         if self.line.links[acting[0]].per_example:
             # One example at a time, in the graph: vectorized_map falls back to a loop for convolution gradients.
             def one(example: tuple[Examples, Labels]) -> tuple[Scalar, Flat]:
-                loss, gradient = _loss_and_gradient(self.model, weights, example[0][None], example[1][None])
+                loss, gradient, _ = _loss_and_gradient(self.model, weights, example[0][None], example[1][None])
                 return loss, spec.flatten(gradient)
 
             loss, found = tf.map_fn(
@@ -300,10 +302,10 @@ class Client:
             )
             loss = tf.reduce_mean(loss)
         else:
-            loss, gradient = _loss_and_gradient(self.model, weights, x, y)
+            loss, gradient, buffers = _loss_and_gradient(self.model, weights, x, y)
             found = spec.flatten(gradient)
         walked = self.walk(Station.GRADIENT, found, visit, flat, own, step, x, y)
-        return loss, tuple(spec.unflatten(walked.value)), walked
+        return loss, tuple(spec.unflatten(walked.value)), buffers, walked
 
     def _step_reports(self) -> tuple[list[str], list[str]]:
         """Names that links report at the batch and gradient stations; found by tracing them once on the side."""
@@ -367,11 +369,16 @@ def _added(sums: Nested, dtype: tf.DType, *walked: Walked | None) -> Nested:
 
 def _loss_and_gradient(
     model: Model, weights: Tensors, x: Examples, y: Labels, scale: Scalar | float = 1.0
-) -> tuple[Scalar, tuple[Tensor, ...]]:
-    """(mean loss of the batch, its gradient times `scale`)."""
+) -> tuple[Scalar, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """(mean loss of the batch, its gradient times `scale` with zeros for buffers, the buffers after the batch)."""
+    buffers: tuple[Tensor, ...] = ()
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
-        losses = model.example_losses(weights, x, y, training=True)
+        if model.advance is None:
+            losses = model.example_losses(weights, x, y, training=True)
+        else:
+            outputs, buffers = model.advance(weights, x)
+            losses = model.task.losses(outputs, y)
     # The mean's 1/n enters as the backward pass's start: differentiating the mean itself takes a dozen operations.
     count = tf.shape(losses)
     share = tf.cast(scale, losses.dtype) / tf.cast(count[0], losses.dtype)
@@ -381,7 +388,12 @@ def _loss_and_gradient(
         output_gradients=tf.fill(count, share),
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
-    return tf.reduce_mean(losses), tuple(tf.convert_to_tensor(g) for g in gradient)
+    return tf.reduce_mean(losses), tuple(tf.convert_to_tensor(g) for g in gradient), buffers
+
+
+def _headed(first: Tensors, whole: Tensors) -> tuple[Tensor, ...]:
+    """`whole` with `first` in place of its first tensors."""
+    return (*first, *whole[len(first) :])
 
 
 def shuffled_epochs(x: Examples, y: Labels, indices: Tensor, procedure: Procedure, seed: Seed, dtype: str) -> Epochs:

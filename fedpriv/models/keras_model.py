@@ -25,6 +25,7 @@ from fedpriv.models.normalization import (
     is_batch_norm,
     is_group_norm,
 )
+from fedpriv.models.running import Running
 from fedpriv.models.seeding import eagerly, first_line, seeded
 from fedpriv.models.slots import Found, Slots
 from fedpriv.models.spec import Spec
@@ -57,8 +58,8 @@ def from_keras(
     The Keras model is built once and never cloned. Whenever fedpriv's model is applied, its variables are replaced
     by the tensors given, the Keras model is called, and its variables are put back; in a compiled function that
     happens while it is traced and costs nothing when it runs. Do not use the Keras model from another thread
-    meanwhile. What is not trainable (frozen layers, running statistics, embedded tables) is read once, here, and
-    becomes constants.
+    meanwhile. What is not trainable (frozen layers, running statistics except under `batch_norm=running`, embedded
+    tables) is read once, here, and becomes constants.
 
     The regularization losses of a Keras model are not part of the loss: that is the task's alone.
 
@@ -70,8 +71,10 @@ def from_keras(
       input_shape: one example's shape, without the batch. Needed where the Keras model does not declare it.
       num_classes: the number of classes expected of it, 0 where targets are quantities; None for as many as it has.
       outputs: `logits`, or `probabilities` for a model that ends in softmax, whose softmax is then left out.
-      batch_norm: `eval` for frozen running statistics, `train` for those of the batch; `auto` is `eval` for a model
-        that came with running statistics, and `train` for a new one. The model's `notes` say which.
+      batch_norm: `eval` for frozen running statistics, `train` for those of the batch, `running` for those of the batch
+        in training and running ones in evaluation, which become weights that clients move and send; `auto` is `eval`
+        for a model that came with running statistics, and `running` for a new one. The model's `notes` say which.
+        A batch normalization with `trainable=False` keeps its own under `running`, as under Keras.
       allow_stateful_random: accept layers that draw random numbers when training (dropout, augmentation), giving
         up that the same seed gives the same bits.
       verify: trace the model once in training and once in evaluation to make sure that it is a pure function.
@@ -139,71 +142,107 @@ def _from_keras(
     if allow_stateful_random and random_layers:
         notes.append("draws random numbers while training, so the same seed does not give the same bits")
 
+    running = _running(keras_model, slots) if mode == "running" and NOTES[mode] in notes else None
+    first = [] if running is None else running.initial()
     fixed = {**frozen, **slots.constants}
-    call = _caller(keras_model, name, shape, output_shape, dtype, slots, fixed)
+    call = _caller(keras_model, name, shape, output_shape, dtype, slots, fixed, running, recorder)
     order = list(range(len(variables)))
 
     def applying(order: list[int]) -> Callable[[Tensors, Examples, bool], Tensor]:
         keys = [id(variables[i]) for i in order]
         return lambda weights, x, training: call(keys, weights, x, training)
 
-    def measuring(order: list[int]) -> Callable[[Tensors, Examples], Moments]:
+    def telling(
+        order: list[int],
+    ) -> Callable[[Tensors, Examples], tuple[Tensor, list[tuple[Layer, Tensor, Tensor]]]]:
         keys = [id(variables[i]) for i in order]
 
-        def moments(weights: Tensors, x: Examples) -> Moments:
+        def told(weights: Tensors, x: Examples) -> tuple[Tensor, list[tuple[Layer, Tensor, Tensor]]]:
             with recorder as found:
                 logits = call(keys, weights, x, True)
             for layer, mean, _ in found:
                 if not tf.executing_eagerly() and mean.graph is not logits.graph:
                     raise ModelError(
                         f"model '{name}' applies batch normalization '{layer.name}' inside a loop or a condition of "
-                        "the graph, so its statistics cannot be measured; apply it outside, or use group normalization"
+                        "the graph, so its statistics cannot be measured; apply it outside, say batch_norm=train, or "
+                        "use group normalization"
                     )
-            return tuple((mean, variance) for _, mean, variance in found)
+            return logits, found
 
-        return moments
+        return told
 
-    couples = NOTES["train"] in notes
+    couples = NOTES["train"] in notes or running is not None
     if verify:
-        notes += _verify(applying(order), variables, shape, dtype, name, random_layers, allow_stateful_random)
-        weights, examples = [v.numpy() for v in variables], _example(shape, 3)
+        weights, examples = [*first, *(v.numpy() for v in variables)], _example(shape, 3)
+        notes += _verify(applying(order), weights, shape, dtype, name, random_layers, allow_stateful_random)
+        if running is not None:  # found now rather than in the first round
+            tf.function(lambda w: telling(order)(w, examples)[0], autograph=False).get_concrete_function(weights)
         logits = applying(order)(weights, examples, False).numpy()
         together, alone = (applying(order)(weights, e, True).numpy() for e in (examples, examples[:1]))
         couples |= not np.allclose(together[:1], alone, atol=1e-4, rtol=1e-3)
         if np.all(logits >= 0) and np.allclose(logits.sum(-1), 1, atol=1e-4):
             raise ModelError(_ends_in(name, "softmax (its outputs are probabilities)"))
-    order = _classifier_last(order, variables, slots, last, applying(order), shape, output_shape[-1])
+    order = _classifier_last(
+        order, variables, slots, last, lambda w, x, t: applying(order)([*first, *w], x, t), shape, output_shape[-1]
+    )
     found = [slots.found[id(variables[i])] for i in order]
-    spec = Spec(_unique([f.path for f in found]), tuple(tuple(f.variable.shape) for f in found), dtype)
-    named = {id(f.variable): n for f, n in zip(found, spec.names)}
+    names = _unique([*(running.names if running else ()), *(f.path for f in found)])
+    spec = Spec(names, (*(a.shape for a in first), *(tuple(f.variable.shape) for f in found)), dtype)
+    named = {id(f.variable): n for f, n in zip(found, names[len(first) :])}
     chain = describe(layers_of(keras_model) or [], shape, named, outputs == "probabilities")
 
     normalizes = NOTES[mode] in notes
-    running = None
-    if normalizes and mode == "eval":
-        with recorder as told:
-            applying(order)([variables[i].numpy() for i in order], _example(shape, 1), True)
-            layers = [layer for layer, _, _ in told]
-        running = tuple((layer.moving_mean.numpy(), layer.moving_variance.numpy()) for layer in layers)
+    told = telling(order)
+    layers: list[Layer] = []
+    if normalizes and mode != "train":
+        start = [tf.constant(w) for w in (*first, *(variables[i].numpy() for i in order))]
+        layers = [layer for layer, _, _ in told(start, _example(shape, 1))[1]]
+    kept = {id(layer): (layer.moving_mean.numpy(), layer.moving_variance.numpy()) for layer in layers}
+
+    def moments(weights: Tensors, x: Examples) -> Moments:
+        return tuple((mean, variance) for _, mean, variance in told(weights, x)[1])
+
+    def advance(weights: Tensors, x: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:
+        assert running is not None
+        logits, found = told(weights, x)
+        return logits, running.moved(weights[: len(first)], found)
+
+    def estimates(weights: Tensors) -> Moments:
+        assert running is not None
+        current = dict(zip(running.layers, running.estimates(weights[: len(first)])))
+        return tuple(current.get(layer) or kept[id(layer)] for layer in layers)
+
+    def sent(weights: Tensors, update: Tensors) -> Moments:
+        assert running is not None
+        found = dict(zip(running.layers, running.read(weights[: len(first)], update[: len(first)])))
+        return tuple(found[layer] for layer in layers)
+
+    each_once = running is not None and len(layers) == len(set(layers)) == len(running.layers)
 
     def initialize(seed: int) -> list[np.ndarray]:
         if given:
-            return [variables[i].numpy() for i in order]
-        return eagerly(lambda: _initial(build, seed, shape, name, order))
+            return [*first, *(variables[i].numpy() for i in order)]
+        return [*first, *eagerly(lambda: _initial(build, seed, shape, name, order))]
+
+    pure = tf.autograph.experimental.do_not_convert
 
     return Model(
         name=name,
         input_shape=shape,
         num_classes=made_task.classes,
         spec=spec,
-        apply=tf.autograph.experimental.do_not_convert(applying(order)),
+        apply=pure(applying(order)),
         initialize=initialize,
-        layers=tuple(_kind(f.owner) for f in found),
+        layers=("statistics",) * len(first) + tuple(_kind(f.owner) for f in found),
         notes=tuple(notes),
         couples_examples=couples,
         chain=chain,
-        moments=tf.autograph.experimental.do_not_convert(measuring(order)) if normalizes else None,
-        running=running,
+        moments=pure(moments) if normalizes else None,
+        buffers=len(first),
+        advance=pure(advance) if running else None,
+        estimates=pure(estimates) if running else None,
+        sent=pure(sent) if each_once else None,
+        running=tuple(kept[id(layer)] for layer in layers) if normalizes and mode == "eval" else None,
         task=made_task,
     )
 
@@ -235,6 +274,7 @@ class _Recorder(threading.local):
 
     def __init__(self) -> None:
         self.listening = False
+        self.training = False
         self.found: list[tuple[Layer, Tensor, Tensor]] = []  # (layer, mean, variance)
 
     def __enter__(self) -> list[tuple[Layer, Tensor, Tensor]]:
@@ -290,7 +330,7 @@ def _build_for(model: KerasModel, wanted: tuple[int, ...] | None, name: str) -> 
     else:
         try:  # two batch sizes, so that a nested model without a declared shape learns that the first axis varies
             for n in (2, 3):
-                out = model(_example(wanted, n), **_mode(model, False))
+                out = model(_example(wanted, n), training=False)
         except Exception as e:
             raise ModelError(f"model '{name}' cannot take examples of shape {wanted}: {first_line(e)}") from e
         if not tf.is_tensor(out):
@@ -299,10 +339,6 @@ def _build_for(model: KerasModel, wanted: tuple[int, ...] | None, name: str) -> 
     if len(shape) < 2 or None in shape[1:]:
         raise ModelError(f"model '{name}' gives outputs of shape {shape}; expected logits (batch, classes)")
     return wanted, tuple(int(s) for s in shape[1:])
-
-
-def _mode(model: KerasModel, training: bool) -> dict[str, bool]:
-    return {"training": training} if model._expects_training_arg else {}
 
 
 def _dtype_of(model: KerasModel, name: str) -> str:
@@ -361,7 +397,8 @@ def _override(
     notes = []
     for layer in _layers(model):
         if is_batch_norm(layer):
-            slots.overrides.append((layer, "call", pure(batch_norm_call(layer, batch_norm, recorder.listener))))
+            called = batch_norm_call(layer, batch_norm, recorder.listener, lambda: recorder.training)
+            slots.overrides.append((layer, "call", pure(called)))
             notes = [NOTES[batch_norm]]
         elif is_group_norm(layer):
             slots.overrides.append((layer, "call", pure(group_norm_call(layer))))
@@ -394,24 +431,31 @@ def _caller(
     dtype: str,
     slots: Slots,
     fixed: dict[int, np.ndarray],
+    running: Running | None,
+    recorder: _Recorder,
 ) -> Callable[[list[int], Tensors, Examples, bool], Tensor]:
     lock = threading.RLock()
+    buffers = 0 if running is None else len(running.names)
     takes = model.inputs[0].dtype if getattr(model, "inputs", None) else tf.as_dtype(dtype)
     custom = any(not type(layer).__module__.startswith(("keras.", "fedpriv.")) for layer in _layers(model))
 
     def call(keys: list[int], weights: Tensors, x: Examples, training: bool) -> Tensor:
-        if len(weights) != len(keys):
-            raise ModelError(f"model '{name}' takes {len(keys)} weight tensors, got {len(weights)}")
+        if len(weights) != len(keys) + buffers:
+            raise ModelError(f"model '{name}' takes {len(keys) + buffers} weight tensors, got {len(weights)}")
         x = tf.cast(x, takes)
         if not x.shape[1:].is_compatible_with(shape):
             raise ModelError(f"model '{name}' takes examples of shape {shape}, got {tuple(x.shape[1:])}")
-        tensors: dict[int, Tensor] = {k: tf.convert_to_tensor(w, dtype) for k, w in zip(keys, weights)}
+        tensors: dict[int, Tensor] = {k: tf.convert_to_tensor(w, dtype) for k, w in zip(keys, weights[buffers:])}
         tensors.update((k, tf.constant(v)) for k, v in fixed.items())
+        if running is not None:
+            for layer, pair in zip(running.layers, running.estimates(weights[:buffers])):
+                tensors.update(zip((id(layer.moving_mean), id(layer.moving_variance)), pair))
+        recorder.training = training
         with lock, slots.holding(tensors):
             if custom:
-                logits = _with_autograph(lambda: model(x, **_mode(model, training)))
+                logits = _with_autograph(lambda: model(x, training=training))
             else:
-                logits = model(x, **_mode(model, training))
+                logits = model(x, training=training)
         logits.set_shape((None, *output_shape))
         return logits
 
@@ -431,7 +475,7 @@ def _with_autograph(function: Callable[[], Tensor]) -> Tensor:
 
 def _verify(
     apply: Callable[[Tensors, Examples, bool], Tensor],
-    variables: list[tf.Variable],
+    weights: list[np.ndarray],
     shape: tuple[int, ...],
     dtype: str,
     name: str,
@@ -440,7 +484,7 @@ def _verify(
 ) -> list[str]:
     """Traces the model in both modes and looks at the graphs: no variable, no state, no random draw. Returns notes."""
     stops = follows = False
-    signature = [tf.TensorSpec(v.shape, dtype) for v in variables], tf.TensorSpec((None, *shape), dtype)
+    signature = [tf.TensorSpec(w.shape, dtype) for w in weights], tf.TensorSpec((None, *shape), dtype)
     for training in (True, False):
         mode = "training" if training else "evaluation"
         try:
@@ -456,7 +500,7 @@ def _verify(
             ) from e
         used = _operations(traced.graph)
         stops |= "StopGradient" in used
-        follows |= _follows_its_input(traced, len(variables))
+        follows |= _follows_its_input(traced, len(weights))
         draws = [op for op in used if _RANDOM_OP.fullmatch(op)]
         generators = [g for g in (getattr(layer._random_generator, "_generator", None) for layer in random_layers) if g]
         states = {id(g.state.handle) for g in generators} if allow_stateful_random else set()
@@ -527,6 +571,13 @@ def _classifier_last(
     own = [i for i in order if owner is not None and slots.found[id(variables[i])].owner is owner]
     own.sort(key=lambda i: variables[i] is getattr(owner, "bias", None))
     return [i for i in order if i not in own] + own
+
+
+def _running(model: KerasModel, slots: Slots) -> Running:
+    """The running statistics of the batch normalizations that are trained."""
+    layers = tuple(layer for layer in _layers(model) if is_batch_norm(layer) and layer.trainable)
+    paths = [slots.found[id(layer.moving_mean)].path.rpartition("/")[0] or layer.name for layer in layers]
+    return Running(layers, _unique(paths))
 
 
 def _is_statistic(found: Found) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedpriv.base.errors import ModelError
+from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, Examples, Flat, Labels, Tensor, Tensors
 from fedpriv.models.chain import ChainLayer
 from fedpriv.models.spec import Spec
@@ -25,11 +26,14 @@ Moments = tuple[tuple[Tensor, Tensor], ...]
 class Model:
     """A model as pure functions of its weights.
 
+    The weights are those that gradients train; before them come buffers, if it has any: running statistics of batch
+    normalizations, which `advance` moves.
+
     Attributes:
       name: how users name it, with its parameters.
       input_shape: one example, `(height, width, channels)` or `(features,)`, as the data's kind says.
       num_classes: how many classes its targets have; 0 where they are quantities.
-      spec: the trainable weights.
+      spec: the weights, buffers first.
       apply: `(weights, x [n, *input_shape], training) -> outputs [n, *task.output_shape]`; traceable, twice
         differentiable in `weights` and `x`, creates no variable and draws no random number.
       initialize: `(seed: int) -> list of arrays` in the spec's shapes; the same seed gives the same arrays.
@@ -42,6 +46,13 @@ class Model:
       moments: for a model with batch normalization, `(weights, x [n, *input_shape]) -> ((mean, variance), ...)`: the
         mean and biased variance, one value a channel, of what enters each batch normalization, in the order they are
         applied; traceable and twice differentiable. None without batch normalization.
+      buffers: how many of the first tensors of the spec are buffers.
+      advance: for a model with buffers, `(weights, x [n, *input_shape]) -> (outputs, buffers after this batch)`, the
+        outputs being those of `apply` in training.
+      estimates: for a model with buffers, `weights -> ((mean, variance), ...)`: the statistics that evaluation takes,
+        one pair a batch normalization, in the order of `moments`.
+      sent: for a model with buffers whose batch normalizations are each applied once, `(weights, update) -> ((mean,
+        variance), ...)`: the statistics of the one batch that an update of one local step was made from.
       running: the frozen statistics of the same layers in the same order, arrays `((mean, variance), ...)`, where the
         model normalizes with them; None where it uses the batch's own. Two models with different ones have different
         `apply`, by which models are compared.
@@ -60,6 +71,10 @@ class Model:
     couples_examples: bool = False
     chain: tuple[ChainLayer, ...] = ()
     moments: Callable[[Tensors, Examples], Moments] | None = None
+    buffers: int = 0
+    advance: Callable[[Tensors, Examples], tuple[Tensor, tuple[Tensor, ...]]] | None = None
+    estimates: Callable[[Tensors], Moments] | None = None
+    sent: Callable[[Tensors, Tensors], Moments] | None = None
     running: tuple[tuple[Array, Array], ...] | None = field(default=None, compare=False, repr=False)
     task: Task = None  # type: ignore[assignment]  # filled in below
 
@@ -74,9 +89,22 @@ class Model:
             )
 
     @property
-    def has_trained_statistics(self) -> bool:
-        """Whether its frozen statistics are others than the mean 0 and variance 1 that every layer starts with."""
-        return self.running is not None and any(np.any(m != 0) or np.any(v != 1) for m, v in self.running)
+    def buffer_size(self) -> int:
+        """How many of the first numbers of the flat vector are buffers."""
+        return sum(self.spec.sizes[: self.buffers])
+
+    def statistics(self, flat: Array) -> tuple[tuple[Array, Array], ...] | None:
+        """What batch normalizations are evaluated with at the flat weights `[d]`, arrays in the order of `moments`.
+
+        None where that is the batch's own statistics, or the mean 0 and variance 1 that every layer starts with.
+        """
+        found = self.running
+        if self.estimates is not None:
+            pairs = self.estimates([tf.constant(a) for a in self.spec.unflatten_numpy(np.asarray(flat))])
+            found = tuple((mean.numpy(), variance.numpy()) for mean, variance in pairs)
+        if found is None or not any(np.any(m != 0) or np.any(v != 1) for m, v in found):
+            return None
+        return found
 
     def logits(self, flat: Flat, x: Examples, training: bool = False) -> Tensor:
         """Outputs `[n, *task.output_shape]` for flat weights `[d]` and examples `[n, *input_shape]`."""

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import numpy as np
-
 from fedpriv.base.errors import ModelError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Layer, Scalar, Tensor
+from fedpriv.models.running import untouched
 
-BatchNorm = Literal["eval", "train"]
-#: What a user may choose; `auto` becomes one of the two.
-BatchNormChoice = Literal["auto", "eval", "train"]
+BatchNorm = Literal["eval", "train", "running"]
+#: What a user may choose; `auto` becomes one of the others.
+BatchNormChoice = Literal["auto", "eval", "train", "running"]
+
+#: Modes by the names that the networks of this package give them.
+NORMS: dict[str, BatchNorm] = {"batch_eval": "eval", "batch_train": "train", "batch_running": "running"}
 
 NOTES: dict[str, str] = {
     "eval": (
@@ -26,9 +28,13 @@ NOTES: dict[str, str] = {
         "model (mean 0 and variance 1 unless the model came with others), are never updated, and no client sends any"
     ),
     "train": (
-        "batch normalization uses the statistics of the batch at hand, in training and in evaluation: a pure function "
-        "of the weights has nowhere to keep running statistics, so logits depend on which examples share the batch, "
-        "and no client sends statistics"
+        "batch normalization uses the statistics of the batch at hand, in training and in evaluation: logits depend on "
+        "which examples share the batch, and no client sends statistics"
+    ),
+    "running": (
+        "batch normalization uses the statistics of the batch at hand in training, and running ones in evaluation: "
+        "these are part of the weights, so every client sends how its data moved them, in its update, and the server "
+        "sees it"
     ),
 }
 
@@ -37,12 +43,11 @@ def chosen_mode(choice: BatchNormChoice, layers: Sequence[Layer]) -> BatchNorm:
     """What a choice means for these batch normalizations.
 
     Frozen at their initial values (mean 0, variance 1) statistics normalize nothing, and a deep network does not learn;
-    so `auto` uses those of the batch unless some layer came with others.
+    so `auto` keeps running ones unless some layer came with statistics.
     """
     if choice != "auto":
         return choice
-    moved = [bool(np.any(layer.moving_mean.numpy()) or np.any(layer.moving_variance.numpy() != 1)) for layer in layers]
-    return "eval" if any(moved) else "train"
+    return "running" if all(untouched(layer) for layer in layers) else "eval"
 
 
 def is_batch_norm(layer: Layer) -> bool:
@@ -75,15 +80,20 @@ Listener = Callable[[Layer, Tensor, Tensor], None]
 
 
 def batch_norm_call(
-    layer: Layer, mode: BatchNorm, listener: Callable[[], Listener | None] = lambda: None
+    layer: Layer,
+    mode: BatchNorm,
+    listener: Callable[[], Listener | None] = lambda: None,
+    trains: Callable[[], bool] = lambda: False,
 ) -> Callable[..., Tensor]:
     """A pure `call` for a Keras batch normalization (Ioffe and Szegedy 2015, arXiv 1502.03167).
 
     Args:
       layer: the built layer; its `gamma`, `beta`, `moving_mean` and `moving_variance` are read when called.
       mode: `eval` normalizes with the moving statistics, `train` with the biased moments of the batch, over all
-        axes but the layer's; either way whatever `training` says.
+        axes but the layer's; either way whatever `training` says. `running` is `train` for a trainable layer in a
+        model that trains, unless `training` is False, else `eval`.
       listener: asked at every call for whom to tell the moments of the inputs, or None if nobody wants them.
+      trains: asked at every call whether the model is applied in training.
 
     Raises:
       ModelError: renormalization or virtual batches, which are not plain batch normalization.
@@ -105,11 +115,15 @@ def batch_norm_call(
             return weight if weight is None or kept == {rank - 1} else tf.reshape(weight, shape)
 
         told = listener()
-        if mode == "train" or told is not None:
+        if mode == "running":
+            own = layer.trainable and trains() and training is not False
+        else:
+            own = mode == "train"
+        if own or told is not None:
             mean, variance = moments(inputs, [a for a in range(rank) if a not in kept])
             if told is not None:
                 told(layer, tf.reshape(mean, [-1]), tf.reshape(variance, [-1]))
-        if mode == "eval":
+        if not own:
             mean, variance = spread(layer.moving_mean), spread(layer.moving_variance)
         return tf.nn.batch_normalization(inputs, mean, variance, spread(layer.beta), spread(layer.gamma), layer.epsilon)
 

@@ -12,6 +12,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, KerasModel, Tensor
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
+from fedpriv.models.normalization import NORMS
 from fedpriv.models.padded_conv import padded_conv2d
 from fedpriv.models.zoo import Precision, check_classes, check_image, label
 
@@ -21,7 +22,7 @@ _WIDTHS, _BLOCKS = (16, 32, 64), 3
 def resnet20(
     input_shape: tuple[int, ...] = (32, 32, 3),
     num_classes: int = 10,
-    norm: Literal["group", "batch_eval", "batch_train"] = "group",
+    norm: Literal["group", "batch_eval", "batch_train", "batch_running"] = "group",
     groups: int = 8,
     statistics: list[Array] | None = None,
     dtype: Precision = "float32",
@@ -34,13 +35,15 @@ def resnet20(
     start from He's normal initialization. Images must be at least 4x4.
 
     Batch normalization is stateful, a fedpriv model is a pure function of its weights, and TFF's functional models
-    refuse Keras's batch normalization outright; so its two modes are these, and neither updates running statistics:
+    refuse Keras's batch normalization outright; so its modes are these:
 
     - `batch_eval`: frozen running statistics, in training too. Examples stay independent of each other, as
       per-example clipping needs; with the initial statistics it is a mere scale and shift, so pass `statistics` from
       a trained network where that matters.
     - `batch_train`: the statistics of the batch at hand, in evaluation too. An example's logits then depend on the
       batch it is in.
+    - `batch_running`: the statistics of the batch at hand in training, running ones in evaluation, as FedAvg's users
+      know it. The running ones are 1,395 numbers before the weights; a client's update has their change.
 
     Args:
       input_shape: `(height, width, channels)`.
@@ -69,9 +72,7 @@ def resnet20(
             _set_statistics(model, statistics, name)
         return model
 
-    return from_keras(
-        build, name, input_shape, num_classes, batch_norm="train" if norm == "batch_train" else "eval", verify=False
-    )
+    return from_keras(build, name, input_shape, num_classes, batch_norm=NORMS.get(norm, "eval"), verify=False)
 
 
 def _build(input_shape: tuple[int, ...], num_classes: int, norm: str, groups: int, dtype: str) -> KerasModel:

@@ -6,6 +6,7 @@ import collections
 from collections.abc import Mapping
 from typing import Any
 
+from fedpriv.base.errors import ModelError
 from fedpriv.base.lazy import tf, tff
 from fedpriv.base.types import Examples, Labels, Nested, Scalar, Tensor
 from fedpriv.models.model import Model
@@ -21,6 +22,9 @@ def to_functional_model(model: Model, seed: int) -> Any:
       model: any fedpriv model.
       seed: of the initial weights; `model.initialize(seed)` gives the same.
 
+    Raises:
+      ModelError: the model has buffers, which TFF's processes never move.
+
     Returns:
       A `tff.learning.models.FunctionalModel` on batches `(x, y)`: x `[n, *input_shape]` in the model's precision and
       y the task's targets. Its loss is the mean of the task's, in float32 as TFF wants it (weighted by
@@ -29,6 +33,11 @@ def to_functional_model(model: Model, seed: int) -> Any:
       `(trainable weights, ())`, in the order of `model.spec`.
     """
 
+    if model.buffers:
+        raise ModelError(
+            f"model '{model.name}' keeps running statistics among its weights, and TFF's learning processes never move "
+            "those; build it with batch_norm=train, or train it with fedpriv's own Federation(engine='tff')"
+        )
     task = model.task
 
     @tf.function

@@ -15,6 +15,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.types import KerasModel, Layer
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
+from fedpriv.models.normalization import NORMS, BatchNorm
 from fedpriv.models.padded_conv import padded_conv2d
 from fedpriv.models.task import Task, create
 
@@ -67,7 +68,7 @@ def sequential(
     input_shape: tuple[int, ...],
     num_classes: int,
     dtype: str,
-    batch_norm: Literal["train", "eval"] = "eval",
+    batch_norm: BatchNorm = "eval",
     task: Task | None = None,
 ) -> Model:
     """A model from `layers(common)`, which lists the Keras layers given the arguments `common` to all of them."""
@@ -266,7 +267,7 @@ def convnet(
     input_shape: tuple[int, ...] = (32, 32, 3),
     num_classes: int = 10,
     width: int = 32,
-    norm: Literal["none", "batch_eval", "batch_train", "group"] = "none",
+    norm: Literal["none", "batch_eval", "batch_train", "batch_running", "group"] = "none",
     dtype: Precision = "float32",
 ) -> Model:
     """A small ConvNet after the one in "Inverting Gradients" (Geiping et al. 2020, arXiv 2003.14053).
@@ -281,8 +282,8 @@ def convnet(
       num_classes: number of logits.
       width: channels of the first convolution.
       norm: what stands between each convolution and its ReLU: nothing, group normalization (groups of 8 channels, or
-        all of them), or batch normalization with frozen statistics (`batch_eval`) or with the batch's own
-        (`batch_train`); see `resnet20` for what these mean.
+        all of them), or batch normalization with frozen statistics (`batch_eval`), with the batch's own
+        (`batch_train`) or with running ones (`batch_running`); see `resnet20` for what these mean.
       dtype: precision of weights and arithmetic.
     """
     name = label("convnet", width=(width, 32), norm=(norm, "none"), dtype=(dtype, "float32"))
@@ -315,5 +316,4 @@ def convnet(
             kl.Dense(num_classes, name="dense", **common),
         ]
 
-    batch_norm: Literal["train", "eval"] = "train" if norm == "batch_train" else "eval"
-    return sequential(name, layers, input_shape, num_classes, dtype, batch_norm)
+    return sequential(name, layers, input_shape, num_classes, dtype, NORMS.get(norm, "eval"))

@@ -447,6 +447,8 @@ class ServerRounds:
         server, (moved,) = self._server_optimizer.next(
             server, (tf.constant(state.weights),), (-tf.constant(mean),), tf.constant(rate, self.plan.spec.dtype)
         )
+        if buffers := self.federation.model.buffer_size:  # statistics are averaged, whatever the server's optimizer
+            moved = tf.concat([(state.weights + mean)[:buffers], moved[buffers:]], 0)
         facts = self._server_facts(state, result) if self.line.acts(Station.STEP) else {}
         walked = self._serve(Station.STEP, moved, state, states, **facts)
         weights = np.asarray(walked.value)

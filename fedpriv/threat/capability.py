@@ -16,7 +16,10 @@ class Capability(enum.Enum):
     SINGLE_STEP = "an update made by one local step (a gradient up to scale)"
     SOFTMAX = "a classifier trained by softmax cross-entropy (task 'classes')"
     CLASSIFIER_BIAS = "a bias in the last layer of a softmax classifier"
-    BATCH_STATISTICS = "the batch-norm statistics of the client's batch (an adversary that knows 'batch_statistics')"
+    BATCH_STATISTICS = (
+        "the batch-norm statistics of the client's batch (an adversary that knows 'batch_statistics', or an update "
+        "that carries them)"
+    )
     LAB = "data of its own, to calibrate or train on (auxiliary data)"
     RUNNING_STATISTICS = (
         "a model that normalizes with trained batch-norm running statistics (none, or the initial mean 0 and variance "

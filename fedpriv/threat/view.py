@@ -124,6 +124,31 @@ class View:
         return self.model.spec.size
 
     @cached_property
+    def running_statistics(self) -> tuple[tuple[Array, Array], ...] | None:
+        """What batch normalizations are evaluated with, `((mean, variance), ...)`; see `Model.statistics`."""
+        return self.model.statistics(self.weights)
+
+    @cached_property
+    def moments_of_batch(self) -> Moments | None:
+        """Mean and biased variance `[c]` of the client's batch at the input of each batch normalization, in turn.
+
+        Known (`batch_statistics`), or read off an update that carries them: that of one client after one local step,
+        of a model with running statistics, which no defense is known to have changed. Else None.
+        """
+        procedure, sent = self.procedure, self.model.sent
+        if self.batch_statistics is not None or sent is None or self.observed is None or procedure is None:
+            return self.batch_statistics
+        alone = self.kind == "update" and self.clients == 1 and not self.defenses
+        if not alone or not self.num_examples or procedure.local_steps(self.num_examples[0]) != 1:
+            return None
+        spec = self.model.spec
+        weights, update = (
+            [tf.constant(a) for a in spec.unflatten_numpy(np.asarray(flat, spec.dtype))]
+            for flat in (self.weights, self.observed)
+        )
+        return tuple((mean.numpy(), variance.numpy()) for mean, variance in sent(weights, update))
+
+    @cached_property
     def capabilities(self) -> frozenset[Capability]:
         """What this view offers an attack."""
         have = set()
@@ -145,9 +170,9 @@ class View:
             have.add(Capability.CLASSIFIER_BIAS)
         if self.lab is not None:
             have.add(Capability.LAB)
-        if self.batch_statistics is not None:
+        if self.moments_of_batch is not None:
             have.add(Capability.BATCH_STATISTICS)
-        if self.model.has_trained_statistics:
+        if self.running_statistics is not None:
             have.add(Capability.RUNNING_STATISTICS)
         if self.adversary.held(Auxiliary):
             have.add(Capability.AUXILIARY)

@@ -243,28 +243,28 @@ def test_moments_come_in_the_order_of_use_once_a_use():
     np.testing.assert_allclose(found[0][0], X.mean((0, 1, 2)), atol=1e-6)
     np.testing.assert_array_equal(model.running[1][0], keras.get_layer("twice").moving_mean)
     np.testing.assert_array_equal(model.running[1][0], model.running[2][0])
-    assert model.has_trained_statistics
+    assert model.statistics(model.initial_weights(0)) == model.running
 
 
 def test_what_has_no_moments_or_only_the_initial_statistics():
     assert (from_keras(small).moments, from_keras(small).running) == (None, None)
-    assert not from_keras(small).has_trained_statistics
+    assert from_keras(small).statistics(from_keras(small).initial_weights(0)) is None
     fresh = from_keras(with_batch_norm, batch_norm="eval")
     assert len(fresh.running) == 1
-    assert not fresh.has_trained_statistics
+    assert fresh.statistics(fresh.initial_weights(0)) is None
     assert from_keras(with_batch_norm, batch_norm="train").running is None
     assert hash(fresh) == hash(fresh)  # compiled attacks are kept by model
     assert fresh != from_keras(with_batch_norm, batch_norm="eval")
 
 
 def test_statistics_that_nothing_was_learned_from_are_not_frozen_unless_asked():
-    """New ones are those of the batch; those that a model came with stay."""
-    assert from_keras(with_batch_norm).notes == from_keras(with_batch_norm, batch_norm="train").notes
+    """New ones run along; those that a model came with stay."""
+    assert from_keras(with_batch_norm).notes == from_keras(with_batch_norm, batch_norm="running").notes
     trained = with_batch_norm()
     trained(X, training=True)
     assert from_keras(trained).notes == from_keras(trained, batch_norm="eval").notes
     assert "no client sends" in from_keras(trained).notes[0]
-    one = from_keras(with_batch_norm)
+    one = from_keras(with_batch_norm, batch_norm="train")
     weights = one.initialize(0)
     together, alone = (one.apply(weights, x, False).numpy() for x in (X, X[:1]))
     assert not np.allclose(together[:1], alone, atol=1e-3)
@@ -296,6 +296,8 @@ def test_batch_norm_inside_a_loop_has_no_moments():
     model = from_keras(build, batch_norm="train")
     with pytest.raises(ModelError, match="inside a loop or a condition"):
         tf.function(model.moments, autograph=False)(model.initialize(0), tf.constant(X))
+    with pytest.raises(ModelError, match="say batch_norm=train"):
+        from_keras(build)
 
 
 def test_moments_have_right_second_derivatives():

@@ -163,7 +163,7 @@ def find_dense_input(model: Model) -> DenseNames:
     for i in kernels:
         if not probe.sees_example(i):
             continue
-        biases = [j for j, shape in enumerate(spec.shapes) if shape == spec.shapes[i][1:]]
+        biases = [j for j, s in enumerate(spec.shapes) if j >= model.buffers and s == spec.shapes[i][1:]]
         # The nearest after the kernel first: where nothing tells two apart, it is the layer's own.
         biases.sort(key=lambda j: (j < i, j))
         for bias in biases:

@@ -23,7 +23,8 @@ class BatchNormStatistics(Prior):
     more than how it is used: the private batch's own statistics (`batch`) nearly determine a small batch, and an
     adversary that has them is a strong one, as Huang, Gupta, Song, Li, Arora 2021, "Evaluating Gradient Inversion
     Attacks and Defenses in Federated Learning", arXiv 2112.00059, show; a server learns them from clients that send
-    their updated buffers. A trained network's running statistics (`running`) are those of other people's data.
+    their updated buffers, as those of a model with `batch_norm=running` do: after one local step the update tells. A
+    trained network's running statistics (`running`) are those of other people's data.
     """
 
     kind: ClassVar[str] = "batch_norm_statistics"
@@ -31,8 +32,9 @@ class BatchNormStatistics(Prior):
 
     source: Literal["batch", "running"] = Field(
         default="batch",
-        description="`batch` for the client's batch, if the adversary knows 'batch_statistics', or `running` for the "
-        "frozen statistics that the model came with; the initial ones say nothing and are refused.",
+        description="`batch` for the client's batch, if the adversary knows 'batch_statistics' or the update carries "
+        "them, or `running` for those that the model is evaluated with, frozen or among its weights; the initial ones "
+        "say nothing and are refused.",
     )
     power: Literal[1, 2] = Field(
         default=2,
@@ -54,20 +56,19 @@ class BatchNormStatistics(Prior):
         Raises:
           CapabilityError: the view or its model has no such statistics.
         """
-        known = view.batch_statistics if self.source == "batch" else view.model.running
+        known = view.moments_of_batch if self.source == "batch" else view.running_statistics
         if view.model.moments is None:
             why = f"model '{view.model.name}' has no batch normalization; leave the prior out"
         elif known is None and self.source == "batch":
             why = f"they are unknown to {view.describe()} Use an adversary that knows 'batch_statistics'"
-        elif known is None:
+        elif known is None and view.model.running is None and view.model.estimates is None:
             why = f"model '{view.model.name}' normalizes with the batch's own statistics; take source=batch"
-        elif self.source == "running" and not view.model.has_trained_statistics:
+        elif known is None:
             why = (
                 f"model '{view.model.name}' has the initial mean 0 and variance 1, which say nothing about the data; "
                 "give a model with trained statistics"
             )
         else:
-            assert known is not None
             return tuple(np.asarray(a) for pair in known for a in pair)
         raise CapabilityError(f"prior '{self.kind}(source={self.source})' needs batch-norm statistics, but {why}")
 
