@@ -13,6 +13,7 @@ from fedpriv_defenses.secret_sharing import SecretSharing
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.defense.stations import Defense
+from fedpriv.procedure.procedure import Sampling
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.attack import Capability
 from fedpriv.threat.knowledge import Knowledge
@@ -324,3 +325,17 @@ def test_adversaries_are_checked():
         Adversary("server", corrupted=(0,))
     with pytest.raises(ParameterError, match="takes an Adversary"):
         Tap("server")
+
+
+def test_how_many_came_is_secret_from_an_observer_where_cohorts_differ_in_size(federate):
+    """A claim for random cohorts takes their size for unpublished, so no view may publish it."""
+    blind = Adversary("observer", knows=frozenset({"procedure", "defense"}))
+    poisson = {**SETTINGS, "sampling": Sampling.poisson(0.5)}
+    (told, untold, server), _ = see(federate(**poisson), OBSERVER, blind, SERVER)
+    came = len(server)
+    assert 1 < came
+    assert (told[0].view.clients, len(told[0].view.num_examples)) == (came, came)  # it was given that knowledge
+    assert (untold[0].view.clients, untold[0].view.num_examples) == (None, None)
+    assert "a secret number of clients" in untold[0].view.describe()
+    (fixed,), _ = see(federate(**{**SETTINGS, "sampling": Sampling.fixed(3)}), blind)
+    assert fixed[0].view.clients == 3

@@ -174,7 +174,7 @@ def attack(
     """
     from fedpriv.base.atomic import check_folder
     from fedpriv.cli.attack_output import Gathered, show_inapplicable, show_row, show_summary
-    from fedpriv.experiment.assembly import describe_images, make_stage
+    from fedpriv.experiment.assembly import describe_images, make_stage, threat_line
     from fedpriv.rounds.attempts import attempts
     from fedpriv.rounds.trial import Inapplicable
     from fedpriv.threat.observe import check_taps
@@ -196,7 +196,7 @@ def attack(
     check_taps(federation, [Tap(adversary)])
 
     options.say_notes(federation.model, json_lines)
-    threat = setting.exposure.threat(made.brings())
+    threat = threat_line(setting, staged)
     gathered = Gathered(made.name or type(made).__name__, asked)
     interrupted = False
     try:

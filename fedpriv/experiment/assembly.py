@@ -155,6 +155,21 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None, i
     )
 
 
+def threat_line(setting: Setting, staged: Stage) -> str:
+    """Who attacks, what it holds, and whether the claims of the training's defenses are about somebody like it."""
+    made = setting.made_attack()
+    said = setting.exposure.threat(made.brings() if made is not None else ())
+    adversary, federation = staged.exposure.adversary, staged.exposure.federation
+    told = adversary.at.sees_only_released and "num_examples" in adversary.knows
+    secret = any("cohort sizes stay unpublished" in claim.checks for claim in federation.line.claims())
+    if told and secret and not setting.training.sampling.equal_cohorts:
+        said += (
+            " It knows the size of cohorts and how many examples each client has, which the defenses' claims take for "
+            "unpublished: their epsilon is no bound on it. Give it blind=[num_examples] for one that it bounds."
+        )
+    return said
+
+
 def describe_images(setting: Setting, staged: Stage, seed: int) -> Row:
     """Which examples a stage attacks.
 

@@ -15,7 +15,7 @@ from fedpriv.base.types import Row
 from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Defense, Station, labels
-from fedpriv.experiment.assembly import describe_images, make_federation, make_stage
+from fedpriv.experiment.assembly import describe_images, make_federation, make_stage, threat_line
 from fedpriv.experiment.setting import Setting
 from fedpriv.rounds.attempts import Attempt, attempts
 from fedpriv.rounds.record import warnings_of
@@ -116,7 +116,7 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
     assert goal is not None
     gathered = _Gathered(goal, keep_images, setting.film)
     staged = make_stage(setting, seed, weights)
-    images = describe_images(setting, staged, seed)
+    images, threat = describe_images(setting, staged, seed), threat_line(setting, staged)
     try:
         for attempt in attempts(made, staged, goal, seed):
             gathered.take(attempt, setting.exposure.batch * setting.exposure.cohort)
@@ -126,7 +126,7 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
     facts = {
         "adaptive": adaptive(setting, always),
         "replayed": sorted(always),
-        "threat": setting.exposure.threat(made.brings()),
+        "threat": threat,
         "model_notes": list(staged.exposure.model.notes),
         **images,
     }

@@ -147,6 +147,7 @@ def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen)
     filled: dict[str, Any] = {}
     for known in sorted(adversary.knowledge, key=str):
         filled |= known.fill(facts)
+    sized = not adversary.at.sees_only_released or federation.plan.sampling.equal_cohorts or "num_examples" in filled
     ours = {f.name for f in fields(View)} - {"told"}
     view = View(
         adversary=adversary,
@@ -156,7 +157,7 @@ def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen)
         weights=sent.copy(),
         observed=None if seen.observed is None else seen.observed.copy(),
         plan=federation.plan,
-        clients=len(seen.clients),
+        clients=len(seen.clients) if sized else None,
         payloads=seen.payloads,
         pseudonym=seen.pseudonym,
         own=_own(federation, tap, seen),

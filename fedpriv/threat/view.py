@@ -60,7 +60,8 @@ class View:
         `released`; None for `shares`.
       procedure: the local procedure, or None if unknown to this adversary.
       num_examples: example counts by client behind the view, or None if unknown.
-      clients: how many clients are behind it.
+      clients: how many clients are behind it; None where that is secret (a released mean of a cohort of random size,
+        for an adversary that does not know 'num_examples').
       labels: targets `[n]` if the adversary knows them, else None.
       defenses: the defenses it knows to run (for replay); empty if it knows none.
       states: the state of each of those defenses' links, as broadcast that round.
@@ -85,7 +86,7 @@ class View:
     weights: np.ndarray
     observed: np.ndarray | None
     plan: Plan
-    clients: int = 1
+    clients: int | None = 1
     procedure: Procedure | None = None
     num_examples: tuple[int, ...] | None = None
     labels: np.ndarray | None = None
@@ -193,10 +194,11 @@ class View:
 
     def describe(self) -> str:
         """One sentence: whose view, of what."""
+        many = "a secret number of" if self.clients is None else self.clients
         what = {
             "update": "one client's update",
-            "sum": f"the sum of {self.clients} clients' updates",
-            "released": f"the released mean of {self.clients} clients' updates",
+            "sum": f"the sum of {many} clients' updates",
+            "released": f"the released mean of {many} clients' updates",
             "shares": "secret shares only",
         }[self.kind]
         return (

@@ -5,7 +5,7 @@ import pydantic
 import pytest
 
 from fedpriv.base.errors import ParameterError
-from fedpriv.experiment.assembly import attacked_data, describe_images, make_federation, make_stage
+from fedpriv.experiment.assembly import attacked_data, describe_images, make_federation, make_stage, threat_line
 from fedpriv.experiment.setting import Exposed, Setting
 from fedpriv.experiment.work import train
 
@@ -115,3 +115,22 @@ def test_metrics_and_threshold_are_short_for_those_of_reconstruction():
         setting(attack="dlg", goal="reconstruction(metrics=[a=b:c])", metrics="gap=my_metrics:gap")
     with pytest.raises(ValueError, match="not for goal 'labels'"):
         setting(attack="labels", goal="labels", metrics="gap=my_metrics:gap")
+
+
+@pytest.mark.parametrize(
+    ("adversary", "sampling", "beyond"),
+    [
+        ("observer", {"kind": "poisson", "rate": 0.3}, True),
+        ("observer(blind=[num_examples])", {"kind": "poisson", "rate": 0.3}, False),
+        ("observer", {"kind": "fixed", "size": 3}, False),  # everybody knows the size
+        ("server", {"kind": "poisson", "rate": 0.3}, False),  # the claim is not about it anyway
+    ],
+)
+def test_an_adversary_that_knows_more_than_a_claim_allows_is_said_to(adversary, sampling, beyond):
+    made = setting(
+        attack="dlg",
+        defense="central_dp(clip=1,noise_multiplier=1)",
+        training={"rounds": 0, "sampling": sampling, "weighting": "uniform"},
+        exposure={"images": 2, "cohort": 2, "adversary": adversary},
+    )
+    assert ("their epsilon is no bound on it" in threat_line(made, make_stage(made, 0))) is beyond
