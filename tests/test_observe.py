@@ -333,7 +333,7 @@ def test_how_many_came_is_secret_from_an_observer_where_cohorts_differ_in_size(f
     poisson = {**SETTINGS, "sampling": Sampling.poisson(0.5)}
     (told, untold, server), _ = see(federate(**poisson), OBSERVER, blind, SERVER)
     came = len(server)
-    assert 1 < came
+    assert came > 1
     assert (told[0].view.clients, len(told[0].view.num_examples)) == (came, came)  # it was given that knowledge
     assert (untold[0].view.clients, untold[0].view.num_examples) == (None, None)
     assert "a secret number of clients" in untold[0].view.describe()

@@ -96,6 +96,11 @@ class Modern(Attack):
         description="factor on the smallest error within which the later attack is preferred; none computes it from "
         "the numbers of unknown values and of the update's, at most 10.",
     )
+    path: bool = Field(
+        default=False,
+        description="keep the examples along the way of the attack whose finding is taken, for film strips; exact "
+        "attacks have none.",
+    )
 
     def brings(self) -> tuple[Knowledge, ...]:
         """What its attacks bring in."""
@@ -108,12 +113,14 @@ class Modern(Attack):
         content = half_of_digits(floor) if self.tolerance is None else max(self.tolerance, floor)
         tried: list[dict[str, Any]] = []
         found: list[tuple[float, Attack, Finding]] = []
+        before: dict[int, int] = {}  # evaluations of the attacks before, by finding
         for attack in self.attacks:
             try:
-                finding = _suited(attack, view).run(view, seed)
+                finding = self._suited(attack, view).run(view, seed)
             except (CapabilityError, ModelError, DivergenceError) as e:
                 tried.append({"attack": attack.name, "refused": str(e)})
                 continue
+            before[id(finding)] = sum(f.evaluations for _, _, f in found)
             error = _error(attack, view, finding)
             found.append((error, attack, finding))
             tried.append({"attack": attack.name, "mismatch": error, "evaluations": finding.evaluations})
@@ -126,13 +133,28 @@ class Modern(Attack):
         leeway = _leeway(view) if self.leeway is None else self.leeway
         _, chosen, best = [one for one in found if one[0] <= leeway * least][-1]
         findings = [finding for _, _, finding in found]
+        history = best.history
+        if history is not None:  # its first column counts evaluations
+            history = history + np.array([before[id(best)], 0.0])
         return replace(
             best,
+            history=history,
             evaluations=sum(f.evaluations for f in findings),
             seconds=sum(f.seconds for f in findings),
             compile_seconds=sum(f.compile_seconds for f in findings),
             extra={**best.extra, "chosen": chosen.name, "tried": tried},
         )
+
+    def _suited(self, attack: Attack, view: View) -> Attack:
+        """The same attack without total variation where examples have no neighbouring values; asked for its way."""
+        if not isinstance(attack, Inversion):
+            return attack
+        suited: Attack = attack.with_(path=True) if self.path else attack
+        if len(view.model.input_shape) == 3:
+            return suited
+        left = tuple(p for p in attack.priors if not isinstance(p, TotalVariation))
+        suited = suited.with_(priors=left, stages=attack.stages if left else 1)
+        return suited
 
 
 def _error(attack: Attack, view: View, finding: Finding) -> float:
@@ -153,12 +175,3 @@ def _leeway(view: View) -> float:
     """By what factor a fit of as many free values as the examples have may go below the truth's error, at most 10."""
     share = view.total_examples * math.prod(view.model.input_shape) / view.update_size
     return min(10.0, 1 / (1 - share)) if share < 1 else 10.0
-
-
-def _suited(attack: Attack, view: View) -> Attack:
-    """The same attack without total variation where examples have no neighbouring values."""
-    if len(view.model.input_shape) == 3 or not isinstance(attack, Inversion):
-        return attack
-    left = tuple(p for p in attack.priors if not isinstance(p, TotalVariation))
-    suited: Attack = attack.with_(priors=left, stages=attack.stages if left else 1)
-    return suited

@@ -47,6 +47,24 @@ def test_under_heavy_noise_the_prior_has_the_last_word(helpers):
     assert len(finding.extra["tried"]) == 2
 
 
+def test_it_keeps_the_way_of_the_attack_that_it_takes(helpers):
+    """Counted from its own first evaluation, whatever was tried before."""
+    model = helpers.dense(SHAPE)
+    x, y = helpers.smooth_images(2, SHAPE, 4), [1, 8]
+    view = helpers.make_view(model, x, y)
+    first = "inverting_gradients(objective=l1,optimizer.steps=60)"
+    finding = Modern(attacks=(first, "dlg(labels=auto,optimizer.max_evaluations=400)"), path=True).run(view)
+    assert finding.extra["chosen"] == "dlg"
+    before = finding.extra["tried"][0]["evaluations"]
+    assert finding.history[0, 0] > before
+    assert finding.history[-1, 0] <= finding.evaluations
+    assert finding.path.shape == (len(finding.history), 2, *SHAPE)
+    np.testing.assert_allclose(finding.path[-1], finding.x, atol=1e-3)
+    assert Modern(attacks=SEARCH).run(view).path is None
+    exact = helpers.make_view(registry.models.load("2nn")(SHAPE, 10, hidden=[20, 20]), x[:1], y[:1])
+    assert Modern(path=True).run(exact).path is None
+
+
 def test_the_mismatch_is_zero_at_the_truth_and_one_at_nothing(helpers):
     model = helpers.dense(SHAPE, dtype="float64")
     x, y = helpers.smooth_images(2, SHAPE, 4), [1, 8]
