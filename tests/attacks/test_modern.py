@@ -48,7 +48,7 @@ def test_under_heavy_noise_the_prior_has_the_last_word(helpers):
 
 
 def test_it_keeps_the_way_of_the_attack_that_it_takes(helpers):
-    """Counted from its own first evaluation, whatever was tried before."""
+    """After the evaluations of those that were tried before."""
     model = helpers.dense(SHAPE)
     x, y = helpers.smooth_images(2, SHAPE, 4), [1, 8]
     view = helpers.make_view(model, x, y)
