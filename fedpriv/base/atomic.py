@@ -101,7 +101,10 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 def write_csv(
-    path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
+    path: str | os.PathLike[str],
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str] | None = None,
+    digits: int | None = None,
 ) -> Path:
     """Writes `rows` as CSV with a header, atomically; see `write_bytes`.
 
@@ -109,6 +112,7 @@ def write_csv(
       path: the file.
       rows: one mapping a row; missing and None values become empty cells.
       columns: the columns and their order; by default all keys in the order they first appear.
+      digits: of floats, this many significant ones at most; by default all.
 
     Raises:
       ParameterError: a row has a key that is not among `columns`.
@@ -122,7 +126,7 @@ def write_csv(
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: _cell(v) for k, v in row.items()} for row in table)
+    writer.writerows({k: _cell(v, digits) for k, v in row.items()} for row in table)
     return write_text(path, text.getvalue())
 
 
@@ -169,5 +173,7 @@ def jsonable(value: Any) -> Any:
     raise ParameterError(f"a {type(value).__module__}.{type(value).__name__} has no JSON form; convert it first")
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any, digits: int | None = None) -> Any:
+    if digits is not None and isinstance(value, float):
+        return float(f"{value:.{digits}g}")
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

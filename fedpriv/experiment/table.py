@@ -13,6 +13,9 @@ from fedpriv.experiment.arm import Arm, CellResult
 from fedpriv.experiment.experiment import Cell, Experiment
 from fedpriv.experiment.store import Job, Saved, Store, attack_job, training_job
 
+#: Significant digits in `table.csv`: a float32 has nine.
+DIGITS = 9
+
 #: Facts that a report says in words.
 IN_WORDS = ("threat", "replayed", "held_out", "classes", "attacked", "images_of", "model_notes", "warnings")
 
@@ -100,7 +103,7 @@ def write_tables(results: Sequence[CellResult], arms: Sequence[Arm], store: Stor
     rows = image_rows(results)
     columns = dict.fromkeys(k for row in rows for k in row)
     rows = [{k: row.get(k) for k in columns} for row in rows]
-    write_csv(store.folder / "table.csv", rows)
+    write_csv(store.folder / "table.csv", rows, digits=DIGITS)
     frame = pd.DataFrame(rows)
     for name in frame.columns:
         if frame[name].dtype == object:
