@@ -139,6 +139,7 @@ def test_csv_has_every_column_once_in_order_of_appearance(tmp_path):
 def test_csv_refuses_a_column_nobody_declared(tmp_path):
     with pytest.raises(ParameterError, match="'b'"):
         atomic.write_csv(tmp_path / "x.csv", [{"a": 1, "b": 2}], columns=["a"])
+    assert leftovers(tmp_path) == []
 
 
 def test_a_csv_of_few_digits_keeps_every_float32(tmp_path):
@@ -147,4 +148,3 @@ def test_a_csv_of_few_digits_keeps_every_float32(tmp_path):
     lines = atomic.write_csv(tmp_path / "x.csv", rows, digits=9).read_text().splitlines()[1:]
     np.testing.assert_array_equal([np.float32(line.split(",")[0]) for line in lines], values)
     assert lines[0].split(",")[1:] == ["123456789012", "0.333333333"]
-    assert leftovers(tmp_path) == []
