@@ -14,6 +14,17 @@ def one_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
+def reason(error: BaseException) -> str:
+    """What an error says, in one short line without odd characters; its type where it says nothing."""
+    told = printable(one_line(error))
+    return (told if len(told) <= 200 else f"{told[:200]}...") or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """`text` for a message: with line ends and other characters that cannot be printed written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 class FedprivError(Exception):
     """A mistake in what was asked for, or a limit that was met; the message says what to do."""
 
@@ -22,7 +33,7 @@ class UnknownNameError(FedprivError, KeyError):
     """A name that nothing is registered under."""
 
     def __str__(self) -> str:  # KeyError would show the message's repr
-        return str(self.args[0]) if self.args else ""
+        return printable(str(self.args[0])) if self.args else ""
 
 
 class ParameterError(FedprivError, ValueError):
@@ -31,6 +42,9 @@ class ParameterError(FedprivError, ValueError):
 
 class DataError(FedprivError, ValueError):
     """Data that is missing, truncated, malformed or out of range; names the file."""
+
+    def __str__(self) -> str:  # the name of a file or a column may hold anything, a line end too
+        return printable(super().__str__())
 
 
 class ModelError(FedprivError, ValueError):
@@ -87,8 +101,8 @@ class LedgerError(FedprivError, ValueError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence ending for an unknown `name`: the nearest known one, and the list."""
-    names = sorted(known)
+    names = sorted(printable(str(n)) for n in known)
     folded = {n.casefold(): n for n in names}
-    near = [folded[n] for n in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
+    near = [folded[n] for n in difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)]
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"{hint} Known: {', '.join(names) if names else 'none'}."

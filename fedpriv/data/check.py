@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedpriv.base import registry
-from fedpriv.base.errors import DataError
+from fedpriv.base.errors import DataError, ParameterError
 from fedpriv.base.types import ArrayLike
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.kind import Kind, check_finite
@@ -33,8 +33,9 @@ def checked_examples(x: np.ndarray, file: str, kind: Kind | str | None = None) -
       DataError: another rank or dtype, channels first, an empty axis, NaN or infinite values, values out of range.
     """
     if isinstance(kind, str):
-        kind = stated_kind(kind, [x])
+        kind = stated_kind(kind, [x], file)
     if isinstance(kind, Kind):
+        check_some(x, file)
         x = x[..., None] if kind.name == "image" and x.shape[1:] == tuple(kind.shape[:2]) else x
         return kind.checked(x, file), kind
     if x.ndim not in (2, 3, 4):
@@ -42,8 +43,7 @@ def checked_examples(x: np.ndarray, file: str, kind: Kind | str | None = None) -
             f"{file}: images have shape {x.shape}; expected [n, height, width, channels], [n, height, width] "
             "or [n, features]"
         )
-    if 0 in x.shape:
-        raise DataError(f"{file}: images have shape {x.shape}: there is nothing in them; expected at least one example")
+    check_some(x, file)
     if x.ndim == 3:
         x = x[..., None]
     if looks_channels_first(x.shape[1:]):
@@ -55,7 +55,15 @@ def checked_examples(x: np.ndarray, file: str, kind: Kind | str | None = None) -
     return guessed.checked(x, file), guessed
 
 
-def stated_kind(text: str, arrays: Sequence[np.ndarray]) -> Kind:
+def check_some(x: np.ndarray, file: str) -> None:
+    """Refuses an array that is no list of examples, or that has nothing in it."""
+    if x.ndim < 2:
+        raise DataError(f"{file}: examples have shape {x.shape}; expected [n, ...], one array an example")
+    if 0 in x.shape:
+        raise DataError(f"{file}: images have shape {x.shape}: there is nothing in them; expected at least one example")
+
+
+def stated_kind(text: str, arrays: Sequence[np.ndarray], file: str) -> Kind:
     """The kind that is written as `name` or `name(key=value,...)`, for arrays of examples `[n, ...]`.
 
     What a kind takes of an array's shape need not be written: `image` is as large as the examples, and `features` span
@@ -64,8 +72,11 @@ def stated_kind(text: str, arrays: Sequence[np.ndarray]) -> Kind:
     Raises:
       UnknownNameError: no such kind.
       ParameterError: a parameter that it does not have, or lacks.
+      DataError: there are no examples; names `file`.
     """
     name, given = registry.parse_call(text, "kind")
+    for a in arrays:
+        check_some(np.asarray(a), file)
     first = np.asarray(arrays[0])
     parameters: dict[str, Any] = {**given}
     if "shape" in registry.parameters_of(registry.kinds.load(name)):
@@ -76,8 +87,11 @@ def stated_kind(text: str, arrays: Sequence[np.ndarray]) -> Kind:
         finite = [a[np.isfinite(a)] for a in map(np.asarray, arrays) if a.dtype.kind in "iuf"]
         if all(a.size for a in finite) and finite:
             low, high = float(min(a.min() for a in finite)), float(max(a.max() for a in finite))
-            parameters |= {"low": low, "high": high if high > low else low + 1}
-    made: Kind = registry.kinds.create(name, **parameters)
+            parameters |= {"low": low, "high": high if high > low else low + max(1.0, abs(low))}
+    try:
+        made: Kind = registry.kinds.create(name, **parameters)
+    except ParameterError as e:
+        raise ParameterError(f"{file}: {'; '.join(str(e).splitlines())}") from e
     return made
 
 
@@ -124,9 +138,11 @@ def checked_targets(y: np.ndarray, file: str) -> np.ndarray:
         y = y[:, 0]
     if y.ndim not in (1, 2) or y.dtype.kind not in "iuf" or not y.size:
         raise DataError(f"{file}: targets have shape {y.shape} and dtype {y.dtype}; expected [n] or [n, k] numbers")
-    y = y.astype(np.float32)
     check_finite(y, file, "targets", "finite numbers")
-    return y
+    with np.errstate(over="ignore"):
+        single = y.astype(np.float32)
+    check_finite(single, file, "targets", f"numbers up to {np.finfo(np.float32).max:.1e}; rescale them", "out of range")
+    return single
 
 
 def make_dataset(
@@ -171,13 +187,24 @@ def make_dataset(
         where = file if labels_file == file else f"{file} and {labels_file}"
         raise DataError(f"{where}: {len(x)} {made.noun}s but {len(y)} labels; expected as many of each")
     if keys is not None:
-        keys = np.asarray(keys)
-        if keys.shape != (len(y),):
-            raise DataError(f"{file}: client keys have shape {keys.shape}; expected one an example, [{len(y)}]")
+        keys = checked_keys(np.asarray(keys), len(y), file)
     classes = num_classes if num_classes is not None else int(y.max()) + 1
     if class_names and len(class_names) != classes:
         raise DataError(f"{file}: {len(class_names)} class names for {classes} classes; expected one a class")
     return Dataset(name, x, y, classes, tuple(class_names), keys, source, made)
+
+
+def checked_keys(keys: np.ndarray, examples: int, file: str) -> np.ndarray:
+    """Client keys, one an example.
+
+    Raises:
+      DataError: another shape, or a key that is no value, such as NaN.
+    """
+    if keys.shape != (examples,):
+        raise DataError(f"{file}: client keys have shape {keys.shape}; expected one an example, [{examples}]")
+    if keys.dtype.kind in "fcmM" and np.isnan(keys).any():
+        raise DataError(f"{file}: the client key of example {int(np.argmax(np.isnan(keys)))} is NaN; give it an owner")
+    return keys
 
 
 def checked_dataset(dataset: Dataset, file: str) -> Dataset:
@@ -188,9 +215,9 @@ def checked_dataset(dataset: Dataset, file: str) -> Dataset:
     """
     inferred = dataset.kind == kind_of(dataset.input_shape)
     x, kind = checked_examples(dataset.x, file, None if inferred else dataset.kind)
-    if not dataset.num_classes:
-        checked_targets(dataset.y, file)
-    return replace(dataset, x=x, kind=kind)
+    y = dataset.y if dataset.num_classes else checked_targets(dataset.y, file)
+    keys = None if dataset.keys is None else checked_keys(dataset.keys, len(y), file)
+    return replace(dataset, x=x, y=y, kind=kind, keys=keys)
 
 
 def check_pair(train: Dataset, test: Dataset | None, file: str) -> None:
@@ -208,6 +235,11 @@ def check_pair(train: Dataset, test: Dataset | None, file: str) -> None:
         )
     if test.kind != train.kind:
         raise DataError(f"{file}: training and test examples differ in kind or range; give both one kind")
+    if test.y.shape[1:] != train.y.shape[1:]:
+        raise DataError(
+            f"{file}: training targets have shape {train.y.shape[1:]} but test targets {test.y.shape[1:]}; "
+            "expected the same"
+        )
 
 
 def warn_of_duplicates(train: Dataset, test: Dataset | None, file: str) -> None:

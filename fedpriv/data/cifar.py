@@ -7,13 +7,14 @@ let through, everything else in a pickle is refused by name.
 from __future__ import annotations
 
 import codecs
+import io
 import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedpriv.base.errors import DataError
+from fedpriv.base.errors import DataError, printable, reason
 from fedpriv.data.check import make_dataset
 from fedpriv.data.dataset import Dataset
 
@@ -28,17 +29,52 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     return codecs.encode(text, "latin1")
 
 
-class _Restricted(pickle.Unpickler):
-    """Builds containers, numbers, text and NumPy arrays, nothing else."""
+def _empty_array(subtype: Any, shape: Any, code: Any) -> np.ndarray:
+    # What NumPy writes first of each array; its true shape and data follow. Any other shape would only take memory.
+    if subtype is not _ARRAY or shape != (0,):
+        raise pickle.UnpicklingError(f"array that starts with shape {shape!r:.40}")
+    return np.empty(0, np.uint8)
+
+
+_ARRAY = object()  # stands for numpy.ndarray, which must not be called
+
+
+class _Whole:
+    """A file's content, of which no more can be asked for than there is."""
+
+    def __init__(self, content: bytes) -> None:
+        self.stream = io.BytesIO(content)
+
+    def read(self, size: int) -> bytes:
+        """Exactly `size` bytes."""
+        if size > len(self.stream.getbuffer()) - self.stream.tell():
+            raise EOFError
+        return self.stream.read(size)
+
+    def readline(self) -> bytes:
+        """A line with its end."""
+        line = self.stream.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError
+        return line
+
+
+class _Restricted(pickle._Unpickler):  # type: ignore[name-defined, misc]
+    """Builds containers, numbers, text and NumPy arrays, nothing else.
+
+    Python's own unpickler, because C's takes any amount of memory for a damaged number of an object.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core", "numpy.core")
         if (module, name) == ("_codecs", "encode"):
             return _encode_latin1
-        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
-            return getattr(np, name)
+        if (module, name) == ("numpy", "ndarray"):
+            return _ARRAY
+        if (module, name) == ("numpy", "dtype"):
+            return np.dtype
         if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
-            return np.core.multiarray._reconstruct  # type: ignore[attr-defined]
+            return _empty_array
         if (module, name) == ("numpy.core.multiarray", "scalar"):
             return np.core.multiarray.scalar  # type: ignore[attr-defined]
         if (module, name) == ("numpy.core.numeric", "_frombuffer"):
@@ -57,24 +93,27 @@ def read_pickle_batch(path: str | Path, labels_key: str) -> tuple[np.ndarray, np
       DataError: missing, truncated, holding anything but containers and arrays, or of another shape.
     """
     try:
-        with open(path, "rb") as f:
-            content = _Restricted(f, encoding="bytes").load()
+        content = _Restricted(_Whole(Path(path).read_bytes()), encoding="bytes").load()
     except OSError as e:
         raise DataError(f"{path}: cannot be read ({e.strerror or e}); expected a CIFAR batch") from e
     except EOFError as e:
         raise DataError(f"{path}: truncated: the pickle ends early; get the file again") from e
     except pickle.UnpicklingError as e:
         if "asks for" in str(e):
-            raise DataError(f"{path}: refused: {e}; expected a CIFAR batch, which holds only arrays and lists") from e
-        raise DataError(f"{path}: no readable pickle, or truncated ({e}); expected a CIFAR batch") from e
+            raise DataError(
+                f"{path}: refused: {reason(e)}; expected a CIFAR batch, which holds only arrays and lists"
+            ) from e
+        raise DataError(f"{path}: no readable pickle, or truncated ({reason(e)}); expected a CIFAR batch") from e
     except Exception as e:  # a damaged pickle can fail in any of its opcodes
-        raise DataError(f"{path}: damaged ({type(e).__name__}: {e}); expected a CIFAR batch") from e
+        raise DataError(f"{path}: damaged ({type(e).__name__}: {reason(e)}); expected a CIFAR batch") from e
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__}; expected a dict with data and {labels_key}")
     entries = {k.decode("latin1") if isinstance(k, bytes) else str(k): v for k, v in content.items()}
     for key in ("data", labels_key):
         if key not in entries:
-            raise DataError(f"{path}: no '{key}' in it; found {', '.join(sorted(entries)) or 'nothing'}")
+            raise DataError(
+                f"{path}: no '{key}' in it; found {printable(', '.join(sorted(entries)[:10])) or 'nothing'}"
+            )
     data = entries["data"]
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _PIXELS:
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
@@ -82,7 +121,7 @@ def read_pickle_batch(path: str | Path, labels_key: str) -> tuple[np.ndarray, np
     try:
         labels = np.asarray(entries[labels_key])
     except ValueError as e:
-        raise DataError(f"{path}: {labels_key} is ragged ({e}); expected a list of integers") from e
+        raise DataError(f"{path}: {labels_key} is ragged ({reason(e)}); expected a list of integers") from e
     return _images(data), labels
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpriv.base.errors import DataError, ParameterError, did_you_mean
+from fedpriv.base.errors import DataError, ParameterError, did_you_mean, reason
 from fedpriv.base.lazy import tf, tff
 from fedpriv.base.types import Scalar, Tensor
 from fedpriv.data.check import make_dataset
@@ -55,9 +55,11 @@ def from_client_data(
       ParameterError: an id that is not among `client_ids`.
     """
     what = f"client data '{name}'"
+    if not isinstance(client_data, tff.simulation.datasets.ClientData):
+        raise DataError(f"{what} is a {type(client_data).__name__}; expected TFF's ClientData")
     image, label = _find_keys(client_data.element_type_structure, image_key, label_key, what)
     known = list(client_data.client_ids)
-    ids = known if clients is None else list(clients)
+    ids = known if clients is None else [clients] if isinstance(clients, str) else list(clients)
     for client in ids:
         if client not in known:
             raise ParameterError(f"{what} has no client '{client}'.{did_you_mean(str(client), known[:1000])}")
@@ -65,10 +67,13 @@ def from_client_data(
         raise ParameterError(f"{what}: an id is given twice in clients; each client can be read once")
     images, labels, kept = [], [], []
     for client in ids:
-        parts = list(client_data.create_tf_dataset_for_client(client).batch(_BATCH).as_numpy_iterator())
+        try:
+            parts = list(client_data.create_tf_dataset_for_client(client).batch(_BATCH).as_numpy_iterator())
+        except Exception as e:  # whatever the functions that made it, and TensorFlow, raise
+            raise DataError(f"{what}: client '{client}' cannot be read: {type(e).__name__}: {reason(e)}") from e
         if parts:
-            images.append(np.concatenate([p[image] for p in parts]))
-            labels.append(np.concatenate([p[label] for p in parts]))
+            images.append(_joined([p[image] for p in parts], f"{what}, client '{client}': images"))
+            labels.append(_joined([p[label] for p in parts], f"{what}, client '{client}': labels"))
             kept.append(client)
     if not kept:
         raise DataError(f"{what} has no examples at any of its {len(ids)} clients")
@@ -77,8 +82,8 @@ def from_client_data(
     sizes = [len(y) for y in labels]
     dataset = make_dataset(
         name,
-        np.concatenate(images),
-        np.concatenate(labels),
+        _joined(images, f"{what}: images"),
+        _joined(labels, f"{what}: labels"),
         file=what,
         num_classes=num_classes,
         class_names=class_names,
@@ -87,6 +92,16 @@ def from_client_data(
     )
     indices = tuple(np.split(np.arange(len(dataset)), np.cumsum(sizes)[:-1]))
     return dataset, Partition(f"natural(clients={len(kept)})", indices)
+
+
+def _joined(parts: list[Any], what: str) -> np.ndarray:
+    """Arrays of one shape, one after the other."""
+    if not all(isinstance(p, np.ndarray) for p in parts):
+        raise DataError(f"{what} come as {type(parts[0]).__name__}; expected one dense tensor an example")
+    shapes = {p.shape[1:] for p in parts}
+    if len(shapes) > 1:
+        raise DataError(f"{what} differ in shape ({', '.join(map(str, sorted(shapes)[:3]))}); expected one shape")
+    return np.concatenate(parts)
 
 
 def _find_keys(structure: Any, image_key: str | None, label_key: str | None, what: str) -> tuple[Any, Any]:
@@ -99,6 +114,9 @@ def _find_keys(structure: Any, image_key: str | None, label_key: str | None, wha
         image, label = 0, 1
     else:
         raise DataError(f"{what}: elements are {structure}; expected (image, label) or a mapping")
+    for part in (image, label):
+        if not isinstance(structure[part], tf.TensorSpec):
+            raise DataError(f"{what}: entry {part!r} is {structure[part]}; expected one dense tensor an example")
     rank = structure[label].shape.rank
     if rank not in (0, None) and tuple(structure[label].shape) != (1,):
         raise DataError(

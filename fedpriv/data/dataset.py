@@ -38,10 +38,13 @@ class Dataset:
     kind: Kind = None  # type: ignore[assignment]  # filled in below
 
     def __post_init__(self) -> None:
+        self._check_types()
         if len(self.x) != len(self.y):
             raise DataError(f"dataset '{self.name}': {len(self.x)} examples but {len(self.y)} labels; they must match")
         if len(self.x) == 0:
             raise DataError(f"dataset '{self.name}' is empty; at least one example is needed")
+        if 0 in self.x.shape:
+            raise DataError(f"dataset '{self.name}': examples have shape {self.input_shape}, with nothing in them")
         x, y = self.x.dtype, self.y.dtype
         if x.kind == "O":
             raise DataError(f"dataset '{self.name}': examples differ in shape; all must be arrays of one shape")
@@ -65,15 +68,42 @@ class Dataset:
                 "they are quantities: use one number an example, or [n, k]"
             )
         object.__setattr__(self, "y", self.y.astype(np.int32 if self.num_classes else np.float32, copy=False))
-        if self.keys is not None and len(self.keys) != len(self.x):
-            raise DataError(
-                f"dataset '{self.name}': {len(self.keys)} client keys for {len(self.x)} examples; give one an example"
+        if self.keys is not None and self.keys.shape != (len(self.x),):
+            found = (
+                f"{len(self.keys)} client keys" if self.keys.ndim == 1 else f"client keys of shape {self.keys.shape}"
             )
+            raise DataError(f"dataset '{self.name}': {found} for {len(self.x)} examples; give one an example")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise DataError(
                 f"dataset '{self.name}': {len(self.class_names)} class names for {self.num_classes} classes; give one "
                 "a class, or none"
             )
+
+    def _check_types(self) -> None:
+        for what, array in (("x", self.x), ("y", self.y)):
+            if not isinstance(array, np.ndarray) or not array.ndim:
+                found = "a single value" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+                raise DataError(
+                    f"dataset '{self.name}': {what} is {found}; use a NumPy array with one entry an example"
+                )
+        whole = isinstance(self.num_classes, int | np.integer)
+        if not whole or not 0 <= self.num_classes <= np.iinfo(np.int32).max:
+            raise DataError(
+                f"dataset '{self.name}': num_classes={self.num_classes!r}; use a whole number of classes, or 0 where "
+                "targets are quantities"
+            )
+        object.__setattr__(self, "num_classes", int(self.num_classes))
+        if self.kind is not None and not isinstance(self.kind, Kind):
+            raise DataError(f"dataset '{self.name}': kind is {self.kind!r:.80}; use a Kind, or None to go by the shape")
+        listed = isinstance(self.class_names, list | tuple)
+        if not listed or not all(isinstance(n, str) for n in self.class_names):
+            raise DataError(f"dataset '{self.name}': class_names={self.class_names!r:.80}; use one text a class")
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        if self.keys is not None:
+            keys = np.asarray(self.keys)
+            if keys.dtype == object:  # which may not be ordered
+                keys = np.array([str(k) for k in keys.tolist()]).reshape(keys.shape)
+            object.__setattr__(self, "keys", keys)
 
     def _check_labels(self) -> None:
         sequences = self.kind.dtype != "float32"  # each place of which may have a label of its own

@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from fedpriv.base.errors import DataError
+from fedpriv.base.errors import DataError, reason
 from fedpriv.data.check import check_pair, make_dataset
 from fedpriv.data.dataset import Dataset
 
@@ -57,7 +57,9 @@ def parse_idx(data: bytes | BinaryIO, name: str, rank: int | None = None) -> np.
         expected = math.prod(shape) * dtype.itemsize
         body = _read(opened, expected + 1)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as e:
-        raise DataError(f"{name}: the compressed stream is damaged or truncated ({e}); get the file again") from e
+        raise DataError(
+            f"{name}: the compressed stream is damaged or truncated ({reason(e)}); get the file again"
+        ) from e
     if len(body) < expected:
         raise DataError(
             f"{name}: truncated: its header says {' x '.join(map(str, shape))} values, {expected} bytes, "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedpriv.base.errors import DataError, ParameterError, did_you_mean
+from fedpriv.base.errors import DataError, ParameterError, did_you_mean, reason
 from fedpriv.data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _open(path: Path) -> Image.Image:
     try:
         return Image.open(path)
     except Exception as e:  # decoders raise almost anything on damaged files
-        raise DataError(f"{path}: no readable image ({e}); expected PNG, JPEG or another common format") from e
+        raise DataError(f"{path}: no readable image ({reason(e)}); expected PNG, JPEG or another common format") from e
 
 
 def _is_grey(path: Path) -> bool:
@@ -189,7 +189,9 @@ def _pixels(path: Path, size: int, grey: bool) -> np.ndarray:
             square = upright.crop((left, top, left + side, top + side))
             fitted = square.resize((size, size), Image.Resampling.LANCZOS)
         except Exception as e:  # decoders raise almost anything on damaged files
-            raise DataError(f"{path}: no readable image ({e}); expected PNG, JPEG or another common format") from e
+            raise DataError(
+                f"{path}: no readable image ({reason(e)}); expected PNG, JPEG or another common format"
+            ) from e
     array = np.asarray(fitted, np.uint8)
     return array[..., None] if grey else array
 

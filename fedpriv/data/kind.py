@@ -106,12 +106,12 @@ def unit_floats(raw: Examples | Array, dtype: str) -> Examples:
     return tf.cast(raw, dtype) / tf.constant(255, dtype) if raw.dtype == tf.uint8 else tf.cast(raw, dtype)
 
 
-def check_finite(x: np.ndarray, where: str, what: str, expected: str) -> None:
-    """Refuses NaN and infinite values; says how many, and the first example with one."""
+def check_finite(x: np.ndarray, where: str, what: str, expected: str, wrong: str = "NaN or infinite") -> None:
+    """Refuses NaN and infinite values, which are called `wrong`; says how many, and the first example with one."""
     finite = np.isfinite(x)
     if not finite.all():
         first = int(np.argmin(finite.reshape(len(x), -1).all(axis=1)))
         raise DataError(
-            f"{where}: {int(finite.size - finite.sum())} {what} are NaN or infinite (the first in example {first}); "
+            f"{where}: {int(finite.size - finite.sum())} {what} are {wrong} (the first in example {first}); "
             f"expected {expected}"
         )

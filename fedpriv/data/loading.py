@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from fedpriv.base import registry
-from fedpriv.base.errors import DataError, FedprivError, ParameterError, UnknownNameError, did_you_mean
+from fedpriv.base.errors import DataError, FedprivError, ParameterError, UnknownNameError, did_you_mean, reason
 from fedpriv.data.check import check_pair, checked_dataset, warn_of_duplicates
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.formats import EXPECTED, read_path
@@ -37,10 +37,14 @@ def load(
     """
     text = os.fspath(name_or_path)
     name = registry.parse_call(text, "dataset")[0] if text.strip().endswith(")") else text.strip()
-    path = Path(text).expanduser()
     if name in registry.datasets.names():
         return _named(text, data_dir, image_size, num_classes)
-    if path.exists():
+    try:
+        path = Path(text).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as e:  # such as a name that is too long, or the home of nobody
+        raise DataError(f"{text:.200} cannot be read ({reason(e)}); expected a dataset's name or {EXPECTED}") from e
+    if exists:
         if data_dir is not None:
             raise ParameterError(
                 f"data_dir={data_dir}: {text} is a path and complete in itself; give data_dir with a dataset's name"
@@ -65,7 +69,7 @@ def _named(
     except FedprivError:
         raise
     except Exception as e:  # somebody's own function may raise anything
-        raise DataError(f"dataset '{text}' failed to load: {type(e).__name__}: {e}") from e
+        raise DataError(f"dataset '{text}' failed to load: {type(e).__name__}: {reason(e)}") from e
     if isinstance(result, Dataset):
         result = (result, None)
     if (

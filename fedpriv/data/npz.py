@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from fedpriv.base.errors import DataError
+from fedpriv.base.errors import DataError, printable, reason
 from fedpriv.data.check import check_pair, checked_labels, make_dataset, stated_kind
 from fedpriv.data.dataset import Dataset
 
@@ -38,13 +37,18 @@ def read_npz(
     for role, accepted in _ALIASES.items():
         given = next((a for a in accepted if a in arrays), None)
         if given is None:
-            raise DataError(f"{path}: no array '{role}'; found {', '.join(sorted(arrays)) or 'none'}")
+            raise DataError(f"{path}: no array '{role}'; found {_listed(arrays)}")
         arrays[role] = arrays[given]
     if ("x_test" in arrays) != ("y_test" in arrays):
         lone = "x_test" if "x_test" in arrays else "y_test"
         raise DataError(f"{path}: '{lone}' stands alone; expected both x_test and y_test, or neither")
     if "class_names" in arrays:
-        class_names = tuple(str(c) for c in np.atleast_1d(arrays["class_names"]))
+        named = arrays["class_names"]
+        if named.ndim != 1 or named.dtype.kind not in "Uiu":
+            raise DataError(
+                f"{path}: class_names have shape {named.shape} and dtype {named.dtype}; expected one text a class"
+            )
+        class_names = tuple(str(c) for c in named)
     splits = ["", "_test"] if "x_test" in arrays else [""]
     if num_classes is None:
         num_classes = _stated_classes(arrays, path)
@@ -52,7 +56,9 @@ def read_npz(
         num_classes = len(class_names)
     if num_classes is None:
         num_classes = max(int(checked_labels(arrays[f"y{s}"], f"{path} (y{s})").max()) for s in splits) + 1
-    kind = stated_kind(str(arrays["kind"].item()), [arrays[f"x{s}"] for s in splits]) if "kind" in arrays else None
+    kind = None
+    if "kind" in arrays:
+        kind = stated_kind(_text(arrays["kind"], path), [arrays[f"x{s}"] for s in splits], f"{path} (kind)")
     sets = [
         make_dataset(
             name,
@@ -78,8 +84,22 @@ def _stated_classes(arrays: dict[str, np.ndarray], path: Path) -> int | None:
         return None
     stated = arrays["num_classes"]
     if stated.size != 1 or stated.dtype.kind not in "iu" or int(stated.item()) < 0:
-        raise DataError(f"{path}: num_classes is {stated!r}; expected one positive integer, or 0 for quantities")
+        found = stated.item() if stated.size == 1 else f"an array of shape {stated.shape}"
+        raise DataError(f"{path}: num_classes is {found!s:.60}; expected one positive integer, or 0 for quantities")
     return int(stated.item())
+
+
+def _listed(arrays: dict[str, np.ndarray]) -> str:
+    names = [printable(name) for name in sorted(arrays)]
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "none"
+
+
+def _text(array: np.ndarray, path: Path) -> str:
+    if array.size != 1 or array.dtype.kind != "U":
+        raise DataError(
+            f"{path}: kind has shape {array.shape} and dtype {array.dtype}; expected one text, such as 'features'"
+        )
+    return str(array.item())
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -102,11 +122,21 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                     if "allow_pickle" not in str(e):
                         raise
                     raise DataError(
-                        f"{path}: array '{key}' holds pickled Python objects; expected numbers; "
+                        f"{path}: array '{printable(key)}' holds pickled Python objects; expected numbers; "
                         "save it with a numeric dtype"
                     ) from e
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
-        raise DataError(f"{path}: corrupt ({e}); expected an .npz archive, as numpy.savez writes it") from e
-    return {k: v for k, v in arrays.items() if isinstance(v, np.ndarray)}
+    except Exception as e:  # a damaged archive can fail anywhere in zipfile, zlib and NumPy
+        raise DataError(f"{path}: corrupt ({reason(e)}); expected an .npz archive, as numpy.savez writes it") from e
+    return {k: _as_text(v, k, path) for k, v in arrays.items() if isinstance(v, np.ndarray)}
+
+
+def _as_text(array: np.ndarray, key: str, path: Path) -> np.ndarray:
+    """The array, bytes read as UTF-8: `str` would make "b'cat'" of the name `b"cat"`."""
+    try:
+        return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+    except UnicodeDecodeError as e:
+        raise DataError(
+            f"{path}: array '{printable(key)}' holds bytes that are not UTF-8 text; save it as text or numbers"
+        ) from e

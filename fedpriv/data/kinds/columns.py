@@ -102,7 +102,9 @@ class Categorical(pydantic.BaseModel):
             raise DataError(
                 f"column '{self.name}' holds '{strange[0]}', which is none of its values {', '.join(self.values)}"
             )
-        return np.eye(self.width)[[number[str(v)] for v in values]]
+        made = np.zeros((len(values), self.width))
+        made[np.arange(len(values)), [number[str(v)] for v in values]] = 1
+        return made
 
     def decode(self, x: np.ndarray) -> np.ndarray:
         """`[n]` names of the largest entries of `x [n, width]`."""

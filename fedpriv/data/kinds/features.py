@@ -17,6 +17,9 @@ from fedpriv.data.kinds.image_quality import mse, psnr_of_mse, ssim, ssim_define
 #: How far a value may leave its range, as a share of it, by rounding (such as 1.0000001 from a resize).
 ROUNDING = 1e-4
 
+#: How far apart float32 numbers may lie, as a share of the range that they are to tell apart.
+COARSEST = 1e-3
+
 PSNR = Column(
     name="psnr",
     label="PSNR",
@@ -59,6 +62,14 @@ class Features(Kind):
     def _some_range(self) -> Features:
         if not self.low < self.high:
             raise ValueError(f"low={self.low} is not below high={self.high}")
+        farthest, span = max(abs(self.low), abs(self.high)), self.high - self.low
+        if not max(farthest, span) <= np.finfo(np.float32).max or span < np.finfo(np.float32).tiny:
+            raise ValueError(f"the range from low={self.low} to high={self.high} does not fit float32; rescale")
+        if np.spacing(np.float32(farthest)) > COARSEST * span:
+            raise ValueError(
+                f"the range from low={self.low} to high={self.high} is too narrow so far from 0, where float32 is "
+                f"coarse; subtract {self.low:g} from all values"
+            )
         return self
 
     @property
@@ -67,7 +78,7 @@ class Features(Kind):
         return (PSNR, SSIM, MSE) if ssim_defined(self.shape) else (PSNR, MSE)
 
     def checked(self, x: np.ndarray, where: str) -> np.ndarray:
-        """As they are if they are bytes, else float32 in [low, high].
+        """As they are if they are bytes, levels of the range [0, 1]; else float32 in [low, high].
 
         Raises:
           DataError: see `Kind.checked`.
@@ -75,7 +86,7 @@ class Features(Kind):
         noun = "images" if self.noun == "image" else "examples"
         if x.shape[1:] != tuple(self.shape):
             raise DataError(f"{where}: {noun} have shape {x.shape[1:]}; expected {tuple(self.shape)}")
-        if x.dtype == np.uint8:
+        if x.dtype == np.uint8 and (self.low, self.high) == (0.0, 1.0):
             return np.ascontiguousarray(x)
         if x.dtype.kind in "iu" and (self.low, self.high) != (0.0, 1.0):
             x = x.astype(np.float64)
