@@ -6,7 +6,7 @@ All derive from `FedprivError`, which the command line prints as one message (ex
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def one_line(error: BaseException) -> str:
@@ -23,6 +23,17 @@ def reason(error: BaseException) -> str:
 def printable(text: str) -> str:
     """`text` for a message: with line ends and other characters that cannot be printed written out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def together(problems: Sequence[str]) -> str:
+    """Several problems as one message."""
+    return "; ".join([*(p.removesuffix(".") for p in problems[:-1]), *problems[-1:]])
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, shortened where it would hide the message that it stands in."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:80]}... ({len(text)} characters)"
 
 
 class FedprivError(Exception):
@@ -101,7 +112,7 @@ class LedgerError(FedprivError, ValueError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence ending for an unknown `name`: the nearest known one, and the list."""
-    names = sorted(printable(str(n)) for n in known)
+    names = sorted({printable(str(n)) for n in known})
     folded = {n.casefold(): n for n in names}
     near = [folded[n] for n in difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)]
     hint = f" Did you mean '{near[0]}'?" if near else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedpriv.base.errors import CapabilityError, ParameterError
+from fedpriv.base.errors import CapabilityError, ParameterError, together
 from fedpriv.cli import options
 from fedpriv.cli.mapped import Mapped, Written, mapped
 
@@ -207,6 +207,8 @@ def attack(
                 staged = make_stage(setting, run, weights, images=seed)
             for attempt in attempts(made, staged, asked, run):
                 at = {"trial": attempt.number, **columns}
+                if attempt.observation is not None:
+                    gathered.warned[run, attempt.trial] = attempt.observation.warnings
                 if isinstance(attempt.result, Inapplicable) or attempt.observation is None:
                     assert isinstance(attempt.result, Inapplicable)
                     gathered.refuse(attempt.result)
@@ -220,7 +222,8 @@ def attack(
     finally:
         staged.exposure.federation.close()
     if not gathered.scores and gathered.refused and not interrupted:
-        raise CapabilityError(f"attack '{made.name}' does not apply: {gathered.refused[0].reason}")
+        reasons = [gathered.refused[0].reason, *gathered.warnings()]
+        raise CapabilityError(f"attack '{made.name}' does not apply: {together(reasons)}")
     if not gathered.scores:
         raise KeyboardInterrupt
     show_summary(gathered, json_lines, str(adversary), threat, describe_images(setting, staged, seed))

@@ -39,6 +39,7 @@ class Gathered:
       pictures: originals, reconstructions `[n, h, w, c]` and captions of the first trials, as many as the grid shows.
       ways: progress of each trial, without its images.
       first: the first finding with a path, and its originals.
+      warned: what defenses had to say, by run and trial.
     """
 
     attack: str
@@ -50,6 +51,7 @@ class Gathered:
     pictures: list[tuple[Array, Array, list[str]]] = field(default_factory=list)
     ways: list[Progress] = field(default_factory=list)
     first: tuple[Finding, Array] | None = None
+    warned: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
 
     def add(self, result: Trial, truth: Truth, run: int, columns: Row) -> list[Row]:
         """Takes one trial's result in; returns its rows, with these columns first and the `number` of each."""
@@ -90,7 +92,14 @@ class Gathered:
 
     def summary(self) -> Row:
         """Of all trials that the attack applied to, and how many it did not."""
-        return self.goal.details(self.scores, self.runs) | {"inapplicable": len(self.refused)}
+        told = {"inapplicable": len(self.refused), "warnings": self.warnings()}
+        return self.goal.details(self.scores, self.runs) | told
+
+    def warnings(self) -> list[str]:
+        """What defenses had to say, and in how many trials."""
+        from fedpriv.rounds.record import in_words
+
+        return in_words(self.warned.values(), f"{len(self.warned)} trials")
 
     def write(self, out: Path, config: Config, seed: int) -> None:
         """A table of the rows, `summary.json`, and the figures there is something to draw for."""
@@ -196,3 +205,5 @@ def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: s
     if gathered.refused:
         every = len(gathered.refused) + len(gathered.scores)
         typer.echo(f"It does not apply to {len(gathered.refused)} of {every} trials, which count neither way.")
+    for warning in gathered.warnings():
+        typer.echo(f"Warning: {warning}.")

@@ -221,7 +221,7 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     lost, aborted = sum(len(r.lost) for r in history.records), sum(bool(r.aborted) for r in history.records)
     if lost or aborted:
         typer.echo(f"Clients dropped out {lost} times; {aborted} rounds were aborted and changed nothing.")
-    for warning, rounds in warnings_of(history.records).items():
+    for warning, rounds in warnings_of(r.warnings for r in history.records).items():
         typer.echo(f"Warning, in {rounds} of {len(history.records)} rounds: {warning}.")
     ledger = history.ledger
     if ledger is not None:

@@ -142,6 +142,12 @@ class Arm:
         """Views that its attack does not apply to."""
         return [v for r in self.results for v in r.views if v.inapplicable]
 
+    @property
+    def one_batch(self) -> bool:
+        """Whether several images, or other units, come from a single view, which does not show how batches vary."""
+        scored = [v for r in self.results for v in r.views if v.score is not None]
+        return len(scored) == 1 and scored[0].units > 1
+
     def scores(self) -> tuple[list[Any], list[int], list[Hashable]]:
         """The scores, with the seed and the number of each one's view."""
         scores: list[Any] = []

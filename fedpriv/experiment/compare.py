@@ -27,6 +27,7 @@ class Paired:
         or where all pairs differ alike, which leaves nothing to draw from.
       p_value: two-sided, of a sign-flip permutation test of the mean difference (Fisher, 1935) that flips whole trials;
         None with fewer than six of them, where it cannot be small.
+      batches: how many trials, or seeds where there are more of them: what the interval draws. One gives none.
     """
 
     quantity: str
@@ -36,10 +37,11 @@ class Paired:
     difference: float
     interval: tuple[float, float] | None
     p_value: float | None
+    batches: int
 
     def row(self, **labels: Any) -> Row:
-        """One flat row."""
-        return {**labels, **vars(self)}
+        """One flat row of the numbers themselves."""
+        return {**labels, **{k: v for k, v in vars(self).items() if k != "batches"}}
 
 
 def paired(
@@ -63,7 +65,8 @@ def paired(
     apart = b - a
     p_value = _sign_flip(apart, [*zip(runs, batches, strict=True)] if flipped is None else flipped)
     interval = cluster_bootstrap(apart, batches, runs, "mean") if np.ptp(apart) > 0 else None
-    return Paired(quantity, len(a), float(a.mean()), float(b.mean()), float(apart.mean()), interval, p_value)
+    means = float(a.mean()), float(b.mean()), float(apart.mean())
+    return Paired(quantity, len(a), *means, interval, p_value, max(len(set(batches)), len(set(runs))))
 
 
 def _sign_flip(apart: np.ndarray, clusters: Sequence[Any]) -> float | None:

@@ -60,11 +60,12 @@ def warnings(arms: Sequence[Arm]) -> list[str]:
             f"in {len(refused)} of {len(arms)} settings the attack does not apply, so that nothing is known of them; "
             "the reasons are below."
         )
-    trained: dict[str, list[str]] = {}
+    noted: dict[str, list[str]] = {}
     for arm in arms:
-        for warning in dict.fromkeys(w for r in arm.results for w in r.facts.get("warnings") or ()):
-            trained.setdefault(warning, []).append(arm.name)
-    said += [f"in {'; '.join(dict.fromkeys(names))}: {warning}." for warning, names in trained.items()]
+        told = (w for r in arm.results for key in ("warnings", "attack_warnings") for w in r.facts.get(key) or ())
+        for warning in dict.fromkeys(told):
+            noted.setdefault(warning, []).append(arm.name)
+    said += [f"in {'; '.join(dict.fromkeys(names))}: {warning}." for warning, names in noted.items()]
     missing = sum(a.seeds - len(a.results) for a in arms)
     if missing:
         said.append(f"{missing} of {sum(a.seeds for a in arms)} cells are missing or failed; they are listed below.")
@@ -117,6 +118,8 @@ def _trend(axis: str, attacked: Sequence[Arm]) -> list[str]:
             change = "more leaks" if pair.interval[0] > 0 else "less leaks" if pair.interval[1] < 0 else change
         elif pair is None:
             change = "on other images, so not paired"
+        elif pair.batches == 1:
+            change = "one batch only, no interval"
         of = f"{', '.join(name)}: f" if name else "F"
         columns = map(first.goal.column, first.goal.curves)
         moved = [f"{_within(c)} from {c.text(a[c.name])} to {_with_unit(c, b[c.name])}" for c in columns]

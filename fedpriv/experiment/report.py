@@ -143,7 +143,8 @@ def _tables(
     made: Sequence[Arm], rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]]
 ) -> Section:
     note = (
-        "Intervals are 95%: of rates Wilson's, widened where images share a batch or a seed; of means by bootstrap "
+        "Intervals are 95%: of rates Wilson's, widened where images share a batch or a seed (those of one batch only "
+        "count as independent); of means by bootstrap "
         "over batches and seeds. Epsilon is that of the whole training; – is no guarantee."
     )
     goals = {a.goal.name: a.goal for a in made if a.goal is not None}

@@ -17,7 +17,17 @@ from fedpriv.experiment.store import Job, Saved, Store, attack_job, training_job
 DIGITS = 9
 
 #: Facts that a report says in words.
-IN_WORDS = ("threat", "replayed", "held_out", "classes", "attacked", "images_of", "model_notes", "warnings")
+IN_WORDS = (
+    "threat",
+    "replayed",
+    "held_out",
+    "classes",
+    "attacked",
+    "images_of",
+    "model_notes",
+    "warnings",
+    "attack_warnings",
+)
 
 
 def gather(experiment: Experiment, store: Store) -> list[CellResult]:

@@ -18,7 +18,7 @@ from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.experiment.assembly import describe_images, make_federation, make_stage, threat_line
 from fedpriv.experiment.setting import Setting
 from fedpriv.rounds.attempts import Attempt, attempts
-from fedpriv.rounds.record import warnings_of
+from fedpriv.rounds.record import in_words
 from fedpriv.rounds.trial import Inapplicable, Trial
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def train(setting: Setting, seed: int) -> Outcome:
         )
         if history.interrupted:
             raise KeyboardInterrupt
-        warned = [f"{w} (in {n} of {len(history.records)} rounds)" for w, n in warnings_of(history.records).items()]
+        warned = in_words((r.warnings for r in history.records), f"{len(history.records)} rounds")
         facts = _utility(history, setting) | {"model_notes": list(federation.model.notes), "warnings": warned}
     finally:
         federation.close()
@@ -130,6 +130,8 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
         "model_notes": list(staged.exposure.model.notes),
         **images,
     }
+    if warned := in_words(gathered.warned.values(), f"{setting.exposure.trials} trials"):
+        facts["attack_warnings"] = warned
     return Outcome(facts, gathered.scores, [], gathered.arrays(), time.perf_counter() - began)
 
 
@@ -145,6 +147,7 @@ class _Gathered:
     found: list[np.ndarray] = field(default_factory=list)
     replayed: list[set[str]] = field(default_factory=list)
     strip: dict[str, np.ndarray] = field(default_factory=dict)
+    warned: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def take(self, attempt: Attempt, units: int) -> None:
         """Takes one attempt in; `units` is how many it is about where nothing was observed."""
@@ -160,6 +163,7 @@ class _Gathered:
             self.scores.append({"trial": attempt.trial, **self.goal.dump(result.score), "measures": jsonable(measures)})
         if attempt.observation is None:
             return
+        self.warned[attempt.trial] = attempt.observation.warnings
         truth = attempt.observation.truth
         if self.film and isinstance(result, Trial):
             self._keep_way(result.finding, truth)

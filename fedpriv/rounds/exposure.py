@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -99,7 +99,7 @@ class Exposure:
         state = State(trial, start.weights, start.server, start.defenses, start.clients)
         clients = range(trial * self.cohort, (trial + 1) * self.cohort)
         _, record = federation.step(state, [Tap(self.adversary)], evaluate=False, clients=list(clients))
-        return record.observations
+        return [replace(seen, warnings=tuple(record.warnings)) for seen in record.observations]
 
     def __iter__(self) -> Iterator[Observation]:
         return (o for trial in range(self.trials) for o in self.observe(trial))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,14 +76,19 @@ class Record:
         return {k: v for k, v in vars(self).items() if k != "observations"}
 
 
-def warnings_of(records: Sequence[Record]) -> dict[str, int]:
-    """The warnings of rounds, those that differ in numbers alone as one, with how many rounds had them."""
+def warnings_of(rounds: Iterable[Sequence[str]]) -> dict[str, int]:
+    """The warnings of each round, those that differ in numbers alone as one, with how many rounds had them."""
     found: dict[str, tuple[str, int]] = {}
-    for said in (w for record in records for w in record.warnings):
+    for said in (w for warnings in rounds for w in warnings):
         without_numbers = re.sub(r"\d[\d.]*", "#", said)
         first, count = found.get(without_numbers, (said, 0))
         found[without_numbers] = (first, count + 1)
     return dict(found.values())
+
+
+def in_words(rounds: Iterable[Sequence[str]], of: str) -> list[str]:
+    """As `warnings_of`, each with how many rounds `of` all had it."""
+    return [f"{said} (in {count} of {of})" for said, count in warnings_of(rounds).items()]
 
 
 @dataclass

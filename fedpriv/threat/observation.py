@@ -15,7 +15,9 @@ class Observation:
     Attributes:
       view: the adversary's holdings; holds no reference to the truth.
       truth: what went in.
+      warnings: what defenses have to say of the round (`Defense.warn`).
     """
 
     view: View
     truth: Truth
+    warnings: tuple[str, ...] = ()

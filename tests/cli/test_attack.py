@@ -31,6 +31,26 @@ def test_the_table_and_the_files(run, npz, tmp_path):
     assert (out_dir / "reconstructions.png").stat().st_size > 1000
 
 
+def test_updates_that_round_to_zero_are_warned_of(run, strict, npz, tmp_path):
+    def attack(resolution, *more):
+        sharing = f"secret_sharing(range=8,resolution={resolution})"
+        return run("attack", f"dlg{QUICK}", *TINY, "--data", npz, "--cohort", 2, "-d", sharing, *more)
+
+    status, out, err = attack(1.7, "--out", tmp_path)
+    assert (status, err) == (0, "")
+    (warning,) = (line for line in out.splitlines() if line.startswith("Warning: "))
+    assert warning.startswith("Warning: fixed_point: rounding to a multiple of the resolution made 97.1% of the upd")
+    assert warning.endswith("keep them (in 1 of 1 trials).")
+    *_, summary = strict(attack(1.7, "--json")[1])
+    assert [f"Warning: {said}." for said in summary["warnings"]] == [warning]
+    assert json.loads((tmp_path / "summary.json").read_text())["summary"]["warnings"] == summary["warnings"]
+    assert "Warning" not in attack(0.01)[1]
+    status, _, err = attack(8)
+    assert status == 2
+    assert "exactly zero" in err.splitlines()[-1]
+    assert "fixed_point: rounding to a multiple of the resolution made 100.0% of" in err.splitlines()[-1]
+
+
 def test_the_way_is_drawn_where_the_attack_keeps_it_and_nothing_else_changes(run, strict, npz, tmp_path):
     def mse(*more):
         status, out, _ = run("attack", f"idlg{QUICK}", *TINY, "--data", npz, "--json", *more)

@@ -58,6 +58,11 @@ def test_each_figure_is_drawn_where_its_numbers_are(noisy):
     assert any(s.startswith("reconstructions") for s in stems)
     assert {"success_over_batch", "psnr_over_batch", "privacy_utility", "training_curves"} <= stems
     assert {"heat_map_1", "heat_map_2", "success_epsilon", "costs", "noise"} <= stems
+    captions = {d.stem: d.caption for d in drawings(experiment, made)}
+    assert captions["success_over_batch"].endswith(
+        "Where there is one batch only, its images count as independent: the truth is wider."
+    )
+    assert captions["psnr_over_batch"].endswith("over images and seeds.")  # a mean has no interval there
     one_level = [a for a in made if a.labels["defense"] != "weak"]
     assert "noise" not in {d.stem for d in drawings(experiment, one_level)}
     bare = [a for a in made if a.labels["defense"] == "none"]
@@ -238,7 +243,9 @@ def test_sentences_follow_their_rules(noisy):
         s.startswith("none, batch 1: first layer, the strongest of 2 attacks, gets through (2 of 2") for s in said
     )
     assert any("strong, batch 1" in s and "reconstructs nothing (0 of 2" in s for s in said)
-    assert any("from batch 1 to 2, success rate goes from" in s for s in said)
+    moved = [s for s in said if "from batch 1 to 2, success rate goes from" in s]
+    assert moved
+    assert all(s.endswith("(one batch only, no interval).") for s in moved)  # both images are in it
     assert any(s.startswith("Test accuracy lies between") for s in said)
     warning = conclusion.warnings(made)[0]
     assert "weak, batch 1" in warning
@@ -253,6 +260,17 @@ def test_an_attack_that_replays_the_defense_is_no_cause_for_a_warning(write, tmp
     experiment, store = finish(path, tmp_path / "s")
     (warning,) = conclusion.warnings(arms(gather(experiment, store)))
     assert "ignore the defense" in warning
+
+
+def test_updates_that_round_to_zero_where_they_are_attacked_are_warned_of(write, content, tmp_path):
+    coarse = "fixed_point(range=8,resolution=8)"
+    setting = {**content["setting"], "training": {"rounds": 0}}
+    path = write(setting=setting, grid={"attack": ["first_layer"], "defense": ["none", coarse]}, seeds=1)
+    experiment, store = finish(path, tmp_path / "r")
+    said = [w for w in conclusion.warnings(arms(gather(experiment, store))) if "rounding" in w]
+    assert len(said) == 1
+    assert said[0].startswith(f"in first_layer, {coarse}: fixed_point: rounding to a multiple of the resolution made")
+    assert said[0].endswith("(in 2 of 2 trials).")
 
 
 def test_a_report_of_half_a_run_says_so(write, small):

@@ -114,11 +114,13 @@ def leakage_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
                 return axis_curve(series, x_label=words, y_label=column.title, log_x=log, reference=mark, counted=unit)
 
             about = f" {column.description}" if column.description else ""
+            few = any(arm.one_batch and arm.row().get(interval) for arm in attacked)
+            taken = f" Where there is one batch only, its {goal.unit}s count as independent: the truth is wider."
             made.append(
                 Drawn(
                     f"{interval.removesuffix('_interval')}_over_{axis}",
                     f"{column.label} over {axis.replace('_', ' ')}",
-                    f"{column.title}.{about} Bars are 95% intervals over {goal.unit}s and seeds.",
+                    f"{column.title}.{about} Bars are 95% intervals over {goal.unit}s and seeds.{taken if few else ''}",
                     f"Curves of {column.label} over {axis.replace('_', ' ')}.",
                     draw,
                 )
