@@ -16,7 +16,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpriv.base.errors import DataError, FedprivError, ParameterError, UnknownNameError, did_you_mean
+from fedpriv.base.errors import (
+    DataError,
+    FedprivError,
+    ParameterError,
+    UnknownNameError,
+    did_you_mean,
+    one_line,
+    shown,
+    together,
+)
 from fedpriv.base.lazy import quiet_tensorflow
 from fedpriv.base.types import Config
 
@@ -106,8 +115,12 @@ def read_file(path: str, kind: str) -> tuple[str, Config]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(f"{kind} file '{path}' cannot be read: {e}") from e
-    except yaml.YAMLError as e:
-        raise DataError(f"{kind} file '{path}' is not YAML: {' '.join(str(e).split())}") from e
+    except yaml.MarkedYAMLError as e:
+        mark = e.problem_mark or e.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise DataError(f"{kind} file '{path}'{line}: this is not YAML: {e.problem or e.context}") from e
+    except (yaml.YAMLError, ValueError) as e:  # such as a date that does not exist
+        raise DataError(f"{kind} file '{path}' is not YAML: {one_line(e)}") from e
     if not isinstance(content, dict) or not isinstance(content.get("name"), str):
         raise DataError(f"{kind} file '{path}' needs a mapping with a 'name', as `fedpriv show NAME --yaml` prints")
     return content["name"], {str(k): v for k, v in content.items() if k != "name"}
@@ -145,7 +158,8 @@ def parse_call(text: str, kind: str) -> tuple[str, dict[str, str]]:
         return text, {}
     name, _, rest = text.partition("(")
     if not rest.endswith(")"):
-        raise ParameterError(f"{kind} '{text}' lacks its closing parenthesis; write name(key=value,key=value)")
+        example = f"{name.strip() or 'name'}(key=value,...)"
+        raise ParameterError(f"{kind} '{text}' lacks its closing parenthesis; write {example}")
     parameters: dict[str, str] = {}
     for item in filter(None, (p.strip() for p in split_commas(rest[:-1]))):
         key, equals, value = item.partition("=")
@@ -198,7 +212,10 @@ def build(target: Any, parameters: Config, what: str) -> Any:
     try:
         call = target if is_model else pydantic.validate_call(config={"arbitrary_types_allowed": True})(target)
     except pydantic.PydanticUserError as e:  # such as a built-in function
-        raise ParameterError(f"{what} cannot be built from named values: {e.message}") from e
+        raise ParameterError(
+            f"{what} cannot be built from named values: it is a {type(target).__name__} whose parameters do not say "
+            "what they are; give a class, or a function with annotated parameters"
+        ) from e
     try:
         return call(**{k: v if _is_choice(target, k, v) else _unwritten(v) for k, v in parameters.items()})
     except pydantic.ValidationError as e:
@@ -238,13 +255,21 @@ def _unwritten(value: Any) -> Any:
 
 
 def explain(error: pydantic.ValidationError, what: str) -> str:
-    """One line a problem: the parameter, the value given and what is allowed."""
-    lines = []
+    """In one line, of each problem: the parameter, the value given and what is allowed."""
+    problems = []
     for problem in error.errors(include_url=False):
         where = ".".join(str(p) for p in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{what}: {where}={problem['input']!r}: {message}" if where else f"{what}: {message}")
-    return "\n".join(lines)
+        problems.append(_placed(where, shown(problem["input"]), message))
+    return f"{what}: {together(list(dict.fromkeys(problems)))}"
+
+
+def _placed(where: str, given: str, message: str) -> str:
+    """A problem with its parameter and value, unless the message names these itself."""
+    if not where or message.startswith(f"{where} {given}"):
+        return message
+    named = message.startswith(given) or message.partition(" ")[2].startswith(given)
+    return f"{where}: {message}" if named else f"{where}={given}: {message}"
 
 
 attacks = Registry("attack", "fedpriv.attacks", "fedpriv.threat.attack:Attack")

@@ -41,11 +41,14 @@ def run(
     from fedpriv.experiment.runner import load_data_once, survey
     from fedpriv.experiment.runner import run as run_jobs
     from fedpriv.experiment.store import Store
-    from fedpriv.experiment.tracking import tracker
+    from fedpriv.experiment.tracking import check_kind, tracker
 
+    if log is not None:
+        check_kind(log)
     experiment = load(_path(file), overrides or (), quick)
     store = Store(out or Path("results") / (experiment.name + ("_quick" if quick else "")))
     load_data_once(experiment)
+    logging = None if log is None or dry_run else tracker(log, experiment, store.folder)
     if not dry_run:
         store.claim(experiment)
     todo = survey(experiment, store, retry_failed, any_code)
@@ -56,7 +59,6 @@ def run(
         _print_plan(experiment, todo, estimator, jobs)
         return
     typer.echo(f"{_counts(experiment, todo)} About {words(estimator.total(todo, jobs))}.")
-    logging = None if log is None else tracker(log, experiment, store.folder)
     progress = _Progress(todo, estimator, jobs)
 
     def on_step(step: Step) -> None:

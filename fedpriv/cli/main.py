@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from fedpriv import __version__
 from fedpriv.base import registry
-from fedpriv.base.errors import FedprivError
+from fedpriv.base.errors import FedprivError, printable
 from fedpriv.base.lazy import set_verbose
 from fedpriv.cli.attack import attack
 from fedpriv.cli.experiment import compare, report, run, schema
@@ -68,20 +68,28 @@ def _add_registered_commands() -> None:
             typer.echo(f"fedpriv: {e}", err=True)
 
 
+def _refuse(said: str) -> NoReturn:
+    typer.echo(f"fedpriv: {printable(said)}", err=True)
+    sys.exit(2)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits: 0, 2 for a user's mistake, 130 for Ctrl-C."""
     _add_registered_commands()
     try:
         status = app(args=arguments, prog_name="fedpriv", standalone_mode=False)
     except FedprivError as e:
-        typer.echo(f"fedpriv: {e}", err=True)
-        sys.exit(2)
+        _refuse(str(e))
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("fedpriv: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as e:
+        if e.filename is None:
+            raise
+        _refuse(f"'{os.fsdecode(e.filename)}' cannot be used: {e.strerror}; give another path")
     except Exception as e:
         if hasattr(e, "show") and hasattr(e, "exit_code"):  # click's own usage errors
             e.show()

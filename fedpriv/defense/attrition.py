@@ -106,7 +106,9 @@ class FixedAttrition(Attrition):
 
 
 def _as_names(value: Any) -> Any:
-    return (str(value),) if isinstance(value, str | Party) else [str(v) for v in value]
+    if isinstance(value, str | Party):
+        return (str(value),)
+    return [str(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _as_printed(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedpriv.base.errors import ExperimentError
+from fedpriv.base.errors import ExperimentError, one_line
 from fedpriv.base.types import Config
 
 Path_ = tuple[str | int, ...]
@@ -82,7 +82,7 @@ def parse(text: str, name: str) -> Document:
         place = f"{name}, line {mark.line + 1}" if mark else name
         raise ExperimentError(f"{place}: this is not YAML: {e.problem or e.context}") from e
     except yaml.YAMLError as e:
-        raise ExperimentError(f"{name} is not YAML: {' '.join(str(e).split())}") from e
+        raise ExperimentError(f"{name} is not YAML: {one_line(e)}") from e
     if not isinstance(root, yaml.MappingNode):
         raise ExperimentError(f"{name} holds no mapping; an experiment needs at least a name and a setting or a grid")
     walk = _Walk(name)

@@ -6,12 +6,12 @@ import copy
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pydantic
 
-from fedpriv.base.errors import ExperimentError, did_you_mean
+from fedpriv.base.errors import ExperimentError, did_you_mean, one_line
 from fedpriv.base.types import Config
 from fedpriv.experiment import document
 from fedpriv.experiment.contents import Contents
@@ -52,12 +52,14 @@ class Experiment:
       axes: of the grid.
       cells: all of them, in order: seeds vary fastest.
       source: the file as resolved, to be read again.
+      folder: of the file; data by a relative path that is not in the current folder are looked for there.
     """
 
     contents: Contents
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
     source: Config = field(repr=False)
+    folder: Path = Path()
 
     @property
     def name(self) -> str:
@@ -94,7 +96,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), quick: bool = False) -
         _override(read, text)
     source = copy.deepcopy(read.content)
     _place_data(read, Path(path).parent)
-    return resolve(read, source)
+    return replace(resolve(read, source), folder=Path(path).parent)
 
 
 def resolve(read: Document, source: Config | None = None) -> Experiment:
@@ -149,6 +151,11 @@ def _lay_quick(read: Document) -> None:
     document.lay_over(read, Document(copy.deepcopy(above), where))
 
 
+def _problem(error: Exception) -> str:
+    """What YAML says, without the name of a file that there is not."""
+    return str(getattr(error, "problem", None) or one_line(error))
+
+
 def _override(read: Document, text: str) -> None:
     import yaml
 
@@ -158,8 +165,8 @@ def _override(read: Document, text: str) -> None:
         raise ExperimentError(f"--set '{text}' is no path=value, such as setting.training.rounds=5")
     try:
         value = yaml.safe_load(written)
-    except yaml.YAMLError as e:
-        raise ExperimentError(f"--set '{text}': '{written}' is not YAML: {' '.join(str(e).split())}") from e
+    except (yaml.YAMLError, ValueError) as e:  # such as a date that does not exist
+        raise ExperimentError(f"--set '{text}': '{written}' is not YAML: {_problem(e)}") from e
     if path[0] not in Contents.model_fields:
         if path[0] not in Setting.model_fields:
             known = [*Contents.model_fields, *Setting.model_fields]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pydantic
 
-from fedpriv.base.errors import FedprivError, did_you_mean
+from fedpriv.base.errors import FedprivError, did_you_mean, shown, together
 from fedpriv.experiment.document import Path_
 from fedpriv.experiment.setting import Setting
 
@@ -25,7 +25,7 @@ def fields(loc: Path_) -> list[str]:
 
 
 def explained(error: pydantic.ValidationError, place: Any) -> str:
-    """One line a problem: where, what, the value, and the way out."""
+    """In one line, of each problem: where, what, the value, and the way out."""
     lines = []
     for problem in error.errors(include_url=False):
         loc = tuple(p for p in problem["loc"] if not (isinstance(p, str) and ("[" in p or p in ("int", "list"))))
@@ -40,10 +40,10 @@ def explained(error: pydantic.ValidationError, place: Any) -> str:
         else:
             message = problem["msg"].removeprefix("Value error, ")
             own = not name or _says_itself(problem)
-            said = message if own else f"{name}={problem['input']!r}: {message}"
+            said = message if own else f"{name}={shown(problem['input'])}: {message}"
         if (line := f"{at}: {said}" if at else said) not in lines:
             lines.append(line)
-    return "\n".join(lines)
+    return together(lines)
 
 
 def _says_itself(problem: Any) -> bool:

@@ -10,9 +10,11 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from fedpriv.base.errors import ExperimentError, FedprivError
+from fedpriv.base import registry
+from fedpriv.base.errors import DataError, ExperimentError, FedprivError, UnknownNameError
 from fedpriv.base.types import Array
 from fedpriv.experiment.assembly import datasets
 from fedpriv.experiment.code import code_version
@@ -312,4 +314,16 @@ def _client(jobs: int, scheduler: str | None) -> Iterator[Any]:
 def load_data_once(experiment: Experiment) -> None:
     """Reads every dataset of the experiment, so that a missing one is said before anything runs."""
     for setting in {(c.setting.data, c.setting.data_dir) for c in experiment.cells}:
-        datasets(*setting)
+        try:
+            datasets(*setting)
+        except (DataError, UnknownNameError) as e:
+            raise type(e)(f"{str(e).removesuffix('.')}{_also_looked_for(experiment.folder, *setting)}") from e
+
+
+def _also_looked_for(folder: Path, data: str, data_dir: str | None) -> str:
+    """Of data that are missing by a relative path: that they do not lie beside the experiment's file either."""
+    path = Path(data_dir or data)
+    named = registry.parse_call(data, "dataset")[0] in registry.datasets.names() and data_dir is None
+    if named or path.is_absolute() or path.exists() or folder / path == path:
+        return ""
+    return f"; looked for '{path}' here and, beside the experiment's file, '{folder / path}'"

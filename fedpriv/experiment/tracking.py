@@ -21,6 +21,12 @@ class Tracker(Protocol):
         """Ends."""
 
 
+def check_kind(kind: str) -> None:
+    """Raises ParameterError if nothing of that name can be logged to."""
+    if kind not in (known := ("tensorboard", "mlflow")):
+        raise ParameterError(f"--log '{kind}' is unknown.{did_you_mean(kind, known)}")
+
+
 def tracker(kind: str, experiment: Experiment, folder: Path) -> Tracker:
     """`tensorboard` or `mlflow`.
 
@@ -28,11 +34,8 @@ def tracker(kind: str, experiment: Experiment, folder: Path) -> Tracker:
       ParameterError: another name.
       ExperimentError: the package is not installed.
     """
-    if kind == "tensorboard":
-        return _TensorBoard(folder / "tensorboard")
-    if kind == "mlflow":
-        return _MLflow(experiment)
-    raise ParameterError(f"--log '{kind}' is unknown.{did_you_mean(kind, ('tensorboard', 'mlflow'))}")
+    check_kind(kind)
+    return _MLflow(experiment) if kind == "mlflow" else _TensorBoard(folder / "tensorboard")
 
 
 def _numbers(step: Step) -> tuple[dict[str, float], list[Row]]:

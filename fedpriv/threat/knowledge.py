@@ -233,7 +233,7 @@ class Statistics(Knowledge):
     name: ClassVar[str] = "statistics"
     bare: ClassVar[str] = "of"
 
-    of: str = "such data"
+    of: Annotated[str, Field(min_length=1)] = "such data"
 
     def describe(self) -> str:
         """In words."""

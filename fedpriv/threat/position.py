@@ -6,6 +6,7 @@ A Passage is what went along the line in one round. A position turns it into wha
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -141,9 +142,9 @@ class Server(Position):
 
 
 def _numbers(value: Any) -> Any:
-    members = [value] if isinstance(value, str | int) else list(value)
     try:
-        return tuple(int(m) for m in members)
+        members = [value] if isinstance(value, str | int) else list(value)
+        return tuple(int(m) if isinstance(m, str) else operator.index(m) for m in members)
     except (TypeError, ValueError):
         raise ValueError("the coalition's members are numbers; write aggregators(0,1)") from None
 

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fedpriv.base.errors import ExperimentError
+from fedpriv.base.errors import DataError, ExperimentError, FedprivError
 from fedpriv.experiment import runner
 from fedpriv.experiment.experiment import load
 from fedpriv.experiment.store import Store, attack_job, training_job
@@ -318,6 +319,22 @@ def test_the_tff_engine_and_its_workers_from_the_file(write, content, tmp_path):
             np.testing.assert_allclose(array, other.outcome.arrays[name], atol=1e-4)
     gone = run(write("tff.yaml", setting=setting, grid={}, seeds=[1]), tmp_path / "tff")
     assert f"worker {runtime.address} does not answer" in gone[0].error
+
+
+def test_missing_data_are_named_as_written_and_where_they_were_looked_for(write, monkeypatch):
+    path = write(setting={**SMALL["setting"], "data": "no/such.npz"})
+    monkeypatch.chdir(path.parent.parent)
+    written = Path(path.parent.name) / path.name
+    beside = f"looked for 'no/such.npz' here and, beside the experiment's file, '{path.parent.name}/no/such.npz'"
+    with pytest.raises(DataError, match=f"^no/such.npz is missing; .*{beside}$"):
+        runner.load_data_once(load(written))
+    with pytest.raises(DataError, match=r"data_dir nope is missing; .*beside the experiment's file, '"):
+        runner.load_data_once(load(written, ["data=mnist", "data_dir=nope"]))
+    monkeypatch.chdir(path.parent)
+    for given in ([], ["data=/no/such.npz"], ["data=mnits"]):  # one place only
+        with pytest.raises(FedprivError, match=r"missing; |no dataset or path") as refused:
+            runner.load_data_once(load(path.name, given))
+        assert "looked for" not in str(refused.value)
 
 
 def test_data_beside_the_file_are_found_and_a_report_needs_none(write, tmp_path, monkeypatch, capsys):
