@@ -11,12 +11,23 @@ from typing import Any
 import numpy as np
 
 from fedpriv.base.atomic import write_bytes
-from fedpriv.base.errors import CheckpointError
+from fedpriv.base.errors import CheckpointError, reason
 from fedpriv.base.types import Config
 from fedpriv.federation.clients import ClientStates
 from fedpriv.rounds.record import Record
 
 FORMAT = 2
+
+_MAYBE = (int, float, type(None))
+_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("cohort", "survivors", "bytes_up", "bytes_down"), int),
+    **dict.fromkeys(("dropped", "lost", "warnings"), list),
+    **dict.fromkeys(("loss", "test_loss", "accuracy", "epsilon"), _MAYBE),
+    **dict.fromkeys(("drawn", "size_used"), bool),
+    "seconds": (int, float),
+    "metrics": dict,
+    "aborted": str,
+}
 
 
 @dataclass(kw_only=True)
@@ -74,13 +85,15 @@ class Checkpoint:
         path = Path(path)
         try:
             with np.load(path, allow_pickle=False) as z:
+                if not {"header", "weights"} <= set(z.files):
+                    raise CheckpointError(f"{path} is no checkpoint of fedpriv; give another file")
                 header = json.loads(z["header"].tobytes().decode())
                 if header["format"] != FORMAT:
                     raise CheckpointError(f"checkpoint {path.name} has format {header['format']}, not {FORMAT}")
                 last = {int(c): int(r) for c, r in header["last"]}
                 stacked = [z[f"client_{j}"] for j in range(header["clients"])] if last else []
                 leaves = {c: tuple(a[k] for a in stacked) for k, c in enumerate(last)}
-                return Checkpoint(
+                made = Checkpoint(
                     config=header["config"],
                     seed=int(header["seed"]),
                     round=header["round"],
@@ -90,16 +103,32 @@ class Checkpoint:
                     clients=ClientStates((), leaves, last),
                     records=[Record(**r) for r in header["records"]],
                 )
+                made._check()
+                return made
         except CheckpointError:
             raise
         except FileNotFoundError:
             raise CheckpointError(f"no checkpoint at {path}; give the file a run was saved to") from None
-        except (IsADirectoryError, PermissionError) as e:
-            raise CheckpointError(f"checkpoint {path} cannot be read ({e.strerror}); give a file of yours") from e
+        except OSError as e:
+            if e.errno is not None:
+                raise CheckpointError(f"checkpoint {path} cannot be read ({e.strerror}); give a file of yours") from e
+            raise CheckpointError(_damaged(path, e)) from e  # what zlib and zipfile raise of a damaged one
         except Exception as e:  # a damaged file can fail anywhere in zipfile, NumPy and JSON
-            raise CheckpointError(
-                f"checkpoint {path} is damaged ({type(e).__name__}: {e}); delete it to start anew"
-            ) from e
+            raise CheckpointError(_damaged(path, e)) from e
+
+    def _check(self) -> None:
+        """Raises ValueError where a value is none that `save` writes."""
+        whole = isinstance(self.round, int) and not isinstance(self.round, bool)
+        if not isinstance(self.config, dict) or not whole or len(self.records) != self.round:
+            raise ValueError("its rounds are not those that its records are of")
+        if [r.round for r in self.records] != list(range(self.round)):
+            raise ValueError("its records are not one a round")
+        if self.weights.ndim != 1 or self.weights.dtype.kind != "f" or not np.isfinite(self.weights).all():
+            raise ValueError("its weights are no vector of finite numbers")
+        for record in self.records:
+            for name, kinds in _FIELDS.items():
+                if not isinstance(getattr(record, name), kinds):
+                    raise ValueError(f"{name} of round {record.round} is {getattr(record, name)!r:.40}")
 
     def require(self, config: Config, path: str | Path) -> None:
         """Raises CheckpointError naming the first settings that differ from `config`."""
@@ -111,6 +140,13 @@ class Checkpoint:
                 f"checkpoint {path} belongs to another federation: {what}. Run with the same settings, or give "
                 "another checkpoint file"
             )
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return (
+        f"checkpoint {path} is damaged or something else ({type(error).__name__}: {reason(error)}); give another file, "
+        "or delete it to start anew"
+    )
 
 
 def _flat(value: Any, prefix: str = "") -> Config:

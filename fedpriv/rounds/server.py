@@ -181,7 +181,7 @@ class ServerRounds:
         if saved_run is not None:
             assert checkpoint is not None
             saved_run.require(identity, checkpoint)
-            state, records = self._restored(saved_run, state)
+            state, records = self._restored(saved_run, state, checkpoint)
             if state.round > rounds:
                 raise CheckpointError(
                     f"checkpoint {checkpoint} has {state.round} rounds already, more than the {rounds} asked for; ask "
@@ -464,7 +464,15 @@ class ServerRounds:
             _following(states, walked, self.line.labels),
         )
 
-    def _restored(self, saved: Checkpoint, like: State) -> tuple[State, list[Record]]:
+    def _restored(self, saved: Checkpoint, like: State, path: str | Path) -> tuple[State, list[Record]]:
+        theirs = [saved.weights, *saved.server, *saved.defenses]
+        ours = [like.weights, *tf.nest.flatten(like.server), *tf.nest.flatten(like.defenses)]
+        forms = [[(np.shape(a), np.asarray(a).dtype) for a in some] for some in (theirs, ours)]
+        if forms[0] != forms[1]:
+            raise CheckpointError(
+                f"checkpoint {path} is damaged (its arrays have other shapes or types than this run's); give another "
+                "file, or delete it to start anew"
+            )
         server = tf.nest.pack_sequence_as(like.server, saved.server)
         defenses = tf.nest.pack_sequence_as(like.defenses, saved.defenses)
         clients = ClientStates(like.clients.initial, saved.clients.leaves, saved.clients.last)
