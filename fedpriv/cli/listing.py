@@ -30,6 +30,10 @@ REGISTRIES = {
 }
 
 
+#: What is written on a command line or in an experiment's file, but made from no file of its own.
+_NO_FILE = ("kinds", "tasks", "positions", "knowledge", "acts")
+
+
 def registries() -> dict[str, registry.Registry]:
     """All that can be listed, the parts of attacks included."""
     plural = {"coordinates": "coordinates", "labels": "labels"}
@@ -161,20 +165,20 @@ def _print_yaml(name: str) -> None:
     import yaml
 
     bare = registry.parse_call(name, "plug-in")[0]
-    creating = [reg for reg in registries().values() if bare in reg.names()]
-    if not creating and ":" not in bare:
-        known = [n for reg in registries().values() for n in reg.names()]
+    listed = {kind: reg for kind, reg in registries().items() if bare in reg.names()}
+    if not listed and bare not in _metrics() and ":" not in bare:
+        known = [n for reg in registries().values() for n in reg.names()] + list(_metrics())
         raise UnknownNameError(f"nothing is named '{bare}'.{did_you_mean(bare, known)}")
-    fitting = [reg for reg in creating if _configurable(reg.load(bare))]
+    fitting = [reg for kind, reg in listed.items() if kind not in _NO_FILE and _configurable(reg.load(bare))]
     made = [reg.create(name) for reg in fitting[:1]]  # attacks come before their parts
-    if not creating:
+    if not listed and ":" in bare:
         target = registry.load_dotted(bare, "plug-in")
         if _configurable(target):
             made = [registry.Registry("plug-in", "").create(name)]
     if not made:
         raise ParameterError(
-            f"'{name}' has no configuration to print: --yaml takes attacks, defenses and parts of attacks; "
-            f"leave it out to read what '{bare}' is"
+            f"'{name}' has no configuration to print: --yaml takes attacks, defenses, goals, attrition and parts of "
+            f"attacks; read what it is with `fedpriv show {bare}`"
         )
     config = made[0].config()
     if ":" in bare:  # its own name may not be registered

@@ -154,7 +154,9 @@ def test_what_show_prints_as_yaml_makes_the_same_again(run, tmp_path):
 @pytest.mark.parametrize(
     ("written", "says"),
     [
-        ("lenet", "has no configuration to print"),
+        *((name, "has no configuration to print") for name in ("lenet", "graph", "mnist", "demo", "psnr")),
+        *((name, "has no configuration to print") for name in ("classes", "columns", "server", "plant")),
+        ("pnsr", "Did you mean 'psnr'"),
         ("dlgg", "Did you mean 'dlg'"),
         ("clip", "needs a value for norm"),
         ("os:getcwd", "has no configuration to print"),
