@@ -23,6 +23,7 @@ from fedpriv.base.errors import (
     UnknownNameError,
     did_you_mean,
     one_line,
+    reason,
     shown,
     together,
 )
@@ -142,7 +143,7 @@ def load_dotted(name: str, kind: str) -> Any:
             "with the package installed or in the current folder"
         ) from e
     except Exception as e:
-        raise FedprivError(f"{kind} '{name}': {module_name} failed to import: {type(e).__name__}: {e}") from e
+        raise FedprivError(f"{kind} '{name}': {module_name} failed to import: {type(e).__name__}: {reason(e)}") from e
     for part in attribute.split("."):
         if not hasattr(target, part):
             public = [n for n in vars(target) if not n.startswith("_")]

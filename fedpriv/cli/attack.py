@@ -242,9 +242,12 @@ def _trained(checkpoint: Path, setting: Setting) -> np.ndarray:
     from fedpriv.rounds.checkpoint import Checkpoint
 
     saved, model = Checkpoint.load(checkpoint), make_model(setting)
-    if saved.config["model"] != model.name:
+    held = saved.config.get("model")
+    if held != model.name or saved.weights.shape != (model.spec.size,):
+        size = f" of {len(saved.weights)} weights" if held == model.name else ""
         raise ParameterError(
-            f"{checkpoint} holds a '{saved.config['model']}', but --model is '{model.name}'; give the same model"
+            f"{checkpoint} holds a '{held}'{size}, but --model is '{model.name}' of {model.spec.size}; give the same "
+            "model and data"
         )
     weights: np.ndarray = saved.weights
     return weights

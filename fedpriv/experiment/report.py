@@ -26,6 +26,8 @@ PAIRS = 200
 
 #: Sentences on attacked examples in a report.
 SHOWN = 4
+#: What a figure is kept as, beside each other.
+DRAWN = (".png", ".pdf", ".json")
 
 
 def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -> Path:
@@ -46,7 +48,7 @@ def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -
     figures = []
     drawable = drawings(experiment, made)
     for old in (store.folder / "figures").glob("*"):  # of a grid that has changed since
-        if old.stem not in {d.stem for d in drawable}:
+        if old.stem not in {d.stem for d in drawable} and old.is_file() and old.suffix in DRAWN:
             old.unlink()
     for drawn in drawable:
         about = {"title": drawn.heading, "caption": drawn.caption, **origin}

@@ -155,11 +155,12 @@ class Store:
         found: dict[str, Job] = {}
         for header in sorted(self._folder(kind).glob("*.json")):
             try:
-                identity = json.loads(header.read_bytes())["body"]["identity"]
+                identity = dict(json.loads(header.read_bytes())["body"]["identity"])
+                data = str(identity.pop("data"))
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-            if {k: v for k, v in identity.items() if k != "data"} == wanted:
-                found[identity["data"]] = _job(kind, cell, identity["data"])
+            if identity == wanted:
+                found[data] = _job(kind, cell, data)
         return next(iter(found.values())) if len(found) == 1 else None
 
     def read(self, job: Job) -> Saved | None:
@@ -189,7 +190,7 @@ class Store:
                     loaded = {name: z[name] for name in z.files}
             outcome = Outcome(body["facts"], body["scores"], body["rounds"], loaded, body["seconds"])
             return Saved(outcome, "", body["code"])
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
             self.damaged.append(header)
             return None
 

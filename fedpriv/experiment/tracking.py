@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from fedpriv.base.errors import ExperimentError, ParameterError, did_you_mean
+from fedpriv.base.errors import ExperimentError, ParameterError, did_you_mean, reason
 from fedpriv.base.types import Row
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.runner import Step
@@ -88,8 +88,8 @@ class _MLflow:
             mlflow.set_experiment(experiment.name)
         except Exception as e:  # of its server, its database, or a package that it lacks
             raise ExperimentError(
-                f"--log mlflow: MLflow cannot take experiment '{experiment.name}': {type(e).__name__}: {e}; set "
-                "MLFLOW_TRACKING_URI, such as to file:mlruns, or use --log tensorboard"
+                f"--log mlflow: MLflow cannot take experiment '{experiment.name}': {type(e).__name__}: {reason(e)}; "
+                "set MLFLOW_TRACKING_URI, such as to file:mlruns, or use --log tensorboard"
             ) from e
 
     def note(self, step: Step) -> None:

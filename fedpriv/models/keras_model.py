@@ -451,11 +451,14 @@ def _caller(
             for layer, pair in zip(running.layers, running.estimates(weights[:buffers])):
                 tensors.update(zip((id(layer.moving_mean), id(layer.moving_variance)), pair))
         recorder.training = training
-        with lock, slots.holding(tensors):
-            if custom:
-                logits = _with_autograph(lambda: model(x, training=training))
-            else:
-                logits = model(x, training=training)
+        try:
+            with lock, slots.holding(tensors):
+                if custom:
+                    logits = _with_autograph(lambda: model(x, training=training))
+                else:
+                    logits = model(x, training=training)
+        except ModelError as e:  # Keras adds the arguments of the call
+            raise ModelError(first_line(e)) from e
         logits.set_shape((None, *output_shape))
         return logits
 

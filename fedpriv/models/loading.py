@@ -13,7 +13,7 @@ from fedpriv.base.errors import FedprivError, ModelError, ParameterError, did_yo
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Config, KerasModel
 from fedpriv.models.model import Model
-from fedpriv.models.seeding import eagerly, seeded
+from fedpriv.models.seeding import eagerly, first_line, seeded
 
 
 def load(text: str, input_shape: Sequence[int], num_classes: int = 0, **parameters: Any) -> Model:
@@ -107,7 +107,7 @@ def _call(target: Any, arguments: Config, accepted: dict[str, inspect.Parameter]
     except FedprivError:
         raise
     except Exception as e:
-        raise ModelError(f"model '{name}' failed to build: {type(e).__name__}: {e}") from e
+        raise ModelError(f"model '{name}' failed to build: {type(e).__name__}: {first_line(e)}") from e
 
 
 def _literal(value: Any) -> Any:

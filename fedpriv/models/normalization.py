@@ -43,11 +43,12 @@ def chosen_mode(choice: BatchNormChoice, layers: Sequence[Layer]) -> BatchNorm:
     """What a choice means for these batch normalizations.
 
     Frozen at their initial values (mean 0, variance 1) statistics normalize nothing, and a deep network does not learn;
-    so `auto` keeps running ones unless some layer came with statistics.
+    so `auto` keeps running ones unless some layer came with statistics. Where no layer is trainable there are none to
+    keep.
     """
-    if choice != "auto":
-        return choice
-    return "running" if all(untouched(layer) for layer in layers) else "eval"
+    if choice == "auto":
+        choice = "running" if all(untouched(layer) for layer in layers) else "eval"
+    return "eval" if choice == "running" and not any(layer.trainable for layer in layers) else choice
 
 
 def is_batch_norm(layer: Layer) -> bool:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from fedpriv.base.errors import printable
 from fedpriv.base.lazy import tf
 
 T = TypeVar("T")
@@ -73,4 +74,5 @@ def first_line(error: BaseException) -> str:
         line for line in lines if not line.startswith(("Exception encountered", "Call arguments", "in user code"))
     ]
     plain = [line for line in told if not line.startswith(("File ", "Traceback", "•", "*"))]
-    return (plain or lines or [type(error).__name__])[0]
+    said = printable((plain or lines or [type(error).__name__])[0])
+    return said if len(said) <= 300 else f"{said[:300]}..."

@@ -161,6 +161,9 @@ def test_a_trained_model_can_be_attacked(run, npz, tmp_path):
     status, _, err = run("attack", "dlg", "--data", npz, "--model", "2nn", "--images", 1, "--checkpoint", path)
     assert status == 2
     assert "holds a 'logistic'" in err
+    status, _, err = run("attack", "dlg", "--model", "logistic", "--images", 1, "--checkpoint", path)
+    assert status == 2
+    assert "of 7850; give the same model and data" in err
 
 
 def test_a_command_is_a_cell(run, strict, npz):

@@ -356,3 +356,19 @@ def test_from_the_command_line(write, tmp_path, capsys, monkeypatch):
         assert code == 2, wrong
         assert says in err
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("identity", ["null", "[]", "3", '{"cell": 1}', '[["data", 1]]', '{"data": {}}'])
+def test_what_lies_in_the_folder_besides_is_passed_over_and_kept(small, identity):
+    experiment, store = small
+    figures = store.folder / "figures"
+    (figures / "old").mkdir(parents=True)
+    (figures / "notes.txt").write_text("mine")
+    (figures / "gone.png").write_bytes(b"of a grid that has changed")
+    (store.folder / "cells" / "foreign.json").write_text(f'{{"body": {{"identity": {identity}}}}}')
+    page = write_report(experiment, store, ["x"]).read_text()
+    assert "first layer" in page
+    assert not (figures / "gone.png").exists()
+    assert (figures / "notes.txt").read_text() == "mine"
+    assert (figures / "old").is_dir()
+    assert store.find("attack", experiment.cells[0]) is not None

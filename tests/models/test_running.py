@@ -125,6 +125,16 @@ def test_a_layer_that_is_applied_twice_moves_twice_and_a_frozen_one_not():
     np.testing.assert_array_equal(found[0][0], found[1][0])
 
 
+def test_where_no_layer_is_trained_there_is_nothing_to_keep():
+    def build():
+        return tf.keras.Sequential([tf.keras.Input((4,)), kl.BatchNormalization(trainable=False), kl.Dense(3)])
+
+    for mode in ("auto", "running"):
+        model = from_keras(build, batch_norm=mode)
+        assert (model.buffers, model.couples_examples) == (0, False)
+        assert "frozen" in model.notes[0]
+
+
 def test_the_mean_over_clients_is_that_of_all_they_saw():
     """Shares and sums are averaged, so their quotient weighs every batch, whoever saw it."""
     run = federation(procedure={"batch_size": None, "weighting": "uniform"})

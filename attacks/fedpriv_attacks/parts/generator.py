@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from fedpriv.base.atomic import write_bytes
-from fedpriv.base.errors import DataError, ParameterError, did_you_mean
+from fedpriv.base.errors import DataError, ParameterError, did_you_mean, reason
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Config, Examples, Tensor
 from fedpriv.models.spec import Spec
@@ -251,6 +251,6 @@ def parse_generator(data: bytes, name: str) -> Generator:
         raise
     except Exception as e:  # a damaged file can fail anywhere in zipfile, NumPy and JSON
         raise DataError(
-            f"generator '{name}' is no generator file ({type(e).__name__}: {e}); make one with "
+            f"generator '{name}' is no generator file ({type(e).__name__}: {reason(e)}); make one with "
             "fedpriv_experiments.train_generator"
         ) from e
