@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny
 
 from fedpriv.base import registry
 from fedpriv.base.errors import CapabilityError, DivergenceError, FedprivError, ModelError
+from fedpriv.base.types import Config
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
@@ -101,6 +102,13 @@ class Modern(Attack):
         description="keep the examples along the way of the attack whose finding is taken, for film strips; exact "
         "attacks have none.",
     )
+
+    def config(self) -> Config:
+        """As of any attack; results from before ways were kept stay valid."""
+        config = super().config()
+        if not self.path:
+            del config["path"]
+        return config
 
     def brings(self) -> tuple[Knowledge, ...]:
         """What its attacks bring in."""
