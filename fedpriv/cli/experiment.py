@@ -97,6 +97,7 @@ def report(
     """Make an experiment's tables, figures and report anew from its cells."""
     from fedpriv.experiment.report import command_line, write_report
     from fedpriv.experiment.store import Store
+    from fedpriv.experiment.table import gather
 
     experiment = _experiment_of(folder, overrides or ())
     store = Store(folder)
@@ -104,6 +105,8 @@ def report(
     page = write_report(experiment, store, command_line())
     for path in store.damaged:
         typer.echo(f"Warning: {path} is damaged; run the experiment again", err=True)
+    if missing := sum(bool(result.error) for result in gather(experiment, store)):
+        typer.echo(f"Warning: {missing} of {len(experiment.cells)} cells have no result; run the experiment", err=True)
     typer.echo(f"Open {page}")
 
 

@@ -336,7 +336,10 @@ def test_from_the_command_line(write, tmp_path, capsys, monkeypatch):
     code, out, _ = cli("run", path, "--quick", "--out", folder)
     assert (code, "0 attacks to run, 3 done already" in out) == (0, True)
     code, out, _ = cli("report", folder)
-    assert (code, "report.html" in out) == (0, True)
+    assert (code, "report.html" in out, "have no result" in out) == (0, True, False)
+    code, out, err = cli("report", folder, "--set", "seeds=2")
+    assert (code, "2 of 4 cells have no result" in out + err) == (0, True)
+    code, out, _ = cli("report", folder)
     code, out, _ = cli("compare", folder, folder, "--out", tmp_path / "d.csv")
     assert code == 0
     assert "difference" in out.splitlines()[0]
