@@ -341,8 +341,12 @@ WITHOUT: dict[Capability, Callable[[View], View]] = {
     Capability.SOFTMAX: _without_softmax,
     Capability.CLASSIFIER_BIAS: _unnamed_bias,
     Capability.LAB: lambda v: dataclasses.replace(v, lab=None),
-    Capability.BATCH_STATISTICS: lambda v: dataclasses.replace(v, batch_statistics=None),
-    Capability.RUNNING_STATISTICS: lambda v: dataclasses.replace(v, model=dataclasses.replace(v.model, running=None)),
+    Capability.BATCH_STATISTICS: lambda v: dataclasses.replace(
+        v, batch_statistics=None, model=dataclasses.replace(v.model, sent=None)
+    ),
+    Capability.RUNNING_STATISTICS: lambda v: dataclasses.replace(
+        v, model=dataclasses.replace(v.model, running=None, estimates=None)
+    ),
     Capability.AUXILIARY: lambda v: dataclasses.replace(v, adversary=v.adversary.without("auxiliary")),
     Capability.GENERATOR: lambda v: dataclasses.replace(v, adversary=v.adversary.without("generator")),
 }

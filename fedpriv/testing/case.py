@@ -108,12 +108,13 @@ def _normalized(data: Dataset) -> tuple[Model, np.ndarray]:
 
         return build
 
-    untrained = from_keras(building(0.0, 1.0), "normalized", data.input_shape, 10, verify=False)
+    untrained = from_keras(building(0.0, 1.0), "normalized", data.input_shape, 10, batch_norm="eval", verify=False)
     weights = untrained.initial_weights(0)
     assert untrained.moments is not None
     moments = untrained.moments(untrained.spec.unflatten(tf.constant(weights)), tf.constant(data.floats()))
     ((mean, variance),) = [(m.numpy(), v.numpy()) for m, v in moments]
-    return from_keras(building(mean, variance), "normalized", data.input_shape, 10, verify=False), weights
+    trained = from_keras(building(mean, variance), "normalized", data.input_shape, 10, batch_norm="eval", verify=False)
+    return trained, weights
 
 
 def _single() -> Exposure:
