@@ -339,3 +339,10 @@ def test_how_many_came_is_secret_from_an_observer_where_cohorts_differ_in_size(f
     assert "a secret number of clients" in untold[0].view.describe()
     (fixed,), _ = see(federate(**{**SETTINGS, "sampling": Sampling.fixed(3)}), blind)
     assert fixed[0].view.clients == 3
+    leaving = federate(**{**SETTINGS, "sampling": Sampling.fixed(3)}, attrition="bernoulli(rate=0.1)")
+    assert see(leaving, blind)[0][0][0].view.clients is None
+    other = Adversary("client(4)", knows=frozenset({"procedure", "defense"}))
+    (own,), _ = see(federate(**SETTINGS, sampling=Sampling.full()), other)
+    assert own[0].view.own.slot == 4
+    (own,), _ = see(federate(**SETTINGS, sampling=Sampling.poisson(0.999)), other)
+    assert (own[0].view.own.slot, own[0].view.clients) == (0, None)

@@ -114,7 +114,12 @@ def checked_labels(y: np.ndarray, file: str, num_classes: int | None = None) -> 
             "(from one-hot rows, take argmax over axis 1)"
         )
     if y.dtype.kind not in "iu":
-        raise DataError(f"{file}: labels have dtype {y.dtype}; expected integers, or num_classes=0 for quantities")
+        hint = "give their class numbers, as integers"
+        if y.dtype.kind == "f":
+            hint = "convert class numbers with .astype(int); or num_classes=0 for quantities"
+        elif y.dtype.kind in "US":
+            hint = "convert names to class numbers with np.unique(y, return_inverse=True)"
+        raise DataError(f"{file}: labels have dtype {y.dtype}; expected integers: {hint}")
     if len(y) == 0:
         raise DataError(f"{file}: there are no labels; expected at least one example")
     limit = num_classes if num_classes is not None else MAX_INFERRED_CLASSES

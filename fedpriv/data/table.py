@@ -238,7 +238,9 @@ def _read(path: Path) -> pandas.DataFrame:
     except UnicodeDecodeError as e:
         raise DataError(f"{path}: no CSV file in UTF-8 ({reason(e)}); save it in that encoding") from e
     except Exception as e:  # parsers and decompressors raise almost anything on damaged files
-        raise DataError(f"{path}: no CSV file that can be read ({reason(e)}); expected a heading") from e
+        raise DataError(
+            f"{path}: no CSV file that can be read ({reason(e)}); expected a heading, and as many fields in each row"
+        ) from e
     _check_heading(heading, rows, path)
     return rows
 
@@ -248,6 +250,11 @@ def _check_heading(heading: pandas.Series, rows: pandas.DataFrame, path: Path) -
     import pandas
 
     names = heading.tolist()
+    if len(names) == 1 and isinstance(names[0], str) and any(c in names[0] for c in ";\t"):
+        raise DataError(
+            f"{path}: the heading has one field, '{names[0][:60]}'; separate columns by commas, and write "
+            "decimals with a point"
+        )
     if not isinstance(rows.index, pandas.RangeIndex):
         raise DataError(
             f"{path}: rows have more fields than the heading has names ({len(names)}); give each column a name"

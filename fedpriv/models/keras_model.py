@@ -25,7 +25,7 @@ from fedpriv.models.normalization import (
     is_batch_norm,
     is_group_norm,
 )
-from fedpriv.models.running import Running
+from fedpriv.models.running import Running, Told
 from fedpriv.models.seeding import eagerly, first_line, seeded
 from fedpriv.models.slots import Found, Slots
 from fedpriv.models.spec import Spec
@@ -119,7 +119,7 @@ def _from_keras(
     slots = Slots.of(keras_model)
     last = _last_layer(keras_model)
     recorder = _Recorder()
-    mode = chosen_mode(batch_norm, [layer for layer in _layers(keras_model) if is_batch_norm(layer)])
+    mode = chosen_mode(batch_norm, _batch_norms(keras_model))
     notes = _override(keras_model, slots, last, name, outputs, mode, recorder) + _scaled_again(keras_model)
 
     variables = list(keras_model.trainable_variables)
@@ -154,13 +154,13 @@ def _from_keras(
 
     def telling(
         order: list[int],
-    ) -> Callable[[Tensors, Examples], tuple[Tensor, list[tuple[Layer, Tensor, Tensor]]]]:
+    ) -> Callable[[Tensors, Examples], tuple[Tensor, list[Told]]]:
         keys = [id(variables[i]) for i in order]
 
-        def told(weights: Tensors, x: Examples) -> tuple[Tensor, list[tuple[Layer, Tensor, Tensor]]]:
+        def told(weights: Tensors, x: Examples) -> tuple[Tensor, list[Told]]:
             with recorder as found:
                 logits = call(keys, weights, x, True)
-            for layer, mean, _ in found:
+            for layer, mean, _, _ in found:
                 if not tf.executing_eagerly() and mean.graph is not logits.graph:
                     raise ModelError(
                         f"model '{name}' applies batch normalization '{layer.name}' inside a loop or a condition of "
@@ -193,14 +193,18 @@ def _from_keras(
 
     normalizes = NOTES[mode] in notes
     told = telling(order)
-    layers: list[Layer] = []
+    layers, moving = list[Layer](), False
     if normalizes and mode != "train":
         start = [tf.constant(w) for w in (*first, *(variables[i].numpy() for i in order))]
-        layers = [layer for layer, _, _ in told(start, _example(shape, 1))[1]]
-    kept = {id(layer): (layer.moving_mean.numpy(), layer.moving_variance.numpy()) for layer in layers}
+        uses = told(start, _example(shape, 1))[1]
+        layers, moving = [layer for layer, *_ in uses], all(own for *_, own in uses)
+    kept = {
+        id(layer): (layer.moving_mean.numpy().reshape(-1), layer.moving_variance.numpy().reshape(-1))
+        for layer in layers
+    }
 
     def moments(weights: Tensors, x: Examples) -> Moments:
-        return tuple((mean, variance) for _, mean, variance in told(weights, x)[1])
+        return tuple((mean, variance) for _, mean, variance, _ in told(weights, x)[1])
 
     def advance(weights: Tensors, x: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:
         assert running is not None
@@ -209,7 +213,10 @@ def _from_keras(
 
     def estimates(weights: Tensors) -> Moments:
         assert running is not None
-        current = dict(zip(running.layers, running.estimates(weights[: len(first)])))
+        current = {
+            layer: (tf.reshape(mean, [-1]), tf.reshape(variance, [-1]))
+            for layer, (mean, variance) in zip(running.layers, running.estimates(weights[: len(first)]))
+        }
         return tuple(current.get(layer) or kept[id(layer)] for layer in layers)
 
     def sent(weights: Tensors, update: Tensors) -> Moments:
@@ -218,6 +225,7 @@ def _from_keras(
         return tuple(found[layer] for layer in layers)
 
     each_once = running is not None and len(layers) == len(set(layers)) == len(running.layers)
+    readable = each_once and moving and running is not None and running.readable
 
     def initialize(seed: int) -> list[np.ndarray]:
         if given:
@@ -241,7 +249,7 @@ def _from_keras(
         buffers=len(first),
         advance=pure(advance) if running else None,
         estimates=pure(estimates) if running else None,
-        sent=pure(sent) if each_once else None,
+        sent=pure(sent) if readable else None,
         running=tuple(kept[id(layer)] for layer in layers) if normalizes and mode == "eval" else None,
         task=made_task,
     )
@@ -275,9 +283,9 @@ class _Recorder(threading.local):
     def __init__(self) -> None:
         self.listening = False
         self.training = False
-        self.found: list[tuple[Layer, Tensor, Tensor]] = []  # (layer, mean, variance)
+        self.found: list[Told] = []
 
-    def __enter__(self) -> list[tuple[Layer, Tensor, Tensor]]:
+    def __enter__(self) -> list[Told]:
         self.listening, self.found = True, []
         return self.found
 
@@ -576,9 +584,14 @@ def _classifier_last(
     return [i for i in order if i not in own] + own
 
 
+def _batch_norms(model: KerasModel) -> list[Layer]:
+    """The batch normalizations that are in use; one that is never called is never built."""
+    return [layer for layer in _layers(model) if is_batch_norm(layer) and layer.built]
+
+
 def _running(model: KerasModel, slots: Slots) -> Running:
     """The running statistics of the batch normalizations that are trained."""
-    layers = tuple(layer for layer in _layers(model) if is_batch_norm(layer) and layer.trainable)
+    layers = tuple(layer for layer in _batch_norms(model) if layer.trainable)
     paths = [slots.found[id(layer.moving_mean)].path.rpartition("/")[0] or layer.name for layer in layers]
     return Running(layers, _unique(paths))
 

@@ -76,8 +76,9 @@ def moments(x: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
     return mean, tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
 
 
-#: What a batch normalization is told about when it is called: (the layer, mean `[c]`, biased variance `[c]`).
-Listener = Callable[[Layer, Tensor, Tensor], None]
+#: What is told when a batch normalization is called: (the layer, mean `[c]`, biased variance `[c]`, whether it
+#: normalizes with them).
+Listener = Callable[[Layer, Tensor, Tensor, bool], None]
 
 
 def batch_norm_call(
@@ -123,7 +124,7 @@ def batch_norm_call(
         if own or told is not None:
             mean, variance = moments(inputs, [a for a in range(rank) if a not in kept])
             if told is not None:
-                told(layer, tf.reshape(mean, [-1]), tf.reshape(variance, [-1]))
+                told(layer, tf.reshape(mean, [-1]), tf.reshape(variance, [-1]), own)
         if not own:
             mean, variance = spread(layer.moving_mean), spread(layer.moving_variance)
         return tf.nn.batch_normalization(inputs, mean, variance, spread(layer.beta), spread(layer.gamma), layer.epsilon)

@@ -21,6 +21,12 @@ import numpy as np
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, Layer, Tensor, Tensors
 
+#: (layer, mean `[c]`, biased variance `[c]`, whether it normalized with them): one use of a batch normalization.
+Told = tuple[Layer, Tensor, Tensor, bool]
+
+#: A layer that keeps less than this of a batch buries it under the rounding of what it had before.
+READABLE = 1e-3
+
 #: A share filled below this is nothing: statistics start at mean 0 and variance 1.
 EMPTY = 1e-6
 
@@ -52,30 +58,37 @@ class Running:
             parts += [mean, np.zeros_like(variance) if came else variance]
         return [np.asarray(shares, parts[0].dtype), *parts]
 
-    def moved(self, buffers: Tensors, told: Sequence[tuple[Layer, Tensor, Tensor]]) -> tuple[Tensor, ...]:
+    def moved(self, buffers: Tensors, told: Sequence[Told]) -> tuple[Tensor, ...]:
         """The buffers after one batch.
 
         Args:
           buffers: as in `initial`.
-          told: (layer, mean `[c]`, biased variance `[c]`), one for each time that a layer was applied.
+          told: one for each time that a layer was applied. One that normalized with other statistics than the batch's,
+            as a model may ask of it (`training=False`), does not move, as under Keras.
         """
         shares, after = tf.unstack(buffers[0]), list(buffers)
-        for layer, *found in told:
-            if layer not in self.layers:
+        for layer, *found, own in told:
+            if layer not in self.layers or not own:
                 continue
             i = self.layers.index(layer)
             kept = tf.constant(layer.momentum, shares[i].dtype)
             shares[i] = kept * shares[i] + (1 - kept)
             for part, value in enumerate(found):
-                after[1 + 2 * i + part] = kept * after[1 + 2 * i + part] + (1 - kept) * value
+                before = after[1 + 2 * i + part]
+                after[1 + 2 * i + part] = kept * before + (1 - kept) * tf.reshape(value, before.shape)
         return tf.stack(shares), *after[1:]
+
+    @property
+    def readable(self) -> bool:
+        """Whether one batch can be read off how it moved the buffers."""
+        return all(1 - layer.momentum >= READABLE for layer in self.layers)
 
     def read(self, buffers: Tensors, change: Tensors) -> list[tuple[Tensor, Tensor]]:
         """(mean, variance) of the one batch that moved the buffers by `change`, layer by layer, each applied once."""
         out = []
         for i, layer in enumerate(self.layers):
             mean, variance = (buffers[j] + change[j] / (1 - layer.momentum) for j in (1 + 2 * i, 2 + 2 * i))
-            out.append((mean, tf.maximum(variance, 0)))
+            out.append((tf.reshape(mean, [-1]), tf.reshape(tf.maximum(variance, 0), [-1])))
         return out
 
     def estimates(self, buffers: Tensors) -> list[tuple[Tensor, Tensor]]:
@@ -95,5 +108,5 @@ class Running:
 
 
 def untouched(layer: Layer) -> bool:
-    """Whether a batch normalization has the mean 0 and variance 1 that Keras starts with."""
+    """Whether a built batch normalization has the mean 0 and variance 1 that Keras starts with."""
     return not (np.any(layer.moving_mean.numpy()) or np.any(layer.moving_variance.numpy() != 1))

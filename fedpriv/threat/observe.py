@@ -11,6 +11,7 @@ import numpy as np
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array
+from fedpriv.defense.attrition import NoAttrition
 from fedpriv.defense.parties import SERVER, Party
 from fedpriv.defense.protocol import Protocol
 from fedpriv.engine.result import CohortResult, CohortTask
@@ -147,7 +148,7 @@ def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen)
     filled: dict[str, Any] = {}
     for known in sorted(adversary.knowledge, key=str):
         filled |= known.fill(facts)
-    sized = not adversary.at.sees_only_released or federation.plan.sampling.equal_cohorts or "num_examples" in filled
+    sized = not adversary.at.sees_only_released or _sizes_are_public(federation) or "num_examples" in filled
     ours = {f.name for f in fields(View)} - {"told"}
     view = View(
         adversary=adversary,
@@ -160,7 +161,7 @@ def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen)
         clients=len(seen.clients) if sized else None,
         payloads=seen.payloads,
         pseudonym=seen.pseudonym,
-        own=_own(federation, tap, seen),
+        own=_own(federation, tap, seen, sized),
         told={k: v for k, v in filled.items() if k not in ours},
         **{k: v for k, v in filled.items() if k in ours},
         data_kind=federation.train.kind,
@@ -168,12 +169,18 @@ def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen)
     return Observation(view, truth)
 
 
-def _own(federation: Federation, tap: Tap, seen: Seen) -> Own | None:
+def _sizes_are_public(federation: Federation) -> bool:
+    """Whether everybody knows how many clients are behind a released model: cohorts of one size that nobody leaves."""
+    stays = isinstance(federation.attrition, NoAttrition) and federation.on_nonfinite != "drop"
+    return federation.plan.sampling.equal_cohorts and stays
+
+
+def _own(federation: Federation, tap: Tap, seen: Seen, sized: bool) -> Own | None:
     holder = tap.adversary.at.holds_data_of()
     if holder is None:
         return None
     own = _truth(federation, [holder])
-    slot = None if seen.own is None else seen.clients.index(seen.own)
+    slot = None if seen.own is None else seen.clients.index(seen.own) if sized else 0  # a place tells who else came
     return Own(own.x.copy(), own.y.copy(), slot)
 
 

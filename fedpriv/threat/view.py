@@ -140,7 +140,10 @@ class View:
         if self.batch_statistics is not None or sent is None or self.observed is None or procedure is None:
             return self.batch_statistics
         alone = self.kind == "update" and self.clients == 1 and not self.defenses
-        if not alone or not self.num_examples or procedure.local_steps(self.num_examples[0]) != 1:
+        if not alone or not self.num_examples:
+            return None
+        n = self.num_examples[0]
+        if procedure.local_steps(n) != 1 or (procedure.batch_size or n) < n:  # of which examples, nobody is told
             return None
         spec = self.model.spec
         weights, update = (
@@ -194,6 +197,7 @@ class View:
 
     def describe(self) -> str:
         """One sentence: whose view, of what."""
+        article = "an" if self.adversary.position[:1] in "aeio" else "a"
         many = "a secret number of" if self.clients is None else self.clients
         what = {
             "update": "one client's update",
@@ -201,9 +205,8 @@ class View:
             "released": f"the released mean of {many} clients' updates",
             "shares": "secret shares only",
         }[self.kind]
-        return (
-            f"a {self.adversary.position} holding {what} of round {self.round}, knowing {sorted(self.adversary.knows)}."
-        )
+        whose, knows = f"{article} {self.adversary.position}", sorted(self.adversary.knows)
+        return f"{whose} holding {what} of round {self.round}, knowing {knows}."
 
     def simulate(self, x: Examples, y: Labels) -> Flat:
         """What `observed` would have been, had the clients held `x` and `y`. Pure, traceable, differentiable.

@@ -229,3 +229,21 @@ def test_noise_shows_in_the_residual_and_the_objective(helpers):
     assert f.extra["rank_one_residual"] > 0.1
     assert f.objective > 0.1
     assert float(psnr(f.x[0], x[0])) < 30
+
+
+def test_where_logits_depend_on_the_batch_a_batchs_images_are_told_and_its_labels_are_not(helpers):
+    """Alone, an example's gradient through batch statistics is another one, so it tells no label."""
+    kl = tf.keras.layers
+
+    def build():
+        layers = [tf.keras.Input((8, 8, 1)), kl.Flatten(), kl.Dense(60, "relu"), kl.BatchNormalization(), kl.Dense(10)]
+        return tf.keras.Sequential(layers)
+
+    model = from_keras(build)
+    x, y = helpers.smooth_images(3, (8, 8, 1), 2), [1, 2, 3]
+    f = FirstLayer().run(helpers.make_view(model, x, y))
+    assert f.y is None
+    assert f.extra["separated"] >= 1
+    found = f.x[: f.extra["separated"]]
+    assert max(float(psnr(a, b)) for a in found for b in x) > 60
+    assert np.isnan(f.objective)

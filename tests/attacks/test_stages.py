@@ -69,8 +69,11 @@ def test_where_noise_decides_the_prior_stays(helpers):
     noise = np.random.default_rng(0).normal(size=clean.shape) * np.linalg.norm(clean) / np.sqrt(clean.size)
     view = helpers.make_view(model, x, y, observed=(clean + noise).astype(np.float32))
     heavy = {**LIGHT, "priors": "total_variation(weight=0.1)"}
-    found = DLG(**heavy, stages=4, easing=0.1).run(view)
+    found = DLG(**heavy, stages=4, easing=0.1, path=True).run(view)
     first = DLG(**heavy).run(view)
+    # The way ends at what is kept, though lighter stages were tried after it.
+    np.testing.assert_allclose(found.path[-1], found.x, atol=1e-3)
+    assert found.history[-1, 0] == first.history[-1, 0] < found.evaluations
     assert len(found.extra["stages"]) == 4
     np.testing.assert_array_equal(found.x, first.x)
     assert found.evaluations > first.evaluations

@@ -429,6 +429,8 @@ def csv_file(tmp_path, text, name="t.csv"):
         (",a,b\n0,2,3\n1,5,6\n", "column 1 has no name"),
         ("1.5,2\n3,4\n5,6\n", "first row holds numbers only"),
         ("a;b\n1;2\n3;4\n", "separate columns by commas"),
+        ("a;b\n1,5;2,5\n3,5;4,5\n", "separate columns by commas, and write decimals with a point"),
+        ("a,b,c\n1,2,3\n1,2,3\n1,2,3,4\n", "as many fields in each row"),
         ("a,b\nä,1\n2,3\n".encode("latin-1"), "no CSV file in UTF-8 .*save it in that encoding"),
         ("a,b\n1,1\n2,2\n3,3\ninf,4\n5,5\n", "column 'a' is infinite in row 4"),
         ("a,b\n1,1\n1e300,2\n3,3\n", "'a' is 1e[+]300 in row 2, too large"),

@@ -288,3 +288,68 @@ def test_where_an_update_gives_none_away():
     steps = federation(procedure={"batch_size": 2})
     _, record = steps.step(steps.start(), [Tap(Adversary())], clients=[2])
     assert record.observations[0].view.moments_of_batch is None
+
+
+def test_a_batch_that_the_one_step_did_not_see_whole_is_not_read():
+    """One step on 2 of 6 examples: nobody is told which, so their statistics are not the client's."""
+    run = federation(procedure={"batch_size": 2, "max_local_steps": 1})
+    _, record = run.step(run.start(), [Tap(Adversary())], clients=[2])
+    assert record.observations[0].view.moments_of_batch is None
+
+
+@pytest.mark.parametrize(("momentum", "read"), [(0.0, True), (0.99, True), (0.9999, False), (1.0, False)])
+def test_a_batch_is_read_only_where_rounding_leaves_something_of_it(momentum, read):
+    model = from_keras(
+        lambda: tf.keras.Sequential([tf.keras.Input((4,)), kl.BatchNormalization(momentum=momentum), kl.Dense(3)])
+    )
+    assert (model.sent is not None) is read
+
+
+def test_what_a_model_asks_to_leave_alone_does_not_move():
+    """Keras's idiom for a base that is not to be adapted: it is called with training=False."""
+
+    def build():
+        base = tf.keras.Sequential([tf.keras.Input((4,)), kl.BatchNormalization(momentum=0.5)])
+        inputs = tf.keras.Input((4,))
+        x = kl.BatchNormalization(momentum=0.5)(base(inputs, training=False))
+        return tf.keras.Model(inputs, kl.Dense(3)(x))
+
+    model = from_keras(build)
+    weights = [tf.constant(w) for w in model.initialize(0)]
+    _, moved = model.advance(weights, examples(5)[0])
+    assert sorted(moved[0].numpy()) == [0, 0.5]
+    still, other = model.estimates([*moved, *weights[model.buffers :]])
+    np.testing.assert_array_equal(still, [[0] * 4, [1] * 4])
+    assert np.abs(other[0]).max() > 0.1
+    assert model.sent is None  # an update says nothing of the one that stayed
+
+
+def test_several_axes_are_normalized_apart():
+    def build():
+        layers = [tf.keras.Input((4, 3, 2)), kl.BatchNormalization(axis=[1, 2], momentum=0.5), kl.Flatten()]
+        return tf.keras.Sequential([*layers, kl.Dense(3)])
+
+    model = from_keras(build)
+    x = np.random.RandomState(0).uniform(size=(5, 4, 3, 2)).astype("float32")
+    weights = [tf.constant(w) for w in model.initialize(0)]
+    outputs, moved = model.advance(weights, x)
+    assert [m.shape for m in moved] == [w.shape for w in weights[:3]]
+    after = [*moved, *weights[3:]]
+    np.testing.assert_allclose(model.apply(after, x, False), outputs, atol=1e-5)
+    ((mean, variance),) = model.estimates(after)
+    np.testing.assert_allclose(mean, x.mean((0, 3)).ravel(), atol=1e-6)
+    np.testing.assert_allclose(variance, x.var((0, 3)).ravel(), atol=1e-6)
+
+
+def test_a_layer_that_is_never_called_is_nothing():
+    class Spare(tf.keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.unused, self.used, self.last = kl.BatchNormalization(), kl.BatchNormalization(), kl.Dense(3)
+
+        def call(self, x):
+            return self.last(self.used(x))
+
+    model = from_keras(Spare, input_shape=(4,))
+    assert model.buffers == 3
+    assert from_keras(Spare, input_shape=(4,), batch_norm="eval").buffers == 0

@@ -172,6 +172,8 @@ def find_dense_input(model: Model) -> DenseNames:
                 return DenseNames(spec.names[i], spec.names[bias], probe.rectified(i, bias), scale)
         return DenseNames(spec.names[i], None, probe.rectified(i, None))
     what = f"its weights have shapes {', '.join(map(str, spec.shapes))}"
+    if model.couples_examples:
+        what += ", or statistics of the batch hide it"
     raise CapabilityError(
         f"model '{model.name}' has no dense layer that sees the raw example of {inputs} values: {what}; use an attack "
         "that matches the update, such as 'dlg', or a fully connected model such as '2nn'"

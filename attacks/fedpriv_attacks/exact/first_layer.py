@@ -75,6 +75,7 @@ class FirstLayer(Attack):
           `extra` has `separated`, `expected_error` (standard deviation of a value, by example, from rounding) and
           `units` (for how many units each was alone). For a batch also `apart` (see `separation.py`) and
           `label_angles`, radians between an example's share of the gradient and the one that it causes with its label.
+          Where logits depend on the batch (batch statistics), a batch's labels are not told.
           For a single example `rank_one_residual`, the part of the kernel's gradient that one example does not
           explain, relative to its length; without a bias `scale`, `scales` (see `scale.py`) and `ambiguous`.
 
@@ -198,6 +199,8 @@ def _batch(view: View, layer: DenseInput, n: int | None) -> _Read:
         "apart": [c.example.apart for c in kept],
         "label_angles": [c.angle for c in kept],
     }
+    if view.model.couples_examples:  # alone, an example gives another gradient than it gave in its batch
+        return _Read(x, None, {k: v for k, v in extra.items() if k != "label_angles"})
     return _Read(x, np.array([c.label for c in kept], np.int32) if kept else None, extra)
 
 

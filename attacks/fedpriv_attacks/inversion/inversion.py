@@ -202,9 +202,9 @@ class Inversion(Attack):
     def _eased(
         self, view: View, recipe: Recipe, restarts: Restarts, first: Finding, labels: Array | None, seed: int
     ) -> Finding:
-        """The best of all stages, at the cost of all; `extra["stages"]` has each one's error."""
+        """The best of all stages, at the cost of all, with the way to it; `extra["stages"]` has each one's error."""
         found, errors = [first], [unsettled_mismatch(view, first, recipe)]
-        whole = first
+        wholes = [first]
         for stage in range(1, self.stages):
             if errors[-1] <= first.extra["noise_floor"]:
                 break
@@ -218,9 +218,18 @@ class Inversion(Attack):
                 reconstruct(view, eased, once, self.initializer, labels, seed, before["variables"], before["memory"])
             )
             errors.append(unsettled_mismatch(view, found[-1], recipe))
-            whole = joined(whole, found[-1])
-        best = found[heaviest(errors)]
-        return replace(whole, x=best.x, y=best.y, objective=best.objective, extra={**best.extra, "stages": errors})
+            wholes.append(joined(wholes[-1], found[-1]))
+        kept = heaviest(errors)
+        best = found[kept]
+        return replace(
+            wholes[-1],
+            x=best.x,
+            y=best.y,
+            objective=best.objective,
+            history=wholes[kept].history,
+            path=wholes[kept].path,
+            extra={**best.extra, "stages": errors},
+        )
 
     def recipe(self) -> Recipe:
         """The parts that make the compiled graph."""

@@ -93,7 +93,7 @@ class Features(Kind):
         if x.dtype.kind != "f":
             raise DataError(
                 f"{where}: {noun} have dtype {x.dtype}; expected uint8 (0 to 255) or floats in {self._range}; "
-                "convert with .astype(np.uint8) if the values allow it"
+                f"{_conversion(x.dtype, self._range)}"
             )
         check_finite(x, where, "pixels" if self.noun == "image" else "values", f"finite values in {self._range}")
         low, high = float(x.min()), float(x.max())
@@ -161,3 +161,12 @@ def squared_errors(found: np.ndarray, true: np.ndarray) -> np.ndarray:
         return np.zeros((0, len(found)))
     with np.errstate(over="ignore"):
         return np.stack([np.square(found - t).mean(axis=1) for t in true])
+
+
+def _conversion(dtype: np.dtype, valid: str) -> str:
+    """How to make the values of a dtype valid ones, for a message."""
+    if dtype.kind == "b":
+        return "convert with (x * 255).astype(np.uint8)"
+    if dtype.kind in "iu":
+        return f"convert with .astype(np.uint8) if no value is above 255, else scale to floats in {valid}"
+    return f"convert to floats in {valid}"
