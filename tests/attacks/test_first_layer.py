@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fedpriv_attacks.exact.dense_input import dense_input
 from fedpriv_attacks.exact.first_layer import FirstLayer
+from fedpriv_attacks.exact.joint_labels import joint_labels
 from fedpriv_attacks.exact.separation import separate
 
 from fedpriv.base.errors import CapabilityError, DivergenceError
@@ -231,19 +232,38 @@ def test_noise_shows_in_the_residual_and_the_objective(helpers):
     assert float(psnr(f.x[0], x[0])) < 30
 
 
-def test_where_logits_depend_on_the_batch_a_batchs_images_are_told_and_its_labels_are_not(helpers):
-    """Alone, an example's gradient through batch statistics is another one, so it tells no label."""
+def coupled(units=60):
+    """A dense ReLU layer that sees the pixels, then statistics of the batch."""
     kl = tf.keras.layers
 
     def build():
-        layers = [tf.keras.Input((8, 8, 1)), kl.Flatten(), kl.Dense(60, "relu"), kl.BatchNormalization(), kl.Dense(10)]
-        return tf.keras.Sequential(layers)
+        layers = [tf.keras.Input((8, 8, 1)), kl.Flatten(), kl.Dense(units, "relu"), kl.BatchNormalization()]
+        return tf.keras.Sequential([*layers, kl.Dense(10)])
 
-    model = from_keras(build)
-    x, y = helpers.smooth_images(3, (8, 8, 1), 2), [1, 2, 3]
-    f = FirstLayer().run(helpers.make_view(model, x, y))
-    assert f.y is None
-    assert f.extra["separated"] >= 1
-    found = f.x[: f.extra["separated"]]
-    assert max(float(psnr(a, b)) for a in found for b in x) > 60
-    assert np.isnan(f.objective)
+    return from_keras(build)
+
+
+@pytest.mark.parametrize("y", [[1, 2, 3], [4, 4, 0]])
+def test_where_logits_depend_on_the_batch_its_labels_are_told_together(helpers, y):
+    """Alone, an example's gradient through batch statistics is nothing, and tells no label."""
+    x = helpers.smooth_images(3, (8, 8, 1), 2)
+    f = FirstLayer().run(helpers.make_view(coupled(), x, y))
+    assert f.extra["separated"] == 3
+    order = [int(np.argmax([float(psnr(a, b)) for b in x])) for a in f.x]
+    assert sorted(order) == [0, 1, 2]
+    assert min(float(psnr(a, x[k])) for a, k in zip(f.x, order)) > 60
+    np.testing.assert_array_equal(f.y, np.array(y)[order])
+    assert f.objective < 1e-6
+
+
+def test_joint_labels_are_not_told_of_other_examples_or_other_updates(helpers):
+    model, x, y = coupled(), helpers.smooth_images(3, (8, 8, 1), 2), [1, 2, 3]
+    view = helpers.make_view(model, x, y)
+    np.testing.assert_array_equal(joint_labels(view, x), y)
+    assert joint_labels(view, helpers.smooth_images(3, (8, 8, 1), 9)) is None
+    assert joint_labels(view, np.concatenate([x[:2], x[:1]])) is None
+    noise = np.random.default_rng(0).normal(size=view.observed.shape).astype(np.float32)
+    noisy = view.observed + 0.5 * noise * np.linalg.norm(view.observed) / np.linalg.norm(noise)
+    assert joint_labels(dataclasses.replace(view, observed=noisy), x) is None
+    several = helpers.make_view(model, x, y, helpers.local_steps(3, 0.1))
+    assert joint_labels(several, x) is None

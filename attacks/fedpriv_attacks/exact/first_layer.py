@@ -13,6 +13,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
 from fedpriv_attacks.exact.dense_input import DenseInput, dense_input, find_dense_input
+from fedpriv_attacks.exact.joint_labels import joint_labels
 from fedpriv_attacks.exact.scale import Scaled, scale_by_replay
 from fedpriv_attacks.exact.separation import Separated, separate
 from fedpriv_attacks.exact.single_gradient import relative_misfit
@@ -75,7 +76,8 @@ class FirstLayer(Attack):
           `extra` has `separated`, `expected_error` (standard deviation of a value, by example, from rounding) and
           `units` (for how many units each was alone). For a batch also `apart` (see `separation.py`) and
           `label_angles`, radians between an example's share of the gradient and the one that it causes with its label.
-          Where logits depend on the batch (batch statistics), a batch's labels are not told.
+          Where logits depend on the batch (batch statistics), its labels are told together (`joint_labels.py`), if all
+          its examples were found.
           For a single example `rank_one_residual`, the part of the kernel's gradient that one example does not
           explain, relative to its length; without a bias `scale`, `scales` (see `scale.py`) and `ambiguous`.
 
@@ -96,12 +98,14 @@ class FirstLayer(Attack):
         found = view.data_kind.settle(read.x.reshape(-1, *shape)).astype(np.float32)
         x = np.full((n or len(found), *shape), np.nan, np.float32)
         x[: len(found)] = found
-        objective = float("nan")
-        if n is not None and len(found) == n and read.y is not None and view.procedure is not None:
-            objective = relative_misfit(view, x, [int(label) for label in read.y])
+        objective, y = float("nan"), read.y
+        if n is not None and len(found) == n and view.procedure is not None:
+            y = joint_labels(view, x) if y is None else y
+            if y is not None:
+                objective = relative_misfit(view, x, [int(label) for label in y])
         return Finding(
             x=x,
-            y=read.y,
+            y=y,
             objective=objective,
             seconds=time.perf_counter() - began,
             extra={"separated": len(found), **read.extra},
