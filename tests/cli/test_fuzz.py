@@ -37,7 +37,7 @@ WORDS = (
     "none None - -- é 名前 ' \" [ ] [] ( ) () , = a=b [1,2] [[]] {} * !x &a .. . / ~ %s {0} \\ : a: true False mixed"
 )
 ODD_NUMBERS = "0 1 2 3 5 8 -1 0.5 1e-5 -0.0 nan inf -inf 1e308 -1e308 1e400 1e-320 1_000 1,5 0x10 ٣ 1e +1 1.0 010"
-FOUND = "file.txt empty folder folder/file.txt/x absent/such no.npz no.yaml bad.yaml bad.npz bad.csv list.yaml name.yaml"
+FOUND = "file.txt empty folder folder/file.txt/x gone/such no.npz no.yaml bad.yaml bad.npz bad.csv list.yaml name.yaml"
 TEXTS = st.one_of(
     st.sampled_from(WORDS.split(" ")),
     st.sampled_from(["", " ", "a b", "\u202e", "\n", "a\nb", "{a: 1}", "a:b", "os:getcwd", "no.such:X", "2020-99-99"]),
