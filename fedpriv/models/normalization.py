@@ -19,6 +19,10 @@ BatchNorm = Literal["eval", "train", "running"]
 #: What a user may choose; `auto` becomes one of the others.
 BatchNormChoice = Literal["auto", "eval", "train", "running"]
 
+#: How much of its running statistics a batch normalization of this package keeps at a step: Keras's 0.99 lags a hundred
+#: steps behind weights that move, and federated clients take a few a round.
+MOMENTUM = 0.9
+
 #: Modes by the names that the networks of this package give them.
 NORMS: dict[str, BatchNorm] = {"batch_eval": "eval", "batch_train": "train", "batch_running": "running"}
 

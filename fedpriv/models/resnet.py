@@ -12,7 +12,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, KerasModel, Tensor
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
-from fedpriv.models.normalization import NORMS
+from fedpriv.models.normalization import MOMENTUM, NORMS
 from fedpriv.models.padded_conv import padded_conv2d
 from fedpriv.models.zoo import Precision, check_classes, check_image, label
 
@@ -81,7 +81,7 @@ def _build(input_shape: tuple[int, ...], num_classes: int, norm: str, groups: in
     def normalize(x: Tensor, name: str) -> Tensor:
         if norm == "group":
             return kl.GroupNormalization(groups, epsilon=1e-5, name=name, dtype=dtype)(x)
-        return kl.BatchNormalization(epsilon=1e-5, name=name, dtype=dtype)(x)
+        return kl.BatchNormalization(momentum=MOMENTUM, epsilon=1e-5, name=name, dtype=dtype)(x)
 
     def conv(x: Tensor, channels: int, stride: int, name: str) -> Tensor:
         # one pixel on every side, so that strided kernels are centred on the pixels the shortcut takes

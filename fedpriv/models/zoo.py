@@ -15,7 +15,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.types import KerasModel, Layer
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
-from fedpriv.models.normalization import NORMS, BatchNorm
+from fedpriv.models.normalization import MOMENTUM, NORMS, BatchNorm
 from fedpriv.models.padded_conv import padded_conv2d
 from fedpriv.models.task import Task, create
 
@@ -298,7 +298,7 @@ def convnet(
         def conv(i: int, channels: int) -> list[Layer]:
             if norm == "none":
                 return [kl.Conv2D(channels, 3, padding="same", activation="relu", name=f"conv{i}", **common)]
-            normal = kl.BatchNormalization(name=f"norm{i}", **common)
+            normal = kl.BatchNormalization(momentum=MOMENTUM, name=f"norm{i}", **common)
             if norm == "group":
                 groups = channels // 8 if channels % 8 == 0 else 1
                 normal = kl.GroupNormalization(groups, name=f"norm{i}", **common)
