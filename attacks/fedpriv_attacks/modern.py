@@ -121,14 +121,12 @@ class Modern(Attack):
         content = half_of_digits(floor) if self.tolerance is None else max(self.tolerance, floor)
         tried: list[dict[str, Any]] = []
         found: list[tuple[float, Attack, Finding]] = []
-        before: dict[int, int] = {}  # evaluations of the attacks before, by finding
         for attack in self.attacks:
             try:
                 finding = self._suited(attack, view).run(view, seed)
             except (CapabilityError, ModelError, DivergenceError) as e:
                 tried.append({"attack": attack.name, "refused": str(e)})
                 continue
-            before[id(finding)] = sum(f.evaluations for _, _, f in found)
             error = _error(attack, view, finding)
             found.append((error, attack, finding))
             tried.append({"attack": attack.name, "mismatch": error, "evaluations": finding.evaluations})
@@ -139,11 +137,12 @@ class Modern(Attack):
             raise CapabilityError(f"none of the attacks of 'modern' applies to this view. {reasons}")
         least = min(error for error, _, _ in found)
         leeway = _leeway(view) if self.leeway is None else self.leeway
-        _, chosen, best = [one for one in found if one[0] <= leeway * least][-1]
+        last = max(i for i, (error, _, _) in enumerate(found) if error <= leeway * least)
+        _, chosen, best = found[last]
         findings = [finding for _, _, finding in found]
         history = best.history
         if history is not None:  # its first column counts evaluations
-            history = history + np.array([before[id(best)], 0.0])
+            history = history + np.array([sum(f.evaluations for f in findings[:last]), 0.0])
         return replace(
             best,
             history=history,

@@ -180,7 +180,9 @@ def _own(federation: Federation, tap: Tap, seen: Seen, sized: bool) -> Own | Non
     if holder is None:
         return None
     own = _truth(federation, [holder])
-    slot = None if seen.own is None else seen.clients.index(seen.own) if sized else 0  # a place tells who else came
+    slot = None if seen.own is None else seen.clients.index(seen.own)
+    if slot is not None and not sized:
+        slot = 0  # its true place tells how many others came
     return Own(own.x.copy(), own.y.copy(), slot)
 
 
