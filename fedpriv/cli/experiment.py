@@ -102,10 +102,11 @@ def report(
     experiment = _experiment_of(folder, overrides or ())
     store = Store(folder)
     store.require()
-    page = write_report(experiment, store, command_line())
+    results = gather(experiment, store)
+    page = write_report(experiment, store, command_line(), results)
     for path in store.damaged:
         typer.echo(f"Warning: {path} is damaged; run the experiment again", err=True)
-    if missing := sum(bool(result.error) for result in gather(experiment, store)):
+    if missing := sum(bool(result.error) for result in results):
         typer.echo(f"Warning: {missing} of {len(experiment.cells)} cells have no result; run the experiment", err=True)
     typer.echo(f"Open {page}")
 

@@ -30,13 +30,18 @@ SHOWN = 4
 DRAWN = (".png", ".pdf", ".json")
 
 
-def write_report(experiment: Experiment, store: Store, command: Sequence[str]) -> Path:
-    """Writes tables, figures, `report.html`, `provenance.json` and, last, `manifest.json`; returns the page's path."""
+def write_report(
+    experiment: Experiment, store: Store, command: Sequence[str], results: Sequence[CellResult] | None = None
+) -> Path:
+    """Writes tables, figures, `report.html`, `provenance.json` and, last, `manifest.json`; returns the page's path.
+
+    `results` are those of `gather`, if they were read already.
+    """
     from fedpriv.base.atomic import write_csv, write_json
     from fedpriv.base.provenance import provenance
     from fedpriv.figures.save import save
 
-    results = gather(experiment, store)
+    results = gather(experiment, store) if results is None else results
     made = arms(results)
     rows = write_tables(results, made, store)
     seeds = sorted({c.seed for c in experiment.cells})
