@@ -21,6 +21,7 @@ from fedpriv.defense.domain import Real
 from fedpriv.defense.parties import SERVER, aggregator, client
 from fedpriv.defense.protocol import Aborted, Protocol, Revealed, Session, Sighting
 from fedpriv.defense.stations import Plan, Station
+from fedpriv.defense.wire import Interference
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Sampling
 
@@ -316,3 +317,32 @@ def test_place_on_the_line():
     assert protocol.parties() == (SERVER,)
     assert protocol.replay() is None
     assert protocol.claims(plan_of(2), Real()) == []
+
+
+def test_a_message_that_was_changed_ends_the_round_with_nothing_revealed():
+    def flip(delivery):
+        return delivery.payload[:-1] + bytes([delivery.payload[-1] ^ 1]) if delivery.sender == client(1) else None
+
+    def garbled(delivery):
+        return flip(delivery) or delivery.payload
+
+    session = PairwiseMasks().open(
+        plan_of(3), range(3), round=0, seed=0, interference=Interference(in_transit=garbled), watched=None
+    )
+    assert session.begin() == ()
+    outcome = session.finish()
+    assert isinstance(outcome, Aborted)
+    assert outcome.phase == "advertise"
+    assert "client 1 to server" in outcome.reason
+    assert session.seen_by([SERVER]) == ()
+
+
+def test_the_time_of_each_phase_is_kept():
+    session = PairwiseMasks().open(plan_of(3), range(3), round=0, seed=0)
+    assert list(session.seconds) == ["advertise", "masked", "unmask"]
+    session.begin()
+    assert session.seconds["advertise"] > 0 == session.seconds["unmask"]
+    for c in range(3):
+        session.submit(c, np.arange(4, dtype=np.uint64))
+    session.finish()
+    assert min(session.seconds.values()) > 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from fedpriv_defenses.clip import Clip
-from fedpriv_defenses.secret_sharing import SecretSharing
+from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 
 from fedpriv.base.errors import ModelError
 from fedpriv.base.lazy import tf

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from fedpriv_defenses.clip import Clip
-from fedpriv_defenses.secret_sharing import SecretSharing
+from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.rounds.exposure import Exposure

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fedpriv_defenses.central_dp import CentralDP
 from fedpriv_defenses.clip import Clip
-from fedpriv_defenses.secret_sharing import SecretSharing
+from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from fedpriv.base.errors import ParameterError, ProtocolError
+from fedpriv.base.errors import MessageError, ParameterError, ProtocolError
 from fedpriv.defense.parties import SERVER, Party, aggregator, client
-from fedpriv.defense.wire import Wire
+from fedpriv.defense.wire import Interference, Wire
 
 EVERYBODY = (client(0), client(1), SERVER, aggregator(0))
 
@@ -107,3 +107,57 @@ def test_misuse_is_named():
         opened().send(client(0), SERVER, np.zeros(3))
     with pytest.raises(ProtocolError, match="not a list"):
         opened().send(client(0), SERVER, [1, 2])
+
+
+def interfered(**kinds):
+    return opened([SERVER], interference=Interference(**kinds))
+
+
+def test_what_a_channel_carries_arrives_unless_somebody_meddles():
+    wire = interfered(in_transit=lambda d: d.payload)
+    assert wire.send(client(0), SERVER, b"one") == b"one"
+    np.testing.assert_array_equal(wire.send(client(0), SERVER, np.arange(4, dtype=np.uint64), bits=64), np.arange(4))
+    seen = []
+    wire = interfered(in_transit=lambda d: seen.append(d.payload) or d.payload)
+    wire.send(client(0), SERVER, b"a secret of some length")
+    assert b"secret" not in seen[0]
+
+
+@pytest.mark.parametrize("place", [0, 5, 12, 14, -1])
+def test_a_bit_changed_on_the_way_ends_the_round(place):
+    def flip(delivery):
+        frame = bytearray(delivery.payload)
+        frame[place] ^= 1
+        return bytes(frame)
+
+    wire = interfered(in_transit=flip)
+    with pytest.raises(MessageError, match=r"message of client 1 to server in phase 'share' was changed"):
+        wire.send(client(1), SERVER, b"payload")
+    assert wire.received(SERVER) == ()
+
+
+def test_messages_sent_twice_of_another_channel_or_lost_end_the_round():
+    frames = []
+
+    def replay(delivery):
+        frames.append(delivery.payload)
+        return frames[0]
+
+    wire = interfered(in_transit=replay)
+    assert wire.send(client(0), SERVER, b"first") == b"first"
+    with pytest.raises(MessageError, match="sent a second time"):
+        wire.send(client(0), SERVER, b"second")
+    with pytest.raises(MessageError, match="its tag does not fit"):
+        wire.send(client(1), SERVER, b"first")
+    with pytest.raises(MessageError, match="was lost on the way"):
+        interfered(in_transit=lambda d: None).send(client(0), SERVER, b"x")
+
+
+def test_a_party_that_lies_is_believed_by_its_channel():
+    wire = interfered(by_sender=lambda d: b"a lie" if d.sender == client(0) else d.payload)
+    assert wire.send(client(0), SERVER, b"truth") == b"a lie"
+    assert wire.send(client(1), SERVER, b"truth") == b"truth"
+    assert [d.payload for d in wire.received(SERVER)] == [b"a lie", b"truth"]
+    assert wire.bytes() == 10
+    with pytest.raises(MessageError, match=r"client 0 .* never came"):
+        interfered(by_sender=lambda d: None).send(client(0), SERVER, b"truth")

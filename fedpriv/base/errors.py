@@ -90,6 +90,10 @@ class ProtocolError(FedprivError, RuntimeError):
     """A secure-aggregation protocol could not finish (too few survivors, a share missing)."""
 
 
+class MessageError(ProtocolError):
+    """A message of a protocol that is not what it should be (changed, lost, malformed); it ends the round."""
+
+
 class CheckpointError(FedprivError, RuntimeError):
     """A checkpoint that is damaged or belongs to another federation."""
 

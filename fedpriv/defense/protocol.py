@@ -17,20 +17,22 @@ Contributions are ring elements: a real vector is encoded by a link of its own b
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 
-from fedpriv.base.errors import OverflowDetected, ParameterError, ProtocolError
+from fedpriv.base.errors import MessageError, OverflowDetected, ParameterError, ProtocolError
 from fedpriv.defense.attrition import Attrition, NoAttrition
 from fedpriv.defense.domain import Domain, Ring
 from fedpriv.defense.parties import SERVER, Party, Phase
 from fedpriv.defense.parties import client as client_party
 from fedpriv.defense.stations import Defense, Plan, Station
-from fedpriv.defense.wire import Delivery, Wire
+from fedpriv.defense.wire import Delivery, Interference, Wire
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,6 +101,7 @@ class Opening:
       attrition: who drops out when.
       watched: whose received messages to remember; None is everybody's.
       wire: whether an eavesdropper listens.
+      interference: what goes wrong with messages; None is nothing.
     """
 
     length: int
@@ -110,10 +113,15 @@ class Opening:
     attrition: Attrition = field(default_factory=NoAttrition)
     watched: frozenset[Party] | None = frozenset()
     wire: bool = False
+    interference: Interference | None = None
 
 
 class _Abort(Exception):
     """Ends a round from within one of its phases."""
+
+
+#: What ends a round instead of the program: the protocol's own word, or a message that is not what it should be.
+_ENDS = (_Abort, MessageError)
 
 
 class Session(ABC):
@@ -127,14 +135,16 @@ class Session(ABC):
       wire: what carries its messages; `wire.bytes(sender="client")` is what the clients have sent.
       present: the parties that are there in the phase that runs, clients first.
       outcome: how the round ended; None while it runs.
+      seconds: by phase, what the work of all parties together took on this machine.
     """
 
     def __init__(self, opening: Opening) -> None:
         self.opening = opening
         everybody = (*map(client_party, opening.clients), *opening.parties)
-        self.wire = Wire(everybody, opening.watched, tapped=opening.wire)
+        self.wire = Wire(everybody, opening.watched, tapped=opening.wire, interference=opening.interference)
         self.present: tuple[Party, ...] = everybody
         self.outcome: Outcome | None = None
+        self.seconds: dict[str, float] = dict.fromkeys(self.phases, 0.0)
         self._members = frozenset(opening.clients)
         self._input = next(i for i, phase in enumerate(opening.phases) if phase.takes_input)
         self._now = -1
@@ -215,8 +225,9 @@ class Session(ABC):
         if self.wire.is_watched(party):
             self._own[client] = encoded.copy()
         try:
-            self.take(client, encoded)
-        except _Abort as abort:
+            with self._timed():
+                self.take(client, encoded)
+        except _ENDS as abort:
             self._end(abort)
             return False
         self._submitted.add(client)
@@ -238,9 +249,10 @@ class Session(ABC):
             self._run(range(self._input + 1, len(self.phases)))
         if self.outcome is None:
             try:
-                total, clients = self.total()
+                with self._timed():
+                    total, clients = self.total()
                 self.outcome = Revealed(total=total, clients=tuple(sorted(clients)))
-            except _Abort as abort:
+            except _ENDS as abort:
                 self._end(abort)
         assert self.outcome is not None
         return self.outcome
@@ -299,14 +311,23 @@ class Session(ABC):
                 return
             self._enter(number)
             try:
-                if number == self._input:
-                    self.ready()
-                else:
-                    self.exchange(self.opening.phases[number])
-            except _Abort as abort:
+                with self._timed():
+                    if number == self._input:
+                        self.ready()
+                    else:
+                        self.exchange(self.opening.phases[number])
+            except _ENDS as abort:
                 self._end(abort)
 
-    def _end(self, abort: _Abort) -> None:
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[self.phases[self._now]] += time.perf_counter() - began
+
+    def _end(self, abort: Exception) -> None:
         self.outcome = Aborted(reason=str(abort), phase=self.phases[self._now])
 
 
@@ -345,6 +366,19 @@ class Protocol(Defense):
         """Who takes part besides the clients, and could be corrupted."""
         return (SERVER,)
 
+    def check(self, plan: Plan) -> None:
+        """See `check_as`."""
+        self.check_as(plan)
+
+    def check_as(self, plan: Plan, speaker: str = "") -> None:
+        """Raises StackError where this protocol cannot run in that federation; default never.
+
+        Args:
+          plan: the federation's facts.
+          speaker: the defense in whose name to say so, where users know the protocol as a part of it; by default
+            this one.
+        """
+
     @abstractmethod
     def session(self, opening: Opening) -> Session:
         """A round, not yet begun, that has been checked by `open`."""
@@ -364,6 +398,7 @@ class Protocol(Defense):
         watched: Collection[Party] | None = (),
         wire: bool = False,
         tallies: int = 0,
+        interference: Interference | None = None,
     ) -> Session:
         """Makes the session of one round.
 
@@ -376,6 +411,7 @@ class Protocol(Defense):
           watched: parties whose received messages to remember; None is everybody's.
           wire: whether to remember what an eavesdropper hears.
           tallies: t, elements of a contribution after its d values and its weight.
+          interference: what goes wrong with messages; None is nothing.
 
         Raises:
           OverflowDetected: more clients than the largest cohort of the plan, for which the encoding has room.
@@ -405,6 +441,7 @@ class Protocol(Defense):
                 attrition=attrition,
                 watched=None if watched is None else frozenset(watched),
                 wire=wire,
+                interference=interference,
             )
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedpriv.base.errors import ParameterError, ProtocolError, did_you_mean
+from fedpriv.base.errors import MessageError, ParameterError, ProtocolError, did_you_mean
+from fedpriv.defense.channel import Channel
 from fedpriv.defense.parties import Party
 
 Payload = bytes | np.ndarray
@@ -34,36 +35,72 @@ class Delivery:
     private: bool
     payload: Payload | None
 
+    def described(self) -> str:
+        """What it is, for a message to people."""
+        return f"the message of {self.sender} to {self.receiver} in phase '{self.phase}'"
+
+
+#: Changes a payload: given the message, returns what takes its place, or None if it never arrives.
+Meddling = Callable[[Delivery], Payload | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interference:
+    """What goes wrong with the messages of a round; for tests, and for whoever studies faults.
+
+    Attributes:
+      by_sender: what a party sends in place of what the protocol tells it to; it lies, and its channel carries that.
+      in_transit: what an attacker on the channel makes of a message. It gets and returns the frame on the wire, bytes:
+        a counter, and the payload encrypted and authenticated under the channel's key, so that a change, a message of
+        another channel and one that was sent before are all recognized.
+    """
+
+    by_sender: Meddling | None = None
+    in_transit: Meddling | None = None
+
 
 class Wire:
     """The channels between the parties of one round.
 
-    Every channel is authenticated: nobody can send in another's name. A private one is encrypted besides, so that an
-    eavesdropper learns of its messages that they passed, and their size. What encryption adds to a message (nonce
-    and tag) is not counted.
+    Every channel is authenticated: nobody can send in another's name, change a message, or send it again. A private
+    one is encrypted besides, so that an eavesdropper learns of its messages that they passed, and their size. What
+    encryption adds to a message (counter and tag) is not counted, and the encryption itself is only carried out where
+    somebody interferes: it changes nothing otherwise.
 
     Args:
       parties: everybody in the round.
       watched: whose received messages to remember; None is everybody's. Nothing else is kept, so memory does not
         grow with the number of messages.
       tapped: whether an eavesdropper listens: then of every message it is remembered what the channel shows.
+      interference: what goes wrong with messages; None is nothing.
 
     Raises:
       ParameterError: somebody is watched who is not in the round.
     """
 
     def __init__(
-        self, parties: Iterable[Party], watched: Collection[Party] | None = (), *, tapped: bool = False
+        self,
+        parties: Iterable[Party],
+        watched: Collection[Party] | None = (),
+        *,
+        tapped: bool = False,
+        interference: Interference | None = None,
     ) -> None:
         self._parties = frozenset(parties)
         self._watched = self._parties if watched is None else frozenset(watched)
         self.require(self._watched)
         self.tapped = tapped
+        self.interference = interference or Interference()
+        self._channels: dict[tuple[Party, Party], Channel] = {}
         self.phase = ""
         self._alive: frozenset[Party] = frozenset()
         self._bytes: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self._received: dict[Party, list[Delivery]] = {p: [] for p in self._watched}
         self._overheard: list[Delivery] = []
+
+    def has(self, party: Party) -> bool:
+        """Whether `party` is in the round."""
+        return party in self._parties
 
     def require(self, parties: Iterable[Party]) -> None:
         """Raises ParameterError if one of `parties` is not in the round; names the nearest that is."""
@@ -95,7 +132,7 @@ class Wire:
 
     def send(
         self, sender: Party, receiver: Party, payload: Payload, *, bits: int | None = None, private: bool = True
-    ) -> None:
+    ) -> Payload:
         """Carries one message.
 
         Args:
@@ -105,18 +142,28 @@ class Wire:
           bits: bits each element of an array takes; they lie one after another, and the last byte is filled up.
           private: whether the channel is encrypted.
 
+        Returns:
+          What the receiver gets. It must use this, not what was handed in.
+
         Raises:
           ProtocolError: no phase has begun, one of the two is not in the round or not alive, or an array comes
             without the width of its elements.
+          MessageError: what arrives is not what was sent, or nothing arrives.
         """
         for party in (sender, receiver):
             if party not in self._alive:
                 raise ProtocolError(self._refusal(party))
         size = _size(payload, bits)
+        if self.interference.by_sender or self.interference.in_transit:
+            sent = Delivery(
+                phase=self.phase, sender=sender, receiver=receiver, size=size, private=private, payload=payload
+            )
+            payload = self._meddled(sent)
+            size = _size(payload, bits)
         self._bytes[self.phase, sender.role, receiver.role] += size
         watched = receiver in self._watched
         if not watched and not self.tapped:
-            return
+            return payload
         arrived = Delivery(
             phase=self.phase,
             sender=sender,
@@ -129,6 +176,33 @@ class Wire:
             self._received[receiver].append(arrived)
         if self.tapped:
             self._overheard.append(replace(arrived, payload=None) if private else arrived)
+        return payload
+
+    def _meddled(self, sent: Delivery) -> Payload:
+        """What becomes of a message where somebody interferes."""
+        payload, lie = sent.payload, self.interference.by_sender
+        assert payload is not None
+        if lie is not None:
+            told = lie(sent)
+            if told is None:
+                raise MessageError(f"{sent.described()} never came; run the round again without {sent.sender}")
+            payload = told
+        change = self.interference.in_transit
+        if change is None:
+            return payload
+        channel = self._channels.setdefault((sent.sender, sent.receiver), Channel())
+        plain = payload if isinstance(payload, bytes) else payload.tobytes()
+        frame = change(replace(sent, payload=channel.seal(plain)))
+        if not isinstance(frame, bytes):
+            raise MessageError(f"{sent.described()} was lost on the way; run the round again")
+        if (opened := channel.open(frame)) is None:
+            raise MessageError(
+                f"{sent.described()} was changed on the way, or sent a second time: its tag does not fit; run the "
+                "round again on channels that nobody meddles with"
+            )
+        if isinstance(payload, bytes):
+            return opened
+        return np.frombuffer(opened, payload.dtype).reshape(payload.shape)
 
     def bytes(self, *, sender: str | None = None, receiver: str | None = None, phase: str | None = None) -> int:
         """Bytes of the messages so far, of those from a role, to a role, or in a phase where these are given."""

@@ -350,7 +350,7 @@ class ServerRounds:
         protocol = self.line.protocol
         if protocol is None:
             return None
-        watched, wire = watching(protocol, taps)
+        watched, wire = watching(protocol, cohort, taps)
         return protocol.open(
             self.plan,
             cohort,

@@ -13,6 +13,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array
 from fedpriv.defense.attrition import NoAttrition
 from fedpriv.defense.parties import SERVER, Party
+from fedpriv.defense.parties import client as client_party
 from fedpriv.defense.protocol import Protocol
 from fedpriv.engine.result import CohortResult, CohortTask
 from fedpriv.federation.federation import Federation
@@ -53,10 +54,11 @@ def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
         check_enacted(federation, tap.adversary.acts)
 
 
-def watching(protocol: Protocol, taps: Sequence[Tap]) -> tuple[list[Party], bool]:
+def watching(protocol: Protocol, cohort: Sequence[int], taps: Sequence[Tap]) -> tuple[list[Party], bool]:
     """Whose messages the taps need a protocol's session to remember, and whether somebody listens to the wire."""
     watched = {p for t in taps for p in t.adversary.at.parties()}
-    return sorted(watched & set(protocol.parties())), any(t.adversary.at.on_the_wire for t in taps)
+    there = {*protocol.parties(), *map(client_party, cohort)}
+    return sorted(watched & there), any(t.adversary.at.on_the_wire for t in taps)
 
 
 def observe(
@@ -106,7 +108,10 @@ def _seen_by(
     if task.session is None:
         return found
     spec, uniform = federation.plan.spec, federation.plan.weighting == "uniform"
-    for sighting in task.session.seen_by(parties, wire=wire):
+    there = [p for p in parties if task.session.wire.has(p)]
+    if parties and not there:
+        return found
+    for sighting in task.session.seen_by(there, wire=wire):
         if not sighting.clients:
             continue
         observed = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from fedpriv.base.errors import CapabilityError
+from fedpriv.base.errors import CapabilityError, ParameterError, did_you_mean
 from fedpriv.defense.parties import SERVER, Party, aggregator
 from fedpriv.defense.wire import Delivery
 from fedpriv.threat.written import Written
@@ -188,6 +188,61 @@ class Aggregators(Position):
     def parties(self) -> tuple[Party, ...]:
         """The members."""
         return tuple(aggregator(i) for i in self.members)
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, str | Party):
+        value = [value]
+    try:
+        return tuple(str(Party.parse(str(v))) for v in value)
+    except ParameterError as e:
+        raise ValueError(str(e)) from None
+
+
+class Coalition(Position):
+    """Parties of a protocol that pool what they receive: the server with some clients, key holders, and so on.
+
+    Attributes:
+      members: their names, such as `server`, `client 3`, `aggregator 0`, `key_holder 0`. Clients that are not in a
+        round's cohort add nothing there.
+    """
+
+    name: ClassVar[str] = "coalition"
+    bare: ClassVar[str] = "members"
+
+    members: Annotated[tuple[str, ...], BeforeValidator(_named), Field(min_length=1)]
+
+    def who(self, acts: bool = False) -> str:
+        """In words."""
+        return f"A coalition of {', '.join(self.members)}, who follow the protocol and pool what they receive"
+
+    def sees(self, passage: Passage) -> list[Seen]:
+        """What the protocol's messages to the members tell together, without the members' own contributions."""
+        own = {p.index for p in self.parties() if p.role == "client"}
+        found = passage.seen_by(self.parties())
+        return [s for s in found if set(s.clients) - own]
+
+    def check(self, federation: Federation) -> None:
+        """Refuses parties that no protocol has, and clients beyond the population."""
+        protocol = federation.line.protocol
+        if protocol is None:
+            raise CapabilityError(
+                "the adversary is a coalition of a protocol's parties, but no defense in this federation is a "
+                "protocol; add secret_sharing, or tap as 'server'"
+            )
+        there, population = protocol.parties(), len(federation.partition)
+        for party in self.parties():
+            if party.role == "client" and party.index >= population:
+                raise CapabilityError(
+                    f"the coalition has {party}, but there are {population} clients, numbered from 0; name one of them"
+                )
+            if party.role != "client" and party not in there:
+                known = [*map(str, there), "client 0"]
+                raise CapabilityError(f"{protocol.name} has no {party}.{did_you_mean(str(party), known)}")
+
+    def parties(self) -> tuple[Party, ...]:
+        """The members."""
+        return tuple(map(Party.parse, self.members))
 
 
 class Eavesdropper(Position):

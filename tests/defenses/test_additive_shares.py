@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from fedpriv_defenses.additive_shares import KEY_BYTES, RingFormat
+from fedpriv_defenses.secure_sum.ring import KEY_BYTES, RingFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pydantic
 import pytest
-from fedpriv_defenses.additive_sharing import AdditiveSharing
+from fedpriv_defenses.secure_sum.additive_sharing import AdditiveSharing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats

@@ -1,9 +1,9 @@
 import numpy as np
 import pydantic
 import pytest
-from fedpriv_defenses.additive_sharing import AdditiveSharing
 from fedpriv_defenses.fixed_point import FixedPoint
-from fedpriv_defenses.secret_sharing import SecretSharing
+from fedpriv_defenses.secure_sum.additive_sharing import AdditiveSharing
+from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ import pytest
 from fedpriv_defenses.central_claim import CHECKS
 from fedpriv_defenses.central_dp import CentralDP
 from fedpriv_defenses.clip import Clip
-from fedpriv_defenses.secret_sharing import SecretSharing
+from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 from fedpriv_defenses.tff_aggregators import TFFDP, TFFClipping, TFFCompression, TFFRobust, TFFZeroing
 
 from fedpriv.base import registry

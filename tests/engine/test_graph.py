@@ -5,7 +5,7 @@ import textwrap
 import numpy as np
 import pytest
 from fedpriv_defenses.clip import Clip
-from fedpriv_defenses.secret_sharing import SecretSharing
+from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 
 from fedpriv.base.errors import DivergenceError
 from fedpriv.base.seeds import graph_seed

@@ -16,7 +16,7 @@ import pytest
 from fedpriv_defenses.central_dp import CentralDP
 from fedpriv_defenses.clip import Clip
 from fedpriv_defenses.local_dp import LocalDP
-from fedpriv_defenses.secret_sharing import SecretSharing
+from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 
 from fedpriv.base.errors import DataError, DivergenceError, EngineError, ModelError, ParameterError
 from fedpriv.base.lazy import tf

@@ -8,14 +8,14 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedpriv.base.errors import ParameterError, ProtocolError, StackError
+from fedpriv.base.errors import MessageError, ParameterError, ProtocolError, StackError
 from fedpriv.defense.domain import Ring
 from fedpriv.defense.parties import SERVER, Party, Phase, aggregator
 from fedpriv.defense.parties import client as client_party
 from fedpriv.defense.protocol import Opening, Protocol, Session, Sighting
 from fedpriv.defense.stations import Plan
-from fedpriv.defense.wire import Delivery
-from fedpriv_defenses.additive_shares import KEY_BYTES, RingFormat
+from fedpriv.defense.wire import Delivery, Payload
+from fedpriv_defenses.secure_sum.ring import KEY_BYTES, RingFormat
 
 
 class AdditiveSharing(Protocol):
@@ -77,12 +77,8 @@ class AdditiveSharing(Protocol):
         """The server and the k aggregators."""
         return (SERVER, *map(aggregator, range(self.aggregators)))
 
-    def check(self, plan: Plan) -> None:
+    def check_as(self, plan: Plan, speaker: str = "") -> None:
         """Raises StackError if no cohort is large enough."""
-        self.check_cohort(plan)
-
-    def check_cohort(self, plan: Plan, speaker: str = "") -> None:
-        """Raises StackError if no cohort is large enough, in the name of `speaker`, by default of this defense."""
         if plan.cohort < self.min_clients:
             raise StackError(
                 f"{speaker or self.name} wants min_clients={self.min_clients} in every sum, but cohorts have at most "
@@ -107,17 +103,17 @@ class Aggregator:
         self._form, self._takes_keys = form, takes_keys
         self._total = np.zeros(form.length, form.dtype)
 
-    def receive(self, client: int, message: bytes) -> None:
+    def receive(self, client: int, message: Payload) -> None:
         """Takes one client's message: a key, or a vector.
 
         Raises:
-          ProtocolError: a second message of that client, or one of the wrong length.
+          MessageError: a second message of that client, or one of the wrong length.
         """
         if client in self.clients:
-            raise ProtocolError(f"{self.party} got a second share of client {client}; each sends one")
+            raise MessageError(f"{self.party} got a second share of client {client}; each sends one")
         wanted = KEY_BYTES if self._takes_keys else self._form.vector_bytes
-        if len(message) != wanted:
-            raise ProtocolError(
+        if not isinstance(message, bytes) or len(message) != wanted:
+            raise MessageError(
                 f"{self.party} got {len(message)} bytes from client {client} instead of {wanted}; all clients must "
                 "use the same model, bits and compression"
             )
@@ -160,9 +156,9 @@ class AdditiveSession(Session):
         return self._form.split(encoded, len(self.aggregators), self._protocol.compressed)
 
     def deliver(self, receiver: Aggregator, client: int, message: bytes) -> None:
-        """Carries one share to one aggregator."""
-        self.wire.send(client_party(client), receiver.party, message, private=self._protocol.encrypted)
-        receiver.receive(client, message)
+        """Carries one share to one aggregator, and ends the round where it is not one."""
+        arrived = self.wire.send(client_party(client), receiver.party, message, private=self._protocol.encrypted)
+        receiver.receive(client, arrived)
 
     def ready(self) -> None:
         """Nobody sends anything where an aggregator is gone, whose share of it would be missing."""

@@ -1,0 +1,1 @@
+"""Secure sums: protocols whose messages reveal a sum alone, and the arithmetic they rest on."""

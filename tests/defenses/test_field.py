@@ -1,0 +1,81 @@
+"""Exact arithmetic modulo Mersenne primes against Python's own integers."""
+
+import numpy as np
+import pytest
+from fedpriv_defenses.secure_sum.field import PrimeField
+from scipy import stats
+
+FIELDS = [PrimeField(31), PrimeField(61)]
+
+
+def some(field, *shape, seed=0):
+    drawn = np.random.default_rng(seed).integers(0, field.p, shape, dtype=np.uint64)
+    drawn.reshape(-1)[: min(4, drawn.size)] = [0, 1, field.p - 1, field.p - 2][: min(4, drawn.size)]
+    return drawn
+
+
+def exact(values):
+    return values.astype(object)
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda f: f"p{f.exponent}")
+def test_every_operation_is_that_of_the_integers_modulo_p(field):
+    a, b = some(field, 500, seed=1), some(field, 500, seed=2)[::-1]
+    p = field.p
+    assert (exact(field.add(a, b)) == (exact(a) + exact(b)) % p).all()
+    assert (exact(field.subtract(a, b)) == (exact(a) - exact(b)) % p).all()
+    assert (exact(field.multiply(a, b)) == exact(a) * exact(b) % p).all()
+    units = np.where(a == 0, np.uint64(7), a)
+    assert (field.multiply(units, field.inverse(units)) == 1).all()
+    wide = np.random.default_rng(3).integers(0, 2**64, 500, dtype=np.uint64)
+    wide[:2] = [2**64 - 1, p]
+    assert (exact(field.reduce(wide)) == exact(wide) % p).all()
+    with pytest.raises(ZeroDivisionError, match="0 has no inverse"):
+        field.inverse(a)
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda f: f"p{f.exponent}")
+@pytest.mark.parametrize("inner", [1, 51, 3000])
+def test_matrix_products_are_exact_at_their_worst(field, inner):
+    for a, b in [
+        (some(field, 3, inner), some(field, inner, 5, seed=1)),
+        (np.full((2, inner), field.p - 1, np.uint64), np.full((inner, 2), field.p - 1, np.uint64)),
+    ]:
+        assert (exact(field.matmul(a, b)) == exact(a) @ exact(b) % field.p).all()
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda f: f"p{f.exponent}")
+@pytest.mark.parametrize("bits", [8, 20, 30])
+def test_ring_elements_become_the_signed_integers_they_stand_for(field, bits):
+    signed = np.array([0, 1, -1, 2 ** (bits - 1) - 1, -(2 ** (bits - 1))])
+    ring = (signed % 2**bits).astype(np.uint64)
+    embedded = field.embed(ring, bits)
+    assert (exact(embedded) == exact(signed) % field.p).all()
+    assert (field.to_ring(embedded, bits) == ring).all()
+    total = field.add(embedded, field.add(embedded, embedded))
+    if bits < field.exponent - 1:  # three of them fit
+        assert (exact(field.to_ring(total, bits)) == 3 * exact(signed) % 2**bits).all()
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda f: f"p{f.exponent}")
+def test_drawn_elements_are_uniform_and_a_key_stands_for_the_same_ones(field):
+    drawn = field.uniform(40_000)
+    assert stats.kstest(drawn / field.p, "uniform").pvalue > 1e-6
+    lowest = np.bincount((drawn & np.uint64(15)).astype(int), minlength=16)
+    assert stats.chisquare(lowest).pvalue > 1e-6
+    assert not np.array_equal(drawn, field.uniform(40_000))
+    key = bytes(range(32))
+    assert np.array_equal(field.expand(key, 100)[:60], field.expand(key, 60))
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda f: f"p{f.exponent}")
+def test_messages_hold_elements_or_are_none(field):
+    a = some(field, 9)
+    assert np.array_equal(field.unpack(field.pack(a)), a)
+    assert field.unpack(field.pack(a)[:-1]) is None
+    assert field.unpack(field.p.to_bytes(field.width, "little")) is None
+
+
+def test_other_fields_are_refused():
+    with pytest.raises(ValueError, match="exponent=32"):
+        PrimeField(32)
