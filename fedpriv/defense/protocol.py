@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NoReturn
@@ -28,6 +28,7 @@ import numpy as np
 
 from fedpriv.base.errors import MessageError, OverflowDetected, ParameterError, ProtocolError
 from fedpriv.defense.attrition import Attrition, NoAttrition
+from fedpriv.defense.dealt import Dealt
 from fedpriv.defense.domain import Domain, Ring
 from fedpriv.defense.parties import SERVER, Party, Phase
 from fedpriv.defense.parties import client as client_party
@@ -130,6 +131,11 @@ class Session(ABC):
     A protocol overrides `take` (a client's part in the input phase), `exchange` (all other phases), `total`,
     `seen_by` and, where the input phase may have to be called off, `ready`. `abort` ends the round from within them.
 
+    A client that trains on another machine should send no plain contribution. Where what it sends is its contribution
+    plus and minus keystreams, a protocol overrides `masks` and `take_masked` as well: then `deal` gives the client's
+    keys before it trains, the client puts the masks on, and `submit_masked` takes what comes back. That is up to the
+    engine; `submit` does the same with a plain contribution, and the messages are of the same kinds either way.
+
     Attributes:
       opening: what it was opened for.
       wire: what carries its messages; `wire.bytes(sender="client")` is what the clients have sent.
@@ -151,6 +157,14 @@ class Session(ABC):
         self._submitted: set[int] = set()
         #: A watched client's own contribution: what it holds itself without receiving anything.
         self._own: dict[int, np.ndarray] = {}
+        #: Clients that were dealt masks, and the masks of those that have not contributed since.
+        self._dealt: dict[int, Dealt | None] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Raises ProtocolError for a class that deals masks and does not take what is masked with them."""
+        super().__init_subclass__(**kwargs)
+        if cls.masks is not Session.masks and cls.take_masked is Session.take_masked:
+            raise ProtocolError(f"{cls.__name__} overrides 'masks', but not 'take_masked', which takes what comes back")
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -204,34 +218,69 @@ class Session(ABC):
             the vector is of the wrong kind.
         """
         client = int(client)
+        if client in self._dealt:
+            raise ProtocolError(f"client {client} was dealt masks; submit what they are on by submit_masked")
+        if not self._admits(client, encoded):
+            return False
+        if self.wire.is_watched(client_party(client)):
+            self._own[client] = encoded.copy()
+        return self._takes(client, lambda: self.take(client, encoded))
+
+    def deal(self, client: int) -> Dealt | None:
+        """The masks that `client` puts on its contribution, which is then submitted by `submit_masked`.
+
+        Returns:
+          They; None, for every client, where the protocol's messages are not made that way: then `submit` it.
+
+        Raises:
+          ProtocolError: the input phase is not open, the client is not in this round, was dealt masks before, or has
+            contributed.
+        """
+        client = int(client)
         if client not in self._members:
             raise ProtocolError(_stranger(client))
-        n = self.opening.length
-        if encoded.shape != (n,) or encoded.dtype != np.uint64:
+        if self._now != self._input or isinstance(self.outcome, Revealed):
+            raise ProtocolError(f"client {client} is to be dealt masks, but the input phase is not open")
+        if client in self._dealt or client in self._submitted:
+            raise ProtocolError(f"client {client} has its masks already, or has contributed; each mask is used once")
+        dealt = self.masks(client)
+        if dealt is not None:
+            self._dealt[client] = dealt
+        return dealt
+
+    def submit_masked(self, client: int, masked: np.ndarray) -> bool:
+        """Takes one client's contribution with the masks on it that it was dealt.
+
+        What a watched client contributed is found by taking them off again, as that client itself could.
+
+        Args:
+          client: its id.
+          masked: ring elements, uint64 `[n]`; only read.
+
+        Returns:
+          As `submit`.
+
+        Raises:
+          ProtocolError: as `submit`; or the client was dealt none, or the vector is not of the masks' ring.
+        """
+        client = int(client)
+        dealt = self._dealt.get(client)
+        if dealt is None and client not in self._submitted:
+            raise ProtocolError(f"client {client} was dealt no masks; call deal first, or submit its contribution")
+        if not self._admits(client, masked):
+            return False
+        assert dealt is not None
+        if dealt.bits < 64 and int(masked.max(initial=0)) >> dealt.bits:
             raise ProtocolError(
-                f"client {client} contributes {encoded.dtype}{list(encoded.shape)} instead of uint64[{n}]; encode it "
-                "for this protocol and this model"
+                f"client {client} sends {int(masked.max())}, which is no integer mod 2^{dealt.bits}; mask it with what "
+                "it was dealt"
             )
-        if isinstance(self.outcome, Aborted):
-            return False
-        if self._now != self._input or self.outcome:
-            when = "is over" if self._now >= self._input else "has not begun; call begin first"
-            raise ProtocolError(f"client {client} contributes, but the input phase {when}")
-        if client in self._submitted:
-            raise ProtocolError(f"client {client} contributes a second time; each does once")
-        party = client_party(client)
-        if not self.wire.is_alive(party):
-            return False
-        if self.wire.is_watched(party):
-            self._own[client] = encoded.copy()
-        try:
-            with self._timed():
-                self.take(client, encoded)
-        except _ENDS as abort:
-            self._end(abort)
-            return False
-        self._submitted.add(client)
-        return True
+        if self.wire.is_watched(client_party(client)):
+            self._own[client] = dealt.unmask(masked)
+        taken = self._takes(client, lambda: self.take_masked(client, masked, dealt))
+        if taken:
+            self._dealt[client] = None
+        return taken
 
     def finish(self) -> Outcome:
         """Ends the input phase, in which whoever has not contributed is gone, and runs the rest of the round.
@@ -268,6 +317,16 @@ class Session(ABC):
     def take(self, client: int, encoded: np.ndarray) -> None:
         """Makes and sends what `client` contributes, uint64 `[n]`; it is there, and contributes once."""
 
+    def masks(self, client: int) -> Dealt | None:
+        """What `deal` gives: all masks that `client` adds and subtracts, on its whole contribution and of one ring in
+        all the session; by default None. The client is in the round, and is dealt masks once.
+        """
+        return None
+
+    def take_masked(self, client: int, masked: np.ndarray, dealt: Dealt) -> None:
+        """As `take`, for a contribution, uint64 `[n]`, that has the masks on it which `client` was dealt."""
+        raise NotImplementedError
+
     @abstractmethod
     def exchange(self, phase: Phase) -> None:
         """Makes and sends all messages of a phase other than the input phase, among those who are there."""
@@ -292,6 +351,35 @@ class Session(ABC):
           ParameterError: one of them is not in the round.
           ProtocolError: one of them, or the wire, was not watched.
         """
+
+    def _admits(self, client: int, vector: np.ndarray) -> bool:
+        """Whether a client's vector can be sent; raises ProtocolError as `submit`."""
+        if client not in self._members:
+            raise ProtocolError(_stranger(client))
+        n = self.opening.length
+        if vector.shape != (n,) or vector.dtype != np.uint64:
+            raise ProtocolError(
+                f"client {client} contributes {vector.dtype}{list(vector.shape)} instead of uint64[{n}]; encode it "
+                "for this protocol and this model"
+            )
+        if isinstance(self.outcome, Aborted):
+            return False
+        if self._now != self._input or self.outcome:
+            when = "is over" if self._now >= self._input else "has not begun; call begin first"
+            raise ProtocolError(f"client {client} contributes, but the input phase {when}")
+        if client in self._submitted:
+            raise ProtocolError(f"client {client} contributes a second time; each does once")
+        return self.wire.is_alive(client_party(client))
+
+    def _takes(self, client: int, take: Callable[[], None]) -> bool:
+        try:
+            with self._timed():
+                take()
+        except _ENDS as abort:
+            self._end(abort)
+            return False
+        self._submitted.add(client)
+        return True
 
     def _enter(self, number: int) -> None:
         self._now, phase, rule = number, self.opening.phases[number], self.opening.attrition

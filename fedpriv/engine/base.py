@@ -13,6 +13,7 @@ from fedpriv.base.seeds import Purpose, graph_seed, secrets_of
 from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Seed, Tensor
 from fedpriv.defense.stations import Station
 from fedpriv.engine.evaluate import Evaluator
+from fedpriv.engine.masking import Masking
 from fedpriv.engine.result import CohortResult, CohortTask
 from fedpriv.federation.client import Client, Visit, shuffled_epochs, unit_floats
 from fedpriv.federation.clients import ClientStates
@@ -23,10 +24,17 @@ BOUND_SLACK = 1e-4
 
 
 class Engine(ABC):
-    """Runs cohorts and evaluations for one federation. Same federation, same seed: same results."""
+    """Runs cohorts and evaluations for one federation. Same federation, same seed: same results.
+
+    Attributes:
+      masks_in_graph: whether clients put a protocol's masks on where they train, so that no plain contribution comes
+        back from there; else the session does, in this process. The sums are the same.
+    """
 
     #: Whether TFF's aggregators run on it.
     aggregates: ClassVar[bool] = False
+    #: Whether clients train in other processes, or on other machines.
+    trains_elsewhere: ClassVar[bool] = False
 
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
@@ -35,6 +43,7 @@ class Engine(ABC):
         self.log_names, self.tally_names = self.client.reports()
         self._evaluator = Evaluator(federation.model)
         self.own_like = self.line.initial_client_states()
+        self.masks_in_graph = self.trains_elsewhere
 
     def start(self) -> tuple[Nested, ...]:
         """The defenses' server states before the first round, one a link."""
@@ -63,7 +72,15 @@ class Engine(ABC):
         )
 
     def contribution(
-        self, flat: Flat, x: Examples, y: Labels, indices: Tensor, seed: Seed, rate: Scalar, visit: Visit
+        self,
+        flat: Flat,
+        x: Examples,
+        y: Labels,
+        indices: Tensor,
+        seed: Seed,
+        rate: Scalar,
+        visit: Visit,
+        masking: Masking | None = None,
     ) -> dict[str, Nested]:
         """One client, from the broadcast to its message; traced into the engine's own graph.
 
@@ -75,11 +92,13 @@ class Engine(ABC):
           seed: int32 `[2]`, unique to run, round and client, for the order of its batches.
           rate: scalar client learning rate.
           visit: what its defenses are told.
+          masking: the masks it was dealt, where it puts them on itself.
 
         Returns:
           As `signature`: `update [d]`, `loss`, `log`, `tally`, `finite`, `weight` in the sum (0 if it is not finite),
           `own`, `bits` on the wire, `bounded` (whether a stated bound holds), `ok` (whether defenses could carry the
-          value) and, where links encode, `encoded`, int64 `[d + 1 + t]`.
+          value) and, where links encode, `encoded`, int64 `[d + 1 + t]`. With masks there is `masked` in its place:
+          the same with the masks on, or zeros where it is not finite, not bounded or not ok, and is not to be sent.
         """
         dtype, size = self.plan.spec.dtype, tf.shape(indices)[0]
         prepared = None
@@ -120,14 +139,19 @@ class Engine(ABC):
             share = tf.where(finite, weight * update, tf.zeros_like(update))
             vector = tf.cast(tf.concat([share, [weight, *small]], 0), tf.float32)
             walked = self.client.walk(Station.ENCODE, vector, visit, flat, trained.own)
-            out["encoded"] = tf.cast(walked.value, tf.int64)
+            encoded = tf.cast(walked.value, tf.int64)
             out["log"] |= {k: tf.cast(v, dtype) for k, v in walked.log.items()}
             if walked.ok is not None:
                 out["ok"] = out["ok"] & walked.ok
+            if masking is None:
+                out["encoded"] = encoded
+            else:
+                sends = finite & out["ok"] & out["bounded"]
+                out["masked"] = tf.cond(sends, lambda: masking.mask(encoded), lambda: tf.zeros_like(encoded))
         return out
 
-    def signature(self) -> dict[str, Nested]:
-        """Shapes and dtypes of what `contribution` gives."""
+    def signature(self, masked: bool = False) -> dict[str, Nested]:
+        """Shapes and dtypes of what `contribution` gives, with masks or without."""
         spec = self.plan.spec
         scalar = tf.TensorSpec([], spec.dtype)
         found = {
@@ -143,7 +167,7 @@ class Engine(ABC):
             "ok": tf.TensorSpec([], tf.bool),
         }
         if self.line.encodes:
-            found["encoded"] = tf.TensorSpec([self.contribution_length], tf.int64)
+            found["masked" if masked else "encoded"] = tf.TensorSpec([self.contribution_length], tf.int64)
         return found
 
     @property

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fedpriv.base.errors import DivergenceError, OverflowDetected, StackError
+from fedpriv.base.errors import DivergenceError, OverflowDetected, ProtocolError, StackError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Nested
+from fedpriv.defense.dealt import Dealt
 from fedpriv.defense.protocol import Aborted
 from fedpriv.defense.stations import Station
 from fedpriv.engine.base import Engine
@@ -25,6 +26,7 @@ class Collector:
 
     Attributes:
       clients: those that are there to send an update, in order.
+      mask_bits: b of the ring, mod 2^b, in which clients put masks on where they train; None where they do not.
     """
 
     def __init__(self, engine: Engine, task: CohortTask) -> None:
@@ -36,6 +38,10 @@ class Collector:
             there = set(self.session.begin())
             present = [c for c in present if c in there]
         self.clients = present
+        self._first: Dealt | None = None
+        if self.session is not None and engine.masks_in_graph and present:
+            self._first = self.session.deal(present[0])
+        self.mask_bits = None if self._first is None else self._first.bits
         # Summed at the end and exactly, so that the sums do not depend on the chunks.
         self.losses: list[float] = []
         self.log: dict[str, list[float]] = {}
@@ -60,6 +66,22 @@ class Collector:
             run.append(client)
         if run:
             yield weights, run
+
+    def deal(self, client: int) -> Dealt:
+        """The masks that one of the clients puts on where it trains; each is asked for once.
+
+        Raises:
+          ProtocolError: the session deals them to some clients alone, or in another ring.
+        """
+        assert self.session is not None
+        first, self._first = self._first, None
+        dealt = first if first is not None and client == self.clients[0] else self.session.deal(client)
+        if dealt is None or dealt.bits != self.mask_bits:
+            raise ProtocolError(
+                f"client {client} is dealt {dealt}, but client {self.clients[0]} masks mod 2^{self.mask_bits}; a "
+                "protocol's `masks` must give them to all clients, in one ring"
+            )
+        return dealt
 
     def weight(self, client: int) -> float:
         """The client's weight in the sum: 1, or its examples as a share of the largest client's."""
@@ -98,12 +120,14 @@ class Collector:
             self.survivors.append(client)
             if own:
                 self.own[client] = tuple(np.array(a[row]) for a in own)
-            encoded = np.asarray(out["encoded"][row]).view(np.uint64) if "encoded" in out else None
+            given = next((out[name][row] for name in ("encoded", "masked") if name in out), None)
+            encoded = None if given is None else np.asarray(given).view(np.uint64)
             if client in self.task.wanted:
                 self.updates[client] = self._as_received(encoded, out, row)
             if self.session is not None:
                 assert encoded is not None
-                self.session.submit(client, encoded)
+                submit = self.session.submit_masked if "masked" in out else self.session.submit
+                submit(client, encoded)
             elif encoded is not None:
                 np.add(self._ring, encoded, out=self._ring)
             self.bits += self._wire_bits(int(np.asarray(out["bits"])[row]), encoded is not None)

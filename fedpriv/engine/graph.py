@@ -7,13 +7,17 @@ taken in client order, so results depend neither on the lanes nor on the chunks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fedpriv.base.lazy import default_threads, tf
 from fedpriv.base.seeds import fold
 from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Seed, Tensor
+from fedpriv.defense.dealt import KEY_BYTES, Dealt
 from fedpriv.engine.base import Engine
 from fedpriv.engine.collect import Collector
+from fedpriv.engine.masking import Masking
 from fedpriv.engine.result import CohortResult, CohortTask
 from fedpriv.federation.client import Visit
 from fedpriv.federation.federation import Federation
@@ -49,6 +53,7 @@ class GraphEngine(Engine):
         number: Scalar,
         states: Nested,
         total: Flat,
+        bits: int | None = None,
     ) -> dict[str, Nested]:
         x, y, indices = data
 
@@ -57,10 +62,14 @@ class GraphEngine(Engine):
             own = tf.nest.map_structure(lambda a: a[i], chunk["own"])
             visit = Visit(chunk["secrets"][i], states, own, size, number, chunk["slots"][i], chunk["away"][i])
             mine = indices[start : start + size]
-            return self.contribution(flat, x, y, mine, fold(seed, chunk["ids"][i]), rate, visit)
+            masking = None
+            if bits is not None:
+                masking = Masking(chunk["keys"][i], chunk["signs"][i], bits)
+            return self.contribution(flat, x, y, mine, fold(seed, chunk["ids"][i]), rate, visit, masking)
 
         count = tf.shape(chunk["ids"])[0]
-        result = tf.map_fn(run, tf.range(count), fn_output_signature=self.signature(), parallel_iterations=self.lanes)
+        form = self.signature(bits is not None)
+        result = tf.map_fn(run, tf.range(count), fn_output_signature=form, parallel_iterations=self.lanes)
         if not self.line.encodes:
             result["total"] = _add_weighted(total, result["update"], result["weight"])
         return result
@@ -88,6 +97,8 @@ class GraphEngine(Engine):
                     "away": tf.constant(task.own.away(ids, task.round)),
                     "own": own,
                 }
+                if collector.mask_bits is not None:
+                    chunk |= _stacked([collector.deal(int(c)) for c in ids])
                 out = self._chunk(
                     flat,
                     (self._x, self._y, self._indices),
@@ -97,11 +108,22 @@ class GraphEngine(Engine):
                     tf.constant(task.round),
                     states,
                     total,
+                    collector.mask_bits,
                 )
                 total = out.pop("total", total)
                 update = out.pop("update")
                 collector.take(ids, {**tf.nest.map_structure(lambda a: a.numpy(), out), "update": update})
         return collector.result(total.numpy())
+
+
+def _stacked(dealt: Sequence[Dealt]) -> dict[str, Tensor]:
+    """Clients' masks, filled up with keys of sign 0 to as many as the longest has."""
+    longest = max(len(one.signs) for one in dealt)
+    keys = np.zeros((len(dealt), longest, KEY_BYTES), np.uint8)
+    signs = np.zeros((len(dealt), longest), np.int8)
+    for i, one in enumerate(dealt):
+        keys[i, : len(one.signs)], signs[i, : len(one.signs)] = one.keys, one.signs
+    return {"keys": tf.constant(keys), "signs": tf.constant(signs)}
 
 
 def _add_weighted(total: Flat, update: Tensor, weight: Tensor) -> Flat:

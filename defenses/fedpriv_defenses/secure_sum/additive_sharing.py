@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from typing import Annotated, ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import MessageError, ParameterError, ProtocolError, StackError
+from fedpriv.defense.dealt import Dealt
 from fedpriv.defense.domain import Ring
 from fedpriv.defense.parties import SERVER, Party, Phase, aggregator
 from fedpriv.defense.parties import client as client_party
@@ -177,6 +179,20 @@ class AdditiveSession(Session):
             )
         for receiver, message in zip(self.aggregators, self.make_messages(encoded), strict=True):
             self.deliver(receiver, client, message)
+
+    def masks(self, client: int) -> Dealt:
+        """All shares but the last, as keys, which the client subtracts to get the last."""
+        k = len(self.aggregators)
+        keys = np.frombuffer(os.urandom((k - 1) * KEY_BYTES), np.uint8).reshape(k - 1, KEY_BYTES)
+        return Dealt(keys=keys, signs=np.full(k - 1, -1, np.int8), bits=self._protocol.bits)
+
+    def take_masked(self, client: int, masked: np.ndarray, dealt: Dealt) -> None:
+        """Delivers the keys, or what they expand to, and the last share, which is the masked vector."""
+        for receiver, row in zip(self.aggregators, dealt.keys, strict=False):
+            key = row.tobytes()
+            message = key if self._protocol.compressed else self._form.pack(self._form.expand(key))
+            self.deliver(receiver, client, message)
+        self.deliver(self.aggregators[-1], client, self._form.pack(masked.astype(self._form.dtype)))
 
     def exchange(self, phase: Phase) -> None:
         """The aggregators agree on whose shares they hold, and only then publish their sums."""

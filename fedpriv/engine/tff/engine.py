@@ -2,9 +2,9 @@
 
 The clients' part of the line is the same pure function as in the graph engine, placed at CLIENTS. What comes back is
 the weighted sum, sums of losses and reports, and of each client whether its update was finite and what it keeps for
-itself; a client's own update only if a tap asks for it, and integers if links encode. A cohort goes out in chunks,
-which are summed in order, so that results do not depend on which worker did what, nor, but for rounding in double
-precision, on how many there are.
+itself; a client's own update only if a tap asks for it, and integers if links encode, with the masks on that a protocol
+dealt where it deals any. A cohort goes out in chunks, which are summed in order, so that results do not depend on which
+worker did what, nor, but for rounding in double precision, on how many there are.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from fedpriv.base.lazy import tf, tff
 from fedpriv.base.seeds import fold
 from fedpriv.base.types import Array, Nested, Tensor
 from fedpriv.defense.aggregator import Aggregator
+from fedpriv.defense.dealt import KEY_BYTES
 from fedpriv.engine.base import Engine
 from fedpriv.engine.collect import Collector
+from fedpriv.engine.masking import Masking
 from fedpriv.engine.result import CohortResult, CohortTask
 from fedpriv.engine.tff.merging import Merging, sent
 from fedpriv.engine.tff.pool import Pool
@@ -42,6 +44,7 @@ class TffEngine(Engine):
     """
 
     aggregates = True
+    trains_elsewhere = True
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
@@ -49,12 +52,9 @@ class TffEngine(Engine):
         self._states = super().start()
         aggregator = federation.line.aggregator
         self._merging = None if aggregator is None else Merging(aggregator, self.plan)
-        self._computations: dict[bool, Any] = {}
+        self._computations: dict[tuple[bool, int | None], Any] = {}
         self.chunk_clients = CHUNK_CLIENTS
         self._own = [np.asarray(a) for a in tf.nest.flatten(self.own_like)]
-        #: What comes back of each client by itself.
-        self._single = ["finite", "bounded", "ok", "bits", *(["own"] if self._own else [])]
-        self._single += ["encoded"] if self.line.encodes else []
         self.pool = Pool(**federation.engine_options)
         self._process = os.getpid()
 
@@ -65,15 +65,24 @@ class TffEngine(Engine):
         own = self._merging.start(self.pool)
         return tuple(own if isinstance(d, Aggregator) else s for d, s in zip(self.line.links, self._states))
 
-    def computation(self, give: bool) -> Any:
-        """The cohort's computation; with `give`, clients that are asked send their own update as well.
+    def _single(self, bits: int | None) -> list[str]:
+        """What comes back of each client by itself."""
+        coded = [] if not self.line.encodes else ["encoded"] if bits is None else ["masked"]
+        return ["finite", "bounded", "ok", "bits", *(["own"] if self._own else []), *coded]
+
+    def computation(self, give: bool, bits: int | None = None) -> Any:
+        """The cohort's computation.
+
+        Args:
+          give: whether clients that are asked send their own update as well.
+          bits: b, where clients put masks of integers mod 2^b on their contributions; None where they do not.
 
         Raises:
           ModelError: TFF cannot serialize the client's part.
         """
-        if give not in self._computations:
+        if (give, bits) not in self._computations:
             try:
-                made = self._build(give)
+                made = self._build(give, bits)
                 if b"PyFunc" in tff.framework.serialize_computation(made).SerializeToString():
                     raise ValueError("it calls Python (py_function or numpy_function), which stays in this process")
             except FedprivError:
@@ -84,10 +93,10 @@ class TffEngine(Engine):
                     f"{str(e).splitlines()[0] if str(e) else type(e).__name__}; use TensorFlow operations alone (no "
                     "py_function, no variables), or engine='graph'"
                 ) from e
-            self._computations[give] = made
-        return self._computations[give]
+            self._computations[give, bits] = made
+        return self._computations[give, bits]
 
-    def _build(self, give: bool) -> Any:
+    def _build(self, give: bool, bits: int | None) -> Any:
         spec, data, merging = self.plan.spec, self.federation.train, self._merging
         states = [(a.dtype.type, a.shape) for a in tf.nest.flatten(self._states)]
         server_type = tff.to_type(
@@ -99,6 +108,9 @@ class TffEngine(Engine):
                 states=[tff.TensorType(*state) for state in states],
             )
         )
+        masks = {}
+        if bits is not None:
+            masks = {"keys": tff.TensorType(np.uint8, [None, KEY_BYTES]), "signs": tff.TensorType(np.int8, [None])}
         client_type = tff.to_type(
             collections.OrderedDict(
                 id=np.int32,
@@ -109,11 +121,12 @@ class TffEngine(Engine):
                 own=[tff.TensorType(a.dtype.type, a.shape) for a in self._own],
                 x=tff.TensorType(data.x.dtype.type, [None, *data.input_shape]),
                 y=tff.TensorType(data.y.dtype.type, [None, *data.y.shape[1:]]),
+                **masks,
             )
         )
 
         # TFF builds graphs of its own; within a function the model's layers are traced, not rebuilt.
-        traced = tf.function(lambda server, own: self._train(server, own, give), autograph=False)
+        traced = tf.function(lambda server, own: self._train(server, own, give, bits), autograph=False)
 
         @tff.tensorflow.computation(server_type, client_type)
         def train(server: Any, own: Any) -> Any:
@@ -129,7 +142,7 @@ class TffEngine(Engine):
         )
         def cohort(server: Any, state: Any, clients: Any) -> Any:
             out = tff.federated_map(train, (tff.federated_broadcast(server), clients))
-            back = collections.OrderedDict((name, getattr(out, name)) for name in self._single)
+            back = collections.OrderedDict((name, getattr(out, name)) for name in self._single(bits))
             back["reports"] = tff.federated_sum(out.reports)
             if merging is not None:
                 back["partial"] = merging.partial(state, out.value, out.weight)
@@ -152,7 +165,7 @@ class TffEngine(Engine):
         state = [sent(a) for a in own]
         seed, secrets = self.round_seeds(task, task.clients)
         places = {int(c): slot for slot, c in enumerate(task.clients)}
-        jobs, chunks = [], []
+        servers, chunks = [], []
         for weights, clients in collector.sent_alike():
             server = collections.OrderedDict(
                 weights=np.asarray(weights, dtype),
@@ -163,14 +176,30 @@ class TffEngine(Engine):
             )
             for chunk in self._chunks(clients):
                 chunks.append(chunk)
-                jobs.append((server, state, [self._held(c, places[c], secrets[places[c]], task) for c in chunk]))
+                servers.append(server)
+
+        bits = collector.mask_bits
+
+        def held(client: int) -> Nested:
+            found = self._held(client, places[client], secrets[places[client]], task)
+            if bits is not None:
+                dealt = collector.deal(client)
+                found |= {"keys": dealt.keys, "signs": dealt.signs}
+            return found
+
+        # One by one, as workers get free.
+        jobs = ((server, state, [held(c) for c in chunk]) for server, chunk in zip(servers, chunks, strict=True))
+        computation, single = (
+            self.computation(bool(task.wanted), collector.mask_bits),
+            self._single(collector.mask_bits),
+        )
         total, partial = np.zeros([self.plan.spec.size], np.float64), []
-        for chunk, out in zip(chunks, self.pool.map(self.computation(bool(task.wanted)), jobs), strict=True):
+        for chunk, out in zip(chunks, self.pool.map(computation, jobs), strict=True):
             if self._merging is not None:
                 partial.append(out["partial"])
             elif not self.line.encodes:
                 total = total + np.asarray(out["total"])
-            columns = {name: [np.asarray(v) for v in out[name]] for name in self._single if name != "own"}
+            columns = {name: [np.asarray(v) for v in out[name]] for name in single if name != "own"}
             if self._own:
                 columns["own"] = [np.stack([np.asarray(one[j]) for one in out["own"]]) for j in range(len(self._own))]
             if task.wanted:
@@ -235,21 +264,24 @@ class TffEngine(Engine):
         """Ends the runtime, if it is ours."""
         self.pool.close()
 
-    def _train(self, server: Nested, own: Nested, give: bool) -> Nested:
+    def _train(self, server: Nested, own: Nested, give: bool, bits: int | None) -> Nested:
         """One client, from what the server broadcast and what the client holds; traced."""
         seed, mine = fold(server["seed"], own["id"]), tf.range(tf.shape(own["y"])[0])
         states = tf.nest.pack_sequence_as(self._states, list(server["states"]))
         kept_state = tf.nest.pack_sequence_as(self.own_like, list(own["own"]))
         visit = Visit(own["secret"], states, kept_state, tf.size(mine), server["round"], own["slot"], own["away"])
-        made = self.contribution(server["weights"], own["x"], own["y"], mine, seed, server["rate"], visit)
+        masking = None if bits is None else Masking(own["keys"], own["signs"], bits)
+        made = self.contribution(server["weights"], own["x"], own["y"], mine, seed, server["rate"], visit, masking)
         finite, update, weight = made["finite"], made["update"], made["weight"]
 
         def kept(value: Tensor) -> Tensor:
             return tf.where(finite, tf.cast(value, tf.float64), tf.zeros_like(value, tf.float64))
 
         sums = [kept(made["loss"]), *(kept(made["log"][name]) for name in self.all_logs)]
-        sums += [kept(made["tally"][name]) for name in self.tally_names]
-        out = collections.OrderedDict((name, made[name]) for name in self._single if name != "own")
+        # Tallies are part of the contribution: where that is encoded they come out of the sum of these alone.
+        tallies = [kept(made["tally"][name]) for name in self.tally_names]
+        sums += [tf.zeros_like(t) for t in tallies] if self.line.encodes else tallies
+        out = collections.OrderedDict((name, made[name]) for name in self._single(bits) if name != "own")
         if self._own:
             out["own"] = tf.nest.flatten(made["own"])
         out["reports"] = tf.stack(sums)

@@ -1,0 +1,74 @@
+"""Dealt: the masks that a client puts on its contribution, as keys that a session deals before the client trains.
+
+A mask is a keystream of ChaCha20 (RFC 8439's cipher) under a key that is used once, with a nonce and a counter of
+zeros, read as little-endian integers of ceil(b / 8) bytes and taken modulo 2^b. A client that trains elsewhere than the
+session runs gets its keys along with its other inputs, and sends back the masked vector alone
+(`fedpriv.engine.masking`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+
+from fedpriv.base.errors import ProtocolError
+
+KEY_BYTES = 32
+#: Keys are never used twice, so a constant nonce and counter repeat no keystream.
+_NONCE = bytes(16)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dealt:
+    """One client's masks in one round. Clients of a round may have different numbers of them.
+
+    Attributes:
+      keys: uint8 `[k, 32]`, each for this client and round alone; secret, so they are not printed.
+      signs: int8 `[k]`: +1 where the client adds a key's keystream, -1 where it subtracts it.
+      bits: b of the ring of integers mod 2^b, from 8 to 64.
+
+    Raises:
+      ProtocolError: they are not of these kinds.
+    """
+
+    keys: np.ndarray
+    signs: np.ndarray
+    bits: int
+
+    def __post_init__(self) -> None:
+        k = len(self.signs)
+        if self.keys.shape != (k, KEY_BYTES) or self.keys.dtype != np.uint8:
+            raise ProtocolError(f"dealt keys are {self.keys.dtype}{list(self.keys.shape)}, not uint8[{k}, {KEY_BYTES}]")
+        if self.signs.shape != (k,) or self.signs.dtype != np.int8 or (np.abs(self.signs) != 1).any():
+            raise ProtocolError("dealt signs are int8[k], each 1 or -1")
+        if not 8 <= self.bits <= 64:
+            raise ProtocolError(f"masks are dealt for integers mod 2^{self.bits}; bits go from 8 to 64")
+
+    def __repr__(self) -> str:
+        return f"Dealt({len(self.signs)} keys, bits={self.bits})"
+
+    def mask(self, values: np.ndarray) -> np.ndarray:
+        """`values`, uint64 `[n]`, with all masks on it, modulo 2^b."""
+        return self._with(values, 1)
+
+    def unmask(self, masked: np.ndarray) -> np.ndarray:
+        """Undoes `mask`, as the client itself can."""
+        return self._with(masked, -1)
+
+    def _with(self, values: np.ndarray, direction: int) -> np.ndarray:
+        total = values.copy()
+        for key, sign in zip(self.keys, self.signs, strict=True):
+            change = np.add if sign == direction else np.subtract
+            change(total, _mask(key.tobytes(), self.bits, len(values)), out=total)
+        return total if self.bits == 64 else total & np.uint64((1 << self.bits) - 1)
+
+
+def _mask(key: bytes, bits: int, count: int) -> np.ndarray:
+    """The mask of one key, uint64 `[count]`; bits beyond b are not cut off."""
+    width = -(-bits // 8)
+    stream = Cipher(algorithms.ChaCha20(key, _NONCE), mode=None).encryptor().update(bytes(count * width))
+    wide = np.zeros((count, 8), np.uint8)
+    wide[:, :width] = np.frombuffer(stream, np.uint8).reshape(count, width)
+    return wide.view("<u8").reshape(-1)
