@@ -346,3 +346,15 @@ def test_the_time_of_each_phase_is_kept():
         session.submit(c, np.arange(4, dtype=np.uint64))
     session.finish()
     assert min(session.seconds.values()) > 0
+
+
+def test_a_protocol_deals_no_masks_unless_it_says_so():
+    session = PairwiseMasks().open(plan_of(2), range(2), round=0, seed=0)
+    session.begin()
+    assert session.deal(0) is None
+    assert session.submit(0, VECTORS[0])
+    with pytest.raises(ProtocolError, match="Deals overrides 'masks', but not 'take_masked'"):
+
+        class Deals(MaskSession):
+            def masks(self, number):
+                return None

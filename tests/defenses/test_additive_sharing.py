@@ -14,6 +14,7 @@ from fedpriv.defense.domain import Real, Ring
 from fedpriv.defense.parties import SERVER, aggregator, client
 from fedpriv.defense.protocol import Aborted, Revealed
 from fedpriv.defense.stations import Plan, Station
+from fedpriv.defense.wire import Interference
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Sampling
 
@@ -261,6 +262,86 @@ def test_each_aggregator_takes_one_message_a_client_of_the_right_length():
         session.deliver(session.aggregators[0], 1, bytes(31))
     with pytest.raises(ProtocolError, match="8 bytes from client 1 instead of 12"):
         session.deliver(session.aggregators[2], 1, bytes(8))
+
+
+def dealing(protocol=None, begun=True, **options):
+    session = (protocol or AdditiveSharing(aggregators=3)).open(plan_of(3), range(3), round=0, seed=0, **options)
+    if begun:
+        session.begin()
+    return session
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize(("bits", "k"), [(8, 2), (20, 3), (64, 4)])
+def test_contributions_masked_elsewhere_are_the_same_messages(bits, k, compressed):
+    vectors = VECTORS & np.uint64(2**bits - 1)
+    protocol = AdditiveSharing(aggregators=k, bits=bits, compressed=compressed)
+    session, ours = dealing(protocol, watched=None), run(protocol, vectors)
+    for c in range(3):
+        dealt = session.deal(c)
+        assert (dealt.keys.shape, dealt.signs.tolist(), dealt.bits) == ((k - 1, 32), [-1] * (k - 1), bits)
+        assert session.submit_masked(c, dealt.mask(vectors[c]))
+    outcome = session.finish()
+    np.testing.assert_array_equal(outcome.total, ours[1].total)
+    assert outcome.clients == (0, 1, 2)
+    assert session.wire.traffic() == ours[0].wire.traffic()
+    seen = session.seen_by(aggregators(*range(k)))
+    np.testing.assert_array_equal([s.value for s in seen], vectors)
+
+
+def test_a_watched_client_takes_off_its_own_masks():
+    session = dealing(watched=[client(2), aggregator(0)])
+    for c in range(3):
+        session.submit_masked(c, session.deal(c).mask(VECTORS[c]))
+    outcome = session.finish()
+    whole, rest = session.seen_by([aggregator(0), client(2)])
+    np.testing.assert_array_equal(whole.value, outcome.total)
+    np.testing.assert_array_equal(rest.value, [41, 52, 63])
+
+
+def test_masks_are_dealt_once_and_only_they_are_taken():
+    with pytest.raises(ProtocolError, match="the input phase is not open"):
+        dealing(begun=False).deal(0)
+    session = dealing()
+    with pytest.raises(ProtocolError, match="client 9 is not in this round"):
+        session.deal(9)
+    with pytest.raises(ProtocolError, match="client 0 was dealt no masks"):
+        session.submit_masked(0, VECTORS[0])
+    dealt = session.deal(0)
+    with pytest.raises(ProtocolError, match="client 0 has its masks already"):
+        session.deal(0)
+    with pytest.raises(ProtocolError, match="client 0 was dealt masks; submit what they are on by submit_masked"):
+        session.submit(0, VECTORS[0])
+    with pytest.raises(ProtocolError, match=r"sends 4294967296, which is no integer mod 2\^32"):
+        session.submit_masked(0, np.array([1, 2**32, 0], np.uint64))
+    with pytest.raises(ProtocolError, match=r"uint64\[2\] instead of uint64\[3\]"):
+        session.submit_masked(0, VECTORS[0, :2])
+    assert session.submit_masked(0, dealt.mask(VECTORS[0]))
+    with pytest.raises(ProtocolError, match="client 0 contributes a second time"):
+        session.submit_masked(0, VECTORS[0])
+    session.submit(1, VECTORS[1])
+    with pytest.raises(ProtocolError, match="client 1 has its masks already, or has contributed"):
+        session.deal(1)
+    session.deal(2)  # it never comes back, and is simply not in the sum
+    outcome = session.finish()
+    assert outcome.clients == (0, 1)
+    np.testing.assert_array_equal(outcome.total, VECTORS[0] + VECTORS[1])
+    with pytest.raises(ProtocolError, match="the input phase is not open"):
+        session.deal(2)
+
+
+def test_masked_messages_that_are_changed_or_cut_end_the_round():
+    def cut(delivery):
+        last = delivery.phase == "share" and delivery.receiver == aggregator(2) and delivery.sender == client(1)
+        return delivery.payload[:-1] if last else delivery.payload
+
+    session = dealing(interference=Interference(by_sender=cut))
+    assert session.submit_masked(0, session.deal(0).mask(VECTORS[0]))
+    dealt, late = session.deal(1), session.deal(2)
+    assert not session.submit_masked(1, dealt.mask(VECTORS[1]))
+    assert not session.submit_masked(2, late.mask(VECTORS[2]))
+    assert session.finish().reason.startswith("aggregator 2 got 11 bytes from client 1 instead of 12")
+    assert session.wire.bytes(receiver="server") == 0
 
 
 def test_another_ring_or_a_larger_cohort_is_refused():

@@ -125,12 +125,13 @@ class TffEngine(Engine):
             )
         )
 
-        # TFF builds graphs of its own; within a function the model's layers are traced, not rebuilt.
+        # Traced out here: in a graph of TFF's, == and != on tensors would only ask whether they are the same one.
         traced = tf.function(lambda server, own: self._train(server, own, give, bits), autograph=False)
+        concrete = traced.get_concrete_function(_specs(server_type), _specs(client_type))
 
         @tff.tensorflow.computation(server_type, client_type)
         def train(server: Any, own: Any) -> Any:
-            return traced(server, own)
+            return concrete(server, own)
 
         # An aggregator's state is for its own computations to send, not for every client.
         state_type = tff.to_type([] if merging is None else merging.leaves)
@@ -293,6 +294,10 @@ class TffEngine(Engine):
         if give:
             out["update"] = tf.cond(own["asked"] & finite, lambda: update, lambda: update[:0])
         return out
+
+
+def _specs(type_: Any) -> Nested:
+    return tff.types.type_to_tf_tensor_specs(type_)
 
 
 def _leaves(state: Nested) -> list[Tensor | Array]:
