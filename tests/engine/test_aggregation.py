@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from fedpriv_defenses.central_dp import CentralDP
@@ -11,6 +13,7 @@ from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tf, tff
+from fedpriv.defense.stations import Defense
 from fedpriv.engine.tff.aggregation import to_aggregation_factory
 from fedpriv.engine.tff.pool import default_runtime
 from fedpriv.federation.federation import Federation
@@ -44,6 +47,22 @@ def test_the_mean_is_that_of_the_clipped_values(weighting, shares):
     np.testing.assert_allclose(flat(out.result), np.average(clipped, axis=0, weights=shares), atol=1e-6)
     assert out.measurements["clip/clipped"] == pytest.approx(0.5)
     assert out.measurements["clip/norm"] == pytest.approx((5 + 0.5) / 2)
+
+
+class Marks(Defense):
+    """Replaces every 0 by 5, by Python's own comparison."""
+
+    name: ClassVar[str] = "marks"
+
+    def update(self, update, context):
+        return tf.where(update == 0, 5.0, update)
+
+
+def test_comparisons_within_a_defense_are_of_values():
+    # In graphs that TFF builds, == on tensors asks whether they are the same tensor.
+    made = process(Marks(), weighting="uniform")
+    out = made.next(made.initialize(), VALUES, [3.0, 1.0])
+    np.testing.assert_allclose(flat(out.result), [1.65, 5, 2.2], rtol=1e-6)
 
 
 def test_noise_of_the_server_has_its_size_and_changes_from_round_to_round():

@@ -12,6 +12,7 @@ from fedpriv.base.seeds import Purpose, child, fresh, secret
 from fedpriv.base.types import Nested, Scalar
 from fedpriv.defense.line import Line
 from fedpriv.defense.stations import Context, Defense, Plan, Station, labels
+from fedpriv.engine.tff.traced import traced
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Sampling
 
@@ -170,10 +171,13 @@ class _Process:
         like = tff.types.type_to_tf_tensor_specs(value_type)
         start = tff.tensorflow.computation(self.start)
         state_type = start.type_signature.result
-        client = tff.tensorflow.computation(self.client, [value_type, weight_type, state_type])
-        server = tff.tensorflow.computation(
-            lambda state, sums: self.server(state, sums, like), [state_type, client.type_signature.result]
+        one = traced(self.client, value_type, weight_type, state_type)
+        client = tff.tensorflow.computation(
+            lambda value, weight, state: one(value, weight, state), [value_type, weight_type, state_type]
         )
+        sums_type = client.type_signature.result
+        all_ = traced(lambda state, sums: self.server(state, sums, like), state_type, sums_type)
+        server = tff.tensorflow.computation(lambda state, sums: all_(state, sums), [state_type, sums_type])
 
         @tff.federated_computation
         def initialize() -> Any:

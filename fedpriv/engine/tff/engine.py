@@ -28,6 +28,7 @@ from fedpriv.engine.masking import Masking
 from fedpriv.engine.result import CohortResult, CohortTask
 from fedpriv.engine.tff.merging import Merging, sent
 from fedpriv.engine.tff.pool import Pool
+from fedpriv.engine.tff.traced import traced
 from fedpriv.federation.client import Visit
 from fedpriv.federation.federation import Federation
 
@@ -125,13 +126,11 @@ class TffEngine(Engine):
             )
         )
 
-        # Traced out here: in a graph of TFF's, == and != on tensors would only ask whether they are the same one.
-        traced = tf.function(lambda server, own: self._train(server, own, give, bits), autograph=False)
-        concrete = traced.get_concrete_function(_specs(server_type), _specs(client_type))
+        one = traced(lambda server, own: self._train(server, own, give, bits), server_type, client_type)
 
         @tff.tensorflow.computation(server_type, client_type)
         def train(server: Any, own: Any) -> Any:
-            return concrete(server, own)
+            return one(server, own)
 
         # An aggregator's state is for its own computations to send, not for every client.
         state_type = tff.to_type([] if merging is None else merging.leaves)
@@ -294,10 +293,6 @@ class TffEngine(Engine):
         if give:
             out["update"] = tf.cond(own["asked"] & finite, lambda: update, lambda: update[:0])
         return out
-
-
-def _specs(type_: Any) -> Nested:
-    return tff.types.type_to_tf_tensor_specs(type_)
 
 
 def _leaves(state: Nested) -> list[Tensor | Array]:
