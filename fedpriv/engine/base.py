@@ -98,7 +98,8 @@ class Engine(ABC):
           As `signature`: `update [d]`, `loss`, `log`, `tally`, `finite`, `weight` in the sum (0 if it is not finite),
           `own`, `bits` on the wire, `bounded` (whether a stated bound holds), `ok` (whether defenses could carry the
           value) and, where links encode, `encoded`, int64 `[d + 1 + t]`. With masks there is `masked` in its place:
-          the same with the masks on, or zeros where it is not finite, not bounded or not ok, and is not to be sent.
+          the same with the masks on, as unsigned integers that just hold them, or zeros where it is not finite, not
+          bounded or not ok, and is not to be sent.
         """
         dtype, size = self.plan.spec.dtype, tf.shape(indices)[0]
         prepared = None
@@ -147,11 +148,13 @@ class Engine(ABC):
                 out["encoded"] = encoded
             else:
                 sends = finite & out["ok"] & out["bounded"]
-                out["masked"] = tf.cond(sends, lambda: masking.mask(encoded), lambda: tf.zeros_like(encoded))
+                out["masked"] = tf.cond(
+                    sends, lambda: masking.mask(encoded), lambda: tf.zeros_like(encoded, masking.dtype)
+                )
         return out
 
-    def signature(self, masked: bool = False) -> dict[str, Nested]:
-        """Shapes and dtypes of what `contribution` gives, with masks or without."""
+    def signature(self, masked: tf.DType | None = None) -> dict[str, Nested]:
+        """Shapes and dtypes of what `contribution` gives, with masks, which give that dtype, or without."""
         spec = self.plan.spec
         scalar = tf.TensorSpec([], spec.dtype)
         found = {
@@ -167,7 +170,8 @@ class Engine(ABC):
             "ok": tf.TensorSpec([], tf.bool),
         }
         if self.line.encodes:
-            found["masked" if masked else "encoded"] = tf.TensorSpec([self.contribution_length], tf.int64)
+            name = "encoded" if masked is None else "masked"
+            found[name] = tf.TensorSpec([self.contribution_length], masked or tf.int64)
         return found
 
     @property

@@ -121,7 +121,7 @@ class Collector:
             if own:
                 self.own[client] = tuple(np.array(a[row]) for a in own)
             given = next((out[name][row] for name in ("encoded", "masked") if name in out), None)
-            encoded = None if given is None else np.asarray(given).view(np.uint64)
+            encoded = None if given is None else np.asarray(given).astype(np.uint64)
             if client in self.task.wanted:
                 self.updates[client] = self._as_received(encoded, out, row)
             if self.session is not None:

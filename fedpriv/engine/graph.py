@@ -68,7 +68,7 @@ class GraphEngine(Engine):
             return self.contribution(flat, x, y, mine, fold(seed, chunk["ids"][i]), rate, visit, masking)
 
         count = tf.shape(chunk["ids"])[0]
-        form = self.signature(bits is not None)
+        form = self.signature(None if bits is None else Masking(chunk["keys"], chunk["signs"], bits).dtype)
         result = tf.map_fn(run, tf.range(count), fn_output_signature=form, parallel_iterations=self.lanes)
         if not self.line.encodes:
             result["total"] = _add_weighted(total, result["update"], result["weight"])

@@ -30,6 +30,11 @@ class Masking:
     signs: Tensor
     bits: int
 
+    @property
+    def dtype(self) -> tf.DType:
+        """What masked elements travel as: the narrowest machine integers that hold one."""
+        return next(t for t in (tf.uint8, tf.uint16, tf.uint32, tf.uint64) if 8 * t.size >= self.bits)
+
     def mask(self, values: Tensor) -> Tensor:
         """`values`, int64 `[n]` (the bit patterns of uint64, n known while tracing), with all masks on it, mod 2^b."""
         n = int(values.shape[0])
@@ -55,8 +60,10 @@ class Masking:
 
         found = tf.TensorArray(tf.int64, stretches, element_shape=[size])
         _, found = tf.while_loop(lambda i, _: i < stretches, stretch, (tf.constant(0), found), parallel_iterations=2)
-        # What int64 carries beyond b bits would depend on the values.
-        return _reduced(tf.reshape(found.stack(), [-1])[:n], self.bits)
+        total = tf.reshape(found.stack(), [-1])[:n]
+        if self.bits < 64:  # what it carries beyond b bits would depend on the values
+            total = tf.bitwise.bitwise_and(total, tf.constant((1 << self.bits) - 1, tf.int64))
+        return tf.cast(total, self.dtype)
 
 
 def elements(words: Tensor, width: int) -> Tensor:
@@ -69,7 +76,3 @@ def elements(words: Tensor, width: int) -> Tensor:
         return tf.cast(tf.reshape(tf.bitcast(words, tf.uint8 if width == 1 else tf.uint16), [-1]), tf.int64)
     narrow = tf.reshape(tf.bitcast(words, tf.uint8), [-1, width])
     return tf.bitcast(tf.pad(narrow, [[0, 0], [0, 8 - width]]), tf.int64)
-
-
-def _reduced(values: Tensor, bits: int) -> Tensor:
-    return values if bits == 64 else tf.bitwise.bitwise_and(values, tf.constant((1 << bits) - 1, tf.int64))

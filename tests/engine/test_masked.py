@@ -83,7 +83,7 @@ class Round:
                 for i, number in enumerate(ids):
                     flags = {n: bool(np.asarray(out[n][i])) for n in ("finite", "ok", "bounded")}
                     vector = next(out[n] for n in ("masked", "encoded") if n in out)[i]
-                    self.back[number] = (np.asarray(vector).view(np.uint64), flags)
+                    self.back[number] = (np.asarray(vector).astype(np.uint64), flags)
                 self.sums.append(np.asarray(out["reports"]))
                 yield out
 
