@@ -214,8 +214,8 @@ class Session(ABC):
           Whether it was sent: not if the client is gone by now, or the round has been aborted.
 
         Raises:
-          ProtocolError: the input phase is not open, the client is not in this round or has contributed before, or
-            the vector is of the wrong kind.
+          ProtocolError: the input phase is not open, the client is not in this round, was dealt masks or has
+            contributed before, or the vector is of the wrong kind.
         """
         client = int(client)
         if client in self._dealt:
@@ -243,7 +243,8 @@ class Session(ABC):
             raise ProtocolError(f"client {client} is to be dealt masks, but the input phase is not open")
         if client in self._dealt or client in self._submitted:
             raise ProtocolError(f"client {client} has its masks already, or has contributed; each mask is used once")
-        dealt = self.masks(client)
+        with self._timed():
+            dealt = self.masks(client)
         if dealt is not None:
             self._dealt[client] = dealt
         return dealt
@@ -319,7 +320,8 @@ class Session(ABC):
 
     def masks(self, client: int) -> Dealt | None:
         """What `deal` gives: all masks that `client` adds and subtracts, on its whole contribution and of one ring in
-        all the session; by default None. The client is in the round, and is dealt masks once.
+        all the session; by default None. The client is in the round, and is dealt masks once. This is no place to
+        `abort` the round: `ready` and `take_masked` are.
         """
         return None
 

@@ -74,8 +74,11 @@ class Collector:
           ProtocolError: the session deals them to some clients alone, or in another ring.
         """
         assert self.session is not None
-        first, self._first = self._first, None
-        dealt = first if first is not None and client == self.clients[0] else self.session.deal(client)
+        dealt: Dealt | None
+        if self._first is not None and client == self.clients[0]:
+            dealt, self._first = self._first, None
+        else:
+            dealt = self.session.deal(client)
         if dealt is None or dealt.bits != self.mask_bits:
             raise ProtocolError(
                 f"client {client} is dealt {dealt}, but client {self.clients[0]} masks mod 2^{self.mask_bits}; a "

@@ -94,7 +94,7 @@ def in_graph(dealt, values, padding=0):
     return put_on(tf.constant(keys), tf.constant(signs), tf.constant(values.view(np.int64))).numpy()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(st.integers(8, 64), st.integers(0, 300), st.lists(st.sampled_from([1, -1]), max_size=3), st.data())
 def test_masks_are_the_rings_keystreams(bits, n, signs, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
@@ -115,8 +115,8 @@ def test_masks_are_the_rings_keystreams(bits, n, signs, data):
         assert in_graph(dealt, values, padding=data.draw(st.integers(0, 2))).tolist() == expected
 
 
-@pytest.mark.parametrize("bits", [8, 12, 20, 32, 40, 48, 56, 64])
-@pytest.mark.parametrize("n", [1, 64, 65, 1000])
+@pytest.mark.parametrize("bits", [8, 16, 20, 32, 40, 64])
+@pytest.mark.parametrize("n", [64, 1000])
 def test_stretches_change_nothing(monkeypatch, bits, n):
     monkeypatch.setattr(masking, "STRETCH_BLOCKS", 8)  # some lengths then take many stretches, some one
     rng = np.random.default_rng(0)

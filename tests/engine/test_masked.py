@@ -173,7 +173,7 @@ def test_what_comes_back_of_a_contribution_is_uniform_and_opened_by_the_keys_alo
     graph, tff, federation = engines(defenses=(Clip(norm=1.0), Counts(), sharing), batch_size=4)
     plain = encoded(graph, federation)
     assert sum(int(np.count_nonzero(v)) for v in plain.values()) > 50
-    rounds = [Round(tff, federation, chunk=5) for _ in range(40)]
+    rounds = [Round(tff, federation, chunk=5) for _ in range(25)]
     for one in rounds:
         assert one.names == {"bits", "bounded", "finite", "masked", "ok", "reports"}
         assert [float(s[-1]) for s in one.sums] == [0.0]  # nor do the tallies, which are part of a contribution

@@ -321,14 +321,18 @@ def test_an_address_that_is_none(bad):
         Pool(["a:1", "a:1"])
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_worker_that_dies_or_hangs_in_a_round_changes_nothing(federate, address, how):
-    _, undisturbed = both(federate, address, batch_size=4)
+@pytest.mark.parametrize(
+    ("how", "defenses"),
+    [(signal.SIGKILL, (SecretSharing(aggregators=3, range=4.0),)), (signal.SIGSTOP, ())],
+    ids=["dies, with masks", "hangs, without"],
+)
+def test_a_worker_that_dies_or_hangs_in_a_round_changes_nothing(federate, address, how, defenses):
+    _, undisturbed = both(federate, address, batch_size=4, defenses=defenses)
     undisturbed._engine.chunk_clients = 1
     expected = undisturbed.run(4).weights
     runtimes = [Runtime(), Runtime()]
     options = {"workers": [r.address for r in runtimes], "timeout": 5 if how is signal.SIGSTOP else 60}
-    federation = federate(batch_size=4, engine="tff", engine_options=options)
+    federation = federate(batch_size=4, defenses=defenses, engine="tff", engine_options=options)
     federation._engine.chunk_clients = 1
     federation.run(1)  # everything is compiled
     struck = []

@@ -189,10 +189,7 @@ class TffEngine(Engine):
 
         # One by one, as workers get free.
         jobs = ((server, state, [held(c) for c in chunk]) for server, chunk in zip(servers, chunks, strict=True))
-        computation, single = (
-            self.computation(bool(task.wanted), collector.mask_bits),
-            self._single(collector.mask_bits),
-        )
+        computation, single = self.computation(bool(task.wanted), bits), self._single(bits)
         total, partial = np.zeros([self.plan.spec.size], np.float64), []
         for chunk, out in zip(chunks, self.pool.map(computation, jobs), strict=True):
             if self._merging is not None:
