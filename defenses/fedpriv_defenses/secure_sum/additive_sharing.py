@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedpriv.base.errors import MessageError, ParameterError, ProtocolError, StackError
+from fedpriv.base.errors import MessageError, ParameterError, StackError
 from fedpriv.defense.domain import Ring
 from fedpriv.defense.parties import SERVER, Party, Phase, aggregator
 from fedpriv.defense.parties import client as client_party
@@ -170,11 +170,7 @@ class AdditiveSession(Session):
         Raises:
           ProtocolError: elements beyond the ring.
         """
-        if self._protocol.bits < 64 and int(encoded.max(initial=0)) >> self._protocol.bits:
-            raise ProtocolError(
-                f"client {client} contributes {int(encoded.max())}, which is no integer mod 2^{self._protocol.bits}; "
-                "give the codec and the protocol the same bits"
-            )
+        self.check_ring(client, encoded, self._protocol.bits)
         for receiver, message in zip(self.aggregators, self.make_messages(encoded), strict=True):
             self.deliver(receiver, client, message)
 

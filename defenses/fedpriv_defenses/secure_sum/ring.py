@@ -8,8 +8,10 @@ masked by the keystream that is not; if it is not, nothing in them depends on th
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
@@ -20,6 +22,16 @@ _NONCE = bytes(16)
 #: Keystreams are made and used in blocks of this many elements, which stay in the processor's cache.
 _BLOCK = 1 << 15
 _ZEROS = bytes(8 * _BLOCK)
+#: Bytes of a vector that one thread masks at once, and elements below which threads cost more than they save.
+_TILE, _WORTH_THREADS = 1 << 19, 1 << 18
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)), thread_name_prefix="keystream")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of its parent's threads
 
 
 class RingFormat:
@@ -47,6 +59,10 @@ class RingFormat:
         if self.bits < 8 * self.dtype.itemsize:
             np.bitwise_and(values, self._mask, out=values)
         return values
+
+    def fits(self, values: np.ndarray) -> bool:
+        """Whether all are elements of the ring, rather than of the machine integers that hold it."""
+        return self.bits == 8 * self.dtype.itemsize or not len(values) or bool(values.max() <= self._mask)
 
     def pack(self, values: np.ndarray) -> bytes:
         """Ring elements to a message."""
@@ -81,6 +97,28 @@ class RingFormat:
             size = (where.stop - start) * self.width
             encryptor.update_into(memoryview(_ZEROS)[:size], stream[:size])
             yield where, self.reduce(self.unpack(stream[:size]))
+
+    def add_keystreams(self, total: np.ndarray, keys: Sequence[bytes], signs: Sequence[int]) -> None:
+        """Adds to `total` `[length]`, in place, the vectors that keys stand for, or takes them away where a sign is -1.
+
+        `total` is not reduced. Threads share the vector's length, so that each stays in its core's cache.
+        """
+        tile = _TILE // self.width // 64 * 64  # a whole number of the cipher's 64-byte blocks
+        starts = range(0, self.length, tile)
+        if len(keys) * self.length < _WORTH_THREADS:
+            for start in starts:
+                self._add_tile(total, keys, signs, start, tile)
+        else:
+            list(_threads().map(lambda start: self._add_tile(total, keys, signs, start, tile), starts))
+
+    def _add_tile(self, total: np.ndarray, keys: Sequence[bytes], signs: Sequence[int], start: int, tile: int) -> None:
+        part = total[start : start + tile]
+        size = len(part) * self.width
+        zeros, stream = memoryview(bytes(size)), memoryview(bytearray(size))
+        nonce = (start * self.width // 64).to_bytes(4, "little") + _NONCE[4:]
+        for key, sign in zip(keys, signs, strict=True):
+            Cipher(algorithms.ChaCha20(key, nonce), mode=None).encryptor().update_into(zeros, stream)
+            (np.add if sign > 0 else np.subtract)(part, self.unpack(stream), out=part)
 
     def expand(self, key: bytes) -> np.ndarray:
         """All blocks of `key`, `[length]`."""
