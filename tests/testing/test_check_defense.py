@@ -28,8 +28,6 @@ SHIPPED = {
 #: Work behind another, or on TFF's engine, where tests of their own run them.
 ELSEWHERE = {"additive_sharing", "pairwise_masking", "neighbour_masking"}
 ELSEWHERE |= {n for n in registry.defenses.names() if n.startswith("tff_")}
-    n for n in registry.defenses.names() if n.startswith("tff_")
-}
 
 
 def test_every_shipped_defense_is_checked_somewhere():
