@@ -48,7 +48,7 @@ class AdditiveSharing(Protocol):
     )
     bits: Annotated[int, Field(ge=8, le=64)] = Field(
         default=32,
-        description="b, from 8 to 64, of the ring of integers mod 2^b; an element takes ceil(b / 8) bytes on the wire.",
+        description="b, from 8 to 64, of the ring of integers mod 2^b; an element takes b bits on the wire.",
     )
     compressed: bool = Field(
         default=True,

@@ -68,6 +68,7 @@ class MaskingClient:
 
     def __post_init__(self) -> None:
         self._public: dict[int, tuple[bytes, bytes]] = {}
+        self._agreed: dict[int, bytes] = {}
         self._own_shares = b""
         self._included: tuple[int, ...] = ()
         self._survivors: tuple[int, ...] | None = None
@@ -240,9 +241,10 @@ class MaskingClient:
 
     def _channel(self, sender: int, receiver: int) -> bytes:
         other = sender if receiver == self.number else receiver
-        secret = messages.agreed(self.channel_key, self._public[other][0])
+        secret = self._agreed.get(other) or messages.agreed(self.channel_key, self._public[other][0])
         if secret is None:
             raise MessageError(f"client {other} gave a channel key that agrees on nothing; run the round without it")
+        self._agreed[other] = secret
         return messages.derived(secret, "shares", self.rules.round, sender, receiver)
 
     def _statement(self, who: int, keys: bytes) -> bytes:
