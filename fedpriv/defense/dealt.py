@@ -8,6 +8,8 @@ session runs gets its keys along with its other inputs, and sends back the maske
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +38,12 @@ class Dealt:
     keys: np.ndarray
     signs: np.ndarray
     bits: int
+
+    @classmethod
+    def drawn(cls, signs: Sequence[int], bits: int) -> Dealt:
+        """Masks under fresh keys from the operating system, one for each of `signs`."""
+        keys = np.frombuffer(os.urandom(len(signs) * KEY_BYTES), np.uint8)
+        return cls(keys=keys.reshape(len(signs), KEY_BYTES), signs=np.asarray(signs, np.int8), bits=bits)
 
     def __post_init__(self) -> None:
         k = len(self.signs)

@@ -230,7 +230,8 @@ class Session(ABC):
         """The masks that `client` puts on its contribution, which is then submitted by `submit_masked`.
 
         Returns:
-          They; None, for every client, where the protocol's messages are not made that way: then `submit` it.
+          They; None, for every client, where the protocol's messages are not made that way: then `submit` it. None
+          also where the round has been aborted.
 
         Raises:
           ProtocolError: the input phase is not open, the client is not in this round, was dealt masks before, or has
@@ -243,8 +244,14 @@ class Session(ABC):
             raise ProtocolError(f"client {client} is to be dealt masks, but the input phase is not open")
         if client in self._dealt or client in self._submitted:
             raise ProtocolError(f"client {client} has its masks already, or has contributed; each mask is used once")
-        with self._timed():
-            dealt = self.masks(client)
+        if self.outcome:
+            return None
+        try:
+            with self._timed():
+                dealt = self.masks(client)
+        except _ENDS as abort:
+            self._end(abort)
+            return None
         if dealt is not None:
             self._dealt[client] = dealt
         return dealt
@@ -271,11 +278,7 @@ class Session(ABC):
         if not self._admits(client, masked):
             return False
         assert dealt is not None
-        if dealt.bits < 64 and int(masked.max(initial=0)) >> dealt.bits:
-            raise ProtocolError(
-                f"client {client} sends {int(masked.max())}, which is no integer mod 2^{dealt.bits}; mask it with what "
-                "it was dealt"
-            )
+        self.check_ring(client, masked, dealt.bits)
         if self.wire.is_watched(client_party(client)):
             self._own[client] = dealt.unmask(masked)
         taken = self._takes(client, lambda: self.take_masked(client, masked, dealt))
@@ -307,6 +310,15 @@ class Session(ABC):
         assert self.outcome is not None
         return self.outcome
 
+    def check_ring(self, client: int, encoded: np.ndarray, bits: int) -> None:
+        """Raises ProtocolError if a contribution, uint64 `[n]`, has elements beyond the integers mod 2^bits."""
+        largest = int(encoded.max(initial=0)) if bits < 64 else 0
+        if largest >> bits:
+            raise ProtocolError(
+                f"client {client} contributes {largest}, which is no integer mod 2^{bits}; give the codec and the "
+                "protocol the same bits"
+            )
+
     def abort(self, reason: str) -> NoReturn:
         """Ends the round without a result; does not return. Only for use in the methods that a protocol overrides."""
         raise _Abort(reason)
@@ -320,8 +332,7 @@ class Session(ABC):
 
     def masks(self, client: int) -> Dealt | None:
         """What `deal` gives: all masks that `client` adds and subtracts, on its whole contribution and of one ring in
-        all the session; by default None. The client is in the round, and is dealt masks once. This is no place to
-        `abort` the round: `ready` and `take_masked` are.
+        all the session; by default None. The client is in the round, and is dealt masks once.
         """
         return None
 

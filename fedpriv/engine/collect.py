@@ -41,6 +41,8 @@ class Collector:
         self._first: Dealt | None = None
         if self.session is not None and engine.masks_in_graph and present:
             self._first = self.session.deal(present[0])
+            if self.session.outcome is not None:  # the round ended over it, so nobody sends
+                self.clients = []
         self.mask_bits = None if self._first is None else self._first.bits
         # Summed at the end and exactly, so that the sums do not depend on the chunks.
         self.losses: list[float] = []
@@ -74,11 +76,14 @@ class Collector:
           ProtocolError: the session deals them to some clients alone, or in another ring.
         """
         assert self.session is not None
+        assert self.mask_bits is not None
         dealt: Dealt | None
         if self._first is not None and client == self.clients[0]:
             dealt, self._first = self._first, None
         else:
             dealt = self.session.deal(client)
+        if isinstance(self.session.outcome, Aborted):  # what comes back is not taken, and nobody can read it
+            return Dealt.drawn([1], self.mask_bits)
         if dealt is None or dealt.bits != self.mask_bits:
             raise ProtocolError(
                 f"client {client} is dealt {dealt}, but client {self.clients[0]} masks mod 2^{self.mask_bits}; a "

@@ -61,17 +61,17 @@ def test_the_sum_is_the_sum_modulo_the_ring(bits, k, m, compressed, data):
     assert session.outcome is outcome
 
 
-@pytest.mark.parametrize(("bits", "width"), [(8, 1), (20, 3), (32, 4), (33, 5), (64, 8)])
-def test_bytes_are_those_of_the_messages(bits, width):
+@pytest.mark.parametrize(("bits", "size"), [(8, 10), (20, 25), (32, 40), (33, 42), (64, 80)])
+def test_bytes_are_those_of_the_messages(bits, size):
     vectors = np.ones((9, 10), np.uint64)
     full, _ = run(AdditiveSharing(aggregators=3, bits=bits, compressed=False), vectors)
-    assert full.wire.bytes(sender="client") == 9 * 3 * 10 * width
+    assert full.wire.bytes(sender="client") == 9 * 3 * size
     short, _ = run(AdditiveSharing(aggregators=3, bits=bits), vectors)
     assert short.wire.traffic() == {
-        ("share", "client", "aggregator"): 9 * (2 * 32 + 10 * width),
+        ("share", "client", "aggregator"): 9 * (2 * 32 + size),
         ("publish", "aggregator", "aggregator"): 3 * 2 * 2,  # nine clients are two bytes of a roll
-        ("publish", "aggregator", "server"): 3 * 10 * width,
-        ("publish", "server", "aggregator"): 3 * 10 * width,
+        ("publish", "aggregator", "server"): 3 * size,
+        ("publish", "server", "aggregator"): 3 * size,
     }
 
 
@@ -312,7 +312,7 @@ def test_masks_are_dealt_once_and_only_they_are_taken():
         session.deal(0)
     with pytest.raises(ProtocolError, match="client 0 was dealt masks; submit what they are on by submit_masked"):
         session.submit(0, VECTORS[0])
-    with pytest.raises(ProtocolError, match=r"sends 4294967296, which is no integer mod 2\^32"):
+    with pytest.raises(ProtocolError, match=r"contributes 4294967296, which is no integer mod 2\^32"):
         session.submit_masked(0, np.array([1, 2**32, 0], np.uint64))
     with pytest.raises(ProtocolError, match=r"uint64\[2\] instead of uint64\[3\]"):
         session.submit_masked(0, VECTORS[0, :2])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from fedpriv.base.errors import MessageError, ParameterError, ProtocolError, StackError
+from fedpriv.base.errors import MessageError, ParameterError, StackError
 from fedpriv.defense.dealt import Dealt
 from fedpriv.defense.domain import Ring
 from fedpriv.defense.parties import SERVER, Party, Phase, aggregator
@@ -50,7 +49,7 @@ class AdditiveSharing(Protocol):
     )
     bits: Annotated[int, Field(ge=8, le=64)] = Field(
         default=32,
-        description="b, from 8 to 64, of the ring of integers mod 2^b; an element takes ceil(b / 8) bytes on the wire.",
+        description="b, from 8 to 64, of the ring of integers mod 2^b; an element takes b bits on the wire.",
     )
     compressed: bool = Field(
         default=True,
@@ -172,19 +171,13 @@ class AdditiveSession(Session):
         Raises:
           ProtocolError: elements beyond the ring.
         """
-        if self._protocol.bits < 64 and int(encoded.max(initial=0)) >> self._protocol.bits:
-            raise ProtocolError(
-                f"client {client} contributes {int(encoded.max())}, which is no integer mod 2^{self._protocol.bits}; "
-                "give the codec and the protocol the same bits"
-            )
+        self.check_ring(client, encoded, self._protocol.bits)
         for receiver, message in zip(self.aggregators, self.make_messages(encoded), strict=True):
             self.deliver(receiver, client, message)
 
     def masks(self, client: int) -> Dealt:
         """All shares but the last, as keys, which the client subtracts to get the last."""
-        k = len(self.aggregators)
-        keys = np.frombuffer(os.urandom((k - 1) * KEY_BYTES), np.uint8).reshape(k - 1, KEY_BYTES)
-        return Dealt(keys=keys, signs=np.full(k - 1, -1, np.int8), bits=self._protocol.bits)
+        return Dealt.drawn([-1] * (len(self.aggregators) - 1), self._protocol.bits)
 
     def take_masked(self, client: int, masked: np.ndarray, dealt: Dealt) -> None:
         """Delivers the keys, or what they expand to, and the last share, which is the masked vector."""
