@@ -272,12 +272,11 @@ class Session(ABC):
           ProtocolError: as `submit`; or the client was dealt none, or the vector is not of the masks' ring.
         """
         client = int(client)
-        dealt = self._dealt.get(client)
-        if dealt is None and client not in self._submitted:
-            raise ProtocolError(f"client {client} was dealt no masks; call deal first, or submit its contribution")
         if not self._admits(client, masked):
             return False
-        assert dealt is not None
+        dealt = self._dealt.get(client)
+        if dealt is None:
+            raise ProtocolError(f"client {client} was dealt no masks; call deal first, or submit its contribution")
         self.check_ring(client, masked, dealt.bits)
         if self.wire.is_watched(client_party(client)):
             self._own[client] = dealt.unmask(masked)

@@ -10,7 +10,8 @@ from fedpriv_defenses.fixed_point import FixedPoint
 from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 from scipy import stats
 
-from fedpriv.base.errors import OverflowDetected, ProtocolError
+from fedpriv.base import registry
+from fedpriv.base.errors import MessageError, OverflowDetected, ProtocolError
 from fedpriv.base.lazy import tf
 from fedpriv.data.dataset import Dataset
 from fedpriv.defense.dealt import Dealt
@@ -348,3 +349,55 @@ class ByHost(ChainSession):
     def take(self, number, encoded):
         dealt = self.dealing(self, number)
         self.take_masked(number, dealt.mask(encoded), dealt)
+
+
+class Fails(ChainSession):
+    """One client's keys agree on nothing."""
+
+    at = 3
+
+    def masks(self, number):
+        if number == self.at:
+            raise MessageError(f"client {number} agrees on nothing; run the round again without it")
+        return super().masks(number)
+
+
+def test_a_deal_that_fails_ends_the_round_and_still_nothing_plain_comes_back(engines, monkeypatch):
+    codec = FixedPoint(bits=24, range=1.0, resolution=STEP)
+    graph, tff, federation = engines(defenses=(Clip(norm=1.0), codec, Chain()), batch_size=4)
+    plain = encoded(graph, federation)
+    monkeypatch.setattr(Chain, "session", lambda self, opening: Fails(opening))
+    one = Round(tff, federation)
+    assert one.result.aborted.startswith("client 3 agrees on nothing")
+    assert one.result.survivors == []
+    assert set(one.back) == set(EVERYONE)
+    for number, (vector, flags) in one.back.items():
+        assert flags["ok"]
+        assert np.mean(vector == plain[number]) < 0.2
+    monkeypatch.setattr(Fails, "at", 0)
+    early = Round(tff, federation)
+    assert early.result.aborted.startswith("client 0 agrees on nothing")
+    assert early.back == {}
+
+
+@pytest.mark.parametrize("name", ["secagg", pytest.param("secagg_plus", marks=pytest.mark.slow)])
+def test_pairwise_masks_are_put_on_there_too_and_drop_outs_taken_out(engines, toy, name):
+    x = toy.x.copy()
+    x[6] = np.nan  # one of client 1's: it shared its keys, and never sends
+    more = ",neighbours=4,threshold=3" if name == "secagg_plus" else ",threshold=0.6"
+    options = {"train": Dataset("spoiled", x, toy.y, 3), "test": None, "on_nonfinite": "drop", "batch_size": 4}
+    graph, tff, federation = engines(
+        defenses=(Clip(norm=1.0), registry.defenses.create(f"{name}(range=1,resolution={STEP}{more})")), **options
+    )
+    plain = encoded(graph, federation)
+    assert set(plain) == {0, 2, 3, 4}
+    expected = sum(v.astype(object) for v in plain.values()) % 2**32
+    one = Round(tff, federation, watched=[SERVER, client(2), client(3)])
+    assert {len(d.signs) for d in one.dealt.values()} == {5}
+    assert one.session.outcome.total.tolist() == expected.tolist()
+    assert one.session.outcome.clients == (0, 2, 3, 4)
+    for number in plain:
+        assert np.mean(one.back[number][0] == plain[number]) < 0.2
+    (rest,) = one.session.seen_by([SERVER, client(2)])
+    assert rest.clients == (0, 3, 4)
+    assert rest.value.tolist() == ((expected - plain[2].astype(object)) % 2**32).tolist()
