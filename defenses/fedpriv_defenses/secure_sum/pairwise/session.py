@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedpriv.base.errors import MessageError, StackError
+from fedpriv.defense.dealt import KEY_BYTES, Dealt
 from fedpriv.defense.parties import SERVER, Party, Phase
 from fedpriv.defense.parties import client as client_party
 from fedpriv.defense.protocol import Opening, Session, Sighting
@@ -70,6 +71,16 @@ class MaskingSession(Session):
         """
         self.check_ring(client, encoded, self._protocol.bits)
         self._take_vector(client, self.members[client].masked(encoded))
+
+    def masks(self, client: int) -> Dealt:
+        """The client's own mask, and one for each neighbour whose shares it holds."""
+        keys, signs = self.members[client].mask_keys()
+        rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+        return Dealt(keys=rows, signs=np.asarray(signs, np.int8), bits=self._protocol.bits)
+
+    def take_masked(self, client: int, masked: np.ndarray, dealt: Dealt) -> None:
+        """Sends it as it is."""
+        self._take_vector(client, self._form.pack(masked.astype(self._form.dtype)))
 
     def total(self) -> tuple[np.ndarray, Collection[int]]:
         """See Session."""
