@@ -1,6 +1,6 @@
 """Dealt: the masks that a client puts on its contribution, as keys that a session deals before the client trains.
 
-A mask is a keystream of ChaCha20 (RFC 8439's cipher) under a key that is used once, with a nonce and a counter of
+A mask is a keystream of ChaCha20 (RFC 8439's cipher) under a key of that round alone, with a nonce and a counter of
 zeros, read as little-endian integers of ceil(b / 8) bytes and taken modulo 2^b. A client that trains elsewhere than the
 session runs gets its keys along with its other inputs, and sends back the masked vector alone
 (`fedpriv.engine.masking`).
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from fedpriv.base.errors import ProtocolError
 
 KEY_BYTES = 32
-#: Keys are never used twice, so a constant nonce and counter repeat no keystream.
+#: A key makes one mask alone, so a constant nonce and counter repeat none.
 _NONCE = bytes(16)
 
 
@@ -27,7 +27,8 @@ class Dealt:
     """One client's masks in one round. Clients of a round may have different numbers of them.
 
     Attributes:
-      keys: uint8 `[k, 32]`, each for this client and round alone; secret, so they are not printed.
+      keys: uint8 `[k, 32]`, each for one mask of this round (which another client may take off again); secret, so they
+        are not printed.
       signs: int8 `[k]`: +1 where the client adds a key's keystream, -1 where it subtracts it.
       bits: b of the ring of integers mod 2^b, from 8 to 64.
 
