@@ -318,7 +318,7 @@ class CodedServer:
         found = unmasked(agreed, self._total, numbers, pieces)
         if found is None:
             odd = agreed.code.odd_one(numbers, pieces)
-            named = "" if odd is None else f": that of client {agreed.roster[odd]} does not fit the others"
+            named = "" if odd is None else f", and if one alone is false, it is that of client {agreed.roster[odd]}"
             without = "" if odd is None else " without it"
             raise MessageError(
                 f"the sums of pieces of {len(numbers)} clients contradict each other{named}; run the round "
@@ -352,7 +352,7 @@ def _elements(agreed: Round, message: Payload, length: int, client: int) -> np.n
     values = agreed.field.unpack(message) if isinstance(message, bytes) else None
     if values is None or len(values) != length:
         raise MessageError(
-            f"client {client} sent what is no vector of {length} elements below 2^{agreed.field.exponent} - 1; all "
-            "clients must use the same model and parameters"
+            f"client {client} sent what is no vector of {length} elements below 2^{agreed.field.exponent} - 1; run the "
+            "round again without it, or give all the same model and parameters"
         )
     return values

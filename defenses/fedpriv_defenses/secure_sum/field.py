@@ -148,10 +148,10 @@ class PrimeField:
 
     def embed(self, ring: np.ndarray, bits: int) -> np.ndarray:
         """Elements modulo 2^bits to the field, as the signed integers that they stand for."""
-        sign = np.uint64(1 << (bits - 1))
-        negative = (ring & sign) != 0
-        magnitude = (~ring + np.uint64(1)) & np.uint64((1 << bits) - 1)  # 2^bits - x
-        return np.where(negative, np.uint64(self.p) - magnitude, ring)
+        unused = 64 - bits
+        signed = (ring << np.uint64(unused)).view(np.int64)
+        signed >>= unused  # arithmetic: copies the sign
+        return (signed + (signed >> 63 & self.p)).view(np.uint64)
 
     def to_ring(self, elements: np.ndarray, bits: int) -> np.ndarray:
         """Field elements to integers modulo 2^bits, where those above p / 2 are negative."""

@@ -74,13 +74,13 @@ class MaskCode:
         return parts.reshape(-1)[: self.length] if fits.all() else None
 
     def odd_one(self, numbers: Sequence[int], pieces: np.ndarray) -> int | None:
-        """The number of the one piece that contradicts all others; None if it is not one, or cannot be told.
+        """The number of the false piece if one alone is; None if none, or more than one must be, or it cannot be told.
 
-        It takes two more than U to tell.
+        It takes two more than U to tell. m - U false pieces or more, of m, can be chosen to throw it on another.
         """
-        if len(numbers) < self.enough + 2:
-            return None
         wrong = np.flatnonzero(~self._extended(numbers, pieces)[1])[:16]  # columns where something does not fit
+        if len(numbers) < self.enough + 2 or not len(wrong):
+            return None
         for i, number in enumerate(numbers):
             others = [n for n in numbers if n != number]
             if self._extended(others, np.delete(pieces[:, wrong], i, axis=0))[1].all():
