@@ -34,6 +34,12 @@ def test_every_operation_is_that_of_the_integers_modulo_p(field):
     assert (exact(field.reduce(wide)) == exact(wide) % p).all()
     with pytest.raises(ZeroDivisionError, match="0 has no inverse"):
         field.inverse(a)
+    for count in range(10):
+        few = units[1 : 1 + count]
+        assert (field.multiply(few, field.inverse(few)) == 1).all()
+        rows = a[: 3 * count].reshape(count, 3)
+        assert (exact(field.product(rows)) == np.multiply.reduce(exact(rows), 0) % p).all()
+    assert field.inverse(units.reshape(20, 25)).shape == (20, 25)
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda f: f"p{f.exponent}")

@@ -70,7 +70,9 @@ class PrimeField:
         return self.reduce(self.reduce(high) + self.reduce(carried) + self.reduce(a0 * b0))
 
     def inverse(self, a: np.ndarray) -> np.ndarray:
-        """1 / a, by Fermat: a^(p - 2).
+        """1 / a, all elements at the price of one inverse and three products each.
+
+        After Montgomery, 1987, "Speeding the Pollard and elliptic curve methods of factorization", on a tree of pairs.
 
         Raises:
           ZeroDivisionError: an element is 0.
@@ -78,12 +80,25 @@ class PrimeField:
         a = np.asarray(a, np.uint64)
         if not a.all():
             raise ZeroDivisionError("0 has no inverse in a field")
-        power, result = a, np.ones_like(a)
-        for bit in bin(self.p - 2)[:1:-1]:
-            if bit == "1":
-                result = self.multiply(result, power)
-            power = self.multiply(power, power)
-        return result
+        if not a.size:
+            return a
+        levels = [a.reshape(-1)]
+        while len(levels[-1]) > 1:
+            if len(levels[-1]) % 2:
+                levels[-1] = np.append(levels[-1], np.uint64(1))
+            levels.append(self.multiply(levels[-1][::2], levels[-1][1::2]))
+        found = np.array([pow(int(levels.pop()[0]), -1, self.p)], np.uint64)
+        for level in reversed(levels):  # 1 / x = y / (x y)
+            others = level.reshape(-1, 2)[:, ::-1].reshape(-1)
+            found = self.multiply(np.repeat(found[: len(level) // 2], 2), others)
+        return found[: a.size].reshape(a.shape)
+
+    def product(self, rows: np.ndarray) -> np.ndarray:
+        """The product of `rows` `[m, n]`, element by element, `[n]`."""
+        while len(rows) > 1:
+            half = len(rows) // 2
+            rows = np.concatenate([self.multiply(rows[:half], rows[half : 2 * half]), rows[2 * half :]])
+        return np.ones(rows.shape[1], np.uint64) if not len(rows) else np.asarray(rows[0], np.uint64)
 
     def matmul(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """The matrix product of a `[m, k]` and b `[k, n]`, `[m, n]`."""

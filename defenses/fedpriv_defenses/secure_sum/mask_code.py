@@ -111,11 +111,8 @@ class MaskCode:
 
     def _vanishing(self) -> np.ndarray:
         """The polynomial that is 0 where the mask's parts lie, at each piece's point."""
-        found = np.ones(self.pieces, np.uint64)
-        for zero in self._of_parts[: self.parts]:
-            gaps = self.field.subtract(np.asarray(self._at, np.uint64), np.full(self.pieces, zero, np.uint64))
-            found = self.field.multiply(found, gaps)
-        return found
+        zeros, at = np.asarray(self._of_parts[: self.parts], np.uint64), np.asarray(self._at, np.uint64)
+        return self.field.product(self.field.subtract(at[None, :], zeros[:, None]))
 
     def _extended(self, numbers: Sequence[int], pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The parts that the first U pieces say, and the columns in which the others fit them."""
