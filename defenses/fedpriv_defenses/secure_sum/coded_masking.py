@@ -444,7 +444,7 @@ class CodedSession(Session):
             why = f" ({faults[0]})" if faults else ""
             self.abort(
                 f"{clients} of {len(agreed.roster)} clients {doing}, below the U={agreed.code.enough} that it takes to "
-                f"recover the sum{why}; run the round again, or with more dropouts"
+                f"recover the sum{why}; run the round again, or raise dropouts"
             )
 
     def _too_few(self, clients: int, doing: str) -> str:
