@@ -423,8 +423,10 @@ def test_u_answers_hide_a_small_lie_and_no_large_one():
         lambda d: d.payload[:-1],
         lambda d: b"\xff" * len(d.payload),
         lambda d: bytes([d.payload[0] ^ 128]) + d.payload[1:],
+        lambda d: bytes([d.payload[0] ^ 1]) + d.payload[1:],
+        lambda d: bytes(len(d.payload)),
     ],
-    ids=["lost", "cut", "no elements", "over others"],
+    ids=["lost", "cut", "no elements", "over others", "over strangers", "over nobody"],
 )
 def test_an_answer_that_is_none_counts_as_a_client_that_is_gone(change):
     _, outcome, vectors = run(interference=lying(0, 5, change=change))
@@ -479,6 +481,8 @@ def test_whatever_becomes_of_one_message_the_round_ends_with_a_reason_or_the_tru
     else:
         assert len(outcome.reason) > 30
         assert all(s.value is None for s in session.seen_by([SERVER]))
+    assert all(s.kind != "client" for s in session.seen_by([SERVER, client(1), client(4)]))  # T of them
+    assert all(s.value is None for s in session.seen_by([client(c) for c in range(6)]))
 
 
 COALITIONS = [c for size in range(7) for c in itertools.combinations(range(6), size)]

@@ -333,27 +333,26 @@ class CodedSession(Session):
         found: dict[int, dict[int, np.ndarray]] = {}
         shared = [d for d in heard if d.phase == "share" and isinstance(d.payload, bytes)]
         for c in own if self.server is not None else ():
-            holder, number = self.clients[c], self._server.round.number[c]
-            messages = [d.payload for d in shared if d.receiver == client_party(c) and d.payload is not None]
-            for d in shared:  # what the server holds for it, delivered or not
-                if d.receiver == SERVER and d.sender != client_party(c) and d.payload is not None:
-                    messages += self._for(c, d.sender.index, d.payload)
+            agreed, holder = self._server.round, self.clients[c]
+            number = agreed.number[c]
+            messages: list[Payload] = []
+            for d in shared:
+                assert isinstance(d.payload, bytes)
+                if d.receiver == client_party(c):
+                    messages.append(d.payload)
+                elif d.receiver == SERVER and d.sender != client_party(c) and len(d.payload) == agreed.bundle_bytes:
+                    # What the server holds for it, whether it was there to get it or not.
+                    messages.append(agreed.message(d.payload, agreed.number[d.sender.index], number))
             for message in messages:
                 try:
                     sender, values = holder.opened(message)
                 except MessageError:
                     continue
-                found.setdefault(self._server.round.roster[sender], {})[number] = values
+                found.setdefault(agreed.roster[sender], {})[number] = values
             mine = holder.own_piece()
             if mine is not None:
                 found.setdefault(c, {})[number] = mine
         return found
-
-    def _for(self, receiver: int, sender: int, bundle: Payload) -> list[Payload]:
-        try:
-            return [message for other, message in self._server.split(sender, bundle) if other == receiver]
-        except MessageError:
-            return []
 
     def _enough(self, held: dict[int, np.ndarray] | None) -> bool:
         return held is not None and len(held) >= self._server.round.code.enough
@@ -377,8 +376,9 @@ class CodedSession(Session):
         found: list[Sighting] = []
         for roll, answers in self._answers(heard).items():
             agreed = self._server.round
-            everyone = tuple(agreed.roster[i] for i in agreed.numbers(roll))
-            if not set(everyone) <= set(masked):
+            named = set(agreed.numbers(roll))
+            everyone = tuple(c for i, c in enumerate(agreed.roster) if i in named)
+            if not everyone or not set(everyone) <= set(masked) or agreed.roll(everyone) != roll:
                 continue
             for c in own:
                 number = agreed.number[c]

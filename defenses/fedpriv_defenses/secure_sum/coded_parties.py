@@ -104,10 +104,15 @@ class Round:
         """The numbers that a roll names."""
         return [int(i) for i in np.flatnonzero(np.unpackbits(np.frombuffer(roll, np.uint8)))]
 
-    def sealed(self, bundle: bytes, sender: int, receiver: int) -> bytes:
-        """Out of a client's bundle the piece for another; both by number."""
+    @property
+    def bundle_bytes(self) -> int:
+        """Bytes of a client's pieces for all others, sealed."""
+        return (len(self.roster) - 1) * (self.piece_bytes + TAG_BYTES)
+
+    def message(self, bundle: bytes, sender: int, receiver: int) -> bytes:
+        """Out of a client's bundle the message with the piece for another; both by number."""
         place, size = receiver - (receiver > sender), self.piece_bytes + TAG_BYTES
-        return bundle[place * size : (place + 1) * size]
+        return sender.to_bytes(NUMBER_BYTES, "little") + bundle[place * size : (place + 1) * size]
 
 
 def book_of(keys: dict[int, bytes]) -> bytes:
@@ -274,16 +279,13 @@ class CodedServer:
           MessageError: no bundle of this round.
         """
         agreed = self.round
-        sender = agreed.number[client]
-        wanted = (len(agreed.roster) - 1) * (agreed.piece_bytes + TAG_BYTES)
+        sender, wanted = agreed.number[client], agreed.bundle_bytes
         if not isinstance(bundle, bytes) or len(bundle) != wanted:
             raise MessageError(
                 f"client {client} sent pieces that are not of {wanted} bytes together; run the round again without it"
             )
-        head = sender.to_bytes(NUMBER_BYTES, "little")
-        return (
-            (other, head + agreed.sealed(bundle, sender, i)) for i, other in enumerate(agreed.roster) if other != client
-        )
+        others = ((i, other) for i, other in enumerate(agreed.roster) if other != client)
+        return ((other, agreed.message(bundle, sender, i)) for i, other in others)
 
     def receive(self, client: int, message: Payload) -> None:
         """Adds a masked contribution to the sum.
