@@ -195,7 +195,7 @@ def attack(
     adversary, federation = staged.exposure.adversary, staged.exposure.federation
     check_taps(federation, [Tap(adversary)])
 
-    options.say_notes(federation.model, json_lines)
+    options.say_notes(federation, json_lines)
     threat = threat_line(setting, staged)
     gathered = Gathered(made.name or type(made).__name__, asked)
     interrupted = False

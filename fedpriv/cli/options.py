@@ -12,7 +12,7 @@ from fedpriv.base.types import Config
 from fedpriv.cli.mapped import Mapped
 
 if TYPE_CHECKING:
-    from fedpriv.models import model as models
+    from fedpriv.federation.federation import Federation
 
 Data = Annotated[
     str, typer.Option(help="A dataset's name, or a path: IDX or CIFAR folder, image folder, .npz or CSV file.")
@@ -57,7 +57,8 @@ def _split(text: str) -> list[str]:
     return [w.strip() for w in text.split(",") if w.strip()]
 
 
-def say_notes(model: models.Model, json_lines: bool) -> None:
-    """Prints what a user should know of a model, beside JSON on the error stream."""
-    for note in model.notes:
-        typer.echo(f"Note on model '{model.name}': {note}.", err=json_lines)
+def say_notes(federation: Federation, json_lines: bool) -> None:
+    """Prints what a user should know of a model and of defenses, beside JSON on the error stream."""
+    model = federation.model
+    for note in [*(f"model '{model.name}': {note}" for note in model.notes), *federation.line.notes()]:
+        typer.echo(f"Note on {note}.", err=json_lines)

@@ -161,7 +161,7 @@ def train(
     written.exclusive("cohort", "fraction", "poisson")
     setting = written.setting(FEDSGD if algorithm == "fedsgd" else {})
     federation = make_federation(setting, seed)
-    options.say_notes(federation.model, json_lines)
+    options.say_notes(federation, json_lines)
     for path in (checkpoint, partition_figure):
         if path is not None:
             check_folder(path.parent)

@@ -298,6 +298,11 @@ class Line(Walker):
             )
         return ""
 
+    def notes(self) -> list[str]:
+        """What users should know of the links in this federation, each with the link's name."""
+        pairs = zip(self.labels, self.links, strict=True)
+        return [f"defense '{label}': {note}" for label, link in pairs for note in link.notes(self.plan)]
+
     def describe(self) -> str:
         """The line's defenses in the order the data passes them."""
         return " -> ".join(map(_name, self.defenses)) or "no defense"

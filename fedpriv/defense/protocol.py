@@ -257,6 +257,15 @@ class Session(ABC):
         assert self.outcome is not None
         return self.outcome
 
+    def check_ring(self, client: int, encoded: np.ndarray, bits: int) -> None:
+        """Raises ProtocolError if a contribution, uint64 `[n]`, has elements beyond the integers mod 2^bits."""
+        largest = int(encoded.max(initial=0)) if bits < 64 else 0
+        if largest >> bits:
+            raise ProtocolError(
+                f"client {client} contributes {largest}, which is no integer mod 2^{bits}; give the codec and the "
+                "protocol the same bits"
+            )
+
     def abort(self, reason: str) -> NoReturn:
         """Ends the round without a result; does not return. Only for use in the methods that a protocol overrides."""
         raise _Abort(reason)

@@ -108,6 +108,10 @@ class Defense(Plugin):
         """What a user must be told of a round in which this defense's log had these means, as a sentence; or ""."""
         return ""
 
+    def notes(self, plan: Plan) -> Sequence[str]:
+        """What a user should know of it in this federation beforehand, as sentences without a full stop."""
+        return ()
+
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """What a contribution is after this defense, for one that was `given` before; by default its bounds are lost.
 

@@ -131,7 +131,14 @@ class Wire:
         return party in self._watched
 
     def send(
-        self, sender: Party, receiver: Party, payload: Payload, *, bits: int | None = None, private: bool = True
+        self,
+        sender: Party,
+        receiver: Party,
+        payload: Payload,
+        *,
+        bits: int | None = None,
+        private: bool = True,
+        keep: bool = True,
     ) -> Payload:
         """Carries one message.
 
@@ -141,6 +148,7 @@ class Wire:
           payload: bytes, or an array.
           bits: bits each element of an array takes; they lie one after another, and the last byte is filled up.
           private: whether the channel is encrypted.
+          keep: whether a watched receiver keeps what it says; without, it only keeps that it came.
 
         Returns:
           What the receiver gets. It must use this, not what was handed in.
@@ -170,7 +178,7 @@ class Wire:
             receiver=receiver,
             size=size,
             private=private,
-            payload=_kept(payload) if watched or not private else None,
+            payload=_kept(payload) if keep and (watched or not private) else None,
         )
         if watched:
             self._received[receiver].append(arrived)

@@ -295,13 +295,15 @@ def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[
 
 
 def _notes(made: Sequence[Arm]) -> list[str]:
-    """What is to be known of the models."""
-    found: dict[tuple[str, str], None] = {}
+    """What is to be known of the models and the defenses."""
+    found: dict[str, None] = {}
     for arm in made:
         for result in arm.results:
             for note in result.facts.get("model_notes") or ():
-                found[result.cell.setting.model, note] = None
-    return [f"Model '{model}': {note}." for model, note in found]
+                found[f"Model '{result.cell.setting.model}': {note}."] = None
+            for note in result.facts.get("defense_notes") or ():
+                found[f"{note[:1].upper()}{note[1:]}."] = None
+    return list(found)
 
 
 def command_line() -> list[str]:

@@ -25,6 +25,7 @@ IN_WORDS = (
     "attacked",
     "images_of",
     "model_notes",
+    "defense_notes",
     "warnings",
     "attack_warnings",
 )

@@ -22,6 +22,7 @@ from fedpriv.rounds.record import in_words
 from fedpriv.rounds.trial import Inapplicable, Trial
 
 if TYPE_CHECKING:
+    from fedpriv.federation.federation import Federation
     from fedpriv.rounds.record import History
     from fedpriv.threat.attack import Finding
     from fedpriv.threat.goal import Goal
@@ -67,11 +68,15 @@ def train(setting: Setting, seed: int) -> Outcome:
         if history.interrupted:
             raise KeyboardInterrupt
         warned = in_words((r.warnings for r in history.records), f"{len(history.records)} rounds")
-        facts = _utility(history, setting) | {"model_notes": list(federation.model.notes), "warnings": warned}
+        facts = _utility(history, setting) | {**_notes(federation), "warnings": warned}
     finally:
         federation.close()
     rounds = [{k: v for k, v in r.row().items() if k not in ("metrics", "dropped")} for r in history.records]
     return Outcome(facts, [], rounds, {"weights": history.weights}, time.perf_counter() - began)
+
+
+def _notes(federation: Federation) -> Row:
+    return {"model_notes": list(federation.model.notes), "defense_notes": federation.line.notes()}
 
 
 def _utility(history: History, setting: Setting) -> Row:
@@ -127,7 +132,7 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
         "adaptive": adaptive(setting, always),
         "replayed": sorted(always),
         "threat": threat,
-        "model_notes": list(staged.exposure.model.notes),
+        **_notes(staged.exposure.federation),
         **images,
     }
     if warned := in_words(gathered.warned.values(), f"{setting.exposure.trials} trials"):

@@ -62,6 +62,7 @@ def axis_curve(
     x_label: str,
     y_label: str,
     log_x: bool = False,
+    log_y: bool = False,
     reference: tuple[str, float] | None = None,
     title: str = "",
     counted: str = "trial",
@@ -78,13 +79,14 @@ def axis_curve(
       x_label: what the settings are, with their unit.
       y_label: what is measured, with its unit.
       log_x: whether the settings' axis is logarithmic.
+      log_y: whether the measure's axis is; measures must then be above 0.
       reference: (name, value) of a line to mark, such as `("30 dB", 30.0)`.
       title: printed above, if given.
       counted: what `AxisPoint.trials` counts, such as "image".
 
     Raises:
       ParameterError: no arms, an arm without a measured point or with two at one setting, half an interval, a number
-        that is not finite, or a setting that has no place on a logarithmic axis.
+        that is not finite, or a setting or measure that has no place on a logarithmic axis.
     """
     if not series:
         raise ParameterError("an axis curve needs at least one arm")
@@ -95,7 +97,9 @@ def axis_curve(
     single = len(settings) <= _SINGLE
     values = [v for points in arms.values() for p in points for v in (p.y, p.low, p.high) if v is not None]
     values += [reference[1]] if reference else []
-    percent = _RATE.search(y_label) is not None and all(0 <= v <= 1 for v in values)
+    if log_y and min(values) <= 0:
+        raise ParameterError(f"a measure of {min(values):g} has no place on a logarithmic axis; use log_y=False")
+    percent = _RATE.search(y_label) is not None and all(0 <= v <= 1 for v in values) and not log_y
     with styled():
         figure = new_figure(WIDTH, 1)
         names = {name: wrap(name, 22) for name in arms}
@@ -103,7 +107,7 @@ def axis_curve(
         sizes = [text_size(figure, t, SMALL + 0.5) for t in texts]
         right = max(w for w, _ in sizes) + 0.32
         tall = max(_HEIGHT, sum(h + 0.05 for _, h in sizes))
-        upright = wrap(y_label, int(tall * 13))
+        upright = wrap(y_label + (" (log scale)" if log_y else ""), int(tall * 13))
         left = _LEFT + 0.15 * upright.count("\n")
         width = max(WIDTH, left + _NARROWEST + right)
         head = wrap(title, int(width * 11.5))
@@ -124,6 +128,8 @@ def axis_curve(
         axes.set_ylabel(upright)
         if log_x:
             axes.set_xscale("log")
+        if log_y:
+            axes.set_yscale("log")
         _limits(axes, settings, values, log_x, percent, across)
         _ticks(axes, settings, log_x)
         ends = []
@@ -196,6 +202,10 @@ def _limits(
         axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
         return
     low, high = min(values), max(values)
+    if axes.get_yscale() == "log":
+        air = (high / low) ** 0.06 if high > low else 2.0
+        axes.set_ylim(low / air, high * air)
+        return
     # Where zero is near it is the foot, a little above the edge so that markers at zero are whole.
     foot = min(0.0, low) if low < 0.3 * high else low
     air = max(0.06 * (high - foot), 0.02 * max(abs(low), abs(high)), 1e-9)

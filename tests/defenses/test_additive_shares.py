@@ -109,5 +109,6 @@ def test_messages_have_the_stated_length_and_survive_packing(bits, n):
     form = RingFormat(bits, n)
     values = (np.arange(n) * 0x0123456789ABCDEF % 2**bits).astype(form.dtype)
     message = form.pack(values)
-    assert len(message) == form.vector_bytes == n * -(-bits // 8)
+    assert len(message) == form.vector_bytes == -(-n * bits // 8)
+    assert int.from_bytes(message, "little") == sum(int(v) << (bits * i) for i, v in enumerate(values))
     np.testing.assert_array_equal(form.unpack(message), values)

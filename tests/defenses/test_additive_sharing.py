@@ -60,17 +60,17 @@ def test_the_sum_is_the_sum_modulo_the_ring(bits, k, m, compressed, data):
     assert session.outcome is outcome
 
 
-@pytest.mark.parametrize(("bits", "width"), [(8, 1), (20, 3), (32, 4), (33, 5), (64, 8)])
-def test_bytes_are_those_of_the_messages(bits, width):
+@pytest.mark.parametrize(("bits", "size"), [(8, 10), (20, 25), (32, 40), (33, 42), (64, 80)])
+def test_bytes_are_those_of_the_messages(bits, size):
     vectors = np.ones((9, 10), np.uint64)
     full, _ = run(AdditiveSharing(aggregators=3, bits=bits, compressed=False), vectors)
-    assert full.wire.bytes(sender="client") == 9 * 3 * 10 * width
+    assert full.wire.bytes(sender="client") == 9 * 3 * size
     short, _ = run(AdditiveSharing(aggregators=3, bits=bits), vectors)
     assert short.wire.traffic() == {
-        ("share", "client", "aggregator"): 9 * (2 * 32 + 10 * width),
+        ("share", "client", "aggregator"): 9 * (2 * 32 + size),
         ("publish", "aggregator", "aggregator"): 3 * 2 * 2,  # nine clients are two bytes of a roll
-        ("publish", "aggregator", "server"): 3 * 10 * width,
-        ("publish", "server", "aggregator"): 3 * 10 * width,
+        ("publish", "aggregator", "server"): 3 * size,
+        ("publish", "server", "aggregator"): 3 * size,
     }
 
 

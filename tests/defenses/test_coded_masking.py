@@ -639,3 +639,7 @@ def test_place_on_the_line():
     assert protocol.stations == [Station.MESSAGE]
     assert protocol.replay() is None
     assert protocol.claims(plan_of(10), Real()) == []
+    assert protocol.notes(plan_of(100)) == (
+        "of 100 clients, 50 with the server learn nothing but the sum, 70 learn everything, and those between learn a "
+        "part; 70 must stay to the end; an element takes 4 bytes on the wire",
+    )

@@ -23,9 +23,12 @@ SHIPPED = {
     "fixed_point": "fixed_point(bits=16,range=1)",
     "secret_sharing": "secret_sharing(aggregators=3,range=1)",
     "light_secagg": "light_secagg(range=1)",
+    "secagg": "secagg(range=1)",
+    "secagg_plus": "secagg_plus(range=1)",
 }
 #: Work behind another, or on TFF's engine, where tests of their own run them.
-ELSEWHERE = {"additive_sharing", "coded_masking"} | {n for n in registry.defenses.names() if n.startswith("tff_")}
+ELSEWHERE = {"additive_sharing", "coded_masking", "pairwise_masking", "neighbour_masking"}
+ELSEWHERE |= {n for n in registry.defenses.names() if n.startswith("tff_")}
 
 
 def test_every_shipped_defense_is_checked_somewhere():

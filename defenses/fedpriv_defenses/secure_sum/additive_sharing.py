@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedpriv.base.errors import MessageError, ParameterError, ProtocolError, StackError
+from fedpriv.base.errors import MessageError, ParameterError, StackError
 from fedpriv.defense.domain import Ring
 from fedpriv.defense.parties import SERVER, Party, Phase, aggregator
 from fedpriv.defense.parties import client as client_party
@@ -48,7 +48,7 @@ class AdditiveSharing(Protocol):
     )
     bits: Annotated[int, Field(ge=8, le=64)] = Field(
         default=32,
-        description="b, from 8 to 64, of the ring of integers mod 2^b; an element takes ceil(b / 8) bytes on the wire.",
+        description="b, from 8 to 64, of the ring of integers mod 2^b; an element takes b bits on the wire.",
     )
     compressed: bool = Field(
         default=True,
@@ -170,11 +170,7 @@ class AdditiveSession(Session):
         Raises:
           ProtocolError: elements beyond the ring.
         """
-        if self._protocol.bits < 64 and int(encoded.max(initial=0)) >> self._protocol.bits:
-            raise ProtocolError(
-                f"client {client} contributes {int(encoded.max())}, which is no integer mod 2^{self._protocol.bits}; "
-                "give the codec and the protocol the same bits"
-            )
+        self.check_ring(client, encoded, self._protocol.bits)
         for receiver, message in zip(self.aggregators, self.make_messages(encoded), strict=True):
             self.deliver(receiver, client, message)
 

@@ -125,6 +125,15 @@ class CodedMasking(Protocol):
                 return exponent  # type: ignore[return-value]
         return None
 
+    def notes(self, plan: Plan) -> tuple[str, ...]:
+        """Who learns what in a full cohort, how many it takes, and the bytes of an element."""
+        t, u = self.thresholds().of(plan.cohort)
+        width = 4 if self.exponent(plan.cohort) == 31 else 8
+        return (
+            f"of {plan.cohort} clients, {t} with the server learn nothing but the sum, {u} learn everything, and those "
+            f"between learn a part; {u} must stay to the end; an element takes {width} bytes on the wire",
+        )
+
     def check_as(self, plan: Plan, speaker: str = "") -> None:
         """Raises StackError if the largest cohort is too small for T and the drop-outs, or too large for the field."""
         speaker, cohort = speaker or self.name, plan.cohort
@@ -186,12 +195,7 @@ class CodedSession(Session):
         Raises:
           ProtocolError: elements beyond the ring.
         """
-        bits = self.protocol.bits
-        if bits < 64 and int(encoded.max(initial=0)) >> bits:
-            raise ProtocolError(
-                f"client {client} contributes {int(encoded.max())}, which is no integer mod 2^{bits}; give the codec "
-                "and the protocol the same bits"
-            )
+        self.check_ring(client, encoded, self.protocol.bits)
         self._server.receive(client, self._send(client_party(client), SERVER, self.clients[client].masked(encoded)))
 
     def total(self) -> tuple[np.ndarray, Collection[int]]:

@@ -18,7 +18,7 @@ class SecureSum(Defense):
     replayable: ClassVar[bool] = False
 
     bits: Annotated[int, Field(ge=8, le=64)] = Field(
-        default=32, description="b, from 8 to 64; an element takes ceil(b / 8) bytes on the wire."
+        default=32, description="b, from 8 to 64; an element takes b bits on the wire."
     )
     range: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=16.0,

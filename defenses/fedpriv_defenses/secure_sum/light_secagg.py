@@ -26,6 +26,13 @@ class LightSecAgg(SecureSum):
     paper: ClassVar[str] = CodedMasking.paper
     adaptive_attack: ClassVar[str] = CodedMasking.adaptive_attack
 
+    bits: Annotated[int, Field(ge=8, le=64)] = Field(
+        default=32,
+        description=(
+            "b, from 8 to 57. An element takes 4 bytes on the wire if cohort * 2^(b - 1) < 2^30, as for 100 clients "
+            "and 24 bits, else 8."
+        ),
+    )
     colluders: CountOrShare = Field(
         default=0.5,
         description=(

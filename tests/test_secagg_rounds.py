@@ -1,0 +1,102 @@
+"""Federated rounds under masked sums: the same models as under other secure sums, and what each adversary sees."""
+
+import numpy as np
+import pytest
+
+from fedpriv.base.errors import CapabilityError
+from fedpriv.data.embedded import fashion_small
+from fedpriv.data.partition import Partition
+from fedpriv.defense.attrition import FixedAttrition
+from fedpriv.federation.federation import Federation
+from fedpriv.models.zoo import logistic
+from fedpriv.procedure.procedure import make_procedure
+from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.tap import Tap
+
+
+@pytest.fixture(scope="module")
+def data():
+    train = fashion_small()[0]
+    x = train.floats(slice(0, 24)).reshape(24, 7, 4, 7, 4, 1).mean((2, 4)).astype(np.float32)
+    return type(train)("fashion_7", x, train.y[:24], 10)
+
+
+def federation(data, *defenses, weighting="examples", **options):
+    sizes = Partition("uneven", tuple(np.split(np.arange(24), [2, 6, 9, 14, 20])))
+    procedure = make_procedure(batch_size=None, weighting=weighting, client={"learning_rate": 0.5})
+    return Federation(logistic((7, 7, 1), 10), data, sizes, procedure, defenses, seed=1, **options)
+
+
+def make(text):
+    from fedpriv import make_defense
+
+    return make_defense(text)
+
+
+PROTOCOLS = ["secagg(range=2)", "secagg(range=2,active=true)", "secagg_plus(range=2,neighbours=2,threshold=1)"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("attrition", [None, FixedAttrition(count=1)])
+def test_models_are_those_of_secret_sharing_to_the_bit(data, protocol, attrition):
+    options = {} if attrition is None else {"attrition": attrition}
+    ours = federation(data, make(protocol), **options).run(2)
+    if attrition is None:
+        theirs = federation(data, make("secret_sharing(range=2)"), **options).run(2)
+        assert np.array_equal(ours.weights, theirs.weights)
+    assert [r.survivors for r in ours.records] == [6 if attrition is None else 5] * 2
+    assert not any(r.aborted for r in ours.records)
+    plain = federation(data).run(2)
+    if attrition is None:
+        np.testing.assert_allclose(ours.weights, plain.weights, atol=1e-6)
+
+
+def seen(data, adversary, *defenses, **options):
+    made = federation(data, *defenses, **options)
+    _, record = made.step(made.start(), [Tap(Adversary(adversary))], evaluate=False)
+    return record.observations
+
+
+def test_a_coalition_sees_the_sum_of_the_others_and_with_enough_clients_each_update(data):
+    (alone,) = seen(data, "server", make("secagg(range=2)"))
+    assert (alone.view.kind, alone.view.clients) == ("sum", 6)
+    (rest,) = seen(data, "coalition(server,client 0,client 3)", make("secagg(range=2)"))
+    assert (rest.view.kind, rest.view.clients) == ("sum", 4)
+    assert rest.truth.clients == (1, 2, 4, 5)
+    everything = seen(data, "coalition(server,client 0,client 1,client 2,client 3)", make("secagg(range=2)"))
+    assert [o.truth.clients for o in everything] == [(4,), (5,)]
+    plain = {o.truth.clients: o.view.observed for o in seen(data, "server")}
+    for o in everything:
+        assert o.view.kind == "update"
+        np.testing.assert_allclose(o.view.observed, plain[o.truth.clients], atol=1e-6)
+
+
+def test_a_coalition_needs_a_protocol_and_parties_that_exist(data):
+    with pytest.raises(CapabilityError, match="no defense in this federation is a protocol"):
+        seen(data, "coalition(server)")
+    with pytest.raises(CapabilityError, match=r"pairwise_masking has no aggregator 0.* Known: client 0, server"):
+        seen(data, "coalition(server,aggregator 0)", make("secagg(range=2)"))
+    with pytest.raises(CapabilityError, match="client 6, but there are 6 clients"):
+        seen(data, "coalition(server,client 6)", make("secagg(range=2)"))
+
+
+def test_a_client_of_the_coalition_that_is_not_in_the_round_adds_nothing(data):
+    made = federation(data, make("secagg(range=2)"))
+    tap = Tap(Adversary("coalition(server,client 5)"))
+    _, record = made.step(made.start(), [tap], evaluate=False, clients=[0, 1, 2])
+    (observation,) = record.observations
+    assert observation.truth.clients == (0, 1, 2)
+
+
+def test_an_aborted_round_moves_nothing_and_the_next_goes_on(data):
+    made = federation(data, make("secagg(range=2,threshold=0.9)"), attrition=FixedAttrition(count=3))
+    history = made.run(2)
+    assert all("below threshold=6" in r.aborted for r in history.records)
+    assert np.array_equal(history.weights, made.start().weights)
+
+
+def test_users_are_told_how_safe_a_cohort_is(data):
+    (note,) = federation(data, make("secagg_plus(range=2,neighbours=2,threshold=1)")).line.notes()
+    assert note.startswith("defense 'neighbour_masking': 6 clients, each sharing keys with 2 others on a random graph")
+    (note,) = federation(data, make("secagg(range=2)")).line.notes()
+    assert "4 of whom recover a client's secrets" in note
