@@ -1,7 +1,9 @@
 """Exact arithmetic modulo Mersenne primes against Python's own integers."""
 
+import fedpriv_defenses.secure_sum.field as field_module
 import numpy as np
 import pytest
+import threadpoolctl
 from fedpriv_defenses.secure_sum.field import PrimeField
 from scipy import stats
 
@@ -32,16 +34,46 @@ def test_every_operation_is_that_of_the_integers_modulo_p(field):
     assert (exact(field.reduce(wide)) == exact(wide) % p).all()
     with pytest.raises(ZeroDivisionError, match="0 has no inverse"):
         field.inverse(a)
+    for count in range(10):
+        few = units[1 : 1 + count]
+        assert (field.multiply(few, field.inverse(few)) == 1).all()
+        rows = a[: 3 * count].reshape(count, 3)
+        assert (exact(field.product(rows)) == np.multiply.reduce(exact(rows), 0) % p).all()
+    assert field.inverse(units.reshape(20, 25)).shape == (20, 25)
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda f: f"p{f.exponent}")
-@pytest.mark.parametrize("inner", [1, 51, 3000])
+@pytest.mark.parametrize("inner", [0, 1, 51, 240, 3000])
 def test_matrix_products_are_exact_at_their_worst(field, inner):
     for a, b in [
         (some(field, 3, inner), some(field, inner, 5, seed=1)),
         (np.full((2, inner), field.p - 1, np.uint64), np.full((inner, 2), field.p - 1, np.uint64)),
+        (np.full((2, inner), 0x7FFF8000, np.uint64), np.full((inner, 2), 0, np.uint64)),  # the lowest signed limbs
+        (np.full((2, inner), 0x7FFF7FFF, np.uint64), np.full((inner, 2), field.p - 1, np.uint64)),  # and the highest
     ]:
         assert (exact(field.matmul(a, b)) == exact(a) @ exact(b) % field.p).all()
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda f: f"p{f.exponent}")
+def test_wide_products_on_several_threads_are_exact_and_leave_blas_as_it_was(field, monkeypatch):
+    monkeypatch.setattr(field_module, "_cores", lambda: 3)
+    before = [lib["num_threads"] for lib in threadpoolctl.threadpool_info()]
+    a, b = some(field, 30, 250), some(field, 250, 4 * 1024 + 77, seed=1)
+    assert a.size * b.shape[1] > field_module._WORTH_THREADS
+    found = field.matmul(a, b)
+    picked = [0, 1023, 1024, 2048, 3071, 3072, 4095, 4096, -1]
+    assert (exact(found[:, picked]) == exact(a) @ exact(b[:, picked]) % field.p).all()
+    monkeypatch.setattr(field_module, "_cores", lambda: 1)
+    assert np.array_equal(field.matmul(a, b), found)
+    assert [lib["num_threads"] for lib in threadpoolctl.threadpool_info()] == before
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda f: f"p{f.exponent}")
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 50])
+def test_sums_of_rows_are_exact_in_the_type_they_are_kept_in(field, rows):
+    values = np.full((rows, 3), field.p - 1, f"<u{field.width}")
+    values[:, 1] = some(field, rows)
+    assert (exact(field.total(values)) == exact(values).sum(0) % field.p).all()
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda f: f"p{f.exponent}")

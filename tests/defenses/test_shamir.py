@@ -1,6 +1,7 @@
 """Shamir's sharing: t shares determine, t - 1 tell nothing, contradictions are seen."""
 
 import itertools
+import math
 import os
 
 import numpy as np
@@ -89,3 +90,20 @@ def test_impossible_thresholds_and_points_are_refused():
     for t, points in [(0, [1, 2]), (3, [1, 2]), (2, [1, 1]), (2, [0, 1]), (1, [field.p])]:
         with pytest.raises(ValueError, match=r"threshold=|points="):
             shamir.share(field, secret, t, points)
+
+
+@pytest.mark.parametrize("exponent", [31, 61])
+def test_powers_and_lagrange_weights_are_those_of_the_integers_modulo_p(exponent):
+    field = PrimeField(exponent)
+    points, wanted = [1, 2, 5, 9, field.p - 1], [0, 5, 7, field.p - 2]
+    for count in range(9):
+        expected = [[pow(x, i, field.p) for i in range(count)] for x in points]
+        assert (
+            shamir.powers(field, points, count).astype(object) == np.array(expected, object).reshape(5, count)
+        ).all()
+    found = shamir.lagrange(field, points, wanted)
+    for row, z in zip(found, wanted, strict=True):
+        for value, x in zip(row, points, strict=True):
+            others = [y for y in points if y != x]
+            above, below = (math.prod(int(at) - y for y in others) for at in (z, x))
+            assert int(value) == above * pow(below, -1, field.p) % field.p

@@ -22,11 +22,12 @@ SHIPPED = {
     "local_dp": "local_dp(clip=0.05,noise_multiplier=0.1)",
     "fixed_point": "fixed_point(bits=16,range=1)",
     "secret_sharing": "secret_sharing(aggregators=3,range=1)",
+    "light_secagg": "light_secagg(range=1)",
     "secagg": "secagg(range=1)",
     "secagg_plus": "secagg_plus(range=1)",
 }
 #: Work behind another, or on TFF's engine, where tests of their own run them.
-ELSEWHERE = {"additive_sharing", "pairwise_masking", "neighbour_masking"}
+ELSEWHERE = {"additive_sharing", "coded_masking", "pairwise_masking", "neighbour_masking"}
 ELSEWHERE |= {n for n in registry.defenses.names() if n.startswith("tff_")}
 
 

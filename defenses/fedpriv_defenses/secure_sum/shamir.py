@@ -61,9 +61,10 @@ def check(threshold: int, points: Sequence[int], field: PrimeField) -> None:
 def powers(field: PrimeField, points: Sequence[int], count: int) -> np.ndarray:
     """x^0 to x^(count - 1) of every point x, uint64 `[n, count]`."""
     x = np.asarray(points, np.uint64)
-    found = np.ones((len(x), count), np.uint64)
-    for i in range(1, count):
-        found[:, i] = field.multiply(found[:, i - 1], x)
+    found, step, done = np.ones((len(x), count), np.uint64), x, 1
+    while done < count:  # x^i to x^(2 i), twice as many at a time
+        found[:, done : 2 * done] = field.multiply(found[:, : min(done, count - done)], step[:, None])
+        step, done = field.multiply(step, step), 2 * done
     return found
 
 
@@ -73,16 +74,13 @@ def lagrange(field: PrimeField, known: Sequence[int], wanted: Sequence[int]) -> 
     z = np.asarray(wanted, np.uint64)
     differences = field.subtract(x[:, None], x[None, :])
     np.fill_diagonal(differences, 1)
-    below = np.ones(len(x), np.uint64)
-    for column in differences.T:
-        below = field.multiply(below, column)
+    below = field.product(differences.T)
     gaps = field.subtract(z[:, None], x[None, :])  # [w, t]
-    # The product over all others, from both sides, so that a wanted point may be a known one.
-    before, after = np.ones_like(gaps), np.ones_like(gaps)
-    for i in range(1, len(x)):
-        before[:, i] = field.multiply(before[:, i - 1], gaps[:, i - 1])
-        after[:, -1 - i] = field.multiply(after[:, -i], gaps[:, -i])
-    return field.multiply(field.multiply(before, after), field.inverse(below)[None])
+    # The product over all others is that over all, over its own; where a wanted point is a known one, it is that.
+    same = gaps == 0
+    gaps[same] = 1
+    weights = field.multiply(field.product(gaps.T)[:, None], field.inverse(field.multiply(gaps, below[None])))
+    return np.where(same.any(1)[:, None], same.astype(np.uint64), weights)
 
 
 def limbs(length: int) -> int:
