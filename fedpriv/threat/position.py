@@ -36,6 +36,7 @@ class Seen:
       payloads: the messages that parties of a protocol hold besides, or None.
       own: the client whose own examples the position holds, if it is among `clients`.
       pseudonym: what the position calls whoever sent it, or None where that is nobody in particular.
+      visible: which coordinates it holds, bool `[d]`; the others are 0 in `observed`. None is all.
     """
 
     clients: tuple[int, ...]
@@ -44,6 +45,7 @@ class Seen:
     payloads: tuple[Delivery, ...] | None = None
     own: int | None = None
     pseudonym: str | None = None
+    visible: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
