@@ -112,6 +112,8 @@ class Server(Position):
 
     Attributes:
       identified: whether clients connect under their own names, so that it knows them again in later rounds.
+      sums: whether it is given sums besides, where a protocol shows it parts of single updates too; without, attacks
+        and scores are about these alone.
     """
 
     name: ClassVar[str] = "server"
@@ -119,6 +121,7 @@ class Server(Position):
     can_change: ClassVar[frozenset[str]] = frozenset({"broadcast", "model", "procedure"})
 
     identified: bool = True
+    sums: bool = True
 
     def who(self, acts: bool = False) -> str:
         """In words."""
@@ -130,7 +133,9 @@ class Server(Position):
     def sees(self, passage: Passage) -> list[Seen]:
         """Each client's message, or the sum alone."""
         if passage.messages is None:
-            return passage.seen_by(self.parties())
+            seen = passage.seen_by(self.parties())
+            parts = [s for s in seen if s.visible is not None]
+            return parts if parts and not self.sums else seen
         found = []
         for client in passage.chosen:
             update = passage.messages[client]

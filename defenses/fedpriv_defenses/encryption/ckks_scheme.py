@@ -121,6 +121,7 @@ class CkksScheme(Scheme):
     def __init__(self, parameters: CkksParameters) -> None:
         self.parameters = parameters
         self._tenseal = library("tenseal", "ckks")
+        library("tenseal.sealapi", "ckks")  # its import teaches TenSEAL to hand out SEAL's own objects
 
     def generate(self) -> CkksSecretKey:
         """See Scheme; SEAL draws from the operating system."""
@@ -136,9 +137,9 @@ class CkksScheme(Scheme):
         try:
             context = self._tenseal.context_from(message, n_threads=1)
             secret = context.has_secret_key()
-            context.global_scale = p.scale
-            probe = self._tenseal.ckks_vector(context, [0.0] * p.slots, scale=p.scale)
-            fits = _fits(probe, p)
+            made_for = context.seal_context().data.key_context_data().parms()
+            moduli = tuple(modulus.bit_count() for modulus in made_for.coeff_modulus())
+            fits = (made_for.poly_modulus_degree(), moduli) == (p.degree, p.moduli)
         except (ValueError, RuntimeError, IndexError, TypeError) as e:
             raise MessageError(f"a message holds no public key of CKKS ({_short(e)}); run the round again") from e
         if secret:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Flat, Labels
 from fedpriv.models.model import Model
 
 Select = Literal["largest", "random", "first"]
@@ -64,6 +68,12 @@ def sensitivities(model: Model, weights: np.ndarray) -> np.ndarray:
     [0, 1] with targets at random, which everybody draws alike: nobody's data go into it, so the map costs no message
     and leaks nothing, and it follows the weights from round to round.
     """
+    return _sensitivities(model)(weights)
+
+
+@functools.lru_cache(maxsize=4)
+def _sensitivities(model: Model) -> Callable[[np.ndarray], np.ndarray]:
+    """`sensitivities` of that model, compiled once."""
     rng = np.random.default_rng(0)
     # Batch statistics need several examples.
     together = 8 if model.couples_examples else 1
@@ -72,16 +82,27 @@ def sensitivities(model: Model, weights: np.ndarray) -> np.ndarray:
     x = rng.uniform(size=(EXAMPLES, together, *model.input_shape))
     raw = tf.constant(10 * rng.normal(size=(EXAMPLES * together, *task.relaxed_shape)), dtype)
     y = tf.reshape(task.relax(raw), [EXAMPLES, together, *task.relaxed_shape])
-    flat = tf.constant(weights, dtype)
 
-    @tf.function
-    def slope(x, y):
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([d], dtype),
+            tf.TensorSpec(x.shape[1:], dtype),
+            tf.TensorSpec(y.shape[1:], y.dtype),
+        ]
+    )
+    def slope(flat: Flat, x: Examples, y: Labels) -> Flat:
         with tf.GradientTape() as tape:
             tape.watch(flat)
             loss = tf.reduce_mean(model.example_losses(model.spec.unflatten(flat), x, y))
         return tf.abs(tf.convert_to_tensor(tape.gradient(loss, flat, unconnected_gradients="zero")))
 
-    total = np.zeros(d)
-    for i in range(EXAMPLES):
-        total += np.nan_to_num(slope(tf.constant(x[i], dtype), y[i]).numpy().astype(np.float64))
-    return total / EXAMPLES
+    def mean(weights: np.ndarray) -> np.ndarray:
+        total, flat = np.zeros(d), tf.constant(weights, dtype)
+        for i in range(EXAMPLES):
+            total += np.nan_to_num(slope(flat, tf.constant(x[i], dtype), y[i]).numpy().astype(np.float64))
+        return total / EXAMPLES
+
+    return mean
+
+
+atexit.register(_sensitivities.cache_clear)  # compiled functions must go before TensorFlow does

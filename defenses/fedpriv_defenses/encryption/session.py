@@ -181,7 +181,7 @@ class EncryptedSession(Session):
             expected = self.wire.send(KEY_HOLDER, party, holder.fingerprint)
             handed = self.wire.send(SERVER, party, message)
             check_key = self.wire.send(SERVER, party, self._check_key)
-            if not isinstance(handed, bytes) or fingerprint(handed) != expected:
+            if not isinstance(handed, bytes) or not isinstance(expected, bytes) or fingerprint(handed) != expected:
                 raise MessageError(
                     f"the key that {party} got from the server is not the key holder's: their fingerprints differ; run "
                     "the round again, and ask the server for the key that it was given"
