@@ -36,7 +36,6 @@ def main(
     """Times rounds of encrypted sums and writes their medians."""
     from fedpriv.base.atomic import jsonable, write_json
     from fedpriv.base.provenance import provenance
-    from fedpriv.report.manifest import renew_manifest
 
     before = os.getloadavg()
     rows = []
@@ -53,7 +52,6 @@ def main(
         "provenance": provenance(command, {"clients": clients, "repeats": repeats, "bits": 32}, 0),
     }
     write_json(out, jsonable(whole))
-    renew_manifest(out.parent)
     typer.echo(f"load {before[0]:.2f} before and {os.getloadavg()[0]:.2f} after")
 
 

@@ -75,6 +75,10 @@ def test_settings_without_exact_sums_are_refused():
     with pytest.raises(ParameterError, match="ckks: with bits=32, scale_bits=90"):
         Ckks(scale_bits=90).check(plan_of(10))
     assert choose(Room(32, 10), scale_bits=35).error > choose(Room(32, 10)).error
+    made = registry.defenses.create("ckks_sum(ring_degree=8192,scale_bits=40)")
+    assert (made.ring_degree, made.scale_bits) == (8192, 40)
+    with pytest.raises(pydantic.ValidationError, match="one of 4096, 8192, 16384"):
+        CkksSum(ring_degree=2048)
     for bits in (7, 37):
         with pytest.raises(pydantic.ValidationError, match="bits"):
             CkksSum(bits=bits)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from fedpriv_defenses.encryption.ckks_parameters import RingDegree
 from fedpriv_defenses.encryption.ckks_sum import CkksSum
 from fedpriv_defenses.encryption.selection import Select
 from fedpriv_defenses.secure_sum.composite import SecureSum
@@ -43,8 +44,9 @@ class Ckks(SecureSum):
     min_clients: Annotated[int, Field(ge=1)] = Field(
         default=1, description="a round that fewer clients finish is aborted; the key holder sees to it."
     )
-    ring_degree: Literal[4096, 8192, 16384] | None = Field(
-        default=None, description="N; a ciphertext has N / 2 slots. None takes the smallest whose sums are exact."
+    ring_degree: RingDegree | None = Field(
+        default=None,
+        description="N: 4096, 8192 or 16384; a ciphertext has N / 2 slots. None takes the smallest whose sums are exact.",
     )
     scale_bits: Annotated[int, Field(ge=1, le=100)] | None = Field(
         default=None,

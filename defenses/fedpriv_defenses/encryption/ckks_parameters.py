@@ -22,6 +22,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from fedpriv.base.errors import ParameterError
 from fedpriv_defenses.encryption.scheme import Room
@@ -34,6 +37,15 @@ MODULI: dict[int, tuple[tuple[int, ...], ...]] = {
     8192: ((60, 60, 60),),
     16384: ((60, 60, 60),),
 }
+
+
+def _known(degree: int) -> int:
+    if degree not in MODULI:
+        raise ValueError(f"the ring degree is one of {', '.join(map(str, MODULI))}")
+    return degree
+
+
+RingDegree = Annotated[int, AfterValidator(_known)]
 #: Largest error of a slot in a sum that is still allowed; rounding would bear anything below 1/2.
 ALLOWED = 0.25
 

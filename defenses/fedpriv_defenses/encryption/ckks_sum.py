@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from fedpriv.defense.protocol import Opening
-from fedpriv_defenses.encryption.ckks_parameters import choose
+from fedpriv_defenses.encryption.ckks_parameters import RingDegree, choose
 from fedpriv_defenses.encryption.ckks_scheme import CkksScheme
 from fedpriv_defenses.encryption.encrypted_sum import EncryptedSum
 from fedpriv_defenses.encryption.scheme import Room
@@ -64,8 +64,9 @@ class CkksSum(EncryptedSum):
             "broadcast weights on public examples; `random`, drawn in each round; `first`, those of the first layers."
         ),
     )
-    ring_degree: Literal[4096, 8192, 16384] | None = Field(
-        default=None, description="N; a ciphertext has N / 2 slots. None takes the smallest whose sums are exact."
+    ring_degree: RingDegree | None = Field(
+        default=None,
+        description="N: 4096, 8192 or 16384; a ciphertext has N / 2 slots. None takes the smallest whose sums are exact.",
     )
     scale_bits: Annotated[int, Field(ge=1, le=100)] | None = Field(
         default=None,

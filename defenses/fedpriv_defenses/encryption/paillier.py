@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -26,7 +26,7 @@ class Paillier(SecureSum):
     adaptive_attack: ClassVar[str] = PaillierSum.adaptive_attack
 
     bits: Annotated[int, Field(ge=8, le=60)] = Field(default=32, description="b, from 8 to 60, of the integers.")
-    key_bits: Literal[2048, 3072] = Field(
+    key_bits: Annotated[int, Field(ge=2048, le=3072, multiple_of=1024)] = Field(
         default=2048, description="of the modulus, 2048 or 3072; a ciphertext takes twice as many."
     )
     min_clients: Annotated[int, Field(ge=1)] = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -36,7 +36,7 @@ class PaillierSum(EncryptedSum):
         default=32,
         description="b, from 8 to 60, of the integers: theirs and their sums' absolute values are below 2^(b-1).",
     )
-    key_bits: Literal[2048, 3072] = Field(
+    key_bits: Annotated[int, Field(ge=2048, le=3072, multiple_of=1024)] = Field(
         default=2048, description="of the modulus, 2048 or 3072; a ciphertext takes twice as many."
     )
 
