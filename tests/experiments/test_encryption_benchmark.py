@@ -17,6 +17,7 @@ def test_rows_hold_costs_of_rounds_that_were_right(tmp_path):
     assert 2 < rows["paillier 2048"]["expansion"] < 3
     for row in rows.values():
         assert row["bytes_a_client"] == sum(n for flow, n in row["bytes"].items() if ": client to" in flow)
+        assert set(row["cpu_seconds"]) == {"before", "input", "after"}
         assert set(row["seconds"]) in ({"keys", "encrypt", "decrypt"}, {"share", "publish"})
 
 

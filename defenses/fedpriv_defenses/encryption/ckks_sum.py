@@ -66,7 +66,7 @@ class CkksSum(EncryptedSum):
     )
     ring_degree: RingDegree | None = Field(
         default=None,
-        description="N: 4096, 8192 or 16384; a ciphertext has N / 2 slots. None takes the smallest whose sums are exact.",
+        description="N: 4096, 8192 or 16384; a ciphertext has N / 2 slots. None takes the smallest with exact sums.",
     )
     scale_bits: Annotated[int, Field(ge=1, le=100)] | None = Field(
         default=None,
