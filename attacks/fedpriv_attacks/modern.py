@@ -72,6 +72,7 @@ class Modern(Attack):
     needs: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.REAL_UPDATE, Capability.NUM_EXAMPLES, Capability.PROCEDURE}
     )
+    reads_parts: ClassVar[bool] = True
 
     attacks: Annotated[tuple[AttackPart, ...], Field(min_length=1)] = Field(
         default=(  # type: ignore[arg-type]

@@ -34,6 +34,7 @@ from fedpriv.defense.parties import SERVER, Party, Phase
 from fedpriv.defense.parties import client as client_party
 from fedpriv.defense.stations import Defense, Plan, Station
 from fedpriv.defense.wire import Delivery, Interference, Wire
+from fedpriv.models.model import Model
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,12 +81,15 @@ class Sighting:
       clients: ids of the clients behind it, in ascending order.
       value: the contribution or the sum, in the ring, uint64 `[n]`; None for `payloads`.
       payloads: the messages of these clients that the coalition holds, where they are worth keeping.
+      visible: which elements of `value` the coalition holds, bool `[n]`, where the others stay hidden and are 0; None
+        is all. The client's weight, element d, is among them.
     """
 
     kind: Literal["client", "sum", "payloads"]
     clients: tuple[int, ...]
     value: np.ndarray | None = None
     payloads: tuple[Delivery, ...] = ()
+    visible: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,6 +107,9 @@ class Opening:
       watched: whose received messages to remember; None is everybody's.
       wire: whether an eavesdropper listens.
       interference: what goes wrong with messages; None is nothing.
+      model: the model's functions, which everybody knows; None where a round is opened without one.
+      weights: the weights `[d]` that were broadcast, which everybody has; None likewise.
+      tallies: t, elements of a contribution after its d values and its weight.
     """
 
     length: int
@@ -115,6 +122,9 @@ class Opening:
     watched: frozenset[Party] | None = frozenset()
     wire: bool = False
     interference: Interference | None = None
+    model: Model | None = None
+    weights: np.ndarray | None = None
+    tallies: int = 0
 
 
 class _Abort(Exception):
@@ -499,6 +509,8 @@ class Protocol(Defense):
         wire: bool = False,
         tallies: int = 0,
         interference: Interference | None = None,
+        model: Model | None = None,
+        weights: np.ndarray | None = None,
     ) -> Session:
         """Makes the session of one round.
 
@@ -512,6 +524,8 @@ class Protocol(Defense):
           wire: whether to remember what an eavesdropper hears.
           tallies: t, elements of a contribution after its d values and its weight.
           interference: what goes wrong with messages; None is nothing.
+          model: the model's functions, for a protocol that chooses what to hide by what is public.
+          weights: the broadcast weights `[d]`, likewise.
 
         Raises:
           OverflowDetected: more clients than the largest cohort of the plan, for which the encoding has room.
@@ -542,6 +556,9 @@ class Protocol(Defense):
                 watched=None if watched is None else frozenset(watched),
                 wire=wire,
                 interference=interference,
+                model=model,
+                weights=weights,
+                tallies=tallies,
             )
         )
 

@@ -275,7 +275,7 @@ class ServerRounds:
             states=states,
             own=state.clients,
             wanted=self._wanted(listening, cohort),
-            session=self._session(cohort, number, listening),
+            session=self._session(cohort, number, listening, weights),
             sent={**planted(listening, weights, present, number, self.federation.plan.spec), **(sent or {})},
         )
         result = self.engine.cohort(task)
@@ -346,7 +346,7 @@ class ServerRounds:
         alive = set(self.federation.attrition.alive(_SENDING, parties, number, self.federation.seed or 0))
         return [c for c, party in zip(cohort, parties, strict=True) if party in alive]
 
-    def _session(self, cohort: Sequence[int], number: int, taps: Sequence[Tap]) -> Session | None:
+    def _session(self, cohort: Sequence[int], number: int, taps: Sequence[Tap], weights: np.ndarray) -> Session | None:
         protocol = self.line.protocol
         if protocol is None:
             return None
@@ -360,6 +360,8 @@ class ServerRounds:
             watched=watched,
             wire=wire,
             tallies=len(self.line.tallies),
+            model=self.federation.model,
+            weights=weights,
         )
 
     @cached_property

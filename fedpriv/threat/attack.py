@@ -30,6 +30,8 @@ class Attack(Plugin):
     needs: ClassVar[frozenset[Capability]] = frozenset()
     #: Rounds that it must have listened in.
     least_rounds: ClassVar[int] = 1
+    #: Whether it can do with some coordinates of an update, where a protocol hides the others (`View.visible`).
+    reads_parts: ClassVar[bool] = False
     #: Names of the goals whose questions it answers; the first is meant where none is named.
     goals: ClassVar[tuple[str, ...]] = ("reconstruction", "labels")
 
@@ -55,7 +57,10 @@ class Attack(Plugin):
 
     def require(self, view: View) -> None:
         """Raises CapabilityError naming what the view lacks."""
-        missing = sorted(self.requirements() - view.capabilities, key=lambda c: c.name)
+        needed = self.requirements()
+        if Capability.REAL_UPDATE in needed and Capability.REAL_UPDATE in view.capabilities and not self.reads_parts:
+            needed |= {Capability.WHOLE_UPDATE}
+        missing = sorted(needed - view.capabilities, key=lambda c: c.name)
         if missing:
             raise CapabilityError(
                 f"attack '{self.name}' needs {'; and '.join(c.value for c in missing)}, which this view does not "

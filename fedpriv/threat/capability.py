@@ -9,6 +9,7 @@ class Capability(enum.Enum):
     """What an attack may need of its view; the value says it in words."""
 
     REAL_UPDATE = "a real-valued update or sum of updates (not ring elements or ciphertext)"
+    WHOLE_UPDATE = "every coordinate of the update (none of them encrypted)"
     SINGLE_CLIENT = "the update of a single client (not a sum over clients)"
     LABELS = "the examples' labels"
     NUM_EXAMPLES = "the number of examples behind the update"

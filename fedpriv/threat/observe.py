@@ -122,7 +122,10 @@ def _seen_by(
         # The server keeps no more than the sum.
         held = None if tuple(parties) == (SERVER,) else sighting.payloads or None
         name = f"client {sighting.clients[0]}" if sighting.kind == "client" else None
-        found.append(Seen(sighting.clients, _KINDS[sighting.kind], observed, held, pseudonym=name))
+        visible = None if sighting.visible is None else sighting.visible[: spec.size]
+        if visible is not None and observed is not None:
+            observed = np.where(visible, observed, observed.dtype.type(0))  # what is hidden decodes to some constant
+        found.append(Seen(sighting.clients, _KINDS[sighting.kind], observed, held, pseudonym=name, visible=visible))
     return found
 
 
@@ -162,6 +165,7 @@ def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen)
         model=federation.model,
         weights=sent.copy(),
         observed=None if seen.observed is None else seen.observed.copy(),
+        visible=None if seen.visible is None else seen.visible.copy(),
         plan=federation.plan,
         clients=len(seen.clients) if sized else None,
         payloads=seen.payloads,

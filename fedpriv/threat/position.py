@@ -36,6 +36,7 @@ class Seen:
       payloads: the messages that parties of a protocol hold besides, or None.
       own: the client whose own examples the position holds, if it is among `clients`.
       pseudonym: what the position calls whoever sent it, or None where that is nobody in particular.
+      visible: which coordinates it holds, bool `[d]`; the others are 0 in `observed`. None is all.
     """
 
     clients: tuple[int, ...]
@@ -44,6 +45,7 @@ class Seen:
     payloads: tuple[Delivery, ...] | None = None
     own: int | None = None
     pseudonym: str | None = None
+    visible: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,8 @@ class Server(Position):
 
     Attributes:
       identified: whether clients connect under their own names, so that it knows them again in later rounds.
+      sums: whether it is given sums besides, where a protocol shows it parts of single updates too; without, attacks
+        and scores are about these alone.
     """
 
     name: ClassVar[str] = "server"
@@ -117,6 +121,7 @@ class Server(Position):
     can_change: ClassVar[frozenset[str]] = frozenset({"broadcast", "model", "procedure"})
 
     identified: bool = True
+    sums: bool = True
 
     def who(self, acts: bool = False) -> str:
         """In words."""
@@ -128,7 +133,9 @@ class Server(Position):
     def sees(self, passage: Passage) -> list[Seen]:
         """Each client's message, or the sum alone."""
         if passage.messages is None:
-            return passage.seen_by(self.parties())
+            seen = passage.seen_by(self.parties())
+            parts = [s for s in seen if s.visible is not None]
+            return parts if parts and not self.sums else seen
         found = []
         for client in passage.chosen:
             update = passage.messages[client]

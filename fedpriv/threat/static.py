@@ -25,6 +25,7 @@ OF_ONE_VIEW = {
     "client_rate": "the learning rate is a tensor: `sent.rate` for a replay",
     "states": "the defenses' states are tensors: `sent.inputs.states`",
     "labels": "known labels come in as `y`",
+    "visible": "which coordinates are held is a tensor: `sent.inputs.visible`",
     "own": "a client's own examples are tensors: `sent.inputs`",
     "batch_statistics": "arrays read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
     "told": "arrays read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
@@ -42,11 +43,14 @@ class Inputs(NamedTuple):
       states: the state of each known defense that has a stand-in, as broadcast that round.
       own_x: `[m, *input_shape]`, the examples of the adversary itself, if it is one of the clients; else none.
       own_y: `[m]` int, their labels.
+      visible: `[d]` of 1 and 0, the coordinates that the adversary holds; None where it holds all. A replay gives 0 at
+        the others, as the observed update does.
     """
 
     states: tuple[Nested, ...] = ()
     own_x: Examples | Array | None = None
     own_y: Labels | Array | None = None
+    visible: Tensor | Array | None = None
 
 
 class StandIn(NamedTuple):
@@ -155,7 +159,7 @@ class Static:
         )
         update = replay_cohort(who, weights, rate, x, y, inputs.states, by_epoch)
         note(label for label, _ in self.stand_ins)
-        return update
+        return update if inputs.visible is None else update * tf.cast(inputs.visible, update.dtype)
 
     def _with_own(self, x: Examples, y: Labels, inputs: Inputs, by_epoch: bool) -> tuple[Examples, Labels]:
         """`x` and `y` with the adversary's own examples where they belong."""

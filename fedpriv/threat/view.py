@@ -58,6 +58,8 @@ class View:
       weights: `[d]` float, the model the clients received.
       observed: `[d]` in the model's precision: the update, or the weighted mean of the updates for `sum` and
         `released`; None for `shares`.
+      visible: which coordinates of `observed` the adversary holds, bool `[d]`, where a protocol hides the others (they
+        are 0 in `observed`, and in what `simulate` gives); None is all of them.
       procedure: the local procedure, or None if unknown to this adversary.
       num_examples: example counts by client behind the view, or None if unknown.
       clients: how many clients are behind it; None where that is secret (a released mean of a cohort of random size,
@@ -86,6 +88,7 @@ class View:
     weights: np.ndarray
     observed: np.ndarray | None
     plan: Plan
+    visible: np.ndarray | None = None
     clients: int | None = 1
     procedure: Procedure | None = None
     num_examples: tuple[int, ...] | None = None
@@ -139,7 +142,7 @@ class View:
         procedure, sent = self.procedure, self.model.sent
         if self.batch_statistics is not None or sent is None or self.observed is None or procedure is None:
             return self.batch_statistics
-        alone = self.kind == "update" and self.clients == 1 and not self.defenses
+        alone = self.kind == "update" and self.clients == 1 and not self.defenses and self.visible is None
         if not alone or not self.num_examples:
             return None
         n = self.num_examples[0]
@@ -158,6 +161,8 @@ class View:
         have = set()
         if self.observed is not None:
             have.add(Capability.REAL_UPDATE)
+            if self.visible is None:
+                have.add(Capability.WHOLE_UPDATE)
         if self.clients == 1 and self.kind == "update":
             have.add(Capability.SINGLE_CLIENT)
         if self.labels is not None:
@@ -206,6 +211,8 @@ class View:
             "shares": "secret shares only",
         }[self.kind]
         whose, knows = f"{article} {self.adversary.position}", sorted(self.adversary.knows)
+        if self.visible is not None:
+            what += f", {np.count_nonzero(self.visible)} of its {self.visible.size} coordinates,"
         return f"{whose} holding {what} of round {self.round}, knowing {knows}."
 
     def simulate(self, x: Examples, y: Labels) -> Flat:
@@ -216,8 +223,9 @@ class View:
           y: targets `[n]`, or relaxed ones (such as probabilities `[n, num_classes]`); see `Task`.
 
         Returns:
-          `[d]` float: the replayed update (or weighted mean of updates). The batch order of the real client is
-          unknown, so batches are taken in the order given, the same in every epoch.
+          `[d]` float: the replayed update (or weighted mean of updates), 0 where `visible` says that the adversary
+          holds nothing. The batch order of the real client is unknown, so batches are taken in the order given, the
+          same in every epoch.
 
         Raises:
           CapabilityError: the adversary does not know the procedure or the number of examples.
@@ -259,9 +267,10 @@ class View:
     def inputs(self) -> Inputs:
         """This view's arrays that a replay takes besides weights and rate."""
         states = tuple(tf.nest.map_structure(_array, s) for _, s in stand_ins(self.defenses, self.states))
+        visible = None if self.visible is None else self.visible.astype(self.model.spec.dtype)
         if self.own is None or self.own.slot is None:
-            return Inputs(states)
-        return Inputs(states, self.own.x, self.own.y.astype(self.model.task.target_dtype))
+            return Inputs(states, visible=visible)
+        return Inputs(states, self.own.x, self.own.y.astype(self.model.task.target_dtype), visible)
 
 
 def _array(leaf: Tensor | Array | float) -> np.ndarray:

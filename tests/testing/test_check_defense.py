@@ -25,9 +25,11 @@ SHIPPED = {
     "light_secagg": "light_secagg(range=1)",
     "secagg": "secagg(range=1)",
     "secagg_plus": "secagg_plus(range=1)",
+    "ckks": "ckks(range=1,fraction=0.3)",
+    "paillier": "paillier(range=1)",
 }
 #: Work behind another, or on TFF's engine, where tests of their own run them.
-ELSEWHERE = {"additive_sharing", "coded_masking", "pairwise_masking", "neighbour_masking"}
+ELSEWHERE = {"additive_sharing", "coded_masking", "pairwise_masking", "neighbour_masking", "ckks_sum", "paillier_sum"}
 ELSEWHERE |= {n for n in registry.defenses.names() if n.startswith("tff_")}
 
 

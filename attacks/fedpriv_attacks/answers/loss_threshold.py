@@ -54,6 +54,8 @@ class LossThreshold(Attack):
         if question.of == "update":
             if view.observed is None:
                 raise CapabilityError(f"attack '{self.name}' needs a real-valued update: {view.describe()}")
+            if view.visible is not None:
+                raise CapabilityError(f"attack '{self.name}' needs {Capability.WHOLE_UPDATE.value}: {view.describe()}")
             weights = view.weights + view.observed
         losses = example_losses(view.model, weights, question.x, question.y)
         if self.threshold == "quantile":

@@ -70,6 +70,7 @@ class Inversion(Attack):
 
     name: ClassVar[str] = "inversion"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
+    reads_parts: ClassVar[bool] = True
 
     objective: ObjectivePart = Field(
         default=SquaredError(), description="distance of the simulated and the observed update."

@@ -20,6 +20,7 @@ class LabelsOnly(Attack):
 
     name: ClassVar[str] = "labels"
     goals: ClassVar[tuple[str, ...]] = ("labels", "reconstruction")
+    reads_parts: ClassVar[bool] = True
 
     inference: LabelsPart = Field(
         default=Auto(),

@@ -14,7 +14,7 @@ import numpy as np
 from fedpriv.base.errors import CapabilityError
 from fedpriv.threat.attack import Capability
 from fedpriv.threat.view import View
-from fedpriv_attacks.labels.last_layer import dense_parts
+from fedpriv_attacks.labels.last_layer import dense_parts, require_last_layer
 from fedpriv_attacks.labels.single import single_label
 from fedpriv_attacks.parts.component import Component
 
@@ -146,6 +146,7 @@ class SignRule(LabelInference):
                 f"label inference 'idlg' reads the label of a single example off the update, but "
                 f"{view.total_examples} examples are behind this one; use labels=auto, or labels=joint"
             )
+        require_last_layer(view)
         found = single_label(np.asarray(view.observed), view.model)
         counts = np.zeros(view.model.num_classes, np.int64)
         counts[found.label] = 1

@@ -70,6 +70,23 @@ def dense_parts(model: Model) -> tuple[slice | None, slice | None]:
     return kernel, bias
 
 
+def hidden_in_last_layer(view: View) -> int:
+    """How many coordinates of the last layer a protocol hides."""
+    if view.visible is None:
+        return 0
+    parts = [part for part in (view.model.classifier_kernel(), view.model.classifier_bias()) if part is not None]
+    return sum(int(np.count_nonzero(~view.visible[part])) for part in parts)
+
+
+def require_last_layer(view: View) -> None:
+    """Raises CapabilityError where coordinates of the last layer are hidden: a label is read off all of them."""
+    if hidden := hidden_in_last_layer(view):
+        raise CapabilityError(
+            f"{hidden} coordinates of the last layer are encrypted, and labels are read off all of them; use "
+            "labels=joint, or labels=known with an adversary that knows them"
+        )
+
+
 def read_last_layer(view: View, scaled: bool = True) -> LastLayer:
     """The last layer's mean gradient over the examples behind `view`.
 
@@ -79,10 +96,12 @@ def read_last_layer(view: View, scaled: bool = True) -> LastLayer:
         positive scale of the update.
 
     Raises:
-      CapabilityError: the scale is asked for and unknown, see `gradient_scale`; or the layer did not move.
+      CapabilityError: the scale is asked for and unknown, see `gradient_scale`; or the layer did not move, or some of
+        it is hidden.
       DivergenceError: the last layer's update is not finite.
     """
     assert view.observed is not None
+    require_last_layer(view)
     scale, notes = gradient_scale(view) if scaled else (1.0, ())
     slices = dense_parts(view.model)
     shapes = ((-1, view.model.num_classes), (view.model.num_classes,))

@@ -1,0 +1,1 @@
+"""Sums of ciphertexts: additively homomorphic encryption with a key holder beside the server."""

@@ -1,0 +1,99 @@
+"""KeyHolder: the party that makes a round's keys, and decrypts one sum with them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+
+import numpy as np
+
+from fedpriv.base.errors import MessageError, ProtocolError
+from fedpriv.defense.parties import Party
+from fedpriv_defenses.encryption.scheme import TAG_BITS, Scheme, garbled
+from fedpriv_defenses.encryption.sum_check import KEY_BYTES, tags
+
+#: The party.
+KEY_HOLDER = Party("key_holder")
+FINGERPRINT_BYTES = 32
+
+
+def fingerprint(key_message: bytes) -> bytes:
+    """What tells a key from others: SHA-256 of the message that it came in."""
+    return hashlib.sha256(key_message).digest()
+
+
+class KeyHolder:
+    """Makes keys for one round and decrypts one sum; its secret key goes to nobody.
+
+    Args:
+      scheme: what it makes keys of.
+      round: the round's number.
+    """
+
+    def __init__(self, scheme: Scheme, round: int) -> None:
+        self._round, self._secret, self._decrypted = round, scheme.generate(), False
+        self._seeds: dict[int, bytes] = {}
+        self.message = key_message(round, self._secret.public.message)
+        self.fingerprint = fingerprint(self.message)
+
+    def receive_seed(self, client: int, seed: bytes) -> None:
+        """Takes what a client's tags are made from.
+
+        Raises:
+          MessageError: it is none, or the client's second.
+        """
+        if not isinstance(seed, bytes) or len(seed) != KEY_BYTES:
+            raise MessageError(
+                f"the key holder got {len(seed)} bytes from client {client} instead of a seed of {KEY_BYTES}; run the "
+                "round again without it"
+            )
+        if client in self._seeds:
+            raise MessageError(f"the key holder got a second seed of client {client}; each sends one")
+        self._seeds[client] = seed
+
+    def decrypt_sum(self, ciphertexts: list[bytes], elements: list[int], clients: Collection[int], least: int):
+        """The sum over `clients`, int64 by block, and the check of each block.
+
+        Raises:
+          MessageError: not all of these clients, and only they, are in it; too few are; or it is no sum of well-formed
+            ciphertexts under this key.
+          ProtocolError: it has decrypted before.
+        """
+        if self._decrypted:
+            raise ProtocolError(
+                f"the key of round {self._round} is asked for a second sum; a key decrypts one, so that no difference "
+                "of two sums lays a client open. Make a new key for each round"
+            )
+        unknown = sorted(set(clients) ^ set(self._seeds))
+        if unknown:
+            raise MessageError(
+                f"client {unknown[0]} is known to the server or to the key holder, but not to both; the sum stays "
+                "closed, run the round again without it"
+            )
+        if len(clients) < least:
+            raise MessageError(f"the sum is over {len(clients)} clients, below min_clients={least}; it stays closed")
+        self._decrypted = True
+        return self.open(ciphertexts, elements, clients)
+
+    def open(self, ciphertexts: list[bytes], elements: list[int], clients: Collection[int]):
+        """What the secret key tells of a sum, or of one client's ciphertexts; as `decrypt_sum`, without its rules.
+
+        Raises:
+          MessageError: it is no sum of well-formed ciphertexts of these clients under this key.
+        """
+        expected = np.zeros(len(elements), object)
+        for client in clients:
+            expected += np.array(tags(self._seeds[client], len(elements), TAG_BITS), object)
+        values, checks = [], []
+        for ciphertext, count, tag in zip(ciphertexts, elements, expected, strict=True):
+            block = self._secret.decrypt(ciphertext, count, len(clients))
+            if block.tag != tag:
+                raise garbled("does not carry the tags of its clients: it is over others, or its parts are exchanged")
+            values.append(block.elements)
+            checks.append(block.check)
+        return values, checks
+
+
+def key_message(round: int, key: bytes) -> bytes:
+    """A public key as it is sent: the round it is for, then the key."""
+    return round.to_bytes(8, "little") + key
