@@ -366,6 +366,12 @@ class Protocol(Defense):
         """Who takes part besides the clients, and could be corrupted."""
         return (SERVER,)
 
+    def settled(self, given: Domain, plan: Plan, speaker: str) -> Defense:
+        """With the bits of the ring that arrives, for a protocol whose parameter `bits` is None."""
+        if isinstance(given, Ring) and getattr(self, "bits", given) is None:
+            return self.with_(bits=given.modulus_bits)
+        return self
+
     def check(self, plan: Plan) -> None:
         """See `check_as`."""
         self.check_as(plan)
