@@ -573,7 +573,7 @@ class HoldersSession(Session):
             for c in own:
                 np.subtract(rest, self._own_of(c), out=rest)
             rest = self._form.reduce(rest.astype(self._form.dtype)).astype(np.uint64)
-            found.append(Sighting(kind="sum", clients=others, value=rest))
+            found.append(Sighting(kind="sum", clients=others, value=rest, payloads=payloads))
         return tuple(found)
 
     def _own_of(self, client: int) -> np.ndarray:
