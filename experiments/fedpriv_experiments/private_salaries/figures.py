@@ -42,7 +42,9 @@ def newcomer_figure(found: Noised, salary: int) -> Figure:
         look = arm(0)
         axes.stairs(counts, edges, color=look.color, fill=True, alpha=0.5, label="from two sums with noise")
         line = arm(1)
-        axes.axvline(salary / 1000, color=line.color, linewidth=2, label=f"from two exact sums: {salary:,}, each time")
+        axes.axvline(
+            salary / 1000, ymax=0.8, color=line.color, linewidth=2, label=f"from two exact sums: {salary:,}, each time"
+        )
         axes.set_ylim(0, 1.35 * counts.max())
         axes.set_xlabel("Newcomer's salary as guessed from the difference (thousands)")
         axes.set_ylabel("How often")

@@ -106,8 +106,9 @@ def _protocol(found: Lessons) -> Section:
         "The protocol, and every number in it",
         paragraphs=[
             f"All arithmetic is modulo {seen.modulus:,}. That is 2 to the power of {seen.modulus.bit_length() - 1}: "
-            "numbers wrap around like hours on a clock. It is the smallest number of whole bytes in which the sum of "
-            f"{len(people)} salaries up to {LIMIT:,} cannot wrap.",
+            "numbers wrap around like hours on a clock. A number takes "
+            f"{(seen.modulus.bit_length() - 1) // 8} bytes, the fewest in which the sum of {len(people)} salaries up to "
+            f"{LIMIT:,} cannot wrap.",
             "Step 1. Each person cuts the salary into shares, one for each person. All shares but one are random. The "
             "last one is what is missing, so that all together add up to the salary.",
             "Step 2. Each person sends every other person one share, on a private channel, and keeps one. In the first "
@@ -125,15 +126,15 @@ def _protocol(found: Lessons) -> Section:
                 caption="Every share. A row is cut by one person; a column is seen by one person.",
                 names=heads,
                 formats=dict.fromkeys(heads, ",d"),
-                note=f"Add any row, or the last row, and divide by {seen.modulus:,}: the rest is in the last column. "
-                "Each share also carries a second number in the same way, the weight 1, so that the board learns how "
+                note=f"Add the numbers of a row, divide by {seen.modulus:,}, and take the remainder: it is in the last "
+                "column. Each share also carries a second number in the same way, the weight 1, so that the board learns how "
                 "many took part.",
             ),
             Table(
                 each,
                 caption="What each party received",
                 names={
-                    "party": "",
+                    "party": "who",
                     "lists": "lists of whose shares others have",
                     "sums": "published sums",
                     "result": "the result",
@@ -160,6 +161,7 @@ def _nothing(found: Lessons) -> Section:
             f"Make any guess at the salary of {victim.name}. There is exactly one missing share that makes the guess "
             "right. The table has it for some guesses. All numbers from 0 to the modulus are equally likely for the "
             "missing share. So all guesses stay as likely as they were before. The shares exclude none of them.",
+            "This is about the shares. What the published sum adds is the matter of the next section.",
             "Any other set of all but one share is the same: at least one random number is missing. "
             f"The figure shows it in another way. One salary of {LOW:,} and one of {HIGH:,} were shared {DRAWS:,} "
             "times each. The share that goes to the second person takes every value equally often, whatever the "
@@ -231,7 +233,9 @@ def _outcome(run: Summed, people: Sequence[Person]) -> str:
     if run.mean is None:
         reason = run.reason
         for i, person in reversed(list(enumerate(people))):
-            reason = reason.replace(f"client {i}", person.name)
+            reason = reason.replace(
+                f"client {i} of {len(people)} gone", f"{person.name}, one of {len(people)}, is gone"
+            )
         return f"no result: {reason}"
     accused = ", ".join(people[p.index].name for p in run.session.accused)
     found = f"; the sum of {accused} was found false" if accused else ""
