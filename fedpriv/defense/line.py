@@ -247,7 +247,7 @@ class Line(Walker):
         made_up = self._unnoised(i, claim)
         if made_up:
             return what + made_up
-        aborting = self.protocol is not None and getattr(self.protocol, "min_clients", 1) > 1
+        aborting = self.protocol is not None and self.protocol.least_clients > 1
         if aborting and claim.against == "released" and not self.plan.sampling.equal_cohorts:
             return f"{what}whether a round is aborted depends on how many clients took part; use cohorts of one size"
         if claim.about_sum:

@@ -372,6 +372,11 @@ class Protocol(Defense):
             return self.with_(bits=given.modulus_bits)
         return self
 
+    @property
+    def least_clients(self) -> int:
+        """A round of fewer clients is aborted, which tells that there were fewer; by default `min_clients`, or 1."""
+        return int(getattr(self, "min_clients", 1))
+
     def check(self, plan: Plan) -> None:
         """See `check_as`."""
         self.check_as(plan)

@@ -229,9 +229,7 @@ def test_a_holder_that_goes_ends_an_additive_round_and_no_shamir_one_while_t_are
         assert session.seen_by([SERVER]) == ()
         for coalition in itertools.combinations(parties, needed - 1):
             assert all(s.value is None for s in session.seen_by([SERVER, *coalition]))
-    assert needed == (3 if protocol.among == "aggregators" or "threshold" in protocol.config() else len(parties)) or (
-        protocol.among == "committee"
-    )
+    assert needed == (len(parties) if isinstance(protocol, AdditiveSharing) else protocol.threshold)
 
 
 def test_a_client_that_goes_before_it_sends_is_not_in_the_sum(protocol):
@@ -353,6 +351,22 @@ def test_a_party_that_sends_nonsense_ends_the_round_and_is_named(name, which, wa
     if isinstance(SHAPES[name], ShamirSharing) and len(session.holders) > session.scheme.needed:
         # Where holders are to spare, no lie but a client's own contribution changes the sum.
         assert isinstance(outcome, Aborted) or (outcome.total == TOTAL).all()
+
+
+def test_a_message_that_is_sent_again_ends_the_round(protocol):
+    frames = {}
+
+    def replay(delivery):
+        channel = (delivery.sender, delivery.receiver)
+        first = frames.setdefault(channel, delivery.payload)
+        return first if delivery.phase == "publish" and delivery.receiver != SERVER else delivery.payload
+
+    session, outcome = run(protocol, interference=Interference(in_transit=replay))
+    if protocol.among == "committee" or protocol.among == "clients":  # they have sent one another shares before
+        assert isinstance(outcome, Aborted)
+        assert "or sent a second time" in outcome.reason
+        assert session.wire.bytes(receiver="server") == 0
+        assert session.seen_by([SERVER]) == ()
 
 
 def test_an_additive_holder_that_publishes_a_false_sum_goes_unseen():

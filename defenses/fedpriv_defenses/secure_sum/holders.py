@@ -172,6 +172,11 @@ class SharedSum(Protocol):
         drawn = sorted(everyone, key=lambda p: (draw(seed, "committee", round, SHARE, p), p))
         return tuple(sorted(drawn[: self.committee]))
 
+    @property
+    def least_clients(self) -> int:
+        """As many as `min_clients` says, and as have to hold shares."""
+        return max(self.min_clients, self.committee or 1, self.least(1) if self.among == "clients" else 1)
+
     def check_as(self, plan: Plan, speaker: str = "") -> None:
         """Raises StackError if no cohort is large enough."""
         for name, least in (("min_clients", self.min_clients), ("committee", self.committee or 0)):

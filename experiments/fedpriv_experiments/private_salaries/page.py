@@ -107,8 +107,8 @@ def _protocol(found: Lessons) -> Section:
         paragraphs=[
             f"All arithmetic is modulo {seen.modulus:,}. That is 2 to the power of {seen.modulus.bit_length() - 1}: "
             "numbers wrap around like hours on a clock. A number takes "
-            f"{(seen.modulus.bit_length() - 1) // 8} bytes, the fewest in which the sum of {len(people)} salaries up to "
-            f"{LIMIT:,} cannot wrap.",
+            f"{(seen.modulus.bit_length() - 1) // 8} bytes, the fewest in which the sum of {len(people)} salaries up "
+            f"to {LIMIT:,} cannot wrap.",
             "Step 1. Each person cuts the salary into shares, one for each person. All shares but one are random. The "
             "last one is what is missing, so that all together add up to the salary.",
             "Step 2. Each person sends every other person one share, on a private channel, and keeps one. In the first "
@@ -127,8 +127,8 @@ def _protocol(found: Lessons) -> Section:
                 names=heads,
                 formats=dict.fromkeys(heads, ",d"),
                 note=f"Add the numbers of a row, divide by {seen.modulus:,}, and take the remainder: it is in the last "
-                "column. Each share also carries a second number in the same way, the weight 1, so that the board learns how "
-                "many took part.",
+                "column. Each share also carries a second number in the same way, the weight 1, so that the board "
+                "learns how many took part.",
             ),
             Table(
                 each,
