@@ -91,7 +91,18 @@ def federate(toy, parts, logistic_model) -> Callable[..., Federation]:
     """`federate(defenses=..., seed=..., **procedure)`; keywords of Federation are taken first."""
 
     def make(**options):
-        own = ("model", "train", "partition", "defenses", "test", "seed", "on_nonfinite", "rounds", "accountant")
+        own = (
+            "model",
+            "train",
+            "partition",
+            "defenses",
+            "test",
+            "seed",
+            "on_nonfinite",
+            "on_abort",
+            "rounds",
+            "accountant",
+        )
         own += ("engine", "engine_options", "attrition", "topology")
         given = {k: options.pop(k) for k in own if k in options}
         procedure = options.pop("procedure", None) or make_procedure(**options)

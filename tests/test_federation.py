@@ -5,10 +5,12 @@ import pytest
 from fedpriv_defenses.central_dp import CentralDP
 from fedpriv_defenses.clip import Clip
 from fedpriv_defenses.local_dp import LocalDP
+from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 
-from fedpriv.base.errors import CapabilityError, DataError, ModelError, ParameterError, StackError
+from fedpriv.base.errors import AbortError, CapabilityError, DataError, ModelError, ParameterError, StackError
 from fedpriv.base.lazy import tf
 from fedpriv.data.partition import Partition
+from fedpriv.defense.attrition import PartiesAttrition
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Defense
 from fedpriv.engine.graph import GraphEngine
@@ -237,6 +239,7 @@ def test_per_example_gradients_need_examples_that_do_not_mix(federate, toy):
     ("options", "error", "message"),
     [
         ({"on_nonfinite": "dorp"}, ParameterError, "on_nonfinite='dorp'.*Did you mean 'drop'"),
+        ({"on_abort": "go"}, ParameterError, "on_abort='go' is unknown.*Known: continue, stop"),
         ({"accountant": "pdl"}, ParameterError, "accountant='pdl'.*Did you mean 'pld'"),
         ({"sampling": Sampling.fixed(6)}, ParameterError, "cohort size 6 exceeds the population of 5"),
         ({"partition": Partition("p", ())}, DataError, "no clients"),
@@ -304,6 +307,40 @@ def test_config_is_the_identity(federate):
     ):
         assert federate(**other).config() != base
     assert federate(procedure=Procedure(server=Optimizer(learning_rate=0.5))).config() != base
+
+
+AFTER_SENDING = PartiesAttrition(gone=["client 1"], phase="publish")
+
+
+def test_a_round_that_cannot_be_finished_costs_a_round_and_training_goes_on(federate):
+    sharing = SecretSharing(among="clients", range=1.0)
+    history = federate(defenses=(sharing,), attrition=AFTER_SENDING, batch_size=None).run(2)
+    assert [r.aborted for r in history.records] == [
+        "client 1 of 5 gone, and all are needed; run the round again (phase 'publish')"
+    ] * 2
+    start = federate(batch_size=None).start().weights
+    np.testing.assert_array_equal(history.weights, start)  # it moves nothing
+    goes_on = federate(
+        defenses=(sharing.with_(threshold=4),), attrition=AFTER_SENDING, batch_size=None, on_abort="stop"
+    ).run(2)
+    assert [r.aborted for r in goes_on.records] == ["", ""]
+    assert np.abs(goes_on.weights - start).max() > 1e-3
+
+
+def test_a_run_may_stop_at_the_first_such_round_and_be_resumed_beyond_it(federate, tmp_path):
+    class LeavesIn1(PartiesAttrition):
+        def alive(self, phase, parties, round, seed):
+            return super().alive(phase, parties, round, seed) if round == 1 else parties
+
+    leaving = LeavesIn1(gone=["aggregator 0"], phase="publish")
+    settings = {"defenses": (SecretSharing(range=1.0),), "attrition": leaving, "batch_size": None}
+    file = tmp_path / "run"
+    says = r"round 1 was aborted: aggregator 0 of 2 gone.*phase 'publish'.*on_abort='continue'"
+    with pytest.raises(AbortError, match=says):
+        federate(**settings, on_abort="stop").run(3, checkpoint=file)
+    resumed = federate(**settings).run(3, checkpoint=file)
+    assert [bool(r.aborted) for r in resumed.records] == [False, True, False]
+    np.testing.assert_array_equal(resumed.weights, federate(**settings).run(3).weights)
 
 
 class Sized(Defense):

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from fedpriv.base.lazy import tf
-from fedpriv.base.seeds import Purpose, child, fresh, gaussian, secret, secrets_of
+from fedpriv.base.seeds import Purpose, child, fresh, gaussian, secret, secrets_of, uniform
 
 
 def rows(seeds):
@@ -53,6 +53,19 @@ def test_normal_values_are_normal_and_reach_into_the_tails():
     assert values.std() == pytest.approx(1, abs=4e-3)
     assert stats.kstest(values[:100_000], "norm").pvalue > 1e-4
     assert stats.kurtosis(values) == pytest.approx(0, abs=0.03)
+
+
+def test_uniform_values_are_uniform_whole_and_no_child_of_the_seed():
+    seed = tf.constant([3, 5], tf.int64)
+    drawn = uniform(seed, [200, 1000]).numpy()
+    assert drawn.dtype == np.float64
+    assert drawn.min() >= 0
+    assert drawn.max() < 1
+    assert stats.kstest(drawn.ravel(), "uniform").pvalue > 1e-6
+    assert (drawn * 2.0**53 == np.floor(drawn * 2.0**53)).all()
+    assert len(np.unique(drawn)) == drawn.size  # 53 bits: 32-bit draws would repeat
+    np.testing.assert_array_equal(drawn, tf.function(uniform)(seed, [200, 1000]))
+    assert not np.array_equal(drawn, uniform(child(seed, 0), [200, 1000]))
 
 
 def test_the_smallest_uniform_lies_beyond_nine_deviations():

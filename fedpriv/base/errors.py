@@ -82,6 +82,10 @@ class DivergenceError(FedprivError, ArithmeticError):
     """A client's update or the global model is no longer finite; names the round and the client."""
 
 
+class AbortError(FedprivError, RuntimeError):
+    """A round that its protocol could not finish, where the run is to stop then; names round, phase and reason."""
+
+
 class OverflowDetected(FedprivError, ArithmeticError):
     """A value does not fit the fixed-point range of a secure sum."""
 

@@ -29,6 +29,8 @@ from fedpriv.base.types import Scalar, Seed, Shape, Tensor
 
 #: The child of a seed that normal values are drawn from.
 NORMAL_CHILD = -1
+#: The child of a seed that uniform values are drawn from.
+UNIFORM_CHILD = -2
 
 
 class Purpose(enum.IntEnum):
@@ -104,6 +106,19 @@ def child(seed: Seed, index: Scalar | int) -> Seed:
     return tf.raw_ops.StatelessRandomUniformFullIntV2(
         shape=[2], key=tf.bitcast(seed[:1], tf.uint64), counter=words, alg=1, dtype=tf.int64
     )
+
+
+def uniform(seed: Seed, shape: Shape | Tensor) -> Tensor:
+    """Float64 values of `shape`, uniform on [0, 1): a pure function of an int64 `[2]` seed (traceable)."""
+    seed = child(seed, UNIFORM_CHILD)
+    bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=tf.cast(shape, tf.int64),
+        key=tf.bitcast(seed[:1], tf.uint64),
+        counter=tf.bitcast(tf.stack([tf.zeros([], tf.int64), seed[1]]), tf.uint64),
+        alg=1,
+        dtype=tf.uint64,
+    )
+    return tf.cast(tf.bitwise.right_shift(bits, tf.constant(11, tf.uint64)), tf.float64) * 2.0**-53
 
 
 def gaussian(seed: Seed, shape: Shape | Tensor, dtype: Any = "float32") -> Tensor:

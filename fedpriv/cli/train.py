@@ -118,6 +118,7 @@ OPTIONS = (
     ),
     Mapped("delta", _number("The delta at which epsilon is stated."), 1e-5, ("delta",)),
     Mapped("accountant", _text("rdp or pld."), "rdp", ("accountant",)),
+    Mapped("on_abort", _text("continue after a round that cannot be finished, or stop."), "continue", ("on_abort",)),
     Mapped("on_nonfinite", _text("stop, or drop the diverged client."), "stop", ("on_nonfinite",)),
 )
 

@@ -25,7 +25,7 @@ class Line(Walker):
     """Defenses in the order a client applies them; the server's stations run in reverse.
 
     Attributes:
-      defenses: as they were given; `links` are their parts.
+      defenses: as they were given; `links` are their parts, each settled at its place.
       protocol: the one at the message station, or None.
       aggregator: the one that takes the place of the weighted mean, or None.
       given: what each link is given on the way from update to message, and `made` what it makes of it; None where it
@@ -55,19 +55,20 @@ class Line(Walker):
                 f"{' and '.join(map(self._named, senders))} each replace the client's message; keep one of them"
             )
         self._sender = senders[0] if senders else None
-        self.protocol = next((d for d in self.links if isinstance(d, Protocol)), None)
-        self.aggregator = next((d for d in self.links if isinstance(d, Aggregator)), None)
         self.given: list[Domain | None] = [None] * len(self.links)
         self.made: list[Domain | None] = [None] * len(self.links)
         self._check_tallies()
         self._follow_domains()
+        self.protocol = next((d for d in self.links if isinstance(d, Protocol)), None)
+        self.aggregator = next((d for d in self.links if isinstance(d, Aggregator)), None)
         self._check_aggregator()
         self._check_gradients()
-        for defense in self.defenses:
-            defense.check(plan)
-            for part in defense.parts():
-                if part is not defense:
-                    part.check(plan)
+        for place, defense in enumerate(self.defenses):
+            if not any(part is defense for part in defense.parts()):
+                defense.check(plan)
+            for i, link in enumerate(self.links):
+                if self._places[i] == place:
+                    link.check(plan)
         self.contribution = self._contribution()
         self._noising = [i for i in self.at(Station.AGGREGATE) if self._noises(i)]
         self._check_bounds()
@@ -106,6 +107,8 @@ class Line(Walker):
                 )
             if not link.takes.accepts(now):
                 self._refuse(i, giver, now)
+            link = link.settled(now, self.plan, _name(self.defenses[self._places[i]]))
+            self.links = (*self.links[:i], link, *self.links[i + 1 :])
             made = link.maps(now, self.plan)
             if type(made) is not type(now):
                 giver = i
@@ -244,7 +247,7 @@ class Line(Walker):
         made_up = self._unnoised(i, claim)
         if made_up:
             return what + made_up
-        aborting = self.protocol is not None and getattr(self.protocol, "min_clients", 1) > 1
+        aborting = self.protocol is not None and self.protocol.least_clients > 1
         if aborting and claim.against == "released" and not self.plan.sampling.equal_cohorts:
             return f"{what}whether a round is aborted depends on how many clients took part; use cohorts of one size"
         if claim.about_sum:

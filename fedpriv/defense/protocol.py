@@ -476,6 +476,30 @@ class Protocol(Defense):
         """Who takes part besides the clients, and could be corrupted."""
         return (SERVER,)
 
+    def settled(self, given: Domain, plan: Plan, speaker: str) -> Defense:
+        """With the bits of the ring that arrives, for a protocol whose parameter `bits` is None."""
+        if isinstance(given, Ring) and getattr(self, "bits", given) is None:
+            return self.with_(bits=given.modulus_bits)
+        return self
+
+    def ring_bits(self) -> int:
+        """Its parameter `bits`, where that is known by now.
+
+        Raises:
+          ParameterError: it is None, and no codec before it has settled it.
+        """
+        bits = getattr(self, "bits", None)
+        if bits is None:
+            raise ParameterError(
+                f"{self.name}: bits=none takes the ring of the codec before it, and there is none here; give bits"
+            )
+        return int(bits)
+
+    @property
+    def least_clients(self) -> int:
+        """A round of fewer clients is aborted, which tells that there were fewer; by default `min_clients`, or 1."""
+        return int(getattr(self, "min_clients", 1))
+
     def check(self, plan: Plan) -> None:
         """See `check_as`."""
         self.check_as(plan)

@@ -112,6 +112,22 @@ class Defense(Plugin):
         """What a user should know of it in this federation beforehand, as sentences without a full stop."""
         return ()
 
+    def settled(self, given: Domain, plan: Plan, speaker: str) -> Defense:
+        """This link with what it leaves open filled in from its place on the line; by default itself.
+
+        The line asks once, before all else, and works with what it gets: a codec may so take its range from the bound
+        that arrives, and a protocol the ring that its codec gives.
+
+        Args:
+          given: what a contribution is before this link.
+          plan: public facts of the run.
+          speaker: the defense in whose name to complain.
+
+        Raises:
+          ParameterError, StackError: it cannot be known here.
+        """
+        return self
+
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """What a contribution is after this defense, for one that was `given` before; by default its bounds are lost.
 

@@ -221,6 +221,10 @@ class Setting(pydantic.BaseModel):
     on_nonfinite: Literal["stop", "drop"] = Field(
         default="stop", description="`stop`, or `drop` a client that diverges."
     )
+    on_abort: Literal["continue", "stop"] = Field(
+        default="continue",
+        description="`continue` training after a round that its protocol could not finish, or `stop` there.",
+    )
     engine: str = Field(default="graph", description="what carries the cohorts; results do not depend on it.")
     workers: Texts = Field(default=(), description="what carries the cohorts; results do not depend on it.")
     worker_timeout: Annotated[float, Field(gt=0)] = Field(
@@ -305,6 +309,8 @@ class Setting(pydantic.BaseModel):
         training = self.training.identity()
         defenses = [d.config() for d in self.made_defenses()] if self.training.defended else []
         identity = {"model": self.model, "training": training, "defense": defenses, "on_nonfinite": self.on_nonfinite}
+        if self.on_abort != "continue":  # results from before there was a choice stay valid
+            identity["on_abort"] = self.on_abort
         return identity | {"delta": self.delta, "accountant": self.accountant, "engine": self.engine}
 
     def identity(self) -> Config:

@@ -45,6 +45,7 @@ class Federation:
       engine: registered engine name.
       engine_options: what that engine takes besides, such as the TFF engine's `workers`; results do not depend on it.
       on_nonfinite: `stop` a run whose client diverges, or `drop` that client from the round.
+      on_abort: `continue` with the next round after one that its protocol could not finish, or `stop` the run there.
       rounds: planned number of rounds, for checks and accounts that need it.
       accountant: `rdp` or `pld`.
       attrition: who drops out of a round, and when; or as on a command line, such as `bernoulli(rate=0.1)`.
@@ -65,6 +66,7 @@ class Federation:
     engine: str = "graph"
     engine_options: Mapping[str, Any] = field(default_factory=dict)
     on_nonfinite: Literal["stop", "drop"] = "stop"
+    on_abort: Literal["continue", "stop"] = "continue"
     rounds: int | None = None
     accountant: Literal["rdp", "pld"] = "rdp"
     attrition: Attrition = field(default_factory=NoAttrition)
@@ -91,7 +93,11 @@ class Federation:
                     f"model '{self.model.name}' has {self.model.task.describe()}, but '{data.name}' {problem}; "
                     f"build the model with num_classes={data.num_classes}, or give it another task"
                 )
-        for field_name, allowed in (("on_nonfinite", ("stop", "drop")), ("accountant", ("rdp", "pld"))):
+        for field_name, allowed in (
+            ("on_nonfinite", ("stop", "drop")),
+            ("on_abort", ("continue", "stop")),
+            ("accountant", ("rdp", "pld")),
+        ):
             if getattr(self, field_name) not in allowed:
                 given = getattr(self, field_name)
                 raise ParameterError(f"{field_name}='{given}' is unknown.{did_you_mean(str(given), allowed)}")
@@ -172,7 +178,10 @@ class Federation:
         return self._rounds.engine
 
     def config(self) -> Config:
-        """JSON-able identity: two federations with equal configs produce the same bits on one machine."""
+        """JSON-able identity: two federations with equal configs produce the same bits on one machine.
+
+        `on_abort` is no part of it: it changes no round, so that a run it stopped can be resumed with `continue`.
+        """
         layout = hashlib.sha256()
         for part in self.partition.indices:
             layout.update(np.int64(len(part)).tobytes() + np.ascontiguousarray(part, np.int64).tobytes())

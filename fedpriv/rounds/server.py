@@ -19,6 +19,7 @@ import numpy as np
 from fedpriv.account.ledger import Ledger
 from fedpriv.base import registry
 from fedpriv.base.errors import (
+    AbortError,
     CheckpointError,
     DivergenceError,
     LedgerError,
@@ -164,6 +165,7 @@ class ServerRounds:
 
         Raises:
           DivergenceError: a client's update or the model is not finite; names the round and the client.
+          AbortError: a round was aborted, and `on_abort` is `stop`; names the round, the phase and the reason.
           CheckpointError: the checkpoint is damaged, of another federation, or already beyond `rounds`.
           CapabilityError: a tap at a position that does not exist here.
         """
@@ -253,6 +255,7 @@ class ServerRounds:
         Raises:
           ParameterError: `clients` names one that does not exist, or one twice.
           OverflowDetected: more clients than a secure sum was checked to have room for.
+          AbortError: the protocol could not finish the round, and `on_abort` is `stop`.
         """
         began, number, federation = time.perf_counter(), state.round, self.federation
         cohort = self._cohort(number) if clients is None else [int(c) for c in clients]
@@ -279,6 +282,11 @@ class ServerRounds:
             sent={**planted(listening, weights, present, number, self.federation.plan.spec), **(sent or {})},
         )
         result = self.engine.cohort(task)
+        if result.aborted and federation.on_abort == "stop":
+            raise AbortError(
+                f"round {number} was aborted: {result.aborted}; it moved nothing. Go on with the next round by "
+                "on_abort='continue'"
+            )
         self._read.clear()
         mean, summed, states = self._aggregate(state, states, result)
         after, server, stepped, states = self._server_step(state, states, mean, result)

@@ -188,6 +188,11 @@ class Aggregators(Position):
         missing = [i for i in self.members if aggregator(i) not in there]
         if missing:
             count = sum(p.role == "aggregator" for p in there)
+            if not count:
+                raise CapabilityError(
+                    f"{protocol.name} has no aggregators: others take part in it; name them, such as "
+                    "coalition(server,client 0)"
+                )
             raise CapabilityError(
                 f"aggregator {missing[0]} does not exist: {protocol.name} has {count}, numbered from 0"
             )
@@ -226,8 +231,9 @@ class Coalition(Position):
     def sees(self, passage: Passage) -> list[Seen]:
         """What the protocol's messages to the members tell together, without the members' own contributions."""
         own = {p.index for p in self.parties() if p.role == "client"}
-        found = passage.seen_by(self.parties())
-        return [s for s in found if set(s.clients) - own]
+        found = [s for s in passage.seen_by(self.parties()) if set(s.clients) - own]
+        others = [s for s in found if not set(s.clients) & own]
+        return others or found
 
     def check(self, federation: Federation) -> None:
         """Refuses parties that no protocol has, and clients beyond the population."""

@@ -194,6 +194,13 @@ def test_a_round_that_is_aborted_is_shown_and_changes_nothing(run, strict, npz, 
     _, out, _ = run(*options)
     assert "aborted: " in out.splitlines()[0]
     assert "2 rounds were aborted and changed nothing" in out
+    status, _, err = run(*options, "--on-abort", "stop")
+    assert status == 2
+    assert "round 0 was aborted: aggregator 1 of 2 gone, and all are needed" in err
+    assert "Traceback" not in err
+    status, _, err = run(*options, "--on-abort", "sotp")
+    assert status == 2
+    assert "--on-abort" in err
 
 
 def test_without_a_seed_the_operating_system_draws_one_and_the_run_can_be_resumed(run, strict, npz, tmp_path):

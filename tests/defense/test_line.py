@@ -307,10 +307,21 @@ def test_claims_that_something_else_undoes_give_no_number():
     assert honest.epsilon(1e-5, rounds=1).value < 0.1
 
 
-def test_rounds_that_abort_by_who_came_give_no_number():
-    careful, plan = SecretSharing(min_clients=3, range=1.0), setup_of(10, Sampling.poisson(0.5))
+@pytest.mark.parametrize(
+    "careful",
+    [
+        SecretSharing(min_clients=3, range=1.0),
+        SecretSharing(among="committee", committee=3, range=1.0),
+        SecretSharing(among="clients", threshold=3, range=1.0, bits=24),
+    ],
+    ids=["min_clients", "committee", "threshold"],
+)
+def test_rounds_that_abort_by_who_came_give_no_number(careful):
+    plan = setup_of(10, Sampling.poisson(0.5))
     with pytest.raises(LedgerError, match="whether a round is aborted depends on how many clients took part"):
         ledger_of(Line([CENTRAL, careful], plan)).epsilon(1e-5, rounds=1)
+    free = ledger_of(Line([CENTRAL, SecretSharing(threshold=2, range=1.0)], plan))
+    assert free.epsilon(1e-5, rounds=1).value > 0
     fixed = ledger_of(Line([CENTRAL, careful], setup_of(10, Sampling.fixed(5))))
     assert fixed.epsilon(1e-5, rounds=1).value > 0
     fixed.spend(broken=frozenset({"rounds are finished"}))

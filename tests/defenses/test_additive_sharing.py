@@ -153,7 +153,7 @@ def test_an_eavesdropper_learns_who_talks_unless_channels_are_open():
 
 
 def test_clients_take_themselves_out_of_the_sum():
-    session, outcome = run(watched=[client(2), aggregator(0)])
+    session, outcome = run(watched=[client(2), aggregator(0), SERVER])
     whole, rest = session.seen_by([aggregator(0), client(2)])
     np.testing.assert_array_equal(whole.value, outcome.total)
     assert (rest.kind, rest.clients) == ("sum", (0, 1))
@@ -236,8 +236,8 @@ def test_a_missing_share_ends_the_round():
         session.begin()
         session.submit(0, VECTORS[0])
         messages = session.make_messages(VECTORS[1])
-        session.deliver(session.aggregators[0], 1, messages[0])
-        session.deliver(session.aggregators[2], 1, messages[2])
+        session.deliver(session.holders[0], 1, messages[0])
+        session.deliver(session.holders[2], 1, messages[2])
         return session, messages
 
     session, _ = half_sent()
@@ -247,7 +247,7 @@ def test_a_missing_share_ends_the_round():
     (opened,) = session.seen_by(aggregators(0, 1, 2))  # of client 1 even all of them have not enough
     assert opened.clients == (0,)
     session, messages = half_sent()
-    session.deliver(session.aggregators[1], 1, messages[1])
+    session.deliver(session.holders[1], 1, messages[1])
     outcome = session.finish()
     np.testing.assert_array_equal(outcome.total, (VECTORS[0] + VECTORS[1]) & RING32)
 
@@ -257,11 +257,11 @@ def test_each_aggregator_takes_one_message_a_client_of_the_right_length():
     session.begin()
     session.submit(0, VECTORS[0])
     with pytest.raises(ProtocolError, match="second share of client 0"):
-        session.deliver(session.aggregators[0], 0, bytes(32))
+        session.deliver(session.holders[0], 0, bytes(32))
     with pytest.raises(ProtocolError, match="31 bytes from client 1 instead of 32"):
-        session.deliver(session.aggregators[0], 1, bytes(31))
+        session.deliver(session.holders[0], 1, bytes(31))
     with pytest.raises(ProtocolError, match="8 bytes from client 1 instead of 12"):
-        session.deliver(session.aggregators[2], 1, bytes(8))
+        session.deliver(session.holders[2], 1, bytes(8))
 
 
 def dealing(protocol=None, begun=True, **options):

@@ -2,16 +2,22 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from fedpriv_defenses.clip import Clip
 from fedpriv_defenses.fixed_point import FixedPoint, finest_power_of_two
+from fedpriv_defenses.secure_sum.additive_sharing import AdditiveSharing
+from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpriv.base.errors import ParameterError
+from fedpriv.base.errors import ParameterError, StackError
 from fedpriv.base.lazy import tf
 from fedpriv.defense.domain import Real, Ring
+from fedpriv.defense.line import Line
 from fedpriv.defense.stations import Plan
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Sampling
+
+SEED = (5, 2**40)
 
 
 def plan_of(d, cohort=1, weighting="uniform", max_examples=600):
@@ -27,7 +33,7 @@ def plan_of(d, cohort=1, weighting="uniform", max_examples=600):
 
 
 def encoded_of(codec, values, plan):
-    elements, ok = codec.quantize(tf.constant(values), plan, None)
+    elements, ok = codec.quantize(tf.constant(values), plan, tf.constant(SEED, tf.int64))
     return elements.numpy().view(np.uint64), bool(ok)
 
 
@@ -169,8 +175,6 @@ def test_a_step_that_rounds_updates_away_says_so():
 
 
 def test_a_clip_of_the_range_always_fits():
-    from fedpriv_defenses.clip import Clip
-
     rng = np.random.default_rng(0)
     for limit in (0.1, 0.3, 1.0, 2.7):
         codec, plan = FixedPoint(range=limit), plan_of(8)
@@ -190,3 +194,125 @@ def test_rounding_error_is_bounded_and_declared():
     assert codec.decoded(Real(1.0), plan) == Real(1.0 + codec.l2_error(plan))
     assert 0.3 * codec.l2_error(plan) < moved <= codec.l2_error(plan)
     assert (codec.takes, codec.maps(Real(), plan), codec.replay()) == (Real(), Ring(24), None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 40), st.sampled_from(["nearest", "stochastic"]), st.data())
+def test_multiples_of_the_step_come_back_exactly(bits, rounding, data):
+    codec, plan = FixedPoint(bits=bits, range=2.0, rounding=rounding), plan_of(4, 3)
+    step = codec.steps(plan).step
+    most = min(int(2 / step), 2**23)  # a float32 holds these integers
+    values = np.array([data.draw(st.integers(-most, most)) for _ in range(4)]) * step
+    contribution = np.append(values, 1.0).astype(np.float32)
+    elements, ok = encoded_of(codec, contribution, plan)
+    assert ok
+    np.testing.assert_array_equal(codec.decode(elements.view(np.int64), 1, plan).numpy(), contribution)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("counts", [[600, 1, 37], [3, 3, 3], [1, 2, 599]])
+def test_weighted_means_are_the_plain_weighted_means_to_half_a_step(rounding, counts):
+    codec, plan = FixedPoint(bits=32, range=1.0, rounding=rounding), plan_of(50, 3, "examples", max(counts))
+    updates = np.random.default_rng(0).uniform(-1, 1, (3, 50))
+    weights = (np.array(counts) / max(counts)).astype(np.float32)
+    total = np.zeros(51, np.uint64)
+    for update, weight in zip(updates, weights, strict=True):
+        elements, ok = encoded_of(codec, np.append(update * weight, weight).astype(np.float32), plan)
+        assert ok
+        total += elements
+    decoded = codec.decode((total & np.uint64(2**32 - 1)).view(np.int64), 3, plan).numpy()
+    assert decoded[-1] * max(counts) == pytest.approx(sum(counts), rel=1e-12)  # weights are exact, whatever is rounded
+    mean = np.average(updates, axis=0, weights=counts)
+    # Each client is off by half a step (a step at random) of its weighted update, and float32 by 2^-25 of 1.
+    each = (1 if rounding == "stochastic" else 0.5) * codec.steps(plan).step + 2.0**-24
+    assert np.abs(decoded[:-1] / decoded[-1] - mean).max() <= 3 * each * max(counts) / sum(counts)
+
+
+def test_stochastic_rounding_is_unbiased_and_to_a_neighbour():
+    codec, plan = FixedPoint(bits=32, range=4.0, resolution=0.25, rounding="stochastic"), plan_of(100_000)
+    for value in (0.05, -0.05, 0.2, -1.3, 3.99):
+        elements, ok = encoded_of(codec, np.append(np.full(100_000, value), 1).astype(np.float32), plan)
+        assert ok
+        steps = codec.decode(elements.view(np.int64), 1, plan).numpy()[:-1] / 0.25
+        assert set(steps) == {np.floor(value / 0.25), np.floor(value / 0.25) + 1}
+        share = (value / 0.25) % 1
+        # Five standard deviations of a mean of 100,000 coin flips.
+        assert abs(steps.mean() - value / 0.25) < 5 * np.sqrt(share * (1 - share) / 100_000)
+    nearest = FixedPoint(bits=32, range=4.0, resolution=0.25)
+    assert not encoded_of(nearest, np.append(np.full(100_000, 0.05), 1).astype(np.float32), plan)[0][:-1].any()
+
+
+def test_the_seed_fixes_stochastic_rounding_bit_by_bit():
+    codec, plan = FixedPoint(bits=16, range=1.0, rounding="stochastic"), plan_of(500)
+    contribution = tf.concat([tf.random.stateless_uniform([500], [1, 2], -1, 1), [1.0]], 0)
+
+    def drawn(*seed):
+        return codec.quantize(contribution, plan, tf.constant(seed, tf.int64))[0].numpy()
+
+    np.testing.assert_array_equal(drawn(3, 4), drawn(3, 4))
+    traced = tf.function(lambda s: codec.quantize(contribution, plan, s)[0])
+    np.testing.assert_array_equal(drawn(3, 4), traced(tf.constant([3, 4], tf.int64)))
+    for other in ((3, 5), (2, 4), (3 + 2**40, 4), (3, 4 + 2**40)):  # every word of 128 bits counts
+        assert (drawn(3, 4) != drawn(*other)).any()
+
+
+def test_stochastic_rounding_is_accounted_for_by_a_whole_step():
+    coarse = {"bits": 16, "range": 1.0, "resolution": 0.3}
+    plan = plan_of(100, 10)
+    nearest, stochastic = FixedPoint(**coarse), FixedPoint(**coarse, rounding="stochastic")
+    assert stochastic.l2_error(plan) == 2 * nearest.l2_error(plan) == pytest.approx(10 * 0.3)
+    # Values a hair above a multiple of the step: now and then one goes up by nearly a step.
+    moved = np.abs(decoded_by(stochastic, np.full(100, 0.35), plan) - 0.35)
+    assert moved.max() > 0.24 > nearest.steps(plan).step / 2
+    assert np.linalg.norm(moved) <= stochastic.l2_error(plan)
+
+
+def decoded_by(codec, values, plan):
+    elements, ok = encoded_of(codec, np.append(values, 1).astype(np.float32), plan)
+    assert ok
+    return codec.decode(elements.view(np.int64), 1, plan).numpy()[:-1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 50), st.floats(1e-4, 1.0), st.sampled_from(["nearest", "stochastic"]))
+def test_the_largest_value_rounded_either_way_never_wraps(cohort, step, rounding):
+    codec, plan = FixedPoint(bits=24, range=1.0, resolution=step, rounding=rounding), plan_of(2, cohort)
+    codec.check(plan)
+    signed = np.abs(decoded_by(codec, np.array([1.0, -1.0]), plan) / step)
+    most = np.ceil(1 / step) if rounding == "stochastic" else np.round(1 / step)
+    assert (signed <= most + 1e-9).all()
+    assert most * cohort < 2 ** (codec.with_(bits=None).steps(plan).bits - 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 10_000), st.floats(1e-6, 1.0), st.sampled_from(["uniform", "examples"]), st.integers(1, 10**6))
+def test_the_fewest_bits_are_whole_bytes_and_one_byte_less_would_wrap(cohort, step, weighting, most):
+    codec, plan = FixedPoint(bits=None, range=1.0, resolution=step), plan_of(1, cohort, weighting, most)
+    bits = codec.steps(plan).bits
+    assert bits % 8 == 0
+    assert codec.maps(Real(), plan) == Ring(bits)
+    largest = max(round(1 / step), most if weighting == "examples" else 1)  # values, and weights that stay exact
+    assert largest * cohort < 2 ** (bits - 1)
+    assert bits == 8 or largest * cohort >= 2 ** (bits - 9)
+    if weighting == "examples":
+        assert codec.steps(plan).weight == 1 / most
+
+
+def test_what_is_left_open_is_filled_in_from_the_place_on_the_line():
+    plan = plan_of(4, 100)
+    open_ended = FixedPoint(bits=None, range=None, resolution=0.001)
+    for stack in (
+        (Clip(norm=0.5), open_ended, AdditiveSharing(bits=None)),
+        (Clip(norm=0.5), SecretSharing(bits=None, range=None, resolution=0.001)),
+        (Clip(norm=0.5), SecretSharing(bits=None, range=None, resolution=0.001, threshold=2, among="clients")),
+    ):
+        line = Line(stack, plan)
+        assert line.links[1] == FixedPoint(bits=24, range=0.5, resolution=0.001)  # 500 * 100 takes 17 bits
+        assert (line.protocol.bits, line.made[1]) == (24, Ring(24))
+    with pytest.raises(StackError, match=r"additive_sharing .*takes integers mod 2\^32\[d\]"):
+        Line((Clip(norm=0.5), open_ended, AdditiveSharing()), plan)
+    for stack in ((open_ended,), (SecretSharing(range=None),)):
+        with pytest.raises(ParameterError, match=f"{stack[0].name}: range=none takes the L2 bound .* put clip"):
+            Line(stack, plan)
+    with pytest.raises(ParameterError, match=r"secret_sharing: a sum over 100 clients .* takes 72 bits, and there are"):
+        Line((SecretSharing(bits=None, resolution=1e-16),), plan)

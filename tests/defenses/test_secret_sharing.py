@@ -4,6 +4,7 @@ import pytest
 from fedpriv_defenses.fixed_point import FixedPoint
 from fedpriv_defenses.secure_sum.additive_sharing import AdditiveSharing
 from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
+from fedpriv_defenses.secure_sum.shamir_sharing import ShamirSharing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,9 +119,35 @@ def test_the_word_stands_for_two_links_that_are_named_themselves():
     assert sharing.claims(plan, Real()) == []
     # Each parameter belongs to a part, with the same limits and the same default.
     parts = {**FixedPoint.model_fields, **AdditiveSharing.model_fields}
-    assert set(SecretSharing.model_fields) == set(parts)
-    for name, field in SecretSharing.model_fields.items():
-        assert (field.default, field.metadata) == (parts[name].default, parts[name].metadata)
+    assert set(SecretSharing.model_fields) == {*parts, "threshold"}
+    schemas = [c.model_json_schema()["properties"] for c in (FixedPoint, AdditiveSharing, SecretSharing)]
+    whole = schemas.pop()
+    for part in schemas:
+        for name, said in part.items():
+            assert whole[name] | {"description": ""} == said | {"description": ""}
+
+
+def test_a_threshold_makes_it_shamirs():
+    sharing = registry.defenses.create("secret_sharing(among=committee,committee=5,threshold=3,bits=24)")
+    assert sharing.protocol() == ShamirSharing(among="committee", committee=5, threshold=3, bits=24, aggregators=2)
+    assert registry.defenses.create("secret_sharing(among=clients)").protocol() == AdditiveSharing(among="clients")
+    for text, says in {
+        "secret_sharing(threshold=3)": "threshold=3 of 2 holders; give 2 to 2",
+        "secret_sharing(among=committee)": "committee is not given with among=committee; add committee=m",
+        "secret_sharing(committee=3)": "committee=3 is given with among=aggregators; leave it out",
+        "secret_sharing(among=committee,committee=3,threshold=4)": "threshold=4 of 3 holders",
+        "secret_sharing(bits=none)": "bits=none takes the fewest bits for a resolution, and none is given",
+        "secret_sharing(among=aggregator)": "among",
+    }.items():
+        with pytest.raises(ParameterError, match=says):
+            registry.defenses.create(text)
+    with pytest.raises(StackError, match="secret_sharing wants committee=5 clients that hold the shares, but cohorts"):
+        sharing.check(plan_of(2, 4))
+    with pytest.raises(StackError, match="secret_sharing wants threshold=3 clients that hold shares, but cohorts have"):
+        SecretSharing(among="clients", threshold=3).check(plan_of(2, 2))
+    with pytest.raises(StackError, match=r"secret_sharing: a sum over 4 clients of integers of bits=60 .*bits <= 58"):
+        SecretSharing(threshold=2, bits=60).check(plan_of(2, 4))
+    SecretSharing(threshold=2, bits=58).check(plan_of(2, 4))
 
 
 def test_it_is_checked_in_its_own_name():

@@ -110,6 +110,19 @@ def test_a_diverged_client_stops_the_round_or_is_left_out_of_it(federate, toy, d
     assert (found.weight, found.loss) == (without.weight, without.loss)
 
 
+def test_a_diverged_client_that_holds_shares_is_a_holder_gone(federate, toy):
+    settings = {"train": spoiled(toy, 6), "batch_size": 4, "on_nonfinite": "drop"}
+    additive = SecretSharing(among="clients", range=1.0)
+    history = federate(defenses=(additive,), **settings).run(2)
+    assert [r.aborted[:15] for r in history.records] == ["client 1 of 5 g"] * 2  # its column of shares is missing
+    assert [r.dropped for r in history.records] == [[1], [1]]
+    np.testing.assert_array_equal(history.weights, federate(**settings).start().weights)
+    shamir = federate(defenses=(additive.with_(threshold=3),), **settings).run(1)
+    assert (shamir.records[0].aborted, shamir.records[0].survivors) == ("", 4)
+    plain = federate(**settings).run(1)
+    np.testing.assert_allclose(shamir.weights, plain.weights, atol=1e-6)
+
+
 def test_when_all_diverge_nothing_moves(federate, toy):
     federation = federate(train=spoiled(toy, *range(30)), on_nonfinite="drop")
     history = federation.run(1)

@@ -28,9 +28,23 @@ SHIPPED = {
     "ckks": "ckks(range=1,fraction=0.3)",
     "paillier": "paillier(range=1)",
 }
+#: Other ways in which a defense of several works.
+WAYS = (
+    "fixed_point(bits=16,range=1,rounding=stochastic)",
+    "fixed_point(bits=none,range=1,resolution=0.001)",
+    "secret_sharing(among=clients,range=1)",
+    "secret_sharing(among=committee,committee=4,threshold=3,range=1,rounding=stochastic)",
+)
 #: Work behind another, or on TFF's engine, where tests of their own run them.
-ELSEWHERE = {"additive_sharing", "coded_masking", "pairwise_masking", "neighbour_masking", "ckks_sum", "paillier_sum"}
-ELSEWHERE |= {n for n in registry.defenses.names() if n.startswith("tff_")}
+ELSEWHERE = {
+    "additive_sharing",
+    "shamir_sharing",
+    "coded_masking",
+    "pairwise_masking",
+    "neighbour_masking",
+    "ckks_sum",
+    "paillier_sum",
+} | {n for n in registry.defenses.names() if n.startswith("tff_")}
 
 
 def test_every_shipped_defense_is_checked_somewhere():
@@ -44,6 +58,11 @@ def test_what_ships_keeps_its_promises(name):
     if name == "clip":
         assert checked.replayed < 1e-5
         assert checked.moved > 0.3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_so_do_its_other_ways(way):
+    assert check_defense(way).epsilon is None
 
 
 class Lengthens(Clip):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, Self
 
+import pydantic
 from pydantic import Field
 
 from fedpriv.defense.protocol import Protocol
@@ -17,14 +18,18 @@ class SecureSum(Defense):
 
     replayable: ClassVar[bool] = False
 
-    bits: Annotated[int, Field(ge=8, le=64)] = Field(
-        default=32, description="b, from 8 to 64; an element takes b bits on the wire."
+    bits: Annotated[int, Field(ge=8, le=64)] | None = Field(
+        default=32,
+        description=(
+            "b, from 8 to 64; an element takes b bits on the wire. None takes the fewest whole bytes in "
+            "which no sum over the largest cohort wraps, and example counts stay exact."
+        ),
     )
-    range: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+    range: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=16.0,
         description=(
             "largest absolute coordinate of a contribution (the update times the client's weight, which is at most "
-            "1). Clip the update first to be sure of it: an L2 clip of C allows range = C."
+            "1). Clip the update first to be sure of it: an L2 clip of C allows range = C; none takes that C."
         ),
     )
     resolution: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
@@ -34,13 +39,28 @@ class SecureSum(Defense):
         ),
     )
 
+    rounding: Literal["nearest", "stochastic"] = Field(
+        default="nearest",
+        description="`nearest`, or `stochastic`: up or down at random (by the run's seed), so that the mean is exact.",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _parts_exist(self) -> Self:
+        try:
+            self.parts()
+        except pydantic.ValidationError as e:  # parameters that a part refuses, in that part's words
+            told = e.errors()[0]
+            where = "".join(f"{part}: " for part in told["loc"])
+            raise ValueError(where + told["msg"].removeprefix("Value error, ")) from e
+        return self
+
     @abstractmethod
     def protocol(self) -> Protocol:
         """The protocol that sums what has been encoded."""
 
     def codec(self) -> FixedPoint:
         """The encoding before it."""
-        return FixedPoint(bits=self.bits, range=self.range, resolution=self.resolution)
+        return FixedPoint(bits=self.bits, range=self.range, resolution=self.resolution, rounding=self.rounding)
 
     def parts(self) -> tuple[FixedPoint, Protocol]:
         """The two links that this stands for, in order."""
@@ -54,7 +74,8 @@ class SecureSum(Defense):
           StackError: no cohort is large enough.
         """
         self.protocol().check_as(plan, self.name)
-        self.codec().steps(plan, self.name)
+        if self.bits is not None and self.range is not None:  # else the line has settled them, and checked
+            self.codec().steps(plan, self.name)
 
     def replay(self) -> Defense | None:
         """Nothing to replay; see the parts."""

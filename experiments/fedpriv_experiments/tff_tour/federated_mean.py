@@ -106,7 +106,7 @@ def computation() -> Any:
 
 def secretly(readings: Sequence[np.ndarray]) -> tuple[float, dict[int, np.ndarray]]:
     """The weighted mean by secret sharing, and what the first aggregator holds."""
-    from fedpriv_defenses.secure_sum.additive_sharing import AdditiveSession
+    from fedpriv_defenses.secure_sum.holders import HoldersSession
     from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 
     from fedpriv.defense.parties import aggregator
@@ -135,7 +135,7 @@ def secretly(readings: Sequence[np.ndarray]) -> tuple[float, dict[int, np.ndarra
         session.submit(client, encoded.numpy().view(np.uint64))
     outcome = session.finish()
     assert isinstance(outcome, Revealed)  # nobody drops out here
-    assert isinstance(session, AdditiveSession)
+    assert isinstance(session, HoldersSession)
     total, weight = codec.decode(outcome.total.view(np.int64), outcome.count, plan).numpy()
     return float(total / weight), session.shares(aggregator(0))
 

@@ -38,7 +38,7 @@ class MaskingSession(Session):
     def __init__(self, protocol: Masking, opening: Opening) -> None:
         super().__init__(opening)
         self._protocol = protocol
-        self._form = RingFormat(protocol.bits, opening.length)
+        self._form = RingFormat(protocol.ring_bits(), opening.length)
         self.degree: Degree | None = None
         self.members: dict[int, MaskingClient] = {}
         self.server: MaskingServer | None = None
@@ -69,14 +69,14 @@ class MaskingSession(Session):
         Raises:
           MessageError: elements beyond the ring.
         """
-        self.check_ring(client, encoded, self._protocol.bits)
+        self.check_ring(client, encoded, self._form.bits)
         self._take_vector(client, self.members[client].masked(encoded))
 
     def masks(self, client: int) -> Dealt:
         """The client's own mask, and one for each neighbour whose shares it holds."""
         keys, signs = self.members[client].mask_keys()
         rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
-        return Dealt(keys=rows, signs=np.asarray(signs, np.int8), bits=self._protocol.bits)
+        return Dealt(keys=rows, signs=np.asarray(signs, np.int8), bits=self._form.bits)
 
     def take_masked(self, client: int, masked: np.ndarray, dealt: Dealt) -> None:
         """Sends it as it is."""

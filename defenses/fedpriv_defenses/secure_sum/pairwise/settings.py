@@ -21,9 +21,12 @@ class Masking(Protocol):
     phases: ClassVar[tuple[str, ...]] = ("advertise", "share_keys", "masked_input", "unmask")
     input_phase: ClassVar[str] = "masked_input"
 
-    bits: Annotated[int, Field(ge=8, le=64)] = Field(
+    bits: Annotated[int, Field(ge=8, le=64)] | None = Field(
         default=32,
-        description="b, from 8 to 64, of the ring of integers mod 2^b; an element takes b bits on the wire.",
+        description=(
+            "b, from 8 to 64, of the ring of integers mod 2^b; an element takes b bits on the wire. None takes "
+            "whichever ring the codec before it gives."
+        ),
     )
     min_clients: Annotated[int, Field(ge=1)] = Field(
         default=2, description="a round that fewer clients finish is aborted: a sum over one hides nothing."
