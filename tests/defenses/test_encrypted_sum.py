@@ -210,7 +210,8 @@ def test_a_ciphertext_under_another_key_is_named(protocol, signed):
 
     session, outcome = meddled(protocol, signed, replaced(from_client(1), claimed))
     assert isinstance(outcome, Aborted)
-    assert "under another key" in outcome.reason
+    # A Paillier ciphertext of the other key may also be larger than this key's modulus.
+    assert "under another key" in outcome.reason or "under the round's key" in outcome.reason
     assert [s.kind for s in session.seen_by([SERVER])] == ["payloads"]
 
 
