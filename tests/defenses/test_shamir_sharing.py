@@ -15,7 +15,7 @@ from fedpriv.defense.parties import SERVER, aggregator, client
 from fedpriv.defense.protocol import Aborted, Revealed
 from fedpriv.defense.stations import Station
 from fedpriv.defense.wire import Interference
-from tests.defenses.test_holders import TOTAL, plan_of, run
+from tests.defenses.test_shared_sum import TOTAL, plan_of, run
 
 MANY = ShamirSharing(bits=20, aggregators=6, threshold=2)
 

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from fedpriv_defenses.secure_sum.additive_sharing import AdditiveSharing
 from fedpriv_defenses.secure_sum.composite import SecureSum
-from fedpriv_defenses.secure_sum.holders import Among, SharedSum
 from fedpriv_defenses.secure_sum.shamir_sharing import ShamirSharing
+from fedpriv_defenses.secure_sum.shared_sum import Among, SharedSum
 
 
 class SecretSharing(SecureSum):

@@ -16,8 +16,9 @@ from fedpriv.defense.stations import Defense, Plan
 from fedpriv_defenses.secure_sum import shamir
 from fedpriv_defenses.secure_sum.decoding import suspects
 from fedpriv_defenses.secure_sum.field import PrimeField
-from fedpriv_defenses.secure_sum.holders import Scheme, SharedSum
 from fedpriv_defenses.secure_sum.ring import KEY_BYTES
+from fedpriv_defenses.secure_sum.scheme import Scheme
+from fedpriv_defenses.secure_sum.shared_sum import SharedSum
 
 
 class ShamirSharing(SharedSum):

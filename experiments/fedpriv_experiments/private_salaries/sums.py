@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from fedpriv_defenses.fixed_point import FixedPoint
 from fedpriv_defenses.secure_sum.additive_sharing import AdditiveSharing
-from fedpriv_defenses.secure_sum.holders import HoldersSession, SharedSum
 from fedpriv_defenses.secure_sum.shamir_sharing import ShamirSharing
+from fedpriv_defenses.secure_sum.shared_sum import HoldersSession, SharedSum
 
 from fedpriv.base.lazy import tf
 from fedpriv.defense.attrition import PartiesAttrition

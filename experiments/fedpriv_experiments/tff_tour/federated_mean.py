@@ -106,8 +106,8 @@ def computation() -> Any:
 
 def secretly(readings: Sequence[np.ndarray]) -> tuple[float, dict[int, np.ndarray]]:
     """The weighted mean by secret sharing, and what the first aggregator holds."""
-    from fedpriv_defenses.secure_sum.holders import HoldersSession
     from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
+    from fedpriv_defenses.secure_sum.shared_sum import HoldersSession
 
     from fedpriv.defense.parties import aggregator
     from fedpriv.defense.protocol import Revealed

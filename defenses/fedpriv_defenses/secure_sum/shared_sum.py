@@ -1,13 +1,13 @@
-"""Holders: the parties among whom contributions are shared, and the round in which they add up and publish.
+"""SharedSum: protocols in which holders get shares of every contribution, add them up, and publish the sums.
 
-Who they are is the protocol's `among`: aggregators from outside, all clients of the round, or a committee of clients.
-How a contribution becomes shares is a `Scheme`: additive shares in a ring, or Shamir's in a field.
+Who the holders are is the protocol's `among`: aggregators from outside, all clients of the round, or a committee of
+clients. How a contribution becomes shares is a `Scheme`: additive shares in a ring, or Shamir's in a field.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -24,81 +24,14 @@ from fedpriv.defense.parties import client as client_party
 from fedpriv.defense.protocol import Opening, Protocol, Session, Sighting
 from fedpriv.defense.stations import Plan
 from fedpriv.defense.wire import Delivery, Payload
-from fedpriv_defenses.secure_sum.ring import KEY_BYTES, RingFormat
+from fedpriv_defenses.secure_sum.holder import Holder
+from fedpriv_defenses.secure_sum.ring import RingFormat
+from fedpriv_defenses.secure_sum.scheme import Scheme
 
 #: What shares are sent in, and what their sums are.
 SHARE, PUBLISH = Phase("share", takes_input=True), Phase("publish")
 
 Among = Literal["aggregators", "clients", "committee"]
-
-
-class Scheme(ABC):
-    """How ring elements become a message for each of k holders, and the sums of these become the sum.
-
-    Attributes:
-      keyed: holders, the first ones, that are sent 32-byte keys in place of vectors.
-      needed: holders whose sums it takes.
-      share_bytes: bytes of a share, or of a sum of shares, on the wire.
-    """
-
-    keyed: int
-    needed: int
-    share_bytes: int
-
-    @abstractmethod
-    def split(self, encoded: np.ndarray) -> list[bytes]:
-        """A contribution, uint64 `[n]`, to a message for each holder; made afresh, so never the same twice."""
-
-    def masks(self) -> Dealt | None:
-        """Keys of the first shares, which a client takes off its contribution itself; None where it cannot."""
-        return None
-
-    def split_masked(self, masked: np.ndarray, dealt: Dealt) -> list[bytes]:
-        """As `split`, for a contribution that `masks` are on."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def share(self, holder: int, message: bytes) -> np.ndarray:
-        """The share that a message of the right length stands for.
-
-        Raises:
-          MessageError: it stands for none.
-        """
-
-    @abstractmethod
-    def plus(self, holder: int, total: np.ndarray | None, message: bytes) -> np.ndarray:
-        """A holder's sum with the share of one more message; as `share`. The sum given may be overwritten."""
-
-    @abstractmethod
-    def minus(self, total: np.ndarray, share: np.ndarray) -> np.ndarray:
-        """A sum of shares without one of them."""
-
-    @abstractmethod
-    def pack(self, total: np.ndarray | None) -> bytes:
-        """A holder's sum to a message; None is that of nothing."""
-
-    @abstractmethod
-    def unpack(self, message: bytes) -> np.ndarray:
-        """A message of the right length to a holder's sum.
-
-        Raises:
-          MessageError: it is none.
-        """
-
-    @abstractmethod
-    def combined(self, shares: Mapping[int, np.ndarray], count: int) -> tuple[np.ndarray, tuple[int, ...]]:
-        """What shares by holder, at least `needed`, stand for: a contribution, or where they are sums, the sum.
-
-        Args:
-          shares: by the holder's place.
-          count: of contributions in it.
-
-        Returns:
-          (ring elements, uint64 `[n]`; holders whose shares do not fit those of the others, and were left out).
-
-        Raises:
-          MessageError: they contradict each other, or are nothing that `count` contributions add up to.
-        """
 
 
 class SharedSum(Protocol):
@@ -213,78 +146,6 @@ class SharedSum(Protocol):
     def session(self, opening: Opening) -> HoldersSession:
         """See Protocol."""
         return HoldersSession(self, opening)
-
-
-class Holder:
-    """One of the parties that hold shares: adds up those it gets.
-
-    Attributes:
-      party: who it is.
-      place: its number among the holders of the round.
-      clients: whose shares it has.
-    """
-
-    def __init__(self, party: Party, place: int, scheme: Scheme) -> None:
-        self.party, self.place, self.clients = party, place, set[int]()
-        self._scheme = scheme
-        self._total: np.ndarray | None = None
-
-    def receive(self, client: int, message: Payload) -> None:
-        """Takes one client's message: a key, or a vector.
-
-        Raises:
-          MessageError: a second message of that client, one of the wrong length, or no share.
-        """
-        if client in self.clients:
-            raise MessageError(f"{self.party} got a second share of client {client}; each sends one")
-        wanted = KEY_BYTES if self.place < self._scheme.keyed else self._scheme.share_bytes
-        if not isinstance(message, bytes) or len(message) != wanted:
-            raise MessageError(
-                f"{self.party} got {len(message)} bytes from client {client} instead of {wanted}; all clients must "
-                "use the same model, bits and compression"
-            )
-        try:
-            self._total = self._scheme.plus(self.place, self._total, message)
-        except MessageError as e:
-            raise MessageError(
-                f"{self.party} got no share from client {client}: {e}; run the round again without that client"
-            ) from e
-        self.clients.add(client)
-
-    def roll(self, cohort: Sequence[int]) -> bytes:
-        """Whose shares it has, a bit for each client of the cohort."""
-        return np.packbits(np.fromiter((c in self.clients for c in cohort), bool, len(cohort))).tobytes()
-
-    def called(self, cohort: Sequence[int], other: Party, roll: Payload) -> None:
-        """Compares another holder's roll with its own.
-
-        Raises:
-          MessageError: it is none, or differs.
-        """
-        own = self.roll(cohort)
-        if not isinstance(roll, bytes) or len(roll) != len(own):
-            raise MessageError(
-                f"{self.party} got {len(roll)} bytes from {other} in place of a roll of {len(own)}; run the round "
-                "again without it"
-            )
-        if roll == own:
-            return
-        bits = np.unpackbits(np.frombuffer(roll, np.uint8)).astype(bool)
-        theirs = {c for c, has in zip(cohort, bits[: len(cohort)], strict=True) if has}
-        lacking, missing = other, self.clients - theirs
-        if not missing:
-            lacking, missing = self.party, theirs - self.clients
-        if not missing:
-            raise MessageError(f"{self.party} got a roll from {other} that names strangers; run the round without it")
-        more = f" (and of {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise MessageError(
-            f"{lacking} has no share of client {min(missing)}{more}, others do, so the sum cannot be decoded; "
-            "run the round again without that client"
-        )
-
-    def sum(self) -> bytes:
-        """What it publishes: the sum of its shares."""
-        return self._scheme.pack(self._total)
 
 
 @dataclass
