@@ -29,7 +29,8 @@ class CkksSum(EncryptedSum):
 
     With `fraction` below 1 only the most sensitive coordinates are encrypted, as in FedML-HE (Jin et al. 2023, arXiv
     2303.10837); of every client the server then sees the rest in the clear, with the client's weight. Encrypting too
-    little leaks: attack it.
+    little leaks: attack it. Which coordinates those are follows from the broadcast weights, so a server that plants
+    weights has a say in it.
 
     Formal guarantee: for what is encrypted, against an honest-but-curious server, contributions are computationally
     hidden (ring learning with errors, 128 bits by the homomorphic encryption standard, Albrecht et al. 2018); the sum

@@ -138,9 +138,10 @@ class EncryptedSession(Session):
         self.public: PublicKey | None = None
         self._layout: Layout | None = None
         self._request: Layout | None = None  # of what the key holder is asked
-        self._keys: dict[bytes, PublicKey] = {}
+        self._server_fingerprint = b""
+        self._client_keys: dict[int, tuple[PublicKey, bytes, SumCheck]] = {}
+        self._keys: dict[bytes, PublicKey] = {}  # by the message that it came in
         self._check: SumCheck | None = None
-        self._check_key = b""
         self._contributed: set[int] = set()
         self._sum: list[Any] = []
         self._plain_sum = np.zeros(0, np.uint64)
@@ -170,17 +171,16 @@ class EncryptedSession(Session):
         layout = self._layout = Layout(self._hidden, self._plain, self._room.bits, server_key.elements)
         self._request = Layout(self._hidden, np.zeros_like(self._plain), self._room.bits, server_key.elements)
         self._plain_sum = np.zeros(len(layout.plain), np.uint64)
-        self._check_key = SumCheck.new_key()
-        self._check = SumCheck(self._check_key, layout.elements)
+        secret = SumCheck.new_key()
+        self._check = SumCheck(secret, layout.elements)
         assert isinstance(message, bytes)
         self._server_fingerprint = fingerprint(message)
-        self._client_keys: dict[int, tuple[PublicKey, bytes, SumCheck]] = {}
-        checks = {self._check_key: self._check}
+        checks = {secret: self._check}
         for party in self.there("client"):
             # The fingerprint does not pass through the server, so that it cannot hand out a key of its own.
             expected = self.wire.send(KEY_HOLDER, party, holder.fingerprint)
             handed = self.wire.send(SERVER, party, message)
-            check_key = self.wire.send(SERVER, party, self._check_key)
+            check_key = self.wire.send(SERVER, party, secret)
             if not isinstance(handed, bytes) or not isinstance(expected, bytes) or fingerprint(handed) != expected:
                 raise MessageError(
                     f"the key that {party} got from the server is not the key holder's: their fingerprints differ; run "
