@@ -140,6 +140,10 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None, i
         weights=weights,
         engine=setting.engine,
         engine_options=setting.engine_options(),
+        rounds=how.rounds,
+        clients=how.clients,
+        selection=how.selection,
+        attrition=how.made_attrition(),
     )
     trained = weights is not None
     members = datasets(setting.data, setting.data_dir)[0] if trained and held_out else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -36,6 +36,8 @@ class Seen:
       payloads: the messages that parties of a protocol hold besides, or None.
       own: the client whose own examples the position holds, if it is among `clients`.
       pseudonym: what the position calls whoever sent it, or None where that is nobody in particular.
+      members: what it calls the clients behind it, in the order of `clients`, where it can tell who they are and knows
+        them again in other rounds; else None.
     """
 
     clients: tuple[int, ...]
@@ -44,6 +46,7 @@ class Seen:
     payloads: tuple[Delivery, ...] | None = None
     own: int | None = None
     pseudonym: str | None = None
+    members: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +103,11 @@ class Position(Written):
         return None
 
 
+def _with_members(found: list[Seen]) -> list[Seen]:
+    """What parties hold that clients send to under their names: they know who is in a sum."""
+    return [replace(s, members=tuple(f"client {c}" for c in s.clients)) for s in found]
+
+
 def _unlinked(passage: Passage, word: str, observed: np.ndarray) -> str:
     """A name for one message of one round; by content, since an order would tell who sent it."""
     return f"{word} {passage.round}.{hashlib.sha256(observed.tobytes()).hexdigest()[:8]}"
@@ -126,14 +134,16 @@ class Server(Position):
         return f"An honest-but-curious server, which follows the protocol and keeps what it receives{rest}"
 
     def sees(self, passage: Passage) -> list[Seen]:
-        """Each client's message, or the sum alone."""
+        """Each client's message, or the sum alone, and who is in it."""
         if passage.messages is None:
-            return passage.seen_by(self.parties())
+            found = passage.seen_by(self.parties())
+            return _with_members(found) if self.identified else found
         found = []
         for client in passage.chosen:
             update = passage.messages[client]
             name = f"client {client}" if self.identified else _unlinked(passage, "message", update)
-            found.append(Seen((client,), "update", update, pseudonym=name))
+            members = (name,) if self.identified else None
+            found.append(Seen((client,), "update", update, pseudonym=name, members=members))
         return found
 
     def parties(self) -> tuple[Party, ...]:
@@ -167,7 +177,7 @@ class Aggregators(Position):
 
     def sees(self, passage: Passage) -> list[Seen]:
         """The members' shares and the published sum; every update, if they are all there are."""
-        return passage.seen_by(self.parties())
+        return _with_members(passage.seen_by(self.parties()))
 
     def check(self, federation: Federation) -> None:
         """Refuses parties that no protocol has."""
@@ -219,7 +229,7 @@ class Coalition(Position):
     def sees(self, passage: Passage) -> list[Seen]:
         """What the protocol's messages to the members tell together, without the members' own contributions."""
         own = {p.index for p in self.parties() if p.role == "client"}
-        found = passage.seen_by(self.parties())
+        found = _with_members(passage.seen_by(self.parties()))
         return [s for s in found if set(s.clients) - own]
 
     def check(self, federation: Federation) -> None:
@@ -271,7 +281,8 @@ class Eavesdropper(Position):
         for client in passage.chosen:
             update = passage.messages[client]
             name = f"connection {client}" if self.persistent else _unlinked(passage, "connection", update)
-            found.append(Seen((client,), "update", update, pseudonym=name))
+            members = (name,) if self.persistent else None
+            found.append(Seen((client,), "update", update, pseudonym=name, members=members))
         return found
 
 
