@@ -231,7 +231,7 @@ class Exposed(pydantic.BaseModel):
         written = {k: v for k, v in self.model_dump(mode="json").items() if k not in short}
         # Results from when a trial was one round of all its clients stay valid.
         for name in ("rounds", "clients", "selection", "attrition", "server"):
-            if getattr(self, name) == type(self).model_fields[name].default or (name == "server" and self.rounds == 1):
+            if getattr(self, name) == type(self).model_fields[name].default:
                 del written[name]
         return written | {"adversary": str(self.position())}
 

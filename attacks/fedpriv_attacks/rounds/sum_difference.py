@@ -111,7 +111,7 @@ class SumDifference(Attack):
         refused: list[str] = []
         for k, one in enumerate(isolated):
             try:
-                findings.append(self.inner.run(one.view, integer_seed(seed, Purpose.ATTACK, k)))
+                findings.append(_claimed(self.inner.run(one.view, integer_seed(seed, Purpose.ATTACK, k))))
             except (CapabilityError, ModelError, DivergenceError) as e:
                 refused.append(str(e))
         if refused and not findings:
@@ -120,17 +120,17 @@ class SumDifference(Attack):
                 f"isolated: {refused[0]}"
             )
         shape = dossier.pages[0].model.input_shape
-        xs = [f.x for f in findings]
-        ys = [f.y for f in findings]
-        labelled = all(y is not None for y in ys)
-        pictured = all(x is not None for x in xs)
+        nothing = Finding(np.zeros((0, *shape), np.float32), np.zeros(0, np.int32))
+        claims = [f for f in findings if f.y is not None or f.x is None or len(f.x)]
+        xs, ys = ([a for f in [nothing, *claims] if (a := getattr(f, part)) is not None] for part in ("x", "y"))
+        pictured, labelled = (len(some) > len(claims) for some in (xs, ys))
         inner = sum(f.seconds for f in findings)
         compiled = sum(f.compile_seconds for f in findings)
         drifts, norms = [i.drift for i in isolated], [i.amplification for i in isolated]
         share = sum(len(i.members) for i in isolated) / max(known, 1)
         return Finding(
-            x=np.concatenate([np.zeros((0, *shape), np.float32), *xs]) if pictured else None,
-            y=np.concatenate([np.zeros(0, np.int32), *ys]) if labelled else None,
+            x=np.concatenate(xs) if pictured else None,
+            y=np.concatenate([np.zeros(0, np.int32), *(y for y in ys if y is not None)]) if labelled else None,
             objective=float(np.mean([f.objective for f in findings])) if findings else float("nan"),
             evaluations=sum(f.evaluations for f in findings),
             seconds=max(inner, time.perf_counter() - began - compiled),
@@ -143,6 +143,19 @@ class SumDifference(Attack):
             },
             extra={"isolated": [_told(i) for i in isolated], "refused": refused},
         )
+
+
+def _claimed(finding: Finding) -> Finding:
+    """A finding without the rows where it claims nothing, so that several can be put one after the other."""
+    if finding.x is None:
+        return finding
+    rows = np.isfinite(finding.x).all(tuple(range(1, finding.x.ndim)))
+    labels = finding.y
+    if labels is not None and len(labels) == len(rows):
+        labels = labels[rows]
+    if labels is not None and len(labels) != rows.sum():
+        labels = None
+    return replace(finding, x=finding.x[rows], y=labels)
 
 
 def _told(one: Isolated) -> dict[str, Any]:
