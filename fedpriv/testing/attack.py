@@ -457,7 +457,8 @@ def _form(finding: Finding, held: View | Dossier) -> list[str]:
             problems.append(f"y has shape {list(y.shape)}; return [n]")
         elif len(y) and not (y.min() >= 0 and y.max() < classes):
             problems.append(f"y has labels from {y.min()} to {y.max()}, but there are {classes} classes, from 0")
-    if not problems and x is not None and y is not None and len(x) != len(y):
+    # Rows of not-a-number at the end stand for examples that were not found, and need no label.
+    if not problems and x is not None and y is not None and len(y) not in (len(x), _found(x)):
         problems.append(f"x has {len(x)} examples, but y {len(y)} labels; give one each, in one order")
     if view.num_examples is not None and isinstance(held, View):
         n = view.total_examples
@@ -480,6 +481,12 @@ def _form(finding: Finding, held: View | Dossier) -> list[str]:
     elif path is not None and (history is None or x is None or path.shape != (len(history), *x.shape)):
         problems.append(f"path has shape {list(path.shape)}; return [k, n, *input_shape], one entry a row of history")
     return problems
+
+
+def _found(x: np.ndarray) -> int:
+    """How many examples come before the first that is not finite."""
+    missing = ~np.isfinite(x.reshape(len(x), -1)).all(1)
+    return int(np.argmax(missing)) if missing.any() else len(x)
 
 
 def _kind(value: Any) -> str:

@@ -44,6 +44,7 @@ SHIPPED: dict[str, list[tuple[str, str | None]]] = {
     "rgap": [("rgap", None)],
     "spear": [("spear(max_samples=1000)", "batch")],
     "cocktail_party": [("cocktail_party(optimizer=adam(steps=700,learning_rate=0.01))", "batch")],
+    "sparse_first_layer": [("sparse_first_layer", "single_relu")],
     "sum_difference": [("sum_difference(inner=first_layer)", None)],
     "cocktail_party_box": [("cocktail_party_box(optimizer=adam(steps=700,learning_rate=0.01))", "batch")],
 }
