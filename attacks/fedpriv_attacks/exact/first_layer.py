@@ -219,7 +219,7 @@ def _label(view: View, layer: DenseInput, one: Separated) -> tuple[int, float]:
 
 
 def label_gradients(view: View, layer: DenseInput, x: np.ndarray) -> np.ndarray:
-    """The gradient `[classes, units]` in the layer's pre-activations that an example `[inputs]` causes with each label."""
+    """The gradient in the layer's pre-activations that each label causes for an example: `[classes, units]`."""
     model, dtype = view.model, view.model.spec.dtype
     weights = [tf.constant(w) for w in model.spec.unflatten_numpy(np.asarray(view.weights, dtype))]
     bias = weights[model.spec.names.index(layer.bias_name or "")]
