@@ -1,5 +1,7 @@
 """Rounds that are run to be attacked together: who takes part, what is looked for, and what leads nowhere."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
@@ -37,7 +39,7 @@ def test_a_trial_has_clients_of_its_own_and_rounds_of_one_run(toy, logistic_mode
         assert set(members) <= {f"client {c}" for c in range(4 * trial, 4 * trial + 4)}
         np.testing.assert_array_equal(episode.truth.x, toy.x[8 * trial : 8 * trial + 8])
         # The server steps from one round to the next by its rate times the mean that it saw.
-        for before, after in zip(pages, pages[1:], strict=False):
+        for before, after in pairwise(pages):
             np.testing.assert_allclose(after.weights, before.weights + 0.1 * before.observed, atol=1e-6)
     assert not np.array_equal(exposure.episodes(0)[0].dossier.pages[0].weights, pages[0].weights)
 
@@ -97,7 +99,13 @@ def test_a_run_s_own_rounds_make_episodes_too(federate, toy, parts):
 def test_a_sum_that_never_came_out_is_an_outcome(toy, logistic_model):
     gone = FixedAttrition(count=1, phase="input")
     exposure = Exposure(
-        logistic_model, toy, trials=1, cohort=2, procedure=FEDSGD, defenses=(SecretSharing(min_clients=2),), attrition=gone
+        logistic_model,
+        toy,
+        trials=1,
+        cohort=2,
+        procedure=FEDSGD,
+        defenses=(SecretSharing(min_clients=2),),
+        attrition=gone,
     )
     (attempt,) = attempts(Fixed(), exposure)
     assert isinstance(attempt.result, Inapplicable)
@@ -123,10 +131,12 @@ def test_impossible_cohorts_are_refused_with_the_way_out(toy, logistic_model):
 def test_a_setting_says_rounds_in_its_threat_line_and_refuses_attacks_on_one():
     how = {"images": 8, "clients": 4, "cohort": 2, "rounds": 5}
     setting = Setting(attack="sum_difference", exposure=how)
-    assert "It listens in 5 rounds of the same 4 clients." in setting.exposure.threat()
+    assert "It listens in 5 rounds of the same 4 clients, and sees who is in each sum." in setting.exposure.threat()
     assert setting.exposure.trials == 2
+    blind = Setting(attack="sum_difference", exposure={**how, "adversary": "server(identified=false)"})
+    assert "It listens in 5 rounds of the same 4 clients." in blind.exposure.threat()
     assert setting.exposure.procedure().server.learning_rate == 0.1
-    with pytest.raises(ValueError, match="attack 'dlg' looks at one view, but exposure.rounds=5"):
+    with pytest.raises(ValueError, match=r"attack 'dlg' looks at one view, but exposure\.rounds=5"):
         Setting(attack="dlg", exposure=how)
     plain = Setting(attack="dlg", exposure={"images": 8})
     assert not {"rounds", "clients", "selection", "attrition", "server"} & plain.exposure.identity().keys()

@@ -43,7 +43,9 @@ def test_groups_are_all_those_whose_indicator_is_in_the_row_space(rows):
     for group in found:
         indicator = np.isin(np.arange(matrix.shape[1]), group).astype(int)
         assert rank(np.vstack([matrix, indicator])) == rank(matrix)
-    singles = [i for i in range(matrix.shape[1]) if rank(np.vstack([matrix, np.eye(matrix.shape[1])[i]])) == rank(matrix)]
+    singles = [
+        i for i in range(matrix.shape[1]) if rank(np.vstack([matrix, np.eye(matrix.shape[1])[i]])) == rank(matrix)
+    ]
     assert [g for g in found if len(g) == 1] == [(i,) for i in singles]
     assert determined(matrix, 1) == [(i,) for i in singles]
 
@@ -72,7 +74,12 @@ def test_two_cohorts_that_differ_in_one_client_tell_that_client():
 
 
 @given(
-    st.integers(1, 3), st.integers(1, 3), st.integers(0, 2), st.integers(0, 2**32), st.integers(1, 10), st.integers(0, 1)
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.integers(0, 2**32),
+    st.integers(1, 10),
+    st.integers(0, 1),
 )
 def test_no_combination_of_any_rounds_is_about_fewer_clients_than_a_batch(batch, in_round, more, seed, rounds, left):
     population = batch * (in_round + more) + min(left, batch - 1)

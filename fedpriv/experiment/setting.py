@@ -239,7 +239,8 @@ class Exposed(pydantic.BaseModel):
         """Who attacks and what it holds, what an attack brings in included, in sentences."""
         said = self.position().describe(brought)
         if self.rounds > 1:
-            said += f" It listens in {self.rounds} rounds of the same {self.population} clients."
+            said += f" It listens in {self.rounds} rounds of the same {self.population} clients"
+            said += ", and sees who is in each sum." if self.position().at.names_members() else "."
         return said + (
             f" It holds {self.auxiliary} examples of its own, none of them attacked." if self.auxiliary else ""
         )

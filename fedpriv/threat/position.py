@@ -102,6 +102,10 @@ class Position(Written):
         """The client whose own examples it has, or None."""
         return None
 
+    def names_members(self) -> bool:
+        """Whether clients send to it under names that last, so that it knows who is in a sum."""
+        return False
+
 
 def _with_members(found: list[Seen]) -> list[Seen]:
     """What parties hold that clients send to under their names: they know who is in a sum."""
@@ -137,14 +141,18 @@ class Server(Position):
         """Each client's message, or the sum alone, and who is in it."""
         if passage.messages is None:
             found = passage.seen_by(self.parties())
-            return _with_members(found) if self.identified else found
+            return _with_members(found) if self.names_members() else found
         found = []
         for client in passage.chosen:
             update = passage.messages[client]
             name = f"client {client}" if self.identified else _unlinked(passage, "message", update)
-            members = (name,) if self.identified else None
+            members = (name,) if self.names_members() else None
             found.append(Seen((client,), "update", update, pseudonym=name, members=members))
         return found
+
+    def names_members(self) -> bool:
+        """Unless clients connect without a name."""
+        return self.identified
 
     def parties(self) -> tuple[Party, ...]:
         """The server."""
@@ -194,6 +202,10 @@ class Aggregators(Position):
             raise CapabilityError(
                 f"aggregator {missing[0]} does not exist: {protocol.name} has {count}, numbered from 0"
             )
+
+    def names_members(self) -> bool:
+        """Clients send them shares."""
+        return True
 
     def parties(self) -> tuple[Party, ...]:
         """The members."""
@@ -249,6 +261,10 @@ class Coalition(Position):
             if party.role != "client" and party not in there:
                 known = [*map(str, there), "client 0"]
                 raise CapabilityError(f"{protocol.name} has no {party}.{did_you_mean(str(party), known)}")
+
+    def names_members(self) -> bool:
+        """Clients send them shares."""
+        return True
 
     def parties(self) -> tuple[Party, ...]:
         """The members."""

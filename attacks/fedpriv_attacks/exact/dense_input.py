@@ -9,6 +9,7 @@ so each column of the kernel's gradient is a mixture of the inputs, and its rank
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,6 +143,7 @@ def dense_input(view: View) -> DenseInput:
     )
 
 
+@functools.lru_cache(maxsize=8)
 def find_dense_input(model: Model) -> DenseNames:
     """Which of a model's weights are those of a dense layer that sees the raw example.
 

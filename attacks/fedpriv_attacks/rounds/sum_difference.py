@@ -187,14 +187,17 @@ def isolate(dossier: Dossier, group: int = 1) -> list[Isolated]:
             raise DivergenceError(f"what was observed in round {page.round} is not finite; lower the learning rate")
     sums = np.stack([np.asarray(p.observed, np.float64) * sum(w.values()) for p, w in zip(pages, weights, strict=True)])
     models = np.stack([np.asarray(page.weights, np.float64) for page in pages])
-    spread = float(np.sqrt(np.mean(np.sum((models - models.mean(0)) ** 2, 1))))
+    centred = models - models.mean(0)
+    products = centred @ centred.T
+    spread = float(np.sqrt(np.trace(products) / len(pages)))
     found = []
     for columns in determined(matrix, group):
         who = tuple(members[c] for c in columns)
         best: tuple[float, np.ndarray, int] | None = None
         for place in np.flatnonzero(matrix[:, list(columns)].all(1)):
-            moved = (models - models[place]) / (spread or 1.0)
-            factors, squares = _combination(matrix, columns, moved)
+            # Inner products of the models' displacements from this round's.
+            moved = products - products[place] - products[:, [place]] + products[place, place]
+            factors, squares = _combination(matrix, columns, moved / (spread or 1.0) ** 2)
             if best is None or squares < best[0]:
                 best = squares, factors, int(place)
         if best is None:  # a difference of rounds in which they never were together
@@ -216,11 +219,12 @@ def _combination(matrix: np.ndarray, columns: tuple[int, ...], moved: np.ndarray
     """Factors `[k]` of the rounds that leave these clients alone, and the squared drift that comes with them.
 
     To first order a client's update moves with the model, by a matrix of its own. What its appearances in a
-    combination leave is that matrix times the sum of its models' displacements `moved` `[k, d]`, by the rounds'
-    factors; the squares of these sums, over all clients, are made least among the factors that isolate.
+    combination leave is that matrix times the sum of its models' displacements (`moved` `[k, k]` are their inner
+    products) by the rounds' factors; the squares of these sums, over all clients, are made least among the factors
+    that isolate.
     """
     k = len(matrix)
-    cost = (matrix @ matrix.T) * (moved @ moved.T)
+    cost = (matrix @ matrix.T) * moved
     target = np.zeros(matrix.shape[1])
     target[list(columns)] = 1.0
     # Equality constraints by the null space: the least-norm solution, and whatever changes nothing in it.
