@@ -50,21 +50,19 @@ def test_one_round_is_what_it_always_was(toy, logistic_model):
     assert [o.view.observed.tobytes() for o in before] == [o.view.observed.tobytes() for o in after]
 
 
-@pytest.mark.parametrize("text", ["server", "aggregators(0)", "coalition(aggregator 0)"])
-def test_who_is_in_a_sum_is_known_to_whom_clients_send(toy, logistic_model, text):
-    exposure = expose(logistic_model, toy, adversary=Adversary.parse(text))
-    for observation in exposure.observe(0):
-        if observation.view.observed is not None:
-            assert observation.view.members == tuple(f"client {c}" for c in observation.truth.clients)
-
-
-@pytest.mark.parametrize("text", ["observer", "client(0)", "eavesdropper", "server(identified=false)"])
-def test_and_to_nobody_else(toy, logistic_model, text):
-    exposure = expose(logistic_model, toy, adversary=Adversary.parse(text))
-    seen = exposure.observe(0)
-    assert seen
-    assert all(o.view.members is None for o in seen)
-    assert exposure.episodes(0)[0].dossier.participation()[2].size == 0
+def test_who_is_in_a_sum_is_known_to_whom_clients_send_and_to_nobody_else(federate):
+    knowing = ["server", "aggregators(0)", "coalition(aggregator 0)"]
+    others = ["observer", "client(0)", "eavesdropper", "server(identified=false)"]
+    federation = federate(batch_size=None, defenses=(SUM,))
+    taps = [Tap(Adversary.parse(text)) for text in (*knowing, *others)]
+    seen = federation.run(1, taps=taps, evaluate_every=0).observations
+    told = {str(o.view.adversary): o for o in seen}
+    assert len(told) == len(taps)
+    for text, tap in zip((*knowing, *others), taps, strict=True):
+        assert tap.adversary.at.names_members() == (text in knowing)
+        o = told[str(tap.adversary)]
+        assert o.view.members == (tuple(f"client {c}" for c in o.truth.clients) if text in knowing else None)
+    assert {o.truth.clients for o in seen if o.view.members} == {(0, 1, 2, 3, 4)}
 
 
 def test_single_updates_have_members_where_they_are_linked(toy, logistic_model):
