@@ -66,6 +66,48 @@ OPTIONS = (
         ("exposure.cohort",),
     ),
     Mapped(
+        "rounds",
+        Annotated[
+            int, typer.Option(min=1, help="Rounds a trial that the adversary listens in, for attacks on several.")
+        ],
+        1,
+        ("exposure.rounds",),
+    ),
+    Mapped(
+        "clients",
+        Annotated[
+            int | None,
+            typer.Option(min=1, help="Clients a trial, from which each round draws its cohort. Default: the cohort."),
+        ],
+        None,
+        ("exposure.clients",),
+    ),
+    Mapped(
+        "selection",
+        Annotated[
+            str | None,
+            typer.Option(help="Strategy that draws cohorts, such as batch_partition(size=4,batch=2)."),
+        ],
+        None,
+        ("exposure.selection",),
+    ),
+    Mapped(
+        "attrition",
+        Annotated[str, typer.Option(help="Who drops out of an attacked round: bernoulli(rate=0.1), ...")],
+        "none",
+        ("exposure.attrition",),
+    ),
+    Mapped(
+        "server_lr",
+        Annotated[
+            float | None,
+            typer.Option(help="Server learning rate between a trial's rounds; without it 0.1, or 1 for FedAvg."),
+        ],
+        None,
+        ("exposure.server",),
+        lambda rate: {"learning_rate": rate},
+    ),
+    Mapped(
         "local_steps",
         Annotated[int | None, typer.Option(min=1, help="Full-batch local steps; 1, the default, is FedSGD.")],
         None,

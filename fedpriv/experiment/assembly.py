@@ -141,6 +141,10 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None, i
         weights=weights,
         engine=setting.engine,
         engine_options=setting.engine_options(),
+        rounds=how.rounds,
+        clients=how.clients,
+        selection=how.selection,
+        attrition=how.made_attrition(),
     )
     trained = weights is not None
     members = datasets(setting.data, setting.data_dir)[0] if trained and held_out else None
@@ -198,5 +202,10 @@ def describe_images(setting: Setting, staged: Stage, seed: int) -> Row:
     pool = f"{setting.exposure.order} of {whole.fingerprint}"
     if type(staged.goal).arrange is not Goal.arrange:  # it chooses among them
         pool += f" by {staged.goal.config()}"
+    attack, exposed = setting.made_attack(), setting.exposure
+    partial = exposed.attrition != "none" or exposed.population > exposed.cohort
+    if partial and attack is not None and not attack.remembers():
+        # Who is in a view differs, and with it which image has which number: nothing to pair with.
+        pool += f" of whom {setting.identity()}"
     said = f"Attacked: {setting.exposure.images} examples of {source}{few}, {how}{': ' + what if what else ''}."
     return {"held_out": held_out, "classes": classes, "attacked": said, "images_of": pool}

@@ -34,7 +34,7 @@ def features(job: Job) -> list[str]:
     # Where noise keeps an optimizer from its target, it goes on to its last step.
     parts = [part for d in setting.made_defenses() for part in d.parts()]
     noise = " noise" if any(map(_noises_messages, parts)) else ""
-    size = f"{how.batch * how.cohort} images {steps} steps"
+    size = f"{how.batch * how.population} images {steps} steps"
     return [
         f"{setting.attack} {setting.model} {size}{noise}",
         f"{attack} {model} {size}{noise}",

@@ -12,6 +12,7 @@ from fedpriv.base.errors import FedprivError, ParameterError
 from fedpriv.base.types import Config
 from fedpriv.defense.attrition import Attrition, NoAttrition
 from fedpriv.procedure.procedure import Count, Optimizer, Procedure, Sampling
+from fedpriv.procedure.sampling import check_cohorts, trial_sampling
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.goal import Goal, goal_of
 
@@ -105,7 +106,7 @@ class Exposed(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    images: Count = Field(default=8, description="in all; each trial takes batch x cohort of them.")
+    images: Count = Field(default=8, description="in all; each trial takes batch x clients (or cohort) of them.")
     order: Literal["mixed", "file"] = Field(
         default="mixed",
         description=(
@@ -119,6 +120,32 @@ class Exposed(pydantic.BaseModel):
     )
     batch: Count = Field(default=1, description="images a client.")
     cohort: Count = Field(default=1, description="clients a trial, what a secure sum hides among.")
+    rounds: Count = Field(
+        default=1,
+        description=(
+            "rounds a trial in which the adversary listens, while the server's model moves on; for attacks that look "
+            "at several, such as `sum_difference`."
+        ),
+    )
+    clients: Count | None = Field(
+        default=None, description="clients a trial, from which each round's cohort is drawn; None is the cohort."
+    )
+    selection: str | None = Field(
+        default=None,
+        description=(
+            "the strategy that draws cohorts, such as `batch_partition(size=4,batch=2)`; None draws each without "
+            "replacement."
+        ),
+    )
+    attrition: str = Field(
+        default="none", description="who drops out of an attacked round, and when, such as `bernoulli(rate=0.1)`."
+    )
+    server: Optimizer | None = Field(
+        default=None,
+        description=(
+            "the server's optimizer between a trial's rounds; None is SGD, at rate 0.1 for FedSGD and 1 for FedAvg."
+        ),
+    )
     local_epochs: Count = Field(default=1, description="E: passes over a client's own examples.")
     batch_size: Count | None = Field(default=None, description="B: examples a local step; None takes all.")
     max_local_steps: Count | None = Field(
@@ -141,31 +168,57 @@ class Exposed(pydantic.BaseModel):
     knows: Texts = Field(default=(), description="short for `knows=[...]` in `adversary`, added to it.")
     blind: Texts = Field(default=(), description="short for `blind=[...]` in `adversary`, added to it.")
 
+    @pydantic.field_validator("attrition")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        try:
+            registry.attrition.create(value)
+        except FedprivError as e:
+            raise ValueError(str(e)) from e
+        return value
+
     @pydantic.model_validator(mode="after")
     def _whole_trials(self) -> Exposed:
-        each = self.batch * self.cohort
+        each = self.batch * self.population
         if self.images % each:
             nearest = max(1, round(self.images / each)) * each
+            of = "cohort" if self.clients is None else "clients"
             raise ValueError(
-                f"images={self.images} is no multiple of batch={self.batch} x cohort={self.cohort}; try {nearest}"
+                f"images={self.images} is no multiple of batch={self.batch} x {of}={self.population}; try {nearest}"
             )
+        try:
+            check_cohorts(trial_sampling(self.cohort, self.population, self.selection), self.cohort, self.population)
+        except FedprivError as e:
+            raise ValueError(str(e)) from e
         self.position()
         return self
 
     @property
+    def population(self) -> int:
+        """Clients a trial."""
+        return self.cohort if self.clients is None else self.clients
+
+    @property
     def trials(self) -> int:
-        """Rounds attacked."""
-        return self.images // (self.batch * self.cohort)
+        """How many sets of clients are attacked, each in `rounds` rounds."""
+        return self.images // (self.batch * self.population)
+
+    def made_attrition(self) -> Attrition:
+        """Who drops out, built."""
+        made: Attrition = registry.attrition.create(self.attrition)
+        return made
 
     def procedure(self) -> Procedure:
         """How the attacked clients train."""
         many = self.local_epochs > 1 or self.batch_size is not None
+        step = self.server or Optimizer(learning_rate=1.0 if many else 0.1)
         return Procedure(
             local_epochs=self.local_epochs,
             batch_size=self.batch_size,
             max_local_steps=self.max_local_steps,
             client=self.client or Optimizer(learning_rate=0.1 if many else 1.0),
             weighting=self.weighting,
+            server=step if self.rounds > 1 else Optimizer(),
         )
 
     def position(self) -> Adversary:
@@ -176,12 +229,21 @@ class Exposed(pydantic.BaseModel):
         """What an attack's outcome depends on, however the adversary was written."""
         short = {"corrupted", "knows", "blind"}
         written = {k: v for k, v in self.model_dump(mode="json").items() if k not in short}
+        # Results from when a trial was one round of all its clients stay valid.
+        for name in ("rounds", "clients", "selection", "attrition", "server"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del written[name]
         return written | {"adversary": str(self.position())}
 
     def threat(self, brought: tuple[Knowledge, ...] = ()) -> str:
         """Who attacks and what it holds, what an attack brings in included, in sentences."""
-        own = f" It holds {self.auxiliary} examples of its own, none of them attacked." if self.auxiliary else ""
-        return self.position().describe(brought) + own
+        said = self.position().describe(brought)
+        if self.rounds > 1:
+            said += f" It listens in {self.rounds} rounds of the same {self.population} clients"
+            said += ", and sees who is in each sum." if self.position().at.names_members() else "."
+        return said + (
+            f" It holds {self.auxiliary} examples of its own, none of them attacked." if self.auxiliary else ""
+        )
 
 
 class Setting(pydantic.BaseModel):
@@ -258,6 +320,12 @@ class Setting(pydantic.BaseModel):
             self.made_goal()
         except FedprivError as e:
             raise ValueError(str(e)) from e
+        attack = self.made_attack()
+        if attack is not None and self.exposure.rounds > 1 and not attack.remembers():
+            raise ValueError(
+                f"attack '{attack.name}' looks at one view, but exposure.rounds={self.exposure.rounds}; leave it out, "
+                "or choose an attack on several rounds, such as 'sum_difference'"
+            )
         if self.workers and self.engine != "tff":
             raise ValueError(f"workers are for engine 'tff', not '{self.engine}'")
         return self

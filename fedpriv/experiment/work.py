@@ -124,7 +124,7 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
     images, threat = describe_images(setting, staged, seed), threat_line(setting, staged)
     try:
         for attempt in attempts(made, staged, goal, seed):
-            gathered.take(attempt, setting.exposure.batch * setting.exposure.cohort)
+            gathered.take(attempt, setting.exposure.batch * setting.exposure.population)
     finally:
         staged.exposure.federation.close()
     always = set.intersection(*gathered.replayed) if gathered.replayed else set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fedpriv.base import registry
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.seeds import Purpose, generator
 from fedpriv.procedure.procedure import Sampling
@@ -36,4 +37,28 @@ def check(sampling: Sampling, population: int) -> None:
         raise ParameterError(
             f"cohort size {sampling.size} exceeds the population of {population} clients; "
             f"choose at most {population}, or full participation"
+        )
+
+
+def trial_sampling(size: int, population: int, selection: str | None) -> Sampling:
+    """How a trial's cohorts of `size` are drawn from its `population`.
+
+    Raises:
+      ParameterError: no such strategy.
+    """
+    if selection is not None:
+        registry.selection.create(selection)  # says what is wrong with it
+        return Sampling(kind="strategy", strategy=selection)
+    return Sampling.full() if size == population else Sampling.fixed(size)
+
+
+def check_cohorts(sampling: Sampling, size: int, population: int) -> None:
+    """Raises ParameterError if cohorts of that size cannot be drawn so from so many clients."""
+    if size > population:
+        raise ParameterError(f"cohort={size} exceeds the trial's clients={population}; choose at most {population}")
+    check(sampling, population)
+    if not sampling.equal_cohorts or sampling.largest(population) != size:
+        raise ParameterError(
+            f"selection '{sampling.strategy}' draws {sampling.largest(population)} clients a round, or not always as "
+            f"many, but cohort={size}; give a strategy with cohorts of that one size"
         )

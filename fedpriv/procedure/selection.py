@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from typing import Annotated, ClassVar
 
 import numpy as np
+import pydantic
 from pydantic import Field
 
 from fedpriv.base.errors import ParameterError
@@ -42,6 +44,10 @@ class Selection(Plugin):
     def describe(self, population: int) -> str:
         """In words, for the account."""
         return f"{self.config()} of {population} clients"
+
+    def warn(self, population: int, seed: int, round_number: int, lost: Collection[int]) -> str:
+        """What a user must be told of a round in which these of its clients did not arrive, as a sentence; or ""."""
+        return ""
 
 
 class Cyclic(Selection):
@@ -87,3 +93,80 @@ class Cyclic(Selection):
     def describe(self, population: int) -> str:
         """In words."""
         return f"{self.size} of {population} clients a round, each at most every {self.separation(population)} rounds"
+
+
+class BatchPartition(Selection):
+    """Clients are divided once into batches of `batch`; a round takes whole batches, drawn at random.
+
+    Secure sums of many rounds can be added and subtracted. If clients are drawn one by one, as many rounds as there are
+    clients tell nearly every single update, as far as updates change little. Here every sum has the same weight on all
+    clients of a batch, so that any combination of any number of rounds is about at least `batch` clients: the
+    multi-round privacy T of So, Ali, Güler, Jiao, Avestimehr 2021, "Securing Secure Aggregation: Mitigating Multi-Round
+    Privacy Leakage in Federated Learning", arXiv 2106.03328, with T = `batch`. The sums of single batches are not
+    hidden. No differential privacy follows, and nothing is amplified: who is in whose batch is no secret.
+
+    It holds as long as batches arrive whole. A client that drops out leaves a sum without it, and the difference
+    from one with it is that client's update; a round where this happened says so in its warnings. If `batch` does not
+    divide the population, those left over never take part.
+    """
+
+    name: ClassVar[str] = "batch_partition"
+    paper: ClassVar[str] = "So et al. 2021, arXiv 2106.03328"
+    fixed_size: ClassVar[bool] = True
+
+    size: Annotated[int, Field(ge=1)] = Field(description="clients a round, a multiple of `batch`.")
+    batch: Annotated[int, Field(ge=1)] = Field(description="T, clients that always take part together.")
+
+    @pydantic.model_validator(mode="after")
+    def _whole_batches(self) -> BatchPartition:
+        if self.size % self.batch:
+            near = max(1, round(self.size / self.batch)) * self.batch
+            raise ValueError(f"size={self.size} is no multiple of batch={self.batch}; try size={near}")
+        return self
+
+    def batches(self, population: int, seed: int) -> np.ndarray:
+        """The clients of each batch, `[batches, batch]`; the same in all rounds."""
+        order = generator(seed, Purpose.COHORT).permutation(population)
+        return np.sort(order[: population // self.batch * self.batch].reshape(-1, self.batch), axis=1)
+
+    def draw(self, population: int, seed: int, round_number: int) -> np.ndarray:
+        """The clients of size // batch batches, drawn without replacement."""
+        whole = self.batches(population, seed)
+        # Round 0 must not repeat the draws of the batches: a seed's trailing zeros make no difference.
+        chosen = generator(seed, Purpose.COHORT, round_number + 1).permutation(len(whole))[: self.size // self.batch]
+        return np.sort(whole[chosen].ravel())
+
+    def expected(self, population: int) -> float:
+        """The size."""
+        return float(self.size)
+
+    def largest(self, population: int) -> int:
+        """The size."""
+        return self.size
+
+    def check(self, population: int) -> None:
+        """Refuses cohorts beyond the whole batches of the population."""
+        whole = population // self.batch * self.batch
+        if self.size > whole:
+            raise ParameterError(
+                f"selection batch_partition(size={self.size},batch={self.batch}) exceeds the {whole} clients in whole "
+                f"batches of a population of {population}; choose a smaller size"
+            )
+
+    def describe(self, population: int) -> str:
+        """In words."""
+        left = population % self.batch
+        rest = f"; {left} of them in no batch, which never take part" if left else ""
+        return f"{self.size} of {population} clients a round, in batches of {self.batch} that stay together{rest}"
+
+    def warn(self, population: int, seed: int, round_number: int, lost: Collection[int]) -> str:
+        """That batches arrived in part, where they did."""
+        gone = set(lost)
+        broken = [b for b in self.batches(population, seed) if 0 < len(gone & set(b.tolist())) < len(b)]
+        if not broken:
+            return ""
+        many = "1 batch" if len(broken) == 1 else f"{len(broken)} batches"
+        return (
+            f"batch_partition: {many} of {self.batch} arrived without all of their clients, so that differences of "
+            f"rounds may be about fewer than {self.batch}; abort such rounds (min_clients={self.size})"
+        )

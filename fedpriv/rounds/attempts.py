@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fedpriv.base.errors import CapabilityError
+from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.seeds import Purpose, integer_seed
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.stage import Stage
 from fedpriv.rounds.trial import Inapplicable, Trial, try_trial
 from fedpriv.threat.attack import Attack
 from fedpriv.threat.goal import Goal, goal_of
-from fedpriv.threat.observation import Observation
+from fedpriv.threat.observation import Episode, Observation
 from fedpriv.threat.truth import Truth
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attempt:
-    """One attack on one observation.
+    """One attack on one observation, or on all that its adversary holds after the trial's rounds.
 
     Attributes:
-      trial: the round attacked, from 0.
+      trial: which of the exposure's, from 0.
       number: from 0 over all attempts; the attack's seed is `integer_seed(seed, Purpose.ATTACK, number)`.
-      observation: view and truth; None where the adversary does not exist in this round.
+      observation: view and truth, or an episode; None where the adversary does not exist, or no sum came out.
       result: finding and score, or why the attack does not apply.
     """
 
     trial: int
     number: int
-    observation: Observation | None
+    observation: Observation | Episode | None
     result: Trial | Inapplicable
 
     @property
@@ -63,25 +63,41 @@ class Attempt:
 
 
 def attempts(attack: Attack, rounds: Stage | Exposure, goal: Goal | None = None, seed: int = 0) -> Iterator[Attempt]:
-    """Attacks one observation after the other.
+    """Attacks one observation after the other; an attack that remembers gets each trial's rounds as one episode.
 
     Args:
       attack: the attack.
       rounds: what is attacked; a Stage where the goal has questions.
       goal: what is asked; None for what the attack answers.
       seed: of the attack's draws, together with an attempt's number.
+
+    Raises:
+      ParameterError: the adversary listens in several rounds a trial, and the attack looks at one.
     """
     exposure = rounds.exposure if isinstance(rounds, Stage) else rounds
     asked = goal_of(attack) if goal is None else goal
+    if exposure.rounds > 1 and not attack.remembers():
+        raise ParameterError(
+            f"attack '{attack.name}' looks at one view, but the adversary listens in rounds={exposure.rounds} a trial; "
+            "leave rounds out, or choose an attack on several, such as 'sum_difference'"
+        )
     number = 0
     for trial in range(exposure.trials):
         try:
-            seen = rounds.observe(trial)
+            seen = _seen(attack, rounds, trial)
         except CapabilityError as e:  # such an adversary does not exist here
             yield Attempt(trial=trial, number=number, observation=None, result=Inapplicable(str(e)))
             number += 1
             continue
+        if not seen:
+            why = exposure.silence(trial)
+            yield Attempt(trial=trial, number=number, observation=None, result=Inapplicable(why))
+            number += 1
         for observation in seen:
             result = try_trial(attack, observation, integer_seed(seed, Purpose.ATTACK, number), asked)
             yield Attempt(trial=trial, number=number, observation=observation, result=result)
             number += 1
+
+
+def _seen(attack: Attack, rounds: Stage | Exposure, trial: int) -> Sequence[Observation | Episode]:
+    return rounds.episodes(trial) if attack.remembers() else rounds.observe(trial)

@@ -1,8 +1,8 @@
-"""Exposure: rounds run only to be attacked. Each trial is one cohort with examples of its own."""
+"""Exposure: rounds run only to be attacked. Each trial has clients with examples of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,34 +13,48 @@ from fedpriv.base.errors import ParameterError
 from fedpriv.base.seeds import Purpose, integer_seed
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
+from fedpriv.defense.attrition import Attrition, NoAttrition
 from fedpriv.defense.stations import Defense
 from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure, Sampling, Schedule
+from fedpriv.procedure.sampling import check_cohorts, cohort, trial_sampling
+from fedpriv.rounds.record import Record
 from fedpriv.rounds.server import State
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.enact import enacted
-from fedpriv.threat.observation import Observation
+from fedpriv.threat.observation import Episode, Observation
+from fedpriv.threat.observe import episodes
 from fedpriv.threat.tap import Tap
 
 
 @dataclass(frozen=True, eq=False)
 class Exposure:
-    """`trials` rounds, each with `cohort` clients that hold `batch` examples each and have never been seen before.
+    """`trials` times `rounds` rounds, each with `cohort` clients that hold `batch` examples each.
+
+    Every trial has clients that have never been seen before. With one round a trial, the usual case, all of them take
+    part in it; with several, the adversary listens in all of them, while the server's model moves on from one to the
+    next, and each round's cohort is drawn from the trial's `clients`.
 
     Attributes:
       model: the model.
       data: examples, taken in order from the first.
-      trials: number of rounds.
+      trials: how often, each time with other clients and from the same weights, or fresh ones.
       batch: examples a client.
       cohort: clients a round.
-      procedure: local training; its sampling is replaced by the trial's cohort, its client schedule by none.
+      procedure: local training and the server's step between a trial's rounds; its sampling is replaced by the trial's
+        cohort, its client schedule by none.
       defenses: in order.
       adversary: who listens.
       seed: fixes initial weights, batches and noise.
       weights: `[d]` to attack a trained model; None draws fresh initial weights for every trial.
       engine: engine name.
       engine_options: what that engine takes besides.
+      rounds: rounds a trial.
+      clients: of a trial, from which its cohorts are drawn; None is the cohort itself.
+      selection: the strategy that draws them, as on a command line, such as `batch_partition(size=4,batch=2)`; None
+        draws `cohort` clients a round without replacement.
+      attrition: who drops out of a round, and when.
     """
 
     model: Model
@@ -55,23 +69,45 @@ class Exposure:
     weights: np.ndarray | None = None
     engine: str = "graph"
     engine_options: Mapping[str, Any] = field(default_factory=dict)
+    rounds: int = 1
+    clients: int | None = None
+    selection: str | None = None
+    attrition: Attrition = field(default_factory=NoAttrition)
 
     def __post_init__(self) -> None:
-        needed = self.trials * self.cohort * self.batch
-        if min(self.trials, self.cohort, self.batch) < 1:
+        needed = self.trials * self.population * self.batch
+        if min(self.trials, self.cohort, self.population, self.batch) < 1:
             raise ParameterError(
-                f"{self.trials} trials of {self.cohort} clients x {self.batch} images: give at least 1"
+                f"{self.trials} trials of {self.population} clients x {self.batch} images: give at least 1"
             )
+        if self.rounds < 1:
+            raise ParameterError(f"rounds={self.rounds} a trial: give at least 1")
         if needed > len(self.data):
             raise ParameterError(
-                f"{self.trials} trials of {self.cohort} clients x {self.batch} images need {needed} images, but "
+                f"{self.trials} trials of {self.population} clients x {self.batch} images need {needed} images, but "
                 f"'{self.data.name}' has {len(self.data)}; ask for fewer, or give more data"
             )
+        check_cohorts(self.sampling, self.cohort, self.population)
+
+    @property
+    def population(self) -> int:
+        """Clients a trial."""
+        return self.cohort if self.clients is None else self.clients
+
+    @property
+    def sampling(self) -> Sampling:
+        """How a round's cohort is drawn from the trial's clients."""
+        return trial_sampling(self.cohort, self.population, self.selection)
+
+    @cached_property
+    def _silent(self) -> dict[int, list[str]]:
+        """By trial, why rounds were aborted."""
+        return {}
 
     @cached_property
     def federation(self) -> Federation:
         """One federation that holds the clients of all trials, so that everything is compiled once."""
-        clients = self.trials * self.cohort
+        clients = self.trials * self.population
         parts = np.arange(clients * self.batch).reshape(clients, self.batch)
         # The account and the secure sum's head-room are those of one trial's cohort.
         # Trials are not rounds of one run, so rates do not follow a schedule.
@@ -86,20 +122,61 @@ class Exposure:
             seed=self.seed,
             engine=self.engine,
             engine_options=self.engine_options,
+            attrition=self.attrition,
         )
         return enacted(federation, self.adversary.acts)
 
     def observe(self, trial: int) -> list[Observation]:
-        """What the adversary gets in one trial: a client's update each, or one secure sum."""
+        """What the adversary gets in one trial, round by round: each client's update, or one secure sum."""
         federation = self.federation
         weights = self.weights
         if weights is None:
             weights = self.model.initial_weights(integer_seed(self.seed, Purpose.WEIGHTS, trial))
         start = federation.start(weights)
-        state = State(trial, start.weights, start.server, start.defenses, start.clients)
-        clients = range(trial * self.cohort, (trial + 1) * self.cohort)
-        _, record = federation.step(state, [Tap(self.adversary)], evaluate=False, clients=list(clients))
-        return [replace(seen, warnings=tuple(record.warnings)) for seen in record.observations]
+        state = State(trial * self.rounds, start.weights, start.server, start.defenses, start.clients)
+        found: list[Observation] = []
+        self._silent[trial] = []
+        for _ in range(self.rounds):
+            number = state.round
+            cohort = self._cohort(trial, number)
+            state, record = federation.step(state, [Tap(self.adversary)], evaluate=False, clients=cohort)
+            warnings = (*record.warnings, *self._warned(trial, number, record))
+            found += [replace(seen, warnings=warnings) for seen in record.observations]
+            if record.aborted:
+                self._silent[trial].append(record.aborted)
+        return found
+
+    def episodes(self, trial: int) -> list[Episode]:
+        """What the adversary gets in all rounds of one trial, as one; none if it saw nothing."""
+        return self.together(self.observe(trial), trial)
+
+    def together(self, observations: Sequence[Observation], trial: int) -> list[Episode]:
+        """These observations of one trial as one; what is looked for are the examples of all of the trial's clients."""
+        return episodes(self.federation, observations, self._members(trial))
+
+    def silence(self, trial: int) -> str:
+        """Why nothing was observed in a trial that was run."""
+        reasons = self._silent.get(trial) or ["nobody took part in a round"]
+        return f"the adversary saw nothing: {reasons[0]}"
+
+    def _members(self, trial: int) -> range:
+        return range(trial * self.population, (trial + 1) * self.population)
+
+    def _cohort(self, trial: int, number: int) -> list[int]:
+        drawn = cohort(self.sampling, self.population, self._draws(trial), number)
+        return [int(self._members(trial)[c]) for c in drawn]
+
+    def _draws(self, trial: int) -> int:
+        """The seed of a trial's cohorts: whoever is in a batch stays there over its rounds."""
+        return integer_seed(self.seed, Purpose.COHORT, trial)
+
+    def _warned(self, trial: int, number: int, record: Record) -> list[str]:
+        selection, gone = self.sampling.selection, [*record.lost, *record.dropped]
+        if selection is None or not gone or record.aborted:
+            return []
+        first = self._members(trial)[0]
+        said = selection.warn(self.population, self._draws(trial), number, [c - first for c in gone])
+        return [said] if said else []
 
     def __iter__(self) -> Iterator[Observation]:
         return (o for trial in range(self.trials) for o in self.observe(trial))

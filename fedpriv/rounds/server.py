@@ -318,7 +318,7 @@ class ServerRounds:
             bytes_up=result.bytes_up,
             bytes_down=len(cohort) * weights.nbytes,
             metrics=metrics,
-            warnings=self._warnings(metrics),
+            warnings=self._warnings(metrics) + self._warned_of(lost if clients is None else [], number, result),
             observations=observations,
         )
         own = state.clients.after(result.own, number)
@@ -332,6 +332,15 @@ class ServerRounds:
             if own and (warning := link.warn(own)):
                 said.append(f"{label}: {warning}")
         return said
+
+    def _warned_of(self, lost: Sequence[int], number: int, result: CohortResult) -> list[str]:
+        """What the selection says of clients that are in no sum; nothing where no sum came out."""
+        selection, federation = self.federation.procedure.sampling.selection, self.federation
+        gone = [] if result.aborted else [*lost, *result.dropped]
+        if selection is None or not gone:
+            return []
+        said = selection.warn(len(federation.partition), federation.seed or 0, number, gone)
+        return [said] if said else []
 
     def close(self) -> None:
         """Ends the engine's processes, if it has any."""

@@ -13,7 +13,7 @@ from fedpriv.data.dataset import Dataset
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.threat.goal import Goal, Pool
 from fedpriv.threat.lab import Lab
-from fedpriv.threat.observation import Observation
+from fedpriv.threat.observation import Episode, Observation
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,8 +36,15 @@ class Stage:
 
     def observe(self, trial: int) -> list[Observation]:
         """What the adversary gets in one trial, question and lab included."""
+        return self._posed(trial, self.exposure.observe(trial))
+
+    def episodes(self, trial: int) -> list[Episode]:
+        """What the adversary gets in all rounds of one trial, questions and lab included."""
+        return self.exposure.together(self._posed(trial, self.exposure.observe(trial)), trial)
+
+    def _posed(self, trial: int, observations: list[Observation]) -> list[Observation]:
         found = []
-        for k, seen in enumerate(self.exposure.observe(trial)):
+        for k, seen in enumerate(observations):
             view = seen.view
             if self.lab is not None:
                 view = replace(view, lab=self.lab)
@@ -74,7 +81,9 @@ def stage(
       DataError: there are too few examples.
     """
     data = exposure.data
-    attacked = goal.arrange(data, exposure.trials, exposure.cohort, exposure.batch, seed if images is None else images)
+    attacked = goal.arrange(
+        data, exposure.trials, exposure.population, exposure.batch, seed if images is None else images
+    )
     rest = np.setdiff1d(np.arange(len(data)), attacked)
     rest = generator(seed, Purpose.QUESTION, 1).permutation(rest)
     if auxiliary > len(rest):

@@ -1,4 +1,4 @@
-"""Trial: one attack on one observation, scored. The only place where a view's truth and a finding meet."""
+"""Trial: one attack on one observation or episode, scored. The only place where a view's truth and a finding meet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedpriv.defense.stations import labels
 from fedpriv.threat.attack import Attack, Finding
 from fedpriv.threat.dossier import Dossier
 from fedpriv.threat.goal import Goal, goal_of
-from fedpriv.threat.observation import Observation
+from fedpriv.threat.observation import Episode, Observation
 from fedpriv.threat.view import View
 
 
@@ -46,13 +46,14 @@ class Inapplicable:
 
 
 def run_trial(
-    attack: Attack, observation: Observation, seed: int = 0, goal: Goal | None = None, **parameters: Any
+    attack: Attack, observation: Observation | Episode, seed: int = 0, goal: Goal | None = None, **parameters: Any
 ) -> Trial:
-    """Runs `attack` on the view alone, then scores it.
+    """Runs `attack` on the view, or the dossier, alone, then scores it.
 
     Args:
       attack: the attack.
-      observation: view and truth, with the goal's question where it asks one (`Goal.pose`).
+      observation: view and truth, with the goal's question where it asks one (`Goal.pose`); an Episode for an attack
+        that looks at several rounds.
       seed: the attack's own seed.
       goal: what is asked; None for what the attack answers.
       parameters: of that goal, instead, such as `threshold_db=20`.
@@ -61,20 +62,20 @@ def run_trial(
       CapabilityError: the view lacks something the attack needs.
     """
     asked = goal_of(attack, **parameters) if goal is None else goal
-    return _scored(attack, isolated(attack, observation.view, seed), observation, asked)
+    return _scored(attack, isolated(attack, observation.held, seed), observation, asked)
 
 
-def try_trial(attack: Attack, observation: Observation, seed: int, goal: Goal) -> Trial | Inapplicable:
+def try_trial(attack: Attack, observation: Observation | Episode, seed: int, goal: Goal) -> Trial | Inapplicable:
     """As `run_trial`; that the attack does not apply to the view is an outcome."""
     try:
-        finding = isolated(attack, observation.view, seed)
+        finding = isolated(attack, observation.held, seed)
     except CapabilityError as e:
         return Inapplicable(str(e))
     return _scored(attack, finding, observation, goal)
 
 
-def _scored(attack: Attack, finding: Finding, observation: Observation, goal: Goal) -> Trial:
-    view = observation.view
+def _scored(attack: Attack, finding: Finding, observation: Observation | Episode, goal: Goal) -> Trial:
+    view = observation.dossier.pages[0] if isinstance(observation, Episode) else observation.view
     known = labels(view.defenses)
     return Trial(
         finding,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,12 @@ from fedpriv.models.model import Model
 from fedpriv.models.tasks.regression import Regression
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.trial import isolated
-from fedpriv.testing.case import CASES, Case, own_case
+from fedpriv.testing.case import CASES, OVER_ROUNDS, Case, own_case, pages_of
 from fedpriv.testing.closeness import NOTHING, Closeness, blank, closeness
 from fedpriv.testing.references import holds
 from fedpriv.threat.attack import Attack, Capability, Finding
-from fedpriv.threat.observation import Observation
+from fedpriv.threat.dossier import Dossier
+from fedpriv.threat.observation import Episode, Observation
 from fedpriv.threat.view import View
 
 #: dB by which reconstructions must be nearer than a blank image, and than what the control gets.
@@ -91,9 +92,9 @@ def check_attack(
     check = _Check(made, seed, gain, labels)
     chosen, first = check.choose(case)
     check.parameters()
-    views = [o.view for o in chosen.observations]
+    views = [o.held for o in chosen.observations]
     for number, observation in enumerate(chosen.observations):
-        for name, thing in (("the attack", made), ("its view", observation.view)):
+        for name, thing in (("the attack", made), ("its view", observation.held)):
             if holds(thing, observation.truth.x):
                 check.broken(f"{name} holds a reference to the truth of observation {number}")
     found = [check.finding(first, views[0], "observation 0")]
@@ -151,9 +152,9 @@ class _Check:
             listed = "\n".join(f"  - {p}" for p in self.problems)
             raise CheckError(f"attack '{self.label}' fails its check on case '{case}':\n{listed}")
 
-    def outcome(self, view: View) -> Any:
+    def outcome(self, view: View | Dossier) -> Any:
         """The finding, or the exception, of one run; notes a view that was changed."""
-        view = _copied(view)  # what one run does to it must not reach the next
+        view = _each(_copied, view)  # what one run does to it must not reach the next
         before = _contents(view)
         try:
             return isolated(self._attack, view, self._seed)
@@ -172,12 +173,14 @@ class _Check:
         elif isinstance(case, Exposure):
             case = Case.of(case)
         if case is not None:
-            return case, self.outcome(case.observations[0].view)
+            return case, self.outcome(case.observations[0].held)
         reasons = []
         for name in CASES:
+            if (name in OVER_ROUNDS) != self._attack.remembers():
+                continue
             candidate = own_case(name)
-            view = candidate.observations[0].view
-            missing = sorted(c.name for c in self._attack.requirements() - view.capabilities)
+            view = candidate.observations[0].held
+            missing = sorted(c.name for c in self._attack.requirements() - pages_of(view)[0].capabilities)
             if missing:
                 reasons.append(f"  {name}: does not give {', '.join(missing)}")
                 continue
@@ -212,7 +215,7 @@ class _Check:
             else:
                 self.broken(f"its parameter '{name}' can be changed after it is made; keep `frozen=True`")
 
-    def finding(self, outcome: Any, view: View, where: str) -> Finding | None:
+    def finding(self, outcome: Any, view: View | Dossier, where: str) -> Finding | None:
         """`outcome` if it is a finding in good form, else None, with the reason noted."""
         if isinstance(outcome, FedprivError):
             self.broken(f"it refuses {where}, on which it should work: {outcome}")
@@ -227,7 +230,7 @@ class _Check:
             return None if wrong else outcome
         return None
 
-    def repeats(self, views: list[View], found: list[Finding | None]) -> None:
+    def repeats(self, views: Sequence[View | Dossier], found: list[Finding | None]) -> None:
         """The same seed gives the same, after other views and in a graph of the view's own."""
         if None in found:
             return
@@ -237,24 +240,28 @@ class _Check:
                 f"the same view and seed give another {difference} the second time; draw from the seed alone "
                 "(fedpriv.base.seeds), and keep nothing of the views attacked before"
             )
-        alone = self.outcome(dataclasses.replace(views[1], model=_twin(views[1])))
+        twin = _twin(pages_of(views[1])[0])
+        alone = self.outcome(_each(lambda v: dataclasses.replace(v, model=twin), views[1]))
         for difference in _differences(found[1], alone):
             self.broken(
                 f"after another view it gives another {difference} than in a graph of its own; nothing of one view, "
                 "such as `view.observed`, may be a constant of a graph that serves others: give it as an argument"
             )
 
-    def controls(self, observations: tuple[Observation, ...], labels_only: bool) -> Closeness:
+    def controls(self, observations: tuple[Observation | Episode, ...], labels_only: bool) -> Closeness:
         """Runs it where there is nothing to find; how near it came with noise in place of the update."""
         near, right = NOTHING, []
         for number, observation in enumerate(observations):
-            view, truth = observation.view, observation.truth
-            if view.observed is None or (number and not labels_only):  # one label may be right by chance
+            view, truth = observation.held, observation.truth
+            unseen = any(page.observed is None for page in pages_of(view))
+            if unseen or (number and not labels_only):  # one label may be right by chance
                 break
-            spoiled = {"noise": _noise(view)}
+            spoiled = {"noise": _each(_noise, view)}
             if not number:
-                spoiled["zeros"] = dataclasses.replace(view, observed=np.zeros_like(view.observed))
-                spoiled["not-a-number"] = dataclasses.replace(view, observed=np.full_like(view.observed, np.nan))
+                spoiled["zeros"] = _each(lambda v: dataclasses.replace(v, observed=np.zeros_like(v.observed)), view)
+                spoiled["not-a-number"] = _each(
+                    lambda v: dataclasses.replace(v, observed=np.full_like(v.observed, np.nan)), view
+                )
             for name, control in spoiled.items():
                 outcome, came = self.outcome(control), NOTHING
                 where = f"{name} in place of the update"
@@ -267,11 +274,13 @@ class _Check:
                 if name == "noise":
                     near = near if number else came
                     right.append(came.labels or 0.0)
-        if labels_only and right and np.mean(right) >= self._labels and observations[0].view.labels is None:
+        if labels_only and right and np.mean(right) >= self._labels and _unlabelled(observations[0].held):
             self.broken(f"it finds {np.mean(right):.0%} of the labels with noise in place of the update")
         return near
 
-    def works(self, observations: tuple[Observation, ...], found: list[Finding | None], control: Closeness) -> None:
+    def works(
+        self, observations: tuple[Observation | Episode, ...], found: list[Finding | None], control: Closeness
+    ) -> None:
         """What was found is near the truth, and nearer than without the update."""
         judged = False
         right = []
@@ -288,7 +297,7 @@ class _Check:
                         f"{self._gain:g} above a blank image and above what it finds in noise. If it needs more steps, "
                         "give check_attack one with more; if it is made for something else, give it a case"
                     )
-            if near.labels is not None and observation.view.labels is None:
+            if near.labels is not None and _unlabelled(observation.held):
                 judged = True
                 right.append(near.labels)
         if right and np.mean(right) < self._labels:
@@ -296,13 +305,13 @@ class _Check:
         if not judged:
             self.broken("its findings claim nothing that the adversary does not know: neither examples nor labels")
 
-    def lacking(self, view: View) -> None:
+    def lacking(self, view: View | Dossier) -> None:
         """Takes away what the view gives, one thing at a time."""
         needs = self._attack.requirements()
-        for capability in sorted(view.capabilities, key=lambda c: c.name):
+        for capability in sorted(pages_of(view)[0].capabilities, key=lambda c: c.name):
             if capability not in needs and capability not in _TRIED:
                 continue
-            outcome = self.outcome(WITHOUT[capability](view))
+            outcome = self.outcome(_each(WITHOUT[capability], view))
             if isinstance(outcome, FedprivError):
                 self.refused[capability.name] = str(outcome)
             if capability in needs and not isinstance(outcome, CapabilityError):
@@ -313,6 +322,15 @@ class _Check:
                     f"without {capability.name}, which it does not say it needs, it raises {type(outcome).__name__}: "
                     f"{outcome}; add it to `needs`"
                 )
+
+
+def _each(change: Callable[[View], View], held: View | Dossier) -> Any:
+    """What an attack is given, with every view changed."""
+    return Dossier(tuple(map(change, held.pages))) if isinstance(held, Dossier) else change(held)
+
+
+def _unlabelled(held: View | Dossier) -> bool:
+    return all(page.labels is None for page in pages_of(held))
 
 
 def _unnamed_bias(view: View) -> View:
@@ -404,8 +422,10 @@ def _copied(view: View) -> View:
     return dataclasses.replace(view, **{name: own(getattr(view, name)) for name in arrays})
 
 
-def _contents(view: View) -> Row:
+def _contents(view: View | Dossier) -> Row:
     """By field, the bytes of its arrays, or the identity of what is none."""
+    if isinstance(view, Dossier):
+        return {f"page {i}: {k}": v for i, page in enumerate(view.pages) for k, v in _contents(page).items()}
 
     def frozen(value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -419,9 +439,10 @@ def _contents(view: View) -> Row:
     return {f.name: frozen(getattr(view, f.name)) for f in dataclasses.fields(view)}
 
 
-def _form(finding: Finding, view: View) -> list[str]:
+def _form(finding: Finding, held: View | Dossier) -> list[str]:
     """What is wrong with a finding's shapes and dtypes."""
     problems = []
+    view = pages_of(held)[0]
     shape, classes = view.model.input_shape, view.model.num_classes
     x, y = finding.x, finding.y
     if x is not None:
@@ -436,9 +457,10 @@ def _form(finding: Finding, view: View) -> list[str]:
             problems.append(f"y has shape {list(y.shape)}; return [n]")
         elif len(y) and not (y.min() >= 0 and y.max() < classes):
             problems.append(f"y has labels from {y.min()} to {y.max()}, but there are {classes} classes, from 0")
-    if not problems and x is not None and y is not None and len(x) != len(y):
+    # Rows of not-a-number at the end stand for examples that were not found, and need no label.
+    if not problems and x is not None and y is not None and len(y) not in (len(x), _found(x)):
         problems.append(f"x has {len(x)} examples, but y {len(y)} labels; give one each, in one order")
-    if view.num_examples is not None:
+    if view.num_examples is not None and isinstance(held, View):
         n = view.total_examples
         problems += [
             f"{name} has {len(a)} rows, but {n} examples are behind the view; fill up with not-a-number, or leave out"
@@ -459,6 +481,12 @@ def _form(finding: Finding, view: View) -> list[str]:
     elif path is not None and (history is None or x is None or path.shape != (len(history), *x.shape)):
         problems.append(f"path has shape {list(path.shape)}; return [k, n, *input_shape], one entry a row of history")
     return problems
+
+
+def _found(x: np.ndarray) -> int:
+    """How many examples come before the first that is not finite."""
+    missing = ~np.isfinite(x.reshape(len(x), -1)).all(1)
+    return int(np.argmax(missing)) if missing.any() else len(x)
 
 
 def _kind(value: Any) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from fedpriv.base import registry
 from fedpriv.base.errors import ParameterError, did_you_mean
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, KerasModel
@@ -16,9 +17,13 @@ from fedpriv.data.dataset import Dataset
 from fedpriv.data.embedded import fashion_small
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
+from fedpriv.procedure.procedure import Procedure
+from fedpriv.procedure.selection import Selection
 from fedpriv.rounds.exposure import Exposure, single_steps
 from fedpriv.threat.adversary import Adversary
-from fedpriv.threat.observation import Observation
+from fedpriv.threat.dossier import Dossier
+from fedpriv.threat.observation import Episode, Observation
+from fedpriv.threat.view import View
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +32,11 @@ class Case:
 
     Attributes:
       name: how to call it in messages.
-      observations: what an attack is run on, and the truth it is judged by.
+      observations: what an attack is run on, and the truth it is judged by; episodes, for attacks on several rounds.
     """
 
     name: str
-    observations: tuple[Observation, ...]
+    observations: tuple[Observation | Episode, ...]
 
     def __post_init__(self) -> None:
         if len(self.observations) < 2:
@@ -39,20 +44,28 @@ class Case:
                 f"case '{self.name}' has {len(self.observations)} observations; give at least 2, so that what is "
                 "found can be told from what is always answered"
             )
-        if len({o.view.static for o in self.observations}) > 1:
+        pages = [page for o in self.observations for page in pages_of(o.held)]
+        if len({page.static for page in pages}) > 1:
             raise ParameterError(
                 f"case '{self.name}' mixes views of several kinds; make all observations with one model, one procedure "
                 "and one number of examples"
             )
 
     @classmethod
-    def of(cls, exposure: Exposure, name: str = "own") -> Case:
-        """All observations of `exposure`.
+    def of(cls, exposure: Exposure, name: str = "own", over_rounds: bool = False) -> Case:
+        """All observations of `exposure`; `over_rounds` makes an episode of each trial's.
 
         Raises:
           ParameterError: fewer than two.
         """
+        if over_rounds:
+            return cls(name, tuple(e for trial in range(exposure.trials) for e in exposure.episodes(trial)))
         return cls(name, tuple(exposure))
+
+
+def pages_of(held: View | Dossier) -> tuple[View, ...]:
+    """The views that an attack is given."""
+    return held.pages if isinstance(held, Dossier) else (held,)
 
 
 def _images(side: int, first: int = 23) -> Dataset:
@@ -155,6 +168,43 @@ def _batch_statistics() -> Exposure:
     return Exposure(model, data, trials=2, weights=weights, adversary=Adversary().knowing("batch_statistics"))
 
 
+def _sums() -> Exposure:
+    """Cohorts of two out of three clients, whose sums over three rounds can be told apart; the model hardly moves."""
+    procedure = Procedure.fedsgd(learning_rate=1e-6, weighting="uniform")
+    secure = registry.defenses.create("secret_sharing")
+    sums = Exposure(
+        _perceptron(7, 64, "relu"),
+        _images(7),
+        trials=2,
+        cohort=2,
+        clients=3,
+        rounds=3,
+        selection="fedpriv.testing.case:InTurn",
+        procedure=procedure,
+        defenses=(secure,),
+    )
+    return sums
+
+
+class InTurn(Selection):
+    """Leaves out one client after the other."""
+
+    name: ClassVar[str] = "in_turn"
+    fixed_size: ClassVar[bool] = True
+
+    def draw(self, population: int, seed: int, round_number: int) -> np.ndarray:
+        """All but one."""
+        return np.delete(np.arange(population), round_number % population)
+
+    def expected(self, population: int) -> float:
+        """One less than there are."""
+        return population - 1.0
+
+    def largest(self, population: int) -> int:
+        """One less than there are."""
+        return population - 1
+
+
 #: The kit's cases, in the order in which one is looked for, and what each is. All are of Fashion-MNIST images made
 #: smaller, of a few thousand weights, and of two clients that have never been seen before.
 CASES: dict[str, str] = {
@@ -166,7 +216,11 @@ CASES: dict[str, str] = {
     "labels": "two 7x7 images, one step, a sigmoid layer; the adversary knows the labels",
     "running_statistics": "one 7x7 image, one step, a convolution with trained batch-norm statistics",
     "batch_statistics": "the same; the adversary also knows the batch-norm statistics of the client's batch",
+    "sums": "three rounds' secure sums over two of three clients with one 7x7 image each, a ReLU layer",
 }
+
+#: Those for attacks that remember, and for no others.
+OVER_ROUNDS = frozenset({"sums"})
 
 _MAKERS: dict[str, Callable[[], Exposure]] = {
     "single": _single,
@@ -177,6 +231,7 @@ _MAKERS: dict[str, Callable[[], Exposure]] = {
     "labels": _labels,
     "running_statistics": _running_statistics,
     "batch_statistics": _batch_statistics,
+    "sums": _sums,
 }
 
 
@@ -189,4 +244,4 @@ def own_case(name: str) -> Case:
     """
     if name not in _MAKERS:
         raise ParameterError(f"the kit has no case '{name}'.{did_you_mean(name, _MAKERS)}")
-    return Case.of(_MAKERS[name](), name)
+    return Case.of(_MAKERS[name](), name, name in OVER_ROUNDS)

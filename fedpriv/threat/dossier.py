@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.view import View
@@ -16,8 +18,8 @@ class Dossier:
     """One adversary's views. Holds nothing of the truth (a test walks every reference).
 
     Two views have the same pseudonym only if their position can tell that they come from one client: a server whose
-    clients connect under their names, an eavesdropper on connections that last. A sum has none. Views of one round
-    are in an order that says nothing about who sent them.
+    clients connect under their names, an eavesdropper on connections that last. A sum has none, but `members` where
+    the position sees who is in it. Views of one round are in an order that says nothing about who sent them.
 
     Attributes:
       pages: the views, by round.
@@ -89,6 +91,18 @@ class Dossier:
                 "dossier.pages, such as dossier.by(pseudonym)[0]"
             )
         return self.pages[0]
+
+    def participation(self) -> tuple[tuple[View, ...], tuple[str, ...], np.ndarray]:
+        """Who is behind which view, as far as it can tell.
+
+        Returns:
+          The views of real updates or sums whose members it knows, those members in the order of their names, and a
+          matrix of zeros and ones, int `[views, members]`.
+        """
+        pages = tuple(v for v in self.pages if v.members is not None and v.observed is not None)
+        members = sorted({m for v in pages for m in v.members or ()}, key=lambda name: (len(name), name))
+        rows = [[int(m in (v.members or ())) for m in members] for v in pages]
+        return pages, tuple(members), np.array(rows, np.int64).reshape(len(pages), len(members))
 
     def describe(self) -> str:
         """One sentence: whose, of what."""

@@ -18,9 +18,10 @@ from fedpriv.defense.protocol import Protocol
 from fedpriv.engine.result import CohortResult, CohortTask
 from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Moments
+from fedpriv.threat.dossier import dossiers
 from fedpriv.threat.enact import check_enacted
 from fedpriv.threat.knowledge import Facts
-from fedpriv.threat.observation import Observation
+from fedpriv.threat.observation import Episode, Observation
 from fedpriv.threat.position import Kind, Passage, Seen
 from fedpriv.threat.tap import Tap
 from fedpriv.threat.truth import Truth
@@ -94,6 +95,27 @@ def observe(
         for seen in tap.adversary.at.sees(passage):
             observations.append(_observation(federation, tap, task, seen))
     return observations
+
+
+def episodes(
+    federation: Federation, observations: Sequence[Observation], clients: Sequence[int] | None = None
+) -> list[Episode]:
+    """What each adversary holds after several rounds, with the truth behind it, in the order they first appear.
+
+    Args:
+      federation: whose rounds.
+      observations: of any number of rounds and adversaries.
+      clients: ids of those who are looked for; None is whoever is behind some view. An adversary's own examples are
+        never looked for.
+    """
+    found = []
+    for dossier in dossiers(o.view for o in observations):
+        own = dossier.adversary.at.holds_data_of()
+        ours = [o for o in observations if o.view.adversary == dossier.adversary]
+        wanted = {c for o in ours for c in o.truth.clients} if clients is None else set(clients)
+        warnings = tuple(dict.fromkeys(w for o in ours for w in o.warnings))
+        found.append(Episode(dossier, _truth(federation, sorted(wanted - {own})), warnings))
+    return found
 
 
 def _seen_by(
@@ -170,6 +192,7 @@ def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen)
         clients=len(seen.clients) if sized else None,
         payloads=seen.payloads,
         pseudonym=seen.pseudonym,
+        members=seen.members,
         own=_own(federation, tap, seen, sized),
         told={k: v for k, v in filled.items() if k not in ours},
         **{k: v for k, v in filled.items() if k in ours},

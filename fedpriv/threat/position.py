@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -37,6 +37,8 @@ class Seen:
       own: the client whose own examples the position holds, if it is among `clients`.
       pseudonym: what the position calls whoever sent it, or None where that is nobody in particular.
       visible: which coordinates it holds, bool `[d]`; the others are 0 in `observed`. None is all.
+      members: what it calls the clients behind it, in the order of `clients`, where it can tell who they are and knows
+        them again in other rounds; else None.
     """
 
     clients: tuple[int, ...]
@@ -46,6 +48,7 @@ class Seen:
     own: int | None = None
     pseudonym: str | None = None
     visible: np.ndarray | None = None
+    members: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,15 @@ class Position(Written):
         """The client whose own examples it has, or None."""
         return None
 
+    def names_members(self) -> bool:
+        """Whether clients send to it under names that last, so that it knows who is in a sum."""
+        return False
+
+
+def _with_members(found: list[Seen]) -> list[Seen]:
+    """What parties hold that clients send to under their names: they know who is in a sum."""
+    return [replace(s, members=tuple(f"client {c}" for c in s.clients)) for s in found]
+
 
 def _unlinked(passage: Passage, word: str, observed: np.ndarray) -> str:
     """A name for one message of one round; by content, since an order would tell who sent it."""
@@ -131,17 +143,23 @@ class Server(Position):
         return f"An honest-but-curious server, which follows the protocol and keeps what it receives{rest}"
 
     def sees(self, passage: Passage) -> list[Seen]:
-        """Each client's message, or the sum alone."""
+        """Each client's message, or the sum alone, and who is in it."""
         if passage.messages is None:
-            seen = passage.seen_by(self.parties())
-            parts = [s for s in seen if s.visible is not None]
-            return parts if parts and not self.sums else seen
+            found = passage.seen_by(self.parties())
+            parts = [s for s in found if s.visible is not None]
+            found = parts if parts and not self.sums else found
+            return _with_members(found) if self.names_members() else found
         found = []
         for client in passage.chosen:
             update = passage.messages[client]
             name = f"client {client}" if self.identified else _unlinked(passage, "message", update)
-            found.append(Seen((client,), "update", update, pseudonym=name))
+            members = (name,) if self.names_members() else None
+            found.append(Seen((client,), "update", update, pseudonym=name, members=members))
         return found
+
+    def names_members(self) -> bool:
+        """Unless clients connect without a name."""
+        return self.identified
 
     def parties(self) -> tuple[Party, ...]:
         """The server."""
@@ -174,7 +192,7 @@ class Aggregators(Position):
 
     def sees(self, passage: Passage) -> list[Seen]:
         """The members' shares and the published sum; every update, if they are all there are."""
-        return passage.seen_by(self.parties())
+        return _with_members(passage.seen_by(self.parties()))
 
     def check(self, federation: Federation) -> None:
         """Refuses parties that no protocol has."""
@@ -196,6 +214,10 @@ class Aggregators(Position):
             raise CapabilityError(
                 f"aggregator {missing[0]} does not exist: {protocol.name} has {count}, numbered from 0"
             )
+
+    def names_members(self) -> bool:
+        """Clients send them shares."""
+        return True
 
     def parties(self) -> tuple[Party, ...]:
         """The members."""
@@ -231,7 +253,8 @@ class Coalition(Position):
     def sees(self, passage: Passage) -> list[Seen]:
         """What the protocol's messages to the members tell together, without the members' own contributions."""
         own = {p.index for p in self.parties() if p.role == "client"}
-        found = [s for s in passage.seen_by(self.parties()) if set(s.clients) - own]
+        seen = _with_members(passage.seen_by(self.parties()))
+        found = [s for s in seen if set(s.clients) - own]
         others = [s for s in found if not set(s.clients) & own]
         return others or found
 
@@ -252,6 +275,10 @@ class Coalition(Position):
             if party.role != "client" and party not in there:
                 known = [*map(str, there), "client 0"]
                 raise CapabilityError(f"{protocol.name} has no {party}.{did_you_mean(str(party), known)}")
+
+    def names_members(self) -> bool:
+        """Clients send them shares."""
+        return True
 
     def parties(self) -> tuple[Party, ...]:
         """The members."""
@@ -284,7 +311,8 @@ class Eavesdropper(Position):
         for client in passage.chosen:
             update = passage.messages[client]
             name = f"connection {client}" if self.persistent else _unlinked(passage, "connection", update)
-            found.append(Seen((client,), "update", update, pseudonym=name))
+            members = (name,) if self.persistent else None
+            found.append(Seen((client,), "update", update, pseudonym=name, members=members))
         return found
 
 

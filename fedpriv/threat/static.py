@@ -32,6 +32,7 @@ OF_ONE_VIEW = {
     "payloads": "arrays read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
     "round": "numbers read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
     "pseudonym": "it says who sent one update, which a graph for many must not depend on",
+    "members": "it says who is behind one view, which a graph for many must not depend on",
     "adversary": "what it knows decides on the attack, outside the graph",
 }
 

@@ -74,6 +74,8 @@ class View:
         the input of each batch normalization, at `weights`; see `Model.moments`.
       pseudonym: what the adversary calls whoever sent the update; equal in two rounds only if it can link them. None
         for a sum, which nobody in particular sent.
+      members: what the adversary calls the clients behind the view, in the order of `num_examples`; equal in two rounds
+        if they are the same. None where it cannot tell who they are, or does not know them again.
       own: its own examples, if it is a client itself. They are not looked for: `simulate` adds them.
       told: what knowledge that is not built in has filled in, by name.
       data_kind: what examples are, which is public; None goes by the model's input shape.
@@ -101,6 +103,7 @@ class View:
     question: Question | None = None
     lab: Lab | None = None
     pseudonym: str | None = None
+    members: tuple[str, ...] | None = None
     own: Own | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
     data_kind: Kind = None  # type: ignore[assignment]  # filled in below

@@ -167,3 +167,40 @@ def test_without_the_rate_the_scale_is_unknown(helpers):
     known, unknown = dense_input(view), dense_input(dataclasses.replace(view, client_rate=None))
     assert (known.rate_known, unknown.rate_known) == (True, False)
     np.testing.assert_allclose(known.kernel * 0.5, unknown.kernel)
+
+
+def test_noise_that_clients_declare_adds_up_in_a_sum(federate):
+    from fedpriv_attacks.exact.dense_input import declared_noise
+    from fedpriv_defenses.local_dp import LocalDP
+    from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
+
+    from fedpriv.threat.adversary import Adversary
+    from fedpriv.threat.tap import Tap
+
+    noise, taps = LocalDP(clip=2.0, noise_multiplier=0.01), [Tap(), Tap(Adversary().without("defense"))]
+    for weighting, share in (("uniform", 5**-0.5), ("examples", np.sqrt(25 + 144 + 1 + 64 + 16) / 30)):
+        federation = federate(defenses=(noise, SecretSharing(range=4.0)), batch_size=None, weighting=weighting)
+        knowing, blind = (o.view for o in federation.run(1, taps=taps, evaluate_every=0).observations)
+        assert declared_noise(knowing) == pytest.approx(0.02 * share)
+        assert declared_noise(blind) == 0
+
+
+def test_a_little_noise_in_a_sum_is_reckoned_with():
+    """Of four images behind noise of 1e-6 a coordinate all come back, though units no longer agree to rounding."""
+    from fedpriv_attacks.exact.first_layer import FirstLayer
+    from fedpriv_defenses.local_dp import LocalDP
+    from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
+
+    from fedpriv.data.embedded import fashion_small
+    from fedpriv.models.zoo import mlp
+    from fedpriv.rounds.exposure import Exposure
+    from fedpriv.rounds.trial import run_trial
+
+    def found(noise):
+        model = mlp((28, 28, 1), 10, hidden=[200], activation="relu")
+        stack = (LocalDP(clip=1.0, noise_multiplier=noise), SecretSharing(range=1.0))
+        (seen,) = Exposure(model, fashion_small()[0], trials=1, cohort=4, defenses=stack).observe(0)
+        return [i.psnr for i in run_trial(FirstLayer(), seen).score.images]
+
+    assert min(found(1e-6)) > 50
+    assert max(found(1e-2)) < 30

@@ -57,12 +57,18 @@ OTHER = {
     "exposure.blind": ["defense"],
     "exposure.client.kind": "adam",
     "exposure.images": 8,
+    "exposure.rounds": 2,
+    "exposure.clients": 2,
+    "exposure.selection": "cyclic(size=1)",
+    "exposure.attrition": "bernoulli(rate=0.1)",
+    "exposure.server": {"learning_rate": 0.5},
     "exposure.batch": 2,
     "exposure.cohort": 2,
 }
 
 #: What must change with a field for its other value to make sense.
 WITH = {
+    "exposure.rounds": {"attack": "sum_difference(inner=dlg)"},
     "training.sampling.kind": {"training.sampling.rate": 0.5},
     "exposure.corrupted": {"exposure.adversary": "aggregators", "defense": ["secret_sharing(aggregators=3)"]},
 }

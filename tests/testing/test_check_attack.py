@@ -16,7 +16,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.testing import CASES, Case, check_attack
 from fedpriv.testing.attack import WITHOUT
-from fedpriv.testing.case import own_case
+from fedpriv.testing.case import OVER_ROUNDS, own_case
 from fedpriv.testing.references import holds
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.lab import Lab
@@ -44,6 +44,8 @@ SHIPPED: dict[str, list[tuple[str, str | None]]] = {
     "rgap": [("rgap", None)],
     "spear": [("spear(max_samples=1000)", "batch")],
     "cocktail_party": [("cocktail_party(optimizer=adam(steps=700,learning_rate=0.01))", "batch")],
+    "sparse_first_layer": [("sparse_first_layer", "single_relu")],
+    "sum_difference": [("sum_difference(inner=first_layer)", None)],
     "cocktail_party_box": [("cocktail_party_box(optimizer=adam(steps=700,learning_rate=0.01))", "batch")],
 }
 RUNS = [(text, case) for name in SHIPPED for text, case in SHIPPED[name]]
@@ -300,7 +302,24 @@ def test_an_attack_that_holds_the_truth_is_caught():
         check_attack(Keeping(kept=lambda: truth))
 
 
-@pytest.mark.parametrize("name", CASES)
+ONE_VIEW = [name for name in CASES if name not in OVER_ROUNDS]
+
+
+def test_the_case_over_rounds_is_of_sums_that_tell_single_clients():
+    one, other = own_case("sums").observations
+    assert not np.array_equal(one.truth.y, other.truth.y)
+    for episode in (one, other):
+        pages, members, matrix = episode.dossier.participation()
+        assert [v.kind for v in pages] == ["sum"] * 3
+        assert len(members) == len(episode.truth.y) == 3
+        np.testing.assert_array_equal(matrix, 1 - np.eye(3, dtype=int))
+        for page, row in zip(pages, matrix.astype(bool), strict=True):
+            simulated = page.simulate(tf.constant(episode.truth.x[row]), tf.constant(episode.truth.y[row])).numpy()
+            np.testing.assert_allclose(simulated, page.observed, atol=1e-5 * np.abs(page.observed).max())
+        assert not holds(episode.dossier, episode.truth.x)
+
+
+@pytest.mark.parametrize("name", ONE_VIEW)
 def test_a_case_is_what_it_says_and_gives_nothing_away(name):
     case = own_case(name)
     assert len(case.observations) == 2
@@ -324,7 +343,7 @@ def test_a_case_is_what_it_says_and_gives_nothing_away(name):
 def test_every_capability_can_be_taken_away():
     assert set(WITHOUT) == set(Capability)
     seen = set()
-    views = [own_case(name).observations[0].view for name in CASES]
+    views = [own_case(name).observations[0].view for name in ONE_VIEW]
     equipped = views[0].adversary.knowing("auxiliary(fashion_small)", "generator(fashion)")
     lab = Lab(own_data(), views[0].model)
     for view in [*views, dataclasses.replace(views[0], adversary=equipped, lab=lab)]:

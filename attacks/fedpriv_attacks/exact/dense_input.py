@@ -9,6 +9,8 @@ so each column of the kernel's gradient is a mixture of the inputs, and its rank
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +39,8 @@ class DenseInput:
       rate_known: whether the client's learning rate was divided out.
       input_scale: a, where the layer's input is a times the flattened example. It is taken into the kernel, so that
         everything here is as if the layer saw the example itself.
-      rounding: size of the rounding error of one entry of `kernel`, from the precision of the weights whose
-        difference the update is.
+      rounding: size of the error of one entry of `kernel`: from the precision of the weights whose difference the
+        update is, and from noise that the clients' known defenses declare.
     """
 
     kernel: np.ndarray
@@ -138,10 +140,24 @@ def dense_input(view: View) -> DenseInput:
         bias_name=names.bias,
         rate_known=known,
         input_scale=scale,
-        rounding=epsilon * float(np.sqrt(np.mean(np.square(weights[part])))) / (rate * abs(scale)),
+        rounding=math.hypot(epsilon * float(np.sqrt(np.mean(np.square(weights[part])))), declared_noise(view))
+        / (rate * abs(scale)),
     )
 
 
+def declared_noise(view: View) -> float:
+    """Standard deviation of an entry of what was observed, from noise that known defenses add to each update.
+
+    In the weighted mean of several clients their noises add up, each by its weight.
+    """
+    parts = [part.noise(view.plan) for defense in view.defenses for part in defense.parts()]
+    own = math.hypot(*(n.scale or 0.0 for n in parts if n is not None and n.where == "update"))
+    counts = view.num_examples if view.plan.weighting == "examples" else None
+    weights = np.array(counts or [1.0] * (view.clients or 1), np.float64)
+    return own * float(np.linalg.norm(weights) / weights.sum())
+
+
+@functools.lru_cache(maxsize=8)
 def find_dense_input(model: Model) -> DenseNames:
     """Which of a model's weights are those of a dense layer that sees the raw example.
 

@@ -205,25 +205,30 @@ def _batch(view: View, layer: DenseInput, n: int | None) -> _Read:
     }
     if view.model.couples_examples:  # alone, an example gives another gradient than it gave in its batch
         return _Read(x, None, {k: v for k, v in extra.items() if k != "label_angles"})
-    return _Read(x, np.array([c.label for c in kept], np.int32) if kept else None, extra)
+    return _Read(x, np.array([c.label for c in kept], np.int32), extra)
 
 
 def _label(view: View, layer: DenseInput, one: Separated) -> tuple[int, float]:
     """The label whose gradient in the layer's pre-activations points along the example's own share, and the angle."""
-    model, dtype = view.model, view.model.spec.dtype
-    weights = [tf.constant(w) for w in model.spec.unflatten_numpy(np.asarray(view.weights, dtype))]
-    bias = weights[model.spec.names.index(layer.bias_name or "")]
-    x = tf.constant(one.x.reshape(1, *model.input_shape), dtype)
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-        tape.watch(bias)
-        given = [bias if n == layer.bias_name else w for n, w in zip(model.spec.names, weights, strict=True)]
-        logits = tf.reshape(model.apply(given, x, True), [-1])
-    # The gradient of cross-entropy in the bias is that of the logits, weighed by p - y.
-    by_logit = tape.jacobian(logits, bias, experimental_use_pfor=False).numpy().astype(np.float64)
-    factors = tf.nn.softmax(logits).numpy().astype(np.float64) - np.eye(model.num_classes)
-    gradients = factors @ by_logit
+    gradients = label_gradients(view, layer, one.x)
     gradients /= np.maximum(np.linalg.norm(gradients, axis=1, keepdims=True), 1e-300)
     # A difference of unit vectors resolves small angles, which the cosine does not.
     angles = np.linalg.norm(gradients - one.signal / max(float(np.linalg.norm(one.signal)), 1e-300), axis=1)
     label = int(np.argmin(angles))
     return label, float(angles[label])
+
+
+def label_gradients(view: View, layer: DenseInput, x: np.ndarray) -> np.ndarray:
+    """The gradient in the layer's pre-activations that each label causes for an example: `[classes, units]`."""
+    model, dtype = view.model, view.model.spec.dtype
+    weights = [tf.constant(w) for w in model.spec.unflatten_numpy(np.asarray(view.weights, dtype))]
+    bias = weights[model.spec.names.index(layer.bias_name or "")]
+    given_x = tf.constant(x.reshape(1, *model.input_shape), dtype)
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(bias)
+        given = [bias if n == layer.bias_name else w for n, w in zip(model.spec.names, weights, strict=True)]
+        logits = tf.reshape(model.apply(given, given_x, True), [-1])
+    # The gradient of cross-entropy in the bias is that of the logits, weighed by p - y.
+    by_logit = tape.jacobian(logits, bias, experimental_use_pfor=False).numpy().astype(np.float64)
+    factors = tf.nn.softmax(logits).numpy().astype(np.float64) - np.eye(model.num_classes)
+    return np.asarray(factors @ by_logit)

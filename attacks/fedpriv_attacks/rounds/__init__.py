@@ -1,0 +1,1 @@
+"""Attacks on what one adversary holds after several rounds."""
