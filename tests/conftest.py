@@ -99,6 +99,7 @@ def federate(toy, parts, logistic_model) -> Callable[..., Federation]:
             "test",
             "seed",
             "on_nonfinite",
+            "on_overflow",
             "on_abort",
             "rounds",
             "accountant",

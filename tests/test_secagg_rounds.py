@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedpriv.base.errors import CapabilityError
+from fedpriv.base.errors import CapabilityError, OverflowDetected, StackError
 from fedpriv.data.embedded import fashion_small
 from fedpriv.data.partition import Partition
 from fedpriv.defense.attrition import FixedAttrition
@@ -100,3 +100,29 @@ def test_users_are_told_how_safe_a_cohort_is(data):
     assert note.startswith("defense 'neighbour_masking': 6 clients, each sharing keys with 2 others on a random graph")
     (note,) = federation(data, make("secagg(range=2)")).line.notes()
     assert "4 of whom recover a client's secrets" in note
+
+
+def test_an_update_that_does_not_fit_stops_the_run_or_costs_the_round(data):
+    """Of six clients the one with 6 examples moves furthest; nobody learns anything of the others."""
+    coarse = make("secagg(range=1e-3)")
+    with pytest.raises(OverflowDetected, match=r"round 0: the contribution of client 0 exceeds .* fixed_point"):
+        federation(data, coarse).run(1)
+    made = federation(data, coarse, on_overflow="abort")
+    _, record = made.step(made.start(), [Tap(Adversary("server"))], evaluate=False)
+    assert "client 0 exceeds the fixed-point range" in record.aborted
+    assert record.aborted.endswith("(phase 'masked_input')")
+    assert (record.survivors, record.observations) == (0, [])
+    assert np.array_equal(made.run(2).weights, made.start().weights)
+
+
+def test_an_update_that_is_not_finite_costs_the_round(data):
+    wild = make_procedure(batch_size=None, weighting="uniform", client={"learning_rate": 1e38}, local_epochs=9)
+    sizes = Partition("even", tuple(np.split(np.arange(24), 6)))
+    model = logistic((7, 7, 1), 10)
+    made = Federation(model, data, sizes, wild, (make("secagg(range=2)"),), seed=1, on_nonfinite="abort")
+    _, record = made.step(made.start(), evaluate=False)
+    assert "is not finite" in record.aborted
+    with pytest.raises(StackError, match="on_nonfinite='abort' needs a protocol"):
+        Federation(model, data, sizes, wild, (), seed=1, on_nonfinite="abort")
+    with pytest.raises(StackError, match="on_overflow='abort' needs a protocol"):
+        Federation(model, data, sizes, wild, (make("fixed_point(range=1)"),), seed=1, on_overflow="abort")

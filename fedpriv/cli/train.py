@@ -119,7 +119,10 @@ OPTIONS = (
     Mapped("delta", _number("The delta at which epsilon is stated."), 1e-5, ("delta",)),
     Mapped("accountant", _text("rdp or pld."), "rdp", ("accountant",)),
     Mapped("on_abort", _text("continue after a round that cannot be finished, or stop."), "continue", ("on_abort",)),
-    Mapped("on_nonfinite", _text("stop, or drop the diverged client."), "stop", ("on_nonfinite",)),
+    Mapped("on_nonfinite", _text("stop, drop the diverged client, or abort the round."), "stop", ("on_nonfinite",)),
+    Mapped(
+        "on_overflow", _text("stop where a contribution does not fit, or abort the round."), "stop", ("on_overflow",)
+    ),
 )
 
 #: What FedSGD fixes of local training.

@@ -23,7 +23,7 @@ class Plan:
       max_examples: largest number of examples of any client.
       rounds: planned number of rounds, or None when open.
       procedure: local training, batches and server step; None where a plan is made for an aggregator alone.
-      on_nonfinite: what happens to a client whose update is not finite: `stop` the run, or `drop` the client.
+      on_nonfinite: where a client's update is not finite: `stop` the run, `drop` the client, or `abort` the round.
     """
 
     spec: Spec
@@ -35,4 +35,4 @@ class Plan:
     max_examples: int
     rounds: int | None = None
     procedure: Procedure | None = None
-    on_nonfinite: Literal["stop", "drop"] = "stop"
+    on_nonfinite: Literal["stop", "drop", "abort"] = "stop"

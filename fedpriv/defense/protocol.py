@@ -319,6 +319,11 @@ class Session(ABC):
         assert self.outcome is not None
         return self.outcome
 
+    def call_off(self, reason: str) -> None:
+        """Ends the round from outside, over something that is no message of the protocol; nothing if it has ended."""
+        if self.outcome is None:
+            self._end(_Abort(reason))
+
     def check_ring(self, client: int, encoded: np.ndarray, bits: int) -> None:
         """Raises ProtocolError if a contribution, uint64 `[n]`, has elements beyond the integers mod 2^bits."""
         largest = int(encoded.max(initial=0)) if bits < 64 else 0

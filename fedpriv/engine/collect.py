@@ -114,17 +114,21 @@ class Collector:
         finite = np.asarray(out["finite"], bool)
         number, rate = self.task.round, self.task.rate
         lost = [int(i) for i, fine in zip(ids, finite, strict=True) if not fine]
-        if lost and self.federation.on_nonfinite == "stop":
-            raise DivergenceError(
-                f"round {number}: the update of client {lost[0]} is not finite"
+        if lost and self.federation.on_nonfinite != "drop":
+            what = (
+                f"the update of client {lost[0]} is not finite"
                 f"{f' (and of {len(lost) - 1} more)' if len(lost) > 1 else ''}; lower the client learning "
                 f"rate (now {rate:g}), or drop such clients with on_nonfinite='drop'"
             )
+            if self.federation.on_nonfinite == "stop":
+                raise DivergenceError(f"round {number}: {what}")
+            self._call_off(what)
         self.dropped += lost
         own = tf.nest.flatten(out["own"]) if "own" in out else []
         for row in np.flatnonzero(finite):
             client = int(ids[row])
-            self._check(client, out, row)
+            if not self._fits(client, out, row):
+                continue
             self.survivors.append(client)
             if own:
                 self.own[client] = tuple(np.array(a[row]) for a in own)
@@ -146,7 +150,13 @@ class Collector:
                 **{k: {name: np.asarray(v)[finite] for name, v in part.items()} for k, part in columns.items()},
             )
 
-    def _check(self, client: int, out: Mapping[str, Nested], row: int) -> None:
+    def _call_off(self, why: str) -> None:
+        """Ends the round over one client's contribution; none that comes after it is sent."""
+        assert self.session is not None  # a federation without a protocol refuses the policy
+        self.session.call_off(why)
+
+    def _fits(self, client: int, out: Mapping[str, Nested], row: int) -> bool:
+        """Whether a contribution can be sent; raises as `take`."""
         if not np.asarray(out["bounded"])[row]:
             last = self.line.at(Station.UPDATE)[-1]
             raise StackError(
@@ -156,10 +166,15 @@ class Collector:
         if not np.asarray(out["ok"])[row]:
             coding = self.line.at(Station.ENCODE) or self.line.at(Station.UPDATE)
             names = " or ".join(self.line.labels[i] for i in coding)
-            raise OverflowDetected(
-                f"round {self.task.round}: the contribution of client {client} exceeds the fixed-point range of "
-                f"{names}; clip the update first, or raise its range"
+            what = (
+                f"the contribution of client {client} exceeds the fixed-point range of {names}; clip the update "
+                "first, or raise its range"
             )
+            if self.federation.on_overflow == "stop":
+                raise OverflowDetected(f"round {self.task.round}: {what}")
+            self._call_off(what)
+            return False
+        return True
 
     def _as_received(self, encoded: np.ndarray | None, out: Mapping[str, Nested], row: int) -> np.ndarray:
         """The update as the server decodes it from this one message."""
@@ -174,8 +189,8 @@ class Collector:
             return 0  # the wire counts
         if encoded:
             ring = next((d for d in reversed(self.line.made) if d is not None), None)
-            width = -(-int(getattr(ring, "modulus_bits", None) or 64) // 8)
-            return 8 * width * self.engine.contribution_length
+            bits = int(getattr(ring, "modulus_bits", None) or 64) * self.engine.contribution_length
+            return 8 * -(-bits // 8)
         return bits + 32 * ((self.plan.weighting == "examples") + len(self.line.tallies))
 
     def report(

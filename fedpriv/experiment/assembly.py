@@ -87,6 +87,7 @@ def make_federation(setting: Setting, seed: int | None) -> Federation:
         engine=setting.engine,
         engine_options=setting.engine_options(),
         on_nonfinite=setting.on_nonfinite,
+        on_overflow=setting.on_overflow,
         on_abort=setting.on_abort,
         rounds=how.rounds,
         accountant=setting.accountant,

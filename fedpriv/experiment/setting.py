@@ -280,8 +280,11 @@ class Setting(pydantic.BaseModel):
     )
     delta: Annotated[float, Field(gt=0, lt=1)] = Field(default=1e-5, description="at which epsilon is stated.")
     accountant: Literal["rdp", "pld"] = Field(default="rdp", description="`rdp` or `pld`.")
-    on_nonfinite: Literal["stop", "drop"] = Field(
-        default="stop", description="`stop`, or `drop` a client that diverges."
+    on_nonfinite: Literal["stop", "drop", "abort"] = Field(
+        default="stop", description="`stop`, `drop` a client that diverges, or `abort` the round."
+    )
+    on_overflow: Literal["stop", "abort"] = Field(
+        default="stop", description="`stop` where a contribution does not fit its encoding, or `abort` the round."
     )
     on_abort: Literal["continue", "stop"] = Field(
         default="continue",
@@ -377,6 +380,8 @@ class Setting(pydantic.BaseModel):
         training = self.training.identity()
         defenses = [d.config() for d in self.made_defenses()] if self.training.defended else []
         identity = {"model": self.model, "training": training, "defense": defenses, "on_nonfinite": self.on_nonfinite}
+        if self.on_overflow != "stop":
+            identity["on_overflow"] = self.on_overflow
         if self.on_abort != "continue":  # results from before there was a choice stay valid
             identity["on_abort"] = self.on_abort
         return identity | {"delta": self.delta, "accountant": self.accountant, "engine": self.engine}

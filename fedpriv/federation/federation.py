@@ -44,7 +44,8 @@ class Federation:
         as protection needs; a seed that was chosen makes runs repeat, and voids every claim against whoever knows it.
       engine: registered engine name.
       engine_options: what that engine takes besides, such as the TFF engine's `workers`; results do not depend on it.
-      on_nonfinite: `stop` a run whose client diverges, or `drop` that client from the round.
+      on_nonfinite: `stop` a run whose client diverges, `drop` that client from the round, or `abort` the round.
+      on_overflow: `stop` a run in which a contribution does not fit its encoding, or `abort` the round.
       on_abort: `continue` with the next round after one that its protocol could not finish, or `stop` the run there.
       rounds: planned number of rounds, for checks and accounts that need it.
       accountant: `rdp` or `pld`.
@@ -65,7 +66,8 @@ class Federation:
     seed: int | None = None
     engine: str = "graph"
     engine_options: Mapping[str, Any] = field(default_factory=dict)
-    on_nonfinite: Literal["stop", "drop"] = "stop"
+    on_nonfinite: Literal["stop", "drop", "abort"] = "stop"
+    on_overflow: Literal["stop", "abort"] = "stop"
     on_abort: Literal["continue", "stop"] = "continue"
     rounds: int | None = None
     accountant: Literal["rdp", "pld"] = "rdp"
@@ -94,7 +96,8 @@ class Federation:
                     f"build the model with num_classes={data.num_classes}, or give it another task"
                 )
         for field_name, allowed in (
-            ("on_nonfinite", ("stop", "drop")),
+            ("on_nonfinite", ("stop", "drop", "abort")),
+            ("on_overflow", ("stop", "abort")),
             ("on_abort", ("continue", "stop")),
             ("accountant", ("rdp", "pld")),
         ):
@@ -119,6 +122,12 @@ class Federation:
                 if part.acts_at(Station.MODEL):
                     object.__setattr__(self, "model", self._replaced(part))
         self.line  # noqa: B018  validates before anything runs
+        for policy in ("on_nonfinite", "on_overflow"):
+            if getattr(self, policy) == "abort" and self.line.protocol is None:
+                raise StackError(
+                    f"{policy}='abort' needs a protocol: without one the server has the other clients' updates by "
+                    "then, and there is nothing to call off; add e.g. secagg, or use 'stop'"
+                )
         splitting = [d for d in self.line.links if d.acts_at(Station.GRADIENT) and d.per_example]
         if splitting and self.model.couples_examples:
             raise StackError(
@@ -196,6 +205,7 @@ class Federation:
             "seed": self.seed if self.seeded else None,
             "engine": self.engine,
             "on_nonfinite": self.on_nonfinite,
+            **({} if self.on_overflow == "stop" else {"on_overflow": self.on_overflow}),
             "attrition": self.attrition.config(),
             "topology": self.topology,
         }

@@ -375,3 +375,14 @@ def test_what_lies_in_the_folder_besides_is_passed_over_and_kept(small, identity
     assert (figures / "notes.txt").read_text() == "mine"
     assert (figures / "old").is_dir()
     assert store.find("attack", experiment.cells[0]) is not None
+
+
+def test_draw_chooses_figures_and_the_page_names_the_others(noisy, monkeypatch):
+    experiment, store = noisy
+    monkeypatch.setattr(experiment.contents, "draw", ["costs", "noise_1"])
+    page = write_report(experiment, store, ["fedpriv"]).read_text().replace("&#39;", "'")
+    assert {p.stem for p in (store.folder / "figures").glob("*.png")} == {"costs", "noise"}
+    assert "since the experiment's draw does not name them: heat_map_1" in page
+    monkeypatch.setattr(experiment.contents, "draw", [])
+    assert "Figures left out" not in write_report(experiment, store, ["fedpriv"]).read_text()
+    assert "heat_map_1" in {p.stem for p in (store.folder / "figures").glob("*.png")}
