@@ -33,9 +33,14 @@ class Degree:
 
     def describe(self, clients: int) -> str:
         """One sentence for people."""
+        if self.neighbours >= clients - 1 and not self.exposed and not self.stuck:
+            return (
+                f"{clients} clients, each sharing keys with all others, and {self.threshold} recover a client's secrets: "
+                f"up to {self.threshold - 1} may work with the server, and up to {clients - self.threshold} may go"
+            )
         who = "all others" if self.neighbours >= clients - 1 else f"{self.neighbours} others on a random graph"
         return (
-            f"{clients} clients, each sharing keys with {who}, {self.threshold} of whom recover a client's secrets: "
+            f"{clients} clients, each sharing keys with {who}, and {self.threshold} recover a client's secrets: "
             f"more than the sum is revealed with probability at most {_power(self.exposed)}, and the round cannot be "
             f"finished with probability at most {_power(self.stuck)}"
         )
