@@ -59,6 +59,9 @@ class Contents(pydantic.BaseModel):
     )
     quick: dict[str, Any] = Field(default={}, description="what `--quick` lays over all this.")
     keep_images: Annotated[int, Field(ge=0)] = Field(default=8, description="reconstructions kept a cell, for figures.")
+    draw: list[str] = Field(
+        default=[], description="the figures to draw, by the names of their files; all that there are by default."
+    )
     published: list[Published] = Field(
         default=[], description="numbers from the literature to set beside those measured here."
     )

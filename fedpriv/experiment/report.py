@@ -12,7 +12,8 @@ from fedpriv.base.types import Row
 from fedpriv.experiment import conclusion
 from fedpriv.experiment.arm import Arm, CellResult, arms, attacked_arms, by_goal, words
 from fedpriv.experiment.compare import compare_arms, with_holm
-from fedpriv.experiment.drawings import drawings
+from fedpriv.experiment.drawings import Drawn, drawings
+from fedpriv.experiment.drawings.drawn import part_stem
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.grid import matches
 from fedpriv.experiment.store import Store
@@ -51,7 +52,7 @@ def write_report(
     title = experiment.contents.title or experiment.name.replace("_", " ").capitalize()
     sections = [_conclusion(experiment, made)]
     figures = []
-    drawable = drawings(experiment, made)
+    drawable, skipped = _chosen(experiment, drawings(experiment, made))
     for old in (store.folder / "figures").glob("*"):  # of a grid that has changed since
         if old.stem not in {d.stem for d in drawable} and old.is_file() and old.suffix in DRAWN:
             old.unlink()
@@ -73,6 +74,9 @@ def write_report(
     failures = _failures(results)
     if failures is not None:
         sections.append(failures)
+    if skipped:
+        said = f"Not drawn, since the experiment's draw does not name them: {skipped}."
+        sections.append(Section("Figures left out", [said]))
     sections += [_limits(experiment, made, rows), _settings(experiment)]
     waiting = sum(r.error == "not run yet" for r in results)
     failed = sum(bool(r.error) for r in results) - waiting
@@ -292,6 +296,13 @@ def _limits(experiment: Experiment, made: Sequence[Arm], rows: Sequence[Mapping[
     if attacked:
         said += ["How the conclusion was drawn:", *conclusion.rules(attacked)]
     return Section("Limitations", said)
+
+
+def _chosen(experiment: Experiment, drawable: list[Drawn]) -> tuple[list[Drawn], str]:
+    """The figures to draw, and the names of the others; an only part of a figure is also called its first one."""
+    wanted = set(experiment.contents.draw)
+    kept = [d for d in drawable if {d.stem, part_stem(d.stem, 1, 2)} & wanted] if wanted else drawable
+    return kept, ", ".join(d.stem for d in drawable if d not in kept)
 
 
 def _notes(made: Sequence[Arm]) -> list[str]:
