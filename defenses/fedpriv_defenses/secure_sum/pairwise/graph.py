@@ -36,7 +36,8 @@ class Degree:
         if self.neighbours >= clients - 1 and not self.exposed and not self.stuck:
             return (
                 f"{clients} clients, each sharing keys with all others, and {self.threshold} recover a client's "
-                f"secrets: up to {self.threshold - 1} may work with the server, and up to {clients - self.threshold} may go"
+                f"secrets: up to {self.threshold - 1} may work with the server, and up to {clients - self.threshold} "
+                "may go"
             )
         who = "all others" if self.neighbours >= clients - 1 else f"{self.neighbours} others on a random graph"
         return (
