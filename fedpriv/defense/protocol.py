@@ -17,6 +17,7 @@ Contributions are ring elements: a real vector is encoded by a link of its own b
 
 from __future__ import annotations
 
+import operator
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -384,6 +385,11 @@ class Session(ABC):
         if client not in self._members:
             raise ProtocolError(_stranger(client))
         n = self.opening.length
+        if not isinstance(vector, np.ndarray):
+            raise ProtocolError(
+                f"client {client} contributes a {type(vector).__name__} instead of a numpy array, uint64[{n}]; encode "
+                "it for this protocol and this model"
+            )
         if vector.shape != (n,) or vector.dtype != np.uint64:
             raise ProtocolError(
                 f"client {client} contributes {vector.dtype}{list(vector.shape)} instead of uint64[{n}]; encode it "
@@ -444,6 +450,17 @@ class Session(ABC):
 
     def _end(self, abort: Exception) -> None:
         self.outcome = Aborted(reason=str(abort), phase=self.phases[self._now])
+
+
+def _whole(value: Any, what: str, end: int) -> int:
+    """A whole number from 0 to below `end`, as messages hold it."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ProtocolError(f"{what} {value!r} is no whole number; give one from 0 to below {end}") from None
+    if not 0 <= number < end:
+        raise ProtocolError(f"{what} {number} does not fit a message; give one from 0 to below {end}")
+    return number
 
 
 def _stranger(client: int) -> str:
@@ -561,7 +578,10 @@ class Protocol(Defense):
           ParameterError: a watched party that does not exist, or an attrition for another protocol.
           ProtocolError: a client is named twice.
         """
-        ids = tuple(int(c) for c in clients)
+        ids = tuple(_whole(c, "client", 1 << 32) for c in clients)
+        _whole(round, "round", 1 << 63)
+        if tallies < 0:
+            raise ProtocolError(f"tallies={tallies} is no number of tallies; give 0 or more")
         if len(set(ids)) < len(ids):
             twice = next(c for i, c in enumerate(ids) if c in ids[:i])
             raise ProtocolError(f"client {twice} is named twice in one round; each takes part once")

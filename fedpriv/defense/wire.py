@@ -105,6 +105,8 @@ class Wire:
     def require(self, parties: Iterable[Party]) -> None:
         """Raises ParameterError if one of `parties` is not in the round; names the nearest that is."""
         for party in parties:
+            if not isinstance(party, Party):
+                raise ParameterError(f"{party!r} is no party; write e.g. Party.parse('{party}')")
             if party not in self._parties:
                 others = {str(p) for p in self._parties if p.role != "client" or party.role == "client"}
                 raise ParameterError(f"there is no {party} in this round.{did_you_mean(str(party), _few(others))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,16 @@ from fedpriv_defenses.secure_sum.pairwise import messages
 from fedpriv_defenses.secure_sum.pairwise.messages import KEY, SIGNATURE, TAG
 from fedpriv_defenses.secure_sum.ring import RingFormat
 
+#: What a client does, in order.
+_STEPS = (
+    "advertise",
+    "take_keys",
+    "share_keys",
+    "take_shares",
+    "masked",
+    "sign_survivors",
+    "reveal",
+)
 #: Bytes of one share of a 32-byte secret, and of what one client sends another: both shares and both ids, sealed.
 SHARE = shamir.limbs(KEY) * shamir.FIELD.width
 SEALED = 2 * messages.ID + 2 * SHARE + TAG
@@ -29,6 +40,7 @@ class Rules:
     """What all clients of a round know.
 
     Attributes:
+      run: 32 bytes that name the run, so that nothing of another one fits.
       round: its number.
       form: how vectors lie in messages.
       threshold: t.
@@ -36,6 +48,7 @@ class Rules:
         the server does not write; None in the semi-honest one.
     """
 
+    run: bytes
     round: int
     form: RingFormat
     threshold: int
@@ -72,15 +85,26 @@ class MaskingClient:
         self._own_shares = b""
         self._included: tuple[int, ...] = ()
         self._survivors: tuple[int, ...] | None = None
-        self._answered = False
+        self._done = -1
 
     @property
     def included(self) -> tuple[int, ...]:
         """Neighbours whose masks it put on: those whose shares it holds."""
         return self._included
 
+    def _once(self, step: str) -> None:
+        """Notes that it takes a step: each once, and in order, for two answers to one question tell too much."""
+        number = _STEPS.index(step)
+        if number <= self._done:
+            raise MessageError(
+                f"client {self.number} is asked a second time (for step '{step}', after '{_STEPS[self._done]}'): two "
+                "answers would lay contributions open"
+            )
+        self._done = number
+
     def advertise(self) -> bytes:
         """Its public keys, c then s; signed where the round has signatures."""
+        self._once("advertise")
         keys = _raw(self.channel_key) + _raw(self.mask_key)
         return keys if self.identity is None else keys + self.identity.sign(self._statement(self.number, keys))
 
@@ -112,6 +136,7 @@ class MaskingClient:
             if identities is not None and not _signed(identities[who], entry[2 * KEY :], self._statement(who, keys)):
                 raise MessageError(f"{what}: client {who}'s signature does not fit its keys; somebody changed them")
             self._public[who] = pair
+        self._once("take_keys")
         self.neighbours = tuple(sorted(book))
 
     def share_keys(self) -> bytes:
@@ -119,6 +144,7 @@ class MaskingClient:
 
         The digest lets the server tell that what it recovers is b: a false share is then seen.
         """
+        self._once("share_keys")
         holders = sorted([*self.neighbours, self.number])
         points = range(1, len(holders) + 1)
         secrets = [self.mask_key.private_bytes_raw(), self.self_seed]
@@ -146,18 +172,20 @@ class MaskingClient:
                 f"{what} are of {len(self.sealed)} neighbours, below threshold={self.rules.threshold} with itself; run "
                 "the round with more clients"
             )
+        self._once("take_shares")
         self._included = tuple(sorted(self.sealed))
 
     def mask_keys(self) -> tuple[list[bytes], list[int]]:
         """The seeds of its masks and their signs: its own, then one for each neighbour whose shares it holds."""
         keys, signs = [self.self_seed], [1]
         for other in self._included:
-            keys.append(pair_key(self.mask_key, self._public[other][1], self.rules.round, self.number, other))
+            keys.append(pair_key(self.mask_key, self._public[other][1], self.rules, self.number, other))
             signs.append(1 if self.number > other else -1)
         return keys, signs
 
     def masked(self, encoded: np.ndarray) -> bytes:
         """Its contribution, uint64 `[n]`, under all its masks."""
+        self._once("masked")
         form = self.rules.form
         total = encoded.astype(form.dtype)
         form.add_keystreams(total, *self.mask_keys())
@@ -171,7 +199,8 @@ class MaskingClient:
         """
         self._survivors = self._checked_survivors(message)
         assert self.identity is not None
-        return self.identity.sign(survivors_statement(self.rules.round, message))
+        self._once("sign_survivors")
+        return self.identity.sign(survivors_statement(self.rules, self._book(), message))
 
     def reveal(self, message: Payload, signatures: Payload = b"") -> bytes:
         """Shares of b of every neighbour that survived, and of s of every one that has gone; never both of one.
@@ -183,16 +212,12 @@ class MaskingClient:
         Raises:
           MessageError: asked a second time, or for what it must not tell; or shares that were not meant for it.
         """
-        if self._answered:
-            raise MessageError(
-                f"client {self.number} is asked a second time: both kinds of shares would lay contributions open"
-            )
         survivors = self._checked_survivors(message)
         if self.rules.identities is not None:
             if survivors != self._survivors:
                 raise MessageError(f"client {self.number} is told other survivors than those that it signed")
             self._check_signatures(message, signatures, survivors)
-        self._answered = True
+        self._once("reveal")
         alive, entries = set(survivors), []
         for who in sorted([*self._included, self.number]):
             shares = self._own_shares if who == self.number else self._opened(who)
@@ -201,7 +226,10 @@ class MaskingClient:
 
     def shares_held(self) -> dict[int, tuple[bytes, bytes]]:
         """By owner, the shares of (s, b) that it can read; what a coalition with it knows."""
-        held = {who: self._opened(who) for who in self.sealed}
+        held = {}
+        for who in self.sealed:
+            with suppress(MessageError):
+                held[who] = self._opened(who)
         if self._own_shares:
             held[self.number] = self._own_shares
         return {who: (shares[:SHARE], shares[SHARE:]) for who, shares in held.items()}
@@ -221,7 +249,7 @@ class MaskingClient:
         what = f"the list of signatures for client {self.number}"
         found = messages.records(signatures, SIGNATURE, what, survivors)
         assert self.rules.identities is not None
-        statement = survivors_statement(self.rules.round, message)
+        statement = survivors_statement(self.rules, self._book(), message)
         for who, signature in found.items():
             if not _signed(self.rules.identities[who], signature, statement):
                 raise MessageError(
@@ -245,13 +273,19 @@ class MaskingClient:
         if secret is None:
             raise MessageError(f"client {other} gave a channel key that agrees on nothing; run the round without it")
         self._agreed[other] = secret
-        return messages.derived(secret, "shares", self.rules.round, sender, receiver)
+        return messages.derived(secret, "shares", self.rules.run, self.rules.round, sender, receiver)
 
     def _statement(self, who: int, keys: bytes) -> bytes:
-        return b"fedpriv keys" + struct.pack("<2q", self.rules.round, who) + keys
+        return b"fedpriv keys" + self.rules.run + struct.pack("<2Q", self.rules.round, who) + keys
+
+    def _book(self) -> bytes:
+        """A digest of the keys of all whose masks it put on, and its own; they are fresh in every round."""
+        own = {self.number: (_raw(self.channel_key), _raw(self.mask_key))}
+        included = {who: self._public[who] for who in self._included}
+        return digest_of_book({who: c + s for who, (c, s) in (own | included).items()})
 
 
-def pair_key(own: X25519PrivateKey, other: bytes, round: int, one: int, another: int) -> bytes:
+def pair_key(own: X25519PrivateKey, other: bytes, rules: Rules, one: int, another: int) -> bytes:
     """The seed of the mask that two clients share.
 
     Raises:
@@ -260,7 +294,7 @@ def pair_key(own: X25519PrivateKey, other: bytes, round: int, one: int, another:
     secret = messages.agreed(own, other)
     if secret is None:
         raise MessageError(f"client {another} gave a mask key that agrees on nothing; run the round without it")
-    return messages.derived(secret, "mask", round, min(one, another), max(one, another))
+    return messages.derived(secret, "mask", rules.run, rules.round, min(one, another), max(one, another))
 
 
 def digest_of_seed(seed: bytes) -> bytes:
@@ -268,9 +302,15 @@ def digest_of_seed(seed: bytes) -> bytes:
     return messages.digest(b"fedpriv self mask", seed)
 
 
-def survivors_statement(round: int, ids: Payload) -> bytes:
-    """What clients sign of who has survived."""
-    return b"fedpriv survivors" + struct.pack("<q", round) + messages.checked(ids, "the list of survivors")
+def digest_of_book(keys: Mapping[int, bytes]) -> bytes:
+    """Of clients' public keys, by id."""
+    return messages.digest(messages.pack_records(sorted(keys.items())))
+
+
+def survivors_statement(rules: Rules, book: bytes, ids: Payload) -> bytes:
+    """What clients sign of who has survived: for this run and round, and the keys that it was told in it."""
+    head = b"fedpriv survivors" + rules.run + struct.pack("<Q", rules.round) + book
+    return head + messages.checked(ids, "the list of survivors")
 
 
 def _raw(key: X25519PrivateKey) -> bytes:

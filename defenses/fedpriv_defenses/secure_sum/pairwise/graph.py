@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from scipy import special
@@ -65,11 +66,12 @@ def degree_for(clients: int, corrupted: float, dropout: float, security_bits: fl
     Raises:
       StackError: not even everybody suffices.
     """
-    bad, gone = math.floor(corrupted * clients), math.floor(dropout * clients)
+    bad, gone = most_of(corrupted, clients), most_of(dropout, clients)
     for k in range(2, clients - 1, 2):
         found = _with_degree(clients, k, bad, gone, 2.0**-security_bits, 2.0**-correctness_bits)
         if found is not None:
             return found
+    gone = math.floor(Fraction(str(dropout)) * clients)
     lowest, highest = bad + 1, clients - gone
     if highest < lowest:
         raise StackError(
@@ -77,6 +79,11 @@ def degree_for(clients: int, corrupted: float, dropout: float, security_bits: fl
             f"{gone} may go: the {clients - gone} left cannot outnumber the corrupted; lower one of the two"
         )
     return Degree(clients - 1, (lowest + highest + 1) // 2, 0.0, 0.0)
+
+
+def most_of(share: float, clients: int) -> int:
+    """How many clients a share of them is, rounded up, exactly as the share is written; one at least stays."""
+    return min(math.ceil(Fraction(str(share)) * clients), clients - 1)
 
 
 def bounds(clients: int, neighbours: int, threshold: int, corrupted: float, dropout: float) -> Degree:
@@ -92,7 +99,7 @@ def bounds(clients: int, neighbours: int, threshold: int, corrupted: float, drop
         raise StackError(
             f"threshold={threshold} is above the {k} neighbours and the client itself, who hold its shares; lower it"
         )
-    bad, gone = math.floor(corrupted * clients), math.floor(dropout * clients)
+    bad, gone = most_of(corrupted, clients), most_of(dropout, clients)
     exposed = clients * float(at_least(clients - 1, bad, k)[threshold])
     needed_gone = k - threshold + 1
     stuck = clients * float(at_least(clients - 1, gone, k)[needed_gone]) if needed_gone else float(gone > 0)
@@ -111,7 +118,9 @@ def _with_degree(n: int, k: int, bad: int, gone: int, exposed: float, stuck: flo
     fine = np.flatnonzero((opened + apart <= exposed) & (lost <= stuck))
     if not len(fine):
         return None
-    best = fine[np.argmin(np.maximum(opened[fine] / exposed, lost[fine] / stuck))]
+    worst = np.maximum(opened[fine] / exposed, lost[fine] / stuck)
+    tied = fine[worst == worst.min()]
+    best = tied[len(tied) // 2]
     return Degree(k, int(thresholds[best]), float(opened[best] + apart), float(lost[best]))
 
 

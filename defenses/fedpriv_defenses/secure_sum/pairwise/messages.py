@@ -19,9 +19,9 @@ ID, KEY, SIGNATURE, TAG = 4, 32, 64, 16
 _NONCE = bytes(12)  # every key seals one message
 
 
-def derived(secret: bytes, purpose: str, *numbers: int) -> bytes:
-    """32 bytes by HKDF (RFC 5869) from an agreed secret, for one purpose and, say, a round and two clients."""
-    info = purpose.encode() + struct.pack(f"<{len(numbers)}q", *numbers)
+def derived(secret: bytes, purpose: str, run: bytes, *numbers: int) -> bytes:
+    """32 bytes by HKDF (RFC 5869) from an agreed secret, for one purpose, run and, say, a round and two clients."""
+    info = purpose.encode() + run + struct.pack(f"<{len(numbers)}Q", *numbers)
     return HKDF(algorithm=SHA256(), length=KEY, salt=None, info=info).derive(secret)
 
 

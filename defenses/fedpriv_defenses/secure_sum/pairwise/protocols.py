@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from pydantic import Field
 from fedpriv.base.errors import StackError
 from fedpriv.defense.parties import Phase
 from fedpriv.defense.protocol import Opening
-from fedpriv_defenses.secure_sum.pairwise.graph import Degree, bounds, degree_for
+from fedpriv_defenses.secure_sum.pairwise.graph import Degree, bounds, degree_for, most_of
 from fedpriv_defenses.secure_sum.pairwise.session import MaskingSession
 from fedpriv_defenses.secure_sum.pairwise.settings import Masking
 
@@ -66,7 +67,7 @@ class PairwiseMasking(Masking):
     def degree(self, clients: int) -> Degree:
         """Everybody is everybody's neighbour."""
         least = 2 * clients // 3 + 1 if self.active else clients // 2 + 1
-        threshold = least if self.threshold is None else math.ceil(self.threshold * clients)
+        threshold = least if self.threshold is None else math.ceil(Fraction(str(self.threshold)) * clients)
         if self.active and threshold < least:
             raise StackError(
                 f"threshold={self.threshold:g} of {clients} clients is {threshold}, but against an active server "
@@ -74,6 +75,10 @@ class PairwiseMasking(Masking):
                 "threshold, or leave it out"
             )
         return Degree(clients - 1, threshold, 0.0, 0.0)
+
+    def most_gone(self, clients: int) -> int:
+        """As many as leave enough of them to finish."""
+        return clients
 
     def session(self, opening: Opening) -> MaskingSession:
         """See Protocol."""
@@ -95,8 +100,9 @@ class NeighbourMasking(Masking):
     the graph is drawn, contributions are computationally hidden but for their sum, except with probability
     2^-security_bits. It is not differential privacy.
 
-    Drop-out: at every stage, up to a share `dropout` in all, except with probability 2^-correctness_bits; more may end
-    the round, with nothing revealed.
+    Drop-out: at every stage, up to a share `dropout` in all (rounded up), except with probability 2^-correctness_bits.
+    If more go, or if those who have sent are no longer connected, the round is aborted before any share is revealed:
+    else the server could take the sum apart.
     """
 
     name: ClassVar[str] = "neighbour_masking"
@@ -130,6 +136,10 @@ class NeighbourMasking(Masking):
                 f"neighbours={self.neighbours} and threshold={self.threshold} belong together; give both or none"
             )
         return bounds(clients, self.neighbours, self.threshold, self.corrupted, self.dropout)
+
+    def most_gone(self, clients: int) -> int:
+        """What `dropout` allows; on the complete graph, as many as leave enough of them to finish."""
+        return clients if self.degree(clients).neighbours >= clients - 1 else most_of(self.dropout, clients)
 
     def session(self, opening: Opening) -> MaskingSession:
         """See Protocol."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature
@@ -16,14 +17,18 @@ from fedpriv_defenses.secure_sum.pairwise.client import (
     SEALED,
     SHARE,
     Rules,
+    digest_of_book,
     digest_of_seed,
     pair_key,
     survivors_statement,
 )
+from fedpriv_defenses.secure_sum.pairwise.graph import components
 from fedpriv_defenses.secure_sum.pairwise.messages import KEY, SIGNATURE
 
 #: Keystreams are taken off the sum this many at a time, so that their keys need little memory.
 _AT_ONCE = 256
+#: Sets of holders that are tried where some shares are false.
+_TRIED = 256
 
 
 class MaskingServer:
@@ -116,11 +121,20 @@ class MaskingServer:
         signature = messages.checked(message, f"the signature of client {client}", SIGNATURE)
         assert self.rules.identities is not None
         try:
-            statement = survivors_statement(self.rules.round, self.survivors_for(client))
+            statement = survivors_statement(self.rules, self.book(), self.survivors_for(client))
             self.rules.identities[client].verify(signature, statement)
         except InvalidSignature:
             raise MessageError(f"client {client}'s signature does not fit the survivors it was told") from None
         self._signatures[client] = signature
+
+    def book(self) -> bytes:
+        """The digest of all keys that masks were put on with, which clients sign."""
+        return digest_of_book({c: self._keys[c][: 2 * KEY] for c in self.sharing})
+
+    def parts(self) -> list[tuple[int, ...]]:
+        """The groups of survivors that masks still tie together; more than one, and the sum could be taken apart."""
+        alive = self._sent
+        return components(self.survivors, {c: set(self.included(c)) & alive for c in alive})
 
     @property
     def signed(self) -> tuple[int, ...]:
@@ -166,65 +180,88 @@ class MaskingServer:
     def _mask_keys(self) -> Iterator[tuple[bytes, int]]:
         """The masks that are still on the sum, as (key, -1 or 1): own ones of survivors, those towards the gone."""
         for client in self.survivors:
-            seed = self._recovered(client, "own mask")
-            if digest_of_seed(seed) != self._digests[client]:
-                raise MessageError(
-                    f"the shares of client {client}'s own mask give another seed than it has committed to: one of "
-                    "those who revealed them lies; run the round again without them"
-                )
-            yield seed, -1
+            yield self.recover_seed(client, self._shares.get(client, {})), -1
         for client in self.sharing:
             if client in self._sent:
                 continue
             towards = [c for c in self.included(client) if c in self._sent]
             if not towards:
                 continue
-            secret = X25519PrivateKey.from_private_bytes(self._recovered(client, "mask key"))
-            if secret.public_key().public_bytes_raw() != self.public_mask_key(client):
-                raise MessageError(
-                    f"the shares of client {client}'s mask key give another key than it has advertised: one of those "
-                    "who revealed them lies; run the round again without them"
-                )
+            secret = self.recover_key(client, self._shares.get(client, {}))
             for other in towards:
-                key = pair_key(secret, self.public_mask_key(other), self.rules.round, client, other)
+                key = pair_key(secret, self.public_mask_key(other), self.rules, client, other)
                 yield key, -1 if other > client else 1
 
     def public_mask_key(self, client: int) -> bytes:
         """The public key that a client's pairwise masks come from."""
         return self._keys[client][KEY : 2 * KEY]
 
-    def _recovered(self, client: int, what: str) -> bytes:
-        return recovered(self._shares.get(client, {}), self.holders(client), self.rules.threshold, client, what)
+    def recover_seed(self, client: int, shares: Mapping[int, bytes]) -> bytes:
+        """The seed of a client's own mask, as it has committed to it.
+
+        Raises:
+          MessageError: too few true shares.
+        """
+        return self._recovered(client, shares, "own mask", lambda seed: digest_of_seed(seed) == self._digests[client])
+
+    def recover_key(self, client: int, shares: Mapping[int, bytes]) -> X25519PrivateKey:
+        """A client's mask key, as it has advertised it.
+
+        Raises:
+          MessageError: too few true shares.
+        """
+
+        def fits(secret: bytes) -> bool:
+            public = X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+            return public == self.public_mask_key(client)
+
+        return X25519PrivateKey.from_private_bytes(self._recovered(client, shares, "mask key", fits))
+
+    def _recovered(self, client: int, shares: Mapping[int, bytes], what: str, fits: Callable[[bytes], bool]) -> bytes:
+        return recovered(shares, self.holders(client), self.rules.threshold, f"client {client}'s {what}", fits)
 
     def holders(self, client: int) -> tuple[int, ...]:
         """Who holds shares of a client's secrets, in the order of their points."""
         return tuple(sorted((*self.graph[client], client)))
 
 
-def recovered(shares: Mapping[int, bytes], holders: tuple[int, ...], threshold: int, client: int, what: str) -> bytes:
-    """A client's secret from shares by holder.
+def recovered(
+    shares: Mapping[int, bytes],
+    holders: tuple[int, ...],
+    threshold: int,
+    what: str,
+    fits: Callable[[bytes], bool],
+) -> bytes:
+    """A secret from shares by holder, some of which may be false: it is known which secret is the right one.
 
     Raises:
-      MessageError: too few, or they contradict each other.
+      MessageError: too few, or none of the subsets that were tried gives it.
     """
-    if len(shares) < threshold:
-        raise MessageError(
-            f"{len(shares)} shares of client {client}'s {what} are left, below threshold={threshold}; the sum stays "
-            "closed, run the round again with more clients or a lower threshold"
-        )
     places = {holder: i + 1 for i, holder in enumerate(holders)}
-    who = sorted(shares)
-    values = [shamir.FIELD.unpack(shares[c]) for c in who]
-    if any(v is None for v in values):
-        raise MessageError(f"a share of client {client}'s {what} is no element of the field")
-    rows = np.stack([v for v in values if v is not None])[:, None, :]
-    (secret,) = shamir.recover_strings(rows, [places[c] for c in who], threshold, KEY)
-    if secret is None:
+    read = {c: shamir.FIELD.unpack(share) for c, share in shares.items()}
+    values = {c: v for c, v in sorted(read.items()) if v is not None and len(v) == shamir.limbs(KEY)}
+    if len(values) < threshold:
         raise MessageError(
-            f"the shares of client {client}'s {what} do not fit together: one of {_named(who)} lies; run the "
-            "round again without them"
+            f"{len(values)} shares of {what} are left, below threshold={threshold}; the sum stays closed, run the "
+            "round again with more clients or a lower threshold"
         )
-    return secret
+    for chosen in _subsets(tuple(values), threshold):
+        rows = np.stack([values[c] for c in chosen])[:, None, :]
+        (secret,) = shamir.recover_strings(rows, [places[c] for c in chosen], threshold, KEY)
+        if secret is not None and fits(secret):
+            return secret
+    raise MessageError(
+        f"the shares of {what} do not fit together: some of {_named(list(values))} lie; run the round again without "
+        "them"
+    )
+
+
+def _subsets(holders: tuple[int, ...], threshold: int) -> Iterator[tuple[int, ...]]:
+    """Sets of holders to believe: all, all but one, then any `threshold` of them, up to a few hundred."""
+    yield holders
+    if len(holders) > threshold:
+        yield from (tuple(h for h in holders if h != odd) for odd in holders)
+        yield from itertools.islice(itertools.combinations(holders, threshold), _TRIED)
 
 
 def _named(clients: list[int]) -> str:

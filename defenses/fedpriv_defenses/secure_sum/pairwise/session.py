@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedpriv.base.errors import MessageError, StackError
 from fedpriv.defense.dealt import KEY_BYTES, Dealt
@@ -18,7 +18,7 @@ from fedpriv.defense.wire import Delivery, Payload
 from fedpriv_defenses.secure_sum.pairwise import messages
 from fedpriv_defenses.secure_sum.pairwise.client import SHARE, MaskingClient, Rules, pair_key
 from fedpriv_defenses.secure_sum.pairwise.graph import Degree, components, neighbours_of
-from fedpriv_defenses.secure_sum.pairwise.server import MaskingServer, recovered
+from fedpriv_defenses.secure_sum.pairwise.server import MaskingServer
 from fedpriv_defenses.secure_sum.pairwise.settings import Masking
 from fedpriv_defenses.secure_sum.ring import RingFormat
 
@@ -105,7 +105,8 @@ class MaskingSession(Session):
         self._keeps |= self.degree.exposed > _UNLIKELY
         identities = {c: Ed25519PrivateKey.generate() for c in numbers} if self._protocol.is_active else {}
         directory = {c: key.public_key() for c, key in identities.items()} if identities else None
-        rules = Rules(self.opening.round, self._form, self.degree.threshold, directory)
+        run = messages.digest(b"fedpriv run", str(self.opening.seed).encode())
+        rules = Rules(run, self.opening.round, self._form, self.degree.threshold, directory)
         self.server = MaskingServer(rules)
         for c in numbers:
             self.members[c] = MaskingClient(c, rules, identities.get(c))
@@ -140,13 +141,29 @@ class MaskingSession(Session):
                 f"{len(server.survivors)} of {len(self.opening.clients)} clients have sent, below min_clients="
                 f"{self._protocol.min_clients}; the sum stays closed, run the round again with more clients"
             )
+        advertised = len(self.members)
+        gone, most = advertised - len(server.survivors), self._protocol.most_gone(advertised)
+        if gone > most:
+            self.abort(
+                f"{gone} of {advertised} clients are gone, above the {most} of dropout for which the graph is safe; "
+                "the sum stays closed, run the round again, or with a higher dropout"
+            )
+        if len(parts := server.parts()) > 1:
+            self.abort(
+                f"those who have sent fall into {len(parts)} groups that no mask ties together, so the server could "
+                "take the sum apart; it stays closed, run the round again with more neighbours"
+            )
         signatures = server.signatures() if self._protocol.is_active else b""
         for c in self._numbers():
             if self._protocol.is_active and c not in server.signed:
                 continue
             told = self._down(c, server.survivors_for(c))
             theirs = self._down(c, signatures) if self._protocol.is_active else b""
-            server.take_shares(c, self._up(c, self.members[c].reveal(told, theirs)))
+            answer = self._up(c, self.members[c].reveal(told, theirs))
+            try:
+                server.take_shares(c, answer)
+            except MessageError:  # one that answers nonsense counts as gone: the others' shares may be enough
+                continue
         self._total = server.unmasked()
 
     def _need(self, clients: Collection[int], what: str) -> None:
@@ -178,6 +195,7 @@ class MaskingSession(Session):
         inside = {p.index for p in coalition if p.role == "client"}
         for c in sorted(inside):
             self.wire.received(client_party(c))  # raises if it was not watched
+        inside &= self.members.keys()  # others were gone before they had a key
         vectors: dict[int, bytes] = {}
         heard = list(self.wire.received(SERVER)) if SERVER in coalition else []
         if wire:
@@ -200,9 +218,13 @@ class MaskingSession(Session):
         """The server's view: it keeps a running sum."""
         assert self.server is not None
         clients = self.server.survivors
-        if self._total is None:
-            return (Sighting(kind="payloads", clients=clients, payloads=payloads),)
-        value = self._total.astype(np.uint64)
+        total = self._total
+        if total is None:
+            try:
+                total = self.server.unmasked()  # a round that was aborted too late for the sum to stay closed
+            except MessageError:
+                return (Sighting(kind="payloads", clients=clients, payloads=payloads),)
+        value = total.astype(np.uint64)
         return (Sighting(kind="sum", clients=clients, value=value, payloads=payloads),)
 
 
@@ -213,7 +235,7 @@ class _Knowledge:
         server = session.server
         assert server is not None
         self.server, self._session = server, session
-        self._form, self._round = session._form, session.opening.round
+        self._form = session._form
         shares: dict[str, dict[int, dict[int, bytes]]] = {"s": {}, "b": {}}
         for c in inside:
             for owner, (s, b) in session.members[c].shares_held().items():
@@ -223,18 +245,24 @@ class _Knowledge:
         for delivery in revealed:
             c = delivery.sender.index
             wanted = (*server.included(c), c)
-            for owner, share in messages.records(delivery.payload or b"", SHARE, "revealed shares", wanted).items():
+            try:
+                told = messages.records(delivery.payload or b"", SHARE, "revealed shares", wanted)
+            except MessageError:
+                continue
+            for owner, share in told.items():
                 kind = "b" if owner in survivors else "s"
                 shares[kind].setdefault(owner, {})[c] = share
         members = session.members
         self.seeds = {c: members[c].self_seed for c in inside}
         self.keys = {c: members[c].mask_key for c in inside}
         for owner, held in shares["b"].items():
-            if owner not in self.seeds and (secret := self._recovered(held, owner)) is not None:
-                self.seeds[owner] = secret
+            if owner not in self.seeds:
+                with suppress(MessageError):
+                    self.seeds[owner] = server.recover_seed(owner, held)
         for owner, held in shares["s"].items():
-            if owner not in self.keys and (secret := self._recovered(held, owner)) is not None:
-                self.keys[owner] = X25519PrivateKey.from_private_bytes(secret)
+            if owner not in self.keys:
+                with suppress(MessageError):
+                    self.keys[owner] = server.recover_key(owner, held)
 
     def sums(self, vectors: dict[int, bytes]) -> list[Sighting]:
         """The sums of every group whose masks are known, smallest ids first."""
@@ -266,10 +294,4 @@ class _Knowledge:
     def _pair(self, client: int, other: int) -> bytes:
         own, far = (client, other) if client in self.keys else (other, client)
         public = self.server.public_mask_key(far)
-        return pair_key(self.keys[own], public, self._round, client, other)
-
-    def _recovered(self, held: dict[int, bytes], owner: int) -> bytes | None:
-        try:
-            return recovered(held, self.server.holders(owner), self.server.rules.threshold, owner, "secret")
-        except MessageError:
-            return None
+        return pair_key(self.keys[own], public, self.server.rules, client, other)

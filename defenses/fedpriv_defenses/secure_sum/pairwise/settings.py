@@ -53,6 +53,10 @@ class Masking(Protocol):
     def degree(self, clients: int) -> Degree:
         """Neighbours and threshold for a round of that many clients."""
 
+    @abstractmethod
+    def most_gone(self, clients: int) -> int:
+        """How many of the clients that advertised may go before shares are revealed, for the graph to be safe."""
+
     def notes(self, plan: Plan) -> tuple[str, ...]:
         """How safe a full cohort is, and how likely it is to finish."""
         return (self.degree(plan.cohort).describe(plan.cohort),)
