@@ -204,7 +204,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("kind", "name", "says"),
     [
         ("attacks", "match", "Matches the update by L-BFGS"),
-        ("defenses", "top_k", "Sends only the largest coordinates"),
+        ("defenses", "keep_largest", "Sends only the largest coordinates"),
     ],
 )
 def test_the_installed_names_are_listed(installed: Path, tmp_path: Path, kind: str, name: str, says: str) -> None:
@@ -217,10 +217,10 @@ def test_the_installed_names_run(installed: Path, tmp_path: Path) -> None:
     content = {
         "name": "by_name",
         "setting": {"attack": "match(steps=5)", "exposure": {"images": 1, "knows": "labels"}},
-        "grid": {"defense": ["none", "top_k(fraction=0.1)"]},
+        "grid": {"defense": ["none", "keep_largest(fraction=0.1)"]},
     }
     (tmp_path / "by_name.yaml").write_text(yaml.safe_dump(content))
     said = run("-m", "fedpriv", "run", "by_name.yaml", "--out", "found", cwd=tmp_path, PYTHONPATH=str(installed))
     assert "[2/2]" in said
     with open(tmp_path / "found" / "arms.csv", newline="") as lines:
-        assert [arm["defense"] for arm in csv.DictReader(lines)] == ["none", "top_k(fraction=0.1)"]
+        assert [arm["defense"] for arm in csv.DictReader(lines)] == ["none", "keep_largest(fraction=0.1)"]

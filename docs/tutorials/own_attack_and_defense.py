@@ -176,7 +176,7 @@ with open(results / "arms.csv", newline="") as lines:
 # match = "my_plugins:Match"
 #
 # [project.entry-points."fedpriv.defenses"]
-# top_k = "my_plugins:TopK"
+# keep_largest = "my_plugins:TopK"
 # ```
 #
 # After `pip install ./my_plugins` (or `uv pip install ./my_plugins`) in this folder, the names stand beside
@@ -184,8 +184,8 @@ with open(results / "arms.csv", newline="") as lines:
 #
 # ```sh
 # fedpriv list attacks
-# fedpriv show top_k
-# fedpriv attack match --knows labels -d "top_k(fraction=0.3)"
+# fedpriv show keep_largest
+# fedpriv attack match --knows labels -d "keep_largest(fraction=0.3)"
 # ```
 #
-# and in the experiment file `match` and `top_k(fraction=0.3)` do in place of the dotted names.
+# and in the experiment file `match` and `keep_largest(fraction=0.3)` do in place of the dotted names.

@@ -333,6 +333,12 @@ def _unlabelled(held: View | Dossier) -> bool:
     return all(page.labels is None for page in pages_of(held))
 
 
+def _half_hidden(view: View) -> View:
+    visible = np.arange(view.model.spec.size) % 2 == 0
+    observed = None if view.observed is None else np.where(visible, view.observed, 0).astype(view.observed.dtype)
+    return dataclasses.replace(view, observed=observed, visible=visible)
+
+
 def _unnamed_bias(view: View) -> View:
     spec = dataclasses.replace(view.model.spec, names=view.model.spec.names[:-1], shapes=view.model.spec.shapes[:-1])
     return dataclasses.replace(view, model=dataclasses.replace(view.model, spec=spec))
@@ -351,6 +357,7 @@ def _two_steps(view: View) -> View:
 #: A view without one of its capabilities.
 WITHOUT: dict[Capability, Callable[[View], View]] = {
     Capability.REAL_UPDATE: lambda v: dataclasses.replace(v, kind="shares", observed=None),
+    Capability.WHOLE_UPDATE: _half_hidden,
     Capability.SINGLE_CLIENT: lambda v: dataclasses.replace(v, kind="sum", clients=2),
     Capability.LABELS: lambda v: dataclasses.replace(v, labels=None),
     Capability.NUM_EXAMPLES: lambda v: dataclasses.replace(v, num_examples=None),

@@ -30,7 +30,7 @@ class TopK(Defense):
     Log: `kept`, the share of the update's squared length that was sent.
     """
 
-    name: ClassVar[str] = "top_k"
+    name: ClassVar[str] = "keep_largest"
     paper: ClassVar[str] = "Aji, Heafield 2017, arXiv 1704.05021"
     adaptive_attack: ClassVar[str] = "dlg"
 
