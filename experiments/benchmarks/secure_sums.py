@@ -293,7 +293,7 @@ def draw(rows: Sequence[dict[str, Any]], out: Path) -> None:
                 log_x=True,
                 log_y=True,
             )
-            write_bytes(out.with_name(f"{out.stem}_{field}_{d}.png"), png(figure))
+            write_bytes(out.with_name(f"{out.stem}_{field}_{d}.png"), png(figure, dpi=120))
 
 
 if __name__ == "__main__":
