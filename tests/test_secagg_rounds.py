@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fedpriv.base.errors import CapabilityError, OverflowDetected, StackError
+from fedpriv.base.errors import CapabilityError, OverflowDetected, ParameterError, StackError
 from fedpriv.data.embedded import fashion_small
 from fedpriv.data.partition import Partition
-from fedpriv.defense.attrition import FixedAttrition
+from fedpriv.defense.attrition import FixedAttrition, PartiesAttrition
 from fedpriv.federation.federation import Federation
 from fedpriv.models.zoo import logistic
 from fedpriv.procedure.procedure import make_procedure
@@ -126,3 +126,38 @@ def test_an_update_that_is_not_finite_costs_the_round(data):
         Federation(model, data, sizes, wild, (), seed=1, on_nonfinite="abort")
     with pytest.raises(StackError, match="on_overflow='abort' needs a protocol"):
         Federation(model, data, sizes, wild, (make("fixed_point(range=1)"),), seed=1, on_overflow="abort")
+
+
+def test_what_a_protocol_sends_down_is_counted(data):
+    """6 clients: 2 keys and a sealed pair of shares of 5 others, and 4 bytes a survivor, besides the model."""
+    made, plain = federation(data, make("secagg(range=2)")), federation(data)
+    _, record = made.step(made.start(), evaluate=False)
+    _, bare = plain.step(plain.start(), evaluate=False)
+    assert record.bytes_down - bare.bytes_down == 6 * (5 * 68 + 5 * 100 + 6 * 4)
+
+
+def test_a_sum_over_one_client_is_warned_of(data):
+    made = federation(data, make("secret_sharing(range=2)"))
+    _, record = made.step(made.start(), evaluate=False, clients=[3])
+    assert any("a sum over one client is its update" in w for w in record.warnings)
+    _, record = made.step(made.start(), evaluate=False, clients=[3, 4])
+    assert not record.warnings
+
+
+def test_drop_outs_that_do_not_exist_are_refused(data):
+    with pytest.raises(ParameterError, match="there is no client 6; there are 6 clients, numbered from 0"):
+        federation(data, attrition=PartiesAttrition(gone=["client 6"]))
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    ["secagg(range=1)", "secagg_plus(range=1,neighbours=2,threshold=3,min_clients=1)", "secagg_plus(range=1)"],
+)
+def test_no_epsilon_where_aborting_depends_on_how_many_came(data, protocol):
+    parts = Partition("even", tuple(np.split(np.arange(24), 6)))
+    sampling = {"kind": "poisson", "rate": 0.5}
+    procedure = make_procedure(batch_size=None, weighting="uniform", sampling=sampling)
+    defenses = (make("central_dp(clip=1,noise_multiplier=1)"), make(protocol))
+    made = Federation(logistic((7, 7, 1), 10), data, parts, procedure, defenses, seed=1)
+    assert any("whether a round is aborted depends on how many clients took part" in w for w in made.line.refusals())
+    assert not [c for c in made.line.claims() if c.against == "released"]

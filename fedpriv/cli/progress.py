@@ -49,7 +49,7 @@ class RoundProgress:
             parts.append(f"epsilon {record.epsilon:.3g}")
         if record.dropped:
             parts.append(f"dropped {len(record.dropped)}")
-        if record.lost:
+        if record.lost and not record.aborted:
             parts.append(f"lost {len(record.lost)} of {record.cohort}")
         if record.aborted:
             parts.append(f"aborted: {record.aborted}")

@@ -222,9 +222,10 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     loss = "none (nobody trained)" if last.loss is None else f"{last.loss:.4f}"
     typer.echo(f"{len(history.records)} rounds: test {quality.label.lower()} {said}, training loss {loss}")
     typer.echo(f"Sent {sent / 1e6:.1f} MB up and {received / 1e6:.1f} MB down.")
-    lost, aborted = sum(len(r.lost) for r in history.records), sum(bool(r.aborted) for r in history.records)
+    aborted = sum(bool(r.aborted) for r in history.records)
+    lost = sum(len(r.lost) for r in history.records if not r.aborted)
     if lost or aborted:
-        typer.echo(f"Clients dropped out {lost} times; {aborted} rounds were aborted and changed nothing.")
+        typer.echo(f"Updates that came into no sum of a finished round: {lost}. Rounds that were aborted: {aborted}.")
     for warning, rounds in warnings_of(r.warnings for r in history.records).items():
         typer.echo(f"Warning, in {rounds} of {len(history.records)} rounds: {warning}.")
     ledger = history.ledger

@@ -41,6 +41,9 @@ class Attrition(Plugin):
           parties: its parties but for the clients, which differ from round to round.
         """
 
+    def check_population(self, population: int) -> None:
+        """Raises ParameterError if this rule names a client beyond the population."""
+
 
 class NoAttrition(Attrition):
     """Everybody stays to the end."""
@@ -142,6 +145,14 @@ class PartiesAttrition(Attrition):
             if Party.parse(name) not in parties and Party.parse(name).role != "client":
                 known = [*map(str, parties), "client 0"]
                 raise ParameterError(f"attrition '{self.name}': there is no {name}.{did_you_mean(name, known)}")
+
+    def check_population(self, population: int) -> None:
+        """See Attrition."""
+        for party in map(Party.parse, self.gone):
+            if party.role == "client" and party.index >= population:
+                raise ParameterError(
+                    f"attrition '{self.name}': there is no {party}; there are {population} clients, numbered from 0"
+                )
 
 
 def draw(seed: int, purpose: str, round: int, phase: Phase, party: Party) -> int:

@@ -245,6 +245,7 @@ class Collector:
             log={name: _mean(values, count) for name, values in self.log.items() if count},
             tally=tally,
             bytes_up=sent,
+            bytes_down=0 if self.session is None else self.session.wire.bytes(receiver="client"),
             updates=self.updates,
             own={c: self.own[c] for c in survivors if c in self.own},
         )

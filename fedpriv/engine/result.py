@@ -56,6 +56,7 @@ class CohortResult:
       log: cohort means of what the defenses reported.
       tally: sums over the survivors of the defenses' tallies.
       bytes_up: bytes all clients sent.
+      bytes_down: bytes that all clients were sent by a protocol, besides the model.
       updates: `[d]` float array for each client whose message was asked for (after the client's defenses).
       own: next own states of the survivors, where defenses keep any.
       aggregate: what the aggregator made, if one ran.
@@ -71,6 +72,7 @@ class CohortResult:
     log: dict[str, float] = field(default_factory=dict)
     tally: dict[str, float] = field(default_factory=dict)
     bytes_up: int = 0
+    bytes_down: int = 0
     updates: dict[int, np.ndarray] = field(default_factory=dict)
     own: dict[int, Leaves] = field(default_factory=dict)
     aggregate: Aggregate | None = None

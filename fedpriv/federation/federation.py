@@ -116,6 +116,7 @@ class Federation:
                 f"{len(self.train)}; partition this dataset's own labels"
             )
         sampling.check(self.procedure.sampling, len(sizes))
+        self.attrition.check_population(len(sizes))
         self._check_aggregator()
         for defense in self.defenses:
             for part in defense.parts() if isinstance(defense, Defense) else ():

@@ -74,7 +74,7 @@ bytes_up = Measured(
     Measured on the messages themselves: secret shares for k aggregators count k times.
     """,
 )
-bytes_down = Measured("bytes_down", "Bytes the server sent to all of a round's clients: the model and any state.")
+bytes_down = Measured("bytes_down", "Bytes sent to a round's clients: the model, and what a protocol sends them.")
 epsilon = Measured(
     "epsilon",
     """Privacy spent so far: epsilon at the ledger's delta, composed over rounds under the sampling actually used.

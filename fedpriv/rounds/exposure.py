@@ -156,8 +156,8 @@ class Exposure:
 
     def silence(self, trial: int) -> str:
         """Why nothing was observed in a trial that was run."""
-        reasons = self._silent.get(trial) or ["nobody took part in a round"]
-        return f"the adversary saw nothing: {reasons[0]}"
+        reasons = self._silent.get(trial) or ["nobody else took part in a round, or nothing of theirs reached it"]
+        return f"the adversary saw nothing of others: {reasons[0]}"
 
     def _members(self, trial: int) -> range:
         return range(trial * self.population, (trial + 1) * self.population)

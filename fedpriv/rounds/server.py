@@ -316,9 +316,13 @@ class ServerRounds:
             accuracy=accuracy,
             seconds=time.perf_counter() - began,
             bytes_up=result.bytes_up,
-            bytes_down=len(cohort) * weights.nbytes,
+            bytes_down=len(cohort) * weights.nbytes + result.bytes_down,
             metrics=metrics,
-            warnings=self._warnings(metrics) + self._warned_of(lost if clients is None else [], number, result),
+            warnings=[
+                *self._warnings(metrics),
+                *self._warned_of(lost if clients is None else [], number, result),
+                *self._warned_of_one(result),
+            ],
             observations=observations,
         )
         own = state.clients.after(result.own, number)
@@ -341,6 +345,13 @@ class ServerRounds:
             return []
         said = selection.warn(len(federation.partition), federation.seed or 0, number, gone)
         return [said] if said else []
+
+    def _warned_of_one(self, result: CohortResult) -> list[str]:
+        """That a secure sum over one client hides nothing."""
+        protocol = self.line.protocol
+        if protocol is None or result.aborted or len(result.survivors) != 1:
+            return []
+        return [f"{protocol.name}: a sum over one client is its update; min_clients=2 would abort such a round"]
 
     def close(self) -> None:
         """Ends the engine's processes, if it has any."""

@@ -110,11 +110,11 @@ def episodes(
     """
     found = []
     for dossier in dossiers(o.view for o in observations):
-        own = dossier.adversary.at.holds_data_of()
+        own = dossier.adversary.at.own_clients()
         ours = [o for o in observations if o.view.adversary == dossier.adversary]
         wanted = {c for o in ours for c in o.truth.clients} if clients is None else set(clients)
         warnings = tuple(dict.fromkeys(w for o in ours for w in o.warnings))
-        found.append(Episode(dossier, _truth(federation, sorted(wanted - {own})), warnings))
+        found.append(Episode(dossier, _truth(federation, sorted(wanted - own)), warnings))
     return found
 
 

@@ -104,6 +104,11 @@ class Position(Written):
         """The client whose own examples it has, or None."""
         return None
 
+    def own_clients(self) -> frozenset[int]:
+        """The clients that are its own, whose examples it need not look for."""
+        holder = self.holds_data_of()
+        return frozenset() if holder is None else frozenset({holder})
+
     def names_members(self) -> bool:
         """Whether clients send to it under names that last, so that it knows who is in a sum."""
         return False
@@ -252,11 +257,15 @@ class Coalition(Position):
 
     def sees(self, passage: Passage) -> list[Seen]:
         """What the protocol's messages to the members tell together, without the members' own contributions."""
-        own = {p.index for p in self.parties() if p.role == "client"}
+        own = self.own_clients()
         seen = _with_members(passage.seen_by(self.parties()))
         found = [s for s in seen if set(s.clients) - own]
         others = [s for s in found if not set(s.clients) & own]
         return others or found
+
+    def own_clients(self) -> frozenset[int]:
+        """Its members among the clients."""
+        return frozenset(p.index for p in self.parties() if p.role == "client")
 
     def check(self, federation: Federation) -> None:
         """Refuses parties that no protocol has, and clients beyond the population."""

@@ -96,6 +96,11 @@ class SparseFirstLayer(Attack):
             raise CapabilityError(
                 f"the first dense layer '{layer.kernel_name}' has no bias, whose gradient this divides by; use 'dlg'"
             )
+        if view.num_examples is not None and max(view.num_examples) > 1:
+            raise CapabilityError(
+                f"attack '{self.name}' tells clients of one example apart, but a client here has "
+                f"{max(view.num_examples)}; use 'first_layer' or 'modern'"
+            )
         clients = self._clients(layer)
         n = None if view.num_examples is None else view.total_examples
         clients = sorted(clients, key=lambda c: -len(c.units))[:n]

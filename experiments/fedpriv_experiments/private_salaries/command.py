@@ -86,7 +86,7 @@ def learned(people: str = "", newcomer: str = "", seed: int = 0) -> Lessons:
         histograms=lessons.histograms(len(members)),
         failures=lessons.failures(members),
         differences=[one, lessons.difference(members, crowd)],
-        noised=lessons.noised(new, seed),
+        noised=lessons.noised(new, seed, people=members),
         carried=update.carried(seed),
     )
 

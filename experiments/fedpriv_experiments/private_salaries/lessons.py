@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -184,23 +185,28 @@ class Noised:
     """What normal noise on each published sum does.
 
     Attributes:
+      cut: the largest salary that counts; more is cut to it.
       deviation: of the noise.
       guesses: at the newcomer's salary, from the difference of two sums with noise, one a repetition.
       errors: standard deviation of the mean's error, by the size of the group.
     """
 
+    cut: int
     deviation: float
     guesses: np.ndarray
     errors: dict[int, float]
 
 
-def noised(newcomer: Person, seed: int, draws: int = DRAWS) -> Noised:
+def noised(newcomer: Person, seed: int, draws: int = DRAWS, people: Sequence[Person] = ()) -> Noised:
     """Noise for (EPSILON, DELTA)-differential privacy of both sums together, if a newcomer comes or not."""
-    deviation = CLIP * noise_for(EPSILON, rounds=2, delta=DELTA, rate=1.0)
+    highest = max(p.salary for p in (newcomer, *people))
+    cut = CLIP if highest <= CLIP else 10 ** math.ceil(math.log10(highest))
+    deviation = cut * noise_for(EPSILON, rounds=2, delta=DELTA, rate=1.0)
     rng = generator(seed, Purpose.SERVER)  # shows what noise does; noise that protects comes from secret bits
     drawn = rng.normal(0.0, deviation, (2, draws))
     return Noised(
+        cut,
         deviation,
-        min(newcomer.salary, CLIP) + drawn[1] - drawn[0],
+        min(newcomer.salary, cut) + drawn[1] - drawn[0],
         {n: deviation / n for n in (5, 100, 10_000, 1_000_000)},
     )

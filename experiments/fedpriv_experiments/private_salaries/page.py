@@ -11,7 +11,6 @@ from fedpriv.report.page import Figure, Report, Section, Table, show
 from fedpriv_experiments.private_salaries.figures import newcomer_figure, shares_figure
 from fedpriv_experiments.private_salaries.group import LIMIT, Person
 from fedpriv_experiments.private_salaries.lessons import (
-    CLIP,
     DELTA,
     DRAWS,
     EPSILON,
@@ -289,7 +288,7 @@ def _two_runs(found: Lessons) -> Section:
         {"newcomers": d.newcomers, "before": int(d.before), "after": int(d.after), "known": d.known}
         for d in found.differences
     ]
-    errors = [{"people": n, "error": e, "share": e / CLIP} for n, e in noise.errors.items()]
+    errors = [{"people": n, "error": e, "share": e / noise.cut} for n, e in noise.errors.items()]
     return Section(
         "What goes wrong: two runs with one person more",
         paragraphs=[
@@ -299,7 +298,8 @@ def _two_runs(found: Lessons) -> Section:
             "What helps? First: change the group by many or not at all. The second line of the table has "
             f"{many.newcomers} newcomers. The difference then tells only their mean.",
             "Second: add noise to each sum. Differential privacy says how much. Here each salary is cut to at most "
-            f"{CLIP:,}, and the noise has a standard deviation of {show(noise.deviation, ',.0f')}: then both sums "
+            f"{noise.cut:,} (a round number that is agreed before anybody looks), and the noise has a standard "
+            f"deviation of {show(noise.deviation, ',.0f')}: then both sums "
             f"together keep an epsilon of {EPSILON:g} (delta {DELTA:g}) about whether {new.name} is there. The figure "
             "shows what the difference of two noisy sums tells.",
             "Noise that hides one person in a group of five also hides the mean of five. It does not grow with the "
@@ -327,7 +327,7 @@ def _two_runs(found: Lessons) -> Section:
             Table(
                 errors,
                 caption="The same noise on the sum of larger groups",
-                names={"people": "people", "error": "typical error of the mean", "share": f"of {CLIP:,}"},
+                names={"people": "people", "error": "typical error of the mean", "share": f"of {noise.cut:,}"},
                 formats={"people": ",d", "error": ",.2f", "share": ".3%"},
             ),
         ],

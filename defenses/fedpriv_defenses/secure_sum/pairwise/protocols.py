@@ -15,6 +15,9 @@ from fedpriv_defenses.secure_sum.pairwise.graph import Degree, bounds, degree_fo
 from fedpriv_defenses.secure_sum.pairwise.session import MaskingSession
 from fedpriv_defenses.secure_sum.pairwise.settings import Masking
 
+#: Cohorts of this many clients have a safe degree, or none has.
+_SMALL = 1000
+
 
 class PairwiseMasking(Masking):
     """Secure aggregation with masks between all pairs of clients, which cancel in the sum.
@@ -136,6 +139,19 @@ class NeighbourMasking(Masking):
                 f"neighbours={self.neighbours} and threshold={self.threshold} belong together; give both or none"
             )
         return bounds(clients, self.neighbours, self.threshold, self.corrupted, self.dropout)
+
+    @property
+    def least_clients(self) -> int:
+        """As many as `min_clients` and `threshold` say, and as have a safe degree."""
+        least = max(self.min_clients, self.threshold or 1)
+        while least < _SMALL:
+            try:
+                self.degree(least)
+            except StackError:
+                least += 1
+            else:
+                break
+        return least
 
     def most_gone(self, clients: int) -> int:
         """What `dropout` allows; on the complete graph, as many as leave enough of them to finish."""
