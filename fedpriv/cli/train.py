@@ -225,7 +225,7 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     aborted = sum(bool(r.aborted) for r in history.records)
     lost = sum(len(r.lost) for r in history.records if not r.aborted)
     if lost or aborted:
-        typer.echo(f"Updates that came into no sum of a finished round: {lost}. Rounds that were aborted: {aborted}.")
+        typer.echo(f"Clients dropped out {lost} times; {aborted} rounds were aborted and changed nothing.")
     for warning, rounds in warnings_of(r.warnings for r in history.records).items():
         typer.echo(f"Warning, in {rounds} of {len(history.records)} rounds: {warning}.")
     ledger = history.ledger
