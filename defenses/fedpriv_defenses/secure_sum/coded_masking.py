@@ -65,8 +65,9 @@ class CodedMasking(Protocol):
     Faults: a message that is changed, cut, sent twice or to the wrong client ends the round; an answer in `recover`
     that is none counts as a client that is gone. More than U answers that contradict each other end the round too; from
     U + 2 on it is said whose is false, if one alone is. A curious server then still finds the sum by leaving out the
-    false answers: of m it can tell (m - U) // 2, and of U + 1 mostly one. With exactly U answers a false one cannot be seen, unless the
-    sum that comes out is larger than contributions can add up to. A false contribution cannot be seen either.
+    false answers: of m it can tell (m - U) // 2, and of U + 1 mostly one. With exactly U answers a false one cannot be
+    seen, unless the sum that comes out is larger than contributions can add up to. A false contribution cannot be seen
+    either.
 
     Memory: every client keeps a piece of every other's mask: n^2 d / (U - T) elements in the whole cohort, of 4 bytes
     (2^31 - 1) or 8.
