@@ -393,6 +393,7 @@ def test_what_a_curious_server_makes_of_answers_that_contradict_each_other():
         (1, (2,), flipped(4), True),
         (1, (2,), flipped(1), False),
         (2, (0, 2, 4), elsewhere, False),
+        (3, (2, 4), elsewhere, False),
     )
     for dropouts, false, change, opened in cases:
         protocol = CodedMasking(colluders=1, dropouts=dropouts, bits=16)

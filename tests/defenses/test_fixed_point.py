@@ -160,7 +160,7 @@ def test_ranges_beyond_float32_are_refused_with_those_that_work(word):
         assert 0 < at.step < at.limit < np.inf
         decoded = there_and_back(codec, [np.float32(limit), -np.float32(limit), 1.0], plan_of(2, 100))
         np.testing.assert_allclose(decoded[:2], [limit, -limit], rtol=1e-6)
-    with pytest.raises(ParameterError, match="word: range=none takes the L2 bound .* 1e-40 is beyond what"):
+    with pytest.raises(ParameterError, match=r"word: range=none takes the L2 bound .* 1e-40 is beyond what"):
         FixedPoint(range=None).settled(Real(l2=1e-40), plan_of(4, 100), "word")
 
 

@@ -424,6 +424,15 @@ def test_a_holder_that_works_with_the_server_has_its_own_sum_whether_it_arrived_
         assert all(s.value is None for s in session.seen_by([SERVER, parties[-1]]))
 
 
+def test_the_server_has_the_sum_if_only_its_telling_fails(protocol):
+    lost = Interference(in_transit=lambda d: None if d.sender == SERVER else d.payload)
+    session, outcome = run(protocol, interference=lost)
+    assert isinstance(outcome, Aborted)
+    (seen,) = session.seen_by([SERVER])
+    np.testing.assert_array_equal(seen.value, TOTAL)
+    assert all(s.value is None for s in session.seen_by(holders(session)[:1]))
+
+
 @pytest.mark.parametrize("change", [lambda m: m * 2, lambda m: m[:-1], lambda m: b"\xff" * len(m), lambda m: b""])
 def test_a_message_that_is_no_share_is_none_for_a_coalition(protocol, change):
     parties = holders(run(protocol)[0])

@@ -162,7 +162,8 @@ class HoldersSession(Session):
     Attributes:
       holders: the parties that get shares; where these are all clients of the round, known as it begins.
       accused: holders whose sums did not come or did not fit the others', and were left out; with Shamir's sharing
-        only. It may also be a client's doing that gave such a holder another share.
+        only. It may also be a client's doing that gave such a holder another share. Of s sums, at most (s - t) / 2 may
+        be false for this to hold: more liars who collude can have an honest holder accused, and a wrong sum believed.
     """
 
     def __init__(self, protocol: SharedSum, opening: Opening) -> None:
