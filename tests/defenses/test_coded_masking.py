@@ -434,7 +434,9 @@ def test_each_step_of_a_client_runs_once_and_in_order():
 
 
 def test_shares_of_a_cohort_are_counted_exactly():
-    for share, n, count in ((0.29, 100, 29), (0.28, 25, 7), (0.07, 100, 7), (0.9999999999, 10, 9), (1e-10, 10**10, 1)):
+    decimals = ((0.29, 100, 29), (0.28, 25, 7), (0.07, 100, 7), (0.9999999999, 10, 9), (1e-10, 10**10, 1))
+    fractions = ((1 / 3, 3, 1), (2 / 3, 9, 6), (1 / 7, 700, 100), (0.3333, 3, 0))
+    for share, n, count in decimals + fractions:
         assert CodedMasking(colluders=share, dropouts=0).thresholds().of(n)[0] == count
 
 

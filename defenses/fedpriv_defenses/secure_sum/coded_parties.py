@@ -47,8 +47,12 @@ class Thresholds:
 
 
 def _count(value: float, clients: int) -> int:
-    # The decimal that was written: as floats, 0.29 * 100 is below 29.
-    return int(value) if value >= 1 else int(Fraction(str(value)) * clients)
+    if value >= 1:
+        return int(value)
+    # What was meant: as floats, 0.29 * 100 is below 29. A third is the fraction, and not its first 16 decimals.
+    written = Fraction(str(value))
+    simple = written.limit_denominator(10_000)
+    return int((simple if float(simple) == value else written) * clients)
 
 
 class Round:
