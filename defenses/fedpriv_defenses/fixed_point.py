@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
@@ -29,6 +29,18 @@ COARSE = 0.9
 
 #: How far float32 rounding takes a coordinate beyond the norm that its vector was clipped to, relative to it.
 ROUNDING = 1e-6
+
+
+def _float32(value: float) -> float:
+    """Refuses a range that the float32 values of an update cannot be told to keep."""
+    limits = np.finfo(np.float32)
+    if not float(limits.tiny) <= value <= float(limits.max):
+        raise ValueError(f"{value:g} is beyond what float32 updates resolve; give a range from 1.2e-38 to 3.4e+38")
+    return value
+
+
+#: A largest absolute coordinate.
+Range = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_float32)]
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ class FixedPoint(Codec):
             "example counts stay exact."
         ),
     )
-    range: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    range: Range | None = Field(
         default=16.0,
         description=(
             "largest absolute coordinate of a contribution (the update times the client's weight, which is at most "
@@ -112,7 +124,11 @@ class FixedPoint(Codec):
                     f"{speaker}: range=none takes the L2 bound on a client's update, and nothing bounds it here; put "
                     "clip(norm=...) before it, or give range"
                 )
-            found = found.with_(range=given.l2)
+            try:
+                found = found.with_(range=given.l2)
+            except pydantic.ValidationError as e:
+                why = e.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ParameterError(f"{speaker}: range=none takes the L2 bound on a client's update, but {why}") from e
         if found.bits is None:
             found = found.with_(bits=found._fewest_bits(plan, speaker))
         return found

@@ -307,6 +307,89 @@ def test_a_key_holder_that_tells_another_sum_is_found_out(protocol, signed, one_
     assert [s.kind for s in session.seen_by([SERVER])] == ["payloads"]
 
 
+def tampered_roll(change):
+    """The server names other clients to the key holder than are in the sum."""
+    asked = lambda d: d.phase == "decrypt" and d.receiver == KEY_HOLDER  # noqa: E731
+    return replaced(asked, lambda m: bytes([m[0] ^ change]) + m[1:])
+
+
+@BOTH
+def test_a_roll_that_is_false_ends_the_round_and_hides_nothing_from_who_has_key_and_ciphertexts(
+    protocol, signed, one_key
+):
+    cases = ((0x80, None, (0, 1, 2)), (0x20, [0, 1], (0, 1)))  # client 0 is left out; client 2, who sent none, is named
+    for change, sends, there in cases:
+        session, outcome = meddled(protocol, signed, tampered_roll(change), sends=sends)
+        assert "known to the server or to the key holder, but not to both" in outcome.reason
+        assert [s.kind for s in session.seen_by([SERVER])] == ["payloads"]
+        (seen,) = session.seen_by([KEY_HOLDER])
+        assert (seen.kind, seen.clients) == ("sum", there)
+        np.testing.assert_array_equal(seen.value, ring(protocol, signed[list(there)].sum(0)))
+        together = session.seen_by([SERVER, KEY_HOLDER])
+        assert [(s.kind, s.clients) for s in together] == [("client", (c,)) for c in there]
+        np.testing.assert_array_equal([s.value for s in together], ring(protocol, signed[list(there)]))
+        whole, *rest = session.seen_by([KEY_HOLDER, client(2)])
+        assert whole.clients == there
+        assert [s.clients for s in rest] == ([(0, 1)] if 2 in there else [])
+
+
+@BOTH
+def test_a_seed_that_does_not_fit_ends_the_round_and_hides_nothing_from_the_key_holder(protocol, signed, one_key):
+    false = replaced(from_client(1, to=KEY_HOLDER), lambda m: bytes(len(m)))
+    session, outcome = meddled(protocol, signed, false)
+    assert "does not carry the tags of its clients" in outcome.reason
+    (seen,) = session.seen_by([KEY_HOLDER])
+    assert (seen.kind, seen.clients) == ("sum", (0, 1, 2))
+    np.testing.assert_array_equal(seen.value, ring(protocol, signed.sum(0)))
+    together = session.seen_by([SERVER, KEY_HOLDER])
+    np.testing.assert_array_equal([s.value for s in together], ring(protocol, signed))
+
+
+@BOTH
+def test_a_key_holder_sees_whose_sum_it_was_sent_in_place_of_the_one_named(protocol, signed, one_key):
+    received = {}
+    public = _scheme(protocol, 3).generate().public  # the round's, which is made once
+    for wanted in ((1,), (0, 2)):
+
+        def change(d, wanted=wanted):
+            if d.phase == "encrypt" and d.receiver == SERVER:
+                received[d.sender.index] = d.payload[32:]
+            if d.phase != "decrypt" or d.sender != SERVER:
+                return d.payload
+            first, *others = (public.read(received[c][4:]) for c in wanted)
+            for other in others:
+                first = public.add(first, other)
+            body = public.write(first)
+            return d.payload[: 1 + 32] + len(body).to_bytes(4, "little") + body
+
+        session, outcome = meddled(protocol, signed, change)
+        assert isinstance(outcome, Aborted)
+        (seen,) = session.seen_by([KEY_HOLDER])
+        assert (seen.kind, seen.clients) == ("sum", wanted)
+        np.testing.assert_array_equal(seen.value, ring(protocol, signed[list(wanted)].sum(0)))
+
+
+@BOTH
+def test_a_message_that_claims_another_key_is_opened_all_the_same_by_who_has_its_key(protocol, signed, one_key):
+    claims = lambda m: bytes(32) + m[32:]  # noqa: E731
+    session, outcome = meddled(protocol, signed, replaced(from_client(1), claims))
+    assert "is encrypted under another key" in outcome.reason
+    seen = session.seen_by([SERVER, KEY_HOLDER])
+    assert [s.clients for s in seen] == [(0,), (1,)]
+    np.testing.assert_array_equal([s.value for s in seen], ring(protocol, signed[:2]))
+
+
+@BOTH
+def test_too_few_bits_for_the_cohort_are_refused_when_the_federation_is_made(protocol):
+    few = protocol.model_copy(update={"bits": 8})
+    few.check(plan_of(127))
+    with pytest.raises(ParameterError, match="word: bits=8 cannot hold a sum over 130 clients; use bits >= 9, or"):
+        few.check_as(plan_of(130), "word")
+    protocol.model_copy(update={"bits": 9}).check(plan_of(130))
+    with pytest.raises(ParameterError, match=f"{protocol.name}: bits=8 cannot hold a sum over 130 clients"):
+        few.open(plan_of(130), range(130), round=0, seed=0)
+
+
 def _damage(data, payload, earlier):
     kind = data.draw(st.sampled_from(["flip", "cut", "longer", "random", "gone", "earlier"]))
     if kind == "gone":

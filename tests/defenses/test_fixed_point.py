@@ -1,6 +1,7 @@
 from fractions import Fraction
 
 import numpy as np
+import pydantic
 import pytest
 from fedpriv_defenses.clip import Clip
 from fedpriv_defenses.fixed_point import FixedPoint, finest_power_of_two
@@ -145,6 +146,22 @@ def test_parameters_that_could_overflow_are_refused_with_what_would_fit():
         FixedPoint(bits=64, range=1.0, resolution=1e-18).check(plan_of(2))
     with pytest.raises(ParameterError, match="finer than float64"):
         FixedPoint(bits=64, range=1e30, resolution=1e-300).check(plan_of(2))
+
+
+@pytest.mark.parametrize("word", [FixedPoint, SecretSharing])
+def test_ranges_beyond_float32_are_refused_with_those_that_work(word):
+    for limit in (1e300, 1e39, 3.5e38, 1e-39, 1e-46, 5e-324):
+        with pytest.raises(pydantic.ValidationError, match=r"give a range from 1\.2e-38 to 3\.4e\+38"):
+            word(range=limit)
+    for limit in (1.2e-38, 3.4e38):
+        word(range=limit).check(plan_of(2, 100))
+        codec = FixedPoint(range=limit)
+        at = codec.steps(plan_of(2, 100))
+        assert 0 < at.step < at.limit < np.inf
+        decoded = there_and_back(codec, [np.float32(limit), -np.float32(limit), 1.0], plan_of(2, 100))
+        np.testing.assert_allclose(decoded[:2], [limit, -limit], rtol=1e-6)
+    with pytest.raises(ParameterError, match=r"word: range=none takes the L2 bound .* 1e-40 is beyond what"):
+        FixedPoint(range=None).settled(Real(l2=1e-40), plan_of(4, 100), "word")
 
 
 def test_the_advice_given_for_an_overflow_is_right():

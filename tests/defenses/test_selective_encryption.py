@@ -59,9 +59,12 @@ def test_a_weight_that_differs_in_the_clear_ends_the_round():
             return d.payload[:at] + (1).to_bytes(4, "little") + d.payload[at + 4 :]
         return d.payload
 
-    _, outcome = run(FIRST, signed, interference=Interference(by_sender=heavier))
+    session, outcome = run(FIRST, signed, interference=Interference(by_sender=heavier), watched=[SERVER])
     assert isinstance(outcome, Aborted)
     assert outcome.reason.startswith("the weights that clients sent in the clear do not sum to those")
+    *_, whole = session.seen_by([SERVER])  # the sum itself has passed the check
+    assert (whole.kind, whole.clients) == ("sum", (0, 1))
+    np.testing.assert_array_equal(whole.value, ring(FIRST, signed.sum(0)))
 
 
 def test_choices_are_the_same_for_all_and_of_the_size_that_was_asked_for():

@@ -55,6 +55,43 @@ def test_as_many_lies_as_can_be_told_are_and_one_more_ends_the_round():
     assert session.seen_by([SERVER]) == ()
 
 
+def test_beyond_what_is_guaranteed_liars_who_collude_have_an_honest_holder_accused():
+    """Of s sums, ceil((s - t) / 2) false ones never pass; one more that are made up together may."""
+    p = 2**31 - 1
+
+    def colluding(liars, silent):
+        """Lies that lie on a polynomial that is 1 at 0, and 0 at the points of the `silent` ones."""
+
+        def lie(delivery):
+            if delivery.sender not in map(aggregator, liars) or delivery.phase != "publish":
+                return delivery.payload
+            if delivery.receiver != SERVER:
+                return delivery.payload
+            x, push = delivery.sender.index + 1, 1
+            for zero in silent:
+                push = push * (zero + 1 - x) * pow(zero + 1, -1, p) % p
+            values = np.frombuffer(delivery.payload, "<u4").copy()
+            values[0] = (int(values[0]) + push) % p
+            return values.tobytes()
+
+        return Interference(by_sender=lie)
+
+    five = ShamirSharing(bits=20, aggregators=5, threshold=3)
+    session, outcome = run(five, interference=colluding((0, 1), (3, 4)))
+    assert isinstance(outcome, Revealed)
+    assert int(outcome.total[0]) == int(TOTAL[0]) + 1
+    assert session.accused == (aggregator(2),)  # who was honest
+    session, outcome = run(five, interference=colluding((0,), (3, 4)))  # floor((5 - 3) / 2)
+    np.testing.assert_array_equal(outcome.total, TOTAL)
+    assert session.accused == (aggregator(0),)
+    six = five.with_(aggregators=6)
+    for liars in itertools.combinations(range(6), 2):  # ceil((6 - 3) / 2)
+        silent = [c for c in range(6) if c not in liars][:2]
+        session, outcome = run(six, interference=colluding(liars, silent))
+        assert isinstance(outcome, Aborted)
+        assert session.accused == ()
+
+
 def test_one_holder_to_spare_sees_a_lie_and_none_does_not():
     spare, exact = MANY.with_(aggregators=3), MANY.with_(aggregators=2)
     session, outcome = run(spare, interference=liars(aggregator(2)))

@@ -398,6 +398,64 @@ def test_what_differs_in_whose_shares_it_has_ends_the_round():
         run(SHAPES["shamir, clients"], np.array([[0, 1], [2**20, 0], [0, 0]], np.uint64))
 
 
+def losing(session_holders):
+    """The sums that these holders publish are lost on the way."""
+
+    def lose(delivery):
+        lost = delivery.phase == "publish" and delivery.receiver == SERVER and delivery.sender in session_holders
+        return None if lost else delivery.payload
+
+    return Interference(in_transit=lose)
+
+
+def test_a_holder_that_works_with_the_server_has_its_own_sum_whether_it_arrived_or_not(protocol):
+    parties = holders(run(protocol)[0])
+    needed = run(protocol)[0].scheme.needed
+    lost = parties[: len(parties) - needed + 1]  # one more than can be spared
+    session, outcome = run(protocol, interference=losing(lost))
+    assert isinstance(outcome, Aborted)
+    assert all(s.value is None for s in session.seen_by([SERVER]))
+    seen = session.seen_by([SERVER, lost[0]])
+    assert [s.kind for s in seen] == ["sum"] * (1 + (lost[0].role == "client"))
+    np.testing.assert_array_equal(seen[0].value, TOTAL)
+    for sighting in seen:
+        np.testing.assert_array_equal(sighting.value, VECTORS[list(sighting.clients)].sum(0) & MASK)
+    if len(parties) > needed:  # one whose sum did arrive adds nothing
+        assert all(s.value is None for s in session.seen_by([SERVER, parties[-1]]))
+
+
+def test_the_server_has_the_sum_if_only_its_telling_fails(protocol):
+    lost = Interference(in_transit=lambda d: None if d.sender == SERVER else d.payload)
+    session, outcome = run(protocol, interference=lost)
+    assert isinstance(outcome, Aborted)
+    (seen,) = session.seen_by([SERVER])
+    np.testing.assert_array_equal(seen.value, TOTAL)
+    assert all(s.value is None for s in session.seen_by(holders(session)[:1]))
+
+
+@pytest.mark.parametrize("change", [lambda m: m * 2, lambda m: m[:-1], lambda m: b"\xff" * len(m), lambda m: b""])
+def test_a_message_that_is_no_share_is_none_for_a_coalition(protocol, change):
+    parties = holders(run(protocol)[0])
+    sender = next(c for c in map(client, range(5)) if c != parties[-1])
+
+    def lie(delivery):
+        false = delivery.phase == "share" and (delivery.sender, delivery.receiver) == (sender, parties[-1])
+        return change(delivery.payload) if false else delivery.payload
+
+    session, outcome = run(protocol, interference=Interference(by_sender=lie), wire=True)
+    for coalition in ([SERVER], parties[:1], parties[-1:], parties[:-1], parties, [SERVER, *parties]):
+        for sighting in session.seen_by(coalition):
+            assert sighting.kind != "client" or sighting.clients != (sender.index,) or len(coalition) > 1
+            if sighting.kind == "client" and sighting.clients != (sender.index,):
+                np.testing.assert_array_equal(sighting.value, VECTORS[sighting.clients[0]])
+    session.seen_by([], wire=True)
+    assert all(len(share) == 3 for share in session.shares(parties[-1]).values())
+    if isinstance(outcome, Aborted) and isinstance(protocol, ShamirSharing):
+        opened = opened_by(session, [p for p in parties if p != sender])
+        assert sender.index in opened  # the other shares are enough
+        np.testing.assert_array_equal(opened[sender.index], VECTORS[sender.index])
+
+
 def test_a_coalition_is_checked(protocol):
     session, _ = run(protocol, watched=[SERVER])
     with pytest.raises(ParameterError, match="there is no client 9 in this round"):

@@ -76,6 +76,7 @@ class CkksSum(EncryptedSum):
 
     def scheme(self, room: Room, speaker: str = "") -> CkksScheme:
         """See EncryptedSum."""
+        room.require(speaker or self.name)
         return CkksScheme(choose(room, self.ring_degree, self.scale_bits, speaker or self.name))
 
     def session(self, opening: Opening) -> EncryptedSession:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
 from fedpriv.base.errors import MessageError, ProtocolError
 from fedpriv.defense.parties import Party
-from fedpriv_defenses.encryption.scheme import TAG_BITS, Scheme, garbled
+from fedpriv_defenses.encryption.scheme import TAG_BITS, Block, Scheme, garbled
 from fedpriv_defenses.encryption.sum_check import KEY_BYTES, tags
 
 #: The party.
@@ -73,25 +73,67 @@ class KeyHolder:
         if len(clients) < least:
             raise MessageError(f"the sum is over {len(clients)} clients, below min_clients={least}; it stays closed")
         self._decrypted = True
-        return self.open(ciphertexts, elements, clients)
+        blocks = self.open(ciphertexts, elements, len(clients))
+        if [block.tag for block in blocks] != self._tags_of(clients, len(blocks)):
+            raise garbled("does not carry the tags of its clients: it is over others, or its parts are exchanged")
+        return [block.elements for block in blocks], [block.check for block in blocks]
 
-    def open(self, ciphertexts: list[bytes], elements: list[int], clients: Collection[int]):
-        """What the secret key tells of a sum, or of one client's ciphertexts; as `decrypt_sum`, without its rules.
+    def open(self, ciphertexts: list[bytes], elements: list[int], clients: int) -> list[Block]:
+        """What the secret key tells of a sum over so many clients, whatever tags it carries.
 
         Raises:
-          MessageError: it is no sum of well-formed ciphertexts of these clients under this key.
+          MessageError: it is no sum of so many well-formed ciphertexts under this key.
         """
-        expected = np.zeros(len(elements), object)
+        return [self._secret.decrypt(c, count, clients) for c, count in zip(ciphertexts, elements, strict=True)]
+
+    def guess(
+        self, ciphertexts: list[bytes], elements: list[int], named: Collection[int]
+    ) -> tuple[tuple[int, ...], list[Block]] | None:
+        """What it finds of a sum if it goes by no rules; None if nothing.
+
+        The tags tell whose sum it is: of those named, of all whose seeds it has, of one of these alone, or of all but
+        one. Where they fit none of these, it takes those named at their word.
+        """
+        named, seeded = tuple(sorted(named)), tuple(sorted(self._seeds))
+        opened: dict[int, list[Block] | None] = {}
+
+        def sum_over(clients: int) -> list[Block] | None:
+            if clients not in opened:
+                try:
+                    opened[clients] = self.open(ciphertexts, elements, clients) if clients else None
+                except MessageError:
+                    opened[clients] = None
+            return opened[clients]
+
+        for clients, expected in self._likely(named, seeded, len(elements)):
+            blocks = sum_over(len(clients))
+            if blocks is not None and [b.tag for b in blocks] == expected:
+                return clients, blocks
+        for clients in (named, seeded):
+            blocks = sum_over(len(clients))
+            if blocks is not None:
+                return clients, blocks
+        return None
+
+    def _likely(
+        self, named: tuple[int, ...], seeded: tuple[int, ...], blocks: int
+    ) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+        """Whose sum it may be, with what its tags are then, the likeliest first."""
+        if set(named) <= set(seeded):
+            yield named, self._tags_of(named, blocks)
+        whole = self._tags_of(seeded, blocks)
+        yield seeded, whole
+        for c in seeded:
+            alone = self._tags_of([c], blocks)
+            yield (c,), alone
+            yield tuple(x for x in seeded if x != c), [a - b for a, b in zip(whole, alone, strict=True)]
+
+    def _tags_of(self, clients: Collection[int], blocks: int) -> list[int]:
+        """What the tags of a sum over these clients add up to."""
+        expected = np.zeros(blocks, object)
         for client in clients:
-            expected += np.array(tags(self._seeds[client], len(elements), TAG_BITS), object)
-        values, checks = [], []
-        for ciphertext, count, tag in zip(ciphertexts, elements, expected, strict=True):
-            block = self._secret.decrypt(ciphertext, count, len(clients))
-            if block.tag != tag:
-                raise garbled("does not carry the tags of its clients: it is over others, or its parts are exchanged")
-            values.append(block.elements)
-            checks.append(block.check)
-        return values, checks
+            expected += np.array(tags(self._seeds[client], blocks, TAG_BITS), object)
+        return expected.tolist()
 
 
 def key_message(round: int, key: bytes) -> bytes:

@@ -42,6 +42,7 @@ class PaillierSum(EncryptedSum):
 
     def scheme(self, room: Room, speaker: str = "") -> PaillierScheme:
         """See EncryptedSum."""
+        room.require(speaker or self.name)
         return PaillierScheme(self.key_bits, room)
 
     def session(self, opening: Opening) -> EncryptedSession:

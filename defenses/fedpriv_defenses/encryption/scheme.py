@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedpriv.base.errors import MessageError
+from fedpriv.base.errors import MessageError, ParameterError
 
 #: Bits of a tag: what a sum over other clients, or of other blocks, has but a chance of 2^-48 to get by.
 TAG_BITS = 48
@@ -41,6 +41,14 @@ class Room:
     def largest(self) -> int:
         """Largest absolute value of a sum."""
         return (1 << (self.bits - 1)) - 1
+
+    def require(self, speaker: str) -> None:
+        """Raises ParameterError if not even contributions of 0, 1 and -1 have room."""
+        if self.limit < 1:
+            raise ParameterError(
+                f"{speaker}: bits={self.bits} cannot hold a sum over {self.clients} clients; use bits >= "
+                f"{self.clients.bit_length() + 1}, or smaller cohorts"
+            )
 
 
 class Block(NamedTuple):

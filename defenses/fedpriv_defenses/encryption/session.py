@@ -145,6 +145,7 @@ class EncryptedSession(Session):
         self._contributed: set[int] = set()
         self._sum: list[Any] = []
         self._plain_sum = np.zeros(0, np.uint64)
+        self._told: np.ndarray | None = None  # the sum, once it has passed the server's check
         self._total: np.ndarray | None = None
 
     @property
@@ -302,8 +303,7 @@ class EncryptedSession(Session):
         """What the key holder is asked to decrypt: (clients in the sum, ciphertexts)."""
         assert self._request is not None
         assert self.key_holder is not None
-        cohort = self.opening.clients
-        size = -(-len(cohort) // 8)
+        cohort, size = self.opening.clients, self._roll_bytes
         if not isinstance(message, bytes) or len(message) < size:
             raise MessageError("the server's message to the key holder is cut short; run the round again")
         there = np.unpackbits(np.frombuffer(message[:size], np.uint8))
@@ -311,6 +311,10 @@ class EncryptedSession(Session):
             raise MessageError("the server names clients that are not in the cohort; run the round again")
         clients = tuple(c for c, is_in in zip(cohort, there, strict=False) if is_in)
         return clients, self._request.read(message[size:], "the server", self.key_holder.fingerprint)[1]
+
+    @property
+    def _roll_bytes(self) -> int:
+        return -(-len(self.opening.clients) // 8)
 
     def _answered(self, message: Payload) -> np.ndarray:
         """The whole sum, uint64 `[n]`, from what the key holder answers; the server checks it."""
@@ -341,6 +345,7 @@ class EncryptedSession(Session):
                 "the sum that the key holder tells does not pass the server's check, so it is not the sum of what the "
                 "clients encrypted; run the round again"
             )
+        self._told = total
         if self._selective and weight != int(total[self._weight_at]):
             raise MessageError(
                 "the weights that clients sent in the clear do not sum to those that they encrypted; run the round "
@@ -357,8 +362,10 @@ class EncryptedSession(Session):
         """See Session.
 
         The server holds ciphertexts, what is not encrypted of each contribution, and the sum once it was decrypted. The
-        key holder holds the sum that it was sent. Both together hold every contribution, also of a round that was
-        aborted. An eavesdropper sees that messages pass. Clients of a coalition take their own contributions out.
+        key holder holds the sum that it was sent, also where it refuses to tell it: over whom it is follows from the
+        tags if they fit, else from what the server says. Both together hold every contribution, also of a round that
+        was aborted, and whatever tags it carries. An eavesdropper sees that messages pass. Clients of a coalition take
+        their own contributions out.
         """
         self.wire.require(coalition)
         members = set(coalition)
@@ -384,11 +391,18 @@ class EncryptedSession(Session):
             return []
         value = np.zeros(layout.length, np.uint64)
         try:
-            plain, ciphertexts = layout.read(message.payload, f"client {client}", holder.fingerprint)
-            if decrypts:
-                opened, _ = holder.open(ciphertexts, layout.elements, [client])
-                value[layout.hidden] = layout.ring(np.concatenate(opened))
+            plain, ciphertexts = layout.read(
+                _under(message.payload, holder.fingerprint), f"client {client}", holder.fingerprint
+            )
         except MessageError:
+            return []
+        if decrypts:
+            try:
+                opened = holder.open(ciphertexts, layout.elements, 1)
+                value[layout.hidden] = layout.ring(np.concatenate([block.elements for block in opened]))
+            except MessageError:
+                decrypts = False
+        if not decrypts and not self._selective:
             return []
         value[layout.plain] = plain
         visible = None if decrypts else self.visible
@@ -396,32 +410,35 @@ class EncryptedSession(Session):
 
     def _sum_of(self, members: set[Party], payloads: tuple[Delivery, ...]) -> Sighting | None:
         """The sum as the server has it, or what the key holder makes of the sum that it was sent."""
-        if SERVER in members and self._total is not None:
-            return Sighting(kind="sum", clients=self.submitted, value=self._total.copy(), payloads=payloads)
+        if SERVER in members and self._told is not None:
+            return Sighting(kind="sum", clients=self.submitted, value=self._told.copy(), payloads=payloads)
         asked = [d for d in self.wire.received(KEY_HOLDER) if d.phase == DECRYPT] if KEY_HOLDER in members else []
-        if not asked or self.key_holder is None or self._layout is None:
+        holder, layout = self.key_holder, self._layout
+        if not asked or holder is None or layout is None:
             return None
         assert asked[0].payload is not None
         try:
-            clients, ciphertexts = self._asked(asked[0].payload)
-            values, _ = self.key_holder.open(ciphertexts, self._layout.elements, clients)
+            named, ciphertexts = self._asked(_under(asked[0].payload, holder.fingerprint, self._roll_bytes))
         except MessageError:
             return None
-        value = np.zeros(self._layout.length, np.uint64)
-        value[self._layout.hidden] = self._layout.ring(np.concatenate(values))
+        found = holder.guess(ciphertexts, layout.elements, named)
+        if found is None:
+            return None
+        clients, blocks = found
+        value = np.zeros(layout.length, np.uint64)
+        value[layout.hidden] = layout.ring(np.concatenate([block.elements for block in blocks]))
         visible = self._hidden.copy() if self._selective else None
         return Sighting(kind="sum", clients=clients, value=value, payloads=payloads, visible=visible)
 
     def _without_own(self, members: set[Party], whole: Sighting) -> list[Sighting]:
         """What is left of a sum without the coalition's own contributions."""
-        own = [c for c in whole.clients if client_party(c) in members]
+        own = [c for c in whole.clients if client_party(c) in members and c in self._own]
         others = tuple(c for c in whole.clients if c not in own)
         if not own or not others:
             return []
         assert whole.value is not None
         rest = whole.value.copy()
         for c in own:
-            self.wire.received(client_party(c))  # raises if it was not watched
             rest -= self._own[c]
         rest &= np.uint64((1 << self._room.bits) - 1)
         if whole.visible is not None:
@@ -433,3 +450,10 @@ class EncryptedSession(Session):
             if not self.wire.is_alive(party):
                 named = "the server" if party == SERVER else "the key holder"
                 self.abort(f"{named} is gone, and nobody else can take its place; run the round again")
+
+
+def _under(message: Payload, key: bytes, start: int = 0) -> Payload:
+    """A message as if it were under that key: whoever has the key may try it, whatever the message says."""
+    if not isinstance(message, bytes):
+        return message
+    return message[:start] + key + message[start + FINGERPRINT_BYTES :]

@@ -22,7 +22,7 @@ from fedpriv_defenses.secure_sum.coded_parties import (
     Round,
     Thresholds,
     book_of,
-    fits,
+    likely_sum,
     unmasked,
 )
 from fedpriv_defenses.secure_sum.field import PrimeField
@@ -64,8 +64,10 @@ class CodedMasking(Protocol):
 
     Faults: a message that is changed, cut, sent twice or to the wrong client ends the round; an answer in `recover`
     that is none counts as a client that is gone. More than U answers that contradict each other end the round too; from
-    U + 2 on it is said whose is false, if one alone is. With exactly U answers a false one cannot be seen, unless the
-    sum that comes out is larger than contributions can add up to. A false contribution cannot be seen either.
+    U + 2 on it is said whose is false, if one alone is. A curious server then still finds the sum by leaving out the
+    false answers: of m it can tell (m - U) // 2, and of U + 1 mostly one. With exactly U answers a false one cannot be
+    seen, unless the sum that comes out is larger than contributions can add up to. A false contribution cannot be seen
+    either.
 
     Memory: every client keeps a piece of every other's mask: n^2 d / (U - T) elements in the whole cohort, of 4 bytes
     (2^31 - 1) or 8.
@@ -207,8 +209,9 @@ class CodedSession(Session):
         """See Session.
 
         The server with U clients or more holds every contribution that was sent, also of a round that was aborted;
-        with fewer, or alone, the sum for which enough answers have reached it and agree, and what is left of that
-        without the coalition's own contributions. Clients without the server hold pieces, which tell nothing of
+        with fewer, or alone, the sum for which enough answers have reached it, and what is left of that without the
+        coalition's own contributions. That holds also where the round was aborted over a false answer, and the sum
+        stands out all the same (`likely_sum`). Clients without the server hold pieces, which tell nothing of
         anybody's contribution. So does an eavesdropper, unless channels are not encrypted: then it is as good as the
         server. What between T and U clients with the server learn besides is in `combinations`.
         """
@@ -231,17 +234,18 @@ class CodedSession(Session):
 
     def combinations(
         self, coalition: Collection[Party], *, wire: bool = False
-    ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """What more than T clients with the server learn of each contribution, even where they do not learn all of it.
 
         Returns:
-          (weights `[m - T, U - T]`, values `[m - T, ceil(d / (U - T))]` by client): the contribution, filled up
-          with zeros and cut into U - T parts, adds up to these values if its parts are weighted so; all modulo p.
-          Nothing (m - T = 0, no clients) for T clients and fewer, and for those who do not hold what the server got.
+          By client (weights `[m - T, U - T]`, values `[m - T, ceil(d / (U - T))]`): the contribution, filled up with
+          zeros and cut into U - T parts, adds up to these values if its parts are weighted so; all modulo p. The m
+          pieces of one client's mask may be held by others than those of another's, where a bundle was garbled on its
+          way. Nobody for T clients and fewer, and for those who do not hold what the server got.
         """
         members, heard = self._heard(coalition, wire)
         own = [p.index for p in sorted(members) if p.role == "client" and p.index in self.clients]
-        weights, values = np.zeros((0, 0), np.uint64), dict[int, np.ndarray]()
+        told = dict[int, tuple[np.ndarray, np.ndarray]]()
         masked, pieces = self._masked(heard), self._pieces(heard, own)
         for c in sorted(masked):
             held = pieces.get(c, {})
@@ -251,8 +255,8 @@ class CodedSession(Session):
             weights, of_mask = code.combinations(numbers, np.stack([held[i] for i in numbers]))
             whole = np.zeros(code.padded, np.uint64)
             whole[: code.length] = masked[c]
-            values[c] = self.field.subtract(self.field.matmul(weights, whole.reshape(code.parts, -1)), of_mask)
-        return weights, values
+            told[c] = weights, self.field.subtract(self.field.matmul(weights, whole.reshape(code.parts, -1)), of_mask)
+        return told
 
     @property
     def _server(self) -> CodedServer:
@@ -394,8 +398,8 @@ class CodedSession(Session):
             total = np.zeros(self.opening.length, np.uint64)
             for c in everyone:
                 total = self.field.add(total, masked[c])
-            rest = unmasked(agreed, total, numbers, np.stack([answers[i] for i in numbers]))
-            if rest is None or not fits(agreed, rest, len(everyone)):
+            rest = likely_sum(agreed, total, len(everyone), numbers, np.stack([answers[i] for i in numbers]))
+            if rest is None:
                 continue
             bits = self.protocol.bits
             found.append(

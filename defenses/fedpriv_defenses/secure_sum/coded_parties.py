@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -47,7 +47,12 @@ class Thresholds:
 
 
 def _count(value: float, clients: int) -> int:
-    return int(value) if value >= 1 else math.floor(value * clients + 1e-9)
+    if value >= 1:
+        return int(value)
+    # What was meant: as floats, 0.29 * 100 is below 29. A third is the fraction, and not its first 16 decimals.
+    written = Fraction(str(value))
+    simple = written.limit_denominator(10_000)
+    return int((simple if float(simple) == value else written) * clients)
 
 
 class Round:
@@ -123,6 +128,9 @@ def book_of(keys: dict[int, bytes]) -> bytes:
 class CodedClient:
     """One client: its keys, its mask, and its pieces of the others' masks.
 
+    It enters a round, shares a mask, sends what is under it, and answers, each once and in that order: a second mask
+    would be sealed with the keys of the first, two vectors under one mask tell their difference, and so do two sums.
+
     Attributes:
       id: in the federation.
       keys: of this round.
@@ -135,7 +143,7 @@ class CodedClient:
         self._pairs: dict[int, Pair] = {}
         self._held: np.ndarray | None = None
         self._has: set[int] = set()
-        self._answered = False
+        self._shared = self._sent = self._answered = False
 
     @property
     def round(self) -> Round:
@@ -152,8 +160,10 @@ class CodedClient:
         """Takes the others' keys.
 
         Raises:
-          MessageError: its own is not among them.
+          MessageError: its own is not among them, or it has entered a round before.
         """
+        if self._round is not None:
+            raise MessageError(f"client {self.id} is asked to enter a second round; its keys are for one")
         own = agreed.number.get(self.id)
         if own is None or agreed.keys[own] != self.keys.public:
             raise MessageError(f"the book of keys has not the key of client {self.id}; run the round again")
@@ -175,7 +185,16 @@ class CodedClient:
         return self._pairs[other]
 
     def share(self) -> bytes:
-        """Draws a mask, keeps its own piece of it, and gives the bundle of sealed ones, one for each other client."""
+        """Draws a mask, keeps its own piece of it, and gives the bundle of sealed ones, one for each other client.
+
+        Raises:
+          MessageError: it has entered no round, or shared before.
+        """
+        if self._round is None:
+            raise MessageError(f"client {self.id} is asked to share a mask before keys are exchanged")
+        if self._shared:
+            raise MessageError(f"client {self.id} is asked to share a second mask, under keys that seal one piece each")
+        self._shared = True
         code, dtype = self.round.code, _stored(self.round.field)
         # The mask is kept as the 256 secret bits that it is the keystream of.
         self._seed = os.urandom(_SEED_BYTES)
@@ -219,7 +238,17 @@ class CodedClient:
         self._keep(sender, values)
 
     def masked(self, encoded: np.ndarray) -> bytes:
-        """Its contribution, uint64 `[d]`, plus its mask."""
+        """Its contribution, uint64 `[d]`, plus its mask.
+
+        Raises:
+          MessageError: it has shared no mask, has sent a contribution before, or has answered.
+        """
+        if not self._shared:
+            raise MessageError(f"client {self.id} is asked for its contribution before it has shared a mask")
+        if self._sent or self._answered:
+            done = "a second contribution" if self._sent else "its contribution after its answer"
+            raise MessageError(f"client {self.id} is asked for {done}; a mask hides one, until it is asked for")
+        self._sent = True
         field = self.round.field
         mask = field.expand(self._seed, len(encoded))
         return field.pack(field.add(field.embed(encoded, self.round.bits), mask))
@@ -228,8 +257,11 @@ class CodedClient:
         """The sum of its pieces of those whom a roll names, after the roll; once.
 
         Raises:
-          MessageError: no roll, one of too few, one of clients that it has no piece of, or a second one.
+          MessageError: no roll, one of too few, one of clients that it has no piece of, a second one, or one before it
+            has shared a mask.
         """
+        if not self._shared:
+            raise MessageError(f"client {self.id} is asked for pieces before it has shared a mask")
         agreed = self.round
         if not isinstance(roll, bytes) or len(roll) != agreed.roll_bytes:
             raise MessageError(f"client {self.id} got no roll of {agreed.roll_bytes} bytes; run the round again")
@@ -338,6 +370,29 @@ def unmasked(agreed: Round, total: np.ndarray, numbers: Sequence[int], pieces: n
     """A sum of masked vectors without its masks, given sums of their pieces; None if these contradict each other."""
     mask = agreed.code.decode(numbers, pieces)
     return None if mask is None else agreed.field.subtract(total, mask)
+
+
+def likely_sum(
+    agreed: Round, total: np.ndarray, clients: int, numbers: Sequence[int], pieces: np.ndarray
+) -> np.ndarray | None:
+    """The sum that someone finds who does not stop at answers that contradict each other; None if none stands out.
+
+    False answers are left out where the others tell which these are. With one more than U, each is left out in turn:
+    what comes out without a true one is mostly no sum of contributions.
+    """
+    found = unmasked(agreed, total, numbers, pieces)
+    if found is not None:
+        return found if fits(agreed, found, clients) else None
+    right = agreed.code.consistent(numbers, pieces)
+    if right is not None:
+        tries = [right]
+    elif len(numbers) == agreed.code.enough + 1:
+        tries = [[i for i in range(len(numbers)) if i != left_out] for left_out in range(len(numbers))]
+    else:
+        return None
+    sums = [unmasked(agreed, total, [numbers[i] for i in kept], pieces[kept]) for kept in tries]
+    fitting = [s for s in sums if s is not None and fits(agreed, s, clients)]
+    return fitting[0] if fitting and all(np.array_equal(s, fitting[0]) for s in fitting) else None
 
 
 def fits(agreed: Round, total: np.ndarray, clients: int) -> bool:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Defense, Plan
-from fedpriv_defenses.fixed_point import FixedPoint
+from fedpriv_defenses.fixed_point import FixedPoint, Range
 
 
 class SecureSum(Defense):
@@ -25,7 +25,7 @@ class SecureSum(Defense):
             "which no sum over the largest cohort wraps, and example counts stay exact."
         ),
     )
-    range: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    range: Range | None = Field(
         default=16.0,
         description=(
             "largest absolute coordinate of a contribution (the update times the client's weight, which is at most "

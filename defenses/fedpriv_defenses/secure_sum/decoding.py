@@ -13,6 +13,8 @@ from collections.abc import Sequence
 def suspects(points: Sequence[int], values: Sequence[int], threshold: int, p: int) -> list[int]:
     """Places of the values that may be wrong, all wrong ones among them if there are at most (n - t) // 2.
 
+    Where there are more, it may be all places, or any.
+
     Args:
       points: n different ones.
       values: of a polynomial of degree below t, but for some.
@@ -27,12 +29,15 @@ def suspects(points: Sequence[int], values: Sequence[int], threshold: int, p: in
     for x, y in zip(points, values, strict=True):
         powers = [pow(x, i, p) for i in range(upper)]
         rows.append(powers + [-y * power % p for power in powers[: wrong + 1]])
-    locator = null_vector(rows, p)[upper:]
+    found = null_vector(rows, p)
+    if found is None:
+        return list(range(len(points)))
+    locator = found[upper:]
     return [i for i, x in enumerate(points) if sum(c * pow(x, j, p) for j, c in enumerate(locator)) % p == 0]
 
 
-def null_vector(rows: Sequence[Sequence[int]], p: int) -> list[int]:
-    """A vector other than 0 that every row is orthogonal to, modulo p; there must be one."""
+def null_vector(rows: Sequence[Sequence[int]], p: int) -> list[int] | None:
+    """A vector other than 0 that every row is orthogonal to, modulo p; None if there is none."""
     left = [list(row) for row in rows]
     width, pivots = len(left[0]), list[int]()
     for column in range(width):
@@ -48,7 +53,9 @@ def null_vector(rows: Sequence[Sequence[int]], p: int) -> list[int]:
                 factor = row[column]
                 left[i] = [(a - factor * b) % p for a, b in zip(row, left[at], strict=True)]
         pivots.append(column)
-    free = next(c for c in range(width) if c not in pivots)
+    free = next((c for c in range(width) if c not in pivots), None)
+    if free is None:
+        return None
     found = [0] * width
     found[free] = 1
     for row, column in zip(left, pivots):

@@ -27,6 +27,11 @@ class Holder:
         self._scheme = scheme
         self._total: np.ndarray | None = None
 
+    @property
+    def message_bytes(self) -> int:
+        """Bytes of what each client sends it."""
+        return KEY_BYTES if self.place < self._scheme.keyed else self._scheme.share_bytes
+
     def receive(self, client: int, message: Payload) -> None:
         """Takes one client's message: a key, or a vector.
 
@@ -35,7 +40,7 @@ class Holder:
         """
         if client in self.clients:
             raise MessageError(f"{self.party} got a second share of client {client}; each sends one")
-        wanted = KEY_BYTES if self.place < self._scheme.keyed else self._scheme.share_bytes
+        wanted = self.message_bytes
         if not isinstance(message, bytes) or len(message) != wanted:
             raise MessageError(
                 f"{self.party} got {len(message)} bytes from client {client} instead of {wanted}; all clients must "

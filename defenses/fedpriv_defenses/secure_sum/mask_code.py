@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedpriv_defenses.secure_sum.decoding import suspects
 from fedpriv_defenses.secure_sum.field import PrimeField
 from fedpriv_defenses.secure_sum.shamir import lagrange
 
@@ -86,6 +87,20 @@ class MaskCode:
             if self._extended(others, np.delete(pieces[:, wrong], i, axis=0))[1].all():
                 return number
         return None
+
+    def consistent(self, numbers: Sequence[int], pieces: np.ndarray) -> list[int] | None:
+        """Places of pieces that fit each other, the false ones not among them if of m at most (m - U) // 2 are.
+
+        None where too many are false to tell, or there is but one piece more than U.
+        """
+        if len(numbers) < self.enough + 2:
+            return None
+        # All columns at once, by a random combination: what is false in one stays so but once in p times.
+        mixed = self.field.matmul(pieces, self.field.uniform(self.width, 1))[:, 0]
+        may = set(suspects([self._at[i] for i in numbers], mixed.tolist(), self.enough, self.field.p))
+        kept = [i for i in range(len(numbers)) if i not in may]
+        fit = len(kept) > self.enough and self._extended([numbers[i] for i in kept], pieces[kept])[1].all()
+        return kept if fit else None
 
     def combinations(self, numbers: Sequence[int], pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What m pieces with these numbers tell of the mask, where they are more than T.

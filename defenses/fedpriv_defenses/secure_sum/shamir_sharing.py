@@ -42,11 +42,12 @@ class ShamirSharing(SharedSum):
     the ledger.
 
     Trusts: that no t holders pool their shares; whoever knows the run's seed beforehand knows each round's committee.
-    With more than t sums, false ones are seen: the round ends where they contradict each other, and goes on without
-    the false ones where at least t + 2 e sums have at most e false among them (`Session.accused` names these; it may
-    have been a client that gave a holder another share). Of a round that ends so, the server has the sums that
-    contradict each other, hence knows that the true one is among few. With exactly t sums only one that is too large
-    for any contributions is seen. A client that contributes something false goes unseen.
+    With more than t sums, false ones are seen: the round ends where they contradict each other, and goes on without the
+    false ones where at least t + 2 e sums have at most e false among them (`Session.accused` names these; it may have
+    been a client that gave a holder another share). Of s sums, (s - t) / 2 false ones, rounded up, cannot pass for
+    true; more that are made up together can, and may have an honest holder accused. Of a round that ends so, the server
+    has the sums that contradict each other, hence knows that the true one is among few. With exactly t sums only one
+    that is too large for any contributions is seen. A client that contributes something false goes unseen.
 
     Drop-out: a client may be gone before it sends; one that has sent is in the sum, gone or not. A holder may be gone
     while t are left; fewer end the round with nothing revealed. A message that is changed, lost or malformed on its way
@@ -219,6 +220,8 @@ class FieldShares(Scheme):
         mixed = self.field.matmul(rows, self.field.uniform(self._length, 1))[:, 0]
         may = set(suspects(points, mixed.tolist(), self.needed, self.field.p))
         fine = [n for n in range(len(places)) if n not in may]
+        if len(fine) < self.needed:
+            return ()
         if self._recovered([places[n] for n in fine], shares) is None:
             return ()
         basis = fine[: self.needed]

@@ -162,7 +162,8 @@ class HoldersSession(Session):
     Attributes:
       holders: the parties that get shares; where these are all clients of the round, known as it begins.
       accused: holders whose sums did not come or did not fit the others', and were left out; with Shamir's sharing
-        only. It may also be a client's doing that gave such a holder another share.
+        only. It may also be a client's doing that gave such a holder another share. Of s sums, at most (s - t) / 2 may
+        be false for this to hold: more liars who collude can have an honest holder accused, and a wrong sum believed.
     """
 
     def __init__(self, protocol: SharedSum, opening: Opening) -> None:
@@ -259,8 +260,8 @@ class HoldersSession(Session):
 
         As many holders as it takes hold every contribution, also of a round that was aborted, and so does an
         eavesdropper where channels are not encrypted. Fewer hold shares, and the sum once it is published. The server
-        holds the sum. Clients of a coalition take their own contributions out of the sum; what they lay open are the
-        others'.
+        holds the sum if enough holders' sums have reached it, where a holder that works with it need send none. Clients
+        of a coalition take their own contributions out of the sum; what they lay open are the others'.
         """
         self.wire.require(coalition)
         members = set(coalition)
@@ -276,7 +277,7 @@ class HoldersSession(Session):
                 for c, value in sorted(opened.items())
             )
         payloads = tuple(d for c in sorted(held) for d in held[c].messages)
-        total = self._sum_in(heard)
+        total = self._sum_in(members, heard)
         if total is not None:
             return self._sums(members, total, payloads)
         if not payloads:
@@ -287,6 +288,8 @@ class HoldersSession(Session):
     def shares(self, party: Party) -> dict[int, np.ndarray]:
         """The shares that a watched holder received, uint64 `[n]` by client; its own, which it keeps, is not there.
 
+        Nor are messages that are no shares, over which the round was aborted.
+
         Raises:
           ParameterError: it holds no shares in this round.
           ProtocolError: it was not watched.
@@ -296,11 +299,17 @@ class HoldersSession(Session):
         if own is None:
             names = ", ".join(str(h.party) for h in self.holders) or "nobody yet"
             raise ParameterError(f"{party} gets no shares; name one of those who do: {names}")
-        return {
-            d.sender.index: self.scheme.share(own.place, d.payload).astype(np.uint64)
-            for d in received
-            if d.phase == SHARE.name and isinstance(d.payload, bytes)
-        }
+        arrived = {d.sender.index: self._read(own, d.payload) for d in received if d.phase == SHARE.name}
+        return {client: share.astype(np.uint64) for client, share in arrived.items() if share is not None}
+
+    def _read(self, holder: Holder, message: Payload | None) -> np.ndarray | None:
+        """The share in a message to a holder; None if there is none."""
+        if not isinstance(message, bytes) or len(message) != holder.message_bytes:
+            return None
+        try:
+            return self.scheme.share(holder.place, message)
+        except MessageError:
+            return None
 
     def _holder(self, party: Party) -> Holder | None:
         return next((h for h in self.holders if h.party == party), None)
@@ -364,15 +373,16 @@ class HoldersSession(Session):
 
     def _held(self, members: Collection[Party], heard: Sequence[Delivery]) -> dict[int, _Held]:
         """What was heard of each client's shares, without those of the members themselves."""
-        place = {h.party: h.place for h in self.holders}
+        by_party = {h.party: h for h in self.holders}
         found: dict[int, _Held] = {}
         for d in heard:
-            if d.phase != SHARE.name or d.receiver not in place or d.sender in members:
+            if d.phase != SHARE.name or d.receiver not in by_party or d.sender in members:
                 continue
             mine = found.setdefault(d.sender.index, _Held({}, []))
             mine.messages.append(d)
-            if isinstance(d.payload, bytes):
-                mine.shares[place[d.receiver]] = d
+            holder = by_party[d.receiver]
+            if isinstance(d.payload, bytes) and len(d.payload) == holder.message_bytes:
+                mine.shares[holder.place] = d
         self._deduce_kept(members, heard, found)
         return found
 
@@ -391,28 +401,35 @@ class HoldersSession(Session):
                 continue
             if not all(c in found and holder.place in found[c].shares for c in others):
                 continue
-            kept = self._sum_of(holder.party, total)
-            for c in others:
-                kept = self.scheme.minus(kept, self._share(holder.place, found[c]))
-            found[own].shares[holder.place] = kept
+            try:
+                kept = self._sum_of(holder.party, total)
+            except MessageError:
+                continue
+            for share in (self._share(holder, found[c]) for c in others):
+                if share is None:
+                    break
+                kept = self.scheme.minus(kept, share)
+            else:
+                found[own].shares[holder.place] = kept
 
-    def _share(self, place: int, held: _Held) -> np.ndarray:
-        share = held.shares[place]
-        if isinstance(share, np.ndarray):
-            return share
-        assert isinstance(share.payload, bytes)
-        return self.scheme.share(place, share.payload)
+    def _share(self, holder: Holder, held: _Held) -> np.ndarray | None:
+        share = held.shares[holder.place]
+        return share if isinstance(share, np.ndarray) else self._read(holder, share.payload)
 
     def _opened(self, held: _Held) -> np.ndarray | None:
-        if len(held.shares) < self.scheme.needed:
+        if len(held.shares) < self.scheme.needed:  # before keys are expanded
+            return None
+        mine = {h.place: self._share(h, held) for h in self.holders if h.place in held.shares}
+        shares = {place: share for place, share in mine.items() if share is not None}
+        if len(shares) < self.scheme.needed:
             return None
         try:
-            return self.scheme.combined({i: self._share(i, held) for i in sorted(held.shares)}, 1)[0]
-        except MessageError:  # a client that lied, or a message that was none
+            return self.scheme.combined(shares, 1)[0]
+        except MessageError:  # a client that lied
             return None
 
-    def _sum_in(self, heard: Sequence[Delivery]) -> np.ndarray | None:
-        """The sum, of holders' sums that were published or as the server has told it."""
+    def _sum_in(self, members: Collection[Party], heard: Sequence[Delivery]) -> np.ndarray | None:
+        """The sum, of holders' sums that were published, or their own, or as the server has told it."""
         sums: dict[int, np.ndarray] = {}
         told: np.ndarray | None = None
         for d in heard:
@@ -426,11 +443,15 @@ class HoldersSession(Session):
                     told = self._told(d.receiver, d.payload)
             except MessageError:
                 continue
+        # Whoever has added up the shares that were agreed upon has that sum, whatever became of its message.
+        for holder in self.holders if self._clients else ():
+            if holder.party in members and holder.clients == set(self._clients):
+                sums[holder.place] = self.scheme.unpack(holder.sum())
         if sums and len(sums) >= self.scheme.needed:
             try:
                 return self.scheme.combined(sums, len(self._clients))[0]
             except MessageError:
-                return None
+                pass
         return None if told is None else told.astype(np.uint64)
 
     def _sums(self, members: set[Party], total: np.ndarray, payloads: tuple[Delivery, ...]) -> tuple[Sighting, ...]:
