@@ -149,9 +149,12 @@ def test_drop_outs_that_do_not_exist_are_refused(data):
         federation(data, attrition=PartiesAttrition(gone=["client 6"]))
 
 
+LIGHT = "light_secagg(range=1,colluders=2,dropouts=1)"
+
+
 @pytest.mark.parametrize(
     "protocol",
-    ["secagg(range=1)", "secagg_plus(range=1,neighbours=2,threshold=3,min_clients=1)", "secagg_plus(range=1)"],
+    ["secagg(range=1)", "secagg_plus(range=1,neighbours=2,threshold=3,min_clients=1)", "secagg_plus(range=1)", LIGHT],
 )
 def test_no_epsilon_where_aborting_depends_on_how_many_came(data, protocol):
     parts = Partition("even", tuple(np.split(np.arange(24), 6)))

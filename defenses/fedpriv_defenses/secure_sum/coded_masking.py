@@ -120,6 +120,12 @@ class CodedMasking(Protocol):
         """How T and U follow from the clients of a round."""
         return Thresholds(self.colluders, self.dropouts)
 
+    @property
+    def least_clients(self) -> int:
+        """One more than the largest number of clients, up to a thousand, that is too small for T < U."""
+        small = [n for n in range(1, 1001) if (t_u := self.thresholds().of(n))[0] >= t_u[1]]
+        return max([self.min_clients, *(n + 1 for n in small)])
+
     def exponent(self, cohort: int) -> Literal[31, 61] | None:
         """That of the smallest field that the signed sum over a cohort fits; None if none does."""
         for exponent in (31, 61):

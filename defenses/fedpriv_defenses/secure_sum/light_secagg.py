@@ -19,7 +19,8 @@ class LightSecAgg(SecureSum):
     Formal guarantee: that of `coded_masking`. Against the server and any T clients who follow the protocol and pool
     what they saw, the other contributions are computationally hidden; their sum is revealed. This is not differential
     privacy. At least U clients must stay to the end, or the round is aborted. The decoded sum is exactly the sum of
-    the quantized contributions, each coordinate of each off by at most half a step.
+    the quantized contributions, each coordinate of each off by at most half a step (a step with
+    `rounding=stochastic`).
     """
 
     name: ClassVar[str] = "light_secagg"
@@ -29,7 +30,7 @@ class LightSecAgg(SecureSum):
     bits: Annotated[int, Field(ge=8, le=64)] = Field(
         default=32,
         description=(
-            "b, from 8 to 57. An element takes 4 bytes on the wire if cohort * 2^(b - 1) < 2^30, as for 100 clients "
+            "b, from 8 to 60, less in large cohorts. An element takes 4 bytes on the wire if cohort * 2^(b - 1) < 2^30, as for 100 clients "
             "and 24 bits, else 8."
         ),
     )
