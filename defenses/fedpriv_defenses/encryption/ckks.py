@@ -23,7 +23,8 @@ class Ckks(SecureSum):
     Formal guarantee: that of `ckks_sum`. What is encrypted is computationally hidden from the server, and from the key
     holder, as long as the two do not pool; their sum is revealed; what is not encrypted the server sees, of every
     client. This is not differential privacy. The decoded sum is exactly the sum of the quantized contributions, each
-    coordinate of each off by at most half a step (a step with `rounding=stochastic`). A key holder that is gone ends the round with nothing revealed.
+    coordinate of each off by at most half a step (a step with `rounding=stochastic`). A key holder that is gone ends
+    the round with nothing revealed.
     """
 
     name: ClassVar[str] = "ckks"

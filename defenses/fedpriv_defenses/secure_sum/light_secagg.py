@@ -30,8 +30,8 @@ class LightSecAgg(SecureSum):
     bits: Annotated[int, Field(ge=8, le=64)] = Field(
         default=32,
         description=(
-            "b, from 8 to 60, less in large cohorts. An element takes 4 bytes on the wire if cohort * 2^(b - 1) < 2^30, as for 100 clients "
-            "and 24 bits, else 8."
+            "b, from 8 to 60, less in large cohorts. An element takes 4 bytes on the wire if cohort * 2^(b - 1) < "
+            "2^30, as for 100 clients and 24 bits, else 8."
         ),
     )
     colluders: CountOrShare = Field(
