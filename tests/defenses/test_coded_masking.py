@@ -441,7 +441,7 @@ def test_a_contribution_is_laid_open_without_the_piece_that_was_false():
 
     def with_a_false_one(code, mask):
         pieces = encode(code, mask)
-        pieces[0, 0] = (pieces[0, 0] + np.uint64(2**20)) % np.uint64(code.field.p)
+        pieces[0, 0] = (pieces[0, 0] + np.uint64(1_000_003)) % np.uint64(code.field.p)
         return pieces
 
     with pytest.MonkeyPatch.context() as patched:
