@@ -9,6 +9,7 @@ import pydantic
 import pytest
 from fedpriv_defenses.secure_sum.coded_masking import CodedMasking
 from fedpriv_defenses.secure_sum.coded_parties import CodedClient, Round, book_of
+from fedpriv_defenses.secure_sum.mask_code import MaskCode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -431,6 +432,28 @@ def test_each_step_of_a_client_runs_once_and_in_order():
     with pytest.raises(MessageError, match="its contribution after its answer"):
         late.clients[0].masked(vectors[0])
     assert isinstance(session.finish(), Revealed)
+
+
+def test_a_contribution_is_laid_open_without_the_piece_that_was_false():
+    protocol, vectors = CodedMasking(colluders=1, dropouts=3, bits=16), vectors_of(6, 5)
+    session = protocol.open(plan_of(6), range(6), round=0, seed=0, watched=None)
+    encode = MaskCode.encode
+
+    def with_a_false_one(code, mask):
+        pieces = encode(code, mask)
+        pieces[0, 0] = (pieces[0, 0] + np.uint64(1_000_003)) % np.uint64(code.field.p)
+        return pieces
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MaskCode, "encode", with_a_false_one)
+        session.begin()
+    for c in range(6):
+        session.submit(c, vectors[c])
+    assert isinstance(session.finish(), Aborted)
+    for size in (5, 6):  # U + 2 tell which is false
+        seen = session.seen_by([SERVER, *map(client, range(size))])
+        assert [s.clients for s in seen if s.kind == "client"] == [(c,) for c in range(6)]
+        np.testing.assert_array_equal([s.value for s in seen], vectors)
 
 
 def test_shares_of_a_cohort_are_counted_exactly():

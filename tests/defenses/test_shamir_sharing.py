@@ -98,6 +98,11 @@ def test_one_holder_to_spare_sees_a_lie_and_none_does_not():
     assert isinstance(outcome, Aborted)
     assert "one takes 4; run the round again with more holders" in outcome.reason
     assert session.accused == ()
+    assert session.seen_by([SERVER]) == ()  # off by one, or by two: the server cannot tell
+    session, outcome = run(spare, interference=liars(aggregator(2), by=12345678))
+    assert isinstance(outcome, Aborted)
+    (seen,) = session.seen_by([SERVER])  # only one of the three is a sum that contributions can have
+    np.testing.assert_array_equal(seen.value, TOTAL)
     # With exactly t sums a random lie gives a number too large for any contributions; one made up for it passes.
     assert "a holder or a client has lied" in run(exact, interference=liars(aggregator(1), by=12345678))[1].reason
     _, outcome = run(exact, interference=liars(aggregator(1), by=2**31 - 2))  # weight -1 at its point: plus one

@@ -23,7 +23,6 @@ from fedpriv_defenses.secure_sum.coded_parties import (
     Thresholds,
     book_of,
     likely_sum,
-    unmasked,
 )
 from fedpriv_defenses.secure_sum.field import PrimeField
 from fedpriv_defenses.secure_sum.sealing import PUBLIC_BYTES
@@ -225,7 +224,11 @@ class CodedSession(Session):
         own = [p.index for p in sorted(members) if p.role == "client" and p.index in self.clients]
         masked = self._masked(heard)
         pieces = self._pieces(heard, own)
-        opened = {c: self._opened(masked[c], pieces[c]) for c in sorted(masked) if self._enough(pieces.get(c))}
+        opened = {
+            c: value
+            for c in sorted(masked)
+            if self._enough(pieces.get(c)) and (value := self._opened(masked[c], pieces[c])) is not None
+        }
         if opened:
             return tuple(
                 Sighting(kind="client", clients=(c,), value=value, payloads=self._behind(heard, c))
@@ -371,12 +374,11 @@ class CodedSession(Session):
     def _enough(self, held: dict[int, np.ndarray] | None) -> bool:
         return held is not None and len(held) >= self._server.round.code.enough
 
-    def _opened(self, masked: np.ndarray, held: dict[int, np.ndarray]) -> np.ndarray:
-        """A contribution, modulo 2^bits, from its masked vector and enough pieces of its mask."""
-        numbers = sorted(held)[: self._server.round.code.enough]
-        value = unmasked(self._server.round, masked, numbers, np.stack([held[i] for i in numbers]))
-        assert value is not None  # no more pieces than it takes: nothing can contradict
-        return self.field.to_ring(value, self.protocol.bits)
+    def _opened(self, masked: np.ndarray, held: dict[int, np.ndarray]) -> np.ndarray | None:
+        """A contribution, modulo 2^bits, from its masked vector and enough pieces of its mask; None if it has lied."""
+        numbers = sorted(held)
+        value = likely_sum(self._server.round, masked, 1, numbers, np.stack([held[i] for i in numbers]))
+        return None if value is None else self.field.to_ring(value, self.protocol.bits)
 
     def _sums(
         self,

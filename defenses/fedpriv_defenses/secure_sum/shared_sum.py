@@ -7,7 +7,7 @@ clients. How a contribution becomes shares is a `Scheme`: additive shares in a r
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -423,10 +423,25 @@ class HoldersSession(Session):
         shares = {place: share for place, share in mine.items() if share is not None}
         if len(shares) < self.scheme.needed:
             return None
-        try:
-            return self.scheme.combined(shares, 1)[0]
-        except MessageError:  # a client that lied
-            return None
+        return self._likely(shares, 1)
+
+    def _likely(self, shares: Mapping[int, np.ndarray], count: int) -> np.ndarray | None:
+        """What shares, or sums of them, stand for to someone who does not stop at a lie; None if it cannot be told.
+
+        With one more than it takes, each is left out in turn: what comes out without a true one is mostly larger than
+        so many contributions add up to.
+        """
+        spare = len(shares) == self.scheme.needed + 1
+        tries = [dict(shares), *({i: s for i, s in shares.items() if i != out} for out in (shares if spare else ()))]
+        found: list[np.ndarray] = []
+        for kept in tries:
+            try:
+                found.append(self.scheme.combined(kept, count)[0])
+            except MessageError:
+                continue
+            if kept.keys() == shares.keys():
+                break
+        return found[0] if found and all(np.array_equal(f, found[0]) for f in found) else None
 
     def _sum_in(self, members: Collection[Party], heard: Sequence[Delivery]) -> np.ndarray | None:
         """The sum, of holders' sums that were published, or their own, or as the server has told it."""
@@ -448,10 +463,9 @@ class HoldersSession(Session):
             if holder.party in members and holder.clients == set(self._clients):
                 sums[holder.place] = self.scheme.unpack(holder.sum())
         if sums and len(sums) >= self.scheme.needed:
-            try:
-                return self.scheme.combined(sums, len(self._clients))[0]
-            except MessageError:
-                pass
+            total = self._likely(sums, len(self._clients))
+            if total is not None:
+                return total
         return None if told is None else told.astype(np.uint64)
 
     def _sums(self, members: set[Party], total: np.ndarray, payloads: tuple[Delivery, ...]) -> tuple[Sighting, ...]:
