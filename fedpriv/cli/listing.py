@@ -27,11 +27,12 @@ REGISTRIES = {
     "positions": registry.positions,
     "knowledge": registry.knowledge,
     "acts": registry.acts,
+    "selections": registry.selection,
 }
 
 
 #: What is written on a command line or in an experiment's file, but made from no file of its own.
-_NO_FILE = ("kinds", "tasks", "positions", "knowledge", "acts")
+_NO_FILE = ("kinds", "tasks", "positions", "knowledge", "acts", "selections")
 
 
 def registries() -> dict[str, registry.Registry]:
