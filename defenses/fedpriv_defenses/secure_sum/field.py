@@ -22,7 +22,10 @@ _COLUMNS = 1 << 10
 _WORTH_THREADS = 1 << 24
 #: The number of BLAS threads belongs to the whole process: one product at a time may change it, and puts it back.
 _one_product = threading.Lock()
-_BLAS = ThreadpoolController()
+#: numpy's own BLAS, which the products here go through; scipy and others bring theirs, which are left alone.
+_BLAS = ThreadpoolController().select(
+    filepath=[lib["filepath"] for lib in ThreadpoolController().info() if "numpy" in lib["filepath"]]
+)
 
 
 class PrimeField:
