@@ -67,7 +67,7 @@ def main(
     only: Annotated[str, typer.Option("--only", hidden=True, help="One cell, printed as JSON.")] = "",
 ) -> None:
     """Runs one round of every cell and writes a table, two figures and the JSON."""
-    from fedpriv.base.atomic import jsonable, write_json
+    from fedpriv.base.atomic import jsonable, to_json, write_text
     from fedpriv.base.errors import ParameterError, did_you_mean
     from fedpriv.base.provenance import provenance
 
@@ -98,7 +98,7 @@ def main(
         "load_after": os.getloadavg(),
         "provenance": made,
     }
-    write_json(out, jsonable(whole))
+    write_text(out, to_json(jsonable(whole)) + "\n")
     draw(rows, out)
     told = whole["expansion_of_16_bit_values"]
     typer.echo(f"{told['clients']} clients of {told['parameters']} 16-bit values: {told['ours']:.2f} (paper: 1.73)")
@@ -229,7 +229,7 @@ def measured(name: str, n: int, d: int, share: float) -> dict[str, Any]:
     seconds = sum(session.seconds.values())
     cipher = None if words is None else words * (before + after) / 2 * 1e-9
     sent = session.wire.bytes(sender="client")
-    return {
+    found = {
         "seconds": session.seconds,
         "total_seconds": seconds,
         "mask_words": words,
@@ -241,6 +241,16 @@ def measured(name: str, n: int, d: int, share: float) -> dict[str, Any]:
         "expansion": (sent + session.wire.bytes(receiver="client")) / (n * (d + 1) * PLAIN),
         "peak_mb": peak_memory() / 1e6,
     }
+    return shorter(found)
+
+
+def shorter(value: Any) -> Any:
+    """Floats to six significant digits, however deep they lie."""
+    if isinstance(value, dict):
+        return {k: shorter(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [shorter(v) for v in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def expansion(n: int, d: int) -> dict[str, float]:

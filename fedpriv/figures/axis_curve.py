@@ -205,6 +205,9 @@ def _limits(
     if axes.get_yscale() == "log":
         air = (high / low) ** 0.06 if high > low else 2.0
         axes.set_ylim(low / air, high * air)
+        ticks = log_ticks(*axes.get_ylim())
+        axes.set_yticks(ticks, [plain(y) for y in ticks])
+        axes.set_yticks([], minor=True)
         return
     # Where zero is near it is the foot, a little above the edge so that markers at zero are whole.
     foot = min(0.0, low) if low < 0.3 * high else low

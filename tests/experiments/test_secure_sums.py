@@ -11,8 +11,10 @@ from experiments.benchmarks import secure_sums
 def test_a_cell_adds_up_and_counts(name):
     row = secure_sums.measured(name, 10, 200, 0.1)
     assert set(row["seconds"]) == set(secure_sums._protocol(name).phases) or "active" in name
-    assert sum(v for k, v in row["bytes"].items() if " client " in k) == pytest.approx(10 * row["client_sends"])
-    assert row["total_seconds"] == pytest.approx(sum(row["seconds"].values()))
+    assert sum(v for k, v in row["bytes"].items() if " client " in k) == pytest.approx(
+        10 * row["client_sends"], rel=1e-5
+    )
+    assert row["total_seconds"] == pytest.approx(sum(row["seconds"].values()), rel=1e-4)
     assert (row["over_cipher"] is None) == ("SecAgg" not in name or name == "LightSecAgg")
 
 
