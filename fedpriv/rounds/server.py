@@ -285,7 +285,7 @@ class ServerRounds:
         if result.aborted and federation.on_abort == "stop":
             raise AbortError(
                 f"round {number} was aborted: {result.aborted}; it moved nothing. Go on with the next round by "
-                "on_abort='continue'"
+                "on_abort='continue' (--on-abort continue)"
             )
         self._read.clear()
         mean, summed, states = self._aggregate(state, states, result)

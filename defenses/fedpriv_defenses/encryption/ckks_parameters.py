@@ -118,8 +118,8 @@ def choose(
     given += [f"ring_degree={degree}"] if degree is not None else []
     given += [f"scale_bits={scale_bits}"] if scale_bits is not None else []
     out = [f"bits <= {max(within)}"] if within else []
-    out += ["leave scale_bits to it"] if scale_bits is not None else []
-    out += ["leave ring_degree to it"] if degree is not None else []
+    out += ["scale_bits=none"] if scale_bits is not None else []
+    out += ["ring_degree=none"] if degree is not None else []
     raise ParameterError(
         f"{speaker}: with {', '.join(given)} a sum over {room.clients} clients would not be exact; use "
         f"{', or '.join(out or ['smaller cohorts'])}"
