@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from fedpriv_defenses.secure_sum import sealing
 from fedpriv_defenses.secure_sum.pairwise import messages
 from fedpriv_defenses.secure_sum.pairwise.client import SEALED, SHARE
 from fedpriv_defenses.secure_sum.pairwise.graph import (
@@ -591,7 +592,7 @@ def test_a_false_vector_of_the_wrong_form_ends_the_round(data):
 
 
 def test_sealed_messages_are_sized_as_stated():
-    assert len(messages.seal(bytes(32), bytes(2 * messages.ID + 2 * SHARE))) == SEALED
+    assert len(sealing.seal(bytes(32), bytes(2 * messages.ID + 2 * SHARE))) == SEALED
 
 
 def test_attrition_of_a_fixed_number_in_a_large_cohort():

@@ -20,6 +20,27 @@ TAG_BYTES = 16
 _NONCE = bytes(12)
 
 
+def agreed(own: X25519PrivateKey, other: bytes) -> bytes | None:
+    """The secret of two parties; None for a public key that gives one that everybody knows (a point of low order)."""
+    try:
+        return own.exchange(X25519PublicKey.from_public_bytes(other))
+    except ValueError:
+        return None
+
+
+def seal(key: bytes, message: bytes) -> bytes:
+    """Encrypted and authenticated under a 32-byte key that is used once."""
+    return ChaCha20Poly1305(key).encrypt(_NONCE, message, None)
+
+
+def unseal(key: bytes, sealed: bytes) -> bytes | None:
+    """What was sealed; None if it was changed or is another key's."""
+    try:
+        return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, None)
+    except InvalidTag:
+        return None
+
+
 class KeyPair:
     """One client's keys of one round."""
 
@@ -34,9 +55,8 @@ class KeyPair:
           other: 32 bytes.
           context: what both must agree on besides, such as the round and who takes part.
         """
-        try:
-            secret = self._secret.exchange(X25519PublicKey.from_public_bytes(other))
-        except ValueError:  # a point of small order, which would give a secret that everybody knows
+        secret = agreed(self._secret, other)
+        if secret is None:
             return None
         first, second = sorted((self.public, other))
         keys = HKDF(SHA256(), 64, salt=None, info=context + first + second).derive(secret)
@@ -48,15 +68,12 @@ class Pair:
     """What one of two clients needs for the one message to the other, and the one from it."""
 
     def __init__(self, to: bytes, of: bytes) -> None:
-        self._to, self._of = ChaCha20Poly1305(to), ChaCha20Poly1305(of)
+        self._to, self._of = to, of
 
     def seal(self, message: bytes) -> bytes:
         """The message to the other one; to be called once."""
-        return self._to.encrypt(_NONCE, message, None)
+        return seal(self._to, message)
 
     def open(self, sealed: bytes) -> bytes | None:
         """The message from the other one; None if it is not what that one sealed."""
-        try:
-            return self._of.decrypt(_NONCE, sealed, None)
-        except InvalidTag:
-            return None
+        return unseal(self._of, sealed)

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedpriv.base.errors import MessageError
 from fedpriv.defense.wire import Payload
-from fedpriv_defenses.secure_sum import shamir
+from fedpriv_defenses.secure_sum import sealing, shamir
 from fedpriv_defenses.secure_sum.pairwise import messages
-from fedpriv_defenses.secure_sum.pairwise.messages import KEY, SIGNATURE, TAG
+from fedpriv_defenses.secure_sum.pairwise.messages import KEY, SIGNATURE
 from fedpriv_defenses.secure_sum.ring import RingFormat
 
 #: What a client does, in order.
@@ -32,7 +32,7 @@ _STEPS = (
 )
 #: Bytes of one share of a 32-byte secret, and of what one client sends another: both shares and both ids, sealed.
 SHARE = shamir.limbs(KEY) * shamir.FIELD.width
-SEALED = 2 * messages.ID + 2 * SHARE + TAG
+SEALED = 2 * messages.ID + 2 * SHARE + sealing.TAG_BYTES
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class MaskingClient:
                 self._own_shares = packed
                 continue
             named = struct.pack("<2I", self.number, who)
-            entries.append((who, messages.seal(self._channel(self.number, who), named + packed)))
+            entries.append((who, sealing.seal(self._channel(self.number, who), named + packed)))
         return digest_of_seed(self.self_seed) + messages.pack_records(entries)
 
     def take_shares(self, message: Payload) -> None:
@@ -259,7 +259,7 @@ class MaskingClient:
             raise MessageError(f"{what} has {len(found)}, below threshold={self.rules.threshold}")
 
     def _opened(self, sender: int) -> bytes:
-        plain = messages.unseal(self._channel(sender, self.number), self.sealed[sender])
+        plain = sealing.unseal(self._channel(sender, self.number), self.sealed[sender])
         if plain is None or plain[: 2 * messages.ID] != struct.pack("<2I", sender, self.number):
             raise MessageError(
                 f"the shares of client {sender} for client {self.number} do not open: they were changed, are of "
@@ -269,7 +269,7 @@ class MaskingClient:
 
     def _channel(self, sender: int, receiver: int) -> bytes:
         other = sender if receiver == self.number else receiver
-        secret = self._agreed.get(other) or messages.agreed(self.channel_key, self._public[other][0])
+        secret = self._agreed.get(other) or sealing.agreed(self.channel_key, self._public[other][0])
         if secret is None:
             raise MessageError(f"client {other} gave a channel key that agrees on nothing; run the round without it")
         self._agreed[other] = secret
@@ -291,7 +291,7 @@ def pair_key(own: X25519PrivateKey, other: bytes, rules: Rules, one: int, anothe
     Raises:
       MessageError: the other's key agrees on nothing.
     """
-    secret = messages.agreed(own, other)
+    secret = sealing.agreed(own, other)
     if secret is None:
         raise MessageError(f"client {another} gave a mask key that agrees on nothing; run the round without it")
     return messages.derived(secret, "mask", rules.run, rules.round, min(one, another), max(one, another))

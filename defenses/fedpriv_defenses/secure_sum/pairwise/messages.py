@@ -5,18 +5,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterable, Sequence
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedpriv.base.errors import MessageError
 from fedpriv.defense.wire import Payload
 
-#: Bytes of an id, a key, a signature, an authentication tag.
-ID, KEY, SIGNATURE, TAG = 4, 32, 64, 16
-_NONCE = bytes(12)  # every key seals one message
+#: Bytes of an id, a key, a signature.
+ID, KEY, SIGNATURE = 4, 32, 64
 
 
 def derived(secret: bytes, purpose: str, run: bytes, *numbers: int) -> bytes:
@@ -31,27 +27,6 @@ def digest(*parts: bytes) -> bytes:
     for part in parts:
         made.update(part)
     return made.finalize()
-
-
-def seal(key: bytes, message: bytes) -> bytes:
-    """Encrypted and authenticated by ChaCha20-Poly1305 (RFC 8439) under a key that is used once."""
-    return ChaCha20Poly1305(key).encrypt(_NONCE, message, None)
-
-
-def unseal(key: bytes, sealed: bytes) -> bytes | None:
-    """What was sealed; None if it was changed or is another key's."""
-    try:
-        return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, None)
-    except InvalidTag:
-        return None
-
-
-def agreed(own: X25519PrivateKey, other: bytes) -> bytes | None:
-    """The secret of two parties (X25519, RFC 7748); None for a public key that gives none (a point of low order)."""
-    try:
-        return own.exchange(X25519PublicKey.from_public_bytes(other))
-    except ValueError:
-        return None
 
 
 def pack_ids(ids: Iterable[int]) -> bytes:
