@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from fedpriv.defense.protocol import Protocol
 from fedpriv_defenses.encryption.ckks_parameters import RingDegree
 from fedpriv_defenses.encryption.ckks_sum import CkksSum
 from fedpriv_defenses.encryption.selection import Select
@@ -28,6 +29,7 @@ class Ckks(SecureSum):
     """
 
     name: ClassVar[str] = "ckks"
+    summed_by: ClassVar[type[Protocol]] = CkksSum
     paper: ClassVar[str] = CkksSum.paper
     adaptive_attack: ClassVar[str] = CkksSum.adaptive_attack
 
@@ -53,14 +55,3 @@ class Ckks(SecureSum):
         default=None,
         description="log2 of the scale; None takes the largest that fits. One with inexact sums is refused.",
     )
-
-    def protocol(self) -> CkksSum:
-        """The second part."""
-        return CkksSum(
-            bits=self.bits,
-            fraction=self.fraction,
-            select=self.select,
-            min_clients=self.min_clients,
-            ring_degree=self.ring_degree,
-            scale_bits=self.scale_bits,
-        )

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from fedpriv.defense.protocol import Protocol
 from fedpriv_defenses.encryption.paillier_sum import PaillierSum
 from fedpriv_defenses.secure_sum.composite import SecureSum
 
@@ -22,6 +23,7 @@ class Paillier(SecureSum):
     """
 
     name: ClassVar[str] = "paillier"
+    summed_by: ClassVar[type[Protocol]] = PaillierSum
     paper: ClassVar[str] = PaillierSum.paper
     adaptive_attack: ClassVar[str] = PaillierSum.adaptive_attack
 
@@ -32,7 +34,3 @@ class Paillier(SecureSum):
     min_clients: Annotated[int, Field(ge=1)] = Field(
         default=1, description="a round that fewer clients finish is aborted; the key holder sees to it."
     )
-
-    def protocol(self) -> PaillierSum:
-        """The second part."""
-        return PaillierSum(bits=self.bits, key_bits=self.key_bits, min_clients=self.min_clients)

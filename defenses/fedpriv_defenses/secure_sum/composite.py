@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
@@ -14,7 +13,7 @@ from fedpriv_defenses.fixed_point import FixedPoint, Range
 
 
 class SecureSum(Defense):
-    """Base of the pairs of a codec and a protocol; override `protocol`."""
+    """Base of the pairs of a codec and a protocol; name it in `summed_by`, or override `protocol`."""
 
     replayable: ClassVar[bool] = False
 
@@ -54,9 +53,13 @@ class SecureSum(Defense):
             raise ValueError(where + told["msg"].removeprefix("Value error, ")) from e
         return self
 
-    @abstractmethod
+    #: The protocol that sums what has been encoded, which gets this defense's parameters of the same names.
+    summed_by: ClassVar[type[Protocol]]
+
     def protocol(self) -> Protocol:
-        """The protocol that sums what has been encoded."""
+        """The second part."""
+        made = type(self).summed_by
+        return made(**{name: getattr(self, name) for name in made.model_fields})
 
     def codec(self) -> FixedPoint:
         """The encoding before it."""

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from fedpriv.defense.protocol import Protocol
 from fedpriv_defenses.secure_sum.coded_masking import CodedMasking, CountOrShare
 from fedpriv_defenses.secure_sum.composite import SecureSum
 
@@ -24,6 +25,7 @@ class LightSecAgg(SecureSum):
     """
 
     name: ClassVar[str] = "light_secagg"
+    summed_by: ClassVar[type[Protocol]] = CodedMasking
     paper: ClassVar[str] = CodedMasking.paper
     adaptive_attack: ClassVar[str] = CodedMasking.adaptive_attack
 
@@ -51,13 +53,3 @@ class LightSecAgg(SecureSum):
         default=1, description="a round that fewer clients finish is aborted."
     )
     encrypted: bool = Field(default=True, description="whether channels to the server are private.")
-
-    def protocol(self) -> CodedMasking:
-        """The second part."""
-        return CodedMasking(
-            colluders=self.colluders,
-            dropouts=self.dropouts,
-            bits=self.bits,
-            min_clients=self.min_clients,
-            encrypted=self.encrypted,
-        )

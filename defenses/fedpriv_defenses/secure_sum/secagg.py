@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from fedpriv.defense.protocol import Protocol
 from fedpriv_defenses.secure_sum.composite import SecureSum
 from fedpriv_defenses.secure_sum.pairwise.protocols import NeighbourMasking, PairwiseMasking
 
@@ -19,6 +20,7 @@ class SecAgg(SecureSum):
     """
 
     name: ClassVar[str] = "secagg"
+    summed_by: ClassVar[type[Protocol]] = PairwiseMasking
     paper: ClassVar[str] = PairwiseMasking.paper
     adaptive_attack: ClassVar[str] = PairwiseMasking.adaptive_attack
 
@@ -34,16 +36,6 @@ class SecAgg(SecureSum):
     )
     encrypted: bool = Field(default=True, description="whether the channels to the server are private.")
 
-    def protocol(self) -> PairwiseMasking:
-        """The second part."""
-        return PairwiseMasking(
-            bits=self.bits,
-            threshold=self.threshold,
-            active=self.active,
-            min_clients=self.min_clients,
-            encrypted=self.encrypted,
-        )
-
 
 class SecAggPlus(SecureSum):
     """SecAgg+ of Bell et al. (2020): `fixed_point`, then `neighbour_masking`; cheaper than `secagg` in large cohorts.
@@ -54,6 +46,7 @@ class SecAggPlus(SecureSum):
     """
 
     name: ClassVar[str] = "secagg_plus"
+    summed_by: ClassVar[type[Protocol]] = NeighbourMasking
     paper: ClassVar[str] = NeighbourMasking.paper
     adaptive_attack: ClassVar[str] = NeighbourMasking.adaptive_attack
 
@@ -79,7 +72,3 @@ class SecAggPlus(SecureSum):
         default=2, description="a round that fewer clients finish is aborted: a sum over one hides nothing."
     )
     encrypted: bool = Field(default=True, description="whether the channels to the server are private.")
-
-    def protocol(self) -> NeighbourMasking:
-        """The second part."""
-        return NeighbourMasking(**{name: getattr(self, name) for name in NeighbourMasking.model_fields})
