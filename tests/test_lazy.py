@@ -1,8 +1,10 @@
+import os
 import subprocess
 import sys
 
 import pytest
 
+from fedpriv.base import lazy
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import default_threads, tf
 
@@ -28,3 +30,17 @@ def test_tff_comes_silently_too():
     code = "from fedpriv.base.lazy import tff; tff.learning"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "chosen"),
+    [("AuthenticAMD", 26, "Haswell"), ("AuthenticAMD", 25, None), ("GenuineIntel", 26, None)],
+)
+def test_scipys_blas_is_told_of_processors_that_it_does_not_know(monkeypatch, vendor, family, chosen):
+    described = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 2\n"
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    lazy._name_processor(described)
+    assert os.environ.get("OPENBLAS_CORETYPE") == chosen
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Zen")
+    lazy._name_processor(described)
+    assert os.environ["OPENBLAS_CORETYPE"] == "Zen"

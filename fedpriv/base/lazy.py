@@ -13,6 +13,7 @@ import gc
 import importlib
 import logging
 import os
+import re
 import sys
 import types
 import warnings
@@ -46,6 +47,24 @@ def _threads(variable: str, default: int) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise ParameterError(f"environment variable {variable}='{text}' is no number of threads; give 1 or more")
     return int(text)
+
+
+def _name_processor(described: str) -> None:
+    """Chooses scipy's BLAS kernels where it would choose wrong ones; it looks once, when it is first imported.
+
+    OpenBLAS 0.3.18, which scipy 1.9 brings, takes an AMD processor that is newer than itself (a family above 25) for a
+    Barcelona of 2007, and crashes in a Cholesky factorization. A choice that somebody made stays.
+
+    Args:
+      described: the beginning of /proc/cpuinfo.
+    """
+    family = re.search(r"^cpu family\s*:\s*(\d+)", described, re.M)
+    if "AuthenticAMD" in described and family and int(family[1]) > 25:
+        os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
+
+
+with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as _processor:
+    _name_processor(_processor.read(256))
 
 
 def _before_tensorflow() -> None:
