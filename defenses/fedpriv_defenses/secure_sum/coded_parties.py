@@ -6,13 +6,13 @@ import hashlib
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
 from fedpriv.base.errors import MessageError
 from fedpriv.defense.protocol import Opening
 from fedpriv.defense.wire import Payload
+from fedpriv_defenses.secure_sum.counting import exact
 from fedpriv_defenses.secure_sum.field import PrimeField
 from fedpriv_defenses.secure_sum.mask_code import MaskCode
 from fedpriv_defenses.secure_sum.sealing import PUBLIC_BYTES, TAG_BYTES, KeyPair, Pair
@@ -47,12 +47,7 @@ class Thresholds:
 
 
 def _count(value: float, clients: int) -> int:
-    if value >= 1:
-        return int(value)
-    # What was meant: as floats, 0.29 * 100 is below 29. A third is the fraction, and not its first 16 decimals.
-    written = Fraction(str(value))
-    simple = written.limit_denominator(10_000)
-    return int((simple if float(simple) == value else written) * clients)
+    return int(value) if value >= 1 else int(exact(value) * clients)
 
 
 class Round:

@@ -7,12 +7,12 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 from scipy import special
 
 from fedpriv.base.errors import StackError
+from fedpriv_defenses.secure_sum.counting import exact
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def degree_for(clients: int, corrupted: float, dropout: float, security_bits: fl
         found = _with_degree(clients, k, bad, gone, 2.0**-security_bits, 2.0**-correctness_bits)
         if found is not None:
             return found
-    gone = math.floor(Fraction(str(dropout)) * clients)
+    gone = math.floor(exact(dropout) * clients)
     lowest, highest = bad + 1, clients - gone
     if highest < lowest:
         raise StackError(
@@ -83,7 +83,7 @@ def degree_for(clients: int, corrupted: float, dropout: float, security_bits: fl
 
 def most_of(share: float, clients: int) -> int:
     """How many clients a share of them is, rounded up, exactly as the share is written; one at least stays."""
-    return min(math.ceil(Fraction(str(share)) * clients), clients - 1)
+    return min(math.ceil(exact(share) * clients), clients - 1)
 
 
 def bounds(clients: int, neighbours: int, threshold: int, corrupted: float, dropout: float) -> Degree:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -11,6 +10,7 @@ from pydantic import Field
 from fedpriv.base.errors import StackError
 from fedpriv.defense.parties import Phase
 from fedpriv.defense.protocol import Opening
+from fedpriv_defenses.secure_sum.counting import exact
 from fedpriv_defenses.secure_sum.pairwise.graph import Degree, bounds, degree_for, most_of
 from fedpriv_defenses.secure_sum.pairwise.session import MaskingSession
 from fedpriv_defenses.secure_sum.pairwise.settings import Masking
@@ -70,7 +70,7 @@ class PairwiseMasking(Masking):
     def degree(self, clients: int) -> Degree:
         """Everybody is everybody's neighbour."""
         least = 2 * clients // 3 + 1 if self.active else clients // 2 + 1
-        threshold = least if self.threshold is None else math.ceil(Fraction(str(self.threshold)) * clients)
+        threshold = least if self.threshold is None else math.ceil(exact(self.threshold) * clients)
         if self.active and threshold < least:
             raise StackError(
                 f"threshold={self.threshold:g} of {clients} clients is {threshold}, but against an active server "
