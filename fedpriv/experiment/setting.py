@@ -35,6 +35,15 @@ def _one_or_many(kind: str) -> pydantic.WithJsonSchema:
     )
 
 
+def _attrition_exists(value: str) -> str:
+    try:
+        registry.attrition.create(value)
+    except FedprivError as e:
+        raise ValueError(str(e)) from e
+    return value
+
+
+Rule = Annotated[str, pydantic.AfterValidator(_attrition_exists)]
 Texts = Annotated[tuple[str, ...], pydantic.BeforeValidator(_as_list), _one_or_many("string")]
 Numbers = Annotated[tuple[int, ...], pydantic.BeforeValidator(_as_list), _one_or_many("integer")]
 
@@ -50,7 +59,7 @@ class Training(Procedure):
         default=None,
         description="C of McMahan et al., the fraction of clients a round, short for `sampling`; at least one client.",
     )
-    attrition: str = Field(
+    attrition: Rule = Field(
         default="none", description="who drops out of a round, and when, such as `bernoulli(rate=0.1)`."
     )
     defended: bool = Field(default=True, description="whether the defenses are in place while it trains.")
@@ -68,15 +77,6 @@ class Training(Procedure):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other; give one")
         return self
-
-    @pydantic.field_validator("attrition")
-    @classmethod
-    def _exists(cls, value: str) -> str:
-        try:
-            registry.attrition.create(value)
-        except FedprivError as e:
-            raise ValueError(str(e)) from e
-        return value
 
     def procedure(self, population: int) -> Procedure:
         """How it trains `population` clients."""
@@ -137,7 +137,7 @@ class Exposed(pydantic.BaseModel):
             "replacement."
         ),
     )
-    attrition: str = Field(
+    attrition: Rule = Field(
         default="none", description="who drops out of an attacked round, and when, such as `bernoulli(rate=0.1)`."
     )
     server: Optimizer | None = Field(
@@ -167,15 +167,6 @@ class Exposed(pydantic.BaseModel):
     )
     knows: Texts = Field(default=(), description="short for `knows=[...]` in `adversary`, added to it.")
     blind: Texts = Field(default=(), description="short for `blind=[...]` in `adversary`, added to it.")
-
-    @pydantic.field_validator("attrition")
-    @classmethod
-    def _exists(cls, value: str) -> str:
-        try:
-            registry.attrition.create(value)
-        except FedprivError as e:
-            raise ValueError(str(e)) from e
-        return value
 
     @pydantic.model_validator(mode="after")
     def _whole_trials(self) -> Exposed:
