@@ -48,9 +48,8 @@ def main(
 
 def streams(rounds: int, warmup: int, words: int = WORDS) -> dict[str, Any]:
     """Seconds of one mask of `words` 32-bit elements on a vector, made three ways that give the same bits."""
-    from fedpriv_defenses.secure_sum.ring import RingFormat
-
     from fedpriv.defense.dealt import Dealt
+    from fedpriv.defense.ring import RingFormat
     from fedpriv.engine.masking import Masking
     from fedpriv.engine.tff.pool import default_runtime
     from fedpriv.engine.tff.traced import traced

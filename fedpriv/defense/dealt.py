@@ -13,13 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from fedpriv.base.errors import ProtocolError
-
-KEY_BYTES = 32
-#: A key makes one mask alone, so a constant nonce and counter repeat none.
-_NONCE = bytes(16)
+from fedpriv.defense.ring import KEY_BYTES, RingFormat
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,17 +63,7 @@ class Dealt:
         return self._with(masked, -1)
 
     def _with(self, values: np.ndarray, direction: int) -> np.ndarray:
-        total = values.copy()
-        for key, sign in zip(self.keys, self.signs, strict=True):
-            change = np.add if sign == direction else np.subtract
-            change(total, _mask(key.tobytes(), self.bits, len(values)), out=total)
-        return total if self.bits == 64 else total & np.uint64((1 << self.bits) - 1)
-
-
-def _mask(key: bytes, bits: int, count: int) -> np.ndarray:
-    """The mask of one key, uint64 `[count]`; bits beyond b are not cut off."""
-    width = -(-bits // 8)
-    stream = Cipher(algorithms.ChaCha20(key, _NONCE), mode=None).encryptor().update(bytes(count * width))
-    wide = np.zeros((count, 8), np.uint8)
-    wide[:, :width] = np.frombuffer(stream, np.uint8).reshape(count, width)
-    return wide.view("<u8").reshape(-1)
+        form = RingFormat(self.bits, len(values))
+        total = values.astype(form.dtype)
+        form.add_keystreams(total, [key.tobytes() for key in self.keys], [direction * int(s) for s in self.signs])
+        return form.reduce(total).astype(np.uint64)

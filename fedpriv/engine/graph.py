@@ -14,7 +14,8 @@ import numpy as np
 from fedpriv.base.lazy import default_threads, tf
 from fedpriv.base.seeds import fold
 from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Seed, Tensor
-from fedpriv.defense.dealt import KEY_BYTES, Dealt
+from fedpriv.defense.dealt import Dealt
+from fedpriv.defense.ring import KEY_BYTES
 from fedpriv.engine.base import Engine
 from fedpriv.engine.collect import Collector
 from fedpriv.engine.masking import Masking

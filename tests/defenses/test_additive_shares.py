@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from fedpriv_defenses.secure_sum.ring import KEY_BYTES, RingFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+
+from fedpriv.defense.ring import KEY_BYTES, RingFormat
 
 #: Two-sided level of every uniformity test below; a right generator fails one in a million times.
 LEVEL = 1e-6

@@ -20,7 +20,6 @@ from fedpriv_defenses.secure_sum.pairwise.graph import (
     neighbours_of,
 )
 from fedpriv_defenses.secure_sum.pairwise.protocols import NeighbourMasking, PairwiseMasking
-from fedpriv_defenses.secure_sum.ring import RingFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -29,6 +28,7 @@ from fedpriv.base.errors import MessageError, ParameterError, ProtocolError, Sta
 from fedpriv.defense.attrition import BernoulliAttrition, FixedAttrition, PartiesAttrition
 from fedpriv.defense.parties import SERVER, client
 from fedpriv.defense.protocol import Aborted, Revealed
+from fedpriv.defense.ring import RingFormat
 from fedpriv.defense.stations import Plan
 from fedpriv.defense.wire import Interference
 from fedpriv.models.spec import Spec

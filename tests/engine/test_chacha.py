@@ -5,13 +5,13 @@ from functools import partial
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from fedpriv_defenses.secure_sum.ring import RingFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedpriv.base.errors import ProtocolError
 from fedpriv.base.lazy import tf, tff
 from fedpriv.defense.dealt import Dealt
+from fedpriv.defense.ring import RingFormat
 from fedpriv.engine import masking
 from fedpriv.engine.chacha import keystream
 from fedpriv.engine.masking import Masking

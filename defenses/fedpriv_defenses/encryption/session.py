@@ -12,6 +12,7 @@ from fedpriv.base.errors import MessageError, ProtocolError
 from fedpriv.defense.parties import SERVER, Party, Phase
 from fedpriv.defense.parties import client as client_party
 from fedpriv.defense.protocol import Opening, Session, Sighting
+from fedpriv.defense.ring import RingFormat
 from fedpriv.defense.wire import Delivery, Payload
 from fedpriv_defenses.encryption.key_holder import (
     FINGERPRINT_BYTES,
@@ -21,7 +22,6 @@ from fedpriv_defenses.encryption.key_holder import (
 )
 from fedpriv_defenses.encryption.scheme import TAG_BITS, Block, PublicKey, Room, Scheme
 from fedpriv_defenses.encryption.sum_check import KEY_BYTES, SumCheck, tags
-from fedpriv_defenses.secure_sum.ring import RingFormat
 
 #: Bytes of a ciphertext's length in a message.
 _LENGTH = 4

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedpriv.defense.dealt import Dealt
-from fedpriv_defenses.secure_sum.ring import RingFormat
+from fedpriv.defense.ring import RingFormat
 from fedpriv_defenses.secure_sum.scheme import Scheme
 from fedpriv_defenses.secure_sum.shared_sum import SharedSum
 

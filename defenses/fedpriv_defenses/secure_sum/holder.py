@@ -8,8 +8,8 @@ import numpy as np
 
 from fedpriv.base.errors import MessageError
 from fedpriv.defense.parties import Party
+from fedpriv.defense.ring import KEY_BYTES
 from fedpriv.defense.wire import Payload
-from fedpriv_defenses.secure_sum.ring import KEY_BYTES
 from fedpriv_defenses.secure_sum.scheme import Scheme
 
 

@@ -12,11 +12,11 @@ from pydantic import Field
 
 from fedpriv.base.errors import MessageError, StackError
 from fedpriv.defense.domain import Domain, Ring
+from fedpriv.defense.ring import KEY_BYTES
 from fedpriv.defense.stations import Defense, Plan
 from fedpriv_defenses.secure_sum import shamir
 from fedpriv_defenses.secure_sum.decoding import suspects
 from fedpriv_defenses.secure_sum.field import PrimeField
-from fedpriv_defenses.secure_sum.ring import KEY_BYTES
 from fedpriv_defenses.secure_sum.scheme import Scheme
 from fedpriv_defenses.secure_sum.shared_sum import SharedSum
 

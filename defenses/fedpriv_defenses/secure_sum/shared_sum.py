@@ -22,10 +22,10 @@ from fedpriv.defense.domain import Ring
 from fedpriv.defense.parties import SERVER, Party, Phase, aggregator
 from fedpriv.defense.parties import client as client_party
 from fedpriv.defense.protocol import Opening, Protocol, Session, Sighting
+from fedpriv.defense.ring import RingFormat
 from fedpriv.defense.stations import Plan
 from fedpriv.defense.wire import Delivery, Payload
 from fedpriv_defenses.secure_sum.holder import Holder
-from fedpriv_defenses.secure_sum.ring import RingFormat
 from fedpriv_defenses.secure_sum.scheme import Scheme
 
 #: What shares are sent in, and what their sums are.

@@ -21,7 +21,7 @@ from fedpriv.base.lazy import tf, tff
 from fedpriv.base.seeds import fold
 from fedpriv.base.types import Array, Nested, Tensor
 from fedpriv.defense.aggregator import Aggregator
-from fedpriv.defense.dealt import KEY_BYTES
+from fedpriv.defense.ring import KEY_BYTES
 from fedpriv.engine.base import Engine
 from fedpriv.engine.collect import Collector
 from fedpriv.engine.masking import Masking

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedpriv.base.errors import MessageError
+from fedpriv.defense.ring import RingFormat
 from fedpriv.defense.wire import Payload
 from fedpriv_defenses.secure_sum import sealing, shamir
 from fedpriv_defenses.secure_sum.pairwise import messages
 from fedpriv_defenses.secure_sum.pairwise.messages import KEY, SIGNATURE
-from fedpriv_defenses.secure_sum.ring import RingFormat
 
 #: What a client does, in order.
 _STEPS = (

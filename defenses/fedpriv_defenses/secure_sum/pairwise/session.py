@@ -10,17 +10,17 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedpriv.base.errors import MessageError, StackError
-from fedpriv.defense.dealt import KEY_BYTES, Dealt
+from fedpriv.defense.dealt import Dealt
 from fedpriv.defense.parties import SERVER, Party, Phase
 from fedpriv.defense.parties import client as client_party
 from fedpriv.defense.protocol import Opening, Session, Sighting
+from fedpriv.defense.ring import KEY_BYTES, RingFormat
 from fedpriv.defense.wire import Delivery, Payload
 from fedpriv_defenses.secure_sum.pairwise import messages
 from fedpriv_defenses.secure_sum.pairwise.client import SHARE, MaskingClient, Rules, pair_key
 from fedpriv_defenses.secure_sum.pairwise.graph import Degree, components, neighbours_of
 from fedpriv_defenses.secure_sum.pairwise.server import MaskingServer
 from fedpriv_defenses.secure_sum.pairwise.settings import Masking
-from fedpriv_defenses.secure_sum.ring import RingFormat
 
 #: Where a random graph falls apart more often than this, it is looked whether it did.
 _UNLIKELY = 2.0**-20

@@ -1,9 +1,9 @@
-"""Additive shares: a vector of ring elements as k messages, any k - 1 of which tell nothing.
+"""Ring: vectors of integers modulo 2^b in messages, as keystreams, and as additive shares.
 
-k - 1 shares are ChaCha20 keystreams (RFC 8439's cipher) under fresh 256-bit keys from the operating system, the
-last is the value minus their sum modulo 2^b. Security is computational: whoever tells any k - 1 shares from
-uniformly random ones tells ChaCha20's keystream from random bits. If the last share is among the k - 1, it is
-masked by the keystream that is not; if it is not, nothing in them depends on the value.
+A keystream is ChaCha20's (RFC 8439) under a fresh 256-bit key, read as little-endian integers. Of k additive shares,
+k - 1 are keystreams, the last is the value minus their sum modulo 2^b. Security is computational: whoever tells any
+k - 1 shares from uniformly random ones tells ChaCha20's keystream from random bits. If the last share is among the
+k - 1, it is masked by the keystream that is not; if it is not, nothing in them depends on the value.
 """
 
 from __future__ import annotations
