@@ -22,20 +22,10 @@ from fedpriv.defense.parties import SERVER, aggregator, client
 from fedpriv.defense.protocol import Aborted, Protocol, Revealed, Session, Sighting
 from fedpriv.defense.stations import Plan, Station
 from fedpriv.defense.wire import Interference
-from fedpriv.models.spec import Spec
-from fedpriv.procedure.procedure import Sampling
 
 
 def plan_of(cohort, d=3):
-    return Plan(
-        spec=Spec(("w",), ((d,),)),
-        population=cohort,
-        cohort=cohort,
-        expected_cohort=float(cohort),
-        sampling=Sampling.full(),
-        weighting="uniform",
-        max_examples=1,
-    )
+    return Plan.everybody(cohort, d)
 
 
 class PairwiseMasks(Protocol):

@@ -79,18 +79,8 @@ def timed(written: str, size: int, clients: int) -> tuple[dict[str, float], dict
     from fedpriv.base.errors import FedprivError
     from fedpriv.defense.protocol import Revealed
     from fedpriv.defense.stations import Plan
-    from fedpriv.models.spec import Spec
-    from fedpriv.procedure.procedure import Sampling
 
-    plan = Plan(
-        spec=Spec(("w",), ((size,),)),
-        population=clients,
-        cohort=clients,
-        expected_cohort=float(clients),
-        sampling=Sampling.full(),
-        weighting="uniform",
-        max_examples=1,
-    )
+    plan = Plan.everybody(clients, size)
     codec, protocol = registry.defenses.create(written).parts()
     top = ((1 << (codec.bits - 1)) - 1) // clients
     vectors = np.random.default_rng(0).integers(-top, top + 1, (clients, size + 1))

@@ -195,19 +195,9 @@ def measured(name: str, n: int, d: int, share: float) -> dict[str, Any]:
     from fedpriv.defense.attrition import FixedAttrition
     from fedpriv.defense.protocol import Aborted
     from fedpriv.defense.stations import Plan
-    from fedpriv.models.spec import Spec
-    from fedpriv.procedure.procedure import Sampling
 
     protocol = _protocol(name)
-    plan = Plan(
-        spec=Spec(("w",), ((d,),)),
-        population=n,
-        cohort=n,
-        expected_cohort=float(n),
-        sampling=Sampling.full(),
-        weighting="uniform",
-        max_examples=1,
-    )
+    plan = Plan.everybody(n, d)
     protocol.check(plan)
     rng, bits = np.random.default_rng(0), protocol.bits
     largest = (1 << (bits - 1)) // n  # as a codec leaves room for the sum

@@ -36,3 +36,25 @@ class Plan:
     rounds: int | None = None
     procedure: Procedure | None = None
     on_nonfinite: Literal["stop", "drop", "abort"] = "stop"
+
+    @classmethod
+    def everybody(
+        cls, clients: int, size: int, *, weighting: Literal["uniform", "examples"] = "uniform", max_examples: int = 1
+    ) -> Plan:
+        """Of rounds in which all of some clients take part, for a protocol or a codec that is run by itself.
+
+        Args:
+          clients: how many.
+          size: d, values of an update.
+          weighting: as the attribute.
+          max_examples: as the attribute.
+        """
+        return cls(
+            spec=Spec(("values",), ((size,),)),
+            population=clients,
+            cohort=clients,
+            expected_cohort=float(clients),
+            sampling=Sampling.full(),
+            weighting=weighting,
+            max_examples=max_examples,
+        )

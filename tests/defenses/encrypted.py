@@ -4,22 +4,12 @@ import numpy as np
 
 from fedpriv.defense.parties import Party
 from fedpriv.defense.stations import Plan
-from fedpriv.models.spec import Spec
-from fedpriv.procedure.procedure import Sampling
 
 KEY_HOLDER = Party("key_holder")
 
 
 def plan_of(cohort, n=3):
-    return Plan(
-        spec=Spec(("w",), ((n - 1,),)),
-        population=cohort,
-        cohort=cohort,
-        expected_cohort=float(cohort),
-        sampling=Sampling.full(),
-        weighting="uniform",
-        max_examples=1,
-    )
+    return Plan.everybody(cohort, n - 1)
 
 
 def limit(protocol, clients):

@@ -15,23 +15,13 @@ from fedpriv.defense.parties import SERVER, aggregator, client
 from fedpriv.defense.protocol import Aborted, Revealed
 from fedpriv.defense.stations import Plan, Station
 from fedpriv.defense.wire import Interference
-from fedpriv.models.spec import Spec
-from fedpriv.procedure.procedure import Sampling
 
 VECTORS = np.array([[1, 2, 3], [40, 50, 60], [2**32 - 1, 0, 7]], np.uint64)
 RING32 = np.uint64(2**32 - 1)
 
 
 def plan_of(cohort, n=3):
-    return Plan(
-        spec=Spec(("w",), ((n - 1,),)),
-        population=cohort,
-        cohort=cohort,
-        expected_cohort=float(cohort),
-        sampling=Sampling.full(),
-        weighting="uniform",
-        max_examples=1,
-    )
+    return Plan.everybody(cohort, n - 1)
 
 
 def run(protocol=None, vectors=VECTORS, attrition=None, **options):

@@ -20,8 +20,6 @@ from fedpriv.defense.parties import SERVER, client
 from fedpriv.defense.protocol import Aborted, Revealed
 from fedpriv.defense.stations import Plan, Station
 from fedpriv.defense.wire import Interference
-from fedpriv.models.spec import Spec
-from fedpriv.procedure.procedure import Sampling
 
 PHASES = ("advertise", "share", "masked_input", "recover")
 #: Bytes of a key, of an entry in the book of keys, of a tag, and of a sender's number.
@@ -29,15 +27,7 @@ KEY, ENTRY, TAG, NUMBER = 32, 40, 16, 4
 
 
 def plan_of(cohort, n=5):
-    return Plan(
-        spec=Spec(("w",), ((n - 1,),)),
-        population=cohort,
-        cohort=cohort,
-        expected_cohort=float(cohort),
-        sampling=Sampling.full(),
-        weighting="uniform",
-        max_examples=1,
-    )
+    return Plan.everybody(cohort, n - 1)
 
 
 def vectors_of(m, n, bits=16, seed=0):

@@ -15,22 +15,12 @@ from fedpriv.base.lazy import tf
 from fedpriv.defense.domain import Real, Ring
 from fedpriv.defense.line import Line
 from fedpriv.defense.stations import Plan
-from fedpriv.models.spec import Spec
-from fedpriv.procedure.procedure import Sampling
 
 SEED = (5, 2**40)
 
 
 def plan_of(d, cohort=1, weighting="uniform", max_examples=600):
-    return Plan(
-        spec=Spec(("w",), ((d,),)),
-        population=cohort,
-        cohort=cohort,
-        expected_cohort=float(cohort),
-        sampling=Sampling.full(),
-        weighting=weighting,
-        max_examples=max_examples,
-    )
+    return Plan.everybody(cohort, d, weighting=weighting, max_examples=max_examples)
 
 
 def encoded_of(codec, values, plan):

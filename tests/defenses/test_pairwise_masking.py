@@ -31,20 +31,10 @@ from fedpriv.defense.protocol import Aborted, Revealed
 from fedpriv.defense.ring import RingFormat
 from fedpriv.defense.stations import Plan
 from fedpriv.defense.wire import Interference
-from fedpriv.models.spec import Spec
-from fedpriv.procedure.procedure import Sampling
 
 
 def plan_of(cohort, n=3):
-    return Plan(
-        spec=Spec(("w",), ((n - 1,),)),
-        population=cohort,
-        cohort=cohort,
-        expected_cohort=float(cohort),
-        sampling=Sampling.full(),
-        weighting="uniform",
-        max_examples=1,
-    )
+    return Plan.everybody(cohort, n - 1)
 
 
 def vectors_of(count, n, bits, seed=0):

@@ -14,21 +14,10 @@ from fedpriv.base.lazy import tf
 from fedpriv.defense.domain import Real, Ring
 from fedpriv.defense.parties import aggregator
 from fedpriv.defense.stations import Plan, Station
-from fedpriv.models.spec import Spec
-from fedpriv.procedure.procedure import Sampling
 
 
 def plan_of(d, clients, weighting="uniform", max_examples=600):
-    spec = Spec(("w",), ((d,),))
-    return Plan(
-        spec=spec,
-        population=clients,
-        cohort=clients,
-        expected_cohort=float(clients),
-        sampling=Sampling.full(),
-        weighting=weighting,
-        max_examples=max_examples,
-    )
+    return Plan.everybody(clients, d, weighting=weighting, max_examples=max_examples)
 
 
 def run(sharing, plan, contributions, **options):

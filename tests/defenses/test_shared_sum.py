@@ -17,8 +17,6 @@ from fedpriv.defense.parties import SERVER, aggregator, client
 from fedpriv.defense.protocol import Aborted, Revealed
 from fedpriv.defense.stations import Plan
 from fedpriv.defense.wire import Interference
-from fedpriv.models.spec import Spec
-from fedpriv.procedure.procedure import Sampling
 
 BITS = 20
 MASK = np.uint64(2**BITS - 1)
@@ -38,15 +36,7 @@ SHAPES |= {f"{name}, vectors": p.with_(compressed=False) for name, p in SHAPES.i
 
 
 def plan_of(cohort, n=3):
-    return Plan(
-        spec=Spec(("w",), ((n - 1,),)),
-        population=cohort,
-        cohort=cohort,
-        expected_cohort=float(cohort),
-        sampling=Sampling.full(),
-        weighting="uniform",
-        max_examples=1,
-    )
+    return Plan.everybody(cohort, n - 1)
 
 
 def run(protocol, vectors=VECTORS, attrition=None, watched=None, only=None, **options):

@@ -18,8 +18,6 @@ from fedpriv.defense.parties import SERVER, client
 from fedpriv.defense.protocol import Aborted
 from fedpriv.defense.stations import Plan
 from fedpriv.defense.wire import Delivery, Interference
-from fedpriv.models.spec import Spec
-from fedpriv.procedure.procedure import Sampling
 from fedpriv_experiments.private_salaries.group import LIMIT, Person
 
 #: How many people's sums determine the mean with Shamir's sharing.
@@ -31,15 +29,7 @@ SHAMIR = ShamirSharing(among="clients", bits=None, threshold=THRESHOLD, compress
 
 def plan_for(people: int) -> Plan:
     """The facts of a run: one number a person, all of equal weight."""
-    return Plan(
-        spec=Spec(("salary",), ((1,),)),
-        population=people,
-        cohort=people,
-        expected_cohort=float(people),
-        sampling=Sampling.full(),
-        weighting="uniform",
-        max_examples=1,
-    )
+    return Plan.everybody(people, 1)
 
 
 def codec_for(people: int) -> FixedPoint:

@@ -112,19 +112,9 @@ def secretly(readings: Sequence[np.ndarray]) -> tuple[float, dict[int, np.ndarra
     from fedpriv.defense.parties import aggregator
     from fedpriv.defense.protocol import Revealed
     from fedpriv.defense.stations import Plan
-    from fedpriv.models.spec import Spec
-    from fedpriv.procedure.procedure import Sampling
 
     n, most = len(readings), max(map(len, readings))
-    plan = Plan(
-        spec=Spec(("mean",), ((1,),)),
-        population=n,
-        cohort=n,
-        expected_cohort=float(n),
-        sampling=Sampling.full(),
-        weighting="examples",
-        max_examples=most,
-    )
+    plan = Plan.everybody(n, 1, weighting="examples", max_examples=most)
     codec, protocol = SecretSharing(aggregators=2, range=LIMIT, bits=64).parts()
     session = protocol.open(plan, range(n), round=0, seed=0, watched=[aggregator(0)])
     session.begin()
