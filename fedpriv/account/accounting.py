@@ -9,16 +9,18 @@ does not rescale between relations, so a clipped sum's multiplier sigma / C must
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.base.lazy import dp_accounting
 from fedpriv.defense.claim import Relation
+from fedpriv.defense.event import RenyiEvent
 from fedpriv.procedure.procedure import Sampling
 
 AccountantName = Literal["rdp", "pld"]
+Event: TypeAlias = "dp_accounting.DpEvent | RenyiEvent"
 
 #: Smallest noise multiplier searched; below it the accountants' epsilons run into the hundreds.
 SMALLEST_MULTIPLIER = 0.1
@@ -29,9 +31,7 @@ LARGEST_MULTIPLIER = 1e4
 USEFUL_MULTIPLIER = {"rdp": 1e-3, "pld": 0.05}
 
 
-def sampled(
-    event: dp_accounting.DpEvent, relation: Relation, sampling: Sampling, population: int
-) -> dp_accounting.DpEvent:
+def sampled(event: Event, relation: Relation, sampling: Sampling, population: int) -> Event:
     """One round's `event`, amplified by drawing the cohort from `population` clients.
 
     Poisson sampling amplifies under add_or_remove_one (Mironov, Talwar, Zhang 2019, arXiv 1908.10530); fixed-size
@@ -41,6 +41,8 @@ def sampled(
     Raises:
       LedgerError: no theorem covers this relation under this sampling.
     """
+    if isinstance(event, RenyiEvent):
+        return event
     if sampling.selection is not None:
         return sampling.selection.amplified(event, relation, population)
     if sampling.kind == "poisson" and sampling.rate is not None and sampling.rate < 1:
@@ -67,12 +69,15 @@ def new_accountant(name: AccountantName, relation: Relation) -> dp_accounting.Pr
     return kind(neighboring_relation=dp_accounting.NeighboringRelation[relation.upper()])
 
 
-def round_rdp(event: dp_accounting.DpEvent, relation: Relation) -> tuple[np.ndarray, np.ndarray]:
+def round_rdp(event: Event, relation: Relation) -> tuple[np.ndarray, np.ndarray]:
     """(orders, Renyi divergence of one round at each); rounds add up, so n rounds are n times the second.
 
     Raises:
       LedgerError: none can be computed.
     """
+    if isinstance(event, RenyiEvent):
+        orders = dp_accounting.rdp.RdpAccountant().orders
+        return np.asarray(orders), np.array([event.curve(float(order)) for order in orders])
     tried = event
     for _ in range(40):
         found = new_accountant("rdp", relation).compose(tried)
@@ -100,7 +105,7 @@ def _halved(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent | None:
     return None
 
 
-def counted(event: dp_accounting.DpEvent, name: AccountantName) -> dp_accounting.DpEvent:
+def counted(event: Event, name: AccountantName) -> Event:
     """`event` with no more noise than LARGEST_MULTIPLIER.
 
     Raises:
@@ -122,9 +127,7 @@ def rdp_epsilon(orders: np.ndarray, rdp: np.ndarray, delta: float) -> float:
     return float(dp_accounting.rdp.compute_epsilon(orders, rdp, delta)[0])
 
 
-def composed_epsilon(
-    event: dp_accounting.DpEvent, relation: Relation, accountant: AccountantName, rounds: int, delta: float
-) -> float:
+def composed_epsilon(event: Event, relation: Relation, accountant: AccountantName, rounds: int, delta: float) -> float:
     """Epsilon at `delta` after `rounds` rounds of `event`; infinite where nothing is bounded."""
     if rounds == 0:
         return 0.0
@@ -134,8 +137,14 @@ def composed_epsilon(
     return float(new_accountant(accountant, relation).compose(event, rounds).get_epsilon(delta))
 
 
-def require_supported(event: dp_accounting.DpEvent, relation: Relation, accountant: AccountantName) -> None:
+def require_supported(event: Event, relation: Relation, accountant: AccountantName) -> None:
     """Raises LedgerError, with a way out, if that accountant cannot compose `event` under `relation`."""
+    if isinstance(event, RenyiEvent):
+        if accountant == "rdp":
+            return
+        raise LedgerError(
+            f"no privacy loss distribution is known of {event.name}, only its Renyi divergence; use accountant='rdp'"
+        )
     if new_accountant(accountant, relation).supports(event):
         return
     kind = type(event).__name__

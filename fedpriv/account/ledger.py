@@ -30,6 +30,7 @@ from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.base.lazy import dp_accounting
 from fedpriv.base.types import Config
 from fedpriv.defense.claim import Against, Check, Claim, Relation, Unit
+from fedpriv.defense.event import RenyiEvent
 from fedpriv.defense.plan import Plan
 
 __all__ = ["Against", "Claim", "Epsilon", "Ledger", "Unit", "central_epsilon", "noise_for"]
@@ -158,8 +159,11 @@ class Ledger:
             raise refusals[0]
         value, claim = min(found, key=lambda pair: pair[0])
         assumes = (*claim.assumes, *((PUBLISHED_SEED,) if self.seeded else ()))
-        if claim.unit == "client" and delta > 1 / self.plan.population:
-            assumes = (*assumes, f"delta {delta:g} is small enough, though above 1/{self.plan.population} (clients)")
+        if claim.unit == "client" and delta > 1 / self.plan.accounted_population:
+            assumes = (
+                *assumes,
+                f"delta {delta:g} is small enough, though above 1/{self.plan.accounted_population} (clients)",
+            )
         return Epsilon(value, delta, claim.unit, claim.relation, name, assumes, rounds, against)
 
     def _value(self, claim: Claim, accountant: AccountantName, rounds: int, delta: float) -> float:
@@ -175,7 +179,7 @@ class Ledger:
         key = (repr(claim), accountant, rounds, delta)
         if key not in self._values:
             # The theorem for fixed cohorts is loose for large ones; without amplification the bound holds as well.
-            loose = claim.amplified and self.plan.sampling.kind == "fixed" and claim.unit == "client"
+            loose = claim.amplified and self.plan.accounted_sampling.kind == "fixed" and claim.unit == "client"
             readings = [claim, replace(claim, amplified=False)] if loose else [claim]
             value = min(self._composed(one, accountant, rounds, delta) for one in readings)
             if not math.isfinite(value):
@@ -224,7 +228,7 @@ class Ledger:
             raise LedgerError(f"no claim protects a single {wanted} against '{against}'; claimed: {', '.join(units)}")
         return claims
 
-    def _event(self, claim: Claim, accountant: AccountantName) -> dp_accounting.DpEvent:
+    def _event(self, claim: Claim, accountant: AccountantName) -> dp_accounting.DpEvent | RenyiEvent:
         """The sampled event of `claim`, or LedgerError where the claim justifies no number."""
         if isinstance(claim.event, dp_accounting.NonPrivateDpEvent):
             raise LedgerError("a defense reports its own round as not private, so epsilon is unbounded; replace it")
@@ -237,17 +241,17 @@ class Ledger:
                     "cohort sampling draws clients, so it amplifies no claim about single examples; put the sampling "
                     "of examples into the event itself and claim it without amplification"
                 )
-            event = sampled(event, claim.relation, self.plan.sampling, self.plan.population)
+            event = sampled(event, claim.relation, self.plan.accounted_sampling, self.plan.accounted_population)
         require_supported(event, claim.relation, accountant)
         return event
 
     def describe(self) -> str:
         """Plain words: what is claimed, under which sampling, and what it rests on."""
         s = self.plan
-        how = s.sampling.describe(s.population)
+        how = s.accounted_sampling.describe(s.accounted_population)
         lines = [f"Privacy account ({self.accountant}) over {self.rounds} rounds: {how}."]
         for claim in self.claims:
-            amplified = claim.amplified and s.sampling.kind in ("fixed", "poisson")
+            amplified = claim.amplified and s.accounted_sampling.kind in ("fixed", "poisson")
             lines.append(
                 f"- {claim.unit} level against '{claim.against}', {claim.relation}: {claim.event} a round"
                 f"{', amplified by sampling' if amplified else ''}."
@@ -263,7 +267,9 @@ class Ledger:
 
     def _fingerprint(self) -> str:
         s = self.plan
-        facts = repr((self.claims, s.sampling.model_dump(), s.population, s.weighting, self.objections))
+        facts = repr(
+            (self.claims, s.accounted_sampling.model_dump(), s.accounted_population, s.weighting, self.objections)
+        )
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def state(self) -> Config:

@@ -31,6 +31,8 @@ from fedpriv.base.types import Scalar, Seed, Shape, Tensor
 NORMAL_CHILD = -1
 #: The child of a seed that uniform values are drawn from.
 UNIFORM_CHILD = -2
+#: The child of a seed that random words are drawn from.
+WORDS_CHILD = -3
 
 
 class Purpose(enum.IntEnum):
@@ -119,6 +121,18 @@ def uniform(seed: Seed, shape: Shape | Tensor) -> Tensor:
         dtype=tf.uint64,
     )
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(11, tf.uint64)), tf.float64) * 2.0**-53
+
+
+def words(seed: Seed, count: Scalar | int) -> Tensor:
+    """Int64 `[count]`, all 64 bits of each uniformly random: a pure function of an int64 `[2]` seed (traceable)."""
+    seed = child(seed, WORDS_CHILD)
+    return tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=tf.reshape(tf.cast(count, tf.int64), [1]),
+        key=tf.bitcast(seed[:1], tf.uint64),
+        counter=tf.bitcast(tf.stack([tf.zeros([], tf.int64), seed[1]]), tf.uint64),
+        alg=1,
+        dtype=tf.int64,
+    )
 
 
 def gaussian(seed: Seed, shape: Shape | Tensor, dtype: Any = "float32") -> Tensor:

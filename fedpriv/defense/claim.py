@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fedpriv.base.lazy import dp_accounting
+from fedpriv.defense.event import RenyiEvent
 
-Unit = Literal["client", "example"]
+Unit = Literal["client", "example", "user"]
 Relation = Literal["add_or_remove_one", "replace_one", "replace_special"]
 Against = Literal["released", "server"]
 #: Assumptions that a run can break, and that it checks: all clients of a cohort arrive; cohorts are drawn as the
@@ -25,8 +26,8 @@ class Claim:
     strongest that applies. A defense that releases more than one thing a round reports one composed event.
 
     Attributes:
-      event: a `dp_accounting.DpEvent` for one round, before amplification by sampling. A Gaussian's noise
-        multiplier is sigma over the sensitivity under `relation`.
+      event: a `dp_accounting.DpEvent` or `RenyiEvent` for one round, before amplification by sampling. A Gaussian's
+        noise multiplier is sigma over the sensitivity under `relation`.
       unit: what is protected.
       relation: neighbouring relation the event is stated for.
       against: who the guarantee holds against: `released` (whoever sees only released models) or `server`
@@ -43,7 +44,7 @@ class Claim:
         is limited; None composes `event`, the common case.
     """
 
-    event: dp_accounting.DpEvent
+    event: dp_accounting.DpEvent | RenyiEvent
     unit: Unit
     relation: Relation
     against: Against
@@ -53,4 +54,4 @@ class Claim:
     about_sum: bool = False
     covers_tally: bool = False
     checks: frozenset[Check] = frozenset()
-    run: Callable[[int], dp_accounting.DpEvent] | None = field(default=None, repr=False)
+    run: Callable[[int], dp_accounting.DpEvent | RenyiEvent] | None = field(default=None, repr=False)

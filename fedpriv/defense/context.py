@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedpriv.base.errors import ContextError
-from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Seed
+from fedpriv.base.seeds import child, gaussian, words
+from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Seed, Shape, Tensor
 from fedpriv.defense.plan import Plan
 from fedpriv.models.model import Model
 
@@ -89,3 +90,17 @@ class Context:
         if value is ABSENT:
             raise ContextError(f"context.{name} does not exist at this station; it exists at {WHERE[name]}")
         return value
+
+    def normal(self, shape: Shape | Tensor, dtype: Any = "float32", stream: int = 0) -> Tensor:
+        """Standard normal noise of `shape` for this very station, client, round and step.
+
+        Args:
+          shape: of the values.
+          dtype: of the values.
+          stream: 0 or more; values of different streams are independent, the same stream gives the same values again.
+        """
+        return gaussian(child(self.seed, stream), shape, dtype)
+
+    def words(self, count: Scalar | int, stream: int = 0) -> Tensor:
+        """Uniformly random int64 `[count]`, all 64 bits of them, for discrete noise; streams as in `normal`."""
+        return words(child(self.seed, stream), count)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedpriv.models.spec import Spec
-from fedpriv.procedure.procedure import Procedure, Sampling
+from fedpriv.procedure.procedure import Procedure, Sampling, Simulated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class Plan:
       rounds: planned number of rounds, or None when open.
       procedure: local training, batches and server step; None where a plan is made for an aggregator alone.
       on_nonfinite: where a client's update is not finite: `stop` the run, `drop` the client, or `abort` the round.
+      simulates: the larger federation that noise and account are made for, or None where they are for this one.
+      secure_rng: whether noise comes from the operating system and a cipher, rather than from the run's seed.
     """
 
     spec: Spec
@@ -36,6 +38,26 @@ class Plan:
     rounds: int | None = None
     procedure: Procedure | None = None
     on_nonfinite: Literal["stop", "drop", "abort"] = "stop"
+    simulates: Simulated | None = None
+    secure_rng: bool = False
+
+    @property
+    def noise_factor(self) -> float:
+        """What noise on the sum is multiplied with, so that the mean carries as much as the simulated cohort's would.
+
+        That is the expected cohort over the simulated one; 1 where nothing is simulated.
+        """
+        return 1.0 if self.simulates is None else self.expected_cohort / self.simulates.cohort
+
+    @property
+    def accounted_population(self) -> int:
+        """The number of clients that the account is for."""
+        return self.population if self.simulates is None else self.simulates.population
+
+    @property
+    def accounted_sampling(self) -> Sampling:
+        """How the cohorts that the account is for are drawn."""
+        return self.sampling if self.simulates is None else self.simulates.sampling(self.sampling)
 
     @classmethod
     def everybody(

@@ -51,6 +51,7 @@ class Federation:
       accountant: `rdp` or `pld`.
       attrition: who drops out of a round, and when; or as on a command line, such as `bernoulli(rate=0.1)`.
       topology: registered name of how rounds are carried; `server` is FedAvg's star.
+      secure_rng: whether noise is drawn from the operating system and expanded by a cipher; such runs do not repeat.
       seeded: whether somebody chose the seed, and so may know it.
 
     Raises:
@@ -73,6 +74,7 @@ class Federation:
     accountant: Literal["rdp", "pld"] = "rdp"
     attrition: Attrition = field(default_factory=NoAttrition)
     topology: str = "server"
+    secure_rng: bool = False
     seeded: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -171,6 +173,8 @@ class Federation:
             rounds=self.rounds,
             procedure=self.procedure,
             on_nonfinite=self.on_nonfinite,
+            simulates=self.procedure.simulates,
+            secure_rng=self.secure_rng,
         )
 
     @cached_property
@@ -208,6 +212,7 @@ class Federation:
             "on_nonfinite": self.on_nonfinite,
             **({} if self.on_overflow == "stop" else {"on_overflow": self.on_overflow}),
             "attrition": self.attrition.config(),
+            **({"secure_rng": True} if self.secure_rng else {}),
             "topology": self.topology,
         }
 

@@ -118,6 +118,37 @@ class Sampling(_Frozen):
         return int(self.size or 0) if self.kind == "fixed" else population
 
 
+class Simulated(_Frozen):
+    """A larger federation whose noise is simulated with a small one.
+
+    The noise on a mean falls with the cohort, and its privacy does not: a small cohort stands for a large one if its
+    sum carries less noise, in proportion. The account is then the large federation's, and no guarantee for the clients
+    that really took part. McMahan, Ramage, Talwar, Zhang, 2018, arXiv 1710.06963, section 4, do the same.
+    """
+
+    cohort: Count = Field(description="(expected) clients a round of the simulated federation.")
+    population: Count = Field(description="clients of the simulated federation.")
+
+    @pydantic.model_validator(mode="after")
+    def _within(self) -> Simulated:
+        if self.cohort > self.population:
+            raise ValueError(
+                f"a simulated cohort={self.cohort} exceeds its population={self.population}; choose at most that many"
+            )
+        return self
+
+    def sampling(self, small: Sampling) -> Sampling:
+        """How its cohorts are drawn: as the small federation's, `small`, in its own sizes."""
+        if small.selection is not None:
+            facts = dict(small.selection) | {"size": self.cohort}
+            written = ",".join(f"{name}={value}" for name, value in facts.items())
+            return Sampling(kind="strategy", strategy=f"{small.selection.name}({written})")
+        if self.cohort == self.population:
+            return Sampling.full()
+        poisson = small.kind == "poisson"
+        return Sampling.poisson(self.cohort / self.population) if poisson else Sampling.fixed(self.cohort)
+
+
 class Schedule(_Frozen):
     """A learning-rate factor by round."""
 
@@ -183,6 +214,17 @@ class Procedure(_Frozen):
         default="examples",
         description="`examples` weighs each client by its example count (McMahan et al.), `uniform` equally.",
     )
+    simulates: Simulated | None = Field(
+        default=None, description="a larger federation that noise and privacy account are made for, if given."
+    )
+
+    @pydantic.model_serializer(mode="wrap")
+    def _as_before(self, handler: Any) -> Any:
+        """A procedure that simulates nothing is written as before, and identified by that."""
+        written = handler(self)
+        if self.simulates is None:
+            written.pop("simulates", None)
+        return written
 
     @staticmethod
     def fedsgd(learning_rate: float = 0.1, sampling: Sampling | None = None, weighting: str = "examples") -> Procedure:

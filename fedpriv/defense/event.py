@@ -1,0 +1,23 @@
+"""Events that dp-accounting 0.4 lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class RenyiEvent:
+    """A mechanism known by a bound on its Renyi divergence alone, such as the sum of discrete noises.
+
+    Composed by the `rdp` accountant; no privacy loss distribution is known of it, and no sampling amplifies it.
+
+    Attributes:
+      name: of the mechanism, as in `skellam`.
+      parameters: what the curve depends on, as (name, value) pairs; tells events apart.
+      curve: order alpha > 1 to a bound on the Renyi divergence of that order, in nats.
+    """
+
+    name: str
+    parameters: tuple[tuple[str, float], ...]
+    curve: Callable[[float], float] = field(repr=False, compare=False)
