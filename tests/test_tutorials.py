@@ -213,6 +213,7 @@ def test_the_installed_names_are_listed(installed: Path, tmp_path: Path, kind: s
     assert not re.search(rf"^\W*{name}\b", run("-m", "fedpriv", "list", kind, cwd=tmp_path), re.M)
 
 
+@pytest.mark.slow
 def test_the_installed_names_run(installed: Path, tmp_path: Path) -> None:
     content = {
         "name": "by_name",

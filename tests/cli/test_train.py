@@ -237,6 +237,7 @@ def test_what_a_user_should_know_of_the_model_and_the_delta_is_said(run, strict,
     assert out.startswith("Note on model")
 
 
+@pytest.mark.slow
 def test_a_proxy_in_the_environment_does_not_stand_between_tff_and_its_runtime(start, npz, monkeypatch):
     """Nothing listens at that proxy, so a channel that went through it would never be ready."""
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "grpc_proxy"):

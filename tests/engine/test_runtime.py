@@ -18,7 +18,7 @@ signal.pause()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_nothing_is_left_behind(number, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", CODE], stdout=subprocess.PIPE, text=True, env={**_environment(), "TMPDIR": str(tmp_path)}
@@ -60,6 +60,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_forked_child_is_told_that_the_engine_is_not_its_own():
     done = subprocess.run(
         [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120, env=_environment(), check=False
@@ -69,6 +70,7 @@ def test_a_forked_child_is_told_that_the_engine_is_not_its_own():
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.slow
 def test_tffs_own_context_goes_quietly():
     """A program that ends without TFF having run anything: its destructor would complain."""
     code = "from fedpriv.base.lazy import tff; tff.framework"

@@ -393,7 +393,7 @@ SLEEPER = textwrap.dedent("""
     [
         ("time.sleep(60)", signal.SIGTERM),
         pytest.param("time.sleep(60)", signal.SIGINT, marks=pytest.mark.slow),
-        ("time.sleep(60)", signal.SIGKILL),
+        pytest.param("time.sleep(60)", signal.SIGKILL, marks=pytest.mark.slow),
         ("raise RuntimeError", None),
         pytest.param("sys.exit(3)", None, marks=pytest.mark.slow),
     ],

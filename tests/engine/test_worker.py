@@ -43,7 +43,9 @@ def start():
         process.wait()
 
 
-@pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("how", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_it_serves_a_run_from_a_network_of_its_own_and_ends_with_all_it_started(
     federate, start, runtimes_of, how, status
 ):
@@ -79,6 +81,7 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_ours(start):
     assert process.wait(timeout=60) == 2
 
 
+@pytest.mark.slow
 def test_other_addresses_than_the_loopback_are_warned_of(start):
     process, port = start("--bind", "0.0.0.0")
     assert process.stdout.readline() == f"fedpriv worker on 0.0.0.0:{port}\n"

@@ -301,6 +301,7 @@ def test_a_scheduler_that_does_not_answer_is_named(write, tmp_path, monkeypatch)
         run(write(seeds=1), tmp_path / "r", scheduler="tcp://localhost:1")
 
 
+@pytest.mark.slow
 def test_the_tff_engine_and_its_workers_from_the_file(write, content, tmp_path):
     from fedpriv.engine.tff.runtime import Runtime
 

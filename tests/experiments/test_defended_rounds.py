@@ -30,6 +30,10 @@ def test_another_checkout_is_timed_in_turns(monkeypatch, tmp_path):
 def test_what_is_no_checkout_is_said(tmp_path):
     with pytest.raises(ParameterError, match=r"is no checkout of this project"):
         benchmark.main(rounds=3, pairs=1, against=tmp_path, out=tmp_path / "x.json", only=False)
+
+
+@pytest.mark.slow
+def test_a_checkout_that_does_not_run_is_said(tmp_path):
     (tmp_path / "fedpriv").mkdir()
     (tmp_path / "fedpriv" / "__init__.py").write_text("raise RuntimeError('broken')")
     with pytest.raises(FedprivError, match="cannot run this workload: RuntimeError: broken"):
