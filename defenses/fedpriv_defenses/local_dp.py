@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
+from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import dp_accounting, tf
 from fedpriv.base.types import Flat
 from fedpriv.defense.claim import Claim
@@ -15,7 +16,8 @@ from fedpriv.defense.noise import Noise
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv_defenses.clip import Clip, Norm
-from fedpriv_defenses.gaussian_query import NOISE_ASSUMPTIONS, gaussian_sum_query
+from fedpriv_defenses.gaussian_query import gaussian_sum_query, noise_assumptions
+from fedpriv_defenses.noise_multiplier import LOGS_ARE_UNPROTECTED, Multiplier, required
 
 
 class LocalDP(Defense):
@@ -44,17 +46,31 @@ class LocalDP(Defense):
     adaptive_attack: ClassVar[str] = "ggl"
 
     clip: Norm = Field(description="L2 norm bound of the update before noise, in update units.")
-    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+    noise_multiplier: Multiplier = Field(
+        default=None,
         description=(
             "noise standard deviation over `clip`. The noise's norm is about noise_multiplier * clip * sqrt(d), so "
-            "even 0.01 outweighs the update of a model of more than 10,000 weights."
+            "even 0.01 outweighs the update of a model of more than 10,000 weights. None leaves it to a budget."
         )
     )
+
+    def check(self, plan: Plan) -> None:
+        """Raises ParameterError if the noise was left open, StackError where a larger federation is simulated."""
+        required(self.name, self.noise_multiplier)
+        if plan.simulates is not None:
+            raise StackError(
+                f"{self.name} protects each message by itself, whatever the cohort, so simulates=({plan.simulates}) has "
+                "no meaning for it; leave that out, or use central_dp"
+            )
 
     @property
     def stddev(self) -> float:
         """Standard deviation of the noise on each coordinate of one update."""
-        return self.noise_multiplier * self.clip
+        return required(self.name, self.noise_multiplier) * self.clip
+
+    def notes(self, plan: Plan) -> tuple[str, ...]:
+        """That its logs are unprotected."""
+        return (LOGS_ARE_UNPROTECTED,)
 
     def noise(self, plan: Plan) -> Noise:
         """Normal noise on each update."""
@@ -80,8 +96,9 @@ class LocalDP(Defense):
 
     def claims(self, plan: Plan, contribution: Real) -> list[Claim]:
         """A claim against `server`; one against `released` where all cohorts are equally large."""
+        multiplier, assumed = required(self.name, self.noise_multiplier), noise_assumptions(plan)
         message = Claim(
-            event=dp_accounting.GaussianDpEvent(self.noise_multiplier / 2),
+            event=dp_accounting.GaussianDpEvent(multiplier / 2),
             unit="client",
             relation="replace_one",
             against="server",
@@ -90,14 +107,14 @@ class LocalDP(Defense):
                 "who takes part, and how many examples each has, is not protected",
                 "nothing else about a client's data leaves it: no losses, norms or other metrics, and not that its "
                 "update was left out, or stopped the run, since it was not finite",
-                *NOISE_ASSUMPTIONS,
+                *assumed,
             ),
         )
         if not plan.sampling.equal_cohorts or plan.weighting != "uniform":
             return [message]
         cohort = plan.sampling.largest(plan.population)
         total = Claim(
-            event=dp_accounting.GaussianDpEvent(self.noise_multiplier * math.sqrt(cohort) / 2),
+            event=dp_accounting.GaussianDpEvent(multiplier * math.sqrt(cohort) / 2),
             unit="client",
             relation="replace_one",
             against="released",
@@ -107,7 +124,7 @@ class LocalDP(Defense):
             assumes=(
                 f"all {cohort} clients of a cohort add their noise and arrive, and only the sum leaves the server",
                 "cohorts are drawn as the sampling says, secret from whoever sees the models",
-                *NOISE_ASSUMPTIONS,
+                *assumed,
             ),
         )
         return [message, total]

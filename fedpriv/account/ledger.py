@@ -31,7 +31,7 @@ from fedpriv.base.lazy import dp_accounting
 from fedpriv.base.types import Config
 from fedpriv.defense.claim import Against, Check, Claim, Relation, Unit
 from fedpriv.defense.event import RenyiEvent
-from fedpriv.defense.plan import Plan
+from fedpriv.defense.plan import SIMULATED, Plan
 
 __all__ = ["Against", "Claim", "Epsilon", "Ledger", "Unit", "central_epsilon", "noise_for"]
 
@@ -69,9 +69,10 @@ class Epsilon:
     def __str__(self) -> str:
         who = "the server" if self.against == "server" else "whoever sees the released models"
         caveat = "".join(f"; assumes that {a}" for a in self.assumes if a.startswith("delta "))
+        simulated = "".join(f", {a.removeprefix(SIMULATED)}" for a in self.assumes if a.startswith(SIMULATED))
         return (
             f"epsilon {self.value:.4g} at delta {self.delta:g} after {self.rounds} rounds "
-            f"({self.unit} level, {self.relation}, against {who}, {self.accountant}{caveat})"
+            f"({self.unit} level, {self.relation}, against {who}, {self.accountant}{caveat}{simulated})"
         )
 
 

@@ -72,6 +72,7 @@ class Line(Walker):
         self.contribution = self._contribution()
         self._noising = [i for i in self.at(Station.AGGREGATE) if self._noises(i)]
         self._check_bounds()
+        self._check_simulation()
         self.fixed_denominator = plan.expected_cohort if self._noising else None
 
     @property
@@ -200,6 +201,23 @@ class Line(Walker):
                     f"server's stations run in reverse; put {_name(self.links[early[-1]])} first"
                 )
 
+    def _check_simulation(self) -> None:
+        """A larger federation is simulated by noise on the sum, and by nothing else."""
+        if self.plan.simulates is None:
+            return
+        noises = {i: noise for i, link in enumerate(self.links) if (noise := link.noise(self.plan)) is not None}
+        for i, noise in noises.items():
+            if noise.where == "gradient" or isinstance(self.links[i], Aggregator):
+                raise StackError(
+                    f"{self._named(i)} adds noise that does not depend on the cohort, so simulates="
+                    f"({self.plan.simulates}) has no meaning for it; leave one of them out"
+                )
+        if not noises:
+            raise StackError(
+                f"simulates=({self.plan.simulates}) scales the noise on a sum down, and no defense here adds any; add "
+                "central_dp, or leave it out"
+            )
+
     def objections(self) -> list[str]:
         """Why no epsilon can be justified for this line, whatever its defenses claim; empty if nothing does."""
         found = []
@@ -293,10 +311,12 @@ class Line(Walker):
         event = claim.event
         if not isinstance(event, dp_accounting.GaussianDpEvent) or claim.sensitivity is None or noise.scale is None:
             return ""
-        most = noise.scale / claim.sensitivity if claim.sensitivity else math.inf
+        # What is added, as the federation that is accounted for would add it.
+        scale = noise.scale / self.plan.noise_factor
+        most = scale / claim.sensitivity if claim.sensitivity else math.inf
         if event.noise_multiplier > most * (1 + 1e-9):
             return (
-                f"it claims a noise multiplier of {event.noise_multiplier:.6g}, but noise of {noise.scale:.6g} over a "
+                f"it claims a noise multiplier of {event.noise_multiplier:.6g}, but noise of {scale:.6g} over a "
                 f"sensitivity of {claim.sensitivity:.6g} is {most:.6g}"
             )
         return ""

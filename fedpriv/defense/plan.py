@@ -8,6 +8,9 @@ from typing import Literal
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Procedure, Sampling, Simulated
 
+#: What a claim about a simulated federation starts its assumption with; `Plan.simulation` follows.
+SIMULATED = "a larger federation is simulated: "
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -48,6 +51,16 @@ class Plan:
         That is the expected cohort over the simulated one; 1 where nothing is simulated.
         """
         return 1.0 if self.simulates is None else self.expected_cohort / self.simulates.cohort
+
+    def simulation(self) -> str:
+        """What federation is simulated with what, in words; "" where none is."""
+        if self.simulates is None:
+            return ""
+        cohort, population = self.simulates.cohort, self.simulates.population
+        return (
+            f"cohort {cohort:,} of {population:,} simulated with {self.expected_cohort:,g}; no guarantee for the "
+            "clients that took part"
+        )
 
     @property
     def accounted_population(self) -> int:

@@ -96,6 +96,17 @@ class Defense(Plugin):
         """State kept by the server between rounds: a (possibly nested) tuple of arrays; default none."""
         return ()
 
+    def broadcast_state(self, state: Nested) -> Nested:
+        """What clients, and whoever sees what they are told, get of the server's state; by default all of it.
+
+        Noise that is kept from round to round stays with the server: give `()` in its place, or leave it out.
+        """
+        return state
+
+    def rounds_limit(self, plan: Plan) -> int | None:
+        """The most rounds it works for in that federation; None for any number."""
+        return None
+
     def initial_client_state(self, plan: Plan) -> Nested:
         """State that each client keeps for itself between the rounds it takes part in; default none."""
         return ()
@@ -203,6 +214,15 @@ class Defense(Plugin):
         None leaves the station out (the default for noise, whose mean is zero).
         """
         return self if self.replayable else None
+
+    def released(self, mean: Flat, state: Nested) -> Flat:
+        """For a stand-in whose clients send in other units: what the server makes of their mean `[d]` in releasing it.
+
+        Args:
+          mean: replayed, of what clients send, over the public denominator where there is one.
+          state: as broadcast in that round.
+        """
+        return mean
 
     def acts_at(self, station: Station) -> bool:
         """Whether this defense overrides that station."""

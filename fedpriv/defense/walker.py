@@ -95,6 +95,10 @@ class Walker:
         """The server's states before the first round, one a link, as arrays."""
         return tuple(tf.nest.map_structure(state_array, d.initial_state(self.plan)) for d in self.links)
 
+    def broadcast_states(self, states: Sequence[Nested]) -> tuple[Nested, ...]:
+        """What is told to clients of the server's states, one a link."""
+        return tuple(d.broadcast_state(state) for d, state in zip(self.links, states, strict=True))
+
     def initial_client_states(self) -> tuple[Nested, ...]:
         """A client's own states before its first round, one a link, as arrays."""
         return tuple(tf.nest.map_structure(state_array, d.initial_client_state(self.plan)) for d in self.links)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedpriv.base.lazy import tf
-from fedpriv.base.seeds import Purpose, graph_seed, secrets_of
+from fedpriv.base.seeds import Purpose, fresh_keys, graph_seed, secrets_of
 from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Seed, Tensor
 from fedpriv.defense.stations import Station
 from fedpriv.engine.evaluate import Evaluator
@@ -64,8 +64,13 @@ class Engine(ABC):
         """
 
     def round_seeds(self, task: CohortTask, clients: Sequence[int] | Array) -> tuple[np.ndarray, np.ndarray]:
-        """The round's int32 `[2]` seed for what repeats, and int64 `[c, 2]` for what protects, one a client."""
+        """The round's int32 `[2]` seed for what repeats, and for what protects int64 `[c, 2]`, one a client.
+
+        Where noise is drawn securely the latter are keys of the operating system's, int64 `[c, 4]`, new at every call.
+        """
         seed, number = self.federation.seed or 0, task.round
+        if self.plan.secure_rng:
+            return graph_seed(seed, Purpose.CLIENT, number), fresh_keys(len(clients))
         return (
             graph_seed(seed, Purpose.CLIENT, number),
             secrets_of(seed, Purpose.CLIENT, [number], [int(c) for c in clients]),

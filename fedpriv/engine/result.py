@@ -22,7 +22,7 @@ class CohortTask:
       clients: ids, in order; a client's slot is its place here.
       round: from 0.
       rate: client learning rate.
-      states: one broadcast state a link.
+      states: what clients are told of the server's states, one a link.
       own: the clients' own states.
       wanted: clients whose own update is asked for (by a tap).
       session: the protocol's, opened for these clients, where one runs.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from fedpriv.base.lazy import tf
-from fedpriv.base.seeds import child, fold
+from fedpriv.base.seeds import KEY_WORDS, child, fold
 from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Seed, Tensor, Tensors
 from fedpriv.data.kind import unit_floats
 from fedpriv.defense.plan import Plan
@@ -34,7 +34,7 @@ class Visit:
     """What one client's defenses are told in one round; tensors, or Python numbers in a replay.
 
     Attributes:
-      secret: int64 `[2]`, unique to run, round and client.
+      secret: int64 `[2]`, or a key `[4]` where noise is drawn securely; unique to run, round and client.
       states: one broadcast state a link.
       own: the client's own states, one a link.
       num_examples: int32 scalar.
@@ -135,7 +135,8 @@ class Client:
             return tf.nest.map_structure(lambda a: tf.zeros(a.shape, a.dtype), states)
 
         own = zeros(self.line.initial_client_states())
-        return Visit(tf.zeros([2], tf.int64), zeros(self.line.initial_states()), own, tf.constant(1))
+        told = self.line.broadcast_states(self.line.initial_states())
+        return Visit(tf.zeros([KEY_WORDS if self.plan.secure_rng else 2], tf.int64), zeros(told), own, tf.constant(1))
 
     def blank_batch(self) -> tuple[Examples, Labels]:
         """One example and its target, of zeros, in the graph being built."""

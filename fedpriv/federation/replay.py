@@ -31,6 +31,7 @@ class Replayed:
       num_examples: example counts by client, or None if unknown.
       defenses: what a replay runs in place of the known defenses' links.
       fixed_denominator: whether the sum was divided by the expected cohort size rather than by the clients' weights.
+      released: whether it is what the server released, rather than what clients sent.
     """
 
     model: Model
@@ -39,6 +40,7 @@ class Replayed:
     num_examples: tuple[int, ...] | None
     defenses: tuple[Defense, ...] = ()
     fixed_denominator: bool = False
+    released: bool = False
 
 
 def stand_ins(defenses: Sequence[Defense], states: Sequence[Nested]) -> list[tuple[Defense, Nested]]:
@@ -114,6 +116,9 @@ def replay_cohort(
             start += n
     if who.fixed_denominator:
         mean *= len(counts) / who.plan.expected_cohort  # the server divides by a public constant, not the cohort
+    if who.released:
+        for defense, state in zip(reversed(who.defenses), reversed(states)):
+            mean = defense.released(mean, state)
     return mean
 
 

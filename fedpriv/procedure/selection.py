@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Collection
 from typing import Annotated, ClassVar
@@ -36,6 +37,17 @@ class Selection(Plugin):
 
     def check(self, population: int) -> None:
         """Raises ParameterError if it cannot select from so many clients."""
+
+    def check_rounds(self, population: int, seed: int, rounds: int) -> None:
+        """Raises ParameterError if it cannot select for so many rounds; it may take as long as selecting does."""
+
+    def separation(self, population: int) -> int:
+        """Rounds from one of a client's to its next, at least; by default 1, which is no limit."""
+        return 1
+
+    def participations(self, population: int, rounds: int) -> int:
+        """Rounds that a client takes part in, at most, of the first so many; by default as its separation allows."""
+        return -(-rounds // self.separation(population))
 
     def amplified(self, event: dp_accounting.DpEvent, relation: str, population: int) -> dp_accounting.DpEvent:
         """One round's `dp_accounting.DpEvent` amplified by the secrecy of who takes part; by default it is not."""
@@ -93,6 +105,106 @@ class Cyclic(Selection):
     def describe(self, population: int) -> str:
         """In words."""
         return f"{self.size} of {population} clients a round, each at most every {self.separation(population)} rounds"
+
+
+class MinSeparation(Selection):
+    """Clients drawn at random among those that may take part again; cohorts are equally large.
+
+    A client sits out the `separation` - 1 rounds after each of its own, and stays away for good once it took part in
+    `max_participations`. Bounded participation is what correlated noise (DP-FTRL) is accounted by: min-separation of
+    Choquette-Choo, Ganesh, McKenna, McMahan, Rush, Thakurta, Xu 2023, arXiv 2306.08153, as in Xu et al. 2023, arXiv
+    2305.18465. Nothing is amplified.
+    """
+
+    name: ClassVar[str] = "min_separation"
+    paper: ClassVar[str] = "Choquette-Choo et al. 2023, arXiv 2306.08153"
+    fixed_size: ClassVar[bool] = True
+
+    size: Annotated[int, Field(ge=1)] = Field(description="clients a round.")
+    min_rounds: Annotated[int, Field(ge=1)] = Field(
+        alias="separation", description="rounds from one of a client's to its next, at least; 1 lets it stay."
+    )
+    max_participations: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="rounds that one client takes part in, at most; None is as many as separation allows."
+    )
+
+    def draw(self, population: int, seed: int, round_number: int) -> np.ndarray:
+        """The round's clients.
+
+        Raises:
+          ParameterError: fewer than `size` clients may still take part.
+        """
+        return _drawn_apart(self, population, seed).round(round_number)
+
+    def separation(self, population: int) -> int:
+        """The least separation."""
+        return self.min_rounds
+
+    def participations(self, population: int, rounds: int) -> int:
+        """What separation and limit allow."""
+        most = -(-rounds // self.min_rounds)
+        return most if self.max_participations is None else min(most, self.max_participations)
+
+    def expected(self, population: int) -> float:
+        """The size."""
+        return float(self.size)
+
+    def largest(self, population: int) -> int:
+        """The size."""
+        return self.size
+
+    def check(self, population: int) -> None:
+        """Refuses a separation that the population has too few clients for."""
+        needed = self.size * self.min_rounds
+        if needed > population:
+            raise ParameterError(
+                f"selection min_separation(size={self.size},separation={self.min_rounds}) needs {needed} clients, so "
+                f"that nobody has to come back too early, and there are {population}; choose a separation of at most "
+                f"{max(1, population // self.size)} or a smaller size"
+            )
+
+    def check_rounds(self, population: int, seed: int, rounds: int) -> None:
+        """Refuses more rounds than participations are left for."""
+        if self.max_participations is not None and rounds:
+            self.draw(population, seed, rounds - 1)
+
+    def describe(self, population: int) -> str:
+        """In words."""
+        limit = "" if self.max_participations is None else f" and at most {self.max_participations} times in all"
+        return (
+            f"{self.size} of {population} clients a round, drawn among those that may take part again: each at most "
+            f"every {self.min_rounds} rounds{limit}"
+        )
+
+
+class _DrawnApart:
+    """The cohorts of a MinSeparation, made in order and kept: a round's depends on those before it."""
+
+    def __init__(self, rule: MinSeparation, population: int, seed: int) -> None:
+        self.rule, self.population, self.seed = rule, population, seed
+        self.cohorts: list[np.ndarray] = []
+        self._free_from = np.zeros(population, np.int64)
+        self._left = np.full(population, rule.max_participations or np.iinfo(np.int64).max)
+
+    def round(self, number: int) -> np.ndarray:
+        while len(self.cohorts) <= number:
+            now = len(self.cohorts)
+            free = np.flatnonzero((self._free_from <= now) & (self._left > 0))
+            if len(free) < self.rule.size:
+                raise ParameterError(
+                    f"selection {self.rule.config()}: in round {now} only {len(free)} of {self.population} clients may "
+                    f"take part again; train for at most {now} rounds, or allow more participations"
+                )
+            drawn = generator(self.seed, Purpose.COHORT, now).choice(free, size=self.rule.size, replace=False)
+            self._free_from[drawn] = now + self.rule.min_rounds
+            self._left[drawn] -= 1
+            self.cohorts.append(np.sort(drawn))
+        return self.cohorts[number]
+
+
+@functools.lru_cache(maxsize=8)
+def _drawn_apart(rule: MinSeparation, population: int, seed: int) -> _DrawnApart:
+    return _DrawnApart(rule, population, seed)
 
 
 class BatchPartition(Selection):

@@ -29,7 +29,7 @@ from fedpriv.base.errors import (
     one_line,
 )
 from fedpriv.base.lazy import tf
-from fedpriv.base.seeds import Purpose, child, fresh, integer_seed, secret
+from fedpriv.base.seeds import Purpose, child, fresh, fresh_keys, integer_seed, secret
 from fedpriv.base.types import Array, Examples, Labels, Nested, Tensor
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.parties import Phase
@@ -275,7 +275,7 @@ class ServerRounds:
             clients=present,
             round=number,
             rate=rate,
-            states=states,
+            states=self.line.broadcast_states(states),
             own=state.clients,
             wanted=self._wanted(listening, cohort),
             session=self._session(cohort, number, listening, weights),
@@ -409,7 +409,9 @@ class ServerRounds:
         """`value` through the links at one of the server's stations; the value and its logs as arrays."""
         if not self.line.acts(station):
             return Walked(value)
-        drawn = tf.constant(secret(self.federation.seed or 0, Purpose.SERVER, state.round))
+        secure = self.plan.secure_rng
+        drawn = fresh_keys(1)[0] if secure else secret(self.federation.seed or 0, Purpose.SERVER, state.round)
+        drawn = tf.constant(drawn)
         tally = facts.pop("tally", {})
 
         def context(i: int) -> Context:

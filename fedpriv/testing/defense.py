@@ -220,10 +220,11 @@ class _Check:
         federation = self.federation(self.seed)
         part = federation.line.links[link]
         plan = federation.plan
+        told = federation.line.broadcast_states(federation.line.initial_states())
         return Context(
             plan=plan,
             seed=seed,
-            state=tf.nest.map_structure(tf.convert_to_tensor, federation.line.initial_states()[link]),
+            state=tf.nest.map_structure(tf.convert_to_tensor, told[link]),
             round=tf.constant(0),
             slot=tf.constant(0),
             own=tf.nest.map_structure(tf.convert_to_tensor, part.initial_client_state(plan)),

@@ -77,6 +77,7 @@ class Static:
       num_examples: example counts by client, or None if unknown.
       stand_ins: the known defenses as a replay takes them into account, in order; noise is not.
       fixed_denominator: whether the sum was divided by the plan's expected cohort rather than by the clients' weights.
+      released: whether it is what the server released, in whose units a replay then is.
       own_slot: which of the clients is the adversary itself, or None.
       data_kind: what examples are, which is public; None goes by the model's input shape.
     """
@@ -87,6 +88,7 @@ class Static:
     num_examples: tuple[int, ...] | None = None
     stand_ins: tuple[StandIn, ...] = ()
     fixed_denominator: bool = False
+    released: bool = False
     own_slot: int | None = None
     data_kind: Kind = None  # type: ignore[assignment]  # filled in below
 
@@ -106,7 +108,7 @@ class Static:
     def _key(self) -> tuple[Hashable, ...]:
         known = tuple((label, type(d), None if d is None else repr(d.config())) for label, d in self.stand_ins)
         counts = (self.num_examples, self.own_slot)
-        return (self.model, self.plan, self.procedure, counts, known, self.fixed_denominator, self.data_kind)
+        return (self.model, self.plan, self.procedure, counts, known, self.fixed_denominator, self.released, self.data_kind)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Static) and self._key == other._key
@@ -157,6 +159,7 @@ class Static:
             num_examples=self.num_examples,
             defenses=tuple(d for _, d in self.stand_ins if d is not None),
             fixed_denominator=self.fixed_denominator,
+            released=self.released,
         )
         update = replay_cohort(who, weights, rate, x, y, inputs.states, by_epoch)
         note(label for label, _ in self.stand_ins)

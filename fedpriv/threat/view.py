@@ -263,6 +263,7 @@ class View:
             num_examples=self.num_examples,
             stand_ins=tuple(found),
             fixed_denominator=self.kind == "released" and divides_by_public_constant(self.defenses, self.plan),
+            released=self.kind == "released",
             own_slot=None if self.own is None else self.own.slot,
             data_kind=self.data_kind,
         )

@@ -13,7 +13,7 @@ from fedpriv.base.lazy import tf, tff
 from fedpriv.defense.dealt import Dealt
 from fedpriv.defense.ring import RingFormat
 from fedpriv.engine import masking
-from fedpriv.engine.chacha import keystream
+from fedpriv.base.chacha import keystream
 from fedpriv.engine.masking import Masking
 from fedpriv.engine.tff.pool import default_runtime
 

@@ -102,6 +102,12 @@ class _Process:
     def _unpacked(self, state: Nested) -> tuple[Nested, ...]:
         return tuple(tf.nest.pack_sequence_as(self.states, list(state["defenses"])))
 
+    def told(self, state: Nested) -> Nested:
+        """What clients get of the server's state."""
+        told = self.line.broadcast_states(self._unpacked(state))
+        leaves = [tf.identity(a) for a in tf.nest.flatten(told)]
+        return collections.OrderedDict(round=state["round"], defenses=leaves)
+
     def start(self) -> Nested:
         """The server's state."""
         return collections.OrderedDict(
@@ -110,7 +116,9 @@ class _Process:
 
     def client(self, value: Nested, weight: Scalar, state: Nested) -> Nested:
         """What a client adds to the sums."""
-        spec, states = self.plan.spec, self._unpacked(state)
+        spec = self.plan.spec
+        told = self.line.broadcast_states(self.states)
+        states = tf.nest.pack_sequence_as(told, list(state["defenses"]))
         bounds = tf.int64.min, tf.int64.max
         seed = tf.raw_ops.RandomUniformInt(shape=[2], minval=bounds[0], maxval=bounds[1])
 
@@ -171,9 +179,12 @@ class _Process:
         like = tff.types.type_to_tf_tensor_specs(value_type)
         start = tff.tensorflow.computation(self.start)
         state_type = start.type_signature.result
-        one = traced(self.client, value_type, weight_type, state_type)
+        shown = traced(self.told, state_type)
+        telling = tff.tensorflow.computation(lambda state: shown(state), state_type)
+        told_type = telling.type_signature.result
+        one = traced(self.client, value_type, weight_type, told_type)
         client = tff.tensorflow.computation(
-            lambda value, weight, state: one(value, weight, state), [value_type, weight_type, state_type]
+            lambda value, weight, state: one(value, weight, state), [value_type, weight_type, told_type]
         )
         sums_type = client.type_signature.result
         all_ = traced(lambda state, sums: self.server(state, sums, like), state_type, sums_type)
@@ -189,7 +200,8 @@ class _Process:
             tff.FederatedType(weight_type, tff.CLIENTS),
         )
         def following(state: Any, value: Any, weight: Any) -> Any:
-            sums = tff.federated_sum(tff.federated_map(client, (value, weight, tff.federated_broadcast(state))))
+            told = tff.federated_broadcast(tff.federated_map(telling, state))
+            sums = tff.federated_sum(tff.federated_map(client, (value, weight, told)))
             out = tff.federated_map(server, (state, sums))
             return tff.templates.MeasuredProcessOutput(state=out.state, result=out.mean, measurements=out.metrics)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from fedpriv.base.errors import EngineError, FedprivError, ModelError
 from fedpriv.base.lazy import tf, tff
-from fedpriv.base.seeds import fold
+from fedpriv.base.seeds import KEY_WORDS, fold
 from fedpriv.base.types import Array, Nested, Tensor
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.ring import KEY_BYTES
@@ -51,6 +51,7 @@ class TffEngine(Engine):
         super().__init__(federation)
         self._labels = federation.train.y
         self._states = super().start()
+        self._told = self.line.broadcast_states(self._states)
         aggregator = federation.line.aggregator
         self._merging = None if aggregator is None else Merging(aggregator, self.plan)
         self._computations: dict[tuple[bool, int | None], Any] = {}
@@ -99,7 +100,7 @@ class TffEngine(Engine):
 
     def _build(self, give: bool, bits: int | None) -> Any:
         spec, data, merging = self.plan.spec, self.federation.train, self._merging
-        states = [(a.dtype.type, a.shape) for a in tf.nest.flatten(self._states)]
+        states = [(a.dtype.type, a.shape) for a in tf.nest.flatten(self._told)]
         server_type = tff.to_type(
             collections.OrderedDict(
                 weights=tff.TensorType(np.dtype(spec.dtype).type, [spec.size]),
@@ -116,7 +117,7 @@ class TffEngine(Engine):
             collections.OrderedDict(
                 id=np.int32,
                 asked=np.bool_,
-                secret=tff.TensorType(np.int64, [2]),
+                secret=tff.TensorType(np.int64, [KEY_WORDS if self.plan.secure_rng else 2]),
                 slot=np.int32,
                 away=np.int32,
                 own=[tff.TensorType(a.dtype.type, a.shape) for a in self._own],
@@ -264,7 +265,7 @@ class TffEngine(Engine):
     def _train(self, server: Nested, own: Nested, give: bool, bits: int | None) -> Nested:
         """One client, from what the server broadcast and what the client holds; traced."""
         seed, mine = fold(server["seed"], own["id"]), tf.range(tf.shape(own["y"])[0])
-        states = tf.nest.pack_sequence_as(self._states, list(server["states"]))
+        states = tf.nest.pack_sequence_as(self._told, list(server["states"]))
         kept_state = tf.nest.pack_sequence_as(self.own_like, list(own["own"]))
         visit = Visit(own["secret"], states, kept_state, tf.size(mine), server["round"], own["slot"], own["away"])
         masking = None if bits is None else Masking(own["keys"], own["signs"], bits)
