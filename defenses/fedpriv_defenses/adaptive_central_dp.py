@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -135,7 +135,7 @@ class AdaptiveCentralDP(Defense):
         tally = query.preprocess_record(query.derive_sample_params(query.initial_global_state()), norm)
         return Passed(value, tally={WITHIN: tally}, log={"norm": norm, "clipped": 1 - within})
 
-    def _quantile_query(self, clip: Scalar, plan: Plan, context: Context) -> object:
+    def _quantile_query(self, clip: Scalar, plan: Plan, context: Context) -> Any:
         stddev = self._count_stddev(plan) * plan.noise_factor
         drawn = context.words(4 if plan.secure_rng else 2, stream=1)
         return quantile_query(clip, self.quantile, self.learning_rate, stddev, plan.expected_cohort, drawn)
@@ -149,7 +149,7 @@ class AdaptiveCentralDP(Defense):
         noised, _, _ = sums.get_noised_result(total, sums.initial_global_state())
         counts = self._quantile_query(clip, plan, context)
         tally = tf.cast(context.tally[WITHIN], tf.float32)
-        moved, _, _ = counts.get_noised_result(tally, counts.initial_global_state())  # type: ignore[attr-defined]
+        moved, _, _ = counts.get_noised_result(tally, counts.initial_global_state())
         within = self.quantile - tf.math.log(moved / tf.cast(clip, tf.float32)) / self.learning_rate
         moved = tf.clip_by_value(moved, SMALLEST_NORM, LARGEST_NORM)
         log = {

@@ -56,8 +56,8 @@ class CentralDP(Defense):
     clip: Norm | None = Field(
         default=None,
         description=(
-            "L2 norm bound of one update, in update units; often the median norm of unclipped updates, which a training "
-            "without defenses prints. None adapts it to the median, privately, as `adaptive_central_dp`."
+            "L2 norm bound of one update, in update units; often the median norm of unclipped updates, which a "
+            "training without defenses prints. None adapts it to the median, privately, as `adaptive_central_dp`."
         ),
     )
     noise_multiplier: Multiplier = Field(

@@ -51,7 +51,7 @@ class LocalDP(Defense):
         description=(
             "noise standard deviation over `clip`. The noise's norm is about noise_multiplier * clip * sqrt(d), so "
             "even 0.01 outweighs the update of a model of more than 10,000 weights. None leaves it to a budget."
-        )
+        ),
     )
 
     def check(self, plan: Plan) -> None:
@@ -59,8 +59,8 @@ class LocalDP(Defense):
         required(self.name, self.noise_multiplier)
         if plan.simulates is not None:
             raise StackError(
-                f"{self.name} protects each message by itself, whatever the cohort, so simulates=({plan.simulates}) has "
-                "no meaning for it; leave that out, or use central_dp"
+                f"{self.name} protects each message by itself, whatever the cohort, so simulates=({plan.simulates}) "
+                "has no meaning for it; leave that out, or use central_dp"
             )
 
     @property

@@ -38,7 +38,9 @@ class PerLayerClip(Defense):
     norms: tuple[Norm, ...] | None = Field(
         default=None, description="the layers' bounds in their order, in update units; or give `total`."
     )
-    total: Norm | None = Field(default=None, description="bound on the whole, divided among the layers as `split` says.")
+    total: Norm | None = Field(
+        default=None, description="bound on the whole, divided among the layers as `split` says."
+    )
     split: Literal["equal", "size"] = Field(
         default="equal",
         description=(

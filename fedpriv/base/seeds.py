@@ -137,7 +137,7 @@ def uniform(seed: Seed, shape: Shape | Tensor) -> Tensor:
 
 
 def words(seed: Seed, count: Scalar | int) -> Tensor:
-    """Int64 `[count]`, all 64 bits of each uniformly random: a function of an int64 seed `[2]` or key `[4]` (traceable)."""
+    """Int64 `[count]`, all 64 bits of each uniformly random: a function of a seed `[2]` or key `[4]` (traceable)."""
     return _bits(child(seed, WORDS_CHILD), tf.cast(count, tf.int64))
 
 
@@ -160,7 +160,7 @@ def gaussian(seed: Seed, shape: Shape | Tensor, dtype: Any = "float32") -> Tenso
 
 
 def _is_key(seed: Seed) -> bool:
-    return seed.shape.rank == 1 and seed.shape[0] == KEY_WORDS
+    return tuple(seed.shape) == (KEY_WORDS,)
 
 
 def _bits(seed: Seed, count: Scalar) -> Tensor:

@@ -49,9 +49,9 @@ class Context:
 
     Attributes:
       plan: public facts of the run.
-      seed: int64 `[2]`, 128 bits unique to (run, round, client, station, defense, local step), for `normal`, `words` and
-        what `fedpriv.base.seeds` makes of it. Where noise is drawn securely (`plan.secure_rng`), int64 `[4]`: a key of
-        ChaCha20, from entropy of the operating system, which TensorFlow's own random operations refuse.
+      seed: int64 `[2]`, 128 bits unique to (run, round, client, station, defense, local step), for `normal`, `words`
+        and what `fedpriv.base.seeds` makes of it. Where noise is drawn securely (`plan.secure_rng`), int64 `[4]`: a key
+        of ChaCha20, from entropy of the operating system, which TensorFlow's own random operations refuse.
       state: this defense's server state (tensors), as broadcast.
       round: int32 scalar, from 0.
       slot: int32 scalar, the client's place in the cohort.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedpriv.base.chacha import BLOCK_BYTES, keystream
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Scalar, Tensor
-from fedpriv.base.chacha import BLOCK_BYTES, keystream
 
 #: Most blocks of keystream that are made at once: 4 MB of memory, while each tensor fits a core's cache.
 STRETCH_BLOCKS = 4096

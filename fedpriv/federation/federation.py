@@ -118,6 +118,8 @@ class Federation:
                 f"{len(self.train)}; partition this dataset's own labels"
             )
         sampling.check(self.procedure.sampling, len(sizes))
+        if self.procedure.simulates is not None:
+            sampling.check(self.plan.accounted_sampling, self.plan.accounted_population)
         self.attrition.check_population(len(sizes))
         self._check_aggregator()
         for defense in self.defenses:
@@ -213,6 +215,7 @@ class Federation:
             **({} if self.on_overflow == "stop" else {"on_overflow": self.on_overflow}),
             "attrition": self.attrition.config(),
             **({"secure_rng": True} if self.secure_rng else {}),
+            **({"rounds": self.rounds} if any(link.plans_rounds for link in self.line.links) else {}),
             "topology": self.topology,
         }
 

@@ -141,7 +141,7 @@ class Simulated(_Frozen):
         """How its cohorts are drawn: as the small federation's, `small`, in its own sizes."""
         if small.selection is not None:
             facts = dict(small.selection) | {"size": self.cohort}
-            written = ",".join(f"{name}={value}" for name, value in facts.items())
+            written = ",".join(f"{name}={value}" for name, value in facts.items() if value is not None)
             return Sampling(kind="strategy", strategy=f"{small.selection.name}({written})")
         if self.cohort == self.population:
             return Sampling.full()

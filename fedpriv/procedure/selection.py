@@ -41,13 +41,13 @@ class Selection(Plugin):
     def check_rounds(self, population: int, seed: int, rounds: int) -> None:
         """Raises ParameterError if it cannot select for so many rounds; it may take as long as selecting does."""
 
-    def separation(self, population: int) -> int:
+    def apart(self, population: int) -> int:
         """Rounds from one of a client's to its next, at least; by default 1, which is no limit."""
         return 1
 
     def participations(self, population: int, rounds: int) -> int:
         """Rounds that a client takes part in, at most, of the first so many; by default as its separation allows."""
-        return -(-rounds // self.separation(population))
+        return -(-rounds // self.apart(population))
 
     def amplified(self, event: dp_accounting.DpEvent, relation: str, population: int) -> dp_accounting.DpEvent:
         """One round's `dp_accounting.DpEvent` amplified by the secrecy of who takes part; by default it is not."""
@@ -79,6 +79,10 @@ class Cyclic(Selection):
     def separation(self, population: int) -> int:
         """Rounds from one of a client's to its next, at least."""
         return population // self.size
+
+    def apart(self, population: int) -> int:
+        """The separation."""
+        return self.separation(population)
 
     def draw(self, population: int, seed: int, round_number: int) -> np.ndarray:
         """The round's stretch of the shuffled order; the clients left over at a cycle's end sit out that cycle."""
@@ -121,8 +125,8 @@ class MinSeparation(Selection):
     fixed_size: ClassVar[bool] = True
 
     size: Annotated[int, Field(ge=1)] = Field(description="clients a round.")
-    min_rounds: Annotated[int, Field(ge=1)] = Field(
-        alias="separation", description="rounds from one of a client's to its next, at least; 1 lets it stay."
+    separation: Annotated[int, Field(ge=1)] = Field(
+        description="rounds from one of a client's to its next, at least; 1 lets it stay."
     )
     max_participations: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="rounds that one client takes part in, at most; None is as many as separation allows."
@@ -136,13 +140,13 @@ class MinSeparation(Selection):
         """
         return _drawn_apart(self, population, seed).round(round_number)
 
-    def separation(self, population: int) -> int:
-        """The least separation."""
-        return self.min_rounds
+    def apart(self, population: int) -> int:
+        """The separation."""
+        return self.separation
 
     def participations(self, population: int, rounds: int) -> int:
         """What separation and limit allow."""
-        most = -(-rounds // self.min_rounds)
+        most = -(-rounds // self.separation)
         return most if self.max_participations is None else min(most, self.max_participations)
 
     def expected(self, population: int) -> float:
@@ -155,10 +159,10 @@ class MinSeparation(Selection):
 
     def check(self, population: int) -> None:
         """Refuses a separation that the population has too few clients for."""
-        needed = self.size * self.min_rounds
+        needed = self.size * self.separation
         if needed > population:
             raise ParameterError(
-                f"selection min_separation(size={self.size},separation={self.min_rounds}) needs {needed} clients, so "
+                f"selection min_separation(size={self.size},separation={self.separation}) needs {needed} clients, so "
                 f"that nobody has to come back too early, and there are {population}; choose a separation of at most "
                 f"{max(1, population // self.size)} or a smaller size"
             )
@@ -173,7 +177,7 @@ class MinSeparation(Selection):
         limit = "" if self.max_participations is None else f" and at most {self.max_participations} times in all"
         return (
             f"{self.size} of {population} clients a round, drawn among those that may take part again: each at most "
-            f"every {self.min_rounds} rounds{limit}"
+            f"every {self.separation} rounds{limit}"
         )
 
 
@@ -196,7 +200,7 @@ class _DrawnApart:
                     f"take part again; train for at most {now} rounds, or allow more participations"
                 )
             drawn = generator(self.seed, Purpose.COHORT, now).choice(free, size=self.rule.size, replace=False)
-            self._free_from[drawn] = now + self.rule.min_rounds
+            self._free_from[drawn] = now + self.rule.separation
             self._left[drawn] -= 1
             self.cohorts.append(np.sort(drawn))
         return self.cohorts[number]

@@ -171,6 +171,7 @@ class ServerRounds:
         """
         taps = tuple(taps)
         check_taps(self.federation, taps)
+        self._check_rounds(rounds)
         saved_run = None
         if checkpoint is not None and resume and Path(checkpoint).exists():
             saved_run = Checkpoint.load(checkpoint)
@@ -233,6 +234,19 @@ class ServerRounds:
             if saved != state.round:
                 save()
         return history
+
+    def _check_rounds(self, rounds: int) -> None:
+        """Raises ParameterError where a defense, or the selection, works for fewer rounds."""
+        for label, link in zip(self.line.labels, self.line.links, strict=True):
+            most = link.rounds_limit(self.plan)
+            if most is not None and rounds > most:
+                raise ParameterError(
+                    f"{label} has room for {most} rounds, and {rounds} are asked for; plan them with "
+                    f"Federation(rounds={rounds})"
+                )
+        selection = self.federation.procedure.sampling.selection
+        if selection is not None:
+            selection.check_rounds(len(self.federation.partition), self.federation.seed or 0, rounds)
 
     def step(
         self,

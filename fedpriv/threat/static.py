@@ -107,8 +107,8 @@ class Static:
     @cached_property
     def _key(self) -> tuple[Hashable, ...]:
         known = tuple((label, type(d), None if d is None else repr(d.config())) for label, d in self.stand_ins)
-        counts = (self.num_examples, self.own_slot)
-        return (self.model, self.plan, self.procedure, counts, known, self.fixed_denominator, self.released, self.data_kind)
+        counts, units = (self.num_examples, self.own_slot), (self.fixed_denominator, self.released)
+        return (self.model, self.plan, self.procedure, counts, known, units, self.data_kind)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Static) and self._key == other._key

@@ -67,9 +67,9 @@ def test_weights_by_example_count_are_refused_with_the_way_out(defense, make_pla
         defense.check(make_plan(weighting="examples"))
 
 
-def test_replay_is_the_clip_alone(defense):
+def test_replay_is_the_clip_alone(defense, make_plan):
     assert defense.replay() == Clip(norm=0.5)
-    assert defense.noise(None) == Noise("gaussian", 0.6, "aggregate")
+    assert defense.noise(make_plan()) == Noise("gaussian", 0.6, "aggregate")
     assert defense.maps(Real(), None) == Real(0.5)
     assert defense.stations == [Station.UPDATE, Station.AGGREGATE]
 

@@ -8,12 +8,12 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedpriv.base.chacha import keystream
 from fedpriv.base.errors import ProtocolError
 from fedpriv.base.lazy import tf, tff
 from fedpriv.defense.dealt import Dealt
 from fedpriv.defense.ring import RingFormat
 from fedpriv.engine import masking
-from fedpriv.base.chacha import keystream
 from fedpriv.engine.masking import Masking
 from fedpriv.engine.tff.pool import default_runtime
 
