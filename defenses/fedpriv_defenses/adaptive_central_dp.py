@@ -14,7 +14,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.types import Flat, Nested, Scalar
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Domain, Real
-from fedpriv.defense.noise import Noise
+from fedpriv.defense.noise import Noise, given_multiplier
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv_defenses.central_claim import central_claim
@@ -24,7 +24,6 @@ from fedpriv_defenses.noise_multiplier import (
     LOGS_ARE_UNPROTECTED,
     Multiplier,
     require_uniform,
-    required,
     signal_to_noise,
     warning,
 )
@@ -86,7 +85,7 @@ class AdaptiveCentralDP(Defense):
         if self.count_stddev is not None:
             return self.count_stddev
         cohort = plan.expected_cohort / plan.noise_factor
-        return max(cohort / 20, required(self.name, self.noise_multiplier))
+        return max(cohort / 20, given_multiplier(self))
 
     def sum_multiplier(self, plan: Plan) -> float:
         """Noise on the sum over the clip, larger than noise_multiplier by what the count takes of the budget.
@@ -94,7 +93,7 @@ class AdaptiveCentralDP(Defense):
         Raises:
           ParameterError: the count alone takes more.
         """
-        z, count = required(self.name, self.noise_multiplier), self._count_stddev(plan)
+        z, count = given_multiplier(self), self._count_stddev(plan)
         if z >= 2 * count:
             raise ParameterError(
                 f"{self.name}: count_stddev={count:g} is too little for noise_multiplier={z:g}: the count alone would "

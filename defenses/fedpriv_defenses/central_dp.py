@@ -11,7 +11,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.types import Flat
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Domain, Real
-from fedpriv.defense.noise import Noise
+from fedpriv.defense.noise import Noise, given_multiplier
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv_defenses.adaptive_central_dp import AdaptiveCentralDP
@@ -22,7 +22,6 @@ from fedpriv_defenses.noise_multiplier import (
     LOGS_ARE_UNPROTECTED,
     Multiplier,
     require_uniform,
-    required,
     signal_to_noise,
     warning,
 )
@@ -75,7 +74,7 @@ class CentralDP(Defense):
     def check(self, plan: Plan) -> None:
         """Raises StackError unless clients are weighted uniformly, ParameterError if the noise was left open."""
         require_uniform(self.name, plan)
-        required(self.name, self.noise_multiplier)
+        given_multiplier(self)
 
     @property
     def _clip(self) -> float:
@@ -84,7 +83,7 @@ class CentralDP(Defense):
 
     def stddev(self, plan: Plan) -> float:
         """Standard deviation of the noise on each coordinate of the sum."""
-        return required(self.name, self.noise_multiplier) * self._clip * plan.noise_factor
+        return given_multiplier(self) * self._clip * plan.noise_factor
 
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """A vector of norm at most `clip`, and of any smaller bound it came with."""

@@ -12,12 +12,12 @@ from fedpriv.base.lazy import dp_accounting, tf
 from fedpriv.base.types import Flat
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Real
-from fedpriv.defense.noise import Noise
+from fedpriv.defense.noise import Noise, given_multiplier
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv_defenses.clip import Clip, Norm
 from fedpriv_defenses.gaussian_query import gaussian_sum_query, noise_assumptions
-from fedpriv_defenses.noise_multiplier import LOGS_ARE_UNPROTECTED, Multiplier, required
+from fedpriv_defenses.noise_multiplier import LOGS_ARE_UNPROTECTED, Multiplier
 
 
 class LocalDP(Defense):
@@ -56,7 +56,7 @@ class LocalDP(Defense):
 
     def check(self, plan: Plan) -> None:
         """Raises ParameterError if the noise was left open, StackError where a larger federation is simulated."""
-        required(self.name, self.noise_multiplier)
+        given_multiplier(self)
         if plan.simulates is not None:
             raise StackError(
                 f"{self.name} protects each message by itself, whatever the cohort, so simulates=({plan.simulates}) "
@@ -66,7 +66,7 @@ class LocalDP(Defense):
     @property
     def stddev(self) -> float:
         """Standard deviation of the noise on each coordinate of one update."""
-        return required(self.name, self.noise_multiplier) * self.clip
+        return given_multiplier(self) * self.clip
 
     def notes(self, plan: Plan) -> tuple[str, ...]:
         """That its logs are unprotected."""
@@ -96,7 +96,7 @@ class LocalDP(Defense):
 
     def claims(self, plan: Plan, contribution: Real) -> list[Claim]:
         """A claim against `server`; one against `released` where all cohorts are equally large."""
-        multiplier, assumed = required(self.name, self.noise_multiplier), noise_assumptions(plan)
+        multiplier, assumed = given_multiplier(self), noise_assumptions(plan)
         message = Claim(
             event=dp_accounting.GaussianDpEvent(multiplier / 2),
             unit="client",

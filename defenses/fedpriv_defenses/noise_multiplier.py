@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedpriv.base.errors import ParameterError, StackError
+from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Flat, Scalar
 from fedpriv.defense.plan import Plan
@@ -24,16 +24,6 @@ LOGS_ARE_UNPROTECTED = (
     "norms, shares of clipped updates and signal-to-noise ratios in its logs come from unprotected updates and are "
     "covered by no epsilon; they are for people who may see the data, so publish none of them"
 )
-
-
-def required(name: str, multiplier: float | None) -> float:
-    """`multiplier`, or ParameterError of the defense called `name` where it was left to a budget."""
-    if multiplier is None:
-        raise ParameterError(
-            f"{name} has no noise_multiplier, which leaves it to a budget, and there is none; give a budget "
-            '(fedpriv train --budget "epsilon=2, delta=1e-6"), or noise_multiplier'
-        )
-    return multiplier
 
 
 def require_uniform(name: str, plan: Plan) -> None:

@@ -41,6 +41,12 @@ PUBLISHED_SEED = (
     "number is for research, and a deployment leaves the seed to the operating system"
 )
 
+#: The same where noise does not follow the seed.
+PUBLISHED_COHORTS = (
+    "nobody who knows the run's seed is the adversary: it was chosen, and though the noise does not follow it, initial "
+    "weights, cohorts, batches and drop-outs do, so that cohorts are no secret"
+)
+
 
 @dataclass(frozen=True)
 class Epsilon:
@@ -159,7 +165,7 @@ class Ledger:
         if not found:
             raise refusals[0]
         value, claim = min(found, key=lambda pair: pair[0])
-        assumes = (*claim.assumes, *((PUBLISHED_SEED,) if self.seeded else ()))
+        assumes = (*claim.assumes, *((self._published(),) if self.seeded else ()))
         if claim.unit == "client" and delta > 1 / self.plan.accounted_population:
             assumes = (
                 *assumes,
@@ -251,6 +257,8 @@ class Ledger:
         s = self.plan
         how = s.accounted_sampling.describe(s.accounted_population)
         lines = [f"Privacy account ({self.accountant}) over {self.rounds} rounds: {how}."]
+        if s.simulates is not None:
+            lines.append(f"- It is a larger federation's: {s.simulation()}.")
         for claim in self.claims:
             amplified = claim.amplified and s.accounted_sampling.kind in ("fixed", "poisson")
             lines.append(
@@ -261,10 +269,13 @@ class Ledger:
         if not self.claims and not self.refusals:
             lines.append("- no formal claim: epsilon is unbounded.")
         if self.claims and self.seeded:
-            lines.append(f"    All of it assumes that {PUBLISHED_SEED}.")
+            lines.append(f"    All of it assumes that {self._published()}.")
         lines += [f"- {refusal}." for refusal in self.refusals]
         lines += [f"- no number is given: {objection}." for objection in self.objections]
         return "\n".join(lines)
+
+    def _published(self) -> str:
+        return PUBLISHED_COHORTS if self.plan.secure_rng else PUBLISHED_SEED
 
     def _fingerprint(self) -> str:
         s = self.plan

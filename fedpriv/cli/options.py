@@ -44,6 +44,11 @@ def make_schedule(text: str) -> Config:
     return {"kind": kind, **parameters}
 
 
+def make_simulated(text: str) -> Config:
+    """`cohort=10000, population=1000000`."""
+    return dict(registry.parse_call(f"simulate({text})", "option")[1])
+
+
 def cohort_carriers() -> tuple[Mapped, ...]:
     """The options that say what carries the cohorts."""
     return (

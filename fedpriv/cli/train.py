@@ -116,6 +116,26 @@ OPTIONS = (
         1,
         ("training.evaluate_every",),
     ),
+    Mapped(
+        "simulate",
+        _text("Noise and account of a larger federation, as 'cohort=10000, population=1000000'; for research."),
+        None,
+        ("training.simulates",),
+        options.make_simulated,
+    ),
+    Mapped(
+        "secure_rng",
+        Annotated[
+            bool,
+            typer.Option(
+                "--secure-rng",
+                help="Draw noise from the operating system's entropy by ChaCha20, as a deployment needs; such runs do "
+                "not repeat.",
+            ),
+        ],
+        False,
+        ("secure_rng",),
+    ),
     Mapped("delta", _number("The delta at which epsilon is stated."), 1e-5, ("delta",)),
     Mapped("accountant", _text("rdp or pld."), "rdp", ("accountant",)),
     Mapped("on_abort", _text("continue after a round that cannot be finished, or stop."), "continue", ("on_abort",)),
@@ -189,6 +209,11 @@ def train(
         )
     if not json_lines:
         _conclude(federation, history, setting.delta, checkpoint)
+        if federation.secure_rng and seed is not None:
+            typer.echo(
+                "Noise came from the operating system; initial weights, cohorts, the order of batches and drop-outs "
+                f"followed --seed {seed}."
+            )
         if seed is None:
             typer.echo("Seed drawn by the operating system; --seed N makes a run that repeats.")
     if history.interrupted:
@@ -208,7 +233,7 @@ def _draw_partition(federation: Federation, data: str, path: Path) -> None:
 
 
 def _conclude(federation: Federation, history: History, delta: float, checkpoint: Path | None) -> None:
-    from fedpriv.rounds.record import warnings_of
+    from fedpriv.rounds.record import recommended_clip, warnings_of
 
     last = history.records[-1] if history.records else None
     if last is None:
@@ -222,6 +247,12 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     loss = "none (nobody trained)" if last.loss is None else f"{last.loss:.4f}"
     typer.echo(f"{len(history.records)} rounds: test {quality.label.lower()} {said}, training loss {loss}")
     typer.echo(f"Sent {sent / 1e6:.1f} MB up and {received / 1e6:.1f} MB down.")
+    if clip := recommended_clip(history.records):
+        typer.echo(
+            f"Update norms: median {clip:.4g}, which as central_dp(clip={clip:.3g}) would leave half of the updates as "
+            "they are. It is measured on unprotected updates, and so is no private choice; adaptive_central_dp finds "
+            "the median under its noise."
+        )
     aborted = sum(bool(r.aborted) for r in history.records)
     lost = sum(len(r.lost) for r in history.records if not r.aborted)
     if lost or aborted:

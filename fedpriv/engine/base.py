@@ -42,6 +42,8 @@ class Engine(ABC):
         self.client = Client(federation.model, federation.procedure, self.line)
         self.log_names, self.tally_names = self.client.reports()
         self._evaluator = Evaluator(federation.model)
+        #: Whether the norms of updates are asked for: without defenses, to choose a clip by.
+        self.measures_norms = not self.line.links
         self.own_like = self.line.initial_client_states()
         self.masks_in_graph = self.trains_elsewhere
 
@@ -102,7 +104,7 @@ class Engine(ABC):
         Returns:
           As `signature`: `update [d]`, `loss`, `log`, `tally`, `finite`, `weight` in the sum (0 if it is not finite),
           `own`, `bits` on the wire, `bounded` (whether a stated bound holds), `ok` (whether defenses could carry the
-          value) and, where links encode, `encoded`, int64 `[d + 1 + t]`. With masks there is `masked` in its place:
+          value), `norm` where no defense acts and, where links encode, `encoded`, int64 `[d + 1 + t]`. With masks there is `masked` in its place:
           the same with the masks on, as unsigned integers that just hold them, or zeros where it is not finite, not
           bounded or not ok, and is not to be sent.
         """
@@ -136,6 +138,8 @@ class Engine(ABC):
             "bounded": tf.constant(True),
             "ok": tf.constant(True) if trained.ok is None else trained.ok,
         }
+        if self.measures_norms:
+            out["norm"] = tf.norm(update)
         bound = self.line.bound
         if bound is not None:
             out["bounded"] = tf.norm(update) <= tf.cast(bound * (1 + BOUND_SLACK), dtype)
@@ -174,6 +178,8 @@ class Engine(ABC):
             "bounded": tf.TensorSpec([], tf.bool),
             "ok": tf.TensorSpec([], tf.bool),
         }
+        if self.measures_norms:
+            found["norm"] = scalar
         if self.line.encodes:
             name = "encoded" if masked is None else "masked"
             found[name] = tf.TensorSpec([self.contribution_length], masked or tf.int64)

@@ -53,6 +53,7 @@ class Collector:
         self.updates: dict[int, np.ndarray] = {}
         self.own: dict[int, tuple[np.ndarray, ...]] = {}
         self.bits = 0
+        self.norms: list[float] = []
         self._ring = np.zeros(engine.contribution_length, np.uint64)
 
     def sent_alike(self) -> Iterator[tuple[np.ndarray, list[int]]]:
@@ -130,6 +131,8 @@ class Collector:
             if not self._fits(client, out, row):
                 continue
             self.survivors.append(client)
+            if "norm" in out:
+                self.norms.append(float(np.asarray(out["norm"])[row]))
             if own:
                 self.own[client] = tuple(np.array(a[row]) for a in own)
             given = next((out[name][row] for name in ("encoded", "masked") if name in out), None)
@@ -242,13 +245,21 @@ class Collector:
             lost=gone,
             aborted=aborted,
             loss=_mean(self.losses, count),
-            log={name: _mean(values, count) for name, values in self.log.items() if count},
+            log={**_quantiles(self.norms), **{k: _mean(values, count) for k, values in self.log.items() if count}},
             tally=tally,
             bytes_up=sent,
             bytes_down=0 if self.session is None else self.session.wire.bytes(receiver="client"),
             updates=self.updates,
             own={c: self.own[c] for c in survivors if c in self.own},
         )
+
+
+def _quantiles(norms: Sequence[float]) -> dict[str, float]:
+    """How long the updates of an undefended round are, for people who look for a clip."""
+    if not norms:
+        return {}
+    tenth, median, most = (float(q) for q in np.quantile(norms, [0.1, 0.5, 0.9]))
+    return {"update_norm/10%": tenth, "update_norm/median": median, "update_norm/90%": most}
 
 
 def _sum(values: Sequence[float]) -> float:

@@ -53,7 +53,7 @@ class CohortResult:
       lost: ids of clients that dropped out before their update arrived.
       aborted: why the protocol could not finish, or empty.
       loss: mean training loss over the survivors; not-a-number where there are none.
-      log: cohort means of what the defenses reported.
+      log: cohort means of what the defenses reported; quantiles of the updates' norms where there are none.
       tally: sums over the survivors of the defenses' tallies.
       bytes_up: bytes all clients sent.
       bytes_down: bytes that all clients were sent by a protocol, besides the model.

@@ -92,6 +92,7 @@ def make_federation(setting: Setting, seed: int | None) -> Federation:
         rounds=how.rounds,
         accountant=setting.accountant,
         attrition=how.made_attrition(),
+        secure_rng=setting.secure_rng,
     )
 
 

@@ -312,6 +312,8 @@ def _notes(made: Sequence[Arm]) -> list[str]:
         for result in arm.results:
             for note in result.facts.get("model_notes") or ():
                 found[f"Model '{result.cell.setting.model}': {note}."] = None
+            if simulated := result.facts.get("simulated"):
+                found[f"Epsilon is a larger federation's: {simulated}."] = None
             for note in result.facts.get("defense_notes") or ():
                 found[f"{note[:1].upper()}{note[1:]}."] = None
     return list(found)

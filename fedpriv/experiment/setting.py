@@ -277,6 +277,13 @@ class Setting(pydantic.BaseModel):
     on_overflow: Literal["stop", "abort"] = Field(
         default="stop", description="`stop` where a contribution does not fit its encoding, or `abort` the round."
     )
+    secure_rng: bool = Field(
+        default=False,
+        description=(
+            "whether noise comes from the operating system's entropy by ChaCha20, rather than from the seed, so that "
+            "no run repeats."
+        ),
+    )
     on_abort: Literal["continue", "stop"] = Field(
         default="continue",
         description="`continue` training after a round that its protocol could not finish, or `stop` there.",
@@ -373,6 +380,8 @@ class Setting(pydantic.BaseModel):
         identity = {"model": self.model, "training": training, "defense": defenses, "on_nonfinite": self.on_nonfinite}
         if self.on_overflow != "stop":
             identity["on_overflow"] = self.on_overflow
+        if self.secure_rng:
+            identity = {**identity, "secure_rng": True}
         if self.on_abort != "continue":  # results from before there was a choice stay valid
             identity["on_abort"] = self.on_abort
         return identity | {"delta": self.delta, "accountant": self.accountant, "engine": self.engine}

@@ -76,7 +76,9 @@ def train(setting: Setting, seed: int) -> Outcome:
 
 
 def _notes(federation: Federation) -> Row:
-    return {"model_notes": list(federation.model.notes), "defense_notes": federation.line.notes()}
+    simulated = federation.plan.simulation()
+    notes = {"model_notes": list(federation.model.notes), "defense_notes": federation.line.notes()}
+    return notes | ({"simulated": simulated} if simulated else {})
 
 
 def _utility(history: History, setting: Setting) -> Row:

@@ -13,6 +13,9 @@ from fedpriv.base.types import Row
 from fedpriv.defense.claim import Check
 from fedpriv.threat.observation import Observation
 
+#: Where rounds without defenses log the median of their updates' norms.
+NORM_MEDIAN = "update_norm/median"
+
 
 @dataclass
 class Record:
@@ -89,6 +92,20 @@ def warnings_of(rounds: Iterable[Sequence[str]]) -> dict[str, int]:
 def in_words(rounds: Iterable[Sequence[str]], of: str) -> list[str]:
     """As `warnings_of`, each with how many rounds `of` all had it."""
     return [f"{said} (in {count} of {of})" for said, count in warnings_of(rounds).items()]
+
+
+def recommended_clip(records: Sequence[Record]) -> float | None:
+    """A clip to begin with: the median update norm of undefended rounds (McMahan et al. 2018, arXiv 1710.06963).
+
+    The median over rounds of the logged `update_norm/median`; where defenses acted, of the mean norm that `clip` and
+    its like log of updates before they clip them. It is computed from unprotected updates, so that choosing a clip by
+    it is not private. None where no norm was logged.
+    """
+    names = sorted({name for r in records for name in r.metrics if name == NORM_MEDIAN or name.endswith("/norm")})
+    if not names:
+        return None
+    name = NORM_MEDIAN if NORM_MEDIAN in names else names[0]
+    return float(np.median([r.metrics[name] for r in records if name in r.metrics]))
 
 
 @dataclass

@@ -17,7 +17,7 @@ from fedpriv.base.lazy import dp_accounting, tf
 from fedpriv.base.types import Flat, Nested, Scalar
 from fedpriv.defense.claim import Check, Claim, Relation
 from fedpriv.defense.domain import Domain, Real
-from fedpriv.defense.noise import Noise
+from fedpriv.defense.noise import Noise, given_multiplier
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv_defenses.central_claim import trusts_the_server
@@ -25,7 +25,7 @@ from fedpriv_defenses.clip import Clip, Norm
 from fedpriv_defenses.correlated.banded import banded_coefficients, unmixed
 from fedpriv_defenses.correlated.tree import grown, tree_levels
 from fedpriv_defenses.gaussian_query import noise_assumptions
-from fedpriv_defenses.noise_multiplier import LOGS_ARE_UNPROTECTED, Multiplier, require_uniform, required, warning
+from fedpriv_defenses.noise_multiplier import LOGS_ARE_UNPROTECTED, Multiplier, require_uniform, warning
 
 #: Rounds that a tree has room for where nobody plans how many there are.
 OPEN_ROUNDS = (1 << 16) - 1
@@ -97,7 +97,7 @@ class DPFTRL(Defense):
     def check(self, plan: Plan) -> None:
         """Raises StackError unless weighting is uniform; ParameterError if something is missing or does not fit."""
         require_uniform(self.name, plan)
-        required(self.name, self.noise_multiplier)
+        given_multiplier(self)
         if self.mechanism == "banded":
             self._coefficients(plan)
 
@@ -113,7 +113,7 @@ class DPFTRL(Defense):
 
     def stddev(self, plan: Plan) -> float:
         """Standard deviation of each coordinate of a node's, or the uncorrelated, noise."""
-        return required(self.name, self.noise_multiplier) * self.clip * plan.noise_factor
+        return given_multiplier(self) * self.clip * plan.noise_factor
 
     def _coefficients(self, plan: Plan) -> tuple[float, ...]:
         """The banded matrix's first column.

@@ -70,7 +70,8 @@ class TffEngine(Engine):
     def _single(self, bits: int | None) -> list[str]:
         """What comes back of each client by itself."""
         coded = [] if not self.line.encodes else ["encoded"] if bits is None else ["masked"]
-        return ["finite", "bounded", "ok", "bits", *(["own"] if self._own else []), *coded]
+        norm = ["norm"] if self.measures_norms else []
+        return ["finite", "bounded", "ok", "bits", *norm, *(["own"] if self._own else []), *coded]
 
     def computation(self, give: bool, bits: int | None = None) -> Any:
         """The cohort's computation.
