@@ -104,9 +104,9 @@ class Engine(ABC):
         Returns:
           As `signature`: `update [d]`, `loss`, `log`, `tally`, `finite`, `weight` in the sum (0 if it is not finite),
           `own`, `bits` on the wire, `bounded` (whether a stated bound holds), `ok` (whether defenses could carry the
-          value), `norm` where no defense acts and, where links encode, `encoded`, int64 `[d + 1 + t]`. With masks there is `masked` in its place:
-          the same with the masks on, as unsigned integers that just hold them, or zeros where it is not finite, not
-          bounded or not ok, and is not to be sent.
+          value), `norm` of the update where no defense acts and, where links encode, `encoded`, int64 `[d + 1 + t]`.
+          With masks there is `masked` in its place: the same with the masks on, as unsigned integers that just hold
+          them, or zeros where it is not finite, not bounded or not ok, and is not to be sent.
         """
         dtype, size = self.plan.spec.dtype, tf.shape(indices)[0]
         prepared = None

@@ -377,11 +377,16 @@ class Setting(pydantic.BaseModel):
         """What the trained weights depend on, besides data, code and seed."""
         training = self.training.identity()
         defenses = [d.config() for d in self.made_defenses()] if self.training.defended else []
-        identity = {"model": self.model, "training": training, "defense": defenses, "on_nonfinite": self.on_nonfinite}
+        identity: Config = {
+            "model": self.model,
+            "training": training,
+            "defense": defenses,
+            "on_nonfinite": self.on_nonfinite,
+        }
         if self.on_overflow != "stop":
             identity["on_overflow"] = self.on_overflow
         if self.secure_rng:
-            identity = {**identity, "secure_rng": True}
+            identity["secure_rng"] = True
         if self.on_abort != "continue":  # results from before there was a choice stay valid
             identity["on_abort"] = self.on_abort
         return identity | {"delta": self.delta, "accountant": self.accountant, "engine": self.engine}
