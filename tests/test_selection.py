@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from fedpriv_defenses.central_dp import CentralDP
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedpriv.account.accounting import central_epsilon
 from fedpriv.base.errors import ParameterError
@@ -53,3 +55,42 @@ def test_it_is_written_like_any_other_and_plain_sampling_as_before():
 def test_a_cohort_beyond_the_population_is_refused(federate):
     with pytest.raises(ParameterError, match=r"cyclic\(size=9\) exceeds the population of 5 clients"):
         federate(sampling=Sampling(kind="strategy", strategy="cyclic(size=9)"))
+
+
+def apart(separation, size=3, limit=""):
+    return Sampling(kind="strategy", strategy=f"min_separation(size={size},separation={separation}{limit})")
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 9))
+def test_min_separation_keeps_the_distance_and_draws_anew(separation, size, seed):
+    population = 25
+    rounds = [cohort(apart(separation, size), population, seed, r) for r in range(30)]
+    assert all(len(np.unique(ids)) == size for ids in rounds)
+    for client in range(population):
+        taken = [r for r, ids in enumerate(rounds) if client in ids]
+        assert (np.diff(taken) >= separation).all()
+    np.testing.assert_array_equal(rounds[7], cohort(apart(separation, size), population, seed, 7))
+
+
+def test_min_separation_is_random_among_those_that_may_come_again():
+    counts = np.zeros(20)
+    for seed in range(40):
+        for r in range(10):
+            counts[cohort(apart(3), 20, seed, r)] += 1
+    # 1,200 of them fall evenly on 20 clients: 60 each, within 5 deviations.
+    assert np.abs(counts - 60).max() < 5 * np.sqrt(60)
+    assert list(cohort(apart(3), 20, 0, 0)) != list(cohort(apart(3), 20, 1, 0))
+
+
+def test_participations_are_limited_and_refused_before_the_first_round(federate):
+    limited = apart(2, size=1, limit=",max_participations=2")
+    rounds = [cohort(limited, 6, 1, r) for r in range(12)]
+    assert np.unique(np.concatenate(rounds), return_counts=True)[1].max() == 2
+    rule = limited.selection
+    assert (rule.apart(6), rule.participations(6, 12), rule.participations(6, 3)) == (2, 2, 2)
+    assert CYCLIC.selection.participations(10, 11) == 3
+    federation = federate(sampling=limited, weighting="uniform")
+    with pytest.raises(ParameterError, match=r"only \d of 5 clients may take part again; train for at most"):
+        federation.run(30)
+    with pytest.raises(ParameterError, match=r"needs 6 clients.*and there are 5; choose a separation of at most 2"):
+        federate(sampling=apart(3, size=2))

@@ -204,8 +204,9 @@ def _normalized(update: Flat, clip: Scalar) -> tuple[Scalar, Flat, Scalar]:
     """(1 where an update `[d]` is within the clip, else 0; the update over the clip, of norm at most 1; its norm)."""
     square = tf.reduce_sum(tf.square(update))
     # The root's derivative at zero is infinite; an attack that differentiates a replay may start there.
-    norm = tf.sqrt(tf.where(square > 0, square, tf.ones_like(square)))
-    norm = tf.where(square > 0, norm, tf.zeros_like(norm))
+    nothing = tf.equal(square, 0)
+    norm = tf.sqrt(tf.where(nothing, tf.ones_like(square), square))
+    norm = tf.where(nothing, tf.zeros_like(norm), norm)
     value = update / tf.maximum(norm, clip)
     # A norm beyond floats would scale to zero; not-a-number instead lets the engine name the client.
     value = tf.where(tf.math.is_finite(norm), value, norm - norm)

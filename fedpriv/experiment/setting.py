@@ -377,12 +377,8 @@ class Setting(pydantic.BaseModel):
         """What the trained weights depend on, besides data, code and seed."""
         training = self.training.identity()
         defenses = [d.config() for d in self.made_defenses()] if self.training.defended else []
-        identity: Config = {
-            "model": self.model,
-            "training": training,
-            "defense": defenses,
-            "on_nonfinite": self.on_nonfinite,
-        }
+        identity: Config = {"model": self.model, "training": training, "defense": defenses}
+        identity["on_nonfinite"] = self.on_nonfinite
         if self.on_overflow != "stop":
             identity["on_overflow"] = self.on_overflow
         if self.secure_rng:

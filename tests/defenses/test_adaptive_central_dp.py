@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedpriv.base.errors import ParameterError, StackError
-from fedpriv.base.lazy import tf, tff
+from fedpriv.base.lazy import tf
 from fedpriv.defense.domain import Real
 from fedpriv.defense.stations import Context
 from fedpriv.procedure.procedure import Sampling, Simulated
@@ -35,11 +35,11 @@ def test_the_kit_is_content():
     assert checked.epsilon is not None
 
 
-@pytest.mark.parametrize("quantile", [0.2, 0.5, 0.9])
-def test_the_clip_converges_to_the_quantile_under_the_noise(make_plan, quantile):
-    population, rounds = 400, 60
+@pytest.mark.parametrize(("quantile", "start"), [(0.2, 4.0), (0.5, 0.05), (0.9, 0.05)])
+def test_the_clip_converges_to_the_quantile_under_the_noise(make_plan, quantile, start):
+    population, rounds = 400, 100
     norms = np.exp(np.random.default_rng(3).normal(0, 0.7, population)).astype(np.float32)
-    defense = AdaptiveCentralDP(noise_multiplier=1.0, quantile=quantile, initial_clip=0.05)
+    defense = AdaptiveCentralDP(noise_multiplier=1.0, quantile=quantile, initial_clip=start)
     plan = make_plan(population=population)
 
     def client(norm, clip):
@@ -57,7 +57,7 @@ def test_the_clip_converges_to_the_quantile_under_the_noise(make_plan, quantile)
         context = Context(plan=plan, seed=seed, state=(clip,), tally={"within": within})
         return defense.aggregate(total, context).state[0]
 
-    clip, clips = tf.constant(0.05), []
+    clip, clips = tf.constant(start), []
     for number in range(rounds):
         clip = one(clip, tf.constant(number, tf.int64))
         clips.append(float(clip))
@@ -93,7 +93,7 @@ numbers = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 
 @settings(max_examples=80)
-@given(st.lists(numbers, min_size=6, max_size=6), st.floats(1e-6, 1e6, width=32))
+@given(st.lists(numbers, min_size=6, max_size=6), st.floats(2.0**-20, 2.0**20, width=32))
 def test_no_update_moves_the_sum_by_more_than_the_clip_or_the_count_by_more_than_half(values, clip):
     state = (tf.constant(clip, tf.float32),)
     out = AdaptiveCentralDP(noise_multiplier=1.0).update(tf.constant(values, tf.float32), _alone(state))
@@ -148,38 +148,3 @@ def test_a_simulated_federation_scales_both_noises(federate):
     record = large.run(1).records[0]
     assert record.metrics["adaptive_central_dp/noise_stddev"] == pytest.approx(0.1 * 4 / 4000, rel=1e-4)
     assert large.ledger().epsilon(1e-7, rounds=10).value < federate(**options).ledger().epsilon(1e-7, rounds=10).value
-
-
-@pytest.mark.slow
-def test_it_is_tffs_adaptive_factory_in_distribution(make_plan):
-    """Same updates, same parameters: clips follow each other, and noise has the same deviation."""
-    from fedpriv.engine.tff.aggregation import to_aggregation_factory
-
-    d, clients, z, rounds = 20_000, 20, 0.4, 6
-    values = np.random.default_rng(0).normal(size=(clients, d)).astype(np.float32)
-    values *= (np.linspace(0.2, 3, clients) / np.linalg.norm(values, axis=1))[:, None]
-    theirs = tff.aggregators.DifferentiallyPrivateFactory.gaussian_adaptive(z, clients)
-    ours = to_aggregation_factory(
-        [AdaptiveCentralDP(noise_multiplier=z, count_stddev=0.05 * clients)],
-        population=clients,
-        cohort=clients,
-        weighting="uniform",
-        seed=5,
-    )
-    kind = tff.types.tensorflow_to_type((np.float32, [d]))
-    found = []
-    for factory, weighted in ((theirs, False), (ours, True)):
-        process = factory.create(kind, tff.TensorType(np.float32)) if weighted else factory.create(kind)
-        state, outs = process.initialize(), []
-        for _ in range(rounds):
-            given = [list(values), [1.0] * clients] if weighted else [list(values)]
-            out = process.next(state, *given)
-            state = out.state
-            outs.append(np.asarray(out.result))
-        found.append(outs)
-    clip = 0.1
-    for number in range(rounds):
-        if number < 3:  # at first everybody is above, so that the clips only differ by the count's noise
-            a, b = (np.std(outs[number]) for outs in found)
-            assert a == pytest.approx(b, rel=0.15)
-    assert clip == 0.1

@@ -1,5 +1,7 @@
 """Central DP through our line is TFF's own, in distribution: the same values, other generators."""
 
+import itertools
+
 import numpy as np
 import pytest
 from fedpriv_defenses.adaptive_central_dp import AdaptiveCentralDP
@@ -15,6 +17,12 @@ D, CLIENTS = 20_000, 20
 NORMS = np.linspace(0.2, 3, CLIENTS)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def runtime():
+    with default_runtime() as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
 def values():
     drawn = np.random.default_rng(0).normal(size=(CLIENTS, D))
@@ -22,7 +30,6 @@ def values():
 
 
 def run(factory, values, rounds, weighted):
-    default_runtime()
     kind = tff.TensorType(np.float32, [D])
     process = factory.create(kind, tff.TensorType(np.float32)) if weighted else factory.create(kind)
     state, results, measured = process.initialize(), [], []
@@ -76,7 +83,7 @@ def test_an_adaptive_clip(values):
         same_noise(noise / clip, own / my_clips[number], 0.0, scale)
     # One round's step of both follows from the count's noise, of 1 client's deviation: within 6 of it.
     for clips in ([1.0, *their_clips], my_clips):
-        for before, after in zip(clips, clips[1:], strict=False):
+        for before, after in itertools.pairwise(clips):
             within = (before >= NORMS).mean()
             assert abs(-np.log(after / before) / 0.2 + 0.5 - within) < 6 * 0.05
     assert np.mean(my_clips[-4:]) == pytest.approx(np.mean(their_clips[-4:]), rel=0.4)
