@@ -3,13 +3,19 @@ import pydantic
 import pytest
 from fedpriv_defenses.central_dp import CentralDP
 from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fedpriv.base.errors import StackError
+from fedpriv.base.errors import ParameterError, StackError
 from fedpriv.base.lazy import tf, tfp
+from fedpriv.data.dataset import Dataset
 from fedpriv.defense.domain import Real
 from fedpriv.defense.noise import Noise
-from fedpriv.defense.stations import Station
+from fedpriv.defense.plan import Plan
+from fedpriv.defense.stations import Context, Station
 from fedpriv.procedure.procedure import Sampling
+from fedpriv.rounds.record import recommended_clip
 
 
 @pytest.fixture
@@ -79,3 +85,66 @@ def test_impossible_parameters():
         CentralDP(clip=-1, noise_multiplier=1)
     with pytest.raises(pydantic.ValidationError, match="noise_multiplier"):
         CentralDP(clip=1, noise_multiplier=float("inf"))
+
+
+numbers = st.floats(width=32, allow_nan=True, allow_infinity=True)
+
+
+@settings(max_examples=80)
+@given(st.lists(numbers, min_size=6, max_size=6))
+def test_no_update_moves_the_sum_by_more_than_the_clip(values):
+    context = Context(plan=Plan.everybody(10, 6), seed=tf.zeros([2], tf.int64))
+    out = CentralDP(clip=0.5, noise_multiplier=1.0).update(tf.constant(values, tf.float32), context).value
+    # What is not finite is left out of the sum, or ends the round.
+    assert not np.isfinite(out).all() or np.linalg.norm(np.asarray(out, np.float64)) <= 0.5 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("secure", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "secure sum"])
+def test_an_engines_sum_is_moved_by_no_more_either(federate, toy, secure):
+    """One client's examples are poisoned so that its update is as long as floats go, or none."""
+    defenses = (CentralDP(clip=0.25, noise_multiplier=0.0), *((SecretSharing(),) if secure else ()))
+    options = {"weighting": "uniform", "batch_size": None, "on_nonfinite": "drop", "defenses": defenses, "test": None}
+    without = federate(**options, train=toy).run(1).weights.astype(np.float64)
+    for scale in (1e4, 1e18, 1e38, np.nan):
+        x = toy.x.copy()
+        x[5:17] *= np.float32(scale)
+        moved = federate(**options, train=Dataset("poisoned", x, toy.y, 3)).run(1).weights
+        # One update of norm 0.25 in place of another, or gone, over five clients.
+        assert np.linalg.norm(moved - without) <= 2 * 0.25 / 5 * (1 + 1e-3)
+
+
+def test_what_people_need_to_know_is_said(federate):
+    options = {"weighting": "uniform", "sampling": Sampling.fixed(4)}
+    drowned = federate(**options, defenses=(CentralDP(clip=1e-3, noise_multiplier=50.0),)).run(1).records[0]
+    stddev, ratio = drowned.metrics["central_dp/noise_stddev"], drowned.metrics["central_dp/signal_to_noise"]
+    d = federate().plan.spec.size
+    assert 0 < ratio <= 4 * 1e-3 / (stddev * np.sqrt(d)) * (1 + 1e-5)
+    said = " ".join(drowned.warnings)
+    assert "the clip cut every update" in said
+    assert "more than 10 times as long as the sum" in said
+    loose = federate(**options, defenses=(CentralDP(clip=1e3, noise_multiplier=1e-5),)).run(1).records[0]
+    assert any("the clip cut no update" in w for w in loose.warnings)
+    notes = federate(**options, defenses=(CentralDP(clip=1.0, noise_multiplier=1.0),)).line.notes()
+    assert any("unprotected updates" in n for n in notes)
+
+
+def test_rounds_without_defenses_say_what_clip_to_begin_with(federate):
+    history = federate(weighting="uniform", batch_size=None).run(3)
+    logged = federate(weighting="uniform", batch_size=None, defenses=(Clip(norm=1e3),)).run(3)
+    found = recommended_clip(history.records)
+    quantiles = [history.records[0].metrics[f"update_norm/{q}"] for q in ("10%", "median", "90%")]
+    assert quantiles == sorted(quantiles)
+    assert found == pytest.approx(np.median([r.metrics["update_norm/median"] for r in history.records]))
+    assert recommended_clip(logged.records) == pytest.approx(
+        np.median([r.metrics["clip/norm"] for r in logged.records])
+    )
+    assert recommended_clip([]) is None
+    halving = CentralDP(clip=quantiles[1] * 1.001, noise_multiplier=0.0)
+    halved = federate(weighting="uniform", batch_size=None, defenses=(halving,)).run(1).records[0]
+    assert halved.metrics["central_dp/clipped"] == pytest.approx(0.4)  # two of five are longer
+
+
+def test_a_multiplier_that_is_left_to_a_budget_is_asked_for(federate):
+    for defense in (CentralDP(clip=1.0), CentralDP()):
+        with pytest.raises(ParameterError, match=r"central_dp.*noise_multiplier.*budget"):
+            federate(defenses=(defense,), weighting="uniform")

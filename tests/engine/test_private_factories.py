@@ -7,6 +7,7 @@ import pytest
 from fedpriv_defenses.adaptive_central_dp import AdaptiveCentralDP
 from fedpriv_defenses.central_dp import CentralDP
 from fedpriv_defenses.correlated.dp_ftrl import DPFTRL
+from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 from scipy import stats
 
 from fedpriv.base.lazy import tff
@@ -115,3 +116,20 @@ def _flat(measurements, prefix=""):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize(
+    "defenses",
+    [
+        (AdaptiveCentralDP(noise_multiplier=1.0, initial_clip=0.3), SecretSharing()),
+        (DPFTRL(clip=0.3, noise_multiplier=1.0),),
+    ],
+    ids=["adaptive, secure sum", "dp_ftrl"],
+)
+def test_both_engines_make_the_same_of_it(federate, runtime, defenses):
+    options = {"defenses": defenses, "weighting": "uniform", "rounds": 3, "batch_size": None}
+    ours = federate(**options).run(3)
+    theirs = federate(**options, engine="tff", engine_options={"workers": [runtime.address]}).run(3)
+    np.testing.assert_allclose(ours.weights, theirs.weights, atol=1e-5)
+    for a, b in zip(ours.records, theirs.records, strict=True):
+        assert a.metrics == pytest.approx(b.metrics, rel=1e-4)
