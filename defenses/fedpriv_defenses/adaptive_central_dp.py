@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -21,7 +21,6 @@ from fedpriv_defenses.central_claim import central_claim
 from fedpriv_defenses.clip import SMALLEST_NORM, Norm
 from fedpriv_defenses.gaussian_query import gaussian_sum_query, noise_assumptions, quantile_query
 from fedpriv_defenses.noise_multiplier import (
-    LOGS_ARE_UNPROTECTED,
     Multiplier,
     require_uniform,
     signal_to_noise,
@@ -116,10 +115,6 @@ class AdaptiveCentralDP(Defense):
     def noise(self, plan: Plan) -> Noise:
         """Normal noise on the sum; how much of it follows the clip."""
         return Noise("gaussian", None, "aggregate")
-
-    def notes(self, plan: Plan) -> Sequence[str]:
-        """That its logs are unprotected."""
-        return (LOGS_ARE_UNPROTECTED,)
 
     def warn(self, log: Mapping[str, float]) -> str:
         """That noise drowns the sum; what the clip cuts changes while it is looked for."""

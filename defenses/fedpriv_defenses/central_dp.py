@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
@@ -19,7 +19,6 @@ from fedpriv_defenses.central_claim import central_claim
 from fedpriv_defenses.clip import Clip, Norm
 from fedpriv_defenses.gaussian_query import gaussian_sum_query, noise_assumptions
 from fedpriv_defenses.noise_multiplier import (
-    LOGS_ARE_UNPROTECTED,
     Multiplier,
     require_uniform,
     signal_to_noise,
@@ -93,10 +92,6 @@ class CentralDP(Defense):
     def noise(self, plan: Plan) -> Noise:
         """Normal noise on the sum."""
         return Noise("gaussian", self.stddev(plan), "aggregate")
-
-    def notes(self, plan: Plan) -> Sequence[str]:
-        """That its logs are unprotected."""
-        return (LOGS_ARE_UNPROTECTED,)
 
     def warn(self, log: Mapping[str, float]) -> str:
         """That the clip cuts everything or nothing, or that noise drowns the sum."""

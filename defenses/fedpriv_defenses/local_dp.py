@@ -17,7 +17,7 @@ from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv_defenses.clip import Clip, Norm
 from fedpriv_defenses.gaussian_query import gaussian_sum_query, noise_assumptions
-from fedpriv_defenses.noise_multiplier import LOGS_ARE_UNPROTECTED, Multiplier
+from fedpriv_defenses.noise_multiplier import Multiplier
 
 
 class LocalDP(Defense):
@@ -67,10 +67,6 @@ class LocalDP(Defense):
     def stddev(self) -> float:
         """Standard deviation of the noise on each coordinate of one update."""
         return given_multiplier(self) * self.clip
-
-    def notes(self, plan: Plan) -> tuple[str, ...]:
-        """That its logs are unprotected."""
-        return (LOGS_ARE_UNPROTECTED,)
 
     def noise(self, plan: Plan) -> Noise:
         """Normal noise on each update."""

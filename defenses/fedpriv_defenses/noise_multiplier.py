@@ -19,12 +19,6 @@ Multiplier = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
 #: A round whose noise is longer than the sum by more than this says little by itself.
 WEAK_SIGNAL = 0.1
 
-#: Said beforehand of every defense whose logs tell of unprotected updates.
-LOGS_ARE_UNPROTECTED = (
-    "norms, shares of clipped updates and signal-to-noise ratios in its logs come from unprotected updates and are "
-    "covered by no epsilon; they are for people who may see the data, so publish none of them"
-)
-
 
 def require_uniform(name: str, plan: Plan) -> None:
     """Raises StackError unless clients are weighted uniformly."""

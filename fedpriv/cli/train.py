@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -247,6 +248,13 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     loss = "none (nobody trained)" if last.loss is None else f"{last.loss:.4f}"
     typer.echo(f"{len(history.records)} rounds: test {quality.label.lower()} {said}, training loss {loss}")
     typer.echo(f"Sent {sent / 1e6:.1f} MB up and {received / 1e6:.1f} MB down.")
+    ratios = [v for r in history.records for name, v in r.metrics.items() if name.endswith("/signal_to_noise")]
+    if ratios:
+        typer.echo(
+            f"Signal to noise: {statistics.median(ratios):.3g}, the median over rounds of the norm of the clipped sum "
+            "over its noise's. It and all norms are measured on unprotected updates, for people who may see the data; "
+            "no epsilon covers them, so publish none of them."
+        )
     if clip := recommended_clip(history.records):
         typer.echo(
             f"Update norms: median {clip:.4g}, which as central_dp(clip={clip:.3g}) would leave half of the updates as "

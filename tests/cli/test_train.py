@@ -273,3 +273,31 @@ def test_a_resolution_that_rounds_updates_away_is_said(run, strict, npz):
     assert all("a finer resolution" in row["warnings"][0] for row in strict(out))
     status, out, _ = run(*arguments, "-d", "secret_sharing")
     assert "Warning" not in out
+
+
+def test_a_simulated_federation_and_secure_noise_are_said_in_words(run, npz):
+    noisy = ("--weighting", "uniform", "--defense", "central_dp(clip=0.5,noise_multiplier=1)", "--data", npz)
+    status, out, _ = run(*SMALL, *noisy, "--rounds", 1, "--simulate", "cohort=200, population=9000", "--secure-rng")
+    assert status == 0
+    said = "cohort 200 of 9,000 simulated with 4; no guarantee for the clients that took part"
+    assert out.count(said) >= 2
+    assert "Signal to noise:" in out
+    assert "measured on unprotected updates" in out
+    assert "expanded by ChaCha20" in out
+    assert "initial weights, cohorts, the order of batches and drop-outs followed --seed 0" in " ".join(out.split())
+    for text, complaint in (
+        ("cohort=200", "--simulate"),
+        ("cohort=200, population=100", "exceeds its population"),
+        ("many", "key=value"),
+    ):
+        status, _, err = run(*SMALL, *noisy, "--simulate", text)
+        assert status == 2
+        assert complaint in err
+        assert "Traceback" not in err
+
+
+def test_an_undefended_training_says_what_clip_to_begin_with(run, npz):
+    status, out, _ = run(*SMALL, "--data", npz, "--rounds", 1)
+    assert status == 0
+    assert "Update norms: median" in out
+    assert "central_dp(clip=" in out

@@ -25,7 +25,7 @@ from fedpriv_defenses.clip import Clip, Norm
 from fedpriv_defenses.correlated.banded import banded_coefficients, unmixed
 from fedpriv_defenses.correlated.tree import grown, tree_levels
 from fedpriv_defenses.gaussian_query import noise_assumptions
-from fedpriv_defenses.noise_multiplier import LOGS_ARE_UNPROTECTED, Multiplier, require_uniform, warning
+from fedpriv_defenses.noise_multiplier import Multiplier, require_uniform, warning
 
 #: Rounds that a tree has room for where nobody plans how many there are.
 OPEN_ROUNDS = (1 << 16) - 1
@@ -157,11 +157,10 @@ class DPFTRL(Defense):
         return Noise("gaussian", None, "aggregate")
 
     def notes(self, plan: Plan) -> Sequence[str]:
-        """That its logs are unprotected, and what unlimited participation costs."""
+        """What unlimited participation costs."""
         if separation(plan) > 1:
-            return (LOGS_ARE_UNPROTECTED,)
+            return ()
         return (
-            LOGS_ARE_UNPROTECTED,
             "nothing limits how often a client takes part, so every round counts for everybody; a selection such as "
             "cyclic(size=...) or min_separation(size=..., separation=...) takes far less noise",
         )
