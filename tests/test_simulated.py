@@ -1,5 +1,7 @@
 """A simulated federation: a small cohort's noise stands for a large one's, and every epsilon says so."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from fedpriv_defenses.central_dp import CentralDP
@@ -10,6 +12,8 @@ from fedpriv_defenses.tff_aggregators import TFFDP
 
 from fedpriv.account.accounting import central_epsilon
 from fedpriv.base.errors import ParameterError, StackError
+from fedpriv.experiment.report import _notes
+from fedpriv.experiment.setting import Setting
 from fedpriv.procedure.procedure import Sampling, Simulated
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.tap import Tap
@@ -76,3 +80,17 @@ def test_where_it_has_no_meaning_it_is_refused(federate):
         federate(
             defenses=(NOISY,), weighting="uniform", sampling=apart, simulates=Simulated(cohort=300, population=500)
         )
+
+
+def test_it_is_written_in_files_and_said_in_reports():
+    setting = Setting.model_validate(
+        {"training": {"rounds": 1, "simulates": {"cohort": 400, "population": 100_000}}, "secure_rng": True}
+    )
+    assert setting.training.procedure(10).simulates == LARGE
+    assert setting.training_identity()["secure_rng"] is True
+    plain = Setting.model_validate({"training": {"rounds": 1}})
+    assert "secure_rng" not in plain.training_identity()
+    assert "simulates" not in plain.training_identity()["training"]
+    said = "cohort 400 of 100,000 simulated with 4; no guarantee for the clients that took part"
+    arm = SimpleNamespace(results=[SimpleNamespace(facts={"simulated": said})])
+    assert _notes([arm]) == [f"Epsilon is a larger federation's: {said}."]

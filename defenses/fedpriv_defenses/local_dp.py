@@ -37,7 +37,7 @@ class LocalDP(Defense):
       amount of noise itself depends on who takes part, and weights by example count change it with the data, so
       nothing is claimed there beyond the message's own guarantee.
 
-    Log: `norm` and `clipped` as for Clip, `noise_norm`.
+    Log: `norm` and `clipped` as for Clip, `noise_norm`, and `signal_to_noise`, the clipped update's norm over that.
     """
 
     name: ClassVar[str] = "local_dp"
@@ -84,6 +84,8 @@ class LocalDP(Defense):
             "clipped": tf.cast(norm > tf.cast(self.clip, norm.dtype), update.dtype),
             "noise_norm": tf.norm(noised - clipped),
         }
+        if self.noise_multiplier:
+            log["signal_to_noise"] = tf.norm(clipped) / log["noise_norm"]
         return Passed(noised, log=log)
 
     def replay(self) -> Defense:

@@ -87,6 +87,13 @@ OPTIONS = (
         lambda rate: {"kind": "poisson", "rate": rate},
     ),
     Mapped(
+        "selection",
+        _text("Who takes part when, as cyclic(size=10) or min_separation(size=10,separation=8)."),
+        None,
+        ("training.sampling",),
+        lambda text: {"kind": "strategy", "strategy": text},
+    ),
+    Mapped(
         "weighting",
         _text("Weigh clients by their examples, or uniform."),
         "examples",
@@ -183,7 +190,7 @@ def train(
 
     if algorithm not in (known := ("fedavg", "fedsgd")):
         raise ParameterError(f"--algorithm '{algorithm}' is unknown.{did_you_mean(algorithm, known)}")
-    written.exclusive("cohort", "fraction", "poisson")
+    written.exclusive("cohort", "fraction", "poisson", "selection")
     setting = written.setting(FEDSGD if algorithm == "fedsgd" else {})
     federation = make_federation(setting, seed)
     options.say_notes(federation, json_lines)
@@ -255,10 +262,10 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
             "over its noise's. It and all norms are measured on unprotected updates, for people who may see the data; "
             "no epsilon covers them, so publish none of them."
         )
-    if clip := recommended_clip(history.records):
+    elif clip := recommended_clip(history.records):
         typer.echo(
-            f"Update norms: median {clip:.4g}, which as central_dp(clip={clip:.3g}) would leave half of the updates as "
-            "they are. It is measured on unprotected updates, and so is no private choice; adaptive_central_dp finds "
+            f"Update norms: median {clip:.4g}, which as central_dp(clip={clip:.3g}) would leave about half of the updates "
+            "as they are. It is measured on unprotected updates, and so is no private choice; adaptive_central_dp finds "
             "the median under its noise."
         )
     aborted = sum(bool(r.aborted) for r in history.records)

@@ -301,3 +301,14 @@ def test_an_undefended_training_says_what_clip_to_begin_with(run, npz):
     assert status == 0
     assert "Update norms: median" in out
     assert "central_dp(clip=" in out
+
+
+def test_a_selection_is_an_option(run, npz):
+    apart = ("--selection", "min_separation(size=2,separation=2)", "--defense", "dp_ftrl(clip=0.5,noise_multiplier=4)")
+    status, out, _ = run(*SMALL, *apart, "--weighting", "uniform", "--data", npz, "--rounds", 3)
+    assert status == 0
+    assert "replace_special" in out
+    assert "each at most every 2 rounds" in out
+    status, _, err = run(*SMALL, *apart, "--cohort", 2, "--data", npz)
+    assert status == 2
+    assert "--cohort and --selection exclude each other" in err
