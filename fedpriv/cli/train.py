@@ -264,9 +264,9 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
         )
     elif clip := recommended_clip(history.records):
         typer.echo(
-            f"Update norms: median {clip:.4g}, which as central_dp(clip={clip:.3g}) would leave about half of the updates "
-            "as they are. It is measured on unprotected updates, and so is no private choice; adaptive_central_dp finds "
-            "the median under its noise."
+            f"Update norms: median {clip:.4g}, which as central_dp(clip={clip:.3g}) would leave about half of the "
+            "updates as they are. It is measured on unprotected updates, and so is no private choice; "
+            "adaptive_central_dp finds the median under its noise."
         )
     aborted = sum(bool(r.aborted) for r in history.records)
     lost = sum(len(r.lost) for r in history.records if not r.aborted)
