@@ -17,7 +17,6 @@ from fedpriv.base.lazy import dp_accounting, tf
 from fedpriv.defense.domain import Real
 from fedpriv.defense.stations import Context
 from fedpriv.procedure.procedure import Optimizer, Sampling
-from fedpriv.testing import check_defense
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.tap import Tap
 
@@ -223,10 +222,6 @@ def test_a_resumed_run_gives_the_same_bits_and_draws_nothing_twice(federate, def
     if defense.mechanism == "banded":
         with pytest.raises(CheckpointError, match="rounds"):  # another matrix
             federate(**{**options, "rounds": 9}).run(9, checkpoint=path)
-
-
-def test_the_kit_is_content():
-    assert check_defense(DPFTRL(clip=0.5, noise_multiplier=1.0)).epsilon is not None
 
 
 def test_mistakes_are_named(federate, planned):
