@@ -223,7 +223,7 @@ def test_own_updates_travel_only_for_a_tap(federate, address):
     engine = TffEngine(tff)
     try:
         result = engine.computation(False).type_signature.result
-        assert dir(result) == ["bits", "bounded", "finite", "ok", "reports", "total"]
+        assert dir(result) == ["bits", "bounded", "finite", "norm", "ok", "reports", "total"]
         assert "CLIENTS" not in f"{result.reports} {result.total}"
     finally:
         engine.close()
