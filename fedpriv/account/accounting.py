@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from fedpriv.account.amplification import fixed_sampled, poisson_sampled
 from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.base.lazy import dp_accounting
 from fedpriv.defense.claim import Relation
@@ -36,13 +37,12 @@ def sampled(event: Event, relation: Relation, sampling: Sampling, population: in
 
     Poisson sampling amplifies under add_or_remove_one (Mironov, Talwar, Zhang 2019, arXiv 1908.10530); fixed-size
     sampling without replacement under replace_one (Wang, Balle, Kasiviswanathan 2019, arXiv 1808.00087, theorem
-    27); full participation not at all.
+    27); full participation not at all. Mechanisms known by their Renyi divergence are amplified in the same cases, by
+    bounds for any mechanism (`fedpriv.account.amplification`).
 
     Raises:
       LedgerError: no theorem covers this relation under this sampling.
     """
-    if isinstance(event, RenyiEvent):
-        return event
     if sampling.selection is not None:
         return sampling.selection.amplified(event, relation, population)
     if sampling.kind == "poisson" and sampling.rate is not None and sampling.rate < 1:
@@ -51,6 +51,8 @@ def sampled(event: Event, relation: Relation, sampling: Sampling, population: in
                 f"Poisson sampling amplifies only guarantees stated for add_or_remove_one, this one is for {relation}; "
                 "restate it, or claim it without amplification"
             )
+        if isinstance(event, RenyiEvent):
+            return poisson_sampled(event, float(sampling.rate))
         return dp_accounting.PoissonSampledDpEvent(float(sampling.rate), event)
     if sampling.kind == "fixed" and sampling.size is not None and sampling.size < population:
         if relation != "replace_one":
@@ -59,6 +61,8 @@ def sampled(event: Event, relation: Relation, sampling: Sampling, population: in
                 f"replace_one, this one is for {relation}; restate it, use Poisson sampling, or claim it without "
                 "amplification"
             )
+        if isinstance(event, RenyiEvent):
+            return fixed_sampled(event, int(sampling.size), population)
         return dp_accounting.SampledWithoutReplacementDpEvent(population, int(sampling.size), event)
     return event
 
