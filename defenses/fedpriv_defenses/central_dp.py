@@ -11,7 +11,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.types import Flat
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Domain, Real
-from fedpriv.defense.noise import Noise
+from fedpriv.defense.noise import Noise, given_multiplier
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv_defenses.central_claim import central_claim
@@ -44,11 +44,12 @@ class CentralDP(Defense):
     clip: Norm = Field(
         description="L2 norm bound of one update, in update units; often the median norm of unclipped updates."
     )
-    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None,
         description=(
             "noise standard deviation over `clip`; 1 or more for single-digit epsilons with small cohorts. 0 clips "
-            "only and earns no epsilon."
-        )
+            "only and earns no epsilon. None leaves it to the budget."
+        ),
     )
 
     def check(self, plan: Plan) -> None:
@@ -62,7 +63,7 @@ class CentralDP(Defense):
     @property
     def stddev(self) -> float:
         """Standard deviation of the noise on each coordinate of the sum."""
-        return self.noise_multiplier * self.clip
+        return given_multiplier(self) * self.clip
 
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """A vector of norm at most `clip`, and of any smaller bound it came with."""

@@ -11,7 +11,7 @@ from fedpriv.base.lazy import dp_accounting, tf
 from fedpriv.base.types import Flat
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Real
-from fedpriv.defense.noise import Noise
+from fedpriv.defense.noise import Noise, given_multiplier
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv_defenses.clip import Clip, Norm
@@ -44,17 +44,18 @@ class LocalDP(Defense):
     adaptive_attack: ClassVar[str] = "ggl"
 
     clip: Norm = Field(description="L2 norm bound of the update before noise, in update units.")
-    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None,
         description=(
             "noise standard deviation over `clip`. The noise's norm is about noise_multiplier * clip * sqrt(d), so "
-            "even 0.01 outweighs the update of a model of more than 10,000 weights."
-        )
+            "even 0.01 outweighs the update of a model of more than 10,000 weights. None leaves it to the budget."
+        ),
     )
 
     @property
     def stddev(self) -> float:
         """Standard deviation of the noise on each coordinate of one update."""
-        return self.noise_multiplier * self.clip
+        return given_multiplier(self) * self.clip
 
     def noise(self, plan: Plan) -> Noise:
         """Normal noise on each update."""
@@ -81,7 +82,7 @@ class LocalDP(Defense):
     def claims(self, plan: Plan, contribution: Real) -> list[Claim]:
         """A claim against `server`; one against `released` where all cohorts are equally large."""
         message = Claim(
-            event=dp_accounting.GaussianDpEvent(self.noise_multiplier / 2),
+            event=dp_accounting.GaussianDpEvent(given_multiplier(self) / 2),
             unit="client",
             relation="replace_one",
             against="server",
@@ -97,7 +98,7 @@ class LocalDP(Defense):
             return [message]
         cohort = plan.sampling.largest(plan.population)
         total = Claim(
-            event=dp_accounting.GaussianDpEvent(self.noise_multiplier * math.sqrt(cohort) / 2),
+            event=dp_accounting.GaussianDpEvent(given_multiplier(self) * math.sqrt(cohort) / 2),
             unit="client",
             relation="replace_one",
             against="released",

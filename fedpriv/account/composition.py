@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedpriv.account.accounting import (
+    FINE,
     AccountantName,
     Event,
     new_accountant,
@@ -97,14 +98,21 @@ class Composition:
       parts: (event, times) of each.
       relation: that all are stated for.
       accountant: `rdp` or `pld`.
+      interval: what privacy losses are rounded up to in PLDs.
 
     Raises:
       LedgerError: the accountant cannot compose one of them.
     """
 
-    def __init__(self, parts: Sequence[tuple[Event, int]], relation: Relation, accountant: AccountantName) -> None:
+    def __init__(
+        self,
+        parts: Sequence[tuple[Event, int]],
+        relation: Relation,
+        accountant: AccountantName,
+        interval: float = FINE,
+    ) -> None:
         self.parts = tuple((event, times) for event, times in parts if times)
-        self.relation, self.accountant = relation, accountant
+        self.relation, self.accountant, self.interval = relation, accountant, interval
         for event, _ in self.parts:
             require_supported(event, relation, accountant)
 
@@ -131,7 +139,7 @@ class Composition:
     @cached_property
     def pld(self) -> Any:
         """dp-accounting's accountant with everything composed."""
-        made = new_accountant("pld", self.relation)
+        made = new_accountant("pld", self.relation, self.interval)
         for event, times in self.parts:
             made.compose(event, times)
         return made

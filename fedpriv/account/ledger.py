@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from fedpriv.account.accounting import (
+    FINE,
     AccountantName,
     central_epsilon,
     checked_accountant,
     checked_delta,
-    checked_rounds,
     counted,
     noise_for,
     require_supported,
@@ -105,6 +105,7 @@ class Ledger:
       seeded: whether somebody chose the run's seed, and so may know it.
       earlier: phases of the same data's training that are over, under other noise, sampling or defenses; all that is
         said of this ledger's privacy is then of both.
+      interval: what privacy losses are rounded up to in PLDs.
     """
 
     def __init__(
@@ -117,8 +118,9 @@ class Ledger:
         refusals: Sequence[str] = (),
         seeded: bool = False,
         earlier: Sequence[Phase] = (),
+        interval: float = FINE,
     ) -> None:
-        self.plan = plan
+        self.plan, self.interval = plan, interval
         self.claims = tuple(claims)
         self.refusals, self.seeded = tuple(refusals), seeded
         self.broken: dict[str, int] = {}
@@ -192,7 +194,9 @@ class Ledger:
         value, route, relation, mu, assumes = min(found, key=lambda one: one[0])
         if not math.isfinite(value):
             if group > 1:
-                raise LedgerError(f"no epsilon is bounded at delta {delta:g} for groups of {group}; ask for smaller ones")
+                raise LedgerError(
+                    f"no epsilon is bounded at delta {delta:g} for groups of {group}; ask for smaller ones"
+                )
             events = ", ".join(str(claim.event) for claim in self.claims)
             raise LedgerError(f"{events} bounds no epsilon at delta {delta:g}; add noise")
         if self.seeded:
@@ -319,7 +323,7 @@ class Ledger:
     ) -> tuple[float, str, float | None]:
         key = (repr(parts), relation, name)
         if key not in self._compositions:
-            self._compositions[key] = Composition(parts, relation, name)
+            self._compositions[key] = Composition(parts, relation, name, self.interval)
         if (key, delta, group) not in self._values:
             composed = self._compositions[key]
             value, route = composed.group_epsilon(delta, group)
