@@ -12,6 +12,7 @@ from fedpriv import __version__
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, printable
 from fedpriv.base.lazy import set_verbose
+from fedpriv.cli.account import budget, epsilon
 from fedpriv.cli.attack import attack
 from fedpriv.cli.experiment import compare, report, run, schema
 from fedpriv.cli.listing import list_names, show
@@ -46,6 +47,8 @@ def common(
 
 app.command()(train)
 app.command()(attack)
+app.command()(budget)
+app.command()(epsilon)
 app.command("list")(list_names)
 app.command()(show)
 app.command()(reference)
