@@ -73,13 +73,13 @@ def gaussian_multiplier(event: Event) -> float | None:
 
 
 @lru_cache(maxsize=256)
-def _round_rdp(key: tuple[str, Relation], event: _Keyed) -> tuple[np.ndarray, np.ndarray]:
-    orders, rdp = round_rdp(event.event, key[1])
+def _round_rdp(keyed: _Keyed, relation: Relation) -> tuple[np.ndarray, np.ndarray]:
+    orders, rdp = round_rdp(keyed.event, relation)
     return np.asarray(orders, float), np.asarray(rdp, float)
 
 
 class _Keyed:
-    """An event that a cache tells apart by its `repr`, since some hold lists."""
+    """An event with a hash, which those that hold lists lack."""
 
     def __init__(self, event: Event) -> None:
         self.event = event
@@ -133,7 +133,7 @@ class Composition:
         orders = np.asarray(dp_accounting.rdp.RdpAccountant().orders, float)
         total = np.zeros(len(orders))
         for event, times in self.parts:
-            total = total + times * _round_rdp((repr(event), self.relation), _Keyed(event))[1]
+            total = total + times * _round_rdp(_Keyed(event), self.relation)[1]
         return orders, total
 
     @cached_property
@@ -168,7 +168,7 @@ class Composition:
         if mu is not None:
             return _gaussian_deltas(np.full(len(epsilons), mu), epsilons)
         found = self.pld._pld.get_delta_for_epsilon([float(e) for e in epsilons])
-        return np.asarray(found, float)
+        return np.maximum(np.asarray(found, float), 0.0)
 
     def group_epsilon(self, delta: float, size: int) -> tuple[float, str]:
         """(epsilon, by which theorem) for groups of `size` units that are neighbours together.
@@ -198,11 +198,19 @@ class Composition:
         return value, route if math.isfinite(value) else "no theorem bounds it"
 
     def _chained_epsilon(self, delta: float, size: int) -> float:
-        epsilons = np.geomspace(1e-3, 300, 1500)
-        with np.errstate(over="ignore", divide="ignore"):
-            chain = np.log(np.expm1(np.minimum(size * epsilons, 700))) - np.log(np.expm1(epsilons))
-            holds = (size * epsilons < 700) & (np.log(self.deltas(epsilons)) + chain <= math.log(delta))
-        return float(size * epsilons[holds][0]) if holds.any() else math.inf
+        low, high = 1e-3, 300.0
+        for _ in range(3):  # each time between the last epsilon of one unit that does not do and the first that does
+            epsilons = np.geomspace(low, high, 60)
+            with np.errstate(over="ignore", divide="ignore"):
+                chain = np.log(np.expm1(np.minimum(size * epsilons, 700))) - np.log(np.expm1(epsilons))
+                holds = (size * epsilons < 700) & (np.log(self.deltas(epsilons)) + chain <= math.log(delta))
+            if not holds.any():
+                return math.inf
+            first = int(np.argmax(holds))
+            if first == 0:
+                break
+            low, high = float(epsilons[first - 1]), float(epsilons[first])
+        return float(size * epsilons[first])
 
     def concentrated(self) -> Concentrated:
         """rho and mu. Where rounds are sampled mu comes from the whole privacy curve, which takes seconds."""
@@ -210,7 +218,7 @@ class Composition:
         if mu is not None:
             return Concentrated(mu**2 / 2, mu, exact=True)
         try:
-            curve = Composition(self.parts, self.relation, "pld")
+            curve = Composition(self.parts, self.relation, "pld", self.interval)
         except LedgerError as e:
             return Concentrated(None, None, exact=False, why=f"no rho and no mu: {e}")
         found = curve._dominating_mu()

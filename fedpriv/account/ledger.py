@@ -508,5 +508,5 @@ def _assumed(phases: Sequence[Sequence[Spent]], parts: Sequence[tuple[Any, int]]
 
 
 def rounds_shown(rounds: int, most: int = 24) -> list[int]:
-    """Numbers of rounds to show an account at: 0 to `rounds`, at most so many, the last one included."""
-    return sorted({round(n) for n in np.linspace(0, rounds, min(most, rounds + 1))})
+    """Numbers of rounds to show an account at: 0, 1, and on to `rounds`, about so many."""
+    return sorted({0, min(1, rounds), *(round(n) for n in np.linspace(0, rounds, min(most, rounds + 1)))})

@@ -90,7 +90,7 @@ def epsilon(
         raise ParameterError("a noise multiplier is missing; give one or more, or --defense with its own")
     deltas = [checked_delta(one) for one in delta or [1e-5]]
     shown = Shown(asked, accountants(accountant), deltas, against, group, json_lines)
-    asked_for: list[float | None] = [*(multipliers or [None])]
+    asked_for: list[float | None] = list(multipliers) if multipliers else [None]
     for multiplier in asked_for:
         shown.account(multiplier)
         if table:
