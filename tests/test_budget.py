@@ -7,10 +7,12 @@ from fedpriv.account.accounting import central_epsilon, noise_for, round_rdp
 from fedpriv.account.budget import Budget, Guard
 from fedpriv.account.calibration import calibrated
 from fedpriv.account.ledger import Ledger
+from fedpriv.account.phase import Phase
 from fedpriv.account.search import smallest_multiplier
 from fedpriv.base import registry
 from fedpriv.base.errors import BudgetError, LedgerError, ParameterError, StackError
 from fedpriv.base.lazy import dp_accounting
+from fedpriv.defense.event import RenyiEvent
 from fedpriv.defense.line import Line
 from fedpriv.procedure.procedure import Sampling
 from tests.test_ledger import claim_of, setup_of
@@ -171,6 +173,21 @@ def test_phases_survive_json():
     again.restore(json.loads(json.dumps(after.state())))
     assert again.epsilon(1e-5) == after.epsilon(1e-5)
     assert again.epsilon(1e-5).value > ledger.epsilon(1e-5).value
+
+
+def test_phases_of_renyi_bounds_survive_json():
+    from dataclasses import replace
+
+    bound = replace(
+        claim_of(), event=RenyiEvent("skellam", (("scale", 3.0),), lambda order: order / 18 + order**2 / 999)
+    )
+    ledger = Ledger(setup_of(), [bound])
+    ledger.spend(7)
+    (phase,) = ledger.phases()
+    again = Phase.restored(json.loads(json.dumps(phase.state())))
+    found, expected = (Ledger(setup_of(), [], earlier=[p]).epsilon(1e-5) for p in (again, phase))
+    assert found == expected
+    assert found.value == pytest.approx(ledger.epsilon(1e-5).value)
 
 
 def test_a_phase_without_a_guarantee_leaves_none():

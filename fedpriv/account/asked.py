@@ -22,8 +22,6 @@ from fedpriv.defense.stations import Defense, labels
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Sampling, make_procedure
 
-#: Clients that are stood for where nobody says how many there are, and only the rate counts.
-_MANY = 10**9
 _PLAIN = ("poisson", "fixed", "full")
 
 
@@ -166,7 +164,9 @@ class Asked:
             raise ParameterError("fixed-size sampling needs cohort and population; give both")
         if self.rate is None or kind == "full":
             return Sampling.full(), self.population or 1
-        return Sampling.poisson(self.rate), self.population or _MANY
+        if self.defenses and self.population is None:
+            raise ParameterError(f"rate={self.rate} of a defense's clients needs population, how many there are")
+        return Sampling.poisson(self.rate), self.population or 1
 
     def ledger(self, multiplier: float | None, accountant: AccountantName, interval: float = FINE) -> Ledger:
         """The account of that run with that noise multiplier; None takes the one that a defense has."""
@@ -243,7 +243,7 @@ class Asked:
         if self.sgd and not self.defenses:
             return f"DP-SGD: batches of {self.batch_size} of {self.examples} examples, Poisson-sampled"
         sampling, population = self._cohorts()
-        if sampling.kind == "poisson" and population == _MANY:
+        if sampling.kind == "poisson" and population == 1:
             return f"each client with probability {self.rate:g} a round"
         return sampling.describe(population) if population > 1 else "everybody in every round"
 
