@@ -104,7 +104,7 @@ def federate(toy, parts, logistic_model) -> Callable[..., Federation]:
             "rounds",
             "accountant",
         )
-        own += ("engine", "engine_options", "attrition", "topology", "secure_rng")
+        own += ("engine", "engine_options", "attrition", "topology", "budget", "earlier", "secure_rng")
         given = {k: options.pop(k) for k in own if k in options}
         procedure = options.pop("procedure", None) or make_procedure(**options)
         fields = {"model": logistic_model, "train": toy, "partition": parts, "test": toy, "seed": 0, **given}

@@ -13,6 +13,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from fedpriv.account.amplification import fixed_sampled, poisson_sampled
+from fedpriv.account.search import FINE, smallest_multiplier
 from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.base.lazy import dp_accounting
 from fedpriv.defense.claim import Relation
@@ -36,13 +38,12 @@ def sampled(event: Event, relation: Relation, sampling: Sampling, population: in
 
     Poisson sampling amplifies under add_or_remove_one (Mironov, Talwar, Zhang 2019, arXiv 1908.10530); fixed-size
     sampling without replacement under replace_one (Wang, Balle, Kasiviswanathan 2019, arXiv 1808.00087, theorem
-    27); full participation not at all.
+    27); full participation not at all. Mechanisms known by their Renyi divergence are amplified in the same cases, by
+    bounds for any mechanism (`fedpriv.account.amplification`).
 
     Raises:
       LedgerError: no theorem covers this relation under this sampling.
     """
-    if isinstance(event, RenyiEvent):
-        return event
     if sampling.selection is not None:
         return sampling.selection.amplified(event, relation, population)
     if sampling.kind == "poisson" and sampling.rate is not None and sampling.rate < 1:
@@ -51,6 +52,8 @@ def sampled(event: Event, relation: Relation, sampling: Sampling, population: in
                 f"Poisson sampling amplifies only guarantees stated for add_or_remove_one, this one is for {relation}; "
                 "restate it, or claim it without amplification"
             )
+        if isinstance(event, RenyiEvent):
+            return poisson_sampled(event, float(sampling.rate))
         return dp_accounting.PoissonSampledDpEvent(float(sampling.rate), event)
     if sampling.kind == "fixed" and sampling.size is not None and sampling.size < population:
         if relation != "replace_one":
@@ -59,14 +62,18 @@ def sampled(event: Event, relation: Relation, sampling: Sampling, population: in
                 f"replace_one, this one is for {relation}; restate it, use Poisson sampling, or claim it without "
                 "amplification"
             )
+        if isinstance(event, RenyiEvent):
+            return fixed_sampled(event, int(sampling.size), population)
         return dp_accounting.SampledWithoutReplacementDpEvent(population, int(sampling.size), event)
     return event
 
 
-def new_accountant(name: AccountantName, relation: Relation) -> dp_accounting.PrivacyAccountant:
-    """An empty dp-accounting accountant."""
-    kind = dp_accounting.pld.PLDAccountant if name == "pld" else dp_accounting.rdp.RdpAccountant
-    return kind(neighboring_relation=dp_accounting.NeighboringRelation[relation.upper()])
+def new_accountant(name: AccountantName, relation: Relation, interval: float = FINE) -> dp_accounting.PrivacyAccountant:
+    """An empty dp-accounting accountant; a PLD's privacy losses are rounded up to multiples of `interval`."""
+    neighbours = dp_accounting.NeighboringRelation[relation.upper()]
+    if name == "pld":
+        return dp_accounting.pld.PLDAccountant(neighbours, value_discretization_interval=interval)
+    return dp_accounting.rdp.RdpAccountant(neighboring_relation=neighbours)
 
 
 def round_rdp(event: Event, relation: Relation) -> tuple[np.ndarray, np.ndarray]:
@@ -282,36 +289,18 @@ def noise_for(
     how, clients = _cohorts(rate, cohort, population, sampling)
     relation = central_event(1.0, how, clients)[1]
 
-    def event(multiplier: float) -> dp_accounting.DpEvent:
+    def event(multiplier: float) -> Event:
         return sampled(central_event(multiplier, how, clients)[0], relation, how, clients)
 
     require_supported(event(1.0), relation, name)
 
-    def search(kind: AccountantName, low: float, guess: float) -> float:
-        if composed_epsilon(event(low), relation, kind, rounds, delta) <= epsilon:
-            return low
-        try:
-            return float(
-                dp_accounting.calibrate_dp_mechanism(
-                    lambda: new_accountant(kind, relation),
-                    lambda multiplier: dp_accounting.SelfComposedDpEvent(event(multiplier), rounds),
-                    epsilon,
-                    delta,
-                    dp_accounting.LowerEndpointAndGuess(low, guess),
-                    tol=1e-4,
-                )
-            )
-        except (dp_accounting.mechanism_calibration.NoBracketIntervalFoundError, ValueError) as e:
-            raise LedgerError(
-                f"no noise multiplier gives epsilon {epsilon:g} at delta {delta:g} over {rounds} rounds; ask for a "
-                "larger epsilon or fewer rounds"
-            ) from e
+    def spent(multiplier: float, by: AccountantName, interval: float) -> float:
+        if by == "rdp":
+            return composed_epsilon(event(multiplier), relation, by, rounds, delta)
+        made = new_accountant(by, relation, interval).compose(event(multiplier), rounds)
+        return float(made.get_epsilon(delta))
 
-    multiplier = search("rdp", SMALLEST_MULTIPLIER, 2.0)
-    if name == "rdp":
-        return multiplier
-    # PLD's answer lies a little below RDP's; far below it a PLD grows large and slow.
-    low = 0.85 * multiplier
-    while low > SMALLEST_MULTIPLIER and composed_epsilon(event(low), relation, "pld", rounds, delta) <= epsilon:
-        low *= 0.85
-    return search("pld", max(SMALLEST_MULTIPLIER, low), multiplier * 1.01)
+    if spent(SMALLEST_MULTIPLIER, "rdp", FINE) <= epsilon:
+        return SMALLEST_MULTIPLIER
+    said = f"epsilon {epsilon:g} at delta {delta:g}"
+    return max(SMALLEST_MULTIPLIER, smallest_multiplier(spent, epsilon, name, budget=said, rounds=rounds))

@@ -118,6 +118,10 @@ class LedgerError(FedprivError, ValueError):
     """A privacy guarantee that cannot be justified, so no number is given."""
 
 
+class BudgetError(LedgerError):
+    """A privacy budget that is spent already, or that no noise or no round fits into."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence ending for an unknown `name`: the nearest known one, and the list."""
     names = sorted({printable(str(n)) for n in known})

@@ -12,7 +12,9 @@ from fedpriv import __version__
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, printable
 from fedpriv.base.lazy import set_verbose
+from fedpriv.cli.account import budget, epsilon
 from fedpriv.cli.attack import attack
+from fedpriv.cli.check_claim import check_claim
 from fedpriv.cli.experiment import compare, report, run, schema
 from fedpriv.cli.listing import list_names, show
 from fedpriv.cli.reference import reference
@@ -46,6 +48,9 @@ def common(
 
 app.command()(train)
 app.command()(attack)
+app.command()(budget)
+app.command()(epsilon)
+app.command("check-claim")(check_claim)
 app.command("list")(list_names)
 app.command()(show)
 app.command()(reference)

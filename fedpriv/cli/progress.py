@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 class RoundProgress:
     """Shows round, loss, accuracy, epsilon and time left."""
 
-    def __init__(self, rounds: int, quiet: bool = False) -> None:
+    def __init__(self, rounds: int, quiet: bool = False, accountant: str = "rdp") -> None:
         self.rounds, self.quiet = rounds, quiet
+        # A round's own number is rdp's, which costs nothing, whoever gives the last one.
+        self.by = "" if accountant == "rdp" else " (by rdp)"
         self.accuracy: float | None = None
         self._bar: Any = None
         self._task: Any = None
@@ -46,7 +48,7 @@ class RoundProgress:
             parts.append(f"accuracy {self.accuracy:.4f}")
         parts += [f"{k.removeprefix('test_')} {v:.4f}" for k, v in record.metrics.items() if k.startswith("test_")]
         if record.epsilon is not None:
-            parts.append(f"epsilon {record.epsilon:.3g}")
+            parts.append(f"epsilon {record.epsilon:.3g}{self.by}")
         if record.dropped:
             parts.append(f"dropped {len(record.dropped)}")
         if record.lost and not record.aborted:

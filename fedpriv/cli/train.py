@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from fedpriv.cli.progress import RoundProgress
 if TYPE_CHECKING:
     from fedpriv.account.ledger import Against
     from fedpriv.federation.federation import Federation
+    from fedpriv.rounds.checkpoint import Checkpoint
     from fedpriv.rounds.record import History, Record
 
 
@@ -144,6 +146,18 @@ OPTIONS = (
         False,
         ("secure_rng",),
     ),
+    Mapped(
+        "budget",
+        Annotated[
+            str | None,
+            typer.Option(
+                help="Privacy to spend at most, as 'epsilon=2, delta=1e-6': sets a noise_multiplier that a defense "
+                "leaves open, and stops before the round that would break it."
+            ),
+        ],
+        None,
+        ("training.budget",),
+    ),
     Mapped("delta", _number("The delta at which epsilon is stated."), 1e-5, ("delta",)),
     Mapped("accountant", _text("rdp or pld."), "rdp", ("accountant",)),
     Mapped("on_abort", _text("continue after a round that cannot be finished, or stop."), "continue", ("on_abort",)),
@@ -171,6 +185,13 @@ def train(
     checkpoint: Annotated[Path | None, typer.Option(help="Save to, and resume from, this file.")] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Rounds between saves.")] = 1,
     resume: Annotated[bool, typer.Option(help="Go on from an existing checkpoint.")] = True,
+    after: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin with the weights of this checkpoint, of a run under other settings on the same clients, and "
+            "count the privacy it spent."
+        ),
+    ] = None,
     partition_figure: Annotated[
         Path | None, typer.Option(help="Draw who holds what: this file as PNG and PDF.")
     ] = None,
@@ -192,14 +213,21 @@ def train(
         raise ParameterError(f"--algorithm '{algorithm}' is unknown.{did_you_mean(algorithm, known)}")
     written.exclusive("cohort", "fraction", "poisson", "selection")
     setting = written.setting(FEDSGD if algorithm == "fedsgd" else {})
-    federation = make_federation(setting, seed)
+    before = None if after is None else _checkpoint(after)
+    federation = make_federation(setting, seed, () if before is None else before.spent)
     options.say_notes(federation, json_lines)
+    for label, multiplier in federation.calibrated.items():
+        typer.echo(
+            f"Calibrated to {federation.budget} over {setting.training.rounds} rounds: {label} has "
+            f"noise_multiplier={multiplier:g}.",
+            err=json_lines,
+        )
     for path in (checkpoint, partition_figure):
         if path is not None:
             check_folder(path.parent)
     if partition_figure is not None:
         _draw_partition(federation, setting.data, partition_figure)
-    with RoundProgress(setting.training.rounds, quiet=json_lines) as progress:
+    with RoundProgress(setting.training.rounds, json_lines, setting.accountant) as progress:
 
         def on_round(record: Record) -> None:
             progress.update(record)
@@ -209,14 +237,15 @@ def train(
         history = federation.run(
             setting.training.rounds,
             evaluate_every=setting.training.evaluate_every,
-            delta=setting.delta,
+            delta=setting.stated_delta,
+            weights=None if before is None else before.weights,
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
             resume=resume,
             on_round=on_round,
         )
     if not json_lines:
-        _conclude(federation, history, setting.delta, checkpoint)
+        _conclude(federation, history, setting.stated_delta, checkpoint)
         if federation.secure_rng and seed is not None:
             typer.echo(
                 "Noise came from the operating system; initial weights, cohorts, the order of batches and drop-outs "
@@ -226,6 +255,12 @@ def train(
             typer.echo("Seed drawn by the operating system; --seed N makes a run that repeats.")
     if history.interrupted:
         raise typer.Exit(130)
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    from fedpriv.rounds.checkpoint import Checkpoint
+
+    return Checkpoint.load(path)
 
 
 def _draw_partition(federation: Federation, data: str, path: Path) -> None:
@@ -247,6 +282,8 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     if last is None:
         typer.echo("No round was finished.")
         return
+    if history.stopped:
+        typer.echo(f"{history.stopped[0].upper()}{history.stopped[1:]}.")
     sent = sum(r.bytes_up for r in history.records)
     received = sum(r.bytes_down for r in history.records)
     quality = federation.model.task.quality
@@ -272,7 +309,8 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     lost = sum(len(r.lost) for r in history.records if not r.aborted)
     if lost or aborted:
         typer.echo(f"Clients dropped out {lost} times; {aborted} rounds were aborted and changed nothing.")
-    for warning, rounds in warnings_of(r.warnings for r in history.records).items():
+    others = [[w for w in r.warnings if w != history.stopped] for r in history.records]
+    for warning, rounds in warnings_of(others).items():
         typer.echo(f"Warning, in {rounds} of {len(history.records)} rounds: {warning}.")
     ledger = history.ledger
     if ledger is not None:
@@ -282,6 +320,9 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
                 typer.echo(f"Against '{against}': {ledger.epsilon(delta, against=against)}")
             except LedgerError as e:
                 typer.echo(f"Against '{against}': no guarantee ({e})")
+        if ledger.accountant == "pld" and ledger.claims:
+            with contextlib.suppress(LedgerError):
+                typer.echo(f"Of what is released: {ledger.concentrated()}.")
         typer.echo(ledger.describe())
     else:
         typer.echo("No formal privacy guarantee: no defense here makes one.")

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 class RenyiEvent:
     """A mechanism known by a bound on its Renyi divergence alone, such as the sum of discrete noises.
 
-    Composed by the `rdp` accountant; no privacy loss distribution is known of it, and no sampling amplifies it.
+    Composed by the `rdp` accountant, and amplified by sampling with the bounds that hold for any mechanism
+    (`fedpriv.account.amplification`); no privacy loss distribution is known of it.
 
     Attributes:
       name: of the mechanism, as in `skellam`.

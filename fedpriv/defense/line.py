@@ -13,6 +13,7 @@ from fedpriv.base.lazy import dp_accounting
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.domain import Domain, Real
+from fedpriv.defense.noise import given_multiplier, leaves_noise_open
 from fedpriv.defense.plan import Plan
 from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Defense, Station
@@ -47,6 +48,8 @@ class Line(Walker):
                     f"item {i + 1} of the stack is a {type(defense).__name__}, not a Defense; build it with "
                     "registry.defenses.create(...) or derive it from fedpriv.defense.stations.Defense"
                 )
+            if leaves_noise_open(defense):
+                given_multiplier(defense)  # says what to give
         super().__init__(self.defenses, plan)
         self._places = [i for i, d in enumerate(self.defenses) for _ in d.parts()]
         senders = [i for i, d in enumerate(self.links) if isinstance(d, Protocol | Aggregator)]

@@ -5,6 +5,7 @@ Every command, and every cell of a grid, is made here and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,14 @@ import numpy as np
 
 from fedpriv.base.seeds import Purpose, generator
 from fedpriv.base.types import Row
+from fedpriv.defense.noise import leaves_noise_open
 from fedpriv.experiment.setting import Setting
 from fedpriv.threat.goal import Goal
 
 if TYPE_CHECKING:
+    from fedpriv.account.phase import Phase
     from fedpriv.data.dataset import Dataset
+    from fedpriv.defense.stations import Defense
     from fedpriv.federation.federation import Federation
     from fedpriv.models.model import Model
     from fedpriv.rounds.stage import Stage
@@ -53,13 +57,14 @@ def fingerprint(setting: Setting) -> str:
     return train.fingerprint + (test.fingerprint if test is not None else "")
 
 
-def make_federation(setting: Setting, seed: int | None) -> Federation:
+def make_federation(setting: Setting, seed: int | None, earlier: Sequence[Phase] = ()) -> Federation:
     """The federation of `setting.training`.
 
     Args:
       setting: the values.
       seed: fixes every draw, the partition included. None draws 128 bits from the operating system; the partition is
         then that of seed 0, so that a run can be resumed and others compared with it.
+      earlier: what training on the same clients' data before it has spent.
 
     Raises:
       FedprivError: something does not fit together. What needs no TensorFlow is checked first.
@@ -93,7 +98,17 @@ def make_federation(setting: Setting, seed: int | None) -> Federation:
         accountant=setting.accountant,
         attrition=how.made_attrition(),
         secure_rng=setting.secure_rng,
+        budget=how.budget,
+        earlier=tuple(earlier),
     )
+
+
+def exposed_defenses(setting: Setting, seed: int) -> tuple[Defense, ...]:
+    """The defenses of the rounds attacked: those of the training, with the noise that its budget sets."""
+    made = setting.made_defenses()
+    if setting.training.budget is None or not any(map(leaves_noise_open, made)):
+        return tuple(made)
+    return make_federation(setting, seed).defenses
 
 
 def attacked_data(setting: Setting) -> tuple[Dataset, bool]:
@@ -137,7 +152,7 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None, i
         batch=how.batch,
         cohort=how.cohort,
         procedure=how.procedure(),
-        defenses=setting.made_defenses(),
+        defenses=exposed_defenses(setting, seed),
         adversary=how.position(),
         seed=seed,
         weights=weights,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from fedpriv.account.budget import Budget
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ParameterError
 from fedpriv.base.types import Config
@@ -43,6 +44,14 @@ def _attrition_exists(value: str) -> str:
     return value
 
 
+def _budget_readable(value: Any) -> Any:
+    try:
+        return str(Budget.of(value))
+    except FedprivError as e:
+        raise ValueError(str(e)) from e
+
+
+Spending = Annotated[str, pydantic.BeforeValidator(_budget_readable)]
 Rule = Annotated[str, pydantic.AfterValidator(_attrition_exists)]
 Texts = Annotated[tuple[str, ...], pydantic.BeforeValidator(_as_list), _one_or_many("string")]
 Numbers = Annotated[tuple[int, ...], pydantic.BeforeValidator(_as_list), _one_or_many("integer")]
@@ -68,6 +77,14 @@ class Training(Procedure):
     )
     evaluate_every: Annotated[int, Field(ge=0)] = Field(
         default=1, description="rounds between tests; 0 only after the last."
+    )
+
+    budget: Spending | None = Field(
+        default=None,
+        description=(
+            "privacy it may spend, such as `epsilon=2, delta=1e-6`: the noise multiplier that a defense leaves open is "
+            "calibrated to it for all rounds, and training stops before the round that would break it."
+        ),
     )
 
     @pydantic.model_validator(mode="after")
@@ -96,6 +113,8 @@ class Training(Procedure):
         written = self.model_dump(mode="json")
         if self.fraction is None:
             del written["fraction"]
+        if self.budget is None:  # as do results from before there were budgets
+            del written["budget"]
         attrition = self.made_attrition()
         del written["attrition"]
         return written if isinstance(attrition, NoAttrition) else written | {"attrition": attrition.config()}
@@ -368,6 +387,12 @@ class Setting(pydantic.BaseModel):
             elif self.goal is not None:
                 raise ParameterError(f"{name}={shown} is not for goal '{goal.name}'; leave it out")
         return goal_of(made, self.goal, **taken) if taken else goal
+
+    @property
+    def stated_delta(self) -> float:
+        """The delta at which epsilon is stated: the budget's, where there is one."""
+        budget = Budget.of(self.training.budget)
+        return self.delta if budget is None else budget.delta
 
     def engine_options(self) -> Config:
         """For the federation."""

@@ -62,13 +62,15 @@ def train(setting: Setting, seed: int) -> Outcome:
         history = federation.run(
             how.rounds,
             evaluate_every=how.evaluate_every,
-            delta=setting.delta,
+            delta=setting.stated_delta,
             stop_when=None if goal is None else lambda r: r.accuracy is not None and r.accuracy >= goal,
         )
         if history.interrupted:
             raise KeyboardInterrupt
         warned = in_words((r.warnings for r in history.records), f"{len(history.records)} rounds")
         facts = _utility(history, setting) | {**_notes(federation), "warnings": warned}
+        if federation.calibrated:
+            facts["calibrated"] = dict(federation.calibrated)
     finally:
         federation.close()
     rounds = [{k: v for k, v in r.row().items() if k not in ("metrics", "dropped")} for r in history.records]
@@ -99,7 +101,7 @@ def _utility(history: History, setting: Setting) -> Row:
     if ledger is not None:
         for against in ("server", "released"):
             try:
-                facts[f"epsilon_{against}"] = float(ledger.epsilon(setting.delta, against=against).value)
+                facts[f"epsilon_{against}"] = float(ledger.epsilon(setting.stated_delta, against=against).value)
             except LedgerError:
                 facts[f"epsilon_{against}"] = None
     return facts

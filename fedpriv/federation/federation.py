@@ -6,6 +6,7 @@ FedSGD and FedAvg: McMahan, Moore, Ramage, Hampson, Agüera y Arcas, 2017, arXiv
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fedpriv.account.budget import Budget
+from fedpriv.account.calibration import calibrated
 from fedpriv.account.ledger import Ledger
+from fedpriv.account.phase import Phase
 from fedpriv.base import registry, seeds
 from fedpriv.base.errors import DataError, ModelError, ParameterError, StackError, did_you_mean
 from fedpriv.base.types import Config
@@ -22,6 +26,7 @@ from fedpriv.data.partition import Partition
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.attrition import Attrition, NoAttrition
 from fedpriv.defense.line import Line
+from fedpriv.defense.noise import leaves_noise_open
 from fedpriv.defense.plan import Plan
 from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.models.model import Model
@@ -52,7 +57,13 @@ class Federation:
       attrition: who drops out of a round, and when; or as on a command line, such as `bernoulli(rate=0.1)`.
       topology: registered name of how rounds are carried; `server` is FedAvg's star.
       secure_rng: whether noise is drawn from the operating system and expanded by a cipher; such runs do not repeat.
+      budget: what the run may spend, such as `Budget(epsilon=2, delta=1e-6)` or `"epsilon=2, delta=1e-6"`: a noise
+        multiplier that a defense leaves open is calibrated to it for all `rounds`, and a run stops before the round
+        that would break it. None for no limit.
+      earlier: what was spent on the same clients' data before this federation (`Ledger.phases()` of an earlier run);
+        its account and budget count it, and a seed that was chosen is mixed with it, so that no noise repeats.
       seeded: whether somebody chose the seed, and so may know it.
+      calibrated: the noise multiplier that was found for the defense with this label, if one was left open.
 
     Raises:
       DataError, ModelError, ParameterError, StackError: something does not fit together.
@@ -75,7 +86,10 @@ class Federation:
     attrition: Attrition = field(default_factory=NoAttrition)
     topology: str = "server"
     secure_rng: bool = False
+    budget: Budget | str | None = None
+    earlier: tuple[Phase, ...] = ()
     seeded: bool = field(init=False, default=False)
+    calibrated: Mapping[str, float] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "defenses", tuple(self.defenses))
@@ -84,6 +98,9 @@ class Federation:
         object.__setattr__(self, "seeded", self.seed is not None)
         if self.seed is None:
             object.__setattr__(self, "seed", seeds.fresh())
+        elif self.earlier:  # the same seed would give the same noise again, and the difference would have none
+            past = json.dumps([self.seed, [phase.state() for phase in self.earlier]])
+            object.__setattr__(self, "seed", int(hashlib.sha256(past.encode()).hexdigest()[:32], 16))
         for data in (self.train, self.test):
             if data is None:
                 continue
@@ -126,6 +143,7 @@ class Federation:
             for part in defense.parts() if isinstance(defense, Defense) else ():
                 if part.acts_at(Station.MODEL):
                     object.__setattr__(self, "model", self._replaced(part))
+        self._calibrate()
         self.line  # noqa: B018  validates before anything runs
         for policy in ("on_nonfinite", "on_overflow"):
             if getattr(self, policy) == "abort" and self.line.protocol is None:
@@ -146,6 +164,26 @@ class Federation:
             name = labels([defense])[0]
             raise StackError(f"{name} gives a {type(made).__name__} from its model station; give a Model")
         return made
+
+    def _calibrate(self) -> None:
+        """Sets the noise multiplier that a defense leaves to the budget."""
+        budget = Budget.of(self.budget)
+        object.__setattr__(self, "budget", budget)
+        object.__setattr__(self, "earlier", tuple(self.earlier))
+        unset = [i for i, defense in enumerate(self.defenses) if leaves_noise_open(defense)]
+        if budget is None or not unset:
+            return  # without a budget the line says what is missing
+        if not self.rounds:
+            raise ParameterError(
+                f"{labels(self.defenses)[unset[0]]} leaves its noise to the budget of {budget}, which is for a planned "
+                "number of rounds; give rounds, or noise_multiplier"
+            )
+        made = calibrated(
+            self.defenses, self.plan, budget, rounds=self.rounds, accountant=self.accountant, earlier=self.earlier
+        )
+        found = {labels(self.defenses)[i]: float(made[i].noise_multiplier) for i in unset}  # type: ignore[attr-defined]
+        object.__setattr__(self, "defenses", made)
+        object.__setattr__(self, "calibrated", found)
 
     def _check_aggregator(self) -> None:
         found = next((d for d in self.defenses if isinstance(d, Aggregator)), None)
@@ -216,6 +254,8 @@ class Federation:
             "attrition": self.attrition.config(),
             **({"secure_rng": True} if self.secure_rng else {}),
             **({"rounds": self.rounds} if any(link.plans_rounds for link in self.line.links) else {}),
+            **({} if self.budget is None else {"budget": str(self.budget)}),
+            **({"earlier": [phase.state() for phase in self.earlier]} if self.earlier else {}),
             "topology": self.topology,
         }
 

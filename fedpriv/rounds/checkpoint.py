@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedpriv.account.phase import Phase
 from fedpriv.base.atomic import write_bytes
 from fedpriv.base.errors import CheckpointError, reason
 from fedpriv.base.types import Config
@@ -43,6 +44,7 @@ class Checkpoint:
       defenses: leaves of all defenses' states.
       clients: what clients keep for themselves.
       records: rounds so far, as rows.
+      spent: the privacy that it and whatever it went on from have spent, by phase.
     """
 
     config: Config
@@ -53,6 +55,7 @@ class Checkpoint:
     defenses: list[np.ndarray]
     clients: ClientStates
     records: list[Record]
+    spent: tuple[Phase, ...] = field(default=())
 
     def save(self, path: str | Path) -> None:
         """Writes the file atomically: a crash leaves the previous one whole."""
@@ -66,6 +69,7 @@ class Checkpoint:
             "clients": len(self.clients.initial),
             "last": [[int(c), int(r)] for c, r in self.clients.last.items()],
             "records": [r.row() for r in self.records],
+            **({"spent": [phase.state() for phase in self.spent]} if self.spent else {}),
         }
         arrays = {f"server_{i}": a for i, a in enumerate(self.server)}
         arrays |= {f"defense_{i}": a for i, a in enumerate(self.defenses)}
@@ -102,6 +106,7 @@ class Checkpoint:
                     defenses=[z[f"defense_{i}"] for i in range(header["defenses"])],
                     clients=ClientStates((), leaves, last),
                     records=[Record(**r) for r in header["records"]],
+                    spent=tuple(Phase.restored(phase) for phase in header.get("spent", [])),
                 )
                 made._check()
                 return made

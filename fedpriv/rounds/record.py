@@ -117,12 +117,14 @@ class History:
       weights: final flat weights `[d]`.
       interrupted: whether it was stopped before its last round.
       ledger: the privacy account as it stands after the last round, or None where no defense makes a claim.
+      stopped: why the privacy budget allowed no further round; empty where it did, or there is none.
     """
 
     records: list[Record]
     weights: np.ndarray
     interrupted: bool = False
     ledger: Ledger | None = None
+    stopped: str = ""
 
     @property
     def observations(self) -> list[Observation]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fedpriv.account.budget import Budget, Guard
 from fedpriv.account.ledger import Ledger
 from fedpriv.base import registry
 from fedpriv.base.errors import (
@@ -120,7 +121,7 @@ class ServerRounds:
     def ledger(self) -> Ledger | None:
         """The privacy account of this federation's defenses, or None if none of them makes a formal claim."""
         claims, refusals = self.line.claims(), self.line.refusals()
-        if not claims and not refusals:
+        if not claims and not refusals and not self.federation.earlier:
             return None
         return Ledger(
             self.plan,
@@ -129,6 +130,7 @@ class ServerRounds:
             self.line.objections(),
             refusals=refusals,
             seeded=self.federation.seeded,
+            earlier=self.federation.earlier,
         )
 
     def run(
@@ -145,7 +147,7 @@ class ServerRounds:
         on_round: Callable[[Record], None] | None = None,
         stop_when: Callable[[Record], bool] | None = None,
     ) -> History:
-        """Runs to `rounds` rounds.
+        """Runs to `rounds` rounds, or until the federation's budget allows no further one.
 
         Args:
           rounds: total number of rounds, those of a resumed checkpoint included.
@@ -166,6 +168,7 @@ class ServerRounds:
         Raises:
           DivergenceError: a client's update or the model is not finite; names the round and the client.
           AbortError: a round was aborted, and `on_abort` is `stop`; names the round, the phase and the reason.
+          BudgetError: the federation's budget is spent already, or does not reach for one round.
           CheckpointError: the checkpoint is damaged, of another federation, or already beyond `rounds`.
           CapabilityError: a tap at a position that does not exist here.
         """
@@ -195,6 +198,8 @@ class ServerRounds:
             for record in records:
                 ledger.spend(broken=record.broken())
         history, saved = History(records, state.weights), state.round
+        budget = Budget.of(self.federation.budget)
+        guard = None if budget is None else Guard(budget, ledger, rounds)
 
         def save() -> None:
             if checkpoint is not None:
@@ -207,17 +212,24 @@ class ServerRounds:
                     defenses=[np.asarray(a) for a in tf.nest.flatten(state.defenses)],
                     clients=state.clients,
                     records=records[: state.round],
+                    spent=() if ledger is None else ledger.phases(),
                 ).save(checkpoint)
 
         try:
-            while state.round < rounds:
+            history.stopped = "" if guard is None else guard.stop()
+            while state.round < rounds and not history.stopped:
                 due = evaluate_every and (state.round + 1) % evaluate_every == 0
-                after, record = self.step(state, taps, evaluate=bool(due) or state.round + 1 == rounds)
+                last = state.round + 1 == (rounds if guard is None else guard.allowed)
+                after, record = self.step(state, taps, evaluate=bool(due) or last)
                 if ledger is not None:
                     ledger.spend(broken=record.broken())
                     record.epsilon = _epsilon(ledger, delta)
+                stopped = "" if guard is None else guard.stop()
+                if stopped:
+                    record.warnings.append(stopped)
                 records.append(record)
                 state = after  # last: an interruption at any line above leaves the round undone
+                history.stopped = stopped
                 if checkpoint is not None and state.round % checkpoint_every == 0:
                     save()
                     saved = state.round

@@ -35,7 +35,7 @@ def noise_panels(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     goal = next((a.goal for a in shown if a.goal is not None), None)
     if goal is None:
         return []
-    delta = arms[0].results[0].cell.setting.delta
+    delta = arms[0].results[0].cell.setting.stated_delta
     column, mark = goal.column(goal.curves[-1]), goal.reference(goal.curves[-1])
     varying = [n for n in varying_axes(arms) if n != "attack"]
     beside = [n for n in varying if _same_noise(shown, n)]
@@ -154,7 +154,7 @@ def success_against_epsilon(experiment: Experiment, arms: Sequence[Arm]) -> list
             if several and epsilon is not None:
                 series += f", {mechanism(arm)}"
             points.append(EpsilonPoint(series, epsilon, row[column.name], low, high, words_without(arm, "attack")))
-        return success_epsilon(points, delta=attacked[0].results[0].cell.setting.delta, y_label=column.label)
+        return success_epsilon(points, delta=attacked[0].results[0].cell.setting.stated_delta, y_label=column.label)
 
     return [
         Drawn(

@@ -1,0 +1,108 @@
+import pytest
+
+RARE = ("-q", "1e-3", "-r", 1500)
+
+
+def test_a_budget_gives_a_noise_multiplier(run, strict):
+    status, out, err = run("budget", "epsilon=2, delta=1e-6", *RARE, "--accountant", "rdp", "--json")
+    assert (status, err) == (0, "")
+    (found,) = strict(out)
+    assert found["noise_multiplier"] == pytest.approx(0.714, abs=5e-4)
+    assert (found["epsilon"], found["rounds"], found["accountant"]) == (2, 1500, "rdp")
+
+
+def test_a_noise_multiplier_gives_an_epsilon_at_several_deltas(run, strict):
+    status, out, _ = run("epsilon", 0.714, *RARE, "--accountant", "rdp", "--delta", 1e-6, "--delta", 1e-5, "--json")
+    found = strict(out)
+    assert status == 0
+    assert [row["delta"] for row in found] == [1e-6, 1e-5]
+    assert found[0]["epsilon"] == pytest.approx(2, abs=0.005)
+    assert found[1]["epsilon"] < found[0]["epsilon"]
+
+
+def test_dp_ftrl_at_a_published_setting(run):
+    status, out, _ = run("epsilon", 7, "-r", 2000, "--participations", 6, "--separation", 313, "--delta", 1e-10)
+    assert status == 0
+    assert "epsilon 8.899 at delta 1e-10 after 2000 rounds" in out  # the conversion of zCDP
+    assert "epsilon 8.526 at delta 1e-10 after 2000 rounds" in out  # a Gaussian mechanism's own
+    assert "zCDP rho 0.8061, GDP mu 1.27" in out
+
+
+def test_dp_sgd_is_asked_in_epochs(run, strict):
+    sgd = ("--examples", 60_000, "-B", 256, "--epochs", 60, "--accountant", "rdp", "--json")
+    (found,) = strict(run("epsilon", 1.1, *sgd)[1])
+    assert (found["unit"], found["rounds"]) == ("example", 14063)
+    assert found["epsilon"] == pytest.approx(2.597, abs=1e-3)
+
+
+def test_registered_defenses_are_asked_as_they_are(run, strict):
+    cohorts = ("--cohort", 100, "-K", 100, "-r", 10, "--accountant", "rdp", "--json")
+    defended = ("-d", "local_dp(clip=3,noise_multiplier=40)")
+    (released,) = strict(run("epsilon", *defended, *cohorts)[1])
+    (server,) = strict(run("epsilon", *defended, *cohorts, "--against", "server")[1])
+    assert server["epsilon"] > released["epsilon"]
+    assert released["mu"] == pytest.approx(server["mu"] / 10)
+    target = f"epsilon={server['epsilon']}, delta=1e-5, against=server"
+    (found,) = strict(run("budget", target, "-d", "local_dp(clip=3)", *cohorts)[1])
+    assert found["noise_multiplier"] == pytest.approx(40, rel=1e-3)
+
+
+def test_a_table_and_a_figure_as_training_goes(run, tmp_path):
+    told = ("--rate", 0.05, "-r", 20, "--accountant", "rdp", "--table", "--figure", tmp_path / "spent.png")
+    status, out, _ = run("epsilon", 1.2, *told)
+    assert status == 0
+    rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
+    assert [int(row[0]) for row in rows][:3] == [0, 1, 2]
+    assert [float(row[1]) for row in rows] == sorted(float(row[1]) for row in rows)
+    assert (tmp_path / "spent.png").stat().st_size > 5000
+    assert (tmp_path / "spent.pdf").exists()
+
+
+def test_a_claim_is_checked_by_options_over_a_file(run, strict, tmp_path):
+    file = tmp_path / "claim.yaml"
+    file.write_text("epsilon: 10\ndelta: 1.0e-5\nclip: 5\nsensitivity: 0.01\nadded_to: update\nagainst: server\n")
+    status, out, _ = run("check-claim", "--rounds", 100, file)
+    assert status == 0
+    assert "The stated number does not hold: epsilon is 5.33e+07" in out
+    (found,) = strict(run("check-claim", "--json", "--stddev", 25, "--rounds", 100, file)[1])
+    assert found["holds"]
+    file.write_text("epsilon: 10\nclipp: 5\n")
+    status, _, err = run("check-claim", file)
+    assert (status, "line 2: there is no 'clipp'. Did you mean 'clip'" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("epsilon", 1.2, "-q", 1.5, "-r", 3), "rate=1.5 must lie in (0, 1]"),
+        (("epsilon", 1.2, "-q", 0.5, "-r", 3, "--delta", 1), "delta=1.0 must lie strictly between 0 and 1"),
+        (("epsilon", 1.2, "-q", 0.5, "-r", 3, "--sampling", "shuffle"), "is none the ledger can account"),
+        (("epsilon", 0, "-q", 0.5, "-r", 3), "noise_multiplier=0.0 bounds no epsilon"),
+        (("epsilon", "-q", 0.5, "-r", 3), "a noise multiplier is missing"),
+        (("epsilon", 1.2), "the number of rounds is missing"),
+        (("epsilon", 1.2, "--examples", 10, "-B", 20, "--epochs", 1), "is a rate outside of (0, 1]"),
+        (("epsilon", 1.2, "-r", 9, "--participations", 2), "participations=2 need separation"),
+        (("epsilon", "-d", "central_dp(clip=0,noise_multiplier=1)", "-r", 9), "clip"),
+        (("budget", "epsilon=2, delta=2", "-r", 3), "delta=2.0 must lie strictly between 0 and 1"),
+        (("budget", "epsilon=1e-9, delta=1e-6", "-r", 3), "still spends more than epsilon=1e-09"),
+        (("check-claim", "--epsilon", 1, "--delta", 1e-5, "--clip", -1, "--stddev", 1), "clip=-1.0"),
+    ],
+)
+def test_senseless_questions_get_one_line(run, arguments, message):
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_training_within_a_budget(run, strict, npz):
+    small = ("train", "--model", "logistic", "--clients", 4, "--seed", 0, "--data", npz, "--weighting", "uniform")
+    told = ("--rounds", 3, "--poisson", 0.5, "--budget", "epsilon=4, delta=1e-3", "--json")
+    status, out, err = run(*small, *told, "-d", "central_dp(clip=0.5)")
+    assert status == 0
+    assert "central_dp has noise_multiplier=" in err
+    assert strict(out)[-1]["epsilon"] == pytest.approx(4, rel=1e-3)
+    status, _, err = run(*small, *told, "-d", "central_dp(clip=0.5,noise_multiplier=0.2)")
+    assert (status, "does not reach for one round" in err) == (2, True)
+    status, _, err = run(*small, "--rounds", 3, "-d", "central_dp(clip=0.5)")
+    assert (status, "or a budget that it is set by" in err) == (2, True)
