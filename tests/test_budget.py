@@ -102,6 +102,20 @@ def test_the_smallest_multiplier_is_the_smallest():
         smallest_multiplier(never, 0.5, "rdp")
 
 
+def test_noise_that_defenses_cannot_work_with_ends_the_search_or_is_said():
+    def spent(most):
+        def tried(z, by, interval):
+            if z > most:
+                raise ParameterError("too much for 16 bits")
+            return 3.0 / z**2
+
+        return tried
+
+    assert smallest_multiplier(spent(2.5), 0.5, "rdp") == pytest.approx(6**0.5, rel=1e-3)
+    with pytest.raises(ParameterError, match="too much for 16 bits"):
+        smallest_multiplier(spent(2.0), 0.5, "rdp")
+
+
 def never(multiplier, by, interval):
     raise LedgerError("nothing is known")
 

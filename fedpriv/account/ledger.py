@@ -248,7 +248,12 @@ class Ledger:
         low, high = -1, most
 
         def holds(rounds: int) -> bool:
-            return self.epsilon(delta, rounds=rounds, **asked).value <= epsilon
+            try:
+                return self.epsilon(delta, rounds=rounds, **asked).value <= epsilon
+            except LedgerError:
+                if rounds <= 1:
+                    raise
+                return False  # so many rounds may bound nothing where fewer do
 
         if holds(most):
             return most

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from fedpriv.base.errors import BudgetError, LedgerError
+from fedpriv.base.errors import BudgetError, LedgerError, ParameterError, StackError
 
 #: What privacy losses are rounded up to in PLDs, and what is ten times as fast and no less valid.
 FINE, COARSE = 1e-4, 1e-3
@@ -36,19 +36,14 @@ def smallest_multiplier(
 
     Raises:
       LedgerError: of `spent`, where no multiplier gives a number.
+      ParameterError, StackError: of `spent`, where defenses cannot work with what would be enough.
       BudgetError: no multiplier between SMALLEST and LARGEST is enough.
     """
     search = _Search(spent, epsilon, what, budget or f"epsilon={epsilon:g}", rounds)
-    if accountant == "rdp":
-        return _rounded_up(math.exp(search.bisected("rdp", FINE, 0.0)))
-    try:
-        start = search.bisected("rdp", FINE, 0.0)
-    except LedgerError:
-        return _rounded_up(math.exp(search.bisected("pld", FINE, 0.0)))
-    slope = (search.excess(start + 0.02, "rdp", FINE) - search.excess(start, "rdp", FINE)) / 0.02
-    for interval in (COARSE, FINE):
-        start, slope = search.refined(start, slope, interval)
-    return _rounded_up(math.exp(start))
+    found = _rounded_up(math.exp(search.found(accountant)))
+    if accountant == "rdp":  # cheap; says what is wrong where defenses cannot work with it
+        spent(found, accountant, FINE)
+    return found
 
 
 class _Search:
@@ -74,8 +69,23 @@ class _Search:
                 value = self.spent(math.exp(x), by, interval)
             except LedgerError as e:
                 self.problem, value = e, math.inf
+            except (ParameterError, StackError):  # the defenses cannot work with that much noise, or that little
+                value = 0.0 if x > 0 else math.inf
             self._known[key] = math.log(max(value, 1e-12) / self.epsilon) if math.isfinite(value) else math.inf
         return self._known[key]
+
+    def found(self, accountant: _By) -> float:
+        """The logarithm of the smallest multiplier that is enough."""
+        if accountant == "rdp":
+            return self.bisected("rdp", FINE, 0.0)
+        try:
+            start = self.bisected("rdp", FINE, 0.0)
+        except LedgerError:
+            return self.bisected("pld", FINE, 0.0)
+        slope = (self.excess(start + 0.02, "rdp", FINE) - self.excess(start, "rdp", FINE)) / 0.02
+        for interval in (COARSE, FINE):
+            start, slope = self.refined(start, slope, interval)
+        return start
 
     def bisected(self, by: _By, interval: float, guess: float) -> float:
         """From a guess that may be far off."""

@@ -144,8 +144,8 @@ def budget(
             found[name] = asked.multiplier_for(wanted, name)
         except LedgerError as e:
             refused = e
-            if not json_lines:
-                typer.echo(f"{name}: none ({e})")
+            if accountant is None:
+                typer.echo(f"{name}: none ({e})", err=json_lines)
             continue
         if json_lines:
             facts = {"epsilon": wanted.epsilon, "delta": wanted.delta, "rounds": asked.steps, "accountant": name}
@@ -208,8 +208,8 @@ class Shown:
                     found = ledger.epsilon(delta, rounds=rounds, **self.how)
                 except LedgerError as e:
                     refused.append(e)
-                    if not self.json_lines and len(self.names) > 1:
-                        typer.echo(f"  {name}: none at delta {delta:g} ({e})")
+                    if len(self.names) * len(self.deltas) > 1:
+                        typer.echo(f"  {name}: none at delta {delta:g} ({e})", err=self.json_lines)
                     continue
                 if self.json_lines:
                     facts = {"noise_multiplier": multiplier, "epsilon": found.value, "delta": delta, "rounds": rounds}

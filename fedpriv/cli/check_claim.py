@@ -2,55 +2,53 @@
 
 from __future__ import annotations
 
-import inspect
-import types
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 
-from fedpriv.account.stated import Stated, check_stated, make_stated
 from fedpriv.base.errors import ExperimentError, did_you_mean
 from fedpriv.cli import options
 
 
-def _option(name: str) -> inspect.Parameter:
-    """The command's option for a field of a Stated, with the description of the field."""
-    field = Stated.model_fields[name]
-    kind: Any = field.annotation
-    while get_origin(kind) in (Union, types.UnionType, Annotated):
-        kind = next(k for k in get_args(kind) if k is not type(None))
-    choice = kind not in (int, float)
-    listed = f" One of {', '.join(get_args(kind))}." if choice else ""
-    default = "" if field.is_required() or field.default is None else f" {field.default} if not given."
-    told = (field.description or "").replace("`", "")
-    option = typer.Option(help=f"{told[:1].upper()}{told[1:]}{listed}{default}")
-    made: Any = Annotated[{int: int | None, float: float | None}.get(kind, str | None), option]  # type: ignore[misc]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=made)
-
-
-def _with_options(function: Callable[..., None]) -> Callable[..., None]:
-    def command(**given: Any) -> None:
-        file, json_lines = given.pop("file"), given.pop("json_lines")
-        function(file, {name: value for name, value in given.items() if value is not None}, json_lines)
-
-    file = Annotated[Path | None, typer.Argument(help="A YAML file of the same fields; options come before it.")]
-    parameters = [
-        inspect.Parameter("file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=file),
-        *map(_option, Stated.model_fields),
-        inspect.Parameter("json_lines", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Json),
-    ]
-    command.__name__, command.__doc__ = function.__name__, function.__doc__
-    command.__module__ = function.__module__
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
-
-
-@_with_options
-def check_claim(file: Path | None, given: dict[str, Any], json_lines: bool) -> None:
+def check_claim(
+    file: Annotated[Path | None, typer.Argument(help="A YAML file of the same fields; options go before it.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="That is stated.")] = None,
+    delta: Annotated[float | None, typer.Option(help="That is stated.")] = None,
+    clip: Annotated[float | None, typer.Option(help="Norm that each contribution is clipped to; none without.")] = None,
+    clip_norm: Annotated[str | None, typer.Option(help="Which norm: l2, l1 or linf.")] = None,
+    per: Annotated[str | None, typer.Option(help="Whose contribution the clip bounds: client or example.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Whom the claim is stated for: client or example.")] = None,
+    noise: Annotated[str | None, typer.Option(help="gaussian or laplace.")] = None,
+    stddev: Annotated[
+        float | None,
+        typer.Option(help="Noise's standard deviation on each coordinate, where it is added; the textbook's without."),
+    ] = None,
+    added_to: Annotated[
+        str | None, typer.Option(help="What noise is added to: the sum or mean at the server, or each update.")
+    ] = None,
+    sensitivity: Annotated[float | None, typer.Option(help="That the noise was computed for, if it is told.")] = None,
+    formula_epsilon: Annotated[
+        float | None, typer.Option(help="That the textbook's noise was computed for; the stated one without.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds, or steps, in which noise is added.")] = None,
+    sampling: Annotated[str | None, typer.Option(help="poisson, fixed or full.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="With which each takes part in a round; or give --cohort and --population.")
+    ] = None,
+    cohort: Annotated[int | None, typer.Option(help="(Expected) contributions a round.")] = None,
+    population: Annotated[int | None, typer.Option(help="Contributors in all.")] = None,
+    against: Annotated[str | None, typer.Option(help="released models only, or the server too.")] = None,
+    relation: Annotated[
+        str | None, typer.Option(help="That the claim is stated for; the one that is best for it without.")
+    ] = None,
+    dimension: Annotated[int | None, typer.Option(help="d, for Laplace noise and for clips of other norms.")] = None,
+    examples: Annotated[int | None, typer.Option(help="Of one client, where the clip is per example.")] = None,
+    json_lines: options.Json = False,
+) -> None:
     """Check a privacy claim: what epsilon a stated configuration really gives, why, and what noise would earn it."""
+    given = {n: v for n, v in locals().items() if n not in ("file", "json_lines") and v is not None}
+    from fedpriv.account.stated import Stated, check_stated, make_stated
     from fedpriv.base.atomic import to_json
 
     facts: dict[str, Any] = {}

@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 
 RARE = ("-q", "1e-3", "-r", 1500)
@@ -56,6 +58,14 @@ def test_a_table_and_a_figure_as_training_goes(run, tmp_path):
     assert [float(row[1]) for row in rows] == sorted(float(row[1]) for row in rows)
     assert (tmp_path / "spent.png").stat().st_size > 5000
     assert (tmp_path / "spent.pdf").exists()
+
+
+def test_the_command_has_an_option_for_every_field_of_a_claim():
+    from fedpriv.account.stated import Stated
+    from fedpriv.cli.check_claim import check_claim
+
+    options = set(inspect.signature(check_claim).parameters) - {"file", "json_lines"}
+    assert options == set(Stated.model_fields)
 
 
 def test_a_claim_is_checked_by_options_over_a_file(run, strict, tmp_path):

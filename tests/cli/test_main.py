@@ -108,7 +108,7 @@ def test_everything_registered_is_listed_with_a_line_and_can_be_shown(run, kind)
 
 def test_show_tells_parameters_and_paper(run):
     _, out, _ = run("show", "central_dp")
-    assert "noise_multiplier = required" in out
+    assert "noise_multiplier = None" in out
     assert "Paper: McMahan" in out
     assert "Adaptive attack:" in out
     _, out, _ = run("show", "dlg")
