@@ -41,7 +41,7 @@ class NoisySum:
         """A bound on the Renyi divergence of that order, above 1, in nats."""
         return self._gaussian(order) if self.mechanism == "discrete_gaussian" else between(self._skellam, order)
 
-    @property
+    @functools.cached_property
     def tau(self) -> float:
         """10 sum_{k=1}^{n-1} exp(-2 pi^2 sigma^2 k / (k + 1)): how far the sum of n is from one discrete Gaussian."""
         k = np.arange(1, self.shares)
