@@ -1,9 +1,10 @@
 """Rotation: a random orthonormal map that spreads a vector evenly over its coordinates.
 
-y = H S x, with random signs S from a public seed and the discrete Hartley transform H, the real form of the Fourier
-transform (Bracewell, 1983): H_jk = (cos(2 pi j k / d) + sin(2 pi j k / d)) / sqrt(d). It exists for every d, so that
-nothing is padded, and is its own inverse. Each coordinate of y is a sum of independent terms of mean 0 that are at
-most sqrt(2 / d) |x_j|, hence sub-Gaussian with variance at most 2 |x|^2 / d, and on average |x|^2 / d.
+The randomized Walsh-Hadamard transform that the papers use, H S x with random signs S from a public seed, exists where
+the size is a power of two; they fill vectors up with zeros. Here nothing is filled up: with m the largest power of two
+that is not above d, the first m coordinates are transformed, and then, under other signs, the last m. As a product of
+orthonormal maps this is one. Every coordinate of the outcome is a sum of independent terms of mean 0, sub-Gaussian with
+variance at most |x|^2 / m, which is below 2 |x|^2 / d, and on average |x|^2 / d.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Tensor
+
+#: log2 of the largest matrix that a transform is put together of.
+_RADIX = 4
 
 
 @dataclass(frozen=True)
@@ -28,23 +33,40 @@ class Rotation:
     size: int
     seed: int = 0
 
+    @property
+    def block(self) -> int:
+        """m, of whose size the transforms are."""
+        return 1 << (self.size.bit_length() - 1)
+
     def rotate(self, x: Tensor) -> Tensor:
         """Float64 `[d]` to float64 `[d]`, of the same norm (traceable)."""
-        return hartley(x * self._signs(), self.size)
+        m, (first, last) = self.block, self._signs()
+        x = tf.concat([hadamard(x[:m] * first, m), x[m:]], 0)
+        return x if m == self.size else tf.concat([x[:-m], hadamard(x[-m:] * last, m)], 0)
 
     def unrotate(self, y: Tensor) -> Tensor:
         """Undoes `rotate`."""
-        return hartley(y, self.size) * self._signs()
+        m, (first, last) = self.block, self._signs()
+        if m < self.size:
+            y = tf.concat([y[:-m], hadamard(y[-m:], m) * last], 0)
+        return tf.concat([hadamard(y[:m], m) * first, y[m:]], 0)
 
-    def _signs(self) -> Tensor:
+    def _signs(self) -> tuple[Tensor, Tensor]:
         drawn = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, self.size])))
-        return tf.cast(tf.constant(drawn.integers(0, 2, self.size, np.int8) * 2 - 1, tf.int8), tf.float64)
+        both = tf.constant(drawn.integers(0, 2, (2, self.block), np.int8) * 2 - 1, tf.int8)
+        return tf.cast(both[0], tf.float64), tf.cast(both[1], tf.float64)
 
 
-def hartley(x: Tensor, size: int) -> Tensor:
-    """The orthonormal discrete Hartley transform of float64 `[size]` (traceable)."""
-    found = tf.signal.rfft(x)
-    real, imaginary = tf.math.real(found), tf.math.imag(found)
-    # The transform at d - k is the complex conjugate of that at k.
-    mirrored = tf.reverse((real + imaginary)[1 : (size + 1) // 2], [0])
-    return tf.concat([real - imaginary, mirrored], 0) / np.sqrt(float(size))
+def hadamard(x: Tensor, size: int) -> Tensor:
+    """The orthonormal Walsh-Hadamard transform of float64 `[size]`, a power of two (traceable); its own inverse.
+
+    As a Kronecker product of small ones: each pass transforms the last few bits of the index and moves them to the
+    front, until all have been there.
+    """
+    left = bits = size.bit_length() - 1
+    while left:
+        some = min(_RADIX, left)
+        matrix = tf.constant(scipy.linalg.hadamard(1 << some), tf.float64)
+        x = tf.reshape(tf.transpose(tf.matmul(tf.reshape(x, [-1, 1 << some]), matrix)), [-1])
+        left -= some
+    return x * 2.0 ** (-bits / 2)
