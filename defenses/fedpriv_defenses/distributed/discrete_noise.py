@@ -197,7 +197,7 @@ class DiscreteNoise(Codec):
         if at.shares < at.cohort:
             collude = f", of whom {self.colluding} may collude" if self.colluding else ""
             found.append(
-                f"a round may finish with {self.least_clients} clients{collude}, so noise is sized for "
+                f"a round may finish with {at.shares + self.colluding} clients{collude}, so noise is sized for "
                 f"{at.shares} of {at.cohort}: a full cohort's sum carries {math.sqrt(at.cohort / at.shares):.3g} times "
                 "the noise that noise_multiplier says; a larger min_clients of the protocol behind it saves noise"
             )
@@ -260,7 +260,9 @@ class DiscreteNoise(Codec):
             "adversary, and Philox, TensorFlow's generator and no cryptographic one, stands for randomness"
         )
         slack = math.ceil(math.log2(plan.spec.size * at.cohort))
-        colluding = f" beside {self.colluding} whose noise is known to the server" if self.colluding else ""
+        colluding = ""
+        if self.colluding:
+            colluding = f" beside {self.colluding}, no more than it withstands, that may work with the server,"
         simulated = "" if plan.simulates is None else f", here {self.least_clients} clients,"
         return (
             f"the secure sum shows the server nothing but the sum, and no sum of fewer than "

@@ -72,7 +72,7 @@ def worst():
 values = st.floats(width=32, allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1e-45, 3e38, -3e38, 0.7])
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.lists(values, min_size=SIZE, max_size=SIZE), st.integers(0, 2**40))
 def test_no_update_moves_the_integer_sum_by_more_than_the_stated_bound(worst, update, seed):
     for at, run in worst:
@@ -109,7 +109,7 @@ def test_what_is_not_finite_counts_as_zeros_and_is_told():
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("bits", [12, 16, 24])
+@pytest.mark.parametrize("bits", [12, 24])
 def test_the_sum_is_that_of_the_updates_with_normal_noise(mechanism, bits):
     clients, size = 20, 3000
     plan = plan_of(clients, size)
@@ -132,12 +132,12 @@ def test_16_bits_suffice_at_a_setting_of_the_papers():
     direction = rng.normal(size=size)
     updates = np.tile(10 * direction / np.linalg.norm(direction), (clients, 1))  # all alike: where sums are largest
     errors = {}
-    for sigmas in (1, 4):
+    for sigmas, seeds in ((1, 1), (4, 5)):
         text = f"distributed_dp(clip=10, noise_multiplier={z}, sigmas={sigmas}, mechanism=discrete_gaussian)"
         made = codec(plan, text)
-        runs = [summed(made, plan, updates, seed) - updates.sum(0) for seed in range(8)]
+        runs = [summed(made, plan, updates, seed) - updates.sum(0) for seed in range(seeds)]
         errors[sigmas] = np.square(runs).mean() / (10 * z) ** 2
-    assert abs(errors[4] - 1) < 3 * math.sqrt(2 / (8 * size))
+    assert abs(errors[4] - 1) < 3 * math.sqrt(2 / (5 * size))
     assert errors[1] > 2  # a modulus so narrow that sums wrap
 
 
