@@ -136,4 +136,6 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from fedpriv_experiments import script
+
+    script.run(main)
