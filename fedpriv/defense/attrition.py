@@ -21,6 +21,9 @@ from fedpriv.defense.parties import Party, Phase
 class Attrition(Plugin):
     """Base of all rules by which parties drop out; registered in the entry-point group `fedpriv.attrition`."""
 
+    #: Whether all clients of a round drop out alike: whichever of them are swapped, the probabilities stay the same.
+    alike: ClassVar[bool] = False
+
     @abstractmethod
     def alive(self, phase: Phase, parties: Sequence[Party], round: int, seed: int) -> Sequence[Party]:
         """Those of `parties` that are there in `phase`; a pure function of its arguments.
@@ -49,6 +52,7 @@ class NoAttrition(Attrition):
     """Everybody stays to the end."""
 
     name: ClassVar[str] = "none"
+    alike: ClassVar[bool] = True
 
     def alive(self, phase: Phase, parties: Sequence[Party], round: int, seed: int) -> Sequence[Party]:
         """All of them."""
@@ -59,6 +63,7 @@ class BernoulliAttrition(Attrition):
     """Every client drops out on its own, with the same probability in each phase."""
 
     name: ClassVar[str] = "bernoulli"
+    alike: ClassVar[bool] = True
 
     rate: Annotated[float, Field(ge=0, le=1)] = Field(
         description="probability of dropping out when a phase begins, from 0 to 1."
@@ -88,6 +93,7 @@ class FixedAttrition(Attrition):
     """A fixed number of clients drops out, every set of that many with the same probability."""
 
     name: ClassVar[str] = "fixed"
+    alike: ClassVar[bool] = True
 
     count: Annotated[int, Field(ge=0)] = Field(description="how many; where fewer are left, all of them.")
     phase: str = Field(

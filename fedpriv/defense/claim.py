@@ -15,7 +15,14 @@ Against = Literal["released", "server"]
 #: Assumptions that a run can break, and that it checks: all clients of a cohort arrive; cohorts are drawn as the
 #: sampling says; no round is aborted, which tells something of who took part; no defense computes with the size of
 #: cohorts that differ in size.
-Check = Literal["everyone arrives", "cohorts are drawn", "rounds are finished", "cohort sizes stay unpublished"]
+#: Drop-outs are alike where who drops out depends on nothing that tells one client from another.
+Check = Literal[
+    "everyone arrives",
+    "cohorts are drawn",
+    "rounds are finished",
+    "cohort sizes stay unpublished",
+    "drop-outs are alike",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

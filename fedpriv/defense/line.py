@@ -67,11 +67,11 @@ class Line(Walker):
         self._check_aggregator()
         self._check_gradients()
         for place, defense in enumerate(self.defenses):
+            own = [link for i, link in enumerate(self.links) if self._places[i] == place]
             if not any(part is defense for part in defense.parts()):
-                defense.check(plan)
-            for i, link in enumerate(self.links):
-                if self._places[i] == place:
-                    link.check(plan)
+                defense.check_fitted(own, plan)
+            for link in own:
+                link.check(plan)
         self.contribution = self._contribution()
         self._noising = [i for i in self.at(Station.AGGREGATE) if self._noises(i)]
         self._check_bounds()
@@ -100,6 +100,7 @@ class Line(Walker):
     def _follow_domains(self) -> None:
         now: Domain = Real()
         giver: int | None = None
+        protocol = next((d for d in self.links if isinstance(d, Protocol)), None)
         for i, link in enumerate(self.links):
             stations = [s for s in _ON_THE_WAY if link.acts_at(s)]
             if not stations:
@@ -109,6 +110,8 @@ class Line(Walker):
                     f"{self._named(i)} takes {link.takes}, but acts at the update station, where a client's update is "
                     f"{Real()}; override encode, which runs after it"
                 )
+            link = self.defenses[self._places[i]].fitted(link, now, self.plan, protocol)
+            self.links = (*self.links[:i], link, *self.links[i + 1 :])
             if not link.takes.accepts(now):
                 self._refuse(i, giver, now)
             link = link.settled(now, self.plan, _name(self.defenses[self._places[i]]))
@@ -269,7 +272,8 @@ class Line(Walker):
         if made_up:
             return what + made_up
         aborting = self.protocol is not None and self.protocol.least_clients > 1
-        if aborting and claim.against == "released" and not self.plan.sampling.equal_cohorts:
+        counted = claim.against == "released" and claim.relation == "add_or_remove_one"
+        if aborting and counted and not self.plan.sampling.equal_cohorts:
             return f"{what}whether a round is aborted depends on how many clients took part; use cohorts of one size"
         if claim.about_sum:
             later = [j for s in (Station.UPDATE, Station.ENCODE) for j in self.at(s) if j > i]
@@ -277,6 +281,8 @@ class Line(Walker):
                 return f"{what}it is about the sum of the messages, and {self._named(later[0])} changes them first"
             if self.aggregator is not None and self._sender is not None and self._sender != i:
                 return f"{what}it is about a sum, and {self._named(self._sender)} releases something else"
+            if claim.against == "server" and (self.protocol is None or not self.protocol.hides_everything):
+                return f"{what}no secure sum hides the messages from the server; add one, such as secagg"
             if self.plan.on_nonfinite == "drop":
                 return f"{what}it counts on every client's noise, but on_nonfinite='drop' leaves clients out"
         if claim.sensitivity is not None:

@@ -476,6 +476,10 @@ class Protocol(Defense):
 
     takes: ClassVar[Domain] = Ring()
     replayable: ClassVar[bool] = False
+    #: Whether it shows the sum of the signed integers that ring elements stand for, not only what it is modulo 2^b.
+    reveals_integers: ClassVar[bool] = False
+    #: Whether a sum may be beyond what one element can be, as modulo 2^b.
+    wraps: ClassVar[bool] = True
     #: Names of the phases, in order.
     phases: ClassVar[tuple[str, ...]] = ()
     #: The one in which clients contribute.
@@ -521,6 +525,11 @@ class Protocol(Defense):
     def least_clients(self) -> int:
         """A round of fewer clients is aborted, which tells that there were fewer; by default `min_clients`, or 1."""
         return int(getattr(self, "min_clients", 1))
+
+    @property
+    def hides_everything(self) -> bool:
+        """Whether the server sees nothing of a contribution but the sum; by default so."""
+        return True
 
     def check(self, plan: Plan) -> None:
         """See `check_as`."""

@@ -125,6 +125,23 @@ class Defense(Plugin):
         """What a user should know of it in this federation beforehand, as sentences without a full stop."""
         return ()
 
+    def fitted(self, part: Defense, given: Domain, plan: Plan, protocol: Any) -> Defense:
+        """One of this defense's parts as it goes on the line, where it depends on what stands around it.
+
+        The line asks before it looks whether the part takes what arrives, and before `settled`.
+
+        Args:
+          part: one of `parts()`.
+          given: what a contribution is before it.
+          plan: public facts of the run.
+          protocol: the `fedpriv.defense.protocol.Protocol` of the line, not yet settled, or None.
+        """
+        return part
+
+    def check_fitted(self, links: Sequence[Defense], plan: Plan) -> None:
+        """As `check`, for a defense of several parts, which stand on the line as `links`."""
+        self.check(plan)
+
     def settled(self, given: Domain, plan: Plan, speaker: str) -> Defense:
         """This link with what it leaves open filled in from its place on the line; by default itself.
 

@@ -59,6 +59,7 @@ class Record:
     aborted: str = ""
     drawn: bool = True
     size_used: bool = False
+    alike: bool = True
     observations: list[Observation] = field(default_factory=list)
 
     def broken(self) -> frozenset[Check]:
@@ -70,6 +71,8 @@ class Record:
             found.add("rounds are finished")
         if self.size_used:
             found.add("cohort sizes stay unpublished")
+        if not self.alike:
+            found.add("drop-outs are alike")
         if not self.drawn:
             found.add("cohorts are drawn")
         return frozenset(found)

@@ -336,6 +336,7 @@ class ServerRounds:
             lost=lost,
             aborted=result.aborted,
             drawn=clients is None,
+            alike=federation.attrition.alike or not (lost or result.aborted),
             size_used="count" in self._read and not self.plan.sampling.equal_cohorts,
             loss=None if math.isnan(result.loss) else result.loss,
             test_loss=test_loss,

@@ -74,6 +74,11 @@ class CkksSum(EncryptedSum):
         description="log2 of the scale; None takes the largest that fits. One with inexact sums is refused.",
     )
 
+    @property
+    def hides_everything(self) -> bool:
+        """Unless a part of it travels in the clear."""
+        return self.fraction == 1
+
     def scheme(self, room: Room, speaker: str = "") -> CkksScheme:
         """See EncryptedSum."""
         room.require(speaker or self.name)

@@ -23,6 +23,8 @@ class EncryptedSum(Protocol):
     phases: ClassVar[tuple[str, ...]] = (KEYS, ENCRYPT, DECRYPT)
     input_phase: ClassVar[str] = ENCRYPT
     adaptive_attack: ClassVar[str] = "dlg"
+    reveals_integers: ClassVar[bool] = True
+    wraps: ClassVar[bool] = False
 
     bits: int
     min_clients: Annotated[int, Field(ge=1)] = Field(

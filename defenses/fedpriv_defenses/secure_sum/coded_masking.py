@@ -75,6 +75,7 @@ class CodedMasking(Protocol):
     name: ClassVar[str] = "coded_masking"
     paper: ClassVar[str] = "So, Nolet, Yang, Li, Yu, Ali, Guler, Avestimehr, 2022, arXiv 2109.14236"
     adaptive_attack: ClassVar[str] = "dlg"
+    reveals_integers: ClassVar[bool] = True
     phases: ClassVar[tuple[str, ...]] = ("advertise", "share", "masked_input", "recover")
     input_phase: ClassVar[str] = "masked_input"
 

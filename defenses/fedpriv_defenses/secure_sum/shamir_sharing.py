@@ -58,6 +58,7 @@ class ShamirSharing(SharedSum):
     name: ClassVar[str] = "shamir_sharing"
     paper: ClassVar[str] = "Shamir, 1979, Communications of the ACM 22(11)"
     adaptive_attack: ClassVar[str] = "dlg"
+    reveals_integers: ClassVar[bool] = True
 
     aggregators: Annotated[int, Field(ge=2, le=64)] = Field(
         default=3, description="k, from 2 to 64; with among=aggregators."
