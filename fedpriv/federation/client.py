@@ -473,7 +473,7 @@ def shuffled_epochs(x: Examples, y: Labels, indices: Tensor, procedure: Procedur
 def drawn_epochs(
     x: Examples, y: Labels, indices: Tensor, procedure: Procedure, seed: Seed, secret: Seed, dtype: str
 ) -> Epochs:
-    """Batches as `procedure.selection` says, of the examples `indices [n]` of `x` (uint8 or float) and `y`.
+    """Batches as `procedure.batch_selection` says, of the examples `indices [n]` of `x` (uint8 or float) and `y`.
 
     Args:
       x, y: all examples and targets.
@@ -495,7 +495,7 @@ def drawn_epochs(
     def epoch(number: Scalar) -> Batches:
         def batch(step: Scalar) -> Batch:
             drawn = uniform(child(secret, place + tf.cast(number * per_epoch + step, tf.int64)), tf.reshape(n, [1]))
-            if procedure.selection == "fixed":
+            if procedure.batch_selection == "fixed":
                 chosen = tf.gather(indices, tf.math.top_k(drawn, size, sorted=False).indices)
                 return unit_floats(tf.gather(x, chosen), dtype), tf.gather(y, chosen)
             taken = tf.reshape(tf.where(drawn < size / tf.cast(n, tf.float64)), [-1])

@@ -119,10 +119,10 @@ class Federation:
                 f"{len(self.train)}; partition this dataset's own labels"
             )
         sampling.check(self.procedure.sampling, len(sizes))
-        if self.procedure.selection == "poisson" and self.model.couples_examples:
+        if self.procedure.batch_selection == "poisson" and self.model.couples_examples:
             raise StackError(
-                f"selection=poisson may draw a batch of no examples, of which model '{self.model.name}' has no batch "
-                "statistics; use selection=fixed, or a model with group normalization or none"
+                f"batch_selection=poisson may draw a batch of no examples, of which model '{self.model.name}' has no batch "
+                "statistics; use batch_selection=fixed, or a model with group normalization or none"
             )
         self.attrition.check_population(len(sizes))
         self._check_aggregator()

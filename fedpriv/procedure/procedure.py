@@ -203,7 +203,7 @@ class Procedure(_Frozen):
 
     local_epochs: Count = Field(default=1, description="E, passes over a client's examples.")
     batch_size: Count | None = Field(default=10, description="B; None is all of a client's examples in one batch.")
-    selection: Literal["shuffled", "poisson", "fixed"] = Field(
+    batch_selection: Literal["shuffled", "poisson", "fixed"] = Field(
         default="shuffled",
         description=(
             "how a step's batch is drawn from the client's n examples: `shuffled` passes over all of them in a new "
@@ -233,29 +233,29 @@ class Procedure(_Frozen):
         written = handler(self)
         if self.simulates is None:
             written.pop("simulates", None)
-        if self.selection == "shuffled":
-            written.pop("selection", None)
+        if self.batch_selection == "shuffled":
+            written.pop("batch_selection", None)
         return written
 
     @pydantic.model_validator(mode="after")
     def _drawn_to_a_size(self) -> Procedure:
-        if self.selection != "shuffled" and self.batch_size is None:
+        if self.batch_selection != "shuffled" and self.batch_size is None:
             raise ValueError(
-                f"selection={self.selection} needs a batch_size, the (mean) size that batches are drawn to; "
-                "without one use selection=shuffled"
+                f"batch_selection={self.batch_selection} needs a batch_size, the (mean) size that batches are drawn to; "
+                "without one use batch_selection=shuffled"
             )
         return self
 
     @property
     def drawn(self) -> bool:
         """Whether every step draws its batch anew from all of a client's examples."""
-        return self.selection != "shuffled"
+        return self.batch_selection != "shuffled"
 
     def check_sizes(self, smallest: int) -> None:
         """Raises ParameterError if batches of a drawn size are larger than what the smallest client holds."""
         if self.drawn and self.batch_size is not None and self.batch_size > smallest:
             raise ParameterError(
-                f"selection={self.selection} cannot draw batches of batch_size={self.batch_size} from a client of "
+                f"batch_selection={self.batch_selection} cannot draw batches of batch_size={self.batch_size} from a client of "
                 f"{smallest} examples (a rate of {self.batch_size / smallest:.3g}); use batch_size={smallest} or less, "
                 "or give every client as many"
             )

@@ -25,7 +25,7 @@ class LocalSteps:
     """What the account needs of one client's round.
 
     Attributes:
-      selection: as `Procedure.selection`.
+      selection: as `Procedure.batch_selection`.
       examples: n.
       batch: B.
       steps: local steps.
@@ -51,19 +51,19 @@ def kinds_of(procedure: Procedure, sizes: Sequence[int]) -> list[LocalSteps]:
         steps = procedure.local_steps(n)
         batch = min(procedure.batch_size or n, n)
         epochs = -(-steps // procedure.steps_per_epoch(n))
-        one = LocalSteps(procedure.selection, n, batch, steps, epochs)
+        one = LocalSteps(procedure.batch_selection, n, batch, steps, epochs)
         found.setdefault(one.epochs if not procedure.drawn else one.steps, one)
     kinds = list(found.values())
     if len(kinds) > MOST_KINDS:
         most = max(kinds, key=lambda one: one.steps)
         least = min(kinds, key=lambda one: one.examples)
-        kinds = [LocalSteps(procedure.selection, least.examples, least.batch, most.steps, most.epochs)]
+        kinds = [LocalSteps(procedure.batch_selection, least.examples, least.batch, most.steps, most.epochs)]
     return kinds
 
 
 def relation_of(procedure: Procedure) -> Relation:
     """What makes two clients' examples neighbours: one more or less where each is drawn by itself, else another."""
-    return "add_or_remove_one" if procedure.selection == "poisson" else "replace_one"
+    return "add_or_remove_one" if procedure.batch_selection == "poisson" else "replace_one"
 
 
 def amplified(one: LocalSteps, multiplier: float, records: int = 1) -> Any:

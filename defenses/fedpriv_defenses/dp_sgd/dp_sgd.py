@@ -29,7 +29,7 @@ class DPSGD(Defense):
     batch_size, a public constant. With one client it is central DP-SGD.
 
     Formal guarantee, for one example of a client, against the server and so against whoever sees released models: what
-    leaves a client is made of noised sums alone. By `selection` of the procedure a local step is
+    leaves a client is made of noised sums alone. By `batch_selection` of the procedure a local step is
     - `poisson`: a Gaussian mechanism of multiplier noise_multiplier under Poisson sampling at rate batch_size / n, for
       one example added or removed;
     - `fixed`: one of noise_multiplier / 2 under sampling of batch_size of n without replacement, for one example
@@ -102,10 +102,10 @@ class DPSGD(Defense):
                 f"dp_sgd divides by batch_size={size}, but a client has {plan.min_examples} examples only; use "
                 f"batch_size={plan.min_examples} or less"
             )
-        if self.microbatch > 1 and procedure.selection == "poisson":
+        if self.microbatch > 1 and procedure.batch_selection == "poisson":
             raise ParameterError(
-                f"dp_sgd: microbatch={self.microbatch} has no account under selection=poisson, where one example more "
-                "moves others into other microbatches; use selection=fixed, or microbatch=1"
+                f"dp_sgd: microbatch={self.microbatch} has no account under batch_selection=poisson, where one example more "
+                "moves others into other microbatches; use batch_selection=fixed, or microbatch=1"
             )
         smallest = size or plan.min_examples
         if self.microbatch > smallest:
@@ -162,7 +162,7 @@ class DPSGD(Defense):
         said = []
         if plan.procedure is not None and not plan.procedure.drawn and self.noise_multiplier:
             said.append(
-                "batches are shuffled, which amplifies nothing: every local epoch counts in full; selection=poisson "
+                "batches are shuffled, which amplifies nothing: every local epoch counts in full; batch_selection=poisson "
                 "gives a much smaller epsilon for the same noise"
             )
         if self.per_user is not None:
@@ -185,7 +185,7 @@ class DPSGD(Defense):
             events: list[Any] = [dp_accounting.GaussianDpEvent(0.0)]
         else:
             events = worst(kinds, multiplier, records)
-            if procedure.selection == "fixed" and records == 1:
+            if procedure.batch_selection == "fixed" and records == 1:
                 # The theorem for fixed sizes is loose for large batches; without amplification the bound holds as well.
                 longest = max(kinds, key=lambda one: one.steps)
                 events.append(plain(longest, multiplier, records))
@@ -194,7 +194,7 @@ class DPSGD(Defense):
             "poisson": "which examples are in a batch is secret",
             "fixed": "which examples are in a batch is secret",
             "shuffled": "",
-        }[procedure.selection]
+        }[procedure.batch_selection]
         assumes = (
             f"{what} is protected at its own client, which is trusted to clip and to draw noise and batches as said",
             "how many examples each client has is public, as are its local steps and batch size",
