@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -204,13 +204,19 @@ class Use(ABC):
 
     output: Tensor
 
-    def cleaned(self, clean: Callable[[Tensor], Tensor]) -> Use:
-        """With `clean` on what entered the operation."""
-        return self
+    def rowed(self) -> tuple[Tensor, ...]:
+        """What entered the operation besides the weight, with an example in each of its rows."""
+        return ()
 
     @abstractmethod
-    def total(self, slope: Tensor, factor: Tensor) -> Tensor:
-        """The weight's gradient summed over examples, times `factor [b]`; `slope` is the loss's by `output`."""
+    def total(self, slope: Tensor, factor: Tensor, *entered: Tensor) -> Tensor:
+        """The weight's gradient summed over examples, times `factor [b]`.
+
+        Args:
+          slope: the loss's by `output`.
+          factor: of each example.
+          entered: what is taken in place of `rowed()`.
+        """
 
 
 @dataclass
@@ -224,17 +230,18 @@ class Product(Use):
 
     def factors(self, slope: Tensor, groups: Scalar) -> tuple[Tensor, Tensor]:
         """What entered `[groups, t, i]` and the slopes by what left `[groups, t, o]`."""
-        return tuple(tf.reshape(a, [groups, -1, a.shape[-1]]) for a in (self.rows, slope))  # type: ignore[return-value]
+        inner, outer = self.shape[::-1] if self.transposed else self.shape
+        return tf.reshape(self.rows, [groups, -1, inner]), tf.reshape(slope, [groups, -1, outer])
 
-    def cleaned(self, clean: Callable[[Tensor], Tensor]) -> Product:
-        """With `clean` on the rows."""
-        return replace(self, rows=clean(self.rows))
+    def rowed(self) -> tuple[Tensor, ...]:
+        """The rows."""
+        return (self.rows,)
 
-    def total(self, slope: Tensor, factor: Tensor) -> Tensor:
+    def total(self, slope: Tensor, factor: Tensor, *entered: Tensor) -> Tensor:
         """A product again."""
         many = tf.shape(slope)[0] // tf.shape(factor)[0]
         slope = slope * tf.repeat(factor, many)[:, None]
-        pair = (slope, self.rows) if self.transposed else (self.rows, slope)
+        pair = (slope, *entered) if self.transposed else (*entered, slope)
         return tf.reshape(tf.matmul(*pair, transpose_a=True), self.shape)
 
 
@@ -266,15 +273,15 @@ class Convolution(Use):
             patches = tf.image.extract_patches(x, [1, height, width, 1], strides, dilated, padding)
         return tf.reshape(patches, [groups, -1, inner]), tf.reshape(slope, [groups, -1, outer])
 
-    def cleaned(self, clean: Callable[[Tensor], Tensor]) -> Convolution:
-        """With `clean` on what entered."""
-        return replace(self, entered=clean(self.entered))
+    def rowed(self) -> tuple[Tensor, ...]:
+        """What is convolved."""
+        return (self.entered,)
 
-    def total(self, slope: Tensor, factor: Tensor) -> Tensor:
+    def total(self, slope: Tensor, factor: Tensor, *entered: Tensor) -> Tensor:
         """The convolution's own gradient."""
         slope = slope * factor[:, None, None, None]
         found = tf.raw_ops.Conv2DBackpropFilter(
-            input=self.entered, filter_sizes=list(self.kernel), out_backprop=slope, **self.settings
+            input=entered[0], filter_sizes=list(self.kernel), out_backprop=slope, **self.settings
         )
         return tf.reshape(found, self.shape)
 
@@ -296,7 +303,7 @@ class Spread(Use):
         summed = tf.reduce_sum(slope, axes) if axes else slope
         return tf.reshape(summed, [tf.shape(slope)[0], int(np.prod(self.shape))])
 
-    def total(self, slope: Tensor, factor: Tensor) -> Tensor:
+    def total(self, slope: Tensor, factor: Tensor, *entered: Tensor) -> Tensor:
         """A weighted sum of the examples' own."""
         return tf.reshape(tf.linalg.matvec(self.own(slope), factor, transpose_a=True), self.shape)
 
@@ -309,7 +316,7 @@ class Lookup(Use):
     numbers: Tensor
     shape: tuple[int, ...]
 
-    def total(self, slope: Tensor, factor: Tensor) -> Tensor:
+    def total(self, slope: Tensor, factor: Tensor, *entered: Tensor) -> Tensor:
         """Slopes added to the rows they came from."""
         slope = slope * tf.reshape(factor, [-1] + [1] * (slope.shape.rank - 1))
         flat = tf.reshape(slope, [-1, self.shape[1]])
@@ -467,27 +474,29 @@ def _by_layers(
     squares = tf.ensure_shape(tf.stack([square for square, _ in made]), [len(own), None])
     factor, norms, finite = _factors(squares, clip, layers_of(model))
 
-    def totals(clean: Any) -> list[Tensor]:
-        """By tensor of the spec, with `clean` on all that has an example in every row."""
+    # All that has an example, or a group, in each of its rows and enters the sum. A factor of 0 alone would leave
+    # not-a-number of what is not finite.
+    rowed: list[Tensor] = []
+    for (used, given), (_, singly) in zip(pairs, made):
+        rowed += [singly] if singly is not None else [a for use, s in zip(used, given) for a in (s, *use.rowed())]
+
+    def zeroed() -> list[Tensor]:
         found = []
-        for (used, given), (_, singly), shape, scale in zip(pairs, made, model.spec.shapes, tf.unstack(factor)):
-            if singly is not None:
-                total = tf.reshape(tf.linalg.matvec(clean(singly), scale, transpose_a=True), shape)
-            elif used:
-                scale = tf.repeat(scale, clip.group) if clip.group > 1 else scale
-                total = tf.add_n([use.cleaned(clean).total(clean(s), scale) for use, s in zip(used, given)])
-            else:
-                total = tf.zeros(shape, losses.dtype)
-            found.append(tf.ensure_shape(total, shape))
+        for a in rowed:
+            kept = tf.repeat(finite, tf.shape(a)[0] // groups)
+            found.append(tf.where(tf.reshape(kept, [-1] + [1] * (a.shape.rank - 1)), a, tf.zeros_like(a)))
         return found
 
-    def zeroed(a: Tensor) -> Tensor:
-        many = tf.shape(a)[0] // groups
-        kept = tf.reshape(tf.repeat(finite, many), [-1] + [1] * (a.shape.rank - 1))
-        return tf.where(kept, a, tf.zeros_like(a))
-
-    # A factor of 0 alone would leave not-a-number of what is not finite.
-    total = tf.cond(tf.reduce_all(finite), lambda: totals(lambda a: a), lambda: totals(zeroed))
+    cleaned = tf.cond(tf.reduce_all(finite), lambda: [tf.identity(a) for a in rowed], zeroed)
+    clean = iter([tf.ensure_shape(a, before.shape) for a, before in zip(cleaned, rowed)])
+    total = []
+    for (used, _), (_, singly), shape, scale in zip(pairs, made, model.spec.shapes, tf.unstack(factor)):
+        if singly is not None:
+            total.append(tf.reshape(tf.linalg.matvec(next(clean), scale, transpose_a=True), shape))
+            continue
+        scale = tf.repeat(scale, clip.group) if clip.group > 1 else scale
+        parts = [use.total(next(clean), scale, *[next(clean) for _ in use.rowed()]) for use in used]
+        total.append(tf.add_n(parts) if parts else tf.zeros(shape, losses.dtype))
     return tuple(total), *_counts(losses, mask, factor, norms, finite, clip.group)
 
 
