@@ -73,6 +73,12 @@ OPTIONS = (
         ("training.batch_size",),
         lambda size: size or None,
     ),
+    Mapped(
+        "batch_selection",
+        _text("How batches are drawn: shuffled, poisson, or fixed, of B without replacement."),
+        "shuffled",
+        ("training.batch_selection",),
+    ),
     Mapped("max_local_steps", _count("Stop a client after this many steps."), None, ("training.max_local_steps",)),
     Mapped("cohort", _count("Clients a round, a fixed number."), None, ("training.cohort",)),
     Mapped(

@@ -165,7 +165,18 @@ class Line(Walker):
     def _check_gradients(self) -> None:
         """Examples' own gradients are averaged for the first defense that wants the mean, and then gone."""
         averaging: int | None = None
-        for i in self.at(Station.GRADIENT):
+        acting = self.at(Station.GRADIENT)
+        clipping = [i for i, link in enumerate(self.links) if link.example_clip(self.plan) is not None]
+        if len(clipping) > 1:
+            raise StackError(
+                f"{' and '.join(map(self._named, clipping))} each clip examples' gradients, but only one can; keep one"
+            )
+        if clipping and acting[0] != clipping[0]:
+            raise StackError(
+                f"{self._named(clipping[0])} clips examples' gradients, which comes before all else that acts on "
+                f"gradients, but {self._named(acting[0])} stands before it; put {_name(self.links[clipping[0]])} first"
+            )
+        for i in acting:
             if not self.links[i].per_example:
                 averaging = i if averaging is None else averaging
             elif averaging is not None:
@@ -268,6 +279,12 @@ class Line(Walker):
         if passing is not None:
             late = self._named(passing)
             return f"{what}{late} acts before it as well as after it, and may carry unprotected data past it"
+        if claim.unit != "client" and self.acts(Station.DATA, Station.BATCH):
+            early = self._named((self.at(Station.DATA) + self.at(Station.BATCH))[0])
+            return (
+                f"{what}{early} acts on examples before their gradients are clipped, and may put several of "
+                "them into one"
+            )
         made_up = self._unnoised(i, claim)
         if made_up:
             return what + made_up

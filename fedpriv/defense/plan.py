@@ -24,6 +24,9 @@ class Plan:
       sampling: how cohorts are drawn.
       weighting: `examples` or `uniform`.
       max_examples: largest number of examples of any client.
+      sizes: the different numbers of examples that clients hold, ascending; empty where none are known.
+      records_per_user: the largest number of examples that one user (a key of the dataset) has, all of them with one
+        client; None where no defense bounds it.
       rounds: planned number of rounds, or None when open.
       procedure: local training, batches and server step; None where a plan is made for an aggregator alone.
       on_nonfinite: where a client's update is not finite: `stop` the run, `drop` the client, or `abort` the round.
@@ -38,11 +41,18 @@ class Plan:
     sampling: Sampling
     weighting: str
     max_examples: int
+    sizes: tuple[int, ...] = ()
+    records_per_user: int | None = None
     rounds: int | None = None
     procedure: Procedure | None = None
     on_nonfinite: Literal["stop", "drop", "abort"] = "stop"
     simulates: Simulated | None = None
     secure_rng: bool = False
+
+    @property
+    def min_examples(self) -> int:
+        """Smallest number of examples of any client."""
+        return self.sizes[0] if self.sizes else self.max_examples
 
     @property
     def noise_factor(self) -> float:

@@ -25,6 +25,7 @@ from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.noise import Noise
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.plan import Plan
+from fedpriv.models.example_gradients import ExampleClip
 from fedpriv.models.model import Model
 
 __all__ = ["Context", "Defense", "Plan", "Station", "labels", "state_array"]
@@ -216,6 +217,18 @@ class Defense(Plugin):
     def step(self, weights: Flat, context: Context) -> Flat | Passed:
         """Acts on the weights `[d]` after the server's step, before they are released; gives weights `[d]`."""
         raise NotImplementedError
+
+    def example_clip(self, plan: Plan) -> ExampleClip | None:
+        """How the client clips examples' own gradients before it adds them up; by default it does not.
+
+        Who gives one acts first at the gradient station, and gets there `[d]`, the clipped sum over the public size of
+        a batch, in place of the mean; the sum is made without holding each example's own.
+        """
+        return None
+
+    def records_per_user(self) -> int | None:
+        """How many examples of one user it is to be given at most, a bound that the federation enforces; or None."""
+        return None
 
     def claims(self, plan: Plan, contribution: Real) -> list[Claim]:
         """Formal privacy claims of a run of this defense, for the ledger; default none.

@@ -13,6 +13,7 @@ from fedpriv.defense.context import Context
 from fedpriv.defense.passed import Passed, passed
 from fedpriv.defense.plan import Plan
 from fedpriv.defense.stations import Defense, Station, labels, state_array
+from fedpriv.models.example_gradients import ExampleClip
 
 _IN_REVERSE = (Station.AGGREGATE, Station.STEP)
 
@@ -76,6 +77,12 @@ class Walker:
     def acts(self, *stations: Station) -> bool:
         """Whether any link acts at one of the stations."""
         return any(self.at(s) for s in stations)
+
+    @cached_property
+    def example_clip(self) -> ExampleClip | None:
+        """How examples' own gradients are clipped, where a link asks for it."""
+        found = [link.example_clip(self.plan) for link in self.links]
+        return next((clip for clip in found if clip is not None), None)
 
     @cached_property
     def tallies(self) -> dict[str, float]:

@@ -15,7 +15,7 @@ from fedpriv.defense.stations import Station
 from fedpriv.engine.evaluate import Evaluator
 from fedpriv.engine.masking import Masking
 from fedpriv.engine.result import CohortResult, CohortTask
-from fedpriv.federation.client import Client, Visit, shuffled_epochs, unit_floats
+from fedpriv.federation.client import Client, Visit, drawn_epochs, unit_floats
 from fedpriv.federation.clients import ClientStates
 from fedpriv.federation.federation import Federation
 
@@ -114,7 +114,7 @@ class Engine(ABC):
             own = unit_floats(tf.gather(x, indices), dtype), tf.gather(y, indices)
             (x, y), prepared = self.client.prepare(*own, flat, visit)
             indices = tf.range(size)
-        epochs = shuffled_epochs(x, y, indices, self.client.procedure, seed, dtype)
+        epochs = drawn_epochs(x, y, indices, self.client.procedure, seed, visit.secret, dtype)
         trained = self.client.train(flat, epochs, size, rate, visit, prepared)
         update = trained.update
         finite = tf.reduce_all(tf.math.is_finite(update))

@@ -11,22 +11,27 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from fedpriv.base.lazy import tf
-from fedpriv.base.seeds import KEY_WORDS, child, fold
+from fedpriv.base.seeds import KEY_WORDS, child, fold, uniform
 from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Seed, Tensor, Tensors
 from fedpriv.data.kind import unit_floats
 from fedpriv.defense.plan import Plan
 from fedpriv.defense.stations import Context, Station
 from fedpriv.defense.walker import Walked, Walker
+from fedpriv.models.example_gradients import ClippedSum, clipped_sum
 from fedpriv.models.model import Model
 from fedpriv.procedure import optimizers
 from fedpriv.procedure.procedure import Procedure
 
-Batches = Callable[[Scalar], tuple[Examples, Labels]]
+#: Examples, targets and, where some rows are padding, a mask `[b]` of 0 and 1.
+Batch = tuple[Examples, Labels] | tuple[Examples, Labels, Tensor]
+Batches = Callable[[Scalar], Batch]
 Epochs = Callable[[Scalar], Batches]
 
 #: What a client's draws are told apart by: station, link and local step, each in bits of its own.
 _LINK_BITS, _STEP_BITS = 12, 40
 _CLIENT_STATIONS = (Station.DATA, Station.BATCH, Station.GRADIENT, Station.UPDATE, Station.ENCODE)
+#: Where the stations' numbers end, the draws of batches begin.
+_SELECTION = len(_CLIENT_STATIONS)
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,8 @@ class Client:
 
         Args:
           flat: broadcast weights `[d]`.
-          epochs: `epoch -> (step -> (x [b, ...] float, y [b] int or [b, classes]))`.
+          epochs: `epoch -> (step -> (x [b, ...] float, y [b] int or [b, classes]))`, with a mask `[b]` where some rows
+            are padding.
           num_examples: int32 scalar tensor or int.
           rate: scalar client learning rate.
           visit: what the defenses are told.
@@ -213,21 +219,22 @@ class Client:
     def train_unrolled(
         self,
         flat: Flat,
-        batches: Sequence[tuple[Examples, Labels]],
+        batches: Sequence[Batch],
         rate: Scalar | float,
         visit: Visit,
         prepared: Walked | None = None,
     ) -> Trained:
         """As `train`, for a static list of batches, without a loop: what attacks differentiate through."""
         initial = tuple(self.model.spec.unflatten(flat))
-        if len(batches) == 1 and self._plain and not self.line.acts(Station.BATCH, Station.UPDATE):
+        direct = self._plain and not self.procedure.drawn and not self.line.acts(Station.BATCH, Station.UPDATE)
+        if len(batches) == 1 and direct:
             # The step is the update. Taking it and subtracting the weights again would add two passes and rounding.
-            loss, change, buffers = _loss_and_gradient(self.model, initial, *batches[0], -rate)
+            loss, change, buffers = _loss_and_gradient(self.model, initial, *batches[0][:2], -rate)
             moved = tuple(after - before for after, before in zip(buffers, initial))
             return Trained(self.model.spec.flatten(_headed(moved, change)), loss)
         carry = self._start(initial, flat, visit, prepared)
         for i, batch in enumerate(batches):
-            carry = self._step(carry, initial, batch, rate, visit, i)
+            carry = self._step(carry, initial, batch, rate, visit, i, single=True)
         return self._finish(flat, carry, tf.constant(len(batches), tf.int32), visit, prepared)
 
     def _start(self, initial: Tensors, flat: Flat, visit: Visit, prepared: Walked | None) -> Nested:
@@ -242,16 +249,19 @@ class Client:
         self,
         carry: Nested,
         initial: Tensors,
-        batch: tuple[Examples, Labels],
+        batch: Batch,
         rate: Scalar | float,
         visit: Visit,
         step: Scalar | int,
+        single: bool = False,
     ) -> Nested:
         weights, optimizer_state, loss_sum, sums, own = carry
-        x, y = batch
+        x, y = batch[:2]
+        mask = batch[2] if len(batch) > 2 else None
+        denominator = self.procedure.batch_size if self.procedure.drawn else None
         if self._plain and not self.line.acts(Station.BATCH):
             # The rate goes into the backward pass, which saves one pass over all weights in every step.
-            loss, change, buffers = _loss_and_gradient(self.model, weights, x, y, rate)
+            loss, change, buffers = _loss_and_gradient(self.model, weights, x, y, rate, mask, denominator)
             weights = _headed(buffers, tuple(w - c for w, c in zip(weights, change)))
             return weights, optimizer_state, loss_sum + loss, sums, own
         spec = self.model.spec
@@ -259,10 +269,11 @@ class Client:
         entered = self.walk(Station.BATCH, (x, y), visit, flat, own, step)
         (x, y), own = entered.value, _after(own, entered)
         if self._plain:
-            loss, change, buffers = _loss_and_gradient(self.model, weights, x, y, rate)
+            loss, change, buffers = _loss_and_gradient(self.model, weights, x, y, rate, mask, denominator)
             weights = _headed(buffers, tuple(w - c for w, c in zip(weights, change)))
             return weights, optimizer_state, loss_sum + loss, _added(sums, loss.dtype, entered), own
-        loss, gradient, buffers, walked = self._gradient(weights, flat, x, y, visit, own, step)
+        drawn = (mask, denominator, single)
+        loss, gradient, buffers, walked = self._gradient(weights, flat, x, y, visit, own, step, *drawn)
         if walked is not None:
             own = _after(own, walked)
         if self.procedure.proximal:
@@ -287,12 +298,24 @@ class Client:
         visit: Visit,
         own: Sequence[Nested],
         step: Scalar | int,
+        mask: Tensor | None = None,
+        denominator: int | None = None,
+        single: bool = False,
     ) -> tuple[Scalar, tuple[Tensor, ...], tuple[Tensor, ...], Walked | None]:
         acting = self.line.at(Station.GRADIENT)
         if not acting:
-            return *_loss_and_gradient(self.model, weights, x, y), None
+            return *_loss_and_gradient(self.model, weights, x, y, 1.0, mask, denominator), None
         spec, buffers = self.model.spec, tuple[Tensor, ...]()
-        if self.line.links[acting[0]].per_example:
+        clip, reports = self.line.example_clip, dict[str, Scalar]()
+        if clip is not None:
+            made = clipped_sum(self.model, weights, x, y, clip, mask, single)
+            # A batch's public size, however many examples this one has.
+            size = self.procedure.batch_size or visit.num_examples
+            share = tf.cast(clip.group, spec.dtype) / tf.cast(size, spec.dtype)
+            loss = tf.math.divide_no_nan(made.loss, made.count)
+            found = spec.flatten(made.total) * share
+            reports = self._clip_reports(made, acting[0], clip.group)
+        elif self.line.links[acting[0]].per_example:
             # One example at a time, in the graph: vectorized_map falls back to a loop for convolution gradients.
             def one(example: tuple[Examples, Labels]) -> tuple[Scalar, Flat]:
                 loss, gradient, _ = _loss_and_gradient(self.model, weights, example[0][None], example[1][None])
@@ -301,12 +324,27 @@ class Client:
             loss, found = tf.map_fn(
                 one, (x, y), fn_output_signature=(spec.dtype, tf.TensorSpec([spec.size], spec.dtype))
             )
-            loss = tf.reduce_mean(loss)
+            if mask is not None:  # the station takes a mean over rows, so that what is padding must weigh nothing in it
+                rows = tf.cast(tf.shape(mask)[0], spec.dtype)
+                found = found * (mask * rows / tf.cast(denominator, spec.dtype))[:, None]
+            loss = (
+                tf.reduce_mean(loss)
+                if mask is None
+                else tf.math.divide_no_nan(tf.reduce_sum(loss * mask), tf.reduce_sum(mask))
+            )
         else:
-            loss, gradient, buffers = _loss_and_gradient(self.model, weights, x, y)
+            loss, gradient, buffers = _loss_and_gradient(self.model, weights, x, y, 1.0, mask, denominator)
             found = spec.flatten(gradient)
         walked = self.walk(Station.GRADIENT, found, visit, flat, own, step, x, y)
+        walked.log |= reports
         return loss, tuple(spec.unflatten(walked.value)), buffers, walked
+
+    def _clip_reports(self, made: ClippedSum, link: int, group: int) -> dict[str, Scalar]:
+        """What clipping examples' gradients says of itself, in the name of the link that asked for it."""
+        groups = tf.math.ceil(made.count / group)
+        share = {"norm": made.norm, "clipped": made.clipped, "nonfinite": made.strange}
+        label = self.line.labels[link]
+        return {f"{label}/{k}": tf.math.divide_no_nan(v, groups) for k, v in share.items()}
 
     def _step_reports(self) -> tuple[list[str], list[str]]:
         """Names that links report at the batch and gradient stations; found by tracing them once on the side."""
@@ -321,6 +359,8 @@ class Client:
             gradient = tf.zeros([1, spec.size] if rows else [spec.size], spec.dtype)
             entered = self.walk(Station.BATCH, (x, y), visit, flat, visit.own)
             walked = self.walk(Station.GRADIENT, gradient, visit, flat, visit.own, 0, *entered.value)
+            if self.line.example_clip is not None:
+                logs += [f"{self.line.labels[acting[0]]}/{name}" for name in ("norm", "clipped", "nonfinite")]
             for one in (entered, walked):
                 logs += one.log
                 tallies += one.tally
@@ -369,9 +409,18 @@ def _added(sums: Nested, dtype: tf.DType, *walked: Walked | None) -> Nested:
 
 
 def _loss_and_gradient(
-    model: Model, weights: Tensors, x: Examples, y: Labels, scale: Scalar | float = 1.0
+    model: Model,
+    weights: Tensors,
+    x: Examples,
+    y: Labels,
+    scale: Scalar | float = 1.0,
+    mask: Tensor | None = None,
+    denominator: int | None = None,
 ) -> tuple[Scalar, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """(mean loss of the batch, its gradient times `scale` with zeros for buffers, the buffers after the batch)."""
+    """(mean loss of the batch, its gradient times `scale` with zeros for buffers, the buffers after the batch).
+
+    The gradient is the mean's, or the sum's over `denominator`; rows where `mask [b]` is 0 have no part in it.
+    """
     buffers: tuple[Tensor, ...] = ()
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
@@ -382,14 +431,18 @@ def _loss_and_gradient(
             losses = model.task.losses(outputs, y)
     # The mean's 1/n enters as the backward pass's start: differentiating the mean itself takes a dozen operations.
     count = tf.shape(losses)
-    share = tf.cast(scale, losses.dtype) / tf.cast(count[0], losses.dtype)
+    share = tf.cast(scale, losses.dtype) / tf.cast(count[0] if denominator is None else denominator, losses.dtype)
+    start = tf.fill(count, share)
     gradient = tape.gradient(
         losses,
         weights,
-        output_gradients=tf.fill(count, share),
+        output_gradients=start if mask is None else start * mask,
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
-    return tf.reduce_mean(losses), tuple(tf.convert_to_tensor(g) for g in gradient), buffers
+    loss = tf.reduce_mean(losses)
+    if mask is not None:
+        loss = tf.math.divide_no_nan(tf.reduce_sum(losses * mask), tf.reduce_sum(mask))
+    return loss, tuple(tf.convert_to_tensor(g) for g in gradient), buffers
 
 
 def _headed(first: Tensors, whole: Tensors) -> tuple[Tensor, ...]:
@@ -412,6 +465,46 @@ def shuffled_epochs(x: Examples, y: Labels, indices: Tensor, procedure: Procedur
         def batch(step: Scalar) -> tuple[Examples, Labels]:
             chosen = order if size is None else order[step * size : (step + 1) * size]
             return unit_floats(tf.gather(x, chosen), dtype), tf.gather(y, chosen)
+
+        return batch
+
+    return epoch
+
+
+def drawn_epochs(
+    x: Examples, y: Labels, indices: Tensor, procedure: Procedure, seed: Seed, secret: Seed, dtype: str
+) -> Epochs:
+    """Batches as `procedure.batch_selection` says, of the examples `indices [n]` of `x` (uint8 or float) and `y`.
+
+    Args:
+      x, y: all examples and targets.
+      indices: int32 `[n]`.
+      procedure: batch size and selection.
+      seed: int32 `[2]`, for the order of shuffled batches.
+      secret: int64 `[2]`, unique to run, round and client: what draws that amplify a guarantee come from, since they
+        must be as secret as the noise.
+      dtype: of the examples given.
+    """
+    if not procedure.drawn:
+        return shuffled_epochs(x, y, indices, procedure, seed, dtype)
+    size = procedure.batch_size
+    assert size is not None
+    n = tf.shape(indices)[0]
+    per_epoch = -(-n // size)
+    place = (_SELECTION << _LINK_BITS) << _STEP_BITS
+
+    def epoch(number: Scalar) -> Batches:
+        def batch(step: Scalar) -> Batch:
+            drawn = uniform(child(secret, place + tf.cast(number * per_epoch + step, tf.int64)), tf.reshape(n, [1]))
+            if procedure.batch_selection == "fixed":
+                chosen = tf.gather(indices, tf.math.top_k(drawn, size, sorted=False).indices)
+                return unit_floats(tf.gather(x, chosen), dtype), tf.gather(y, chosen)
+            taken = tf.reshape(tf.where(drawn < size / tf.cast(n, tf.float64)), [-1])
+            # A batch may be empty; then it is one row of padding.
+            mask = tf.ones([tf.maximum(tf.size(taken), 1)], dtype) * tf.cast(tf.size(taken) > 0, dtype)
+            taken = tf.cond(tf.size(taken) > 0, lambda: taken, lambda: tf.zeros([1], taken.dtype))
+            chosen = tf.gather(indices, taken)
+            return unit_floats(tf.gather(x, chosen), dtype), tf.gather(y, chosen), mask
 
         return batch
 

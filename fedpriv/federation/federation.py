@@ -21,6 +21,7 @@ from fedpriv.account.phase import Phase
 from fedpriv.base import registry, seeds
 from fedpriv.base.errors import DataError, ModelError, ParameterError, StackError, did_you_mean
 from fedpriv.base.types import Config
+from fedpriv.data import users
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
 from fedpriv.defense.aggregator import Aggregator
@@ -137,8 +138,15 @@ class Federation:
         sampling.check(self.procedure.sampling, len(sizes))
         if self.procedure.simulates is not None:
             sampling.check(self.plan.accounted_sampling, self.plan.accounted_population)
+        if self.procedure.batch_selection == "poisson" and self.model.couples_examples:
+            raise StackError(
+                f"batch_selection=poisson may draw a batch of no examples, of which model '{self.model.name}' has no batch "
+                "statistics; use batch_selection=fixed, or a model with group normalization or none"
+            )
         self.attrition.check_population(len(sizes))
         self._check_aggregator()
+        self._bound_users()
+        self.procedure.check_sizes(int(self.partition.sizes.min()))
         for defense in self.defenses:
             for part in defense.parts() if isinstance(defense, Defense) else ():
                 if part.acts_at(Station.MODEL):
@@ -151,12 +159,29 @@ class Federation:
                     f"{policy}='abort' needs a protocol: without one the server has the other clients' updates by "
                     "then, and there is nothing to call off; add e.g. secagg, or use 'stop'"
                 )
-        splitting = [d for d in self.line.links if d.acts_at(Station.GRADIENT) and d.per_example]
+        splitting = [
+            d
+            for d in self.line.links
+            if d.acts_at(Station.GRADIENT) and (d.per_example or d.example_clip(self.plan) is not None)
+        ]
         if splitting and self.model.couples_examples:
             raise StackError(
                 f"{labels(splitting)[0]} needs each example's own gradient, but in model '{self.model.name}' an "
                 "example's logits depend on its batch (batch statistics); use a model with group normalization or none"
             )
+
+    def _bound_users(self) -> None:
+        """Leaves out what a user has beyond what a defense is to be given."""
+        most = self._most_of_a_user
+        if most is not None:
+            seed = (self.seed or 0) if self.seeded else 0
+            object.__setattr__(self, "partition", users.bounded(self.train, self.partition, most, seed))
+
+    @property
+    def _most_of_a_user(self) -> int | None:
+        parts = [part for d in self.defenses if isinstance(d, Defense) for part in d.parts()]
+        bounds = [most for part in parts if (most := part.records_per_user()) is not None]
+        return min(bounds) if bounds else None
 
     def _replaced(self, defense: Defense) -> Model:
         made = defense.model(self.model, None)
@@ -210,6 +235,10 @@ class Federation:
             sampling=self.procedure.sampling,
             weighting=self.procedure.weighting,
             max_examples=int(self.partition.sizes.max()),
+            sizes=tuple(int(n) for n in np.unique(self.partition.sizes)),
+            records_per_user=(
+                None if self._most_of_a_user is None else users.records_per_user(self.train, self.partition)
+            ),
             rounds=self.rounds,
             procedure=self.procedure,
             on_nonfinite=self.on_nonfinite,

@@ -203,6 +203,15 @@ class Procedure(_Frozen):
 
     local_epochs: Count = Field(default=1, description="E, passes over a client's examples.")
     batch_size: Count | None = Field(default=10, description="B; None is all of a client's examples in one batch.")
+    batch_selection: Literal["shuffled", "poisson", "fixed"] = Field(
+        default="shuffled",
+        description=(
+            "how a step's batch is drawn from the client's n examples: `shuffled` passes over all of them in a new "
+            "order every epoch; `poisson` takes each independently with probability B/n; `fixed` takes B of them "
+            "without replacement. The last two start anew at every step, divide a batch's sum by B, and are what "
+            "DP-SGD's account can amplify."
+        ),
+    )
     max_local_steps: Count | None = Field(default=None, description="stop a client after this many steps, if given.")
     client: Optimizer = Field(default=Optimizer(learning_rate=0.1), description="client optimizer.")
     server: Optimizer = Field(default=Optimizer(), description="server optimizer; SGD at rate 1 is plain averaging.")
@@ -220,11 +229,36 @@ class Procedure(_Frozen):
 
     @pydantic.model_serializer(mode="wrap")
     def _as_before(self, handler: Any) -> Any:
-        """A procedure that simulates nothing is written as before, and identified by that."""
+        """A procedure that simulates nothing and shuffles is written as before, and identified by that."""
         written = handler(self)
         if self.simulates is None:
             written.pop("simulates", None)
+        if self.batch_selection == "shuffled":
+            written.pop("batch_selection", None)
         return written
+
+    @pydantic.model_validator(mode="after")
+    def _drawn_to_a_size(self) -> Procedure:
+        if self.batch_selection != "shuffled" and self.batch_size is None:
+            raise ValueError(
+                f"batch_selection={self.batch_selection} needs a batch_size, the (mean) size that batches are drawn to; "
+                "without one use batch_selection=shuffled"
+            )
+        return self
+
+    @property
+    def drawn(self) -> bool:
+        """Whether every step draws its batch anew from all of a client's examples."""
+        return self.batch_selection != "shuffled"
+
+    def check_sizes(self, smallest: int) -> None:
+        """Raises ParameterError if batches of a drawn size are larger than what the smallest client holds."""
+        if self.drawn and self.batch_size is not None and self.batch_size > smallest:
+            raise ParameterError(
+                f"batch_selection={self.batch_selection} cannot draw batches of batch_size={self.batch_size} from a client of "
+                f"{smallest} examples (a rate of {self.batch_size / smallest:.3g}); use batch_size={smallest} or less, "
+                "or give every client as many"
+            )
 
     @staticmethod
     def fedsgd(learning_rate: float = 0.1, sampling: Sampling | None = None, weighting: str = "examples") -> Procedure:
