@@ -172,10 +172,30 @@ class Grouped(TradeOff):
         return float((self.tpr(rates) - rates).max())
 
 
+@dataclass(frozen=True, eq=False)
+class Least(TradeOff):
+    """Of a mechanism for which several hold: the least at each rate.
+
+    Attributes:
+      parts: at least one.
+    """
+
+    parts: tuple[TradeOff, ...]
+
+    def tpr(self, fpr: ArrayLike) -> np.ndarray:
+        """The least of the parts'."""
+        return np.asarray(np.min([part.tpr(fpr) for part in self.parts], axis=0))
+
+    @property
+    def advantage(self) -> float:
+        """Of the part with the least."""
+        return min(part.advantage for part in self.parts)
+
+
 def trade_off(event: Event, relation: Relation, rounds: int = 1) -> TradeOff:
     """Of `rounds` rounds of an event, the tightest that is computed.
 
-    Gaussian events are exact; Poisson-sampled ones go by their privacy loss distribution (rounded up, so that it holds);
+    Gaussian events are exact; Poisson-sampled ones go by their privacy loss distribution, rounded up so that it holds;
     what is known by its Renyi divergence alone goes by the conversion to (epsilon, delta), which is looser.
 
     Args:
@@ -306,8 +326,8 @@ def prior_success(candidates: np.ndarray, within: float, *, exact: bool = False,
     """kappa of a prior that gives each of some candidates the same chance: the best guess's chance without any output.
 
     A guess counts where it is no further than `within` from the truth, in root mean square. The best guess need not be
-    a candidate; but all candidates within that distance of any point lie within twice the distance of each other, so the
-    largest share of candidates near one of them, at twice the distance, is never less.
+    a candidate; but all candidates within that distance of any point lie within twice the distance of each other, so
+    the largest share of candidates near one of them, at twice the distance, is never less.
 
     Args:
       candidates: `[n, ...]` float.
@@ -336,7 +356,7 @@ def prior_success(candidates: np.ndarray, within: float, *, exact: bool = False,
 def _rates(fpr: ArrayLike) -> np.ndarray:
     rates = np.asarray(fpr, np.float64)
     if not ((rates >= 0) & (rates <= 1)).all():
-        raise ParameterError(f"{fpr} is no rate; give numbers in [0, 1]")
+        raise ParameterError(f"{fpr!r} is no rate; give numbers in [0, 1]")
     return rates
 
 
