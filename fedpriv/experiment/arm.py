@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Resamples of the interval over seeds.
 RESAMPLES = 9999
+#: Facts on what no attack can exceed; see `attack_bounds`.
+BOUNDS = ("exposed_epsilon", "bound_success_rate", "prior_success", "bound_tpr", "bound_advantage")
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,9 @@ class Arm:
                     row[f"{fact}_interval"] = self.interval(fact)
                 if fact == "rounds_to_target":
                     row["reached"] = sum(r.facts.get(fact) is not None for r in self.results)
+        for fact in BOUNDS:
+            if any(fact in r.facts for r in self.results):
+                row[fact] = self.mean(fact)
         if any("bytes_up" in r.facts for r in self.results):
             row["bytes_up"] = self.mean("bytes_up")
         return row
@@ -276,6 +281,12 @@ def guarantee(arm: Arm) -> float | None:
     """The guarantee that holds against the adversary who attacked it; None if there is none."""
     observes = arm.results[0].cell.setting.exposure.adversary == "observer"
     found = arm.mean("epsilon_released" if observes else "epsilon_server")
+    return found if found is not None and math.isfinite(found) else None
+
+
+def fact(arm: Arm, name: str) -> float | None:
+    """A fact that is the same for all seeds, as a number; None where there is none, or it is infinite."""
+    found = arm.mean(name) if arm.results else None
     return found if found is not None and math.isfinite(found) else None
 
 

@@ -182,6 +182,13 @@ def threat_line(setting: Setting, staged: Stage) -> str:
     made = setting.made_attack()
     said = setting.exposure.threat(made.brings() if made is not None else ())
     adversary, federation = staged.exposure.adversary, staged.exposure.federation
+    if "defense" in adversary.knows:
+        added = [(d.name, n) for d in federation.line.links if (n := d.noise(federation.plan)) is not None]
+        sizes = [
+            f"{n.distribution}, standard deviation {n.scale:.3g}, at '{n.where}' ({of})" for of, n in added if n.scale
+        ]
+        if sizes:
+            said += f" It knows the noise's size: {'; '.join(sizes)}."
     told = adversary.at.sees_only_released and "num_examples" in adversary.knows
     secret = any("cohort sizes stay unpublished" in claim.checks for claim in federation.line.claims())
     if told and secret and not setting.training.sampling.equal_cohorts:

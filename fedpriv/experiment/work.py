@@ -16,10 +16,12 @@ from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.experiment.assembly import describe_images, make_federation, make_stage, threat_line
+from fedpriv.experiment.attack_bounds import attack_bounds
 from fedpriv.experiment.setting import Setting
 from fedpriv.rounds.attempts import Attempt, attempts
 from fedpriv.rounds.record import in_words
 from fedpriv.rounds.trial import Inapplicable, Trial
+from fedpriv.threat.replays import NOISE
 
 if TYPE_CHECKING:
     from fedpriv.federation.federation import Federation
@@ -134,10 +136,11 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
     always = set.intersection(*gathered.replayed) if gathered.replayed else set()
     facts = {
         "adaptive": adaptive(setting, always),
-        "replayed": sorted(always),
+        "replayed": sorted(label for label in always if not label.startswith(NOISE)),
         "threat": threat,
         **_notes(staged.exposure.federation),
         **images,
+        **attack_bounds(setting, staged, seed),
     }
     if warned := in_words(gathered.warned.values(), f"{setting.exposure.trials} trials"):
         facts["attack_warnings"] = warned
@@ -167,7 +170,7 @@ class _Gathered:
             asked = units if attempt.units is None else attempt.units
             self.scores.append({"trial": attempt.trial, "inapplicable": result.reason, "units": asked})
         else:
-            self.replayed.append(set(result.replayed))
+            self.replayed.append(set(result.finding.replayed))
             measures = {name: float(value) for name, value in result.finding.measures.items()}
             self.scores.append({"trial": attempt.trial, **self.goal.dump(result.score), "measures": jsonable(measures)})
         if attempt.observation is None:
@@ -207,11 +210,12 @@ class _Gathered:
 def adaptive(setting: Setting, replayed: Collection[str]) -> bool | None:
     """Whether the attack knows the defenses and took each into account: it is named by it, or replayed it.
 
-    A replay leaves out noise, so it counts where there is none, or where what is seen is from before it.
+    A replay leaves out noise, so it counts where there is none, where what is seen is from before it, or where the
+    attack reckoned with its declared size.
 
     Args:
       setting: attack, defenses and adversary.
-      replayed: labels of the defenses that its replay was seen to run; see `Trial.replayed`.
+      replayed: labels of the defenses that its replay was seen to run, and whose noise it knew; see `Finding.replayed`.
 
     Returns:
       None without any defense.
@@ -228,6 +232,7 @@ def adaptive(setting: Setting, replayed: Collection[str]) -> bool | None:
         if isinstance(part, Protocol | Codec):  # the view holds what it leaves
             return True
         at_server = part.acts_at(Station.AGGREGATE) and not adversary.at.sees_only_released
-        return (part.replayable or at_server) and part.replay() is not None and label in replayed
+        known = part.replayable or at_server or NOISE + label in replayed
+        return known and part.replay() is not None and label in replayed
 
     return "defense" in adversary.knows and all(map(considered, labels(defenses), defenses))

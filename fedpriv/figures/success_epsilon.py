@@ -62,8 +62,27 @@ class EpsilonPoint:
     label: str = ""
 
 
+@dataclass(frozen=True)
+class Bound:
+    """What no attack can exceed, over epsilon.
+
+    Attributes:
+      label: what it bounds, for the key.
+      epsilons, rates: of its points, joined by a line in the order given; a single one is a short level line.
+    """
+
+    label: str
+    epsilons: Sequence[float]
+    rates: Sequence[float]
+
+
 def success_epsilon(
-    points: Sequence[EpsilonPoint], *, delta: float, y_label: str = "Images reconstructed", title: str = ""
+    points: Sequence[EpsilonPoint],
+    *,
+    delta: float,
+    y_label: str = "Images reconstructed",
+    title: str = "",
+    bounds: Sequence[Bound] = (),
 ) -> Figure:
     """Success rates with their 95% intervals over epsilon on a logarithmic axis.
 
@@ -75,6 +94,7 @@ def success_epsilon(
       delta: the delta of all epsilons.
       y_label: what the rate counts.
       title: printed above, if given.
+      bounds: drawn as thin grey lines behind the points, where there are points with a guarantee.
 
     Raises:
       ParameterError: no points, a delta outside [0, 1), an epsilon that is not positive, a rate or interval outside
@@ -82,14 +102,20 @@ def success_epsilon(
     """
     _check(points, delta)
     with styled():
-        figure, named = _drawn(points, delta, y_label, title, numbered=False)
+        figure, named = _drawn(points, delta, y_label, title, bounds, numbered=False)
         if not named:
-            figure, _ = _drawn(points, delta, y_label, title, numbered=True)
+            figure, _ = _drawn(points, delta, y_label, title, bounds, numbered=True)
     return figure
 
 
 def _drawn(
-    points: Sequence[EpsilonPoint], delta: float, y_label: str, title: str, *, numbered: bool
+    points: Sequence[EpsilonPoint],
+    delta: float,
+    y_label: str,
+    title: str,
+    bounds: Sequence[Bound],
+    *,
+    numbered: bool,
 ) -> tuple[Figure, bool]:
     """The figure with points named or numbered, and whether all names or numbers are written."""
     series = list(dict.fromkeys(p.series for p in points))
@@ -118,7 +144,9 @@ def _drawn(
         strip = width - left - _RIGHT
     across = width - left - _RIGHT - strip
     kinds = {name: "line" if any(p.series == name for p in sure) else "dot" for name in series if name}
-    key = [(name, looks[name], kind) for name, kind in kinds.items()]
+    key: list[tuple[str, Arm | None, str]] = [(name, looks[name], kind) for name, kind in kinds.items()]
+    limits = _looks_of_bounds(bounds) if sure else {}
+    key += [(label, look, "line") for label, look in limits.items()]
     head = wrap(title, int(width * 11.5))
     headline = text_size(figure, head, NORMAL + 1, fontweight="bold")[1] + 0.14 if title else 0.0
     below = 0.1 + headline + key_height(figure, key, width - left)
@@ -133,6 +161,8 @@ def _drawn(
         axes = add_axes(figure, left, top, across, _HEIGHT)
         panels.append(axes)
         _percent(axes)
+        for bound in bounds:
+            _bounded(axes, bound, limits[bound.label])
         named = _guaranteed(axes, sure, looks, delta, numbers)
     if bare:
         panels.append(add_axes(figure, left + across, top, strip, _HEIGHT, gid=_HEAD))
@@ -221,6 +251,21 @@ def _guaranteed(
         number_points(axes, spots, [numbers.get(p.label) for p in points], avoid=taken)
         return True
     return name_points(axes, spots, [wrap(p.label, 24) for p in points], avoid=taken)
+
+
+def _looks_of_bounds(bounds: Sequence[Bound]) -> dict[str, Arm]:
+    """Grey lines, told apart by their dashes."""
+    dashes: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 2)), (0, (6, 2, 1, 2)))
+    labels = dict.fromkeys(bound.label for bound in bounds)
+    return {label: Arm(QUIET, dashes[i % len(dashes)], "") for i, label in enumerate(labels)}
+
+
+def _bounded(axes: Axes, bound: Bound, look: Arm) -> None:
+    """One bound; a single point is drawn as a level line a fifth of a decade wide."""
+    x, y = list(bound.epsilons), list(bound.rates)
+    if len(x) == 1:
+        x, y = [x[0] / 1.26, x[0] * 1.26], [y[0], y[0]]
+    axes.plot(x, y, color=look.color, linestyle=look.dashes, linewidth=0.9, zorder=1)
 
 
 def _bare(

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+#: Before a defense's label, that its declared noise was reckoned with.
+NOISE = "noise of "
+
 _NOTES: ContextVar[set[str] | None] = ContextVar("replayed defenses", default=None)
 
 

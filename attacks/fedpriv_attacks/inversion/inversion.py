@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import pydantic
 from pydantic import BeforeValidator, Field
 
@@ -19,6 +20,7 @@ from fedpriv_attacks.labels.inference import Joint, LabelInference
 from fedpriv_attacks.parts.component import WRITTEN, Component, changed, create, read, saved
 from fedpriv_attacks.parts.coordinates import Coordinates, Smooth
 from fedpriv_attacks.parts.initializers import Initializer, Normal
+from fedpriv_attacks.parts.known_noise import averaged
 from fedpriv_attacks.parts.objectives import Objective, SquaredError
 from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS
 from fedpriv_attacks.parts.optimizers.minimum import Optimizer
@@ -189,22 +191,33 @@ class Inversion(Attack):
 
     def attack(self, view: View, seed: int) -> Finding:
         """Finds labels, then matches the update; see `matching.reconstruct` for the finding's fields and errors."""
-        checked_update(view)
-        inferred = self.labels(view, seed)
+        return self.attack_together((view,), seed)
+
+    def attack_together(self, views: Sequence[View], seed: int) -> Finding:
+        """Matches several views of the same clients on the same examples at once; labels are those of their mean."""
+        view, *others = views
+        for one in views:
+            checked_update(one)
+        seen = view if not others else replace(view, observed=averaged(views).astype(view.model.spec.dtype))
+        inferred = self.labels(seen, seed)
         labels = None if inferred is None else inferred.y
         recipe, restarts = self.recipe(), self.starts(view.total_examples)
-        finding = reconstruct(view, recipe, restarts, self.initializer, labels, seed)
+        finding = reconstruct(view, recipe, restarts, self.initializer, labels, seed, others=others)
         if self.stages > 1:
-            finding = self._eased(view, recipe, restarts, finding, labels, seed)
+            finding = self._eased(views, recipe, restarts, finding, labels, seed)
         source = "optimized" if inferred is None else inferred.source
         extra = {k: v for k, v in finding.extra.items() if k != "memory"}
         return replace(finding, extra={**extra, "label_source": source})
 
     def _eased(
-        self, view: View, recipe: Recipe, restarts: Restarts, first: Finding, labels: Array | None, seed: int
+        self, views: Sequence[View], recipe: Recipe, restarts: Restarts, first: Finding, labels: Array | None, seed: int
     ) -> Finding:
         """The best of all stages, at the cost of all, with the way to it; `extra["stages"]` has each one's error."""
-        found, errors = [first], [unsettled_mismatch(view, first, recipe)]
+
+        def error(finding: Finding) -> float:
+            return float(np.mean([unsettled_mismatch(view, finding, recipe) for view in views]))
+
+        found, errors = [first], [error(first)]
         wholes = [first]
         for stage in range(1, self.stages):
             if errors[-1] <= first.extra["noise_floor"]:
@@ -215,10 +228,9 @@ class Inversion(Attack):
                 optimizer=recipe.optimizer.slowed(self.easing ** (stage / 4)),
             )
             before, once = found[-1].extra, replace(restarts, most=1)
-            found.append(
-                reconstruct(view, eased, once, self.initializer, labels, seed, before["variables"], before["memory"])
-            )
-            errors.append(unsettled_mismatch(view, found[-1], recipe))
+            start = before["variables"], before["memory"]
+            found.append(reconstruct(views[0], eased, once, self.initializer, labels, seed, *start, others=views[1:]))
+            errors.append(error(found[-1]))
             wholes.append(joined(wholes[-1], found[-1]))
         kept = heaviest(errors)
         best = found[kept]

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -103,6 +103,27 @@ class _Start(NamedTuple):
     minimum: Minimum
 
 
+@dataclass(frozen=True)
+class _Page:
+    """One view's own numbers: the observed update's direction `[d]` and norm, and its objective's factor."""
+
+    view: View
+    unit: np.ndarray
+    norm: float
+    factor: float
+
+    def tensors(self, dtype: str) -> tuple[Tensor, ...]:
+        """Weights, direction, 1 / norm, factor, rate and what else its replay takes."""
+        numbers = (self.view.weights, self.unit, 1 / self.norm, self.factor, self.view.client_rate)
+        more = tuple(tf.constant(a) for a in _leaves(self.view.inputs()))
+        return (*(tf.constant(a, dtype) for a in numbers), more)
+
+
+def _page(objective: Objective, view: View) -> _Page:
+    observed, norm = checked_update(view)
+    return _Page(view, observed / norm, norm, objective.factor(view, norm))
+
+
 class _Layout(NamedTuple):
     """Where things lie in one member's vector of variables: examples, label logits, the replay's own."""
 
@@ -126,6 +147,7 @@ def reconstruct(
     seed: int = 0,
     variables: np.ndarray | None = None,
     memory: tuple[np.ndarray, ...] | None = None,
+    others: Sequence[View] = (),
 ) -> Finding:
     """Runs `recipe` on `view` and keeps the start with the lowest objective.
 
@@ -140,21 +162,30 @@ def reconstruct(
       variables: `[group, k]` the optimizer's variables at which the first start sets out, to go on from another
         recipe's `extra["variables"]`; None asks the initializer.
       memory: likewise what its optimizer had learned, `extra["memory"]`; None is nothing.
+      others: more views of the same clients on the same examples, such as of other rounds; the objectives of all are
+        added.
 
     Returns:
       A Finding whose `x` is made valid, since everybody knows the examples' kind (images are clipped to [0, 1]); its
       objective is the value before that, of updates divided by the observed one's norm. Evaluations count every
-      member of a group. `extra` has `statuses`, `objectives` and `evaluations` by start, `label_probabilities`, the
-      dummy targets,
+      member of a group and every view. `extra` has `statuses`, `objectives` and `evaluations` by start,
+      `label_probabilities`, the dummy targets,
       `variables`, `[group, k]`, the optimizer's at the end of that start, `memory`, what it has learned, and
       `noise_floor`, the squared error that
       rounding of the weights leaves even at the truth.
 
     Raises:
       DivergenceError: the update is not finite, or the objective is finite at no start.
-      CapabilityError: the update is zero.
+      CapabilityError: the update is zero, or another view cannot be of the same clients.
     """
-    observed, norm = checked_update(view)
+    pages = [_page(recipe.objective, page) for page in (view, *others)]
+    for other in others:
+        if other.static != view.static:
+            raise CapabilityError(
+                f"the views of rounds {view.round} and {other.round} differ in more than their numbers (clients, "
+                "procedure or defenses), so they are not replayed alike; match them one by one"
+            )
+    norm = pages[0].norm
     dtype = view.model.spec.dtype
     given = labels is not None
     n = view.total_examples
@@ -164,20 +195,16 @@ def reconstruct(
     recipe.coordinates.check(view)
     tensors = tuple(prior.tensors(view) for prior in recipe.priors)
     inputs = view.inputs()
-    run, compile_seconds = _compiled(view.static, recipe, given, inputs, tensors)
+    run, compile_seconds = _compiled(view.static, recipe, given, inputs, tensors, len(pages))
     floor = noise_floor(view, norm)
     target = max(restarts.target, recipe.objective.floor(floor))
     half = recipe.objective.floor(half_of_digits(floor)) if restarts.tolerance is None else restarts.tolerance
     y = np.asarray(np.zeros((n, *task.target_shape)) if labels is None else labels, task.target_dtype)
     fixed = (
-        tf.constant(view.weights, dtype),
-        tf.constant(observed / norm, dtype),
-        tf.constant(1 / norm, dtype),
-        tf.constant(view.client_rate, dtype),
+        tuple(page.tensors(dtype) for page in pages),
         tf.constant(y),
         tf.constant(target, tf.float64),
         tuple(tuple(tf.constant(t, dtype) for t in own) for own in tensors),
-        tuple(tf.constant(a) for a in _leaves(inputs)),
     )
     layout = _layout(view.static, recipe, given)
     blank = recipe.optimizer.blank(recipe.group * layout.size, str(np.dtype(dtype)))
@@ -207,7 +234,8 @@ def reconstruct(
     best = found[int(np.nanargmin(objectives))]
     history = best.minimum.history.numpy()
     rows = ~np.isnan(history[:, 0])
-    history[:, 0] *= recipe.group
+    each = recipe.group * len(pages)
+    history[:, 0] *= each
     relaxed = best.relaxed.numpy()
     claimed = y if given else task.harden(relaxed)
 
@@ -219,7 +247,7 @@ def reconstruct(
         x=examples(best.x.numpy()),
         y=claimed,
         objective=min(o for o in objectives if np.isfinite(o)),
-        evaluations=sum(int(f.minimum.evaluations) for f in found) * recipe.group,
+        evaluations=sum(int(f.minimum.evaluations) for f in found) * each,
         seconds=seconds,
         compile_seconds=compile_seconds,
         restarts=len(found) * recipe.group,
@@ -228,7 +256,7 @@ def reconstruct(
         extra={
             "statuses": [s.name.lower() for s in statuses],
             "objectives": objectives,
-            "evaluations": [int(f.minimum.evaluations) * recipe.group for f in found],
+            "evaluations": [int(f.minimum.evaluations) * each for f in found],
             "label_probabilities": relaxed,
             "variables": best.minimum.position.numpy().reshape(recipe.group, -1),
             "memory": tuple(a.numpy() for a in best.minimum.memory),
@@ -353,15 +381,20 @@ def _filled(inputs: Inputs, leaves: Tensors) -> Inputs:
 
 
 def _compiled(
-    static: Static, recipe: Recipe, given: bool, inputs: Inputs, tensors: Sequence[Sequence[np.ndarray]]
+    static: Static,
+    recipe: Recipe,
+    given: bool,
+    inputs: Inputs,
+    tensors: Sequence[Sequence[np.ndarray]],
+    pages: int = 1,
 ) -> tuple[Callable[..., _Start], float]:
-    """The compiled attack for views like this one, and the seconds spent now on compiling it.
+    """The compiled attack for so many views like this one, and the seconds spent now on compiling it.
 
     Of `inputs` and `tensors` only the structure, shapes and types matter.
     """
     specs = tuple((np.shape(a), str(np.asarray(a).dtype)) for a in _leaves(inputs))
     layout = str(tf.nest.map_structure(lambda leaf: leaf is None, inputs))
-    key = (recipe, static, given, layout, specs, tuple(tuple(np.shape(t) for t in own) for own in tensors))
+    key = (recipe, static, given, pages, layout, specs, tuple(tuple(np.shape(t) for t in own) for own in tensors))
     with _CACHE_LOCK:
         if key in _CACHE:
             _CACHE.move_to_end(key)
@@ -369,7 +402,7 @@ def _compiled(
             return _CACHE[key].run, 0.0
         began = time.perf_counter()
         with measured() as replayed:
-            run = _compile(static, recipe, given, inputs, tensors)
+            run = _compile(static, recipe, given, inputs, tensors, pages)
         _CACHE[key] = _Compiled(run, frozenset(replayed))
         while len(_CACHE) > _CACHE_SIZE:
             _CACHE.popitem(last=False)
@@ -377,7 +410,7 @@ def _compiled(
 
 
 def _compile(
-    static: Static, recipe: Recipe, given: bool, inputs: Inputs, tensors: Sequence[Sequence[np.ndarray]]
+    static: Static, recipe: Recipe, given: bool, inputs: Inputs, tensors: Sequence[Sequence[np.ndarray]], pages: int
 ) -> Callable[..., _Start]:
     model, dtype, n = static.model, static.model.spec.dtype, static.total_examples
     task = model.task
@@ -405,22 +438,21 @@ def _compile(
         return tf.reshape(tf.stack(members), [-1])
 
     def run(
-        weights: Flat,
-        unit: Flat,
-        scale: Scalar,
-        rate: Scalar,
+        numbers: Sequence[tuple[Any, ...]],
         y: Labels,
         target: Scalar,
         tensors: Sequence[tuple[Tensor, ...]],
-        more: Tensors,
         starts: Tensor,
         memory: tuple[Tensor, ...],
     ) -> _Start:
-        sent = Sent(weights, unit / scale, rate, _filled(inputs, more))
+        sents = [
+            Sent(weights, unit / scale, rate, _filled(inputs, more)) for weights, unit, scale, _, rate, more in numbers
+        ]
+        sent = sents[0]
 
         def penalty(over: str, x: Examples, labels: Labels, v: Flat) -> Scalar:
             found = [
-                prior(x, Scene(static, weights, labels, v, own, recipe.coordinates, sent.update))
+                prior(x, Scene(static, sent.weights, labels, v, own, recipe.coordinates, sent.update))
                 for prior, own in zip(recipe.priors, tensors)
                 if prior.over == over
             ]
@@ -429,8 +461,10 @@ def _compile(
         def member(v: Flat) -> Scalar:
             x, labels, own = unpack(v, y)
             repeated = tf.tile(labels, [copies] + [1] * (len(labels.shape) - 1)) if copies > 1 else labels
-            simulated = recipe.replay(static, sent, x, repeated, own)
-            value = recipe.objective(simulated * scale, unit, model.spec)
+            value = tf.zeros([], dtype)
+            for one, (_, unit, scale, factor, _, _) in zip(sents, numbers):
+                simulated = recipe.replay(static, one, x, repeated, own)
+                value += factor * recipe.objective(simulated * scale, unit, model.spec)
             by_epoch = tf.reshape(x, [copies, n, *model.input_shape])
             for added in (penalty("examples", x, repeated, v), penalty("epochs", by_epoch, labels, v)):
                 value = value if added is None else value + added
@@ -478,15 +512,13 @@ def _compile(
 
     d = model.spec.size
     learned = recipe.optimizer.blank(group * layout.size, str(np.dtype(dtype)))
+    scalar, leaves = tf.TensorSpec([], dtype), tuple(tf.TensorSpec(shape, kind) for shape, kind in kinds)
+    page = (tf.TensorSpec([d], dtype), tf.TensorSpec([d], dtype), scalar, scalar, scalar, leaves)
     signature = [
-        tf.TensorSpec([d], dtype),
-        tf.TensorSpec([d], dtype),
-        tf.TensorSpec([], dtype),
-        tf.TensorSpec([], dtype),
+        (page,) * pages,
         tf.TensorSpec([n, *task.target_shape], task.target_dtype),
         tf.TensorSpec([], tf.float64),
         tuple(tuple(tf.TensorSpec(shape, dtype) for shape in own) for own in shapes),
-        tuple(tf.TensorSpec(shape, kind) for shape, kind in kinds),
         tf.TensorSpec([group, layout.size], dtype),
         tuple(tf.TensorSpec(a.shape, a.dtype) for a in learned),
     ]

@@ -12,7 +12,7 @@ import fnmatch
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -21,6 +21,9 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.types import Flat, Scalar
 from fedpriv.models.spec import Spec
 from fedpriv_attacks.parts.component import Component, read, saved
+
+if TYPE_CHECKING:
+    from fedpriv.threat.view import View
 
 #: Smallest norm divided by; updates have norm 1.
 TINY = 1e-12
@@ -69,6 +72,14 @@ class Objective(Component):
     @abstractmethod
     def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """The scalar distance of the selected parts; `spec` describes these."""
+
+    def factor(self, view: View, norm: float) -> float:
+        """What the distance is multiplied with for one view, whose observed update has this norm.
+
+        Raises:
+          CapabilityError: the view does not give what that takes.
+        """
+        return 1.0
 
     def floor(self, noise: float) -> float:
         """Its value at the truth when the updates differ by rounding alone, of squared norm `noise`; 0 if unknown.
@@ -270,6 +281,10 @@ class Masked(Objective):
         """See `Objective.__call__`."""
         mask = tf.cast(tf.abs(observed) > self.threshold, simulated.dtype)
         return self.inner(simulated * mask, observed * mask, spec)
+
+    def factor(self, view: View, norm: float) -> float:
+        """The inner objective's."""
+        return self.inner.factor(view, norm)
 
     def floor(self, noise: float) -> float:
         """The inner objective's."""

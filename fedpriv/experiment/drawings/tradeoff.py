@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fedpriv.base.column import Column
 from fedpriv.experiment.arm import (
     Arm,
     attack_name,
     attacked_arms,
     by_strongest,
+    fact,
     guarantee,
     guaranteed_against,
     mechanism,
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fedpriv.experiment.experiment import Experiment
+    from fedpriv.figures.success_epsilon import Bound
 
 
 def noise_panels(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
@@ -166,3 +170,94 @@ def success_against_epsilon(experiment: Experiment, arms: Sequence[Arm]) -> list
             draw,
         )
     ]
+
+
+def against_bounds(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
+    """Success against the epsilon of what was attacked, with what no attack can exceed, column by column."""
+    attacked = attacked_arms(arms)
+    goal = next((a.goal for a in attacked), None)
+    bounded = [a for a in attacked if fact(a, "exposed_epsilon") is not None]
+    if goal is None or not bounded:
+        return []
+    delta = bounded[0].results[0].cell.setting.delta
+    several = len({mechanism(a) for a in bounded}) > 1
+    notes = list(dict.fromkeys(str(a.results[0].facts["bounds"]) for a in bounded))
+    rest = " ".join(notes) if len(notes) <= 2 else "The table's column `bounds` says of what each bound is."
+    found = []
+    for name in _BOUNDED:
+        shown = [a for a in attacked if a.row().get(name) is not None]
+        if not any(fact(a, f"bound_{name}") is not None for a in shown):
+            continue
+        column = goal.column(name)
+
+        def draw(shown: Sequence[Arm] = shown, column: Column = column) -> Figure:
+            from fedpriv.figures.success_epsilon import EpsilonPoint, success_epsilon
+
+            points = []
+            for arm in shown:
+                row, epsilon = arm.row(), fact(arm, "exposed_epsilon")
+                low, high = (max(v, 0.0) for v in row[interval_name(column.name)])
+                series = attack_name(arm)
+                if several and epsilon is not None:
+                    series += f", {mechanism(arm)}"
+                label = "" if epsilon is not None else words_without(arm, "attack")
+                points.append(EpsilonPoint(series, epsilon, max(row[column.name], 0.0), low, high, label))
+            return success_epsilon(points, delta=delta, y_label=column.label, bounds=_limits(shown, column.name, delta))
+
+        stem = "bounds" if name == "success_rate" else f"bounds_{name}"
+        found.append(
+            Drawn(
+                stem,
+                f"{column.label} against epsilon, and its bound",
+                f"{column.label} over the epsilon of what was attacked, not of the whole training, with 95% "
+                f"intervals; grey lines are what no attack can exceed. {rest}",
+                f"Points of {column.label} against epsilon, and bounds as lines.",
+                draw,
+            )
+        )
+    return found
+
+
+#: Columns that bounds are known of.
+_BOUNDED = ("success_rate", "tpr", "advantage")
+
+
+def _limits(arms: Sequence[Arm], name: str, delta: float) -> list[Bound]:
+    """The bounds of these arms: one curve for Gaussian mechanisms that differ in noise alone, else points joined."""
+    from fedpriv.figures.success_epsilon import Bound
+
+    alike: dict[tuple[Any, float | None], list[Arm]] = {}
+    for arm in arms:
+        if fact(arm, f"bound_{name}") is None:
+            continue
+        mu, replaced = fact(arm, "exposed_mu"), fact(arm, "bound_mu")
+        steps = mechanism(arm) if not mu or replaced is None else round(replaced / mu, 6)
+        alike.setdefault((steps, fact(arm, "prior_success")), []).append(arm)
+    found = []
+    for (steps, _), members in alike.items():
+        if isinstance(steps, float):
+            label = "largest possible" if steps == 1 else "largest possible, one removed and another added"
+            found.append(Bound(label, *_gaussian_limit(members, name, steps, delta)))
+        else:
+            pairs = {(fact(a, "exposed_epsilon") or 0.0, fact(a, f"bound_{name}") or 0.0) for a in members}
+            epsilons, rates = zip(*sorted(pairs), strict=True)
+            found.append(Bound(f"largest possible, {steps}", epsilons, rates))
+    return found
+
+
+def _gaussian_limit(arms: Sequence[Arm], name: str, steps: float, delta: float) -> tuple[list[float], list[float]]:
+    """Epsilons and bounds of Gaussian mechanisms from a little more noise than these arms have to a little less.
+
+    `steps` is how many times the mu of the claim's own relation is that of what is bounded.
+    """
+    from fedpriv.account.bounds import GaussianTradeOff
+
+    prior, fpr = fact(arms[0], "prior_success"), getattr(arms[0].goal, "fpr", 0.01)
+    mus = [fact(a, "exposed_mu") or 0.0 for a in arms]
+    grid = np.geomspace(min(mus) / 1.3, max(mus) * 1.3, 60)
+    epsilons = [GaussianTradeOff(float(mu)).epsilon(delta) for mu in grid]
+    bounded = [GaussianTradeOff(float(mu) * steps) for mu in grid]
+    if name == "advantage":
+        return epsilons, [b.advantage for b in bounded]
+    at = float(fpr if prior is None else prior)
+    return epsilons, [float(b.tpr(at)) for b in bounded]

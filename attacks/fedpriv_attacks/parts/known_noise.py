@@ -1,0 +1,123 @@
+"""Known noise: what an adversary who knows the defenses can tell of a view's noise, and the likelihood under it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from fedpriv.base.errors import CapabilityError
+from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Scalar
+from fedpriv.defense.noise import Noise
+from fedpriv.defense.stations import labels
+from fedpriv.models.spec import Spec
+from fedpriv.threat.replays import NOISE, note
+from fedpriv.threat.view import View
+from fedpriv_attacks.parts.objectives import Objective
+
+
+def known_noise(view: View) -> float:
+    """Standard deviation of the noise on one coordinate of `view.observed`, from what the known defenses declare.
+
+    Noise on messages averages out in a sum; noise on the sum is in what is released alone. Whatever its distribution,
+    it counts as normal with its standard deviation.
+
+    Returns:
+      The standard deviation, in units of the observed update; 0 where the known defenses add none that this view shows.
+
+    Raises:
+      CapabilityError: a defense says that the data decide how large its noise is, or the number of clients behind the
+        view is not known.
+    """
+    variance, taken = 0.0, []
+    for label, defense in zip(labels(view.defenses), view.defenses, strict=True):
+        for part in defense.parts():
+            declared = part.noise(view.plan)
+            if declared is None:
+                continue
+            variance += _share(view, declared, label)
+            taken.append(NOISE + label)
+    note(taken)
+    return math.sqrt(variance)
+
+
+def required_noise(view: View, who: str) -> float:
+    """`known_noise` that is not zero.
+
+    Raises:
+      CapabilityError: no noise is known, so there is no likelihood.
+    """
+    found = known_noise(view)
+    if found > 0:
+        return found
+    known = ", ".join(labels(view.defenses)) or "none"
+    raise CapabilityError(
+        f"{who} goes by the noise in an update, but the defenses that this adversary knows ({known}) add none to what "
+        "it sees; use 'squared_error' or 'noise_likelihood', or an adversary that knows a defense with noise"
+    )
+
+
+def _share(view: View, declared: Noise, label: str) -> float:
+    """The variance that a defense's noise has in one coordinate of what is observed."""
+    if declared.where == "aggregate" and view.kind != "released":
+        return 0.0
+    if declared.scale is None:
+        raise CapabilityError(
+            f"'{label}' adds {declared.distribution} noise whose size depends on the data, so no adversary knows it; "
+            "use objective 'noise_likelihood', which finds it"
+        )
+    scale = float(declared.scale)
+    if declared.where == "gradient":
+        if view.procedure is None or view.client_rate is None or not view.num_examples:
+            raise CapabilityError(
+                f"'{label}' adds noise to each local step, so its size in the update needs 'procedure' and "
+                f"'num_examples': {view.describe()}"
+            )
+        scale *= view.client_rate * math.sqrt(
+            float(np.mean([view.procedure.local_steps(n) for n in view.num_examples]))
+        )
+    if view.kind == "update":
+        return scale**2
+    if declared.where == "aggregate":
+        clients = view.plan.expected_cohort if view.static.fixed_denominator else view.clients
+    else:
+        clients = view.clients
+    if not clients:
+        raise CapabilityError(
+            f"how much noise of '{label}' is in a mean needs the number of clients: {view.describe()}"
+        )
+    if declared.where == "aggregate":
+        return (scale / clients) ** 2
+    return scale**2 / clients
+
+
+class KnownNoise(Objective):
+    """Negative log-likelihood under the noise that the defenses declare: e / (2 s^2), in nats.
+
+    `e` is the squared error and s the standard deviation of the noise on one coordinate of what is observed, which an
+    adversary who knows the defenses knows (`known_noise`). For normal noise its minimum is the maximum of the
+    likelihood; discrete Gaussian, Skellam and other noise is taken for normal of the same standard deviation. About
+    half the number of weights at the truth. A prior that is a negative log-density in nats then needs no tuning: the
+    sum is that of a posterior. Where the noise is not known, `noise_likelihood` finds it.
+    """
+
+    kind: ClassVar[str] = "known_noise"
+
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
+        """Half the squared error; `factor` makes nats of it."""
+        return tf.nn.l2_loss(simulated - observed)
+
+    def factor(self, view: View, norm: float) -> float:
+        """The observed update's squared norm over the noise's variance."""
+        return (norm / required_noise(view, f"objective '{self.kind}'")) ** 2
+
+
+def averaged(views: Sequence[View]) -> np.ndarray:
+    """`[d]` float64: the mean of what was observed in several views, each weighed by how little noise it has."""
+    variances = np.array([known_noise(view) ** 2 for view in views])
+    weights = np.ones(len(views)) if (variances == 0).any() else 1 / variances
+    observed = np.stack([np.asarray(view.observed, np.float64) for view in views])
+    return np.asarray(weights @ observed / weights.sum())
