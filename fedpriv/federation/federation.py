@@ -140,8 +140,8 @@ class Federation:
             sampling.check(self.plan.accounted_sampling, self.plan.accounted_population)
         if self.procedure.batch_selection == "poisson" and self.model.couples_examples:
             raise StackError(
-                f"batch_selection=poisson may draw a batch of no examples, of which model '{self.model.name}' has no batch "
-                "statistics; use batch_selection=fixed, or a model with group normalization or none"
+                f"batch_selection=poisson may draw a batch of no examples, of which model '{self.model.name}' "
+                "has no batch statistics; use batch_selection=fixed, or a model with group normalization or none"
             )
         self.attrition.check_population(len(sizes))
         self._check_aggregator()

@@ -434,13 +434,17 @@ def _squares(
     slope = pairs[0][1] if len(pairs) == 1 else tf.concat([g for _, g in pairs], 1)
     inner, outer = entered.shape[2], slope.shape[2]
     places = size * sum(known)
+    # Squares that vanish in floating point must not make a norm vanish whose other factor is large.
+    least = np.finfo(slope.dtype.as_numpy_dtype).tiny
     if places == 1:
-        return tf.reduce_sum(tf.square(entered), [1, 2]) * tf.reduce_sum(tf.square(slope), [1, 2]), None
+        squares = [tf.reduce_sum(tf.square(a), [1, 2]) + n * least for a, n in ((entered, inner), (slope, outer))]
+        return squares[0] * squares[1], None
     if by_products(places, inner, outer):
         gram = tf.matmul(entered, entered, transpose_b=True) * tf.matmul(slope, slope, transpose_b=True)
-        lengths = _root(tf.reduce_sum(tf.square(entered), 2) * tf.reduce_sum(tf.square(slope), 2))
-        most = tf.square(tf.reduce_sum(lengths, 1))
-        return tf.maximum(tf.reduce_sum(gram, [1, 2]), CANCELLED * most), None
+        squares = [tf.reduce_sum(tf.square(a), 2) for a in (entered, slope)]
+        most = tf.square(tf.reduce_sum(_root(squares[0] * squares[1]), 1))
+        lost = [n * least * tf.square(tf.reduce_sum(_root(a), 1)) for a, n in zip(squares, (outer, inner))]
+        return tf.maximum(tf.reduce_sum(gram, [1, 2]), CANCELLED * most) + tf.add_n(lost), None
     turned = isinstance(first, Product) and first.transposed
     own = tf.matmul(*((slope, entered) if turned else (entered, slope)), transpose_a=True)
     return tf.reduce_sum(tf.square(own), [1, 2]), tf.reshape(own, [groups, inner * outer])

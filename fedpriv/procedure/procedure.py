@@ -241,8 +241,8 @@ class Procedure(_Frozen):
     def _drawn_to_a_size(self) -> Procedure:
         if self.batch_selection != "shuffled" and self.batch_size is None:
             raise ValueError(
-                f"batch_selection={self.batch_selection} needs a batch_size, the (mean) size that batches are drawn to; "
-                "without one use batch_selection=shuffled"
+                f"batch_selection={self.batch_selection} needs a batch_size, the (mean) size that batches are drawn "
+                "to; without one use batch_selection=shuffled"
             )
         return self
 
@@ -255,9 +255,9 @@ class Procedure(_Frozen):
         """Raises ParameterError if batches of a drawn size are larger than what the smallest client holds."""
         if self.drawn and self.batch_size is not None and self.batch_size > smallest:
             raise ParameterError(
-                f"batch_selection={self.batch_selection} cannot draw batches of batch_size={self.batch_size} from a client of "
-                f"{smallest} examples (a rate of {self.batch_size / smallest:.3g}); use batch_size={smallest} or less, "
-                "or give every client as many"
+                f"batch_selection={self.batch_selection} cannot draw batches of batch_size={self.batch_size} from a "
+                f"client of {smallest} examples (a rate of {self.batch_size / smallest:.3g}); use "
+                f"batch_size={smallest} or less, or give every client as many"
             )
 
     @staticmethod

@@ -200,8 +200,10 @@ def test_odd_models_give_the_sum_of_single_gradients(name):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["logistic", "mlp", "mlp(hidden=[8,8],task=binary)", "2nn", "cnn", "tanh_cnn", "lenet", "convnet", "resnet20"]
-    + ["convnet(norm=group)", "convnet(norm=batch_eval)"],
+    [
+        *("logistic", "mlp", "mlp(hidden=[8,8],task=binary)", "2nn", "cnn", "tanh_cnn", "lenet", "convnet", "resnet20"),
+        *("convnet(norm=group)", "convnet(norm=batch_eval)"),
+    ],
 )
 def test_all_models_of_the_zoo_give_the_sum_of_single_gradients(name):
     model = load(name, input_shape=(28, 28, 1), num_classes=2)

@@ -104,8 +104,8 @@ class DPSGD(Defense):
             )
         if self.microbatch > 1 and procedure.batch_selection == "poisson":
             raise ParameterError(
-                f"dp_sgd: microbatch={self.microbatch} has no account under batch_selection=poisson, where one example more "
-                "moves others into other microbatches; use batch_selection=fixed, or microbatch=1"
+                f"dp_sgd: microbatch={self.microbatch} has no account under batch_selection=poisson, where one "
+                "example more moves others into other microbatches; use batch_selection=fixed, or microbatch=1"
             )
         smallest = size or plan.min_examples
         if self.microbatch > smallest:
@@ -162,8 +162,8 @@ class DPSGD(Defense):
         said = []
         if plan.procedure is not None and not plan.procedure.drawn and self.noise_multiplier:
             said.append(
-                "batches are shuffled, which amplifies nothing: every local epoch counts in full; batch_selection=poisson "
-                "gives a much smaller epsilon for the same noise"
+                "batches are shuffled, which amplifies nothing: every local epoch counts in full; "
+                "batch_selection=poisson gives a much smaller epsilon for the same noise"
             )
         if self.per_user is not None:
             said.append(
