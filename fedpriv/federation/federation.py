@@ -136,8 +136,8 @@ class Federation:
                 f"{len(self.train)}; partition this dataset's own labels"
             )
         sampling.check(self.procedure.sampling, len(sizes))
-        if self.procedure.simulates is not None:
-            sampling.check(self.plan.accounted_sampling, self.plan.accounted_population)
+        if (large := self.procedure.simulates) is not None:
+            sampling.check(large.sampling(self.procedure.sampling), large.population)
         if self.procedure.batch_selection == "poisson" and self.model.couples_examples:
             raise StackError(
                 f"batch_selection=poisson may draw a batch of no examples, of which model '{self.model.name}' "

@@ -49,6 +49,7 @@ class DistributedDP(Defense):
 
     clip: Norm = Field(description="L2 norm bound of one update, in update units.")
     noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
         description=(
             "standard deviation of the noise on the sum over `clip`, where as few clients finish a round as may; none "
             "leaves it to a budget."
