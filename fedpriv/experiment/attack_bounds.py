@@ -149,7 +149,12 @@ def _of(claim: Claim, federation: Federation, rounds: int, delta: float, *, ampl
     if isinstance(claim.event, dp_accounting.NonPrivateDpEvent):
         raise LedgerError("a defense reports its own round as not private")
     plan = federation.plan
-    event = counted(claim.event, "rdp")
+    event = claim.event
+    if isinstance(event, dp_accounting.GaussianDpEvent) and not event.noise_multiplier > 0:
+        raise LedgerError("the claimed noise multiplier is 0, and clipping alone bounds nothing")
+    # A Gaussian's trade-off is exact however little noise there is; what is computed otherwise needs some.
+    if not isinstance(event, dp_accounting.GaussianDpEvent) or (amplified and claim.amplified):
+        event = counted(event, "rdp")
     readings = [event]
     if amplified and claim.amplified and claim.unit == "client" and claim.run is None:
         readings.append(sampled(event, claim.relation, plan.accounted_sampling, plan.accounted_population))

@@ -83,6 +83,7 @@ def success_epsilon(
     y_label: str = "Images reconstructed",
     title: str = "",
     bounds: Sequence[Bound] = (),
+    floor: float = 0.0,
 ) -> Figure:
     """Success rates with their 95% intervals over epsilon on a logarithmic axis.
 
@@ -95,16 +96,17 @@ def success_epsilon(
       y_label: what the rate counts.
       title: printed above, if given.
       bounds: drawn as thin grey lines behind the points, where there are points with a guarantee.
+      floor: where the axis of rates begins, below 1; for rates none of which is low, such as accuracies.
 
     Raises:
       ParameterError: no points, a delta outside [0, 1), an epsilon that is not positive, a rate or interval outside
         [0, 1], or an interval whose ends are swapped.
     """
-    _check(points, delta)
+    _check(points, delta, floor)
     with styled():
-        figure, named = _drawn(points, delta, y_label, title, bounds, numbered=False)
+        figure, named = _drawn(points, delta, y_label, title, bounds, floor, numbered=False)
         if not named:
-            figure, _ = _drawn(points, delta, y_label, title, bounds, numbered=True)
+            figure, _ = _drawn(points, delta, y_label, title, bounds, floor, numbered=True)
     return figure
 
 
@@ -114,6 +116,7 @@ def _drawn(
     y_label: str,
     title: str,
     bounds: Sequence[Bound],
+    floor: float,
     *,
     numbered: bool,
 ) -> tuple[Figure, bool]:
@@ -160,13 +163,13 @@ def _drawn(
     if sure:
         axes = add_axes(figure, left, top, across, _HEIGHT)
         panels.append(axes)
-        _percent(axes)
+        _percent(axes, floor)
         for bound in bounds:
             _bounded(axes, bound, limits[bound.label])
         named = _guaranteed(axes, sure, looks, delta, numbers)
     if bare:
         panels.append(add_axes(figure, left + across, top, strip, _HEIGHT, gid=_HEAD))
-        _percent(panels[-1])
+        _percent(panels[-1], floor)
         _bare(panels[-1], bare, looks, texts, turned, broken=bool(sure))
     panels[0].set_ylabel(upright)
     add_key(figure, key, 0.1 + headline, left)
@@ -174,11 +177,13 @@ def _drawn(
     return figure, named
 
 
-def _check(points: Sequence[EpsilonPoint], delta: float) -> None:
+def _check(points: Sequence[EpsilonPoint], delta: float, floor: float) -> None:
     if not points:
         raise ParameterError("success against epsilon needs at least one point")
     if not 0 <= delta < 1:
         raise ParameterError(f"delta={delta} must be at least 0 and below 1, such as 1e-5")
+    if not 0 <= floor < 1 or any(p.low < floor for p in points):
+        raise ParameterError(f"floor={floor} must lie in [0, 1), and no interval begin below it")
     for p in points:
         where = f"a point of '{p.series}'"
         if p.epsilon is not None and not p.epsilon > 0:
@@ -194,11 +199,13 @@ def _guarantee(point: EpsilonPoint) -> float | None:
     return None if point.epsilon is None or math.isinf(point.epsilon) else point.epsilon
 
 
-def _percent(axes: Axes) -> None:
+def _percent(axes: Axes, floor: float) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+    air, step = 0.03 * (1 - floor), 0.2 if floor < 0.5 else 0.1 if floor < 0.75 else 0.05
+    axes.set_ylim(floor - air, 1 + air)
+    steps = round(1 / step)
+    axes.set_yticks([k / steps for k in range(steps + 1) if k / steps >= floor - 1e-9])
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
 
 

@@ -53,7 +53,7 @@ class DistributedDP(Defense):
         description=(
             "standard deviation of the noise on the sum over `clip`, where as few clients finish a round as may; none "
             "leaves it to a budget."
-        )
+        ),
     )
     mechanism: Mechanism = Field(default="skellam", description="`discrete_gaussian` or `skellam`.")
     bits: Annotated[int, Field(ge=8, le=60)] | None = Field(

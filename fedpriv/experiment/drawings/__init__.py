@@ -11,7 +11,13 @@ from fedpriv.experiment.drawings.drawn import Drawn
 from fedpriv.experiment.drawings.leakage import costs, heat_maps, leakage_curves
 from fedpriv.experiment.drawings.reconstructions import reconstruction_grids
 from fedpriv.experiment.drawings.separation import roc
-from fedpriv.experiment.drawings.tradeoff import against_bounds, front, noise_panels, success_against_epsilon
+from fedpriv.experiment.drawings.tradeoff import (
+    accuracy_against_epsilon,
+    against_bounds,
+    front,
+    noise_panels,
+    success_against_epsilon,
+)
 from fedpriv.experiment.drawings.training import trained_curves, training_curves
 from fedpriv.experiment.drawings.ways import ways
 
@@ -31,6 +37,7 @@ def drawings(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     for make in (heat_maps, roc, reconstruction_grids, leakage_curves, ways):
         made += _of_each(make, experiment, asked)
     made += trained_curves(experiment, complete)
+    made += accuracy_against_epsilon(experiment, complete)
     for make in (noise_panels, front, success_against_epsilon, against_bounds):
         made += _of_each(make, experiment, asked)
     for make in (training_curves, costs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,51 @@ def success_against_epsilon(experiment: Experiment, arms: Sequence[Arm]) -> list
     ]
 
 
+def accuracy_against_epsilon(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
+    """Accuracy over the epsilon against whoever sees released models, several budgets compared; and without any."""
+    trained = [a for a in arms if a.mean("accuracy") is not None and a.results[0].trained is not None]
+    alike: dict[str, list[Arm]] = {}
+    for arm in trained:
+        alike.setdefault(words_without(arm, *_BUDGETS, "attack"), []).append(arm)
+    several = [name for name, members in alike.items() if len({_released(a) for a in members} - {None}) > 1]
+    if not several:
+        return []
+    delta = alike[several[0]][0].results[0].cell.setting.delta
+
+    def draw() -> Figure:
+        from fedpriv.figures.success_epsilon import EpsilonPoint, success_epsilon
+
+        points = []
+        for name, members in alike.items():
+            for arm in members:
+                value = arm.mean("accuracy") or 0.0
+                low, high = arm.interval("accuracy") or (value, value)
+                label = name if _released(arm) is None else ""
+                points.append(EpsilonPoint(name, _released(arm), value, low, high, label))
+        least = min(p.low for p in points)
+        return success_epsilon(points, delta=delta, y_label="Test accuracy", floor=max(0.0, int(10 * least - 0.5) / 10))
+
+    return [
+        Drawn(
+            "accuracy_epsilon",
+            "Accuracy against epsilon",
+            "Test accuracy after training over the epsilon of the whole training, against whoever sees the released "
+            "models; bars are 95% intervals over seeds. Trainings without a guarantee stand apart.",
+            "Points of accuracy against epsilon, one line a mechanism.",
+            draw,
+        )
+    ]
+
+
+#: Axes of a grid that say how much may be spent.
+_BUDGETS = ("epsilon", "budget", "noise")
+
+
+def _released(arm: Arm) -> float | None:
+    found = arm.mean("epsilon_released")
+    return found if found is not None and math.isfinite(found) else None
+
+
 def against_bounds(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     """Success against the epsilon of what was attacked, with what no attack can exceed, column by column."""
     attacked = attacked_arms(arms)
@@ -182,6 +228,11 @@ def against_bounds(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     delta = bounded[0].results[0].cell.setting.delta
     several = len({mechanism(a) for a in bounded}) > 1
     notes = list(dict.fromkeys(str(a.results[0].facts["bounds"]) for a in bounded))
+    axes = _attack_axes(attacked)
+
+    def words_of(arm: Arm) -> str:
+        return ", ".join(str(arm.labels[axis]) for axis in axes)
+
     rest = " ".join(notes) if len(notes) <= 2 else "The table's column `bounds` says of what each bound is."
     found = []
     for name in _BOUNDED:
@@ -197,10 +248,10 @@ def against_bounds(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
             for arm in shown:
                 row, epsilon = arm.row(), fact(arm, "exposed_epsilon")
                 low, high = (max(v, 0.0) for v in row[interval_name(column.name)])
-                series = attack_name(arm)
+                series = words_of(arm) or attack_name(arm)
+                label = "" if epsilon is not None else words_without(arm, "attack", *axes)
                 if several and epsilon is not None:
                     series += f", {mechanism(arm)}"
-                label = "" if epsilon is not None else words_without(arm, "attack")
                 points.append(EpsilonPoint(series, epsilon, max(row[column.name], 0.0), low, high, label))
             return success_epsilon(points, delta=delta, y_label=column.label, bounds=_limits(shown, column.name, delta))
 
@@ -215,6 +266,19 @@ def against_bounds(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
                 draw,
             )
         )
+    return found
+
+
+def _attack_axes(arms: Sequence[Arm]) -> list[str]:
+    """Axes whose every label stands for one attack."""
+    found = []
+    for axis in varying_axes(arms):
+        attacks: dict[Any, set[Any]] = {}
+        for arm in arms:
+            attacks.setdefault(arm.labels[axis], set()).add(arm.results[0].cell.setting.attack)
+        single = all(len(several) == 1 for several in attacks.values())
+        if single and len(set.union(*attacks.values())) > 1:
+            found.append(axis)
     return found
 
 
