@@ -3,8 +3,8 @@
 A step is one batch through one client: gradient, clip, noise and the weights' change, compiled. Steps of the variants
 alternate, so that what else the machine does falls on all; each is compared with the plain step, and with ours. TF
 Privacy's optimizers get one example a microbatch, as DP-SGD means it. Every setting of TensorFlow's threads is a
-process of its own: (1, 1) compares the work; (1, 2) is what fedpriv asks for on two cores, of which a plain step of one client
-uses one.
+process of its own: (1, 1) compares the work; (1, 2) is what fedpriv asks for on two cores, of which a plain step of one
+client uses one.
 `python -m experiments.benchmarks.dp_sgd`
 """
 

