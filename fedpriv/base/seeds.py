@@ -145,9 +145,9 @@ def gaussian(seed: Seed, shape: Shape | Tensor, dtype: Any = "float32") -> Tenso
     """Standard normal values of `shape`, a pure function of an int64 seed `[2]` or key `[4]` (traceable).
 
     Box and Muller (1958) with a radius from 63-bit uniforms in float64. TensorFlow's own normal draws use 32-bit
-    uniforms (in float64 53-bit ones through the same transform) and stop at 5.7 standard deviations, where a large model
-    shows it; these reach 9.4, beyond which a normal value lies with probability below 1e-20. The angle is as fine as the
-    values that are asked for, which takes a third of the time in float32.
+    uniforms (in float64 53-bit ones through the same transform) and stop at 5.7 standard deviations, where a large
+    model shows it; these reach 9.4, beyond which a normal value lies with probability below 1e-20. The angle is as fine
+    as the values that are asked for, which takes a third of the time in float32.
     """
     count = tf.reduce_prod(tf.cast(shape, tf.int64))
     pairs = (count + 1) // 2
