@@ -69,6 +69,13 @@ def test_the_page_shows_the_walk() -> None:
     assert shown >= len(code) - 3  # all but where figures go
 
 
+def test_the_page_shows_what_is_printed(walked: tuple[str, Path]) -> None:
+    shown = [line[4:].rstrip() for line in PAGE.read_text().splitlines() if re.match(r"    (# |  update|column)", line)]
+    assert len(shown) >= 12
+    printed = {line.rstrip() for line in walked[0].splitlines()}
+    assert [line for line in shown if line not in printed] == []
+
+
 def test_the_federated_mean_is_the_mean(walked: tuple[str, Path]) -> None:
     found = re.search(r"federated +in_one_place *\n *([\d.]+) +([\d.]+)", walked[0])
     assert found, walked[0]
@@ -88,9 +95,9 @@ def test_updates_give_images_away_and_noise_hides_them(walked: tuple[str, Path])
     assert all(float(row[3]) < 15 and row[4] == "FALSE" for row in noisy)
     assert {row[1] for row in summed} == {"1"}  # one sum of four images
     assert sum(row[4] == "TRUE" for row in summed) >= 2  # too few to hide each other
-    plain = re.search(r"# fedpriv attack first_layer on 4 updates.*\n.*\n((?:\d .*\n)+)", walked[0])
+    plain = re.search(r"# fedpriv attack first_layer, 4 views.*\n.*\n((?:\d .*\n)+)", walked[0])
     assert plain
-    assert all(float(line.split()[3]) > 100 for line in plain[1].splitlines())
+    assert all(float(line.split()[4]) > 100 for line in plain[1].splitlines())
 
 
 def test_what_it_costs_and_who_is_not_protected_is_printed(walked: tuple[str, Path]) -> None:
@@ -141,13 +148,16 @@ def test_arrays_factors_and_frames_come_through(walked: tuple[str, Path], name: 
         ("na_pixel", "fedpriv_DataError x has 1 missing values (NA; the first in row 1)"),
         ("na_reading", "fedpriv_DataError readings has 1 missing values"),
         ("text_array", "fedpriv_DataError x is a matrix; give a data frame, or an array of numbers"),
+        ("date", "fedpriv_DataError column 'b' is a Date; make it numbers, a factor, texts or logicals"),
+        ("list", "fedpriv_DataError column 'b' is a AsIs; make it numbers"),
         ("lengths", "fedpriv_DataError x has 4 examples and y 3; give one a row"),
         ("model", "fedpriv_UnknownNameError no model is named '2nm'. Did you mean '2nn'?"),
-        ("not_whole", "fedpriv_ParameterError 2.5 is no whole number; give one"),
+        ("not_whole", "fedpriv_ParameterError 2.5 is no whole number of R's; give one"),
         ("nothing_heard", "fedpriv_ParameterError nothing was intercepted; train with intercept = 1"),
+        ("unfit", "8 attack 'first_layer' needs every coordinate of the update"),
         ("table", "fedpriv_DataError these examples are no images"),
         ("yaml", "fedpriv_ExperimentError"),
-        ("checkout", "fedpriv_data "),
+        ("checkout", "fedpriv_DataError "),
         ("plain_int", "fedpriv.base.errors.DataError: dataset 'arrays': y has 1 missing values (the first in row 2)"),
         ("plain_text", "fedpriv.base.errors.DataError: dataset 'arrays': y has 1 missing values (the first in row 2)"),
         ("plain_frame", "fedpriv.base.errors.DataError: table 't': column 'b' has 1 missing values"),

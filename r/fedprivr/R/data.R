@@ -18,7 +18,7 @@
 #' @export
 fp_dataset <- function(x, y = NULL, target = NULL, keys = NULL, test = 0.2, name = "data", kind = NULL) {
   if (is.data.frame(x)) {
-    for (column in names(x)) check_known(x[[column]], sprintf("column '%s'", column))
+    for (column in names(x)) check_column(x[[column]], sprintf("column '%s'", column))
     made <- fp_try(fp("data.table")$from_frame(as.data.frame(x), name, target, test_fraction = test, keys = keys))
     return(structure(made, class = "fp_data"))
   }
@@ -39,6 +39,14 @@ fp_dataset <- function(x, y = NULL, target = NULL, keys = NULL, test = 0.2, name
     x, as.array(y), name, class_names = names, num_classes = if (quantities) 0L, test_fraction = test,
     keys = keys, kind = kind
   )), class = "fp_data")
+}
+
+check_column <- function(values, what) {
+  plain <- is.numeric(values) || is.logical(values) || is.character(values) || is.factor(values)
+  if (!plain || length(dim(values)) || inherits(values, "integer64")) {
+    refuse(sprintf("%s is a %s; make it numbers, a factor, texts or logicals", what, class(values)[1]), "DataError")
+  }
+  check_known(values, what)
 }
 
 check_known <- function(values, what) {

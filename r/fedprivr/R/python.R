@@ -13,7 +13,7 @@
 fp <- function(module = NULL) {
   if (!reticulate::py_available() && is.na(Sys.getenv("RETICULATE_PYTHON", NA))) {
     python <- find_python()
-    if (is.null(python)) refuse("no Python with fedpriv: set RETICULATE_PYTHON, or run fp_install(checkout)", "python")
+    if (is.null(python)) refuse("no Python with fedpriv: set RETICULATE_PYTHON, or run fp_install(checkout)", "PythonError")
     Sys.setenv(RETICULATE_PYTHON = python)
   }
   name <- paste(c("fedpriv", module), collapse = ".")
@@ -23,21 +23,21 @@ fp <- function(module = NULL) {
   }, error = function(e) {
     python <- Sys.getenv("RETICULATE_PYTHON", "Python")
     refuse(sprintf("%s has no %s: %s. Run fp_install(checkout), or set RETICULATE_PYTHON to the Python that has it.",
-                   python, name, strsplit(conditionMessage(e), "\n")[[1]][1]), "python")
+                   python, name, strsplit(conditionMessage(e), "\n")[[1]][1]), "PythonError")
   })
 }
 
 find_python <- function(folder = getwd()) {
   above <- folder
   while (dirname(above[1]) != above[1]) above <- c(dirname(above[1]), above)
-  found <- c(file.path(rev(above), ".venv", "bin", "python"), file.path(home(), "bin", "python"))
+  found <- c(file.path(rev(above), ".venv", "bin", "PythonError"), file.path(home(), "bin", "PythonError"))
   has <- file.exists(found) & lengths(lapply(dirname(dirname(found)), function(f) {
     Sys.glob(file.path(f, "lib", "python3.*", "site-packages", "fedpriv-*"))
   })) > 0
   if (any(has)) found[has][1] else NULL
 }
 
-home <- function() file.path(tools::R_user_dir("fedprivr", "data"), "python")
+home <- function() file.path(tools::R_user_dir("fedprivr", "data"), "PythonError")
 
 #' Install fedpriv's Python side
 #'
@@ -52,11 +52,11 @@ home <- function() file.path(tools::R_user_dir("fedprivr", "data"), "python")
 #' @export
 fp_install <- function(checkout = ".") {
   files <- file.path(checkout, c("pyproject.toml", "requirements.txt"))
-  if (!all(file.exists(files))) refuse(sprintf("'%s' is no checkout of fedpriv; give its folder", checkout), "data")
-  python <- file.path(home(), "bin", "python")
+  if (!all(file.exists(files))) refuse(sprintf("'%s' is no checkout of fedpriv; give its folder", checkout), "DataError")
+  python <- file.path(home(), "bin", "PythonError")
   uv <- Sys.which("uv")
   run <- function(command, ...) {
-    if (system2(command, shQuote(c(...))) != 0) refuse(paste("could not be run:", command, ...), "python")
+    if (system2(command, shQuote(c(...))) != 0) refuse(paste("could not be run:", command, ...), "PythonError")
   }
   dir.create(dirname(home()), recursive = TRUE, showWarnings = FALSE)
   if (nzchar(uv)) run(uv, "venv", "--quiet", "--python", "3.11", home()) else run("python3.11", "-m", "venv", home())
@@ -84,10 +84,10 @@ fp_install <- function(checkout = ".") {
 fp_try <- function(expr) {
   if (reticulate::py_available()) reticulate::py_clear_last_error()
   tryCatch(expr, error = function(e) {
-    known <- reticulate::py_available() && !inherits(e, "fedpriv_error")
-    raised <- if (known) attr(reticulate::py_last_error(), "exception")
+    raised <- if (inherits(e, "python.builtin.BaseException")) e
+    else if (reticulate::py_available() && !inherits(e, "fedpriv_error")) attr(reticulate::py_last_error(), "exception")
     if (!inherits(raised, "fedpriv.base.errors.FedprivError")) stop(e)
-    refuse(as.character(raised), sub(".*\\.", "", class(raised)[1]))
+    refuse(reticulate::py_str(raised), sub(".*\\.", "", class(raised)[1]))
   })
 }
 

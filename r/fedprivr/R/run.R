@@ -54,13 +54,14 @@ fp_train <- function(data = "fashion_small", model = "2nn", clients = 100, cohor
 #' Reconstruct what is behind intercepted updates
 #'
 #' @param attack a name such as `"dlg"`, `"first_layer"` or `"modern(steps=500)"`.
-#' @param on what is attacked: an [fp_train()] with `intercept`, or a list of its observations. NULL makes rounds only to
-#'   be attacked, from the following arguments.
+#' @param on what is attacked: an [fp_train()] with `intercept`, or a list of its observations. NULL makes rounds only
+#'   to be attacked, from the following arguments.
 #' @param data,model,defenses,adversary,seed as in [fp_train()].
 #' @param images how many cohorts are attacked; with one client and one example each these are as many images.
 #' @param batch,cohort examples a client, and clients a cohort.
 #' @param ... more of fedpriv's `Exposure`.
-#' @return an `fp_table` with one row an example; see [fp_images()] for what was found.
+#' @return an `fp_table` with one row an example; where the attack does not apply, `status` says why. See [fp_images()]
+#'   for what was found.
 #' @examples
 #' \dontrun{
 #' fp_attack("dlg", images = 2)
@@ -70,28 +71,35 @@ fp_attack <- function(attack = "modern", on = NULL, data = "fashion_small", mode
                       defenses = character(), adversary = "server", batch = 1, cohort = 1, seed = 0, ...) {
   made <- fp_try({
     attack <- fp()$make_attack(attack)
-    if (inherits(on, "fp_table")) on <- attr(on, "observations")
-    if (!is.null(on) && !is.list(on)) on <- list(on)
     if (is.null(on)) {
       set <- data_of(data)[[1]]
       exposure <- fp()$Exposure(
         model_of(model, set), set, whole(images), batch = whole(batch), cohort = whole(cohort),
-        defenses = defenses_of(defenses), adversary = fp()$Adversary$parse(adversary),
-        seed = whole(seed), ...
+        defenses = defenses_of(defenses), adversary = fp()$Adversary$parse(adversary), seed = whole(seed), ...
       )
-      on <- unlist(lapply(seq_len(images) - 1L, exposure$observe))
+      reticulate::iterate(fp("rounds.attempts")$attempts(attack, exposure, seed = whole(seed)))
+    } else {
+      heard <- if (inherits(on, "fp_table")) attr(on, "observations") else if (is.list(on)) on else list(on)
+      if (!length(heard)) refuse("nothing was intercepted; train with intercept = 1", "ParameterError")
+      goal <- fp("threat.goal")$goal_of(attack)
+      Map(function(seen, number) {
+        list(observation = seen, result = fp("rounds.trial")$try_trial(attack, seen, whole(seed) + number, goal))
+      }, heard, seq_along(heard) - 1L)
     }
-    if (!length(on)) refuse("nothing was intercepted; train with intercept = 1", "ParameterError")
-    Map(function(seen, number) fp()$run_trial(attack, seen, whole(seed) + number), on, seq_along(on) - 1L)
   })
-  rows <- unlist(Map(function(trial, number) {
-    lapply(trial$score$rows(), function(row) c(list(update = number), row))
+  unfit <- function(one) inherits(one$result, "fedpriv.rounds.trial.Inapplicable")
+  applied <- Filter(Negate(unfit), made)
+  rows <- unlist(Map(function(one, number) {
+    if (unfit(one)) return(list(list(update = number, status = one$result$reason)))
+    lapply(one$result$score$rows(), function(row) c(list(update = number, status = "done"), row))
   }, made, seq_along(made)), recursive = FALSE)
-  ignored <- unique(unlist(lapply(made, function(trial) trial$ignored)))
-  notes <- c(made[[1]]$threat, unique(unlist(lapply(on, function(seen) seen$warnings))),
-             if (length(ignored)) paste("Not taken into account:", paste(ignored, collapse = ", ")))
-  structure(as_table(rows, sprintf("attack %s on %d updates", attack$name, length(on)), notes), observations = on,
-            trials = made)
+  seen <- lapply(applied, function(one) one$observation)
+  ignored <- unique(unlist(lapply(applied, function(one) one$result$ignored)))
+  notes <- c(if (length(applied)) applied[[1]]$result$threat,
+             if (length(ignored)) paste("Not taken into account:", paste(ignored, collapse = ", ")),
+             unique(unlist(lapply(seen, function(one) one$warnings))),
+             if (length(made) > length(applied)) "Where the attack does not apply, the column 'status' says why.")
+  structure(as_table(rows, sprintf("attack %s, %d views", attack$name, length(made)), notes), attempts = applied)
 }
 
 #' What an attack found, and what it looked for, as one row a pixel
@@ -106,12 +114,11 @@ fp_images <- function(found) {
     data.frame(image = image, what = what, at, value = as.vector(x))
   }
   aligned <- fp("metrics.score")$aligned
-  parts <- Map(function(seen, trial) {
-    truth <- seen$truth$x
-    if (length(dim(truth)) != 4) refuse("these examples are no images; the table itself says what was found", "DataError")
-    made <- aligned(trial$finding, trial$score)
-    list(truth = truth, made = made)
-  }, attr(found, "observations"), attr(found, "trials"))
+  parts <- lapply(attr(found, "attempts"), function(one) {
+    truth <- one$observation$truth$x
+    if (length(dim(truth)) != 4) refuse("these examples are no images; see the table itself", "DataError")
+    list(truth = truth, made = aligned(one$result$finding, one$result$score))
+  })
   image <- 0
   rows <- list()
   for (part in parts) for (k in seq_len(dim(part$truth)[1])) {
@@ -157,8 +164,8 @@ fp_run <- function(file, out = file.path("results", tools::file_path_sans_ext(ba
 }
 
 whole <- function(x) if (is.null(x)) NULL else {
-  if (!is.numeric(x) || length(x) != 1 || is.na(x) || x != round(x)) {
-    refuse(sprintf("%s is no whole number; give one", deparse(x)[1]), "ParameterError")
+  if (!is.numeric(x) || length(x) != 1 || is.na(x) || x != round(x) || abs(x) > .Machine$integer.max) {
+    refuse(sprintf("%s is no whole number of R's; give one", deparse(x)[1]), "ParameterError")
   }
   as.integer(x)
 }
@@ -193,7 +200,8 @@ new_table <- function(frame, title, notes) {
 print.fp_table <- function(x, n = 10, width = getOption("width"), ...) {
   cat(strwrap(sprintf("# fedpriv %s: %d x %d", c(attr(x, "title"), "table")[1], nrow(x), ncol(x)), width), sep = "\n")
   shown <- utils::head(as.data.frame(unclass(x)[names(x)], check.names = FALSE), n)
-  shown[] <- lapply(shown, function(v) if (is.numeric(v)) signif(v, 4) else v)
+  short <- function(v) ifelse(nchar(v) > 30, paste0(substr(v, 1, 27), "..."), v)
+  shown[] <- lapply(shown, function(v) if (is.numeric(v)) signif(v, 4) else if (is.character(v)) short(v) else v)
   told <- vapply(shown, function(v) !all(is.na(v) | v == ""), TRUE)
   wide <- vapply(names(shown), function(v) max(nchar(c(v, format(shown[[v]]))), 0) + 1, 1)
   fits <- told & cumsum(wide * told) + nchar(nrow(shown)) < width
