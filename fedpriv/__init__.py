@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedpriv.base.errors import FedprivError
+    from fedpriv.data.arrays import from_arrays
     from fedpriv.data.dataset import Dataset
     from fedpriv.data.loading import load
     from fedpriv.data.partition import Partition
@@ -52,6 +53,7 @@ _DOOR = {
     "Sampling": "fedpriv.procedure.procedure",
     "Tap": "fedpriv.threat.tap",
     "View": "fedpriv.threat.view",
+    "from_arrays": "fedpriv.data.arrays",
     "from_keras": "fedpriv.models.keras_model",
     "load": "fedpriv.data.loading",
     "load_model": "fedpriv.models.loading:load",
@@ -102,6 +104,7 @@ __all__ = [
     "Tap",
     "View",
     "__version__",
+    "from_arrays",
     "from_keras",
     "load",
     "load_model",

@@ -4,6 +4,7 @@
 dataset out to clients. Importing this package does not import TensorFlow.
 """
 
+from fedpriv.data.arrays import from_arrays
 from fedpriv.data.client_data import from_client_data, to_client_data
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.embedded import fashion_small
@@ -20,6 +21,7 @@ __all__ = [
     "dirichlet",
     "fashion_mnist",
     "fashion_small",
+    "from_arrays",
     "from_client_data",
     "iid",
     "load",

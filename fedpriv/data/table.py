@@ -13,6 +13,7 @@ from pydantic import Field
 
 from fedpriv.base import registry
 from fedpriv.base.errors import DataError, ParameterError, did_you_mean, reason
+from fedpriv.data.arrays import check_missing, split
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.kinds.columns import Categorical, Columns, Numeric
 
@@ -86,7 +87,7 @@ def from_frame(
     keys: str | None = None,
     source: str = "",
 ) -> tuple[Dataset, Dataset | None]:
-    """As `table`, from rows in memory."""
+    """As `table`, from rows in memory. What a categorical column, such as R's factor, can hold keeps its order."""
     named = [str(c) for c in rows.columns]
     if len(set(named)) < len(named):
         raise DataError(f"table '{name}': two columns have the same name; rename one")
@@ -112,10 +113,8 @@ def from_frame(
         )
     for column in named:
         _check_column(rows[column], column in (*categorical, keys), name)
-    rows = rows.iloc[np.random.RandomState(0).permutation(len(rows))]
-    held_out = round(test_fraction * len(rows)) if test_fraction else 0
-    held_out = min(max(held_out, int(test_fraction > 0)), len(rows) - 1)
-    training = rows.iloc[: len(rows) - held_out]
+    chosen, held_out = split(len(rows), test_fraction)
+    training = rows.iloc[chosen]
     features = [c for c in named if c not in (target, keys)]
     if not features:
         raise DataError(f"table '{name}': no column is left besides the target; expected at least one")
@@ -134,7 +133,7 @@ def from_frame(
         owners = part[keys].to_numpy() if keys else None
         return Dataset(name, kind.encode(part), y, classes, names, owners, source, kind)
 
-    return made(training), made(rows.iloc[len(rows) - held_out :]) if held_out else None
+    return made(training), made(rows.iloc[held_out]) if len(held_out) else None
 
 
 def _plain(column: pandas.Series) -> pandas.Series:
@@ -146,6 +145,7 @@ def _plain(column: pandas.Series) -> pandas.Series:
 def _check_column(rows: pandas.Series, names: bool, table: str) -> None:
     """Refuses values that can be neither numbers nor names; warns where numbers look taken for names."""
     values, where = rows.to_numpy(), f"table '{table}': column '{rows.name}'"
+    check_missing(values, where)
     if values.dtype.kind in "cV":
         raise DataError(f"{where} has dtype {values.dtype}; expected numbers or names")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -191,6 +191,9 @@ def _described(rows: pandas.Series, training: pandas.Series, categorical: bool, 
             f"{len(rows)} rows; leave it out"
         )
     if named:
+        levels = getattr(rows.dtype, "categories", None)
+        if levels is not None:
+            return Categorical(name=name, values=tuple(map(str, levels)))
         different = sorted(np.unique(values).tolist()) if values.dtype.kind in "iufb" else sorted(set(map(str, values)))
         return Categorical(name=name, values=tuple(map(str, different)))
     known = training.to_numpy(np.float64)

@@ -1,0 +1,111 @@
+#' Data of your own, for training and attacks
+#'
+#' A data frame becomes a table: numbers are standardized, factors, texts and logicals are categories. An array becomes
+#' examples: images `[n, height, width]` or `[n, height, width, channels]`, or features `[n, k]`. A factor's levels are
+#' the names of the classes, in their order. Missing values are refused, with the column and the row.
+#' @param x a data frame, or an array whose first dimension counts the examples.
+#' @param y with an array: a factor, names or whole numbers from 0 for classes, or quantities.
+#' @param target with a data frame: the column to predict; the last by default.
+#' @param keys whose each row is, for `partition = "natural"`: a column's name, or a vector.
+#' @param test share of the rows held out for testing.
+#' @param name what to call it.
+#' @param kind of arrays: what examples are, such as `"features"` for numbers of any range.
+#' @return an `fp_data`: list of a training and a test set of Python's.
+#' @examples
+#' \dontrun{
+#' fp_dataset(iris, target = "Species")
+#' }
+#' @export
+fp_dataset <- function(x, y = NULL, target = NULL, keys = NULL, test = 0.2, name = "data", kind = NULL) {
+  if (is.data.frame(x)) {
+    for (column in names(x)) check_column(x[[column]], sprintf("column '%s'", column))
+    made <- fp_try(fp("data.table")$from_frame(as.data.frame(x), name, target, test_fraction = test, keys = keys))
+    return(structure(made, class = "fp_data"))
+  }
+  if (is.null(y)) refuse("an array x needs y: a factor of classes, or numbers", "DataError")
+  if (!is.numeric(x) || length(dim(x)) < 2) {
+    refuse(sprintf("x is a %s; give a data frame, or an array of numbers [n, ...]", class(x)[1]), "DataError")
+  }
+  if (length(y) != dim(x)[1]) {
+    refuse(sprintf("x has %d examples and y %d; give one a row", dim(x)[1], length(y)), "DataError")
+  }
+  check_known(x, "x")
+  check_known(y, "y")
+  names <- if (is.factor(y)) as.list(levels(y)) else list()
+  quantities <- is.numeric(y) && any(y != round(y))
+  y <- if (is.factor(y)) as.integer(y) - 1L else y
+  if (!is.null(keys)) keys <- as.array(as.character(keys))
+  structure(fp_try(fp()$from_arrays(
+    x, as.array(y), name, class_names = names, num_classes = if (quantities) 0L, test_fraction = test,
+    keys = keys, kind = kind
+  )), class = "fp_data")
+}
+
+check_column <- function(values, what) {
+  plain <- is.numeric(values) || is.logical(values) || is.character(values) || is.factor(values)
+  if (!plain || length(dim(values)) || inherits(values, "integer64")) {
+    refuse(sprintf("%s is a %s; make it numbers, a factor, texts or logicals", what, class(values)[1]), "DataError")
+  }
+  check_known(values, what)
+}
+
+check_known <- function(values, what) {
+  rows <- which(if (is.null(dim(values))) is.na(values) else apply(is.na(values), 1, any))
+  if (length(rows)) {
+    refuse(sprintf(
+      "%s has %d missing values (NA; the first in row %d); fill them, or leave those rows out, as na.omit() does",
+      what, sum(is.na(values)), rows[1]
+    ), "DataError")
+  }
+}
+
+#' @export
+print.fp_data <- function(x, ...) {
+  sets <- Filter(Negate(is.null), unclass(x))
+  sizes <- vapply(sets, function(s) length(s$y), 1)
+  classes <- unlist(sets[[1]]$class_names)
+  cat(sprintf("# fedpriv data '%s': %s, %d for testing\n# each [%s], %s\n",
+    sets[[1]]$name, paste(sizes[1], "examples"), if (length(sizes) > 1) sizes[2] else 0,
+    paste(unlist(sets[[1]]$input_shape), collapse = ", "),
+    if (sets[[1]]$num_classes == 0) "targets are quantities"
+    else paste(sets[[1]]$num_classes, "classes:", paste(utils::head(classes, 10), collapse = ", "))))
+  invisible(x)
+}
+
+data_of <- function(data) {
+  if (inherits(data, "fp_data")) data else if (is.character(data)) fp_try(fp()$load(data)) else fp_dataset(data)
+}
+
+#' The federated mean: each client's numbers stay where they are
+#'
+#' Each client shares out the sum of its numbers, and how many they are, among aggregators by secret sharing. Only the
+#' mean of all comes out.
+#' @param readings numbers from -100 to 100.
+#' @param client whose each number is: a factor, or what can be one.
+#' @return the mean, with an attribute `held`: what one aggregator holds of each client, in hexadecimal.
+#' @examples
+#' \dontrun{
+#' fp_mean(c(20.1, 19.4, 25), c("north", "north", "south"))
+#' }
+#' @export
+fp_mean <- function(readings, client) {
+  if (!is.numeric(readings) || length(readings) != length(client)) {
+    refuse("readings and client differ in length, or readings are no numbers; give one client a number", "DataError")
+  }
+  check_known(readings, "readings")
+  check_known(client, "client")
+  clients <- split(as.numeric(readings), client, drop = TRUE)
+  if (any(abs(readings) > 100)) {
+    refuse(sprintf("%g is beyond 100, for which there is no room; rescale", readings[abs(readings) > 100][1]),
+           "DataError")
+  }
+  fp()
+  mean <- fp_try(reticulate::import("fedpriv_experiments.tff_tour.federated_mean", convert = FALSE))
+  made <- fp_try(mean$secretly(lapply(unname(clients), as.array)))
+  shares <- lapply(seq_along(clients), function(i) {
+    vapply(0:1, function(k) {
+      as.character(reticulate::import_builtins()$format(made[1][i - 1L][k], "016x"))
+    }, "")
+  })
+  structure(reticulate::py_to_r(made[0]), held = stats::setNames(shares, names(clients)))
+}

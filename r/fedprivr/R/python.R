@@ -1,0 +1,97 @@
+#' The Python module fedpriv, or one of its modules
+#'
+#' Everything that fedpriv has in Python can be used from R: `fp()$load("clinic")`. Python is looked for once, when it
+#' is first needed: `RETICULATE_PYTHON`, then a `.venv` in the working directory or above it, then what [fp_install()]
+#' made. Wrap a call in [fp_try()] to get its error as a condition.
+#' @param module name below fedpriv, such as `"rounds.exposure"`; the default is fedpriv itself.
+#' @return a Python module.
+#' @examples
+#' \dontrun{
+#' fp()$load("clinic")[[1]]$class_names
+#' }
+#' @export
+fp <- function(module = NULL) {
+  if (!reticulate::py_available() && is.na(Sys.getenv("RETICULATE_PYTHON", NA))) {
+    python <- find_python()
+    if (is.null(python)) refuse("no Python with fedpriv: set RETICULATE_PYTHON, or run fp_install(checkout)", "PythonError")
+    Sys.setenv(RETICULATE_PYTHON = python)
+  }
+  name <- paste(c("fedpriv", module), collapse = ".")
+  tryCatch({
+    reticulate::import("fedpriv.base.lazy")$quiet_tensorflow()
+    reticulate::import(name)
+  }, error = function(e) {
+    python <- Sys.getenv("RETICULATE_PYTHON", "Python")
+    refuse(sprintf("%s has no %s: %s. Run fp_install(checkout), or set RETICULATE_PYTHON to the Python that has it.",
+                   python, name, strsplit(conditionMessage(e), "\n")[[1]][1]), "PythonError")
+  })
+}
+
+find_python <- function(folder = getwd()) {
+  above <- folder
+  while (dirname(above[1]) != above[1]) above <- c(dirname(above[1]), above)
+  found <- c(file.path(rev(above), ".venv", "bin", "PythonError"), file.path(home(), "bin", "PythonError"))
+  has <- file.exists(found) & lengths(lapply(dirname(dirname(found)), function(f) {
+    Sys.glob(file.path(f, "lib", "python3.*", "site-packages", "fedpriv-*"))
+  })) > 0
+  if (any(has)) found[has][1] else NULL
+}
+
+home <- function() file.path(tools::R_user_dir("fedprivr", "data"), "PythonError")
+
+#' Install fedpriv's Python side
+#'
+#' Makes a Python environment of fedprivr's own, and installs fedpriv into it from a checkout: by uv, which also brings
+#' Python 3.11, or by that Python's pip.
+#' @param checkout folder with fedpriv's `pyproject.toml`.
+#' @return the environment's Python, invisibly.
+#' @examples
+#' \dontrun{
+#' fp_install("fedpriv")
+#' }
+#' @export
+fp_install <- function(checkout = ".") {
+  files <- file.path(checkout, c("pyproject.toml", "requirements.txt"))
+  if (!all(file.exists(files))) refuse(sprintf("'%s' is no checkout of fedpriv; give its folder", checkout), "DataError")
+  python <- file.path(home(), "bin", "PythonError")
+  uv <- Sys.which("uv")
+  run <- function(command, ...) {
+    if (system2(command, shQuote(c(...))) != 0) refuse(paste("could not be run:", command, ...), "PythonError")
+  }
+  dir.create(dirname(home()), recursive = TRUE, showWarnings = FALSE)
+  if (nzchar(uv)) run(uv, "venv", "--quiet", "--python", "3.11", home()) else run("python3.11", "-m", "venv", home())
+  pip <- function(...) {
+    if (nzchar(uv)) run(uv, "pip", "install", "--python", python, "--no-deps", ...)
+    else run(python, "-m", "pip", "install", "--no-deps", ...)
+  }
+  pip("-r", files[2])
+  pip(normalizePath(checkout))
+  invisible(python)
+}
+
+#' Errors of fedpriv as R conditions
+#'
+#' What fedpriv refuses, it says in a sentence. That sentence becomes the message of an R error, without Python's
+#' traceback. Its classes are `fedpriv_` and the name of the Python class, such as `fedpriv_DataError`, and
+#' `fedpriv_error` for all of them. Other errors stay as they are.
+#' @param expr what may fail.
+#' @return its value.
+#' @examples
+#' \dontrun{
+#' tryCatch(fp_try(fp()$load("clinics")), fedpriv_error = conditionMessage)
+#' }
+#' @export
+fp_try <- function(expr) {
+  if (reticulate::py_available()) reticulate::py_clear_last_error()
+  tryCatch(expr, error = function(e) {
+    raised <- if (inherits(e, "python.builtin.BaseException")) e
+    else if (reticulate::py_available() && !inherits(e, "fedpriv_error")) attr(reticulate::py_last_error(), "exception")
+    if (!inherits(raised, "fedpriv.base.errors.FedprivError")) stop(e)
+    refuse(reticulate::py_str(raised), sub(".*\\.", "", class(raised)[1]))
+  })
+}
+
+refuse <- function(message, kind) {
+  kinds <- c(paste0("fedpriv_", kind), "fedpriv_error", "error", "condition")
+  stop(structure(class = kinds, list(message = message, call = NULL)))
+}

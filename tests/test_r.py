@@ -1,0 +1,191 @@
+"""R: the walk of docs/r.md runs through reticulate; what R hands over arrives, or is refused by name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+PAGE, WALK = ROOT / "docs" / "r.md", ROOT / "experiments" / "r" / "walk.R"
+
+pytestmark = pytest.mark.r
+
+
+def called(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, "RETICULATE_PYTHON": sys.executable, **environment}
+    return subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library with fedprivr in it."""
+    if shutil.which("Rscript") is None:
+        pytest.skip("R is not installed (Debian: r-base-core)")
+    folder = tmp_path_factory.mktemp("library")
+    for package in ("reticulate", "ggplot2"):
+        found = called("Rscript", "-e", f"quit(status = !nzchar(system.file(package = '{package}')))", cwd=folder)
+        if found.returncode:
+            pytest.skip(f"R has no package '{package}' (Debian: r-cran-{package})")
+    source = str(ROOT / "r" / "fedprivr")
+    made = called("R", "CMD", "INSTALL", "--no-test-load", f"--library={folder}", source, cwd=folder)
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def walked(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What the walk printed, and then tests/r/edges.R; and the folder of the figures."""
+    out = tmp_path_factory.mktemp("walk")
+    edges = ROOT / "tests" / "r" / "edges.R"
+    code = f"source({str(WALK)!r}); source({str(edges)!r})"
+    done = called("Rscript", "-e", code, str(out), cwd=WALK.parent, R_LIBS=str(library))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, out
+
+
+def edge(said: str, name: str) -> str:
+    found = re.search(rf"^EDGE {name} (.*?) *$", said, re.M)
+    assert found, said
+    return found.group(1)
+
+
+def test_the_page_shows_the_walk() -> None:
+    walk = WALK.read_text()
+    blocks = re.findall(r"```r\n(.*?)```", PAGE.read_text(), re.S)
+    at = 0
+    for block in blocks:
+        assert block in walk[at:], block
+        at = walk.index(block, at)
+    shown = sum(len(block.splitlines()) for block in blocks)
+    code = [line for line in walk.splitlines() if line and not line.startswith("#")]
+    assert shown >= len(code) - 3  # all but where figures go
+
+
+def test_the_page_shows_what_is_printed(walked: tuple[str, Path]) -> None:
+    shown = [line[4:].rstrip() for line in PAGE.read_text().splitlines() if re.match(r"    (# |  update|column)", line)]
+    assert len(shown) >= 12
+    printed = {line.rstrip() for line in walked[0].splitlines()}
+    assert [line for line in shown if line not in printed] == []
+
+
+def test_the_federated_mean_is_the_mean(walked: tuple[str, Path]) -> None:
+    found = re.search(r"federated +in_one_place *\n *([\d.]+) +([\d.]+)", walked[0])
+    assert found, walked[0]
+    assert float(found[1]) == pytest.approx(float(found[2]), abs=1e-5)
+    assert re.search(r'^\[1\] "[0-9a-f]{16}" "[0-9a-f]{16}"$', walked[0], re.M)  # and an aggregator holds noise
+
+
+def test_a_keras_model_learns(walked: tuple[str, Path]) -> None:
+    accuracies = [float(line.split()[6]) for line in walked[0].splitlines() if re.match(r"[125] +\d \s+10 +10 ", line)]
+    assert len(accuracies) >= 3
+    assert accuracies[-1] > 0.6  # guessing gives 0.1
+
+
+def test_updates_give_images_away_and_noise_hides_them(walked: tuple[str, Path]) -> None:
+    tables = re.findall(r"^  update image +psnr success\n((?:\d .*\n)+)", walked[0], re.M)
+    noisy, summed = ([line.split() for line in table.splitlines()] for table in tables)
+    assert all(float(row[3]) < 15 and row[4] == "FALSE" for row in noisy)
+    assert {row[1] for row in summed} == {"1"}  # one sum of four images
+    assert sum(row[4] == "TRUE" for row in summed) >= 2  # too few to hide each other
+    plain = re.search(r"# fedpriv attack first_layer, 4 views.*\n.*\n((?:\d .*\n)+)", walked[0])
+    assert plain
+    assert all(float(line.split()[4]) > 100 for line in plain[1].splitlines())
+
+
+def test_what_it_costs_and_who_is_not_protected_is_printed(walked: tuple[str, Path]) -> None:
+    said = " ".join(walked[0].replace("\n#", " ").split())
+    assert "No formal privacy guarantee: no defense here makes one." in said
+    assert re.search(r"Against 'released': epsilon [\d.]+ at delta 1e-05 after 15 rounds", said)
+    assert "Against 'server': no guarantee" in said
+
+
+@pytest.mark.parametrize("name", ["reconstructions", "accuracy", "grid"])
+def test_the_figures_are_drawn(walked: tuple[str, Path], name: str) -> None:
+    pixels = np.asarray(Image.open(walked[1] / f"{name}.png").convert("L"))
+    assert min(pixels.shape) > 100
+    assert pixels.std() > 10
+
+
+def test_a_grid_runs(walked: tuple[str, Path]) -> None:
+    assert "# fedpriv experiment grid.yaml: 12 x" in walked[0]
+    assert (walked[1] / "grid" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "is_"),
+    [
+        ("shape", "36 8 6 1"),
+        ("rows", "36 TRUE"),
+        ("levels", "low high never"),
+        ("levels255", "1"),
+        ("frame", "c b a y x"),
+        ("decoded", "a 2 False x; a 4 True x; b 1.5 True y; c 3 True y"),
+        ("quantities", "0"),
+        ("bug", "TRUE"),
+    ],
+)
+def test_arrays_factors_and_frames_come_through(walked: tuple[str, Path], name: str, is_: str) -> None:
+    assert edge(walked[0], name).startswith(is_)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("na_real", "fedpriv_DataError column 'b' has 1 missing values (NA; the first in row 2)"),
+        ("na_int", "fedpriv_DataError column 'b' has 1 missing values (NA; the first in row 3)"),
+        ("na_logical", "fedpriv_DataError column 'b' has 1 missing values (NA; the first in row 1)"),
+        ("na_text", "fedpriv_DataError column 'b' has 1 missing values (NA; the first in row 4)"),
+        ("na_factor", "fedpriv_DataError column 'b' has 1 missing values (NA; the first in row 2)"),
+        ("na_label", "fedpriv_DataError y has 1 missing values (NA; the first in row 3)"),
+        ("na_pixel", "fedpriv_DataError x has 1 missing values (NA; the first in row 1)"),
+        ("na_reading", "fedpriv_DataError readings has 1 missing values"),
+        ("text_array", "fedpriv_DataError x is a matrix; give a data frame, or an array of numbers"),
+        ("date", "fedpriv_DataError column 'b' is a Date; make it numbers, a factor, texts or logicals"),
+        ("list", "fedpriv_DataError column 'b' is a AsIs; make it numbers"),
+        ("lengths", "fedpriv_DataError x has 4 examples and y 3; give one a row"),
+        ("model", "fedpriv_UnknownNameError no model is named '2nm'. Did you mean '2nn'?"),
+        ("not_whole", "fedpriv_ParameterError 2.5 is no whole number of R's; give one"),
+        ("nothing_heard", "fedpriv_ParameterError nothing was intercepted; train with intercept = 1"),
+        ("unfit", "8 attack 'first_layer' needs every coordinate of the update"),
+        ("table", "fedpriv_DataError these examples are no images"),
+        ("yaml", "fedpriv_ExperimentError"),
+        ("checkout", "fedpriv_DataError "),
+        ("plain_int", "fedpriv.base.errors.DataError: dataset 'arrays': y has 1 missing values (the first in row 2)"),
+        ("plain_text", "fedpriv.base.errors.DataError: dataset 'arrays': y has 1 missing values (the first in row 2)"),
+        ("plain_frame", "fedpriv.base.errors.DataError: table 't': column 'b' has 1 missing values"),
+    ],
+)
+def test_what_is_wrong_is_a_condition_that_names_it(walked: tuple[str, Path], name: str, says: str) -> None:
+    said = edge(walked[0], name)
+    assert said.startswith(says)
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_the_package_passes_rs_own_check(library: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(ROOT / "r" / "fedprivr", tmp_path / "fedprivr")
+    assert called("R", "CMD", "build", source.name, cwd=tmp_path).returncode == 0
+    (built,) = tmp_path.glob("fedprivr_*.tar.gz")
+    done = called("R", "CMD", "check", "--no-manual", built.name, cwd=tmp_path, R_LIBS=str(library))
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^Status: (OK|\d NOTEs?)$", done.stdout, re.M), done.stdout
+
+
+def test_the_package_stays_thin() -> None:
+    lines = [line for file in (ROOT / "r" / "fedprivr" / "R").glob("*.R") for line in file.read_text().splitlines()]
+    assert len([line for line in lines if line.strip() and not line.startswith("#'")]) < 300
+
+
+def test_every_exported_function_has_its_page() -> None:
+    package = ROOT / "r" / "fedprivr"
+    exported = set(re.findall(r"^export\((\w+)\)", (package / "NAMESPACE").read_text(), re.M))
+    assert {"fp_attack", "fp_train", "fp_run"} <= exported
+    assert exported == {page.stem for page in (package / "man").glob("*.Rd")}
