@@ -28,11 +28,14 @@ REGISTRIES = {
     "knowledge": registry.knowledge,
     "acts": registry.acts,
     "selections": registry.selection,
+    "topologies": registry.rounds,
+    "graphs": registry.graphs,
+    "protocols": registry.gossip,
 }
 
 
 #: What is written on a command line or in an experiment's file, but made from no file of its own.
-_NO_FILE = ("kinds", "tasks", "positions", "knowledge", "acts", "selections")
+_NO_FILE = ("kinds", "tasks", "positions", "knowledge", "acts", "selections", "topologies", "graphs", "protocols")
 
 
 def registries() -> dict[str, registry.Registry]:
@@ -220,6 +223,7 @@ def parameters(target: Any) -> list[tuple[str, str, str]]:
 
     from fedpriv.base.plugin import described
 
+    target = getattr(target, "settings", target)  # a topology's are those of its rounds
     texts, rows = described(target), []
     if isinstance(target, type) and issubclass(target, BaseModel):
         for name, field in target.model_fields.items():

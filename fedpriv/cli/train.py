@@ -108,6 +108,12 @@ OPTIONS = (
         "none",
         ("training.attrition",),
     ),
+    Mapped(
+        "topology",
+        _text("Who exchanges what with whom: server, or gossip(graph=ring,protocol=d_psgd,...)."),
+        "server",
+        ("training.topology",),
+    ),
     Mapped("defense", options.Defenses, None, ("defense",)),
     *options.cohort_carriers(),
     Mapped(
@@ -146,6 +152,9 @@ def train(
     partition_figure: Annotated[
         Path | None, typer.Option(help="Draw who holds what: this file as PNG and PDF.")
     ] = None,
+    topology_figure: Annotated[
+        Path | None, typer.Option(help="Draw who sends to whom in gossip: this file as PNG and PDF.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -166,11 +175,13 @@ def train(
     setting = written.setting(FEDSGD if algorithm == "fedsgd" else {})
     federation = make_federation(setting, seed)
     options.say_notes(federation, json_lines)
-    for path in (checkpoint, partition_figure):
+    for path in (checkpoint, partition_figure, topology_figure):
         if path is not None:
             check_folder(path.parent)
     if partition_figure is not None:
         _draw_partition(federation, setting.data, partition_figure)
+    if topology_figure is not None:
+        _draw_topology(federation, topology_figure)
     with RoundProgress(setting.training.rounds, quiet=json_lines) as progress:
 
         def on_round(record: Record) -> None:
@@ -207,6 +218,17 @@ def _draw_partition(federation: Federation, data: str, path: Path) -> None:
     save(partition_figure(federation.partition, train.y, train.class_names), path.with_suffix(""))
 
 
+def _draw_topology(federation: Federation, path: Path) -> None:
+    if not federation.serverless:
+        raise ParameterError(
+            "--topology-figure shows who sends to whom in gossip; give --topology 'gossip(graph=...)', or leave it out"
+        )
+    from fedpriv.figures.save import save
+    from fedpriv.figures.topology import topology_figure
+
+    save(topology_figure(federation.wiring.wiring(len(federation.partition))), path.with_suffix(""))
+
+
 def _conclude(federation: Federation, history: History, delta: float, checkpoint: Path | None) -> None:
     from fedpriv.rounds.record import warnings_of
 
@@ -221,7 +243,14 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     said = "not measured (no test set)" if measured is None else quality.text(measured)
     loss = "none (nobody trained)" if last.loss is None else f"{last.loss:.4f}"
     typer.echo(f"{len(history.records)} rounds: test {quality.label.lower()} {said}, training loss {loss}")
-    typer.echo(f"Sent {sent / 1e6:.1f} MB up and {received / 1e6:.1f} MB down.")
+    if federation.serverless:
+        apart = last.metrics["consensus_distance"]
+        typer.echo(f"The peers' models lie {apart:.4g} apart from their mean (root mean square).")
+        if "average_model_accuracy" in last.metrics:
+            typer.echo(f"Their mean, which nobody holds, has accuracy {last.metrics['average_model_accuracy']:.4f}.")
+        typer.echo(f"Peers sent each other {sent / 1e6:.1f} MB.")
+    else:
+        typer.echo(f"Sent {sent / 1e6:.1f} MB up and {received / 1e6:.1f} MB down.")
     aborted = sum(bool(r.aborted) for r in history.records)
     lost = sum(len(r.lost) for r in history.records if not r.aborted)
     if lost or aborted:

@@ -92,6 +92,7 @@ def make_federation(setting: Setting, seed: int | None) -> Federation:
         rounds=how.rounds,
         accountant=setting.accountant,
         attrition=how.made_attrition(),
+        topology=how.topology,
     )
 
 
@@ -135,7 +136,8 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None, i
         trials=how.trials,
         batch=how.batch,
         cohort=how.cohort,
-        procedure=how.procedure(),
+        procedure=how.procedure(getattr(setting.made_attacked_topology(), "serverless", False)),
+        topology=setting.made_attacked_topology() or "server",
         defenses=setting.made_defenses(),
         adversary=how.position(),
         seed=seed,

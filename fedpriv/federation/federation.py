@@ -6,7 +6,7 @@ FedSGD and FedAvg: McMahan, Moore, Ramage, Hampson, Agüera y Arcas, 2017, arXiv
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import numpy as np
 from fedpriv.account.ledger import Ledger
 from fedpriv.base import registry, seeds
 from fedpriv.base.errors import DataError, ModelError, ParameterError, StackError, did_you_mean
+from fedpriv.base.plugin import Plugin
 from fedpriv.base.types import Config
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
@@ -27,6 +28,7 @@ from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.models.model import Model
 from fedpriv.procedure import sampling
 from fedpriv.procedure.procedure import Procedure
+from fedpriv.topology.carrier import carrier
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class Federation:
       rounds: planned number of rounds, for checks and accounts that need it.
       accountant: `rdp` or `pld`.
       attrition: who drops out of a round, and when; or as on a command line, such as `bernoulli(rate=0.1)`.
-      topology: registered name of how rounds are carried; `server` is FedAvg's star.
+      topology: how rounds are carried, as on a command line: `server` is FedAvg's star, `gossip(graph=ring)` has none.
       secure_rng: whether noise is drawn from the operating system and expanded by a cipher; such runs do not repeat.
       seeded: whether somebody chose the seed, and so may know it.
 
@@ -73,7 +75,7 @@ class Federation:
     rounds: int | None = None
     accountant: Literal["rdp", "pld"] = "rdp"
     attrition: Attrition = field(default_factory=NoAttrition)
-    topology: str = "server"
+    topology: str | Plugin = "server"
     secure_rng: bool = False
     seeded: bool = field(init=False, default=False)
 
@@ -183,8 +185,23 @@ class Federation:
         return Line(self.defenses, self.plan)
 
     @cached_property
+    def _carrier(self) -> tuple[Any, Plugin | None]:
+        """What carries the rounds, and its settings where it has any."""
+        return carrier(self.topology)
+
+    @property
+    def wiring(self) -> Any:
+        """The topology's settings, such as a `fedpriv.topology.gossip.Gossip`; None for one server."""
+        return self._carrier[1]
+
+    @property
+    def serverless(self) -> bool:
+        """Whether no server takes part."""
+        return bool(getattr(self._carrier[0], "serverless", False))
+
+    @cached_property
     def _rounds(self) -> Any:
-        return registry.rounds.load(self.topology)(self)
+        return self._carrier[0](self)
 
     @property
     def _engine(self) -> Any:
@@ -213,12 +230,20 @@ class Federation:
             **({} if self.on_overflow == "stop" else {"on_overflow": self.on_overflow}),
             "attrition": self.attrition.config(),
             **({"secure_rng": True} if self.secure_rng else {}),
-            "topology": self.topology,
+            "topology": self.topology if self.wiring is None else self.wiring.config(),
         }
 
     def start(self, weights: np.ndarray | None = None) -> Any:
         """The state before round 0; see the topology's rounds, such as `fedpriv.rounds.server.ServerRounds.start`."""
         return self._rounds.start(weights)
+
+    def opened(self, number: int, weights: np.ndarray | None = None, members: Sequence[int] | None = None) -> Any:
+        """The state before round `number` of rounds that are run to be attacked; see the topology's rounds."""
+        return self._rounds.opened(number, weights, members)
+
+    def notes(self) -> list[str]:
+        """What a user should know of its topology beforehand; see the topology's rounds."""
+        return list(self._rounds.notes())
 
     def run(self, rounds: int, **options: Any) -> Any:
         """Runs to `rounds` rounds; see the topology's rounds, such as `fedpriv.rounds.server.ServerRounds.run`."""
