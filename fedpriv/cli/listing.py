@@ -109,7 +109,7 @@ def show(
         _print_yaml(name)
         return
     for kind, target in _found(name):
-        typer.echo(f"{name} ({kind.removesuffix('s') if kind not in ('labels', 'coordinates') else kind})\n")
+        typer.echo(f"{name} ({_singular(kind)})\n")
         if isinstance(target, Path):
             _experiment(name, target)
             continue
@@ -123,6 +123,12 @@ def show(
             typer.echo("\nNeeds: " + "; ".join(sorted(c.value for c in needs)))
         if getattr(target, "adaptive_attack", None) is not None and kind == "defenses":
             typer.echo(f"\nAdaptive attack: {target.adaptive_attack or 'none ships yet'}")
+
+
+def _singular(kind: str) -> str:
+    if kind in ("labels", "coordinates"):
+        return kind
+    return kind.removesuffix("ies") + "y" if kind.endswith("ies") else kind.removesuffix("s")
 
 
 def _experiment(name: str, file: Path) -> None:

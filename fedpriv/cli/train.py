@@ -266,6 +266,8 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
             except LedgerError as e:
                 typer.echo(f"Against '{against}': no guarantee ({e})")
         typer.echo(ledger.describe())
+        for said in federation.account_notes(delta, len(history.records)):
+            typer.echo(said)
     else:
         typer.echo("No formal privacy guarantee: no defense here makes one.")
     if history.interrupted:

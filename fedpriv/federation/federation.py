@@ -245,6 +245,10 @@ class Federation:
         """What a user should know of its topology beforehand; see the topology's rounds."""
         return list(self._rounds.notes())
 
+    def account_notes(self, delta: float, rounds: int) -> list[str]:
+        """What its topology does for privacy beside the ledger, as sentences; see the topology's rounds."""
+        return list(self._rounds.account_notes(delta, rounds))
+
     def run(self, rounds: int, **options: Any) -> Any:
         """Runs to `rounds` rounds; see the topology's rounds, such as `fedpriv.rounds.server.ServerRounds.run`."""
         return self._rounds.run(rounds, **options)

@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fedpriv.account import network
 from fedpriv.account.ledger import Ledger
 from fedpriv.base import registry
 from fedpriv.base.errors import DivergenceError, EngineError, ParameterError, StackError
-from fedpriv.base.lazy import tf
+from fedpriv.base.lazy import dp_accounting, tf
 from fedpriv.base.seeds import Purpose, generator, secret
 from fedpriv.base.types import Nested
 from fedpriv.defense.stations import Context, Defense, Station
@@ -441,6 +442,59 @@ class GossipRounds(ServerRounds):
         held = [state.server[f"compression_{i}"] for i in range(len(tf.nest.flatten(like)))]
         states = tf.nest.pack_sequence_as(like, held)
         return (*self.federation.defenses, self._compression), (*state.defenses, *states)
+
+    def network(
+        self, observers: Sequence[int], delta: float, rounds: int = 1
+    ) -> tuple[np.ndarray | None, list[str]]:
+        """Epsilon of each peer towards some that pool what they are sent, `[n]`, where the graph amplifies privacy.
+
+        Cyffers, Even, Bellet, Massoulié 2022, arXiv 2206.05091; see `fedpriv.account.network`. The defenses' claims against
+        whoever sees a peer's messages hold besides.
+
+        Args:
+          observers: numbers of the peers.
+          delta: in (0, 1).
+          rounds: that are run.
+
+        Returns:
+          The epsilons, or None; and why there are none.
+        """
+        ledger = self.ledger()
+        claims = [] if ledger is None else [c for c in ledger.claims if c.unit == "client"]
+        events = [c for c in claims if isinstance(c.event, dp_accounting.GaussianDpEvent) and c.sensitivity is None]
+        why = []
+        if not events:
+            why.append("no defense adds Gaussian noise to each update and claims what it hides, such as local_dp")
+        if rounds != 1:
+            why.append(
+                f"noise is added once and then averaged only in one round, but these are {rounds}: later updates depend on "
+                "models that hold earlier noise, which the theorem does not cover"
+            )
+        if self.protocol.name != "d_psgd" or self.protocol.late:
+            why.append(f"the theorem is about d_psgd in time, not about {self.gossip.protocol}")
+        if self.federation.attrition.name != "none":
+            why.append("peers may be missing, so that the weights are not those of the graph")
+        if why:
+            return None, why
+        links, matrix = self.wiring.at(0)
+        found = network.shares(matrix, links, self.protocol.steps_a_round(), observers, self.gossip.masks)
+        best = max(events, key=lambda c: float(c.event.noise_multiplier))
+        multiplier, accountant = float(best.event.noise_multiplier), self.federation.accountant
+        return network.epsilons(found, multiplier, best.relation, accountant, delta), []
+
+    def account_notes(self, delta: float, rounds: int) -> list[str]:
+        """What the graph does for privacy, or why nothing is claimed, as sentences; none without claims."""
+        if self.ledger() is None:
+            return []
+        walk = "that by a walking token (Cyffers, Bellet 2022) is for protocols with one"
+        found, why = self.network([0], delta, rounds)
+        if found is None:
+            return [f"Network amplification is not claimed: {'; '.join([*why, walk])}."]
+        others = np.delete(found, 0)
+        return [
+            f"Towards peer 0 alone (Cyffers et al. 2022): epsilon {others.max():.4g} for the peer it learns most of, "
+            f"{np.median(others):.4g} for the median peer, {others.min():.4g} for the least; {walk}."
+        ]
 
     def ledger(self) -> Ledger | None:
         """The account against whoever sees a peer's messages; no claim about what a server releases holds here."""

@@ -123,6 +123,10 @@ class ServerRounds:
         """What a user should know of the topology beforehand, as sentences without a full stop."""
         return []
 
+    def account_notes(self, delta: float, rounds: int) -> list[str]:
+        """What the topology does for privacy beside the ledger, as sentences."""
+        return []
+
     def _start(self, weights: np.ndarray | None) -> State:
         model, spec = self.federation.model, self.plan.spec
         if weights is None:

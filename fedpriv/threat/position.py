@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -462,11 +462,26 @@ class Neighbour(Position):
                 single |= set(others)
             elif others:
                 found.append(_sum(exchange, receiver, {s: of[s] for s in others}))
-        return [*(_letter(exchange, s, self.peers[0], own, knows_links=False) for s in sorted(single)), *found]
+        for sender in sorted(single, reverse=True):
+            to = [int(j) for i, j in exchange.links if int(i) == sender and int(j) in ours]
+            receiver = next((r for r in to if _begun_alike(exchange, r, [sender])), to[0])
+            found.insert(0, _letter(exchange, sender, receiver, own, knows_links=False))
+        return found
 
     def names_members(self) -> bool:
         """Peers send to it under their names."""
         return True
+
+
+def _begun_alike(exchange: Exchange, receiver: int, senders: Iterable[int]) -> bool:
+    """Whether a receiver knows where these began, since it began with the very same mean of the same models."""
+    if not exchange.public or (own := exchange.origin(receiver)) is None:
+        return False
+    for sender in senders:
+        other = exchange.origin(sender)
+        if other is None or other.keys() != own.keys() or any(abs(other[k] - own[k]) > 1e-9 for k in own):
+            return False
+    return True
 
 
 def _letter(
@@ -476,13 +491,18 @@ def _letter(
     message, name = exchange.message(sender), peer_name(sender)
     known = exchange.public or knows_links
     letter = Letter(name, exchange.origin(sender) if known else None, exchange.last(sender).copy(), own)
+    kind: Kind = "model"
     if exchange.start is not None:
         base, kind = exchange.start, "update"
-    else:  # the wire has no model of its own; the one it was last sent by nobody in particular is none to compare with
-        base, kind = (np.zeros_like(message) if receiver is None else exchange.begun(receiver)), "model"
+    elif receiver is None:  # the wire has no model of its own to compare with
+        base = np.zeros_like(message)
+    else:
+        base = exchange.begun(receiver)
+        if _begun_alike(exchange, receiver, [sender]):
+            kind = "update"
     return Seen(
         (exchange.clients[sender],),
-        kind,  # type: ignore[arg-type]
+        kind,
         message - base,
         pseudonym=name,
         members=(name,),
@@ -492,12 +512,13 @@ def _letter(
 
 
 def _sum(exchange: Exchange, receiver: int, weights: Mapping[int, float]) -> Seen:
-    """The weighted mean of several peers' models; a mean of updates only where all began alike and count alike."""
+    """The weighted mean of several peers' models; a mean of updates where all began alike and count alike."""
     total = sum(weights.values())
     mean = sum(w / total * exchange.message(s).astype(np.float64) for s, w in weights.items())
     base = exchange.start if exchange.start is not None else exchange.begun(receiver)
+    began = exchange.start is not None or _begun_alike(exchange, receiver, weights)
     alike = max(weights.values()) - min(weights.values()) < 1e-9
     observed = (mean - base).astype(base.dtype)
     members = tuple(peer_name(s) for s in weights)
-    kind: Kind = "sum" if alike and exchange.start is not None else "model"
+    kind: Kind = "sum" if alike and began else "model"
     return Seen(tuple(exchange.clients[s] for s in weights), kind, observed, members=members, weights=base)
