@@ -25,6 +25,9 @@ from fedpriv.federation.federation import Federation
 
 #: Memory for one chunk of updates, in bytes, and its largest number of clients.
 CHUNK_BYTES, CHUNK_CLIENTS = 128 << 20, 64
+#: The same where each client has weights of its own: what the C library keeps for the next chunk (at most 32 MB), since
+#: fresh memory for weights and updates costs more than the training of a small model.
+PEERS_BYTES = 24 << 20
 
 
 class GraphEngine(Engine):
@@ -45,6 +48,7 @@ class GraphEngine(Engine):
         own = sum(a.nbytes for a in tf.nest.flatten(self.own_like))
         size = 4 * self.contribution_length + 2 * own
         self.chunk_clients = max(self.lanes, min(CHUNK_CLIENTS, CHUNK_BYTES // size))
+        self.chunk_peers = max(self.lanes, min(self.chunk_clients, PEERS_BYTES // size))
 
     def _chunk_graph(
         self,
@@ -117,16 +121,17 @@ class GraphEngine(Engine):
         rate, number = tf.constant(task.rate, spec.dtype), tf.constant(task.round)
         states = tf.nest.map_structure(tf.convert_to_tensor, tuple(task.states))
         slots = {int(c): slot for slot, c in enumerate(task.clients)}
-        for first in range(0, len(collector.clients), self.chunk_clients):
-            places = slice(first, first + self.chunk_clients)
+        for first in range(0, len(collector.clients), self.chunk_peers):
+            places = slice(first, first + self.chunk_peers)
             ids = np.asarray(collector.clients[places], np.int32)
             seed, chunk = self._chunk_of(task, ids, slots)
             data = self._x, self._y, self._indices
             flat = tf.constant(begin(places), spec.dtype)
             out = self._chunk(flat, data, chunk, tf.constant(seed), rate, number, states, None, None)
+            update = np.asarray(memoryview(out.pop("update")))  # its own memory, where numpy() would copy
             out = tf.nest.map_structure(lambda a: a.numpy(), out)
             collector.take(ids, out)
-            take(places, np.where(out["finite"][:, None], out["update"], 0))
+            take(places, update if out["finite"].all() else np.where(out["finite"][:, None], update, 0))
         return collector.result(np.zeros(spec.size))
 
     def _chunk_of(self, task: CohortTask, ids: np.ndarray, slots: Mapping[int, int]) -> tuple[np.ndarray, dict[str, Nested]]:

@@ -33,7 +33,8 @@ from fedpriv.rounds.server import ServerRounds, State
 from fedpriv.threat.exchange import Exchange, peer_name
 from fedpriv.threat.observe import check_taps, observe_exchange
 from fedpriv.threat.tap import Tap
-from fedpriv.topology.average import distances, mean, mix
+from fedpriv.topology.average import mean, mean_and_spread, mix, spread
+from fedpriv.topology.buffers import Buffers
 from fedpriv.topology.gossip import Gossip, Wiring
 from fedpriv.topology.protocol import Compress, Exchanged, Moment
 
@@ -72,6 +73,7 @@ class GossipRounds(ServerRounds):
         self.plan = replace(federation.plan, weighting="uniform")
         self._check(federation, population)
         self._compression = self._made_compression()
+        self._buffers = Buffers()
 
     def _check(self, federation: Federation, population: int) -> None:
         if self.n > population:
@@ -157,7 +159,8 @@ class GossipRounds(ServerRounds):
         return self._opened(super()._start(weights), number, range(self.n) if members is None else members)
 
     def _opened(self, begun: State, number: int, members: Sequence[int]) -> State:
-        models = np.repeat(begun.weights[None], self.n, 0)
+        models = self._room()
+        models[:] = begun.weights
         server: dict[str, np.ndarray] = {
             "models": models,
             "masses": np.ones(self.n),
@@ -175,7 +178,7 @@ class GossipRounds(ServerRounds):
     def models_of(self, state: State, peers: Sequence[int] | slice = slice(None)) -> np.ndarray:
         """The models `[k, d]` that peers train from and are tested with."""
         models, masses = state.server["models"][peers], state.server["masses"][peers]
-        return (models / masses[:, None]).astype(self.plan.spec.dtype) if not (masses == 1).all() else models
+        return models if (masses == 1).all() else models / masses[:, None].astype(models.dtype)
 
     # -- A round -------------------------------------------------------------------------------------------------------
 
@@ -214,11 +217,11 @@ class GossipRounds(ServerRounds):
         present = np.array([c in there for c in members])
         links, matrix = self.wiring.among(number - int(state.server["begun"]), present)
         result, trained = self._train(state, members, present, number)
-        exchanged, states = self._exchange(state, trained, links, matrix)
+        exchanged, states = self._exchange(state, trained, links, matrix, kept=bool(listening))
         server = {**state.server, "models": exchanged.models, "masses": exchanged.masses}
         server |= {"masses_before": state.server["masses"], "there": present}
         server |= {f"protocol_{name}": a for name, a in exchanged.own.items()} | states
-        average = self._average(exchanged)
+        average, distance = self._average(exchanged)
         after = State(
             number + 1, average, server, state.defenses, state.clients.after(result.own, number)
         )
@@ -232,7 +235,7 @@ class GossipRounds(ServerRounds):
             observations = observe_exchange(
                 federation, listening, passed, self.plan, number, self._rate(number), self._known(state)
             )
-        metrics = self._measured(exchanged, average) | {f"gossip/{k}": v for k, v in exchanged.log.items()}
+        metrics = {"consensus_distance": distance} | {f"gossip/{k}": v for k, v in exchanged.log.items()}
         test_loss = accuracy = None
         if evaluate and federation.test is not None:
             test_loss, accuracy, tested = self._tested(after)
@@ -266,15 +269,28 @@ class GossipRounds(ServerRounds):
     ) -> tuple[CohortResult, np.ndarray]:
         """The cohort's result, and all models after local training, times their sum-weights."""
         places = np.flatnonzero(present)
-        models, masses = state.server["models"].copy(), state.server["masses"]
+        models, masses = state.server["models"], state.server["masses"]
+        trained = self._room()
+        if not present.all():
+            trained[~present] = models[~present]
         weighs = self.protocol.weighs_updates
 
+        def rows(chosen: slice) -> slice | np.ndarray:
+            found = places[chosen]
+            alike = len(found) == found[-1] - found[0] + 1
+            return slice(int(found[0]), int(found[-1]) + 1) if alike else found
+
         def begin(chosen: slice) -> np.ndarray:
-            return self.models_of(state, places[chosen])
+            return self.models_of(state, rows(chosen))
 
         def take(chosen: slice, updates: np.ndarray) -> None:
-            rows = places[chosen]
-            models[rows] += updates * masses[rows, None].astype(models.dtype) if weighs else updates
+            at = rows(chosen)
+            if weighs:
+                updates = updates * masses[at, None].astype(models.dtype)
+            if isinstance(at, slice):
+                np.add(models[at], updates, out=trained[at])
+            else:
+                trained[at] = models[at] + updates
 
         task = CohortTask(
             weights=state.weights,
@@ -284,10 +300,14 @@ class GossipRounds(ServerRounds):
             states=state.defenses,
             own=state.clients,
         )
-        return self.engine.peers(task, begin, take), models
+        return self.engine.peers(task, begin, take), trained
+
+    def _room(self) -> np.ndarray:
+        """An array for all models, with anything in it."""
+        return self._buffers.take((self.n, self.plan.spec.size), np.dtype(self.plan.spec.dtype))
 
     def _exchange(
-        self, state: State, trained: np.ndarray, links: np.ndarray, matrix: Any
+        self, state: State, trained: np.ndarray, links: np.ndarray, matrix: Any, *, kept: bool
     ) -> tuple[Exchanged, dict[str, np.ndarray]]:
         """The peers after the exchange, and the compression's states."""
         server, number = state.server, state.round - int(state.server["begun"])
@@ -305,6 +325,8 @@ class GossipRounds(ServerRounds):
             rng=generator(self.federation.seed or 0, Purpose.GOSSIP, state.round),
             compress=compress,
             mix=mix_masked if self.gossip.masks else mix,
+            kept=kept or bool(self.protocol.late),
+            room=self._room,
         )
         return self.protocol.exchange(moment), states
 
@@ -351,18 +373,15 @@ class GossipRounds(ServerRounds):
 
     # -- What is measured ----------------------------------------------------------------------------------------------
 
-    def _average(self, exchanged: Exchanged) -> np.ndarray:
-        """The mean of all models by their sum-weights, what is on its way included."""
-        total = mean(exchanged.models)
+    def _average(self, exchanged: Exchanged) -> tuple[np.ndarray, float]:
+        """The mean of all models by their sum-weights, what is on its way included, and the peers' distance from it."""
+        dtype = self.plan.spec.dtype
         flying = exchanged.own.get("flying")
-        if flying is not None:
-            total = total + sum(mean(part) for part in flying)
-        return total.astype(self.plan.spec.dtype)
-
-    def _measured(self, exchanged: Exchanged, average: np.ndarray) -> dict[str, float]:
-        masses = None if (exchanged.masses == 1).all() else exchanged.masses
-        away = distances(exchanged.models, average, masses)
-        return {"consensus_distance": float(np.sqrt(away.mean()))}
+        if flying is None and (exchanged.masses == 1).all():
+            found, distance = exchanged.summary or mean_and_spread(exchanged.models)
+            return found.astype(dtype), distance
+        found = mean(exchanged.models) + sum((mean(part) for part in (() if flying is None else flying)), np.zeros(1))
+        return found.astype(dtype), spread(exchanged.models, found, exchanged.masses)
 
     def _bits(self, exchanged: Exchanged) -> int:
         return len(exchanged.links) * BITS * self.plan.spec.size if self.gossip.masks else exchanged.bits

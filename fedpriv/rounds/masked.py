@@ -58,10 +58,10 @@ def unmasked_sum(messages: np.ndarray) -> np.ndarray:
     return messages.sum(0, dtype=np.uint64).view(np.int64) * 2.0**-FRACTION_BITS
 
 
-def mix_masked(matrix: sp.csr_matrix, models: np.ndarray) -> np.ndarray:
-    """`matrix [n, n] @ models [n, d]`, every receiver by masked messages."""
+def mix_masked(matrix: sp.csr_matrix, models: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """`matrix [n, n] @ models [n, d]` into `out`, every receiver by masked messages."""
     matrix = matrix.tocsr()
-    out = np.empty_like(models)
+    models = models.copy() if out is models else models
     for receiver in range(len(models)):
         row = slice(matrix.indptr[receiver], matrix.indptr[receiver + 1])
         senders, weights = matrix.indices[row], matrix.data[row]

@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError
 from fedpriv.base.plugin import Plugin
-from fedpriv.topology.average import mix
+from fedpriv.topology.average import mix, mix_in_place, pull
 
 #: Bits of a sum-weight beside a model.
 WEIGHT_BITS = 32
@@ -34,7 +34,7 @@ class Moment:
     """All peers when they begin to exchange.
 
     Attributes:
-      models: `[n, d]` after local training, times their sum-weights; not to be changed.
+      models: `[n, d]` after local training, times their sum-weights; overwritten unless `kept`.
       masses: sum-weights, float64 `[n]`; ones where a protocol has none.
       own: what the protocol keeps.
       links: who can send to whom in this round, int `[m, 2]` of (sender, receiver), both of them there.
@@ -42,7 +42,9 @@ class Moment:
       number: rounds since the first.
       rng: of this round's draws.
       compress: where the protocol compresses.
-      mix: weights `[n, n]` times models; with masks, by masked messages.
+      mix: weights `[n, n]` times models, into a third array; with masks, by masked messages.
+      kept: whether somebody reads the messages afterwards.
+      room: an array for models.
     """
 
     models: np.ndarray
@@ -53,7 +55,15 @@ class Moment:
     number: int
     rng: np.random.Generator
     compress: Compress | None = None
-    mix: Callable[[sp.csr_matrix, np.ndarray], np.ndarray] = mix
+    mix: Callable[[sp.csr_matrix, np.ndarray, np.ndarray], np.ndarray] = mix
+    kept: bool = True
+    room: Callable[[], np.ndarray] | None = None
+
+    def place(self) -> np.ndarray:
+        """Where mixed models go: over the old ones, unless these are kept."""
+        if not self.kept:
+            return self.models
+        return np.empty_like(self.models) if self.room is None else self.room()
 
 
 @dataclass(kw_only=True)
@@ -67,6 +77,7 @@ class Exchanged:
       last: the same of its last message of the round.
       bits: of all messages.
       log: numbers for the round's record.
+      summary: the models' mean, float64 `[d]`, and their root mean square distance from it, where that is known already.
     """
 
     models: np.ndarray
@@ -77,6 +88,7 @@ class Exchanged:
     last: Callable[[int], np.ndarray]
     bits: int = 0
     log: dict[str, float] = field(default_factory=dict)
+    summary: tuple[np.ndarray, float] | None = None
 
 
 class Protocol(Plugin):
@@ -162,14 +174,17 @@ class DPSGD(Protocol):
         matrix, models = moment.matrix, moment.models
         assert matrix is not None
         first = last = models
-        own = dict(moment.own)
+        own, summary = dict(moment.own), None
         if self.delay:
             mixed, own = self._late(moment), {"past": np.concatenate([models[None], moment.own["past"][:-1]])}
         else:
-            mixed = moment.mix(matrix, models)
+            if moment.kept or moment.mix is not mix or self.steps > 1:
+                mixed = moment.mix(matrix, models, moment.place())
+            else:
+                mixed, summary = models, mix_in_place(matrix, models)
         for _ in range(self.steps - 1):
             last = mixed
-            mixed = mix(matrix, mixed)
+            mixed = mix(matrix, mixed, None if moment.kept else mixed)
         return Exchanged(
             models=mixed,
             masses=moment.masses,
@@ -178,6 +193,7 @@ class DPSGD(Protocol):
             message=lambda i: first[i],
             last=lambda i: last[i],
             bits=self.steps * len(moment.links) * _size(models),
+            summary=summary,
         )
 
     def _late(self, moment: Moment) -> np.ndarray:
@@ -237,7 +253,8 @@ class _Masses(Protocol):
             chosen = sp.csr_matrix((part, (entries.row, entries.col)), entries.shape)
             chosen.eliminate_zeros()
             if lag == 0:
-                arrived, weights = mix(chosen, models), chosen @ masses
+                place = np.empty_like(models) if self.delay else moment.place()
+                arrived, weights = mix(chosen, models, place), chosen @ masses
             elif chosen.nnz:
                 flying, mass = own["flying"].copy(), own["flying_mass"].copy()
                 flying[lag - 1] += mix(chosen, models)
@@ -357,24 +374,25 @@ class Choco(Protocol):
 
     def exchange(self, moment: Moment) -> Exchanged:
         """Compressed differences, then a step of `gamma`."""
-        models, public, matrix = moment.models, moment.own["public"].copy(), moment.matrix
+        models, before, matrix = moment.models, moment.own["public"], moment.matrix
         assert matrix is not None
         assert moment.compress is not None
+        public = np.empty_like(models) if moment.room is None else moment.room()
         bits, kept, whole = np.zeros(len(models), np.int64), 0.0, 0.0
         for first in range(0, len(models), 32):
             rows = slice(first, first + 32)
-            lacking = models[rows] - public[rows]
+            lacking = models[rows] - before[rows]
             sent, bits[rows] = moment.compress(lacking)
             kept, whole = kept + float(np.vdot(sent, sent)), whole + float(np.vdot(lacking, lacking))
-            public[rows] += sent
-        moved = models + self.gamma * (mix(matrix, public) - public)
+            np.add(before[rows], sent, out=public[rows])
+        moved = pull(matrix, public, models, self.gamma, moment.place())
 
         def message(i: int) -> np.ndarray:
             return public[i]
 
         sends = np.bincount(moment.links[:, 0], minlength=len(models))
         return Exchanged(
-            models=moved.astype(models.dtype),
+            models=moved,
             masses=moment.masses,
             own={"public": public},
             links=moment.links,

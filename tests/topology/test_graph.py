@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fedpriv.base.errors import DataError, ParameterError
-from fedpriv.topology.average import distances, mean, mix
+from fedpriv.topology.average import mean, mean_and_spread, mix, mix_in_place, pull, spread
+from fedpriv.topology.buffers import Buffers
 from fedpriv.topology.gossip import Gossip
 from fedpriv.topology.mixing import contraction, metropolis
 
@@ -79,12 +80,37 @@ def test_missing_peers_leave_weights_that_keep_the_mean():
 def test_averages_in_blocks():
     rng = np.random.default_rng(0)
     models = rng.normal(size=(40, 3001)).astype(np.float32)
-    for graph in ("ring", "complete", "erdos_renyi"):
+    for graph in ("ring", "complete", "erdos_renyi", "small_world"):
         (matrix,) = Gossip(graph=graph).wiring(40).matrices
-        np.testing.assert_allclose(mix(matrix, models), matrix @ models.astype(np.float64), atol=2e-6)
+        expected, changed = matrix @ models.astype(np.float64), models.copy()
+        np.testing.assert_allclose(mix(matrix, models), expected, atol=2e-6)
+        average, apart = mix_in_place(matrix, changed)
+        np.testing.assert_allclose(changed, expected, atol=2e-6)
+        np.testing.assert_allclose(average, expected.mean(0), atol=1e-6)
+        assert apart == pytest.approx(np.sqrt(((expected - expected.mean(0)) ** 2).sum(1).mean()), abs=1e-5)
     np.testing.assert_allclose(mean(models), models.astype(np.float64).mean(0), atol=1e-6)
     centre = mean(models)
-    np.testing.assert_allclose(distances(models, centre), ((models - centre) ** 2).sum(1), rtol=1e-5)
+    apart = np.sqrt(((models - centre) ** 2).sum(1).mean())
+    assert mean_and_spread(models)[1] == pytest.approx(apart, rel=1e-6)
+    np.testing.assert_array_equal(mean_and_spread(models)[0], centre)
+    masses = rng.random(40) + 0.5
+    assert spread((models * masses[:, None]).astype(np.float32), centre, masses) == pytest.approx(apart, rel=1e-5)
+    copies, expected = rng.normal(size=models.shape).astype(np.float32), None
+    expected = models + 0.3 * (matrix @ copies - copies)
+    np.testing.assert_allclose(pull(matrix, copies, models.copy(), 0.3, models), expected, atol=2e-6)
+
+
+def test_buffers_are_used_again_only_when_nothing_refers_to_them():
+    buffers = Buffers()
+    first = buffers.take((4, 5), np.float32)
+    view = first[2:, 1]
+    second = buffers.take((4, 5), np.float32)
+    assert second is not first
+    del first
+    third = buffers.take((4, 5), np.float32)
+    assert not np.shares_memory(third, view)
+    del view, third
+    assert len({id(buffers.take((4, 5), np.float32)) for _ in range(3)}) == 1
 
 
 @pytest.mark.parametrize(
