@@ -63,7 +63,7 @@ def main(
 
 
 def measured(model: str, peers: int, examples: int, rounds: int, warmup: int, chosen: list[str]) -> dict[str, Any]:
-    """Seconds of every side's rounds, ratios by pairs, and the largest resident memory after each side's first round."""
+    """Seconds of every side's rounds, ratios by pairs, and the largest resident memory up to each side's first."""
     made = {"fedavg": federation(model, peers, examples)}
     made |= {name: federation(model, peers, examples, SIDES[name]) for name in chosen}
     memory: dict[str, float] = {}

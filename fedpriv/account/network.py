@@ -1,9 +1,10 @@
 """Network: what peers learn of each other where noise is added once and then averaged along a graph.
 
 Cyffers, Even, Bellet, Massoulié 2022, "Muffliato: Peer-to-Peer Privacy Amplification for Decentralized Optimization and
-Averaging", arXiv 2206.05091: peers add Gaussian noise to their values and average them with their neighbours; what peer v
-learns of peer u depends on where they stand (pairwise network differential privacy). Everything that v is sent is linear in
-the noised values, so that its view is one Gaussian mechanism, whose privacy is exact rather than bounded message by
+Averaging", arXiv 2206.05091: peers add Gaussian noise to their values and average them with their neighbours; what peer
+v learns of peer u depends on where they stand (pairwise network differential privacy). Everything that v is sent is
+linear in the noised values, so that its view is one Gaussian mechanism, whose privacy is exact rather than bounded
+message by
 message: Koskela, Kulkarni 2025, "Differential Privacy Analysis of Decentralized Gossip Averaging under Varying Threat
 Models", arXiv 2505.19969.
 """
@@ -24,14 +25,12 @@ from fedpriv.defense.claim import Relation
 _NOTHING = 1e-9
 
 
-def shares(
-    matrix: Array, links: np.ndarray, steps: int, observers: Sequence[int], masked: bool = False
-) -> np.ndarray:
+def shares(matrix: Array, links: np.ndarray, steps: int, observers: Sequence[int], masked: bool = False) -> np.ndarray:
     """Which part of its local privacy loss each peer has towards the observers, float64 `[n]` from 0 to 1.
 
     With noised values `y = x + z`, the messages of step s are rows of `W^s y`. The observers hold the rows of those who
-    send to them (with masks, their weighted sum), and their own values. Given these, replacing `x_u` moves the mean of a
-    Gaussian with a precision that is the squared length of `u`'s unit vector's projection on the rows' span, over the
+    send to them (with masks, their weighted sum), and their own values. Given these, replacing `x_u` moves the mean of
+    a Gaussian with a precision that is the squared length of `u`'s unit vector's projection on the rows' span, over the
     variance: 1 is what local differential privacy gives, 0 nothing at all.
 
     Args:

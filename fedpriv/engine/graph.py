@@ -134,7 +134,9 @@ class GraphEngine(Engine):
             take(places, update if out["finite"].all() else np.where(out["finite"][:, None], update, 0))
         return collector.result(np.zeros(spec.size))
 
-    def _chunk_of(self, task: CohortTask, ids: np.ndarray, slots: Mapping[int, int]) -> tuple[np.ndarray, dict[str, Nested]]:
+    def _chunk_of(
+        self, task: CohortTask, ids: np.ndarray, slots: Mapping[int, int]
+    ) -> tuple[np.ndarray, dict[str, Nested]]:
         """The round's seed, and what a chunk of clients is made of but for their weights."""
         seed, secrets = self.round_seeds(task, ids)
         return seed, {

@@ -66,7 +66,7 @@ def _places(wiring: Wiring) -> np.ndarray:
     if name in ("grid", "torus"):
         from fedpriv.topology.graph import shape_of
 
-        rows, columns = shape_of(wiring.graph, n)
+        _, columns = shape_of(wiring.graph, n)
         at = np.array([(i % columns, -(i // columns)) for i in range(n)], float)
         if name == "torus":  # links around the edge would lie on those between
             at = at + 0.18 * np.stack([np.sin(1.7 * at[:, 1]), np.sin(1.7 * at[:, 0])], 1)
@@ -90,7 +90,7 @@ def _draw(axes: Axes, places: np.ndarray, links: np.ndarray, directed: bool, sid
     from matplotlib.collections import LineCollection
 
     n = len(places)
-    size = 150 if n <= _NUMBERED else 40 if n <= _LARGE else 6
+    size = 150.0 if n <= _NUMBERED else 40 if n <= _LARGE else 6
     size *= min(1.0, side / 3.2)
     width, strength = (0.9, 0.75) if len(links) <= 400 else (0.4, 0.35)
     if directed and len(links) <= 400:

@@ -57,8 +57,8 @@ class Exposure:
       selection: the strategy that draws them, as on a command line, such as `batch_partition(size=4,batch=2)`; None
         draws `cohort` clients a round without replacement.
       attrition: who drops out of a round, and when.
-      topology: as of a Federation. Without a server a trial's clients are the peers of a graph of that many, and what is
-        looked for are the examples of whoever the adversary sees.
+      topology: as of a Federation. Without a server a trial's clients are the peers of a graph of that many, and what
+        is looked for are the examples of whoever the adversary sees.
     """
 
     model: Model

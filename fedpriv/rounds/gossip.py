@@ -1,7 +1,7 @@
 """Gossip rounds: peers train models of their own and exchange them with neighbours, without a server.
 
-D-PSGD: Lian et al. 2017, arXiv 1705.09056; push-sum: Assran et al. 2019, arXiv 1811.10792; GoSGD: Blot et al. 2016, arXiv
-1611.09726; CHOCO-SGD: Koloskova, Stich, Jaggi 2019, arXiv 1902.00340.
+D-PSGD: Lian et al. 2017, arXiv 1705.09056; push-sum: Assran et al. 2019, arXiv 1811.10792; GoSGD: Blot et al. 2016,
+arXiv 1611.09726; CHOCO-SGD: Koloskova, Stich, Jaggi 2019, arXiv 1902.00340.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fedpriv.base.errors import DivergenceError, EngineError, ParameterError, St
 from fedpriv.base.lazy import dp_accounting, tf
 from fedpriv.base.seeds import Purpose, generator, secret
 from fedpriv.base.types import Nested
+from fedpriv.defense.claim import Claim
 from fedpriv.defense.stations import Context, Defense, Station
 from fedpriv.defense.walker import Walker
 from fedpriv.engine.result import CohortResult, CohortTask
@@ -88,8 +89,11 @@ class GossipRounds(ServerRounds):
             )
         acting = [(i, s) for i, link in enumerate(self.line.links) for s in _SERVERS if link.acts_at(s)]
         if acting or self.line.aggregator is not None:
-            name, station = (self.line.labels[acting[0][0]], acting[0][1].value) if acting else (
-                self.line.aggregator.name, "aggregate")
+            name, station = (
+                (self.line.labels[acting[0][0]], acting[0][1].value)
+                if acting
+                else (getattr(self.line.aggregator, "name", "an aggregator"), "aggregate")
+            )
             hint = {
                 Station.STEP.value: "as compression, give it to the protocol: choco(compression=...)",
                 Station.MESSAGE.value: "masks=true of the topology hides messages among neighbours",
@@ -112,8 +116,8 @@ class GossipRounds(ServerRounds):
         attrition = federation.attrition
         if attrition.name != "none" and not self.protocol.bears_absence:
             raise ParameterError(
-                f"protocol '{self.protocol.name}' needs all peers in every round (copies at neighbours would part), but "
-                f"attrition is '{attrition.name}'; leave it out, or use d_psgd, push_sum or gosgd"
+                f"protocol '{self.protocol.name}' needs all peers in every round (copies at neighbours would part), "
+                f"but attrition is '{attrition.name}'; leave it out, or use d_psgd, push_sum or gosgd"
             )
         if attrition.name != "none" and self.protocol.mixes and self.wiring.graph.directed:
             raise ParameterError(
@@ -175,7 +179,7 @@ class GossipRounds(ServerRounds):
             server |= {f"compression_{i}": np.asarray(a) for i, a in enumerate(leaves)}
         return State(number, begun.weights, server, begun.defenses, begun.clients)
 
-    def models_of(self, state: State, peers: Sequence[int] | slice = slice(None)) -> np.ndarray:
+    def models_of(self, state: State, peers: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The models `[k, d]` that peers train from and are tested with."""
         models, masses = state.server["models"][peers], state.server["masses"][peers]
         return models if (masses == 1).all() else models / masses[:, None].astype(models.dtype)
@@ -222,9 +226,7 @@ class GossipRounds(ServerRounds):
         server |= {"masses_before": state.server["masses"], "there": present}
         server |= {f"protocol_{name}": a for name, a in exchanged.own.items()} | states
         average, distance = self._average(exchanged)
-        after = State(
-            number + 1, average, server, state.defenses, state.clients.after(result.own, number)
-        )
+        after = State(number + 1, average, server, state.defenses, state.clients.after(result.own, number))
         if not np.isfinite(average).all():
             raise DivergenceError(
                 f"round {number}: the mean of the peers' models is not finite; lower the client learning rate"
@@ -454,7 +456,7 @@ class GossipRounds(ServerRounds):
         )
 
     def _known(self, state: State) -> tuple[tuple[Defense, ...], tuple[Nested, ...]]:
-        """The defenses that a replay runs, with their states: the compression last, as what is sent passes through it."""
+        """The defenses that a replay runs, with their states; the compression comes last, as on a message's way."""
         if self._compression is None:
             return self.federation.defenses, state.defenses
         like = self._walker.initial_states()
@@ -462,13 +464,11 @@ class GossipRounds(ServerRounds):
         states = tf.nest.pack_sequence_as(like, held)
         return (*self.federation.defenses, self._compression), (*state.defenses, *states)
 
-    def network(
-        self, observers: Sequence[int], delta: float, rounds: int = 1
-    ) -> tuple[np.ndarray | None, list[str]]:
+    def network(self, observers: Sequence[int], delta: float, rounds: int = 1) -> tuple[np.ndarray | None, list[str]]:
         """Epsilon of each peer towards some that pool what they are sent, `[n]`, where the graph amplifies privacy.
 
-        Cyffers, Even, Bellet, Massoulié 2022, arXiv 2206.05091; see `fedpriv.account.network`. The defenses' claims against
-        whoever sees a peer's messages hold besides.
+        Cyffers, Even, Bellet, Massoulié 2022, arXiv 2206.05091; see `fedpriv.account.network`. The defenses' claims
+        against whoever sees a peer's messages hold besides.
 
         Args:
           observers: numbers of the peers.
@@ -486,8 +486,8 @@ class GossipRounds(ServerRounds):
             why.append("no defense adds Gaussian noise to each update and claims what it hides, such as local_dp")
         if rounds != 1:
             why.append(
-                f"noise is added once and then averaged only in one round, but these are {rounds}: later updates depend on "
-                "models that hold earlier noise, which the theorem does not cover"
+                f"noise is added once and then averaged in one round alone, but these are {rounds}: later updates "
+                "depend on models that hold earlier noise, which the theorem does not cover"
             )
         if self.protocol.name != "d_psgd" or self.protocol.late:
             why.append(f"the theorem is about d_psgd in time, not about {self.gossip.protocol}")
@@ -496,9 +496,10 @@ class GossipRounds(ServerRounds):
         if why:
             return None, why
         links, matrix = self.wiring.at(0)
+        assert matrix is not None
         found = network.shares(matrix, links, self.protocol.steps_a_round(), observers, self.gossip.masks)
-        best = max(events, key=lambda c: float(c.event.noise_multiplier))
-        multiplier, accountant = float(best.event.noise_multiplier), self.federation.accountant
+        best = max(events, key=_multiplier)
+        multiplier, accountant = _multiplier(best), self.federation.accountant
         return network.epsilons(found, multiplier, best.relation, accountant, delta), []
 
     def account_notes(self, delta: float, rounds: int) -> list[str]:
@@ -534,6 +535,10 @@ class GossipRounds(ServerRounds):
             refusals=refusals,
             seeded=self.federation.seeded,
         )
+
+
+def _multiplier(claim: Claim) -> float:
+    return float(claim.event.noise_multiplier)  # type: ignore[union-attr]
 
 
 def _row(matrix: Any, peer: int) -> dict[int, float]:

@@ -1,10 +1,11 @@
 """Masked mixing: weighted sums of neighbours' models under pairwise masks, so that a receiver learns the sum alone.
 
-The idea is that of Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS, with
-each peer as the server of those who send to it. Every two senders of a receiver share a key for that receiver and round;
-one adds the keystream, the other subtracts it. Models are multiplied with the receiver's weights and rounded before, so
-that the masks cancel exactly, modulo 2^64. Peers are honest but curious, and all of a round's senders arrive: who is
-missing is known before. How two senders agree on a key is not part of it: they are dealt keys of the operating system.
+The idea is that of Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS,
+with each peer as the server of those who send to it. Every two senders of a receiver share a key for that receiver and
+round; one adds the keystream, the other subtracts it. Models are multiplied with the receiver's weights and rounded
+before, so that the masks cancel exactly, modulo 2^64. Peers are honest but curious, and all of a round's senders
+arrive: who is missing is known before. How two senders agree on a key is not part of it: they are dealt keys of the
+  operating system.
 """
 
 from __future__ import annotations

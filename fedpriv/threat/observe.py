@@ -68,8 +68,8 @@ def _check_topology(federation: Federation, tap: Tap) -> None:
         )
     if not federation.serverless and not at.beside_server:
         raise CapabilityError(
-            f"the adversary is '{position}', but with a server clients send each other nothing; give a topology such as "
-            "gossip(graph=ring), or let it be 'client(0)' or 'server'"
+            f"the adversary is '{position}', but with a server clients send each other nothing; give a topology such "
+            "as gossip(graph=ring), or let it be 'client(0)' or 'server'"
         )
 
 

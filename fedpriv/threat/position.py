@@ -345,7 +345,6 @@ class Eavesdropper(Position):
             found.append(Seen((client,), "update", update, pseudonym=name, members=members))
         return found
 
-
     def overhears(self, exchange: Exchange) -> list[Seen]:
         """Every peer's model; behind masks only those that nothing masks. A connection is a peer's."""
         masked = {int(j): exchange.sums(int(j)) for j in np.unique(exchange.links[:, 1])}
@@ -432,10 +431,12 @@ class Neighbour(Position):
     def who(self, acts: bool = False) -> str:
         """In words."""
         several = len(self.peers) > 1
-        who = f"Peers {', '.join(map(str, self.peers))}, which pool" if several else f"Peer {self.peers[0]}, which keeps"
+        who = (
+            f"Peers {', '.join(map(str, self.peers))}, which pool" if several else f"Peer {self.peers[0]}, which keeps"
+        )
         late = f", from round {self.since} on" if self.since else ""
-        return f"{who} every model that {'they are' if several else 'it is'} sent{late}, and {'have' if several else 'has'} " + (
-            "examples and models of their own" if several else "examples and a model of its own"
+        return f"{who} every model that {'they are' if several else 'it is'} sent{late}, and " + (
+            "have examples and models of their own" if several else "has examples and a model of its own"
         )
 
     def check(self, federation: Federation) -> None:

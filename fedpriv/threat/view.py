@@ -216,7 +216,9 @@ class View:
             "sum": f"the sum of {many} clients' updates",
             "released": f"the released mean of {many} clients' updates",
             "shares": "secret shares only",
-            "model": f"{'the model' if self.clients == 1 else f'a mean of the models'} of {many} peer(s), not where it began",
+            "model": f"the mean of {many} peers' models, but not where they began"
+            if self.clients != 1
+            else "a peer's model, but not where it began",
         }[self.kind]
         whose, knows = f"{article} {self.adversary.position}", sorted(self.adversary.knows)
         if self.visible is not None:

@@ -165,9 +165,9 @@ class Wiring:
             return links, None
         if self.graph.directed:
             raise ParameterError(
-                f"peers {np.flatnonzero(~present).tolist()[:5]} are missing from round {number}, and the weights of graph "
-                f"'{self.graph.name}', whose links go one way, are then not doubly stochastic; use protocol=push_sum, "
-                "or a graph whose links go both ways"
+                f"peers {np.flatnonzero(~present).tolist()[:5]} are missing from round {number}, and the weights of "
+                f"graph '{self.graph.name}', whose links go one way, are then not doubly stochastic; use "
+                "protocol=push_sum, or a graph whose links go both ways"
             )
         entries = matrix.tocoo()
         kept = (entries.row == entries.col) | (present[entries.row] & present[entries.col])
@@ -198,14 +198,14 @@ class Wiring:
         said = f"{self.gossip.graph} of {self.peers} peers{period}: connected, each sends to {each} a round"
         if self.contraction is not None:
             said += (
-                f"; spectral gap {1 - self.contraction:.3g} (an exchange shrinks the consensus distance at least by the "
-                f"factor {self.contraction:.6g}{', on average over these' if period else ''})"
+                f"; spectral gap {1 - self.contraction:.3g} (an exchange shrinks the consensus distance at least by "
+                f"the factor {self.contraction:.6g}{', on average over these' if period else ''})"
             )
         found = [said]
         if self.gossip.masks and (bare := self.unmasked()):
             found.append(
-                f"masks hide nothing at the {len(bare)} peers that receive from one peer alone in a round (such as peer "
-                f"{bare[0]}): a sum over one model is that model"
+                f"masks hide nothing at the {len(bare)} peers that receive from one peer alone in a round (such as "
+                f"peer {bare[0]}): a sum over one model is that model"
             )
         return found
 
@@ -213,4 +213,3 @@ class Wiring:
         """Peers at which masks have nothing to cancel with, since they receive from one peer alone in some phase."""
         arriving = [np.bincount(links[:, 1], minlength=self.peers) for links in self.links]
         return np.flatnonzero(np.min(arriving, 0) == 1).tolist()
-

@@ -88,16 +88,21 @@ class Ring(Graph):
         return nx.path_graph(2) if peers == 2 else nx.cycle_graph(peers)
 
 
+def _squarest(peers: int, least: int) -> int:
+    """The number of rows of the most nearly square arrangement; 0 where there is none."""
+    return max((r for r in range(least, math.isqrt(peers) + 1) if peers % r == 0), default=0)
+
+
 def _rows(name: str, peers: int, rows: int | None, least: int) -> tuple[int, int]:
     """Rows and columns, as square as they can be where no number of rows is given."""
     if rows is None:
-        rows = max((r for r in range(least, math.isqrt(peers) + 1) if peers % r == 0), default=0)
+        rows = _squarest(peers, least)
     if not rows or peers % rows or rows < least or peers // rows < least:
-        near = [n for n in range(max(least**2, peers - 8), peers + 9) if any(n % r == 0 and n // r >= least for r in
-                range(least, math.isqrt(n) + 1))]
+        near = [n for n in range(max(least**2, peers - 8), peers + 9) if _squarest(n, least)]
+        near.sort(key=lambda n: abs(n - peers))
         raise ParameterError(
             f"{peers} peers make no {name} of {'' if not rows else f'{rows} '}rows and columns of at least {least} "
-            f"each; take a number of peers such as {', '.join(map(str, sorted(near, key=lambda n: abs(n - peers))[:3]))}"
+            f"each; take a number of peers such as {', '.join(map(str, near[:3]))}"
         )
     return rows, peers // rows
 
@@ -121,7 +126,9 @@ class Grid(Graph):
         """A grid, numbered row by row."""
         import networkx as nx
 
-        return nx.convert_node_labels_to_integers(nx.grid_2d_graph(*_rows("grid", peers, self.rows, 2)), ordering="sorted")
+        return nx.convert_node_labels_to_integers(
+            nx.grid_2d_graph(*_rows("grid", peers, self.rows, 2)), ordering="sorted"
+        )
 
 
 class Torus(Graph):
@@ -274,9 +281,9 @@ class Exponential(Graph):
 class OnePeerExponential(Graph):
     """Every peer sends to one other a round: the one 1, then 2, then 4, ... places further, then 1 again.
 
-    With 2^k peers, and equal weights, k rounds give everybody the exact mean. Assran, Loizou, Ballas, Rabbat 2019, arXiv
-    1811.10792; Ying, Yuan, Chen, Hu, Pan, Yin 2021, "Exponential Graph is Provably Efficient for Decentralized Deep
-    Training", arXiv 2110.13363.
+    With 2^k peers, and equal weights, k rounds give everybody the exact mean. Assran, Loizou, Ballas, Rabbat 2019,
+    arXiv 1811.10792; Ying, Yuan, Chen, Hu, Pan, Yin 2021, "Exponential Graph is Provably Efficient for Decentralized
+    Deep Training", arXiv 2110.13363.
     """
 
     name: ClassVar[str] = "one_peer_exponential"
@@ -316,7 +323,7 @@ class Edges(Graph):
 
     path: str | None = Field(
         default=None,
-        description="text file with one link a line, two peers' numbers apart by spaces or a comma; # begins a comment.",
+        description="text file with a link a line: two peers' numbers, apart by spaces or a comma; # begins a comment.",
     )
     pairs: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_pairs)] | None = Field(
         default=None, description="the links themselves, such as `[0-1,1-2]`."
@@ -333,7 +340,9 @@ class Edges(Graph):
 
         if (self.path is None) == (self.pairs is None):
             raise ParameterError("graph 'edges' needs either path=... or pairs=[0-1,1-2]; give one")
-        listed = self._read() if self.path is not None else [(f"pair {i + 1}", p) for i, p in enumerate(self.pairs or ())]
+        listed = (
+            self._read() if self.path is not None else [(f"pair {i + 1}", p) for i, p in enumerate(self.pairs or ())]
+        )
         made = nx.empty_graph(peers)
         for where, (a, b) in listed:
             strange = next((e for e in (a, b) if not 0 <= e < peers), None)

@@ -68,7 +68,9 @@ def check_doubly_stochastic(matrix: sp.csr_matrix, name: str) -> None:
     D-PSGD needs it: columns keep the mean of all models, rows keep models that agree.
     """
     if not np.isfinite(matrix.data).all() or matrix.data.min(initial=0.0) < -TOLERANCE:
-        row, column = (int(a) for a in np.unravel_index(int(np.argmin(np.nan_to_num(matrix.toarray(), nan=-1))), matrix.shape))
+        row, column = (
+            int(a) for a in np.unravel_index(int(np.argmin(np.nan_to_num(matrix.toarray(), nan=-1))), matrix.shape)
+        )
         raise ParameterError(
             f"{name} is not doubly stochastic: the weight of peer {column} at peer {row} is {matrix[row, column]:g}; "
             "give weights of 0 or more"
@@ -90,8 +92,8 @@ def check_follows(matrix: sp.csr_matrix, links: np.ndarray, name: str) -> None:
     for receiver, sender in zip(rows.tolist(), columns.tolist(), strict=True):
         if receiver != sender and (sender, receiver) not in there:
             raise ParameterError(
-                f"{name} gives peer {sender} a weight of {matrix[receiver, sender]:g} at peer {receiver}, but the graph "
-                "has no such link; give it 0, or add the link"
+                f"{name} gives peer {sender} a weight of {matrix[receiver, sender]:g} at peer {receiver}, but the "
+                "graph has no such link; give it 0, or add the link"
             )
 
 

@@ -77,7 +77,8 @@ class Exchanged:
       last: the same of its last message of the round.
       bits: of all messages.
       log: numbers for the round's record.
-      summary: the models' mean, float64 `[d]`, and their root mean square distance from it, where that is known already.
+      summary: the models' mean, float64 `[d]`, and their root mean square distance from it, where that is known
+        already.
     """
 
     models: np.ndarray
@@ -313,9 +314,7 @@ class GoSGD(_Masses):
     weighs_updates: ClassVar[bool] = True
     public: ClassVar[bool] = False
 
-    probability: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.5, description="that a peer sends in a round."
-    )
+    probability: Annotated[float, Field(gt=0, le=1)] = Field(default=0.5, description="that a peer sends in a round.")
 
     def shares(self, moment: Moment) -> sp.csr_matrix:
         """A half kept and a half sent, or all kept."""

@@ -113,7 +113,9 @@ def test_defenses_act_on_each_peers_update_and_the_account_is_that_of_its_messag
     noisy = gossip(defenses=(registry.defenses.create("local_dp(clip=0.1,noise_multiplier=2)"),))
     ledger = noisy.run(2).ledger
     server = noisy.line.claims()[0]
-    assert ledger.epsilon(1e-5, against="server").assumes[0].startswith("'server' is here whoever sees a peer's messages")
+    assert (
+        ledger.epsilon(1e-5, against="server").assumes[0].startswith("'server' is here whoever sees a peer's messages")
+    )
     from fedpriv.account.accounting import composed_epsilon
 
     expected = composed_epsilon(server.event, "replace_one", "rdp", 2, 1e-5)
@@ -122,7 +124,7 @@ def test_defenses_act_on_each_peers_update_and_the_account_is_that_of_its_messag
     assert ledger.epsilon(1e-5, against="released").value == pytest.approx(expected)
     assert any("which no server makes here" in why for why in ledger.refusals)
     (said,) = noisy.account_notes(1e-5, 2)
-    assert "not claimed: noise is added once and then averaged only in one round, but these are 2" in said
+    assert "not claimed: noise is added once and then averaged in one round alone, but these are 2" in said
 
 
 def test_the_graph_amplifies_privacy_where_noise_is_added_once(gossip):
@@ -172,7 +174,9 @@ def test_what_gossip_cannot_carry_is_refused_by_name(gossip, federate, even):
         gossip(server={"learning_rate": 0.5}).start()
     with pytest.raises(ParameterError, match="needs all peers in every round"):
         gossip(protocol="choco", attrition="bernoulli(rate=0.1)").start()
-    with pytest.raises(ParameterError, match="whose links go one way, are then not doubly stochastic; use protocol=push_sum"):
+    with pytest.raises(
+        ParameterError, match="whose links go one way, are then not doubly stochastic; use protocol=push_sum"
+    ):
         gossip("exponential", attrition="bernoulli(rate=0.1)").start()
     with pytest.raises(ParameterError, match="graph 'torus' needs at least 9 peers, but there are 6"):
         gossip("torus").start()
@@ -186,8 +190,7 @@ def test_what_gossip_cannot_carry_is_refused_by_name(gossip, federate, even):
         federate(topology="gosip").config()
     with pytest.raises(DivergenceError, match="the update of client"):
         gossip(client={"learning_rate": 1e38}).run(3)
+    ledger = gossip(defenses=(registry.defenses.create("local_dp(clip=1,noise_multiplier=2)"),)).ledger()
+    ledger.claims = ()
     with pytest.raises(LedgerError, match="no server makes"):
-        federation = gossip(defenses=(registry.defenses.create("local_dp(clip=1,noise_multiplier=2)"),))
-        ledger = federation.ledger()
-        ledger.claims = ()
         ledger.epsilon(1e-5)

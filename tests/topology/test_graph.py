@@ -149,11 +149,13 @@ def test_edge_lists_and_matrices_from_files(tmp_path):
     with pytest.raises(ParameterError, match=r"not doubly stochastic: column 1 sums to 1.6, not 1; .*push_sum"):
         Gossip(graph="edges(pairs=[0-1,1-2])", mixing=str(weights)).wiring(3)
     np.save(weights, np.full((3, 3), 1 / 3))
-    with pytest.raises(ParameterError, match="gives peer . a weight of 0.333333 at peer ., but the graph has no such link"):
+    with pytest.raises(
+        ParameterError, match=r"gives peer . a weight of 0.333333 at peer ., but the graph has no such link"
+    ):
         Gossip(graph="edges(pairs=[0-1,1-2])", mixing=str(weights)).wiring(3)
     assert Gossip(graph="complete", mixing=str(weights)).wiring(3).gap == pytest.approx(1)
     np.save(weights, np.array([[1.5, -0.5], [-0.5, 1.5]]))
-    with pytest.raises(ParameterError, match="the weight of peer . at peer . is -0.5; give weights of 0 or more"):
+    with pytest.raises(ParameterError, match=r"the weight of peer . at peer . is -0.5; give weights of 0 or more"):
         Gossip(graph="ring", mixing=str(weights)).wiring(2)
     with pytest.raises(ParameterError, match=r"has shape \[2, 2\]; 3 peers need \[3, 3\]"):
         Gossip(graph="ring", mixing=str(weights)).wiring(3)

@@ -50,7 +50,9 @@ class Run:
         return (self.models.astype(np.float64).sum(0) + self.own.get("flying", np.zeros((1, 1, 1))).sum((0, 1))) / PEERS
 
 
-@pytest.mark.parametrize("protocol", ["push_sum", "push_sum(delay=3)", "gosgd", "gosgd(probability=1)", "gosgd(delay=2)"])
+@pytest.mark.parametrize(
+    "protocol", ["push_sum", "push_sum(delay=3)", "gosgd", "gosgd(probability=1)", "gosgd(delay=2)"]
+)
 @pytest.mark.parametrize("graph", ["exponential", "small_world", "one_peer_exponential"])
 def test_sum_weights_keep_the_mean_to_float_error(protocol, graph):
     run = Run(graph=graph, protocol=protocol, missing=0.2, dtype=np.float64)

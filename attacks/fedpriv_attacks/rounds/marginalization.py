@@ -41,17 +41,19 @@ class Recovered:
 class FunctionalMarginalization(Attack):
     """Finds where each neighbour began its local training, takes that off what it sent, and attacks the update.
 
-    Pasquini, Raynal, Troncoso 2023, "On the (In)security of Peer-to-Peer Decentralized Machine Learning", IEEE S&P, arXiv
-    2205.08443. A peer begins a round with a weighted mean of the models of the round before. In the first round all begin
-    with one known model. Later the adversary holds the mean where it was sent each of these models, or sent it itself:
-    where it neighbours all that the victim neighbours. Then the update is exact, and gossip hides nothing that a server
-    would not see. Where models are missing, the update is not determined; with `estimate` the mean of those that it
-    holds stands in for each, which is near where the peers agree, and off by what they differ, times the missing weight.
+    Pasquini, Raynal, Troncoso 2023, "On the (In)security of Peer-to-Peer Decentralized Machine Learning", IEEE S&P,
+    arXiv 2205.08443. A peer begins a round with a weighted mean of the models of the round before. In the first round
+    all begin with one known model. Later the adversary holds the mean where it was sent each of these models, or sent
+    it
+    itself: where it neighbours all that the victim neighbours. Then the update is exact, and gossip hides nothing that
+    a server would not see. Where models are missing, the update is not determined; with `estimate` the mean of those
+    that it holds stands in for each, which is near where the peers agree, and off by what they differ, times the
+    missing weight.
 
     It fails where the adversary cannot know who exchanged with whom (GoSGD's random pairs) and where messages are late.
-    Under masks it holds sums of models, and gives the inner attack the sum of the updates where all of them began alike:
-    in the first round, and on a complete graph. `measures`: `determined`, the share of senders (or sums) whose update is
-    exact; `known`, the mean share of the beginnings that it holds.
+    Under masks it holds sums of models, and gives the inner attack the sum of the updates where all of them began
+    alike: in the first round, and on a complete graph. `measures`: `determined`, the share of senders (or sums) whose
+    update is exact; `known`, the mean share of the beginnings that it holds.
     """
 
     name: ClassVar[str] = "functional_marginalization"
@@ -66,7 +68,8 @@ class FunctionalMarginalization(Attack):
         default=True, description="whether the mean of the models that it holds stands in for those that it does not."
     )
     most: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="how many senders to attack, those whose beginning is known best first; none takes all."
+        default=None,
+        description="how many senders to attack, those whose beginning is known best first; none takes all.",
     )
 
     def requirements(self) -> frozenset[Capability]:
@@ -81,9 +84,9 @@ class FunctionalMarginalization(Attack):
         """Recovers what can be, the best message of each sender, and attacks it.
 
         Returns:
-          A finding with the examples and labels of all senders, one after the other. `extra` has `recovered`, who it was,
-          in which round and how much of the beginning was known, and `refused`, what the inner attack said of those that
-          it did not apply to.
+          A finding with the examples and labels of all senders, one after the other. `extra` has `recovered`, who it
+          was, in which round and how much of the beginning was known, and `refused`, what the inner attack said of
+          those that it did not apply to.
 
         Raises:
           CapabilityError: no message's beginning is known, or the inner attack applies to none of the updates.
@@ -97,8 +100,8 @@ class FunctionalMarginalization(Attack):
         if not chosen:
             raise CapabilityError(
                 f"attack '{self.name}' finds no update: {dossier.describe()} Where its neighbours began is not known "
-                "(random pairs, late messages, masks, compressed differences, or models it was not sent); let it listen "
-                "from the first round, be more peers, or set estimate=true"
+                "(random pairs, late messages, masks, compressed differences, or models it was not sent); let it "
+                "listen from the first round, be more peers, or set estimate=true"
             )
         findings, refused = list[Finding](), list[str]()
         for k, one in enumerate(chosen):
@@ -108,8 +111,8 @@ class FunctionalMarginalization(Attack):
                 refused.append(str(e))
         if not findings:
             raise CapabilityError(
-                f"attack '{self.inner.name}' applies to none of the {len(chosen)} updates that '{self.name}' recovered: "
-                f"{refused[0]}"
+                f"attack '{self.inner.name}' applies to none of the {len(chosen)} updates that '{self.name}' "
+                f"recovered: {refused[0]}"
             )
         return joined(
             findings,
