@@ -17,6 +17,7 @@ from fedpriv.procedure.sampling import check_cohorts, trial_sampling
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.goal import Goal, goal_of
 from fedpriv.topology.carrier import settings_of
+from fedpriv.topology.gossip import Gossip
 
 if TYPE_CHECKING:
     from fedpriv.defense.stations import Defense
@@ -260,12 +261,10 @@ class Exposed(pydantic.BaseModel):
 
     def identity(self) -> Config:
         """What an attack's outcome depends on, however the adversary was written."""
-        short = {"corrupted", "knows", "blind"}
+        short = {"corrupted", "knows", "blind", "topology"}  # the setting adds the topology
         written = {k: v for k, v in self.model_dump(mode="json").items() if k not in short}
         # Results from when a trial was one round of all its clients stay valid.
-        if self.topology is not None:
-            written["topology"] = _topology_identity(self.topology)
-        for name in ("rounds", "clients", "selection", "attrition", "server", "topology"):
+        for name in ("rounds", "clients", "selection", "attrition", "server"):
             if getattr(self, name) == type(self).model_fields[name].default:
                 del written[name]
         return written | {"adversary": str(self.position())}
@@ -364,12 +363,18 @@ class Setting(pydantic.BaseModel):
                 f"attack '{attack.name}' looks at one view, but exposure.rounds={self.exposure.rounds}; leave it out, "
                 "or choose an attack on several rounds, such as 'sum_difference'"
             )
-        serverless = getattr(self.made_attacked_topology(), "serverless", False)
+        topology = self.made_attacked_topology()
+        serverless = getattr(topology, "serverless", False)
         at = self.exposure.position()
         if attack is not None and not (at.at.among_peers if serverless else at.at.beside_server):
             where = f"topology '{self.attacked_topology()}'"
             other = "a neighbour(0), or an eavesdropper" if serverless else "a server"
             raise ValueError(f"there is no '{at.position}' in {where}; let exposure.adversary be {other}")
+        if attack is not None and isinstance(topology, Gossip):
+            try:
+                topology.wiring(self.exposure.population)
+            except FedprivError as e:
+                raise ValueError(f"exposure.cohort: {e}") from e
         if self.workers and self.engine != "tff":
             raise ValueError(f"workers are for engine 'tff', not '{self.engine}'")
         return self
