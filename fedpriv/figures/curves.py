@@ -117,7 +117,7 @@ def training_curves(
                 axes.tick_params(labelbottom=False)
             else:
                 rounds = "Communication rounds" + (" (log scale)" if log_rounds else "")
-                axes.set_xlabel(rounds if over == "rounds" else "MB sent by all, in both directions (log scale)")
+                axes.set_xlabel(rounds if over == "rounds" else "MB sent by all, each message once (log scale)")
             label_ends(axes, ends)
     return figure
 

@@ -155,5 +155,5 @@ def test_a_topology_is_in_the_key_however_it_is_written_and_a_server_is_as_it_wa
     with pytest.raises(pydantic.ValidationError, match="there is no 'server' in topology 'gossip"):
         Setting.model_validate({**BASE, "exposure": {"topology": "gossip(graph=ring)", "cohort": 2, "images": 2}})
     torus = {"topology": "gossip(graph=torus)", "cohort": 14, "images": 14, "adversary": "neighbour(0)"}
-    with pytest.raises(pydantic.ValidationError, match="exposure.cohort: 14 peers make no torus"):
+    with pytest.raises(pydantic.ValidationError, match=r"exposure.cohort: 14 peers make no torus"):
         Setting.model_validate({**BASE, "exposure": torus})

@@ -1,5 +1,7 @@
 """Gossip: peers of their own models; against FedAvg, closed forms, conservation of mass, and resumed runs."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -194,3 +196,18 @@ def test_what_gossip_cannot_carry_is_refused_by_name(gossip, federate, even):
     ledger.claims = ()
     with pytest.raises(LedgerError, match="no server makes"):
         ledger.epsilon(1e-5)
+
+
+def test_the_page_on_gossip_runs(capsys):
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs" / "gossip.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(compile(code, "docs/gossip.md", "exec"), {})
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(
+        "topology 'gossip': torus of 9 peers: connected, each sends to 4 a round; spectral gap 0.6"
+    )
+    apart, accuracy = map(float, told[1].split())
+    assert 0 < apart < 1
+    assert accuracy > 0.6
