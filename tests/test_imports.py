@@ -57,7 +57,19 @@ def test_imports_point_one_way(package):
 
 #: The wings of fedpriv from the ground up; each may import those before it.
 WINGS = (
-    *("base", "models", "procedure", "data", "defense", "account", "federation", "engine", "threat", "metrics"),
+    *(
+        "base",
+        "models",
+        "procedure",
+        "topology",
+        "data",
+        "defense",
+        "account",
+        "federation",
+        "engine",
+        "threat",
+        "metrics",
+    ),
     *("rounds", "figures", "report", "experiment", "testing", "cli"),
 )
 

@@ -56,6 +56,7 @@ class Purpose(enum.IntEnum):
     QUESTION = 7
     LAB = 8
     IMAGES = 9
+    GOSSIP = 16
 
 
 def fresh() -> int:

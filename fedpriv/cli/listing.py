@@ -28,11 +28,14 @@ REGISTRIES = {
     "knowledge": registry.knowledge,
     "acts": registry.acts,
     "selections": registry.selection,
+    "topologies": registry.rounds,
+    "graphs": registry.graphs,
+    "protocols": registry.gossip,
 }
 
 
 #: What is written on a command line or in an experiment's file, but made from no file of its own.
-_NO_FILE = ("kinds", "tasks", "positions", "knowledge", "acts", "selections")
+_NO_FILE = ("kinds", "tasks", "positions", "knowledge", "acts", "selections", "topologies", "graphs", "protocols")
 
 
 def registries() -> dict[str, registry.Registry]:
@@ -106,7 +109,7 @@ def show(
         _print_yaml(name)
         return
     for kind, target in _found(name):
-        typer.echo(f"{name} ({kind.removesuffix('s') if kind not in ('labels', 'coordinates') else kind})\n")
+        typer.echo(f"{name} ({_singular(kind)})\n")
         if isinstance(target, Path):
             _experiment(name, target)
             continue
@@ -120,6 +123,12 @@ def show(
             typer.echo("\nNeeds: " + "; ".join(sorted(c.value for c in needs)))
         if getattr(target, "adaptive_attack", None) is not None and kind == "defenses":
             typer.echo(f"\nAdaptive attack: {target.adaptive_attack or 'none ships yet'}")
+
+
+def _singular(kind: str) -> str:
+    if kind in ("labels", "coordinates"):
+        return kind
+    return kind.removesuffix("ies") + "y" if kind.endswith("ies") else kind.removesuffix("s")
 
 
 def _experiment(name: str, file: Path) -> None:
@@ -220,6 +229,7 @@ def parameters(target: Any) -> list[tuple[str, str, str]]:
 
     from fedpriv.base.plugin import described
 
+    target = getattr(target, "settings", target)  # a topology's are those of its rounds
     texts, rows = described(target), []
     if isinstance(target, type) and issubclass(target, BaseModel):
         for name, field in target.model_fields.items():

@@ -65,5 +65,9 @@ def _split(text: str) -> list[str]:
 def say_notes(federation: Federation, json_lines: bool) -> None:
     """Prints what a user should know of a model and of defenses, beside JSON on the error stream."""
     model = federation.model
-    for note in [*(f"model '{model.name}': {note}" for note in model.notes), *federation.line.notes()]:
+    for note in [
+        *(f"model '{model.name}': {note}" for note in model.notes),
+        *federation.line.notes(),
+        *federation.notes(),
+    ]:
         typer.echo(f"Note on {note}.", err=json_lines)

@@ -124,6 +124,12 @@ OPTIONS = (
         "none",
         ("training.attrition",),
     ),
+    Mapped(
+        "topology",
+        _text("Who exchanges what with whom: server, or gossip(graph=ring,protocol=d_psgd,...)."),
+        "server",
+        ("training.topology",),
+    ),
     Mapped("defense", options.Defenses, None, ("defense",)),
     *options.cohort_carriers(),
     Mapped(
@@ -201,6 +207,9 @@ def train(
     partition_figure: Annotated[
         Path | None, typer.Option(help="Draw who holds what: this file as PNG and PDF.")
     ] = None,
+    topology_figure: Annotated[
+        Path | None, typer.Option(help="Draw who sends to whom in gossip: this file as PNG and PDF.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -228,11 +237,13 @@ def train(
             f"noise_multiplier={multiplier:g}.",
             err=json_lines,
         )
-    for path in (checkpoint, partition_figure):
+    for path in (checkpoint, partition_figure, topology_figure):
         if path is not None:
             check_folder(path.parent)
     if partition_figure is not None:
         _draw_partition(federation, setting.data, partition_figure)
+    if topology_figure is not None:
+        _draw_topology(federation, topology_figure)
     with RoundProgress(setting.training.rounds, json_lines, setting.accountant) as progress:
 
         def on_round(record: Record) -> None:
@@ -281,6 +292,17 @@ def _draw_partition(federation: Federation, data: str, path: Path) -> None:
     save(partition_figure(federation.partition, train.y, train.class_names), path.with_suffix(""))
 
 
+def _draw_topology(federation: Federation, path: Path) -> None:
+    if not federation.serverless:
+        raise ParameterError(
+            "--topology-figure shows who sends to whom in gossip; give --topology 'gossip(graph=...)', or leave it out"
+        )
+    from fedpriv.figures.save import save
+    from fedpriv.figures.topology import topology_figure
+
+    save(topology_figure(federation.wiring.wiring(len(federation.partition))), path.with_suffix(""))
+
+
 def _conclude(federation: Federation, history: History, delta: float, checkpoint: Path | None) -> None:
     from fedpriv.rounds.record import recommended_clip, warnings_of
 
@@ -297,7 +319,14 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     said = "not measured (no test set)" if measured is None else quality.text(measured)
     loss = "none (nobody trained)" if last.loss is None else f"{last.loss:.4f}"
     typer.echo(f"{len(history.records)} rounds: test {quality.label.lower()} {said}, training loss {loss}")
-    typer.echo(f"Sent {sent / 1e6:.1f} MB up and {received / 1e6:.1f} MB down.")
+    if federation.serverless:
+        apart = last.metrics["consensus_distance"]
+        typer.echo(f"The peers' models lie {apart:.4g} apart from their mean (root mean square).")
+        if "average_model_accuracy" in last.metrics:
+            typer.echo(f"Their mean, which nobody holds, has accuracy {last.metrics['average_model_accuracy']:.4f}.")
+        typer.echo(f"Peers sent each other {sent / 1e6:.1f} MB.")
+    else:
+        typer.echo(f"Sent {sent / 1e6:.1f} MB up and {received / 1e6:.1f} MB down.")
     ratios = [v for r in history.records for name, v in r.metrics.items() if name.endswith("/signal_to_noise")]
     if ratios:
         typer.echo(
@@ -330,6 +359,8 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
             with contextlib.suppress(LedgerError):
                 typer.echo(f"Of what is released: {ledger.concentrated()}.")
         typer.echo(ledger.describe())
+        for said in federation.account_notes(delta, len(history.records)):
+            typer.echo(said)
     else:
         typer.echo("No formal privacy guarantee: no defense here makes one.")
     if history.interrupted:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
 
+from fedpriv.base.errors import EngineError
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import Purpose, fresh_keys, graph_seed, secrets_of
 from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Seed, Tensor
@@ -19,6 +20,9 @@ from fedpriv.federation.client import Client, Visit, drawn_epochs, unit_floats
 from fedpriv.federation.clients import ClientStates
 from fedpriv.federation.federation import Federation
 
+#: Of places among a task's clients, the weights that these begin with; and what is done with their updates.
+Begin = Callable[[slice], np.ndarray]
+Take = Callable[[slice, np.ndarray], None]
 #: How far rounding may take a norm beyond the bound that a defense states, relative to it.
 BOUND_SLACK = 1e-4
 
@@ -35,6 +39,8 @@ class Engine(ABC):
     aggregates: ClassVar[bool] = False
     #: Whether clients train in other processes, or on other machines.
     trains_elsewhere: ClassVar[bool] = False
+    #: Whether clients can train models of their own (`peers`).
+    trains_peers: ClassVar[bool] = False
 
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
@@ -64,6 +70,20 @@ class Engine(ABC):
           OverflowDetected: a contribution does not fit the encoding's range.
           StackError: an update is longer than a defense states.
         """
+
+    def peers(self, task: CohortTask, begin: Begin, take: Take) -> CohortResult:
+        """Trains clients, each from weights of its own, chunk by chunk; nothing is summed.
+
+        Args:
+          task: the round's work; its weights, session and sent are not used.
+          begin: for some places in `task.clients`, the weights that these begin with, `[c, d]`.
+          take: given some places and the updates of these, `[c, d]`; zeros where one was left out as not finite.
+
+        Raises:
+          EngineError: this engine has no such rounds.
+          DivergenceError, StackError: as `cohort`.
+        """
+        raise EngineError("this engine trains all clients from the server's weights; use engine='graph' for gossip")
 
     def round_seeds(self, task: CohortTask, clients: Sequence[int] | Array) -> tuple[np.ndarray, np.ndarray]:
         """The round's int32 `[2]` seed for what repeats, and for what protects int64 `[c, 2]`, one a client.

@@ -7,7 +7,7 @@ taken in client order, so results depend neither on the lanes nor on the chunks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from fedpriv.base.seeds import fold
 from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Seed, Tensor
 from fedpriv.defense.dealt import Dealt
 from fedpriv.defense.ring import KEY_BYTES
-from fedpriv.engine.base import Engine
+from fedpriv.engine.base import Begin, Engine, Take
 from fedpriv.engine.collect import Collector
 from fedpriv.engine.masking import Masking
 from fedpriv.engine.result import CohortResult, CohortTask
@@ -25,10 +25,15 @@ from fedpriv.federation.federation import Federation
 
 #: Memory for one chunk of updates, in bytes, and its largest number of clients.
 CHUNK_BYTES, CHUNK_CLIENTS = 128 << 20, 64
+#: The same where each client has weights of its own: what the C library keeps for the next chunk (at most 32 MB), since
+#: fresh memory for weights and updates costs more than the training of a small model.
+PEERS_BYTES = 24 << 20
 
 
 class GraphEngine(Engine):
     """Compiled local training on this machine's cores."""
+
+    trains_peers = True
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
@@ -43,6 +48,7 @@ class GraphEngine(Engine):
         own = sum(a.nbytes for a in tf.nest.flatten(self.own_like))
         size = 4 * self.contribution_length + 2 * own
         self.chunk_clients = max(self.lanes, min(CHUNK_CLIENTS, CHUNK_BYTES // size))
+        self.chunk_peers = max(self.lanes, min(self.chunk_clients, PEERS_BYTES // size))
 
     def _chunk_graph(
         self,
@@ -53,10 +59,11 @@ class GraphEngine(Engine):
         rate: Scalar,
         number: Scalar,
         states: Nested,
-        total: Flat,
+        total: Flat | None,
         bits: int | None = None,
     ) -> dict[str, Nested]:
         x, y, indices = data
+        together = flat.shape.rank == 1  # all begin with the same weights
 
         def run(i: Scalar) -> dict[str, Nested]:
             start, size = chunk["starts"][i], chunk["sizes"][i]
@@ -66,12 +73,13 @@ class GraphEngine(Engine):
             masking = None
             if bits is not None:
                 masking = Masking(chunk["keys"][i], chunk["signs"][i], bits)
-            return self.contribution(flat, x, y, mine, fold(seed, chunk["ids"][i]), rate, visit, masking)
+            begin = flat if together else flat[i]
+            return self.contribution(begin, x, y, mine, fold(seed, chunk["ids"][i]), rate, visit, masking)
 
         count = tf.shape(chunk["ids"])[0]
         form = self.signature(None if bits is None else Masking(chunk["keys"], chunk["signs"], bits).dtype)
         result = tf.map_fn(run, tf.range(count), fn_output_signature=form, parallel_iterations=self.lanes)
-        if not self.line.encodes:
+        if total is not None and not self.line.encodes:
             result["total"] = _add_weighted(total, result["update"], result["weight"])
         return result
 
@@ -87,17 +95,7 @@ class GraphEngine(Engine):
             flat = tf.constant(weights, spec.dtype)
             for first in range(0, len(clients), self.chunk_clients):
                 ids = np.asarray(clients[first : first + self.chunk_clients], np.int32)
-                seed, secrets = self.round_seeds(task, ids)
-                own = tf.nest.pack_sequence_as(self.own_like, [tf.constant(a) for a in task.own.of(ids)])
-                chunk = {
-                    "ids": tf.constant(ids),
-                    "starts": tf.constant(self._starts[ids]),
-                    "sizes": tf.constant(self._sizes[ids]),
-                    "secrets": tf.constant(secrets),
-                    "slots": tf.constant([slots[int(c)] for c in ids], tf.int32),
-                    "away": tf.constant(task.own.away(ids, task.round)),
-                    "own": own,
-                }
+                seed, chunk = self._chunk_of(task, ids, slots)
                 if collector.mask_bits is not None:
                     chunk |= _stacked([collector.deal(int(c)) for c in ids])
                 out = self._chunk(
@@ -115,6 +113,41 @@ class GraphEngine(Engine):
                 update = out.pop("update")
                 collector.take(ids, {**tf.nest.map_structure(lambda a: a.numpy(), out), "update": update})
         return collector.result(total.numpy())
+
+    def peers(self, task: CohortTask, begin: Begin, take: Take) -> CohortResult:
+        """See Engine."""
+        spec = self.plan.spec
+        collector = Collector(self, task)
+        rate, number = tf.constant(task.rate, spec.dtype), tf.constant(task.round)
+        states = tf.nest.map_structure(tf.convert_to_tensor, tuple(task.states))
+        slots = {int(c): slot for slot, c in enumerate(task.clients)}
+        for first in range(0, len(collector.clients), self.chunk_peers):
+            places = slice(first, first + self.chunk_peers)
+            ids = np.asarray(collector.clients[places], np.int32)
+            seed, chunk = self._chunk_of(task, ids, slots)
+            data = self._x, self._y, self._indices
+            flat = tf.constant(begin(places), spec.dtype)
+            out = self._chunk(flat, data, chunk, tf.constant(seed), rate, number, states, None, None)
+            update = np.asarray(memoryview(out.pop("update")))  # its own memory, where numpy() would copy
+            out = tf.nest.map_structure(lambda a: a.numpy(), out)
+            collector.take(ids, out)
+            take(places, update if out["finite"].all() else np.where(out["finite"][:, None], update, 0))
+        return collector.result(np.zeros(spec.size))
+
+    def _chunk_of(
+        self, task: CohortTask, ids: np.ndarray, slots: Mapping[int, int]
+    ) -> tuple[np.ndarray, dict[str, Nested]]:
+        """The round's seed, and what a chunk of clients is made of but for their weights."""
+        seed, secrets = self.round_seeds(task, ids)
+        return seed, {
+            "ids": tf.constant(ids),
+            "starts": tf.constant(self._starts[ids]),
+            "sizes": tf.constant(self._sizes[ids]),
+            "secrets": tf.constant(secrets),
+            "slots": tf.constant([slots[int(c)] for c in ids], tf.int32),
+            "away": tf.constant(task.own.away(ids, task.round)),
+            "own": tf.nest.pack_sequence_as(self.own_like, [tf.constant(a) for a in task.own.of(ids)]),
+        }
 
 
 def _stacked(dealt: Sequence[Dealt]) -> dict[str, Tensor]:

@@ -191,6 +191,9 @@ class Arm:
                 row[fact] = self.mean(fact)
         if any("bytes_up" in r.facts for r in self.results):
             row["bytes_up"] = self.mean("bytes_up")
+        for fact in ("bytes_down", "average_model_accuracy", "consensus_distance"):
+            if any("consensus_distance" in r.facts for r in self.results):
+                row[fact] = self.mean(fact)
         return row
 
     def _measures(self) -> dict[str, float]:

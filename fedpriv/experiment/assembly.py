@@ -100,6 +100,7 @@ def make_federation(setting: Setting, seed: int | None, earlier: Sequence[Phase]
         secure_rng=setting.secure_rng,
         budget=how.budget,
         earlier=tuple(earlier),
+        topology=how.topology,
     )
 
 
@@ -151,7 +152,8 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None, i
         trials=how.trials,
         batch=how.batch,
         cohort=how.cohort,
-        procedure=how.procedure(),
+        procedure=how.procedure(getattr(setting.made_attacked_topology(), "serverless", False)),
+        topology=setting.made_attacked_topology() or "server",
         defenses=exposed_defenses(setting, seed),
         adversary=how.position(),
         seed=seed,

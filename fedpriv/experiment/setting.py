@@ -10,12 +10,15 @@ from pydantic import Field
 from fedpriv.account.budget import Budget
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ParameterError
+from fedpriv.base.plugin import Plugin
 from fedpriv.base.types import Config
 from fedpriv.defense.attrition import Attrition, NoAttrition
 from fedpriv.procedure.procedure import Count, Optimizer, Procedure, Sampling
 from fedpriv.procedure.sampling import check_cohorts, trial_sampling
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.goal import Goal, goal_of
+from fedpriv.topology.carrier import settings_of
+from fedpriv.topology.gossip import Gossip
 
 if TYPE_CHECKING:
     from fedpriv.defense.stations import Defense
@@ -52,6 +55,20 @@ def _budget_readable(value: Any) -> Any:
 
 
 Spending = Annotated[str, pydantic.BeforeValidator(_budget_readable)]
+def _topology_exists(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            settings_of(value)
+        except FedprivError as e:
+            raise ValueError(str(e)) from e
+    return value
+
+
+def _topology_identity(text: str) -> Any:
+    made = settings_of(text)[1]
+    return text if made is None else made.config()
+
+
 Rule = Annotated[str, pydantic.AfterValidator(_attrition_exists)]
 Texts = Annotated[tuple[str, ...], pydantic.BeforeValidator(_as_list), _one_or_many("string")]
 Numbers = Annotated[tuple[int, ...], pydantic.BeforeValidator(_as_list), _one_or_many("integer")]
@@ -70,6 +87,12 @@ class Training(Procedure):
     )
     attrition: Rule = Field(
         default="none", description="who drops out of a round, and when, such as `bernoulli(rate=0.1)`."
+    )
+    topology: Annotated[str, pydantic.AfterValidator(_topology_exists)] = Field(
+        default="server",
+        description=(
+            "who exchanges what with whom: `server`, or `gossip(graph=ring,protocol=d_psgd)` (see docs/gossip.md)."
+        ),
     )
     defended: bool = Field(default=True, description="whether the defenses are in place while it trains.")
     target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = Field(
@@ -115,6 +138,10 @@ class Training(Procedure):
             del written["fraction"]
         if self.budget is None:  # as do results from before there were budgets
             del written["budget"]
+        if self.topology == "server":
+            del written["topology"]
+        else:
+            written["topology"] = _topology_identity(self.topology)
         attrition = self.made_attrition()
         del written["attrition"]
         return written if isinstance(attrition, NoAttrition) else written | {"attrition": attrition.config()}
@@ -158,6 +185,10 @@ class Exposed(pydantic.BaseModel):
     )
     attrition: Rule = Field(
         default="none", description="who drops out of an attacked round, and when, such as `bernoulli(rate=0.1)`."
+    )
+    topology: Annotated[str | None, pydantic.AfterValidator(_topology_exists)] = Field(
+        default=None,
+        description="who exchanges what with whom in the attacked rounds; None is as in `training`.",
     )
     server: Optimizer | None = Field(
         default=None,
@@ -218,8 +249,20 @@ class Exposed(pydantic.BaseModel):
         made: Attrition = registry.attrition.create(self.attrition)
         return made
 
-    def procedure(self) -> Procedure:
-        """How the attacked clients train."""
+    def procedure(self, serverless: bool = False) -> Procedure:
+        """How the attacked clients train; without a server a client's step is as a server's would be.
+
+        Args:
+          serverless: whether no server takes part.
+        """
+        if serverless:
+            return Procedure(
+                local_epochs=self.local_epochs,
+                batch_size=self.batch_size,
+                max_local_steps=self.max_local_steps,
+                client=self.client or Optimizer(learning_rate=0.1),
+                weighting="uniform",
+            )
         many = self.local_epochs > 1 or self.batch_size is not None
         step = self.server or Optimizer(learning_rate=1.0 if many else 0.1)
         return Procedure(
@@ -237,7 +280,7 @@ class Exposed(pydantic.BaseModel):
 
     def identity(self) -> Config:
         """What an attack's outcome depends on, however the adversary was written."""
-        short = {"corrupted", "knows", "blind"}
+        short = {"corrupted", "knows", "blind", "topology"}  # the setting adds the topology
         written = {k: v for k, v in self.model_dump(mode="json").items() if k not in short}
         # Results from when a trial was one round of all its clients stay valid.
         for name in ("rounds", "clients", "selection", "attrition", "server"):
@@ -346,6 +389,18 @@ class Setting(pydantic.BaseModel):
                 f"attack '{attack.name}' looks at one view, but exposure.rounds={self.exposure.rounds}; leave it out, "
                 "or choose an attack on several rounds, such as 'sum_difference'"
             )
+        topology = self.made_attacked_topology()
+        serverless = getattr(topology, "serverless", False)
+        at = self.exposure.position()
+        if attack is not None and not (at.at.among_peers if serverless else at.at.beside_server):
+            where = f"topology '{self.attacked_topology()}'"
+            other = "a neighbour(0), or an eavesdropper" if serverless else "a server"
+            raise ValueError(f"there is no '{at.position}' in {where}; let exposure.adversary be {other}")
+        if attack is not None and isinstance(topology, Gossip):
+            try:
+                topology.wiring(self.exposure.population)
+            except FedprivError as e:
+                raise ValueError(f"exposure.cohort: {e}") from e
         if self.workers and self.engine != "tff":
             raise ValueError(f"workers are for engine 'tff', not '{self.engine}'")
         return self
@@ -363,6 +418,14 @@ class Setting(pydantic.BaseModel):
         if self.film and known is not None and known.annotation is bool:
             made = made.with_(path=True)
         return made
+
+    def attacked_topology(self) -> str:
+        """That of the rounds that are attacked."""
+        return self.training.topology if self.exposure.topology is None else self.exposure.topology
+
+    def made_attacked_topology(self) -> Plugin | None:
+        """Its settings, built; None where there are none."""
+        return settings_of(self.attacked_topology())[1]
 
     def made_goal(self) -> Goal | None:
         """What is asked, built; None where nothing is attacked.
@@ -418,6 +481,8 @@ class Setting(pydantic.BaseModel):
         # What is attacked fresh does not depend on the training.
         weights = {} if attack is None or not self.exposure.fresh else {"training": None}
         exposure = self.exposure.identity()
+        if self.attacked_topology() != "server":
+            exposure["topology"] = _topology_identity(self.attacked_topology())
         if not self.exposure.auxiliary:
             del exposure["auxiliary"]  # results from before there was any stay valid
         return (

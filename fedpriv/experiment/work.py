@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: What is kept of an attack's way: points of its curve, frames and images of its film strip.
 POINTS, FRAMES, ROWS = 60, 7, 3
+#: What is kept of rounds without a server, whose peers have models of their own.
+PEERS = ("consensus_distance", "average_model_accuracy")
 
 
 @dataclass
@@ -75,7 +77,11 @@ def train(setting: Setting, seed: int) -> Outcome:
             facts["calibrated"] = dict(federation.calibrated)
     finally:
         federation.close()
-    rounds = [{k: v for k, v in r.row().items() if k not in ("metrics", "dropped")} for r in history.records]
+    rounds = [
+        {k: v for k, v in r.row().items() if k not in ("metrics", "dropped")}
+        | {k: r.metrics[k] for k in PEERS if k in r.metrics}
+        for r in history.records
+    ]
     return Outcome(facts, [], rounds, {"weights": history.weights}, time.perf_counter() - began)
 
 
@@ -97,6 +103,7 @@ def _utility(history: History, setting: Setting) -> Row:
         "bytes_down": sum(r.bytes_down for r in records),
         "seconds_a_round": float(np.median([r.seconds for r in records])),
     }
+    facts |= {k: records[-1].metrics[k] for k in PEERS if records and k in records[-1].metrics}
     if goal is not None:
         facts["rounds_to_target"] = history.rounds_to(goal)
     ledger = history.ledger

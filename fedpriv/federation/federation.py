@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from fedpriv.account.ledger import Ledger
 from fedpriv.account.phase import Phase
 from fedpriv.base import registry, seeds
 from fedpriv.base.errors import DataError, ModelError, ParameterError, StackError, did_you_mean
+from fedpriv.base.plugin import Plugin
 from fedpriv.base.types import Config
 from fedpriv.data import users
 from fedpriv.data.dataset import Dataset
@@ -33,6 +34,7 @@ from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.models.model import Model
 from fedpriv.procedure import sampling
 from fedpriv.procedure.procedure import Procedure
+from fedpriv.topology.carrier import carrier
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ class Federation:
       rounds: planned number of rounds, for checks and accounts that need it.
       accountant: `rdp` or `pld`.
       attrition: who drops out of a round, and when; or as on a command line, such as `bernoulli(rate=0.1)`.
-      topology: registered name of how rounds are carried; `server` is FedAvg's star.
+      topology: how rounds are carried, as on a command line: `server` is FedAvg's star, `gossip(graph=ring)` has none.
       secure_rng: whether noise is drawn from the operating system and expanded by a cipher; such runs do not repeat.
       budget: what the run may spend, such as `Budget(epsilon=2, delta=1e-6)` or `"epsilon=2, delta=1e-6"`: a noise
         multiplier that a defense leaves open is calibrated to it for all `rounds`, and a run stops before the round
@@ -85,7 +87,7 @@ class Federation:
     rounds: int | None = None
     accountant: Literal["rdp", "pld"] = "rdp"
     attrition: Attrition = field(default_factory=NoAttrition)
-    topology: str = "server"
+    topology: str | Plugin = "server"
     secure_rng: bool = False
     budget: Budget | str | None = None
     earlier: tuple[Phase, ...] = ()
@@ -252,8 +254,23 @@ class Federation:
         return Line(self.defenses, self.plan)
 
     @cached_property
+    def _carrier(self) -> tuple[Any, Plugin | None]:
+        """What carries the rounds, and its settings where it has any."""
+        return carrier(self.topology)
+
+    @property
+    def wiring(self) -> Any:
+        """The topology's settings, such as a `fedpriv.topology.gossip.Gossip`; None for one server."""
+        return self._carrier[1]
+
+    @property
+    def serverless(self) -> bool:
+        """Whether no server takes part."""
+        return bool(getattr(self._carrier[0], "serverless", False))
+
+    @cached_property
     def _rounds(self) -> Any:
-        return registry.rounds.load(self.topology)(self)
+        return self._carrier[0](self)
 
     @property
     def _engine(self) -> Any:
@@ -285,12 +302,24 @@ class Federation:
             **({"rounds": self.rounds} if any(link.plans_rounds for link in self.line.links) else {}),
             **({} if self.budget is None else {"budget": str(self.budget)}),
             **({"earlier": [phase.state() for phase in self.earlier]} if self.earlier else {}),
-            "topology": self.topology,
+            "topology": self.topology if self.wiring is None else self.wiring.config(),
         }
 
     def start(self, weights: np.ndarray | None = None) -> Any:
         """The state before round 0; see the topology's rounds, such as `fedpriv.rounds.server.ServerRounds.start`."""
         return self._rounds.start(weights)
+
+    def opened(self, number: int, weights: np.ndarray | None = None, members: Sequence[int] | None = None) -> Any:
+        """The state before round `number` of rounds that are run to be attacked; see the topology's rounds."""
+        return self._rounds.opened(number, weights, members)
+
+    def notes(self) -> list[str]:
+        """What a user should know of its topology beforehand; see the topology's rounds."""
+        return list(self._rounds.notes())
+
+    def account_notes(self, delta: float, rounds: int) -> list[str]:
+        """What its topology does for privacy beside the ledger, as sentences; see the topology's rounds."""
+        return list(self._rounds.account_notes(delta, rounds))
 
     def run(self, rounds: int, **options: Any) -> Any:
         """Runs to `rounds` rounds; see the topology's rounds, such as `fedpriv.rounds.server.ServerRounds.run`."""

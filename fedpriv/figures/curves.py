@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from fedpriv.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: Of rounds without a server.
+_APART = "consensus_distance"
 _LEFT, _HEIGHT, _BETWEEN = 0.62, 1.95, 0.22
 
 
@@ -36,8 +38,11 @@ def training_curves(
     target: float | None = None,
     log_rounds: bool = False,
     title: str = "",
+    over: Literal["rounds", "megabytes"] = "rounds",
 ) -> Figure:
     """Accuracy above, loss below, over the number of rounds done; each arm named at the end of its line.
+
+    Where peers without a server have models of their own, how far these lie apart comes below.
 
     Args:
       histories: by arm, a `History`, or a list of its records (objects or dicts with `round` from 0), or a list
@@ -48,6 +53,7 @@ def training_curves(
       target: an accuracy to mark, if any.
       log_rounds: whether the rounds' axis is logarithmic.
       title: printed above, if given.
+      over: what is along the axis: rounds, or all that was sent until then, on a logarithmic scale.
 
     Raises:
       ParameterError: no arms, or an arm has neither accuracy nor loss.
@@ -56,7 +62,8 @@ def training_curves(
         raise ParameterError("training curves need at least one history")
     arms = {name: _runs(history) for name, history in histories.items()}
     curves = {
-        name: {key: [_series(run, key) for run in runs] for key in (accuracy, loss)} for name, runs in arms.items()
+        name: {key: [_series(run, key, over) for run in runs] for key in (accuracy, loss, _APART)}
+        for name, runs in arms.items()
     }
     for name, keys in curves.items():
         if not any(len(x) for series in keys.values() for x, _ in series):
@@ -64,7 +71,11 @@ def training_curves(
 
     panels = [
         (key, words)
-        for key, words in ((accuracy, "Test accuracy"), (loss, "Test loss (nats)" if "test" in loss else "Loss (nats)"))
+        for key, words in (
+            (accuracy, "Test accuracy"),
+            (loss, "Test loss (nats)" if "test" in loss else "Loss (nats)"),
+            (_APART, "Consensus distance"),
+        )
         if any(len(x) for keys in curves.values() for x, _ in keys[key])
     ]
     from matplotlib.ticker import MaxNLocator
@@ -96,7 +107,7 @@ def training_curves(
                 ends.append(
                     (f"target {target:.0%}" if target * 100 % 1 == 0 else f"target {target:.1%}", target, QUIET)
                 )
-            if log_rounds:
+            if log_rounds or over == "megabytes":
                 axes.set_xscale("log")
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -105,7 +116,8 @@ def training_curves(
             if p + 1 < len(panels):
                 axes.tick_params(labelbottom=False)
             else:
-                axes.set_xlabel("Communication rounds" + (" (log scale)" if log_rounds else ""))
+                rounds = "Communication rounds" + (" (log scale)" if log_rounds else "")
+                axes.set_xlabel(rounds if over == "rounds" else "MB sent by all, each message once (log scale)")
             label_ends(axes, ends)
     return figure
 
@@ -118,13 +130,15 @@ def _runs(history: Any) -> list[list[Any]]:
     return [list(getattr(run, "records", run)) for run in records]
 
 
-def _series(run: list[Any], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds done (from 1) and values where there is one."""
-    points = []
+def _series(run: list[Any], key: str, over: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds done (from 1), or MB sent, and values where there is one."""
+    points, sent = [], 0.0
     for record in run:
         fields = record if isinstance(record, Mapping) else vars(record)
-        if fields.get(key) is not None:
-            points.append((fields["round"] + 1, float(fields[key])))
+        sent += (fields.get("bytes_up", 0) + fields.get("bytes_down", 0)) / 1e6
+        value = fields.get(key, (fields.get("metrics") or {}).get(key))
+        if value is not None:
+            points.append((fields["round"] + 1 if over == "rounds" else sent, float(value)))
     array = np.array(points, np.float64).reshape(-1, 2)
     return array[:, 0], array[:, 1]
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.base.plugin import Plugin
 from fedpriv.base.seeds import Purpose, integer_seed
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
@@ -20,12 +21,13 @@ from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure, Sampling, Schedule
 from fedpriv.procedure.sampling import check_cohorts, cohort, trial_sampling
 from fedpriv.rounds.record import Record
-from fedpriv.rounds.server import State
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.enact import enacted
 from fedpriv.threat.observation import Episode, Observation
 from fedpriv.threat.observe import episodes
 from fedpriv.threat.tap import Tap
+from fedpriv.topology.carrier import settings_of
+from fedpriv.topology.gossip import Gossip
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,8 @@ class Exposure:
       selection: the strategy that draws them, as on a command line, such as `batch_partition(size=4,batch=2)`; None
         draws `cohort` clients a round without replacement.
       attrition: who drops out of a round, and when.
+      topology: as of a Federation. Without a server a trial's clients are the peers of a graph of that many, and what
+        is looked for are the examples of whoever the adversary sees.
     """
 
     model: Model
@@ -73,8 +77,18 @@ class Exposure:
     clients: int | None = None
     selection: str | None = None
     attrition: Attrition = field(default_factory=NoAttrition)
+    topology: str | Plugin = "server"
 
     def __post_init__(self) -> None:
+        settings = settings_of(self.topology)[1]
+        if isinstance(settings, Gossip):
+            if self.population != self.cohort or self.selection is not None:
+                raise ParameterError(
+                    "in gossip all of a trial's clients take part in every round; leave out clients and selection, and "
+                    "give cohort"
+                )
+            settings.wiring(self.population)  # says what is wrong with the graph
+            object.__setattr__(self, "topology", settings.with_(peers=self.population))
         needed = self.trials * self.population * self.batch
         if min(self.trials, self.cohort, self.population, self.batch) < 1:
             raise ParameterError(
@@ -123,6 +137,7 @@ class Exposure:
             engine=self.engine,
             engine_options=self.engine_options,
             attrition=self.attrition,
+            topology=self.topology,
         )
         return enacted(federation, self.adversary.acts)
 
@@ -132,8 +147,7 @@ class Exposure:
         weights = self.weights
         if weights is None:
             weights = self.model.initial_weights(integer_seed(self.seed, Purpose.WEIGHTS, trial))
-        start = federation.start(weights)
-        state = State(trial * self.rounds, start.weights, start.server, start.defenses, start.clients)
+        state = federation.opened(trial * self.rounds, weights, self._members(trial))
         found: list[Observation] = []
         self._silent[trial] = []
         for _ in range(self.rounds):
@@ -152,7 +166,7 @@ class Exposure:
 
     def together(self, observations: Sequence[Observation], trial: int) -> list[Episode]:
         """These observations of one trial as one; what is looked for are the examples of all of the trial's clients."""
-        return episodes(self.federation, observations, self._members(trial))
+        return episodes(self.federation, observations, None if self.federation.serverless else self._members(trial))
 
     def silence(self, trial: int) -> str:
         """Why nothing was observed in a trial that was run."""

@@ -109,6 +109,25 @@ class ServerRounds:
             object.__setattr__(self.federation, "seed", fresh())
         return self._start(weights)
 
+    def opened(self, number: int, weights: np.ndarray | None = None, members: Sequence[int] | None = None) -> State:
+        """The state before round `number`, as if the run began with it.
+
+        Args:
+          number: of the round, from 0.
+          weights: as for `start`.
+          members: ids of those who take part; here each round's cohort says it.
+        """
+        begun = self.start(weights)
+        return State(number, begun.weights, begun.server, begun.defenses, begun.clients)
+
+    def notes(self) -> list[str]:
+        """What a user should know of the topology beforehand, as sentences without a full stop."""
+        return []
+
+    def account_notes(self, delta: float, rounds: int) -> list[str]:
+        """What the topology does for privacy beside the ledger, as sentences."""
+        return []
+
     def _start(self, weights: np.ndarray | None) -> State:
         model, spec = self.federation.model, self.plan.spec
         if weights is None:

@@ -10,16 +10,19 @@ import numpy as np
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
-from fedpriv.base.types import Array
+from fedpriv.base.types import Array, Nested
 from fedpriv.defense.attrition import NoAttrition
 from fedpriv.defense.parties import SERVER, Party
 from fedpriv.defense.parties import client as client_party
+from fedpriv.defense.plan import Plan
 from fedpriv.defense.protocol import Protocol
+from fedpriv.defense.stations import Defense
 from fedpriv.engine.result import CohortResult, CohortTask
 from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Moments
 from fedpriv.threat.dossier import dossiers
 from fedpriv.threat.enact import check_enacted
+from fedpriv.threat.exchange import Exchange
 from fedpriv.threat.knowledge import Facts
 from fedpriv.threat.observation import Episode, Observation
 from fedpriv.threat.position import Kind, Passage, Seen
@@ -51,8 +54,23 @@ def check_taps(federation: Federation, taps: Sequence[Tap]) -> None:
                 f"{federation.line.aggregator.name} is an aggregator of TFF's, which does not show what a client "
                 "sends; only the released result can be tapped: let the adversary be an 'observer'"
             )
+        _check_topology(federation, tap)
         tap.adversary.at.check(federation)
         check_enacted(federation, tap.adversary.acts)
+
+
+def _check_topology(federation: Federation, tap: Tap) -> None:
+    at, position = tap.adversary.at, tap.adversary.position
+    if federation.serverless and not at.among_peers:
+        raise CapabilityError(
+            f"the adversary is '{position}', but in gossip peers exchange models without a server; let it be a "
+            "'neighbour(0)', or an 'eavesdropper' on all links"
+        )
+    if not federation.serverless and not at.beside_server:
+        raise CapabilityError(
+            f"the adversary is '{position}', but with a server clients send each other nothing; give a topology such "
+            "as gossip(graph=ring), or let it be 'client(0)' or 'server'"
+        )
 
 
 def watching(protocol: Protocol, cohort: Sequence[int], taps: Sequence[Tap]) -> tuple[list[Party], bool]:
@@ -94,6 +112,38 @@ def observe(
         passage = Passage(task.round, survivors, chosen, messages, released.astype(dtype), seen_by)
         for seen in tap.adversary.at.sees(passage):
             observations.append(_observation(federation, tap, task, seen))
+    return observations
+
+
+def observe_exchange(
+    federation: Federation,
+    taps: Sequence[Tap],
+    exchange: Exchange,
+    plan: Plan,
+    number: int,
+    rate: float,
+    known: tuple[tuple[Defense, ...], tuple[Nested, ...]],
+) -> list[Observation]:
+    """The observations of `taps` in one round among peers.
+
+    Args:
+      federation: whose round.
+      taps: those that listen in this round.
+      exchange: what passed.
+      plan: public facts of the rounds.
+      number: the round's.
+      rate: client learning rate of the round.
+      known: the defenses on a message's way, and the state of each of their links.
+    """
+    observations: list[Observation] = []
+    for tap in taps:
+        wanted = None if tap.clients is None else set(tap.clients)
+        for seen in tap.adversary.at.overhears(exchange):
+            if wanted is not None and not wanted & set(seen.clients):
+                continue
+            assert seen.weights is not None
+            task = CohortTask(weights=seen.weights, clients=(), round=number, rate=rate, states=known[1])
+            observations.append(_observation(federation, tap, task, seen, plan, known[0]))
     return observations
 
 
@@ -159,7 +209,14 @@ def _truth(federation: Federation, clients: Sequence[int]) -> Truth:
     )
 
 
-def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen) -> Observation:
+def _observation(
+    federation: Federation,
+    tap: Tap,
+    task: CohortTask,
+    seen: Seen,
+    plan: Plan | None = None,
+    defenses: tuple[Defense, ...] | None = None,
+) -> Observation:
     """The view of what was seen, and the truth behind it."""
     adversary = tap.adversary
     truth = _truth(federation, [c for c in seen.clients if c != seen.own])
@@ -171,7 +228,7 @@ def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen)
         num_examples=tuple(len(federation.partition.indices[c]) for c in seen.clients),
         procedure=federation.procedure,
         client_rate=task.rate,
-        defenses=federation.defenses,
+        defenses=federation.defenses if defenses is None else defenses,
         states=tuple(task.states),
         moments=lambda: _moments(federation, sent, truth.x),
     )
@@ -188,7 +245,8 @@ def _observation(federation: Federation, tap: Tap, task: CohortTask, seen: Seen)
         weights=sent.copy(),
         observed=None if seen.observed is None else seen.observed.copy(),
         visible=None if seen.visible is None else seen.visible.copy(),
-        plan=federation.plan,
+        plan=federation.plan if plan is None else plan,
+        letter=seen.letter,
         clients=len(seen.clients) if sized else None,
         payloads=seen.payloads,
         pseudonym=seen.pseudonym,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -17,12 +17,13 @@ from pydantic import BeforeValidator, Field
 from fedpriv.base.errors import CapabilityError, ParameterError, did_you_mean
 from fedpriv.defense.parties import SERVER, Party, aggregator
 from fedpriv.defense.wire import Delivery
+from fedpriv.threat.exchange import Exchange, Letter, peer_name
 from fedpriv.threat.written import Written
 
 if TYPE_CHECKING:
     from fedpriv.federation.federation import Federation
 
-Kind = Literal["update", "sum", "released", "shares"]
+Kind = Literal["update", "sum", "released", "shares", "model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class Seen:
       visible: which coordinates it holds, bool `[d]`; the others are 0 in `observed`. None is all.
       members: what it calls the clients behind it, in the order of `clients`, where it can tell who they are and knows
         them again in other rounds; else None.
+      weights: among peers, the model that `observed` is the difference to, `[d]`; None is what the server sent.
+      letter: among peers, what it knows beside a model it was sent.
     """
 
     clients: tuple[int, ...]
@@ -49,6 +52,8 @@ class Seen:
     pseudonym: str | None = None
     visible: np.ndarray | None = None
     members: tuple[str, ...] | None = None
+    weights: np.ndarray | None = None
+    letter: Letter | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +84,9 @@ class Position(Written):
     sees_messages: ClassVar[bool] = False
     #: Whether it sees nothing but what is released, so that it exists under every engine and aggregator.
     sees_only_released: ClassVar[bool] = False
+    #: Whether it exists where rounds have a server, and where peers exchange models without one.
+    beside_server: ClassVar[bool] = True
+    among_peers: ClassVar[bool] = False
     #: What it can change: `broadcast`, `model`, `procedure`.
     can_change: ClassVar[frozenset[str]] = frozenset()
 
@@ -88,6 +96,10 @@ class Position(Written):
 
     def sees(self, passage: Passage) -> list[Seen]:
         """What it sees of one round."""
+        raise NotImplementedError
+
+    def overhears(self, exchange: Exchange) -> list[Seen]:
+        """What it sees of one round among peers."""
         raise NotImplementedError
 
     def check(self, federation: Federation) -> None:
@@ -177,6 +189,14 @@ def _numbers(value: Any) -> Any:
         return tuple(int(m) if isinstance(m, str) else operator.index(m) for m in members)
     except (TypeError, ValueError):
         raise ValueError("the coalition's members are numbers; write aggregators(0,1)") from None
+
+
+def _peers(value: Any) -> Any:
+    try:
+        members = [value] if isinstance(value, str | int) else list(value)
+        return tuple(int(m) if isinstance(m, str) else operator.index(m) for m in members)
+    except (TypeError, ValueError):
+        raise ValueError("peers are numbers; write neighbour(0) or neighbour(0,3)") from None
 
 
 class Aggregators(Position):
@@ -295,7 +315,7 @@ class Coalition(Position):
 
 
 class Eavesdropper(Position):
-    """The wire between client and server, when unencrypted.
+    """The wire between client and server, or between all peers, when unencrypted.
 
     Attributes:
       persistent: whether connections last over rounds, so that a client's are known to be one's.
@@ -304,6 +324,7 @@ class Eavesdropper(Position):
     name: ClassVar[str] = "eavesdropper"
     sees_messages: ClassVar[bool] = True
     on_the_wire: ClassVar[bool] = True
+    among_peers: ClassVar[bool] = True
 
     persistent: bool = False
 
@@ -323,6 +344,13 @@ class Eavesdropper(Position):
             members = (name,) if self.persistent else None
             found.append(Seen((client,), "update", update, pseudonym=name, members=members))
         return found
+
+    def overhears(self, exchange: Exchange) -> list[Seen]:
+        """Every peer's model; behind masks only those that nothing masks. A connection is a peer's."""
+        masked = {int(j): exchange.sums(int(j)) for j in np.unique(exchange.links[:, 1])}
+        bare = [link for link in exchange.links.tolist() if (of := masked[link[1]]) is None or len(of) == 1]
+        senders = sorted({sender for sender, _ in bare})
+        return [_letter(exchange, sender, None, {}, knows_links=True) for sender in senders]
 
 
 class Observer(Position):
@@ -378,3 +406,120 @@ class OtherClient(Position):
     def holds_data_of(self) -> int | None:
         """Its own."""
         return self.number
+
+
+class Neighbour(Position):
+    """One peer, or several that pool what they hold: their own examples and models, and every model they were sent.
+
+    What it looks for are the examples of those who send to it. Of the first round it knows where they began, since all
+    begin with the same model, so that it holds their updates. Later it holds their models, as differences to its own.
+
+    Attributes:
+      peers: its numbers, from 0.
+      since: rounds from the first in which it does not listen yet.
+    """
+
+    name: ClassVar[str] = "neighbour"
+    bare: ClassVar[str] = "peers"
+    sees_messages: ClassVar[bool] = True
+    beside_server: ClassVar[bool] = False
+    among_peers: ClassVar[bool] = True
+
+    peers: Annotated[tuple[int, ...], BeforeValidator(_peers), Field(min_length=1)]
+    since: Annotated[int, Field(ge=0)] = 0
+
+    def who(self, acts: bool = False) -> str:
+        """In words."""
+        several = len(self.peers) > 1
+        who = (
+            f"Peers {', '.join(map(str, self.peers))}, which pool" if several else f"Peer {self.peers[0]}, which keeps"
+        )
+        late = f", from round {self.since} on" if self.since else ""
+        return f"{who} every model that {'they are' if several else 'it is'} sent{late}, and " + (
+            "have examples and models of their own" if several else "has examples and a model of its own"
+        )
+
+    def check(self, federation: Federation) -> None:
+        """Refuses numbers beyond the peers."""
+        there = getattr(federation.wiring, "peers", None) or len(federation.partition)
+        strange = [p for p in self.peers if not 0 <= p < there]
+        if strange:
+            raise CapabilityError(
+                f"the adversary is peer {strange[0]}, but there are {there} peers, numbered from 0; name one of them"
+            )
+
+    def overhears(self, exchange: Exchange) -> list[Seen]:
+        """The models of those who sent to it; with masks, sums of them unless one sent alone."""
+        if exchange.number < self.since:
+            return []
+        ours = frozenset(self.peers)
+        own = {peer_name(p): exchange.last(p) for p in self.peers}
+        found, single = list[Seen](), set[int]()
+        for receiver in self.peers:
+            of = exchange.sums(receiver)
+            senders = exchange.senders_to(frozenset({receiver}))
+            others = [s for s in senders if s not in ours]
+            if of is None or len(others) == 1:
+                single |= set(others)
+            elif others:
+                found.append(_sum(exchange, receiver, {s: of[s] for s in others}))
+        for sender in sorted(single, reverse=True):
+            to = [int(j) for i, j in exchange.links if int(i) == sender and int(j) in ours]
+            receiver = next((r for r in to if _begun_alike(exchange, r, [sender])), to[0])
+            found.insert(0, _letter(exchange, sender, receiver, own, knows_links=False))
+        return found
+
+    def names_members(self) -> bool:
+        """Peers send to it under their names."""
+        return True
+
+
+def _begun_alike(exchange: Exchange, receiver: int, senders: Iterable[int]) -> bool:
+    """Whether a receiver knows where these began, since it began with the very same mean of the same models."""
+    if not exchange.public or (own := exchange.origin(receiver)) is None:
+        return False
+    for sender in senders:
+        other = exchange.origin(sender)
+        if other is None or other.keys() != own.keys() or any(abs(other[k] - own[k]) > 1e-9 for k in own):
+            return False
+    return True
+
+
+def _letter(
+    exchange: Exchange, sender: int, receiver: int | None, own: Mapping[str, np.ndarray], *, knows_links: bool
+) -> Seen:
+    """One peer's model, as a difference to where it began, if that is known, or to the receiver's own."""
+    message, name = exchange.message(sender), peer_name(sender)
+    known = exchange.public or knows_links
+    letter = Letter(name, exchange.origin(sender) if known else None, exchange.last(sender).copy(), own)
+    kind: Kind = "model"
+    if exchange.start is not None:
+        base, kind = exchange.start, "update"
+    elif receiver is None:  # the wire has no model of its own to compare with
+        base = np.zeros_like(message)
+    else:
+        base = exchange.begun(receiver)
+        if _begun_alike(exchange, receiver, [sender]):
+            kind = "update"
+    return Seen(
+        (exchange.clients[sender],),
+        kind,
+        message - base,
+        pseudonym=name,
+        members=(name,),
+        weights=base,
+        letter=letter,
+    )
+
+
+def _sum(exchange: Exchange, receiver: int, weights: Mapping[int, float]) -> Seen:
+    """The weighted mean of several peers' models; a mean of updates where all began alike and count alike."""
+    total = sum(weights.values())
+    mean = sum(w / total * exchange.message(s).astype(np.float64) for s, w in weights.items())
+    base = exchange.start if exchange.start is not None else exchange.begun(receiver)
+    began = exchange.start is not None or _begun_alike(exchange, receiver, weights)
+    alike = max(weights.values()) - min(weights.values()) < 1e-9
+    observed = (mean - base).astype(base.dtype)
+    members = tuple(peer_name(s) for s in weights)
+    kind: Kind = "sum" if alike and began else "model"
+    return Seen(tuple(exchange.clients[s] for s in weights), kind, observed, members=members, weights=base)

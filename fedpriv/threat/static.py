@@ -33,6 +33,7 @@ OF_ONE_VIEW = {
     "round": "numbers read off a view come in through `Prior.tensors(view)`, as `scene.tensors`",
     "pseudonym": "it says who sent one update, which a graph for many must not depend on",
     "members": "it says who is behind one view, which a graph for many must not depend on",
+    "letter": "it came with one message, which a graph for many must not depend on",
     "adversary": "what it knows decides on the attack, outside the graph",
 }
 

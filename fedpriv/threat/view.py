@@ -23,6 +23,7 @@ from fedpriv.models.model import Model, Moments
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.capability import Capability
+from fedpriv.threat.exchange import Letter
 from fedpriv.threat.knowledge import Auxiliary, Generator
 from fedpriv.threat.lab import Lab
 from fedpriv.threat.question import Question
@@ -52,7 +53,8 @@ class View:
     Attributes:
       adversary: whose view this is.
       kind: `update` (one client's message, decoded), `sum` (a weighted sum over clients), `released` (the sum
-        after server-side defenses, as it moved the public model), `shares` (ring elements only).
+        after server-side defenses, as it moved the public model), `shares` (ring elements only), `model` (among peers,
+        a model that was sent, as its difference to a model that the adversary holds, which is not where it came from).
       round: round number, from 0.
       model: the model's functions.
       weights: `[d]` float, the model the clients received.
@@ -78,13 +80,14 @@ class View:
         if they are the same. None where it cannot tell who they are, or does not know them again.
       own: its own examples, if it is a client itself. They are not looked for: `simulate` adds them.
       told: what knowledge that is not built in has filled in, by name.
+      letter: among peers, what the adversary knows beside a model it was sent.
       data_kind: what examples are, which is public; None goes by the model's input shape.
       question: what is asked, where the goal asks something: the public part of it.
       lab: where it trains models of its own, if it holds data to do so.
     """
 
     adversary: Adversary
-    kind: Literal["update", "sum", "released", "shares"]
+    kind: Literal["update", "sum", "released", "shares", "model"]
     round: int
     model: Model
     weights: np.ndarray
@@ -105,6 +108,7 @@ class View:
     pseudonym: str | None = None
     members: tuple[str, ...] | None = None
     own: Own | None = None
+    letter: Letter | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
     data_kind: Kind = None  # type: ignore[assignment]  # filled in below
 
@@ -162,7 +166,7 @@ class View:
     def capabilities(self) -> frozenset[Capability]:
         """What this view offers an attack."""
         have = set()
-        if self.observed is not None:
+        if self.observed is not None and self.kind != "model":
             have.add(Capability.REAL_UPDATE)
             if self.visible is None:
                 have.add(Capability.WHOLE_UPDATE)
@@ -212,6 +216,9 @@ class View:
             "sum": f"the sum of {many} clients' updates",
             "released": f"the released mean of {many} clients' updates",
             "shares": "secret shares only",
+            "model": f"the mean of {many} peers' models, but not where they began"
+            if self.clients != 1
+            else "a peer's model, but not where it began",
         }[self.kind]
         whose, knows = f"{article} {self.adversary.position}", sorted(self.adversary.knows)
         if self.visible is not None:

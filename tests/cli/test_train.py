@@ -312,3 +312,19 @@ def test_a_selection_is_an_option(run, npz):
     status, _, err = run(*SMALL, *apart, "--cohort", 2, "--data", npz)
     assert status == 2
     assert "--cohort and --selection exclude each other" in err
+
+
+def test_gossip_on_the_command_line(run, npz, tmp_path):
+    small = [*SMALL, "--data", npz, "--clients", 9, "--rounds", 1, "--weighting", "uniform"]
+    figure = tmp_path / "graph.png"
+    status, out, _ = run(*small, "--topology", "gossip(graph=torus)", "--topology-figure", figure)
+    assert status == 0
+    assert "torus of 9 peers: connected, each sends to 4 a round; spectral gap 0.6" in out
+    assert "Peers sent each other" in out
+    assert figure.exists()
+    for topology, said in (("gosip", "Did you mean 'gossip'"), ("gossip(graph=grid)", "no grid")):
+        status, _, err = run(*small, "--clients", 7, "--topology", topology)
+        assert status == 2
+        assert said in err
+    status, _, err = run(*small, "--topology-figure", figure)
+    assert (status, "shows who sends to whom in gossip" in err) == (2, True)

@@ -65,12 +65,16 @@ OTHER = {
     "exposure.selection": "cyclic(size=1)",
     "exposure.attrition": "bernoulli(rate=0.1)",
     "exposure.server": {"learning_rate": 0.5},
+    "training.topology": "gossip(graph=ring)",
+    "exposure.topology": "gossip(graph=ring)",
     "exposure.batch": 2,
     "exposure.cohort": 2,
 }
 
 #: What must change with a field for its other value to make sense.
 WITH = {
+    "training.topology": {"exposure.topology": "server"},
+    "exposure.topology": {"exposure.adversary": "neighbour(0)", "exposure.cohort": 2},
     "exposure.rounds": {"attack": "sum_difference(inner=dlg)"},
     "training.sampling.kind": {"training.sampling.rate": 0.5},
     "exposure.corrupted": {"exposure.adversary": "aggregators", "defense": ["secret_sharing(aggregators=3)"]},
@@ -141,3 +145,17 @@ def test_the_seed_and_the_spelling():
     assert keys(base, 1) != keys(base, 0)
     assert keys(changed("attack", "dlg()")) == keys(base)
     assert keys(changed("defense", "clip( norm = 1.0 )")) == keys(base)
+
+
+def test_a_topology_is_in_the_key_however_it_is_written_and_a_server_is_as_it_was():
+    base = Setting.model_validate(BASE)
+    assert "topology" not in base.training.identity()
+    assert "topology" not in base.exposure.identity()
+    assert keys(changed("training.topology", "server")) == keys(base)
+    written = changed("training.topology", "gossip(graph=ring)")
+    assert keys(changed("training.topology", "gossip(protocol=d_psgd,graph=ring(),mixing=metropolis)")) == keys(written)
+    with pytest.raises(pydantic.ValidationError, match="there is no 'server' in topology 'gossip"):
+        Setting.model_validate({**BASE, "exposure": {"topology": "gossip(graph=ring)", "cohort": 2, "images": 2}})
+    torus = {"topology": "gossip(graph=torus)", "cohort": 14, "images": 14, "adversary": "neighbour(0)"}
+    with pytest.raises(pydantic.ValidationError, match=r"exposure.cohort: 14 peers make no torus"):
+        Setting.model_validate({**BASE, "exposure": torus})

@@ -18,6 +18,7 @@ from fedpriv.threat.dossier import Dossier
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.modern import AttackPart
+from fedpriv_attacks.rounds.joined import joined
 
 #: Part of the squared distances between models that rounds are taken to differ by on their own, from rounding.
 _RIDGE = 1e-9
@@ -111,7 +112,7 @@ class SumDifference(Attack):
         refused: list[str] = []
         for k, one in enumerate(isolated):
             try:
-                findings.append(_claimed(self.inner.run(one.view, integer_seed(seed, Purpose.ATTACK, k))))
+                findings.append(self.inner.run(one.view, integer_seed(seed, Purpose.ATTACK, k)))
             except (CapabilityError, ModelError, DivergenceError) as e:
                 refused.append(str(e))
         if refused and not findings:
@@ -119,23 +120,12 @@ class SumDifference(Attack):
                 f"attack '{self.inner.name}' applies to none of the {len(isolated)} updates that 'sum_difference' "
                 f"isolated: {refused[0]}"
             )
-        shape = dossier.pages[0].model.input_shape
-        nothing = Finding(np.zeros((0, *shape), np.float32), np.zeros(0, np.int32))
-        claims = [f for f in findings if f.y is not None or f.x is None or len(f.x)]
-        xs, ys = ([a for f in [nothing, *claims] if (a := getattr(f, part)) is not None] for part in ("x", "y"))
-        pictured, labelled = (len(some) > len(claims) for some in (xs, ys))
-        inner = sum(f.seconds for f in findings)
-        compiled = sum(f.compile_seconds for f in findings)
         drifts, norms = [i.drift for i in isolated], [i.amplification for i in isolated]
         share = sum(len(i.members) for i in isolated) / max(known, 1)
-        return Finding(
-            x=np.concatenate(xs) if pictured else None,
-            y=np.concatenate([np.zeros(0, np.int32), *(y for y in ys if y is not None)]) if labelled else None,
-            objective=float(np.mean([f.objective for f in findings])) if findings else float("nan"),
-            evaluations=sum(f.evaluations for f in findings),
-            seconds=max(inner, time.perf_counter() - began - compiled),
-            compile_seconds=compiled,
-            restarts=max([1, *(f.restarts for f in findings)]),
+        return joined(
+            findings,
+            dossier.pages[0].model.input_shape,
+            time.perf_counter() - began,
             measures={
                 "isolated": share,
                 "drift": float(np.median(drifts)) if drifts else float("nan"),
@@ -143,19 +133,6 @@ class SumDifference(Attack):
             },
             extra={"isolated": [_told(i) for i in isolated], "refused": refused},
         )
-
-
-def _claimed(finding: Finding) -> Finding:
-    """A finding without the rows where it claims nothing, so that several can be put one after the other."""
-    if finding.x is None:
-        return finding
-    rows = np.isfinite(finding.x).all(tuple(range(1, finding.x.ndim)))
-    labels = finding.y
-    if labels is not None and len(labels) == len(rows):
-        labels = labels[rows]
-    if labels is not None and len(labels) != rows.sum():
-        labels = None
-    return replace(finding, x=finding.x[rows], y=labels)
 
 
 def _told(one: Isolated) -> dict[str, Any]:

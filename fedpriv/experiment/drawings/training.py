@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedpriv.experiment.arm import (
     Arm,
@@ -81,15 +81,31 @@ def training_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
         curves = parts.setdefault(short_name(arm, split) if split else "", {})
         curves[short_name(arm, [n for n in varying if n not in split])] = list(by_seed.values())
 
-    def drawn(curves: Mapping[str, Sequence[Any]]) -> Callable[[], Figure]:
+    def drawn(
+        curves: Mapping[str, Sequence[Any]], over: Literal["rounds", "megabytes"] = "rounds"
+    ) -> Callable[[], Figure]:
         def draw() -> Figure:
             from fedpriv.figures.curves import training_curves
 
-            return training_curves(curves, target=arms[0].results[0].cell.setting.training.target_accuracy)
+            return training_curves(curves, target=arms[0].results[0].cell.setting.training.target_accuracy, over=over)
 
         return draw
 
-    return [
+    topologies = {a.results[0].cell.setting.training.topology for a in shown}
+    of_bytes = [
+        Drawn(
+            part_stem("training_bytes", i, len(parts)),
+            f"Training by what is sent{': ' + title if title else ''}",
+            "Test accuracy and loss over all that was sent until then: to and from a server, or among peers, where a "
+            "message counts once. Where peers have models of their own, means over the peers that were tested, and how "
+            "far all lie from their mean (root mean square).",
+            "Curves of accuracy and loss over megabytes.",
+            drawn(curves, "megabytes"),
+        )
+        for i, (title, curves) in enumerate(parts.items(), 1)
+        if len(topologies) > 1
+    ]
+    return of_bytes + [
         Drawn(
             part_stem("training_curves", i, len(parts)),
             f"Training{': ' + title if title else ''}",

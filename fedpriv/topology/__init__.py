@@ -1,0 +1,1 @@
+"""Topology: who exchanges models with whom where there is no server, with which weights, and by which protocol."""
