@@ -44,6 +44,7 @@ def test_the_order_of_the_ideas() -> None:
         "A secure sum",
         "Encryption",
         "Differential privacy",
+        "Gossip",
     ]
 
 
@@ -83,6 +84,12 @@ def test_privacy_costs_accuracy(toured: tuple[dict[str, Any], Path]) -> None:
     epsilons, accuracies = zip(*toured[0]["points"])
     assert list(epsilons) == sorted(epsilons, reverse=True)
     assert accuracies[0] > accuracies[-1] + 0.05
+
+
+def test_denser_graphs_keep_peers_nearer(toured: tuple[dict[str, Any], Path]) -> None:
+    assert toured[0]["gap"] == pytest.approx(1)  # of the complete graph, the last
+    assert toured[0]["apart"] < 1e-4
+    assert toured[0]["spread"].accuracy > 0.6
 
 
 def test_the_pictures_are_drawn(toured: tuple[dict[str, Any], Path]) -> None:

@@ -55,6 +55,8 @@ def _budget_readable(value: Any) -> Any:
 
 
 Spending = Annotated[str, pydantic.BeforeValidator(_budget_readable)]
+
+
 def _topology_exists(value: str | None) -> str | None:
     if value is not None:
         try:
