@@ -24,6 +24,7 @@ FREE = {
 
 #: Another value of each field that a rule by type would not find.
 OTHER = {
+    "training.batch_selection": "poisson",
     "training.simulates": {"cohort": 20, "population": 400},
     "training.budget": "epsilon=2, delta=1e-6",
     "data": "tests.experiment.toys:by_class",
