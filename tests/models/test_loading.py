@@ -60,10 +60,10 @@ def mine(text, shape=(6, 6, 1), classes=3, **parameters):
 
 @pytest.mark.parametrize("name", registry.models.names())
 def test_every_registered_model_loads(name):
-    model = load(name, (12, 12, 1), 4)
+    model = load(name, (16, 16, 1), 4)
     assert isinstance(model, Model)
     assert model.name == name
-    assert (model.input_shape, model.num_classes) == ((12, 12, 1), 4)
+    assert (model.input_shape, model.num_classes) == ((16, 16, 1), 4)
 
 
 def test_written_and_given_parameters():

@@ -22,6 +22,7 @@ SHIPPED = {
     "per_layer_clip": "per_layer_clip(total=0.05)",
     "adaptive_central_dp": "adaptive_central_dp(noise_multiplier=0.1,initial_clip=0.05)",
     "dp_ftrl": "dp_ftrl(clip=0.05,noise_multiplier=0.1)",
+    "dp_sgd": "dp_sgd(clip=0.05,noise_multiplier=0.1)",
     "local_dp": "local_dp(clip=0.05,noise_multiplier=0.1)",
     "top_k": "top_k(fraction=0.1)",
     "random_k": "random_k(fraction=0.1)",
@@ -49,6 +50,7 @@ ELSEWHERE = {
     "neighbour_masking",
     "ckks_sum",
     "paillier_sum",
+    "distributed_dp",
 } | {n for n in registry.defenses.names() if n.startswith("tff_")}
 
 
@@ -59,7 +61,7 @@ def test_every_shipped_defense_is_checked_somewhere():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_ships_keeps_its_promises(name):
     checked = check_defense(SHIPPED[name])
-    assert (checked.epsilon is not None) == name.endswith(("_dp", "_ftrl"))
+    assert (checked.epsilon is not None) == name.endswith(("_dp", "_ftrl", "_sgd"))
     if name == "clip":
         assert checked.replayed < 1e-5
         assert checked.moved > 0.3

@@ -293,7 +293,7 @@ def test_no_epsilon_where_clients_are_left_out_or_the_round_is_called_off_over_t
     [
         ([PLAIN], {}, "put a secure sum behind it"),
         ([PLAIN, "secagg"], {"weighting": "examples"}, "weighting='uniform'"),
-        (["distributed_dp(clip=1, noise_multiplier=none)", "secagg"], {}, "leaves the noise to a budget"),
+        (["distributed_dp(clip=1, noise_multiplier=none)", "secagg"], {}, "give noise_multiplier, or a budget"),
         ([PLAIN, "secagg(bits=24)"], {}, "leave bits out"),
         ([PLAIN, "secagg(range=2)"], {}, "leave range out"),
         ([PLAIN, "ckks(fraction=0.5)"], {}, "hides the whole contribution"),
