@@ -5,7 +5,7 @@ from dataclasses import replace
 import dp_accounting
 import numpy as np
 import pytest
-from fedpriv_defenses.dp_sgd.account import kinds_of
+from fedpriv_defenses.dp_sgd.account import kinds_of, worst
 from fedpriv_defenses.dp_sgd.dp_sgd import DPSGD
 from fedpriv_defenses.dp_sgd.mixture import renyi_divergence
 from scipy import stats
@@ -232,6 +232,23 @@ def test_the_client_with_the_weakest_guarantee_counts(federate):
 
     assert epsilon("rdp") == pytest.approx(max(epsilons.values()), rel=1e-9)
     assert [k.examples for k in kinds_of(procedure, (100, 110, 60))] == [60, 110]
+
+
+def test_events_of_other_batches_are_told_apart():
+    """Clients of two sizes, whose weakest is known by its Renyi divergence alone."""
+    from fedpriv.account.composition import Composition
+
+    def epsilon(selection, **more):
+        options = {"batch_size": 10, "local_epochs": 3, "max_local_steps": 200, **more}
+        kinds = kinds_of(make_procedure(batch_selection=selection, **options), (500, 1500))
+        events[selection] = worst(kinds, 4.0)[1]
+        return Composition([(events[selection], 10)], "replace_one", "rdp").epsilon(1e-5)
+
+    events = {}
+    assert epsilon("fixed") == pytest.approx(3.888, abs=1e-3)
+    assert epsilon("shuffled") == pytest.approx(15.85, abs=1e-2)
+    assert events["fixed"] != events["shuffled"]
+    assert dict(events["shuffled"].parameters)["epochs_1"] == 2
 
 
 def test_rounds_count_as_often_as_the_selection_lets_a_client_take_part():
