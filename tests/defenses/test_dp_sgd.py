@@ -284,6 +284,16 @@ def test_a_users_records_are_bounded_counted_and_accounted(federate, toy):
         central(federate, DPSGD(clip=0.5, noise_multiplier=6.0, per_user=3), train=data, partition=halves)
 
 
+@pytest.mark.parametrize("selection", ["poisson", "fixed", "shuffled"])
+def test_a_user_is_accounted_with_all_the_records_that_may_be_kept(selection):
+    """However few users have in this data."""
+    procedure = make_procedure(batch_size=100, batch_selection=selection)
+    defense = DPSGD(clip=1, noise_multiplier=1.0, per_user=5)
+    few, many = (defense.claims(plan_of(procedure, (10_000,), records_per_user=n), None) for n in (1, 5))
+    assert [claim.event for claim in few] == [claim.event for claim in many]
+    assert all("a user of at most 5 examples" in claim.assumes[0] for claim in few)
+
+
 def test_the_mixtures_divergence_is_the_sampled_gaussians_for_one_record_and_a_whole_users_without_sampling():
     from dp_accounting.rdp import rdp_privacy_accountant
 

@@ -176,9 +176,9 @@ class DPSGD(Defense):
         procedure, multiplier = plan.procedure, self.noise_multiplier
         if procedure is None or multiplier is None:
             return []
-        records = 1 if self.per_user is None else plan.records_per_user
-        if records is None:
-            return []
+        if self.per_user is not None and plan.records_per_user is None:
+            return []  # nobody knows whose the examples are
+        records = self.per_user or 1  # not what users happen to have here: a neighbour's may have more
         kinds = kinds_of(procedure, plan.sizes or (plan.max_examples,))
         relation = relation_of(procedure)
         if multiplier == 0:
