@@ -261,6 +261,28 @@ def test_rounds_count_as_often_as_the_selection_lets_a_client_take_part():
     assert claim.run is None
 
 
+def test_cohorts_given_by_hand_void_what_the_selection_limits():
+    """Every round then counts."""
+    from fedpriv.account.ledger import Ledger
+
+    procedure, sizes = make_procedure(batch_size=10, batch_selection="poisson"), (100,) * 40
+    defense = DPSGD(clip=1, noise_multiplier=2.0)
+    found = {}
+    for name, sampling, broken in (
+        ("drawn", Sampling(kind="strategy", strategy="cyclic(size=4)"), ()),
+        ("given", Sampling(kind="strategy", strategy="cyclic(size=4)"), {"cohorts are drawn"}),
+        ("full", Sampling.full(), ()),
+    ):
+        plan = plan_of(procedure, sizes, sampling=sampling)
+        ledger = Ledger(plan, defense.claims(plan, None))
+        ledger.spend(9)
+        ledger.spend(1, broken=broken)
+        found[name] = ledger.epsilon(1e-5, against="server")
+    assert found["given"].value == found["full"].value > 1.5 * found["drawn"].value
+    assert any("by the selection" in a for a in found["drawn"].assumes)
+    assert not any("by the selection" in a for a in found["given"].assumes)
+
+
 def test_a_users_records_are_bounded_counted_and_accounted(federate, toy):
     users = np.array([f"u{i // 6}" for i in range(30)])
     data = Dataset("toy", toy.x, toy.y, toy.num_classes, keys=users)
