@@ -39,8 +39,9 @@ class DPSGD(Defense):
       mechanism of noise_multiplier / 2, for one example replaced by another.
     The local steps of a round are composed for the client with the weakest guarantee, and the rounds as if every client
     took part in all of them, or in as many as the selection lets it, unless a cohort was given by hand: cohort sampling
-    hides nothing from the server, and amplifies nothing here. Batches are as large as they are drawn; none is cut to a size. With `per_user` the unit is a
-    user, all of whose records lie with one client, and of whose records so many are kept.
+    hides nothing from the server, and amplifies nothing here. Batches are as large as they are drawn; none is cut to a
+    size. With `per_user` the unit is a user, all of whose records lie with one client, and of whose records so many are
+    kept.
 
     The examples' gradients are never held one by one: their norms come from what enters and leaves each layer
     (Goodfellow 2015, arXiv 1510.01799; Bu, Mao, Xu 2022, arXiv 2205.10683); see `fedpriv.models.example_gradients`.
