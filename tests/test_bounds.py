@@ -11,12 +11,15 @@ from fedpriv.account.accounting import round_rdp
 from fedpriv.account.bounds import (
     GaussianTradeOff,
     HockeyStick,
+    claimed,
+    of_replacing,
     prior_success,
     renyi_reconstruction,
     sampled_reconstruction,
     trade_off,
 )
 from fedpriv.base.errors import ParameterError
+from fedpriv.defense.claim import Claim
 from fedpriv.defense.event import RenyiEvent
 
 GAUSSIAN = dp_accounting.GaussianDpEvent
@@ -144,3 +147,21 @@ def test_no_rates_are_refused():
         GaussianTradeOff(1.0).grouped(0)
     with pytest.raises(ParameterError, match="ten times"):
         sampled_reconstruction(1.0, rate=0.1, rounds=1, prior=1e-4, samples=1000)
+
+
+@pytest.mark.parametrize(
+    ("relation", "unit", "steps"),
+    [
+        ("replace_one", "client", 1),
+        ("replace_one", "example", 1),
+        ("replace_one", "user", 2),
+        ("replace_special", "client", 2),
+        ("add_or_remove_one", "client", 2),
+        ("add_or_remove_one", "example", 2),
+        ("add_or_remove_one", "user", 4),
+    ],
+)
+def test_one_candidate_in_anothers_place_takes_the_relations_steps(relation, unit, steps):
+    event = dp_accounting.GaussianDpEvent(2.0)
+    claim = Claim(event=event, unit=unit, relation=relation, against="server", amplified=False)
+    assert of_replacing(claim, claimed(claim, event, 1)) == GaussianTradeOff(steps / 2)

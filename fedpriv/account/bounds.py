@@ -8,10 +8,12 @@ the attack and however much it computes:
   (Kairouz, Oh, Viswanath 2015, arXiv 1311.0776). The advantage, true minus false positive rate (Yeom, Giacomelli,
   Fredrikson, Jha 2018, arXiv 1709.01604), is at most the total variation distance; of (epsilon, delta) alone that is
   (e^epsilon - 1 + 2 delta) / (e^epsilon + 1) (Humphries et al. 2020, arXiv 2010.12112).
-- Reconstruction. Let kappa be the chance that the best guess made without the output counts as a reconstruction. With
-  the output it does with a chance of at most the blow-up function at kappa, which is the true positive rate at the
-  false positive rate kappa (Balle, Cherubin, Hayes 2022, arXiv 2201.04845; Hayes, Mahloujifar, Balle 2023, arXiv
-  2302.07225; that the two are one: Kaissis, Hayes, Ziller, Rueckert 2023, arXiv 2307.03928).
+- Reconstruction. What the output is compared with must not depend on what is reconstructed: the unit removed, zeros, or
+  any fixed other in its place, each of which is one step of its relation. Let kappa be the chance that the best guess
+  made without the output counts as a reconstruction. With the output it does with a chance of at most the blow-up
+  function at kappa, which is the true positive rate at the false positive rate kappa (Balle, Cherubin, Hayes 2022,
+  arXiv 2201.04845; Hayes, Mahloujifar, Balle 2023, arXiv 2302.07225; that the two are one: Kaissis, Hayes, Ziller,
+  Rueckert 2023, arXiv 2307.03928).
 
 Where they hold: for what the claim's unit is, against the claim's adversary, who may know everything else. An adversary
 who sees messages before noise is added to their sum is bounded by nothing here. kappa must be that of the prior which
@@ -248,11 +250,15 @@ def claimed(claim: Claim, event: Event, rounds: int) -> TradeOff:
 
 
 def of_replacing(claim: Claim, one: TradeOff) -> TradeOff:
-    """Of replacing one unit by another, which is what asking for a member among others amounts to.
+    """Of one candidate in another's place, which is what asking for a member among others amounts to.
 
-    Under add_or_remove_one that is two steps: one is removed and another added.
+    A unit changes into another in one step under replace_one. Under add_or_remove_one it is removed and the other
+    added, and under replace_special it becomes zeros and these the other: two steps. A candidate is an example: an
+    example-level claim's unit, or part of one client, which changes. But the two candidates may be different users',
+    both of whom then change, one to have an example less and one to have one more.
     """
-    return one.grouped(2) if claim.relation == "add_or_remove_one" else one
+    steps = 1 if claim.relation == "replace_one" else 2
+    return one.grouped(2 * steps if claim.unit == "user" else steps)
 
 
 def renyi_reconstruction(orders: np.ndarray, rdp: np.ndarray, prior: float) -> float:

@@ -26,7 +26,7 @@ from fedpriv.account.accounting import (
     require_supported,
     sampled,
 )
-from fedpriv.account.composition import Composition, Concentrated
+from fedpriv.account.composition import Composition, Concentrated, Keyed
 from fedpriv.account.phase import Phase, Spent, choices
 from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.base.lazy import dp_accounting
@@ -333,7 +333,7 @@ class Ledger:
     def _value(
         self, parts: list[tuple[Any, int]], relation: Relation, name: AccountantName, delta: float, group: int
     ) -> tuple[float, str, float | None]:
-        key = (repr(parts), relation, name)
+        key = (tuple((Keyed(event), times) for event, times in parts), relation, name)
         if key not in self._compositions:
             self._compositions[key] = Composition(parts, relation, name, self.interval)
         if (key, delta, group) not in self._values:
@@ -375,7 +375,7 @@ class Ledger:
                 f"a claim assumes that {voided[0]}, which did not hold in round {self.broken[voided[0]]}, so it gives "
                 "no number for this run"
             )
-        key = (repr(claim), rounds, accountant)
+        key = (id(claim), rounds, accountant)  # which lives as long as the ledger; its text lacks what `run` gives
         if key not in self._spents:
             readings: tuple[tuple[Any, int], ...]
             if claim.run is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from fedpriv.base.errors import DataError
@@ -29,7 +31,10 @@ def records_per_user(data: Dataset, partition: Partition) -> int | None:
 
 
 def bounded(data: Dataset, partition: Partition, most: int, seed: int) -> Partition:
-    """The partition with at most `most` examples of each user, which the seed draws; the order is kept.
+    """The partition with at most `most` examples of each user; the order is kept.
+
+    Which of a user's are kept follows from the seed, the user's key and how many it has, and from nobody else: a user
+    more or less changes nothing about the others', as user-level guarantees need. It need not be secret.
 
     Raises:
       DataError: the dataset does not say whose its examples are, or a user's lie with several clients.
@@ -45,16 +50,23 @@ def bounded(data: Dataset, partition: Partition, most: int, seed: int) -> Partit
             "would spend that user's privacy; partition by user (natural), or put all into one client"
         )
     kept = []
-    for client, part in enumerate(partition.indices):
-        rng = generator(seed, Purpose.PARTITION, client)
-        order = rng.permutation(len(part))
-        _, users = np.unique(data.keys[part], return_inverse=True)
-        ranks = np.empty(len(part), np.int64)
-        # The place of each example among its user's, in the drawn order.
-        by_user = order[np.argsort(users[order], kind="stable")]
-        sizes = np.bincount(users)
-        ranks[by_user] = np.arange(len(part)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        kept.append(part[ranks < most])
+    for part in partition.indices:
+        names, users, counts = np.unique(data.keys[part], return_inverse=True, return_counts=True)
+        by_user = np.split(np.argsort(users, kind="stable"), np.cumsum(counts)[:-1])
+        keeps = np.ones(len(part), bool)
+        for name, places in zip(names, by_user, strict=True):
+            if len(places) > most:
+                # In the dataset's order, since the partition's may come of a shuffle of everybody's.
+                own = places[np.argsort(part[places], kind="stable")]
+                keeps[own] = False
+                keeps[own[_drawn(seed, str(name), len(own), most)]] = True
+        kept.append(part[keeps])
     before, after = int(partition.sizes.sum()), sum(map(len, kept))
     said = f"{partition.name}, at most {most} a user ({before - after} of {before} examples left out)"
     return Partition(said, tuple(kept)) if after < before else partition
+
+
+def _drawn(seed: int, user: str, count: int, most: int) -> np.ndarray:
+    """Places of the examples that a user keeps, `[most]` of `count`."""
+    key = int.from_bytes(hashlib.blake2b(user.encode(), digest_size=16).digest(), "little")
+    return generator(seed, Purpose.PARTITION, key).permutation(count)[:most]

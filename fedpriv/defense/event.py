@@ -15,7 +15,8 @@ class RenyiEvent:
 
     Attributes:
       name: of the mechanism, as in `skellam`.
-      parameters: what the curve depends on, as (name, value) pairs; tells events apart.
+      parameters: all that the curve depends on besides the name, as (name, value) pairs. Events are equal where name
+        and parameters are, and saved ledgers are told apart by them.
       curve: order alpha > 1 to a bound on the Renyi divergence of that order, in nats.
     """
 

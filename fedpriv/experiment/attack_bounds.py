@@ -32,7 +32,7 @@ class Exposed:
 
     Attributes:
       one: how well neighbours by the claim's own relation can be told apart.
-      replaced: how well one unit in place of another can.
+      replaced: how well one candidate in place of another can (`of_replacing`).
       epsilon: at the setting's delta, by the claim's relation.
     """
 

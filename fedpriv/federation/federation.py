@@ -173,7 +173,11 @@ class Federation:
             )
 
     def _bound_users(self) -> None:
-        """Leaves out what a user has beyond what a defense is to be given."""
+        """Leaves out what a user has beyond what a defense is to be given.
+
+        A chosen seed draws which, so that repetitions differ. Without one the draw is the same in every run: a run that
+        resumes goes on with the same examples, and nothing is lost, since the guarantee covers whichever are kept.
+        """
         most = self._most_of_a_user
         if most is not None:
             seed = (self.seed or 0) if self.seeded else 0

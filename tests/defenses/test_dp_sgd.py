@@ -5,7 +5,7 @@ from dataclasses import replace
 import dp_accounting
 import numpy as np
 import pytest
-from fedpriv_defenses.dp_sgd.account import kinds_of
+from fedpriv_defenses.dp_sgd.account import kinds_of, worst
 from fedpriv_defenses.dp_sgd.dp_sgd import DPSGD
 from fedpriv_defenses.dp_sgd.mixture import renyi_divergence
 from scipy import stats
@@ -234,6 +234,23 @@ def test_the_client_with_the_weakest_guarantee_counts(federate):
     assert [k.examples for k in kinds_of(procedure, (100, 110, 60))] == [60, 110]
 
 
+def test_events_of_other_batches_are_told_apart():
+    """Clients of two sizes, whose weakest is known by its Renyi divergence alone."""
+    from fedpriv.account.composition import Composition
+
+    def epsilon(selection, **more):
+        options = {"batch_size": 10, "local_epochs": 3, "max_local_steps": 200, **more}
+        kinds = kinds_of(make_procedure(batch_selection=selection, **options), (500, 1500))
+        events[selection] = worst(kinds, 4.0)[1]
+        return Composition([(events[selection], 10)], "replace_one", "rdp").epsilon(1e-5)
+
+    events = {}
+    assert epsilon("fixed") == pytest.approx(3.888, abs=1e-3)
+    assert epsilon("shuffled") == pytest.approx(15.85, abs=1e-2)
+    assert events["fixed"] != events["shuffled"]
+    assert dict(events["shuffled"].parameters)["epochs_1"] == 2
+
+
 def test_rounds_count_as_often_as_the_selection_lets_a_client_take_part():
     """And cohort sampling, which the server sees, amplifies nothing."""
     procedure = make_procedure(batch_size=10, batch_selection="poisson")
@@ -242,6 +259,28 @@ def test_rounds_count_as_often_as_the_selection_lets_a_client_take_part():
     (claim,) = DPSGD(clip=1, noise_multiplier=1.0).claims(sampled, None)
     assert not claim.amplified
     assert claim.run is None
+
+
+def test_cohorts_given_by_hand_void_what_the_selection_limits():
+    """Every round then counts."""
+    from fedpriv.account.ledger import Ledger
+
+    procedure, sizes = make_procedure(batch_size=10, batch_selection="poisson"), (100,) * 40
+    defense = DPSGD(clip=1, noise_multiplier=2.0)
+    found = {}
+    for name, sampling, broken in (
+        ("drawn", Sampling(kind="strategy", strategy="cyclic(size=4)"), ()),
+        ("given", Sampling(kind="strategy", strategy="cyclic(size=4)"), {"cohorts are drawn"}),
+        ("full", Sampling.full(), ()),
+    ):
+        plan = plan_of(procedure, sizes, sampling=sampling)
+        ledger = Ledger(plan, defense.claims(plan, None))
+        ledger.spend(9)
+        ledger.spend(1, broken=broken)
+        found[name] = ledger.epsilon(1e-5, against="server")
+    assert found["given"].value == found["full"].value > 1.5 * found["drawn"].value
+    assert any("by the selection" in a for a in found["drawn"].assumes)
+    assert not any("by the selection" in a for a in found["given"].assumes)
 
 
 def test_a_users_records_are_bounded_counted_and_accounted(federate, toy):
@@ -265,6 +304,16 @@ def test_a_users_records_are_bounded_counted_and_accounted(federate, toy):
     halves = Partition("halves", (np.arange(15), np.arange(15, 30)))
     with pytest.raises(Exception, match="several clients"):
         central(federate, DPSGD(clip=0.5, noise_multiplier=6.0, per_user=3), train=data, partition=halves)
+
+
+@pytest.mark.parametrize("selection", ["poisson", "fixed", "shuffled"])
+def test_a_user_is_accounted_with_all_the_records_that_may_be_kept(selection):
+    """However few users have in this data."""
+    procedure = make_procedure(batch_size=100, batch_selection=selection)
+    defense = DPSGD(clip=1, noise_multiplier=1.0, per_user=5)
+    few, many = (defense.claims(plan_of(procedure, (10_000,), records_per_user=n), None) for n in (1, 5))
+    assert [claim.event for claim in few] == [claim.event for claim in many]
+    assert all("a user of at most 5 examples" in claim.assumes[0] for claim in few)
 
 
 def test_the_mixtures_divergence_is_the_sampled_gaussians_for_one_record_and_a_whole_users_without_sampling():

@@ -70,6 +70,21 @@ def test_who_sees_what_is_released_is_bounded_by_noise_on_the_sum():
     assert bounds(defense="none") == {}
 
 
+@pytest.mark.parametrize("name", ["central_dp", "dp_ftrl"])
+def test_the_same_noise_on_a_sum_bounds_the_same_whatever_relations_are_claimed(name):
+    """A client's update in place of another's moves it by 2 clip; in place of zeros, for reconstruction, by clip."""
+    seen = {"adversary": "observer"}
+    member = bounds(defense=f"{name}(clip=1,noise_multiplier=2)", goal="membership(fpr=0.05)", exposure=seen)
+    assert member["bound_tpr"] == pytest.approx(0.2595, abs=1e-4)
+    assert member["bound_advantage"] == pytest.approx(0.3829, abs=1e-4)
+
+
+def test_zeros_in_an_images_place_bound_its_reconstruction():
+    one = {"images": 1, "batch": 1, "adversary": "observer"}
+    found = bounds(defense="dp_ftrl(clip=1,noise_multiplier=2)", attack=PIXELS, exposure=one, threshold_db=20.0)
+    assert found["bound_success_rate"] == pytest.approx(GaussianTradeOff(0.5).reconstruction(found["prior_success"]))
+
+
 def test_the_threat_line_has_the_noise_that_is_known():
     setting = Setting(model="logistic", attack="loss_threshold", defense=LOCAL)
     assert "gaussian, standard deviation 2, at 'update' (local_dp)" in threat_line(setting, make_stage(setting, 0))

@@ -136,7 +136,13 @@ def worst(kinds: Sequence[LocalSteps], multiplier: float, records: int = 1) -> l
     facts = tuple(
         (f"{name}_{i}", float(value))
         for i, one in enumerate(kinds)
-        for name, value in (("examples", one.examples), ("batch", one.batch), ("steps", one.steps))
+        for name, value in (
+            ("examples", one.examples),
+            ("batch", one.batch),
+            ("steps", one.steps),
+            ("epochs", one.epochs),
+        )
     )
     parameters = (("noise_multiplier", float(multiplier)), ("records", float(records)), *facts)
-    return [amplified(bound, multiplier, records), RenyiEvent("DP-SGD's weakest client", parameters, curve)]
+    name = f"DP-SGD's weakest client, {least.selection} batches"
+    return [amplified(bound, multiplier, records), RenyiEvent(name, parameters, curve)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from pydantic import Field
 from fedpriv.base.errors import ParameterError, StackError
 from fedpriv.base.lazy import dp_accounting, tf
 from fedpriv.base.types import Tensor
-from fedpriv.defense.claim import Claim
+from fedpriv.defense.claim import Check, Claim
 from fedpriv.defense.domain import Real
 from fedpriv.defense.noise import Noise
 from fedpriv.defense.passed import Passed
@@ -37,9 +38,10 @@ class DPSGD(Defense):
     - `shuffled`: nothing amplifies, but an example is in one batch of an epoch only, so that an epoch is one Gaussian
       mechanism of noise_multiplier / 2, for one example replaced by another.
     The local steps of a round are composed for the client with the weakest guarantee, and the rounds as if every client
-    took part in all of them, or in as many as the selection lets it: cohort sampling hides nothing from the server, and
-    amplifies nothing here. Batches are as large as they are drawn; none is cut to a size. With `per_user` the unit is a
-    user, all of whose records lie with one client, and of whose records so many are kept.
+    took part in all of them, or in as many as the selection lets it, unless a cohort was given by hand: cohort sampling
+    hides nothing from the server, and amplifies nothing here. Batches are as large as they are drawn; none is cut to a
+    size. With `per_user` the unit is a user, all of whose records lie with one client, and of whose records so many are
+    kept.
 
     The examples' gradients are never held one by one: their norms come from what enters and leaves each layer
     (Goodfellow 2015, arXiv 1510.01799; Bu, Mao, Xu 2022, arXiv 2205.10683); see `fedpriv.models.example_gradients`.
@@ -176,9 +178,9 @@ class DPSGD(Defense):
         procedure, multiplier = plan.procedure, self.noise_multiplier
         if procedure is None or multiplier is None:
             return []
-        records = 1 if self.per_user is None else plan.records_per_user
-        if records is None:
-            return []
+        if self.per_user is not None and plan.records_per_user is None:
+            return []  # nobody knows whose the examples are
+        records = self.per_user or 1  # not what users happen to have here: a neighbour's may have more
         kinds = kinds_of(procedure, plan.sizes or (plan.max_examples,))
         relation = relation_of(procedure)
         if multiplier == 0:
@@ -202,14 +204,8 @@ class DPSGD(Defense):
             *((drawn,) if drawn else ()),
             *NOISE_ASSUMPTIONS,
         )
-        limit = getattr(plan.sampling.selection, "participations", None)
-
-        def whole(event: Any) -> Callable[[int], Any] | None:
-            if limit is None:
-                return None
-            return lambda rounds: repeated(event, limit(plan.population, rounds))
-
-        return [
+        # Every round counts, whoever takes part.
+        found = [
             Claim(
                 event=event,
                 unit="example" if self.per_user is None else "user",
@@ -217,7 +213,16 @@ class DPSGD(Defense):
                 against="server",
                 amplified=False,
                 assumes=assumes,
-                run=whole(event),
             )
             for event in events
         ]
+        limit = getattr(plan.sampling.selection, "participations", None)
+        if limit is None:
+            return found
+
+        def whole(event: Any) -> Callable[[int], Any]:
+            return lambda rounds: repeated(event, limit(plan.population, rounds))
+
+        limited = (*assumes, "cohorts are drawn by the selection, which limits how often a client takes part")
+        drawn_alone: frozenset[Check] = frozenset({"cohorts are drawn"})
+        return [replace(c, assumes=limited, checks=drawn_alone, run=whole(c.event)) for c in found] + found
