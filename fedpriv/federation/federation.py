@@ -63,7 +63,8 @@ class Federation:
       budget: what the run may spend, such as `Budget(epsilon=2, delta=1e-6)` or `"epsilon=2, delta=1e-6"`: a noise
         multiplier that a defense leaves open is calibrated to it for all `rounds`, and a run stops before the round
         that would break it. None for no limit.
-      earlier: what was spent on the same clients' data before this federation (`Ledger.phases()` of an earlier run);
+      earlier: what was spent on the same clients' data before this federation (`History.spent` or
+        `Checkpoint.spent` of an earlier run, which has a phase for rounds without any defense too);
         its account and budget count it, and a seed that was chosen is mixed with it, so that no noise repeats.
       seeded: whether somebody chose the seed, and so may know it.
       calibrated: the noise multiplier that was found for the defense with this label, if one was left open.

@@ -108,6 +108,7 @@ class Checkpoint:
                     records=[Record(**r) for r in header["records"]],
                     spent=tuple(Phase.restored(phase) for phase in header.get("spent", [])),
                 )
+                made.spent = made.spent or Phase.undefended(made.round)
                 made._check()
                 return made
         except CheckpointError:
