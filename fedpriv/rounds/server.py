@@ -232,6 +232,7 @@ class ServerRounds:
                     clients=state.clients,
                     records=records[: state.round],
                     spent=history.spent,
+                    dealt=self.federation.clients(),
                 ).save(checkpoint)
 
         try:
