@@ -294,3 +294,48 @@ def test_training_goes_on_from_what_was_spent_with_other_noise(federate, tmp_pat
     assert second.seed != first.seed  # the same noise on other weights would cancel
     assert second.ledger().epsilon(1e-3, rounds=4).value == pytest.approx(5.0, rel=1e-3)
     assert second.ledger().epsilon(1e-3, rounds=4).rounds == 8
+
+
+def test_rounds_without_a_defense_leave_no_number_for_what_comes_after(federate, tmp_path):
+    from fedpriv.rounds.checkpoint import Checkpoint
+
+    history = federate(defenses=(registry.defenses.create("clip(norm=1)"),), seed=1).run(1, checkpoint=tmp_path / "a")
+    saved = Checkpoint.load(tmp_path / "a").spent
+    assert saved == history.spent
+    assert [phase.rounds for phase in saved] == [1]
+    noisy = {**BUDGETED, "defenses": (registry.defenses.create("central_dp(clip=0.5,noise_multiplier=4)"),)}
+    after = federate(**noisy, seed=1, earlier=saved)
+    with pytest.raises(LedgerError, match="an earlier phase of 1 rounds gives no number: no defense in it made"):
+        after.ledger().epsilon(1e-3, rounds=1)
+    with pytest.raises(LedgerError, match="the weights that it released are unprotected"):
+        federate(**BUDGETED, budget="epsilon=3, delta=1e-3", earlier=saved)
+    assert federate().run(0).spent == ()
+    quiet = federate(earlier=saved, seed=1, topology="gossip(graph=ring)")
+    assert quiet.ledger().earlier == saved
+
+
+def test_a_checkpoint_that_says_nothing_of_what_its_rounds_spent_gives_no_number(federate, tmp_path):
+    from fedpriv.rounds.checkpoint import Checkpoint
+
+    federate(seed=1).run(1, checkpoint=tmp_path / "a")
+    silent = Checkpoint.load(tmp_path / "a")
+    silent.spent = ()
+    silent.save(tmp_path / "b")
+    assert Checkpoint.load(tmp_path / "b").spent == Phase.undefended(1)
+
+
+def test_a_phase_remembers_that_its_seed_was_chosen(federate):
+    from fedpriv.account.ledger import PUBLISHED_SEED
+
+    noisy = {**BUDGETED, "defenses": (registry.defenses.create("central_dp(clip=0.5,noise_multiplier=4)"),)}
+    first = federate(**noisy, seed=3).ledger()
+    first.spend(2)
+    earlier = tuple(Phase.restored(json.loads(json.dumps(phase.state()))) for phase in first.phases())
+    drawn = federate(**noisy, seed=None, earlier=earlier).ledger()
+    assert PUBLISHED_SEED in drawn.epsilon(1e-3, rounds=1).assumes
+    assert PUBLISHED_SEED in drawn.describe()
+    went_on = first.then(first.plan, first.claims)
+    assert went_on.epsilon(1e-3, rounds=1).assumes.count(PUBLISHED_SEED) == 1
+    secret = federate(**noisy, seed=None).ledger()
+    secret.spend(2)
+    assert PUBLISHED_SEED not in secret.then(secret.plan, secret.claims).epsilon(1e-3, rounds=1).assumes

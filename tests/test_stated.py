@@ -152,8 +152,44 @@ def test_replacing_under_poisson_sampling_is_removing_and_adding():
         ({"clip": 1, "stddev": 1, "added_to": "mean"}, "needs cohort"),
         ({"clip": 1, "stddev": 1, "noise": "laplace"}, "needs dimension"),
         ({"clip": 1, "stddev": 1, "sampling": "fixed"}, "needs cohort and population"),
+        ({"clip": 1, "stddev": 1, "drawn_by": "client"}, "give per=example and added_to=update"),
+        ({"clip": 1, "stddev": 1, "local_steps": 2}, "local_steps=2 add noise at each client"),
     ],
 )
 def test_a_claim_that_cannot_be_read_is_named(facts, message):
     with pytest.raises(ParameterError, match=message):
         make_stated(**{"epsilon": 1, "delta": 1e-5, **facts})
+
+
+def test_a_closed_form_is_rounded_by_the_digits_that_are_stated():
+    facts = {"delta": 1e-5, "clip": 1, "stddev": 1}
+    assert gaussian_epsilon(1.0, 1e-5) == pytest.approx(4.377178, abs=1e-6)
+    expected = {4.38: (True, False), 4.4: (True, False), 4.377: (True, True), 4.3772: (True, False)}
+    expected |= dict.fromkeys((4.374, 4.376, 4.3771, 4.37, 4), (False, False))
+    found = {stated: verdict(epsilon=stated, **facts) for stated in expected}
+    assert {stated: (one.holds, one.rounded) for stated, one in found.items()} == expected
+    assert "The stated number holds, rounded: epsilon is 4.37718." in found[4.377].describe()
+    assert "4.377, 1.00073 times as much" in found[4.374].describe()
+    assert found[4.377].row()["rounded"] is True
+
+
+def test_batches_that_a_client_draws_amplify_against_the_server_as_dp_sgd_claims():
+    from fedpriv_defenses.dp_sgd.account import LocalSteps, amplified
+
+    from fedpriv.account.composition import Composition
+
+    facts = {"epsilon": 2, "delta": 1e-5, "clip": 0.5, "stddev": 1.0, "per": "example", "unit": "example"}
+    facts |= {"added_to": "update", "against": "server", "rounds": 20, "local_steps": 5}
+    event = amplified(LocalSteps("poisson", 1000, 10, 5, 1), 2.0)
+    expected = Composition([(event, 20)], "add_or_remove_one", "pld").epsilon(1e-5)
+    drawn = verdict(**facts, rate=0.01, drawn_by="client")
+    assert drawn.epsilon == pytest.approx(expected, rel=5e-3)  # rounded up more coarsely
+    assert drawn.holds
+    assert "5 local steps each" in drawn.describe()
+    fixed = verdict(**facts, cohort=10, population=1000, sampling="fixed", drawn_by="client")
+    replaced = amplified(LocalSteps("fixed", 1000, 10, 5, 1), 2.0)
+    expected = Composition([(replaced, 20)], "replace_one", "rdp").epsilon(1e-5)
+    assert (fixed.readings[0][0].against, fixed.epsilon) == ("server", pytest.approx(expected, rel=1e-3))
+    by_server = verdict(**facts, rate=0.01)
+    assert by_server.epsilon == pytest.approx(gaussian_epsilon(math.sqrt(100) / 2, 1e-5))
+    assert not by_server.holds

@@ -56,7 +56,9 @@ def calibrated(
         )
     place = unset[0]
     if earlier:
-        before = budget.spent(Ledger(plan, (), name, earlier=earlier), 0)
+        over = Ledger(plan, (), name, earlier=earlier)
+        over.epsilon(budget.delta, against=budget.against, unit=budget.unit, rounds=0)  # says why there is none
+        before = budget.spent(over, 0)
         if before >= budget.epsilon:
             raise BudgetError(
                 f"the budget of {budget} is spent already: epsilon was {before:.4g} before this training; give a "

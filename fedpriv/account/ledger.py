@@ -206,8 +206,7 @@ class Ledger:
                 )
             events = ", ".join(str(claim.event) for claim in self.claims)
             raise LedgerError(f"{events} bounds no epsilon at delta {delta:g}; add noise")
-        if self.seeded:
-            assumes = (*assumes, self._published())
+        assumes = (*assumes, *self._premises())
         if wanted in ("client", "user") and delta > 1 / self.plan.accounted_population:
             assumes = (
                 *assumes,
@@ -277,7 +276,7 @@ class Ledger:
                 except LedgerError as e:
                     spent.append(Spent(claim.unit, claim.relation, claim.against, (), claim.assumes, str(e)))
         described = self.plan.accounted_sampling.describe(self.plan.accounted_population)
-        return Phase(self.rounds, tuple(spent), refused, described)
+        return Phase(self.rounds, tuple(spent), refused, described, (self._published(),) if self.seeded else ())
 
     def then(
         self,
@@ -296,7 +295,7 @@ class Ledger:
             accountant or self.accountant,
             objections,
             refusals=refusals,
-            seeded=seeded or self.seeded,
+            seeded=seeded,
             earlier=self.phases(),
         )
 
@@ -462,11 +461,16 @@ class Ledger:
             lines += [f"    It assumes that {a}." for a in claim.assumes]
         if not self.claims and not self.refusals:
             lines.append("- no formal claim: epsilon is unbounded.")
-        if self.claims and self.seeded:
-            lines.append(f"    All of it assumes that {self._published()}.")
+        if self.claims:
+            lines += [f"    All of it assumes that {premise}." for premise in self._premises()]
         lines += [f"- {refusal}." for refusal in self.refusals]
         lines += [f"- no number is given: {objection}." for objection in self.objections]
         return "\n".join(lines)
+
+    def _premises(self) -> tuple[str, ...]:
+        """What all that is said rests on, of this phase and of earlier ones, each once."""
+        own = [self._published()] if self.seeded else []
+        return tuple(dict.fromkeys([*own, *(a for phase in self.earlier for a in phase.assumes)]))
 
     def _published(self) -> str:
         return PUBLISHED_COHORTS if self.plan.secure_rng else PUBLISHED_SEED

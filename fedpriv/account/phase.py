@@ -16,6 +16,12 @@ from fedpriv.base.types import Config
 from fedpriv.defense.claim import Against, Relation, Unit
 from fedpriv.defense.event import RenyiEvent
 
+#: Why rounds that no defense made a claim about give no number.
+UNDEFENDED = (
+    "no defense in it made a formal claim, and the weights that it released are unprotected; protect those rounds as "
+    "well, or begin from weights that no client's data touched"
+)
+
 
 @dataclass(frozen=True)
 class Spent:
@@ -58,12 +64,19 @@ class Phase:
       spent: what each claim says of it.
       refused: why no number can be given for it at all; empty if one may.
       described: in words, for the account.
+      assumes: what all of it rests on, such as that nobody knows a seed that was chosen.
     """
 
     rounds: int
     spent: tuple[Spent, ...]
     refused: str = ""
     described: str = ""
+    assumes: tuple[str, ...] = ()
+
+    @staticmethod
+    def undefended(rounds: int) -> tuple[Phase, ...]:
+        """What rounds without any defense that makes a claim come to: one phase without a number; none of no rounds."""
+        return (Phase(rounds, (), UNDEFENDED, "no defense made a formal claim"),) if rounds else ()
 
     def applicable(self, against: Against, unit: Unit) -> list[Spent]:
         """What gives numbers for that adversary and unit; what holds against the server holds for what it releases.
@@ -83,13 +96,15 @@ class Phase:
     def state(self) -> Config:
         """JSON-able."""
         spent = [s.state() for s in self.spent]
-        return {"rounds": self.rounds, "spent": spent, "refused": self.refused, "described": self.described}
+        facts = {"rounds": self.rounds, "spent": spent, "refused": self.refused, "described": self.described}
+        return {**facts, **({"assumes": list(self.assumes)} if self.assumes else {})}
 
     @staticmethod
     def restored(state: Config) -> Phase:
         """From `state()`."""
         spent = tuple(Spent.restored(s) for s in state["spent"])
-        return Phase(int(state["rounds"]), spent, str(state["refused"]), str(state["described"]))
+        assumes = tuple(str(a) for a in state.get("assumes", []))
+        return Phase(int(state["rounds"]), spent, str(state["refused"]), str(state["described"]), assumes)
 
 
 def choices(phases: Sequence[Sequence[Spent]], most: int = 64) -> list[list[tuple[Event, int]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,10 @@ _Count = Annotated[int, Field(ge=1)]
 Accountant = Literal["rdp", "pld"]
 #: Under less noise than this PLDs grow too large; Renyi divergences, or the bound without sampling, do then.
 _PLD_STARTS = 0.2
+#: How far above the stated number a computed one may be, relatively, if only rounding can be why.
+_ROUNDING = 1e-3
+#: How exact floating-point numbers are here.
+_EXACT = 1e-9
 
 
 class Stated(pydantic.BaseModel):
@@ -77,6 +82,11 @@ class Stated(pydantic.BaseModel):
     relation: Relation | None = Field(
         default=None, description="that the claim is stated for; None takes the one that is best for it."
     )
+    drawn_by: Literal["server", "client"] = Field(
+        default="server",
+        description="who draws contributions; a client its own batches, which the server does not see.",
+    )
+    local_steps: _Count = Field(default=1, description="of a client in each round, with noise and a batch each.")
     dimension: _Count | None = Field(default=None, description="d, for Laplace noise and for clips of other norms.")
     examples: _Count | None = Field(default=None, description="of one client, where the clip is per example.")
 
@@ -88,6 +98,15 @@ class Stated(pydantic.BaseModel):
             raise ValueError(
                 f"cohort={self.cohort} of population={self.population} is a rate above 1; give a cohort no larger"
             )
+        if self.drawn_by == "client" and (self.per != "example" or self.added_to != "update"):
+            raise ValueError(
+                "drawn_by=client is about batches of examples that a client draws, with noise in its update; give "
+                "per=example and added_to=update"
+            )
+        if self.local_steps > 1 and self.added_to != "update":
+            raise ValueError(
+                f"local_steps={self.local_steps} add noise at each client; give added_to=update, or leave them out"
+            )
         if self.added_to == "mean" and self.cohort is None:
             raise ValueError("added_to=mean needs cohort, the number that the sum is divided by")
         if self.sampling == "fixed" and (self.cohort is None or self.population is None):
@@ -98,6 +117,11 @@ class Stated(pydantic.BaseModel):
         if needs and self.clip is not None and self.dimension is None:
             raise ValueError(f"{self.noise} noise under a clip of the {self.clip_norm} norm needs dimension, d")
         return self
+
+    @property
+    def steps(self) -> int:
+        """How often noise is added in all."""
+        return self.rounds * self.local_steps
 
     @property
     def noise_scale(self) -> float:
@@ -209,6 +233,11 @@ class Reading:
             return plain
 
     @property
+    def closed(self) -> bool:
+        """Whether epsilon is a closed form, rather than rounded up by an accountant."""
+        return self.laplace or self.chance >= 1
+
+    @property
     def how(self) -> str:
         """In words: whom it protects against and what amplifies it."""
         who = "the server" if self.against == "server" else "whoever sees the released models"
@@ -225,7 +254,9 @@ class Verdict:
       readings: (reading, epsilon of one round, of all rounds), the best one for the claim first.
       epsilon: what the claim should say, for the best reading that its adversary, unit and relation allow; infinite
         where nothing is bounded.
-      holds: whether the stated number is at least that.
+      holds: whether the stated number is at least that, or that rounded.
+      rounded: whether it is at least that only as rounded: a closed form to the stated number's digits, what the
+        accountant rounds up itself to a thousandth.
       reasons: why not, or what else to know, in sentences.
       needed: standard deviation, where theirs is added, that would earn the stated number; None where no noise does.
     """
@@ -236,6 +267,7 @@ class Verdict:
     holds: bool
     reasons: tuple[str, ...]
     needed: float | None
+    rounded: bool = False
 
     def row(self) -> Row:
         """JSON-able."""
@@ -246,7 +278,12 @@ class Verdict:
             }
             for r, one, whole in self.readings
         ]  # fmt: skip
-        facts = {"holds": self.holds, "stated_epsilon": self.stated.epsilon, "delta": self.stated.delta}
+        facts = {
+            "holds": self.holds,
+            "rounded": self.rounded,
+            "stated_epsilon": self.stated.epsilon,
+            "delta": self.stated.delta,
+        }
         return {
             **facts,
             "epsilon": _number(self.epsilon),
@@ -259,9 +296,10 @@ class Verdict:
     def describe(self) -> str:
         """In plain words, several lines."""
         s = self.stated
+        each = f" of {s.local_steps} local steps each" if s.local_steps > 1 else ""
         place = {"sum": "the sum", "mean": f"the mean of {s.cohort}", "update": "each update"}[s.added_to]
         lines = [
-            f"Stated: epsilon {s.epsilon:g} at delta {s.delta:g}, {s.unit} level, after {s.rounds} rounds.",
+            f"Stated: epsilon {s.epsilon:g} at delta {s.delta:g}, {s.unit} level, after {s.rounds} rounds{each}.",
             f"Noise: {s.noise}, standard deviation {s.noise_scale:.4g} on each coordinate of {place}.",
         ]
         if self.readings:
@@ -271,15 +309,16 @@ class Verdict:
                 f"- noise multiplier {reading.multiplier:.4g}: epsilon {_said(one)} a round, {_said(whole)} after all "
                 f"{s.rounds}; {s.per} level, {reading.how}"
             )
-        if self.holds:
+        if self.rounded:
+            lines.append(f"The stated number holds, rounded: epsilon is {self.epsilon:.6g}.")
+        elif self.holds:
             lines.append(f"The stated number holds: epsilon is {_said(self.epsilon)}.")
         elif math.isinf(self.epsilon):
             lines.append("The stated number does not hold: no epsilon does.")
         else:
             factor = self.epsilon / s.epsilon
-            lines.append(
-                f"The stated number does not hold: epsilon is {_said(self.epsilon)}, {factor:.3g} times as much."
-            )
+            times = f"{factor:.3g}" if factor >= 1.01 else f"{factor:.6g}"
+            lines.append(f"The stated number does not hold: epsilon is {_said(self.epsilon)}, {times} times as much.")
         lines += [f"- {reason}." for reason in self.reasons]
         if not self.holds:
             lines.append(
@@ -311,20 +350,30 @@ def check_stated(stated: Stated) -> Verdict:
     def whole(reading: Reading, rounds: int | None = None) -> float:
         if group is None:
             return math.inf
-        return reading.epsilon(rounds or stated.rounds, stated.delta, sizes, group)
+        return reading.epsilon(rounds or stated.steps, stated.delta, sizes, group)
 
     ranked = sorted(((whole(r), i) for i, r in enumerate(fitting)), key=lambda one: one[0])
     real, best = (ranked[0][0], fitting[ranked[0][1]]) if ranked else (math.inf, None)
     shown = [*([best] if best else []), *(r for r in every if r is not best)]
     readings = tuple(
-        (r, r.epsilon(1, stated.delta, sizes), r.epsilon(stated.rounds, stated.delta, sizes)) for r in shown
+        (r, r.epsilon(stated.local_steps, stated.delta, sizes), r.epsilon(stated.steps, stated.delta, sizes))
+        for r in shown
     )
-    holds = real <= stated.epsilon * (1 + 1e-3)
+    within = real <= stated.epsilon * (1 + _EXACT)
+    holds = within or (best is not None and _rounded(stated.epsilon, real, closed=best.closed))
     if best is not None and not holds:
         reasons += _why(stated, best, whole)
     reasons += _besides(stated)
     needed = None if holds or best is None or group is None else _needed(stated, best, sizes, group)
-    return Verdict(stated, readings, real, holds, tuple(reasons), needed)
+    return Verdict(stated, readings, real, holds, tuple(reasons), needed, holds and not within)
+
+
+def _rounded(stated: float, real: float, *, closed: bool) -> bool:
+    """Whether rounding alone makes the stated number the smaller one."""
+    if real > stated * (1 + _ROUNDING):
+        return False
+    exponent = Decimal(repr(stated)).normalize().as_tuple().exponent
+    return not closed or round(float(real), max(0, -int(exponent))) == stated
 
 
 def _readings(s: Stated, scale: float) -> list[Reading]:
@@ -332,28 +381,30 @@ def _readings(s: Stated, scale: float) -> list[Reading]:
     chance, drawn, laplace = s.chance, s.drawn, s.noise == "laplace"
     who = s.per
     found = []
-    if s.added_to == "update":
+    if s.added_to == "update" and s.drawn_by == "server":
         replaced = scale / (2 * s.reach)
         one = f"one {who}'s contribution against any other"
         none = f"one {who}'s contribution against none at all"
         found.append(Reading("server", "replace_one", replaced, 1.0, "full", laplace, one))
         found.append(Reading("server", "replace_special", 2 * replaced, 1.0, "full", laplace, none))
-        if s.cohort is not None and drawn != "poisson" and not laplace:
+        if s.cohort is not None and drawn != "poisson" and not laplace and s.local_steps == 1:
             total = replaced * math.sqrt(s.cohort)
             part = f"one {who} replaced by another, all {s.cohort} noises adding up"
             found.append(Reading("released", "replace_one", total, chance, drawn, laplace, part))
         return found
+    # A client's own batches are a sum that it makes itself: who sees its update sees no more than who sees that sum.
+    against: Against = "server" if s.drawn_by == "client" else "released"
     on_sum = scale * (s.cohort or 1) if s.added_to == "mean" else scale
     if drawn != "fixed":
         said = f"one {who} added or removed"
-        found.append(Reading("released", "add_or_remove_one", on_sum / s.reach, chance, drawn, laplace, said))
+        found.append(Reading(against, "add_or_remove_one", on_sum / s.reach, chance, drawn, laplace, said))
     if drawn == "poisson":
         said = f"one {who} replaced by another, which is one removed and one added"
-        found.append(Reading("released", "replace_one", on_sum / s.reach, chance, drawn, laplace, said, steps=2))
+        found.append(Reading(against, "replace_one", on_sum / s.reach, chance, drawn, laplace, said, steps=2))
         return found
     amplified = chance if not laplace else 1.0
     said = f"one {who} replaced by another"
-    found.append(Reading("released", "replace_one", on_sum / (2 * s.reach), amplified, drawn, laplace, said))
+    found.append(Reading(against, "replace_one", on_sum / (2 * s.reach), amplified, drawn, laplace, said))
     return found
 
 
@@ -408,8 +459,9 @@ def _why(s: Stated, best: Reading, whole: Callable[..., float]) -> list[str]:
     textbook = s.stddev is None and s.noise == "gaussian"
     assumed = best if s.sensitivity is None else replace(best, multiplier=s.noise_scale / s.sensitivity)
     by_formula = s.stddev is None and s.formula_epsilon is None
-    if s.rounds > 1 and (by_formula or _near(whole(assumed, 1), s)):
-        found.append(f"the stated number is that of one round; {s.rounds} rounds are released, and each adds to it")
+    one, many = ("step", s.steps) if s.local_steps > 1 else ("round", s.rounds)
+    if many > 1 and (by_formula or _near(whole(assumed, 1), s)):
+        found.append(f"the stated number is that of one {one}; {many} {one}s are released, and each adds to it")
     if textbook and (s.formula_epsilon or s.epsilon) > 1:
         found.append(
             "the textbook's formula for Gaussian noise (Dwork, Roth 2014, theorem A.1) holds for epsilon below 1 only; "
@@ -430,16 +482,17 @@ def _amplified_wrongly(s: Stated, best: Reading) -> list[str]:
     sizes = (s.cohort, s.population) if s.cohort and s.population else None
     if best.chance == 1:
         once = replace(best, chance=s.chance, sampling="poisson", relation="add_or_remove_one")
-        if not _near(once.epsilon(s.rounds, s.delta, sizes), s):
+        if not _near(once.epsilon(s.steps, s.delta, sizes), s):
             return []
         if best.against == "server":
             return [
                 "the stated number counts on sampling, which amplifies only against those who do not see who takes "
                 "part; the server does"
+                + (", unless clients draw batches themselves (drawn_by=client)" if s.per == "example" else "")
             ]
         return [f"the stated number counts on sampling, which amplifies nothing stated for {best.relation} here"]
     twice = replace(best, chance=best.chance**2, sampling="poisson", relation="add_or_remove_one")
-    if not _near(twice.epsilon(s.rounds, s.delta), s):
+    if not _near(twice.epsilon(s.steps, s.delta), s):
         return []
     return ["the stated number comes out if the same sampling is counted twice; it amplifies once"]
 
@@ -456,7 +509,13 @@ def _besides(s: Stated) -> list[str]:
         found.append(
             f"the mean must be over the fixed number {s.cohort}, not over how many took part, which tells of them"
         )
-    if s.added_to == "update" and s.drawn == "poisson" and s.chance < 1 and s.against == "released":
+    if s.drawn_by == "client" and s.drawn == "poisson" and s.chance < 1:
+        found.append(
+            "the sum of a batch must be divided by a fixed number, not by how many examples were drawn, which tells of "
+            "them"
+        )
+    by_server = s.added_to == "update" and s.drawn_by == "server"
+    if by_server and s.drawn == "poisson" and s.chance < 1 and s.against == "released":
         found.append(
             "where cohorts differ in size so does the noise of their sum, so that sampling amplifies nothing there; "
             "draw cohorts of one size"
@@ -473,7 +532,7 @@ def _needed(s: Stated, best: Reading, sizes: tuple[int, int] | None, group: int)
 
     def spent(multiplier: float, by: Accountant, interval: float) -> float:
         del interval  # rounded up as the verdict is
-        return replace(best, multiplier=multiplier).epsilon(s.rounds, s.delta, sizes, group, by)
+        return replace(best, multiplier=multiplier).epsilon(s.steps, s.delta, sizes, group, by)
 
     try:
         return unit * smallest_multiplier(spent, s.epsilon, "pld")

@@ -42,6 +42,13 @@ def check_claim(
     relation: Annotated[
         str | None, typer.Option(help="That the claim is stated for; the one that is best for it without.")
     ] = None,
+    drawn_by: Annotated[
+        str | None,
+        typer.Option(help="Who draws contributions: the server, or the client its own batches, unseen by the server."),
+    ] = None,
+    local_steps: Annotated[
+        int | None, typer.Option(help="A client's steps in each round, with noise and a batch each; one without.")
+    ] = None,
     dimension: Annotated[int | None, typer.Option(help="d, for Laplace noise and for clips of other norms.")] = None,
     examples: Annotated[int | None, typer.Option(help="Of one client, where the clip is per example.")] = None,
     json_lines: options.Json = False,

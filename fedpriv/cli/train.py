@@ -201,7 +201,8 @@ def train(
         Path | None,
         typer.Option(
             help="Begin with the weights of this checkpoint, of a run under other settings on the same clients, and "
-            "count the privacy it spent."
+            "count the privacy it spent. Examples are dealt to clients as there, whatever --seed says; other data or "
+            "clients are refused."
         ),
     ] = None,
     partition_figure: Annotated[
@@ -228,8 +229,15 @@ def train(
         raise ParameterError(f"--algorithm '{algorithm}' is unknown.{did_you_mean(algorithm, known)}")
     written.exclusive("cohort", "fraction", "poisson", "selection")
     setting = written.setting(FEDSGD if algorithm == "fedsgd" else {})
-    before = None if after is None else _checkpoint(after)
-    federation = make_federation(setting, seed, () if before is None else before.spent)
+    before = None
+    if after is None:
+        federation = make_federation(setting, seed)
+    else:
+        before = _checkpoint(after)
+        federation = make_federation(setting, seed, before.spent, before.partition_seed)
+        before.require_clients(federation.clients(), after)
+        if before.partition_seed != (seed or 0):
+            typer.echo(f"Examples are dealt to clients as in {after}, by seed {before.partition_seed}.", err=json_lines)
     options.say_notes(federation, json_lines)
     for label, multiplier in federation.calibrated.items():
         typer.echo(

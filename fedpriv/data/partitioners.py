@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -291,7 +292,7 @@ def make_partition(text: str, dataset: Dataset, clients: int | None, seed: int =
     if not isinstance(partition, Partition):
         raise DataError(f"{what} returned {type(partition).__name__}; expected a Partition")
     check_partition(partition, len(dataset))
-    return partition
+    return replace(partition, seed={**given, **written}["seed"])
 
 
 def _bound(target: Callable[..., Partition], subject: np.ndarray | None) -> Callable[..., Partition]:

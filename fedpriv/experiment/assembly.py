@@ -57,7 +57,9 @@ def fingerprint(setting: Setting) -> str:
     return train.fingerprint + (test.fingerprint if test is not None else "")
 
 
-def make_federation(setting: Setting, seed: int | None, earlier: Sequence[Phase] = ()) -> Federation:
+def make_federation(
+    setting: Setting, seed: int | None, earlier: Sequence[Phase] = (), dealt_by: int | None = None
+) -> Federation:
     """The federation of `setting.training`.
 
     Args:
@@ -65,6 +67,7 @@ def make_federation(setting: Setting, seed: int | None, earlier: Sequence[Phase]
       seed: fixes every draw, the partition included. None draws 128 bits from the operating system; the partition is
         then that of seed 0, so that a run can be resumed and others compared with it.
       earlier: what training on the same clients' data before it has spent.
+      dealt_by: seed of the partition alone, where it is another.
 
     Raises:
       FedprivError: something does not fit together. What needs no TensorFlow is checked first.
@@ -76,7 +79,7 @@ def make_federation(setting: Setting, seed: int | None, earlier: Sequence[Phase]
     clients = how.clients
     if clients is None and not how.partition.startswith("natural"):
         clients = DEFAULT_CLIENTS
-    parts = make_partition(how.partition, training, clients, seed or 0)
+    parts = make_partition(how.partition, training, clients, (seed or 0) if dealt_by is None else dealt_by)
     procedure = how.procedure(len(parts))
 
     from fedpriv.federation.federation import Federation

@@ -63,10 +63,12 @@ class Federation:
       budget: what the run may spend, such as `Budget(epsilon=2, delta=1e-6)` or `"epsilon=2, delta=1e-6"`: a noise
         multiplier that a defense leaves open is calibrated to it for all `rounds`, and a run stops before the round
         that would break it. None for no limit.
-      earlier: what was spent on the same clients' data before this federation (`Ledger.phases()` of an earlier run);
+      earlier: what was spent on the same clients' data before this federation (`History.spent` or
+        `Checkpoint.spent` of an earlier run, which has a phase for rounds without any defense too);
         its account and budget count it, and a seed that was chosen is mixed with it, so that no noise repeats.
       seeded: whether somebody chose the seed, and so may know it.
       calibrated: the noise multiplier that was found for the defense with this label, if one was left open.
+      dealt: the partition as it was given; a defense that bounds users leaves out some of its examples.
 
     Raises:
       DataError, ModelError, ParameterError, StackError: something does not fit together.
@@ -93,6 +95,7 @@ class Federation:
     earlier: tuple[Phase, ...] = ()
     seeded: bool = field(init=False, default=False)
     calibrated: Mapping[str, float] = field(init=False, default_factory=dict)
+    dealt: Partition = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "defenses", tuple(self.defenses))
@@ -178,6 +181,7 @@ class Federation:
         A chosen seed draws which, so that repetitions differ. Without one the draw is the same in every run: a run that
         resumes goes on with the same examples, and nothing is lost, since the guarantee covers whichever are kept.
         """
+        object.__setattr__(self, "dealt", self.partition)
         most = self._most_of_a_user
         if most is not None:
             seed = (self.seed or 0) if self.seeded else 0
@@ -286,15 +290,12 @@ class Federation:
 
         `on_abort` is no part of it: it changes no round, so that a run it stopped can be resumed with `continue`.
         """
-        layout = hashlib.sha256()
-        for part in self.partition.indices:
-            layout.update(np.int64(len(part)).tobytes() + np.ascontiguousarray(part, np.int64).tobytes())
         return {
             "model": self.model.name,
             "train": self.train.fingerprint,
             "test": self.test.fingerprint if self.test else None,
             "partition": self.partition.name,
-            "layout": layout.hexdigest()[:16],
+            "layout": self.partition.layout,
             "procedure": self.procedure.model_dump(mode="json"),
             "defenses": [d.config() for d in self.defenses],
             "seed": self.seed if self.seeded else None,
@@ -307,6 +308,17 @@ class Federation:
             **({} if self.budget is None else {"budget": str(self.budget)}),
             **({"earlier": [phase.state() for phase in self.earlier]} if self.earlier else {}),
             "topology": self.topology if self.wiring is None else self.wiring.config(),
+        }
+
+    def clients(self) -> Config:
+        """JSON-able identity of the clients and their data, which an account of several runs must share."""
+        dealt = self.dealt
+        return {
+            "data": self.train.name,
+            "train": self.train.fingerprint,
+            "partition": dealt.name,
+            "layout": dealt.layout,
+            "seed": dealt.seed,
         }
 
     def start(self, weights: np.ndarray | None = None) -> Any:

@@ -45,6 +45,7 @@ class Checkpoint:
       clients: what clients keep for themselves.
       records: rounds so far, as rows.
       spent: the privacy that it and whatever it went on from have spent, by phase.
+      dealt: whose data it was (`Federation.clients()`).
     """
 
     config: Config
@@ -56,6 +57,7 @@ class Checkpoint:
     clients: ClientStates
     records: list[Record]
     spent: tuple[Phase, ...] = field(default=())
+    dealt: Config = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Writes the file atomically: a crash leaves the previous one whole."""
@@ -69,6 +71,7 @@ class Checkpoint:
             "clients": len(self.clients.initial),
             "last": [[int(c), int(r)] for c, r in self.clients.last.items()],
             "records": [r.row() for r in self.records],
+            "dealt": self.dealt,
             **({"spent": [phase.state() for phase in self.spent]} if self.spent else {}),
         }
         arrays = {f"server_{i}": a for i, a in enumerate(self.server)}
@@ -107,7 +110,9 @@ class Checkpoint:
                     clients=ClientStates((), leaves, last),
                     records=[Record(**r) for r in header["records"]],
                     spent=tuple(Phase.restored(phase) for phase in header.get("spent", [])),
+                    dealt=header.get("dealt") or _dealt(header["config"]),
                 )
+                made.spent = made.spent or Phase.undefended(made.round)
                 made._check()
                 return made
         except CheckpointError:
@@ -130,10 +135,34 @@ class Checkpoint:
             raise ValueError("its records are not one a round")
         if self.weights.ndim != 1 or self.weights.dtype.kind != "f" or not np.isfinite(self.weights).all():
             raise ValueError("its weights are no vector of finite numbers")
+        if not {"data", "train", "partition", "layout"} <= self.dealt.keys():
+            raise ValueError("it does not say whose data it was")
+        if not isinstance(self.dealt["seed"], int | None):
+            raise ValueError(f"its examples were dealt by {self.dealt['seed']!r:.40}")
         for record in self.records:
             for name, kinds in _FIELDS.items():
                 if not isinstance(getattr(record, name), kinds):
                     raise ValueError(f"{name} of round {record.round} is {getattr(record, name)!r:.40}")
+
+    @property
+    def partition_seed(self) -> int:
+        """That dealt the examples to clients; 0 where the run's partition was made in another way."""
+        return self.dealt["seed"] or 0
+
+    def require_clients(self, clients: Config, path: str | Path) -> None:
+        """Raises CheckpointError where these (`Federation.clients()`) are not the clients whose data it was."""
+        theirs, why = self.dealt, ""
+        if theirs["train"] != clients["train"]:
+            why = f"other data ('{theirs['data']}' of fingerprint {theirs['train']}, not '{clients['data']}' of "
+            why += f"{clients['train']})"
+        elif theirs["layout"] != clients["layout"]:
+            why = f"other clients ({_in_words(theirs)}, not {_in_words(clients)})"
+        if why:
+            raise CheckpointError(
+                f"checkpoint {path} was trained on {why}, so that its privacy and this run's are not of the same "
+                "clients and cannot be added up; give the same --data, --clients and --partition, or, if nobody's "
+                "data is in both, begin with its weights in Python: Federation.run(weights=...)"
+            )
 
     def require(self, config: Config, path: str | Path) -> None:
         """Raises CheckpointError naming the first settings that differ from `config`."""
@@ -145,6 +174,17 @@ class Checkpoint:
                 f"checkpoint {path} belongs to another federation: {what}. Run with the same settings, or give "
                 "another checkpoint file"
             )
+
+
+def _dealt(config: Config) -> Config:
+    """What the config says of the clients, where a checkpoint has no more."""
+    seed = config["seed"] or 0
+    return {**{name: config[name] for name in ("train", "partition", "layout")}, "data": "its data", "seed": seed}
+
+
+def _in_words(clients: Config) -> str:
+    by = "" if clients["seed"] is None else f" dealt by seed {clients['seed']}"
+    return f"{clients['partition']}{by}"
 
 
 def _damaged(path: Path, error: Exception) -> str:

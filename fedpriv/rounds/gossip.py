@@ -519,7 +519,7 @@ class GossipRounds(ServerRounds):
     def ledger(self) -> Ledger | None:
         """The account against whoever sees a peer's messages; no claim about what a server releases holds here."""
         claims, refusals = self.line.claims(), list(self.line.refusals())
-        if not claims and not refusals:
+        if not claims and not refusals and not self.federation.earlier:
             return None
         kept = [replace(c, assumes=(AGAINST, *c.assumes)) for c in claims if c.against == "server"]
         refusals += [
@@ -534,6 +534,7 @@ class GossipRounds(ServerRounds):
             self.line.objections(),
             refusals=refusals,
             seeded=self.federation.seeded,
+            earlier=self.federation.earlier,
         )
 
 

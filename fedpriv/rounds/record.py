@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedpriv.account.ledger import Ledger
+from fedpriv.account.phase import Phase
 from fedpriv.base.types import Row
 from fedpriv.defense.claim import Check
 from fedpriv.threat.observation import Observation
@@ -128,6 +129,11 @@ class History:
     interrupted: bool = False
     ledger: Ledger | None = None
     stopped: str = ""
+
+    @property
+    def spent(self) -> tuple[Phase, ...]:
+        """The privacy spent by it and before it, for `Federation(earlier=...)`; rounds without a claim count too."""
+        return Phase.undefended(len(self.records)) if self.ledger is None else self.ledger.phases()
 
     @property
     def observations(self) -> list[Observation]:

@@ -216,7 +216,7 @@ class ServerRounds:
         if ledger is not None:
             for record in records:
                 ledger.spend(broken=record.broken())
-        history, saved = History(records, state.weights), state.round
+        history, saved = History(records, state.weights, ledger=ledger), state.round
         budget = Budget.of(self.federation.budget)
         guard = None if budget is None else Guard(budget, ledger, rounds)
 
@@ -231,7 +231,8 @@ class ServerRounds:
                     defenses=[np.asarray(a) for a in tf.nest.flatten(state.defenses)],
                     clients=state.clients,
                     records=records[: state.round],
-                    spent=() if ledger is None else ledger.phases(),
+                    spent=history.spent,
+                    dealt=self.federation.clients(),
                 ).save(checkpoint)
 
         try:
@@ -261,7 +262,6 @@ class ServerRounds:
         finally:
             del records[state.round :]
             history.weights = state.weights
-            history.ledger = ledger
             if saved != state.round:
                 save()
         return history

@@ -328,3 +328,48 @@ def test_gossip_on_the_command_line(run, npz, tmp_path):
         assert said in err
     status, _, err = run(*small, "--topology-figure", figure)
     assert (status, "shows who sends to whom in gossip" in err) == (2, True)
+
+
+def test_after_another_run_clients_are_the_same_or_refused(run, npz, toy, tmp_path):
+    def after(checkpoint, *more, seed=2, clients=4, data=npz):
+        base = ("train", "--model", "logistic", "--clients", clients, "--batch-size", 3, "--data", data, "--rounds", 1)
+        given = [] if seed is None else ["--seed", seed]
+        begun = [] if checkpoint is None else ["--after", checkpoint]
+        return run(*base, *given, *begun, "--weighting", "uniform", *more)
+
+    noise = ("--defense", "central_dp(clip=0.5,noise_multiplier=4)")
+    first, second, bare = (tmp_path / name for name in ("first", "second", "bare"))
+    assert after(None, *noise, "--checkpoint", first, seed=1)[0] == 0
+    status, out, _ = after(first, *noise, "--checkpoint", second)
+    assert status == 0
+    assert f"Examples are dealt to clients as in {first}, by seed 1." in out
+    assert "after 2 rounds (client level" in out
+    layouts = {Checkpoint.load(path).config["layout"] for path in (first, second)}
+    assert len(layouts) == 1
+    assert "after 3 rounds (client level" in after(second, *noise, seed=None)[1]
+    status, _, err = after(first, *noise, clients=5)
+    assert status == 2
+    assert "trained on other clients (iid(clients=4) dealt by seed 1, not iid(clients=5) dealt by seed 1)" in err
+    other = tmp_path / "other.npz"
+    np.savez(other, x=toy.x[::-1], y=toy.y[::-1])
+    status, _, err = after(first, *noise, data=other)
+    assert status == 2
+    assert "was trained on other data" in err
+    assert after(None, "--defense", "clip(norm=1)", "--checkpoint", bare)[0] == 0
+    status, out, _ = after(bare, *noise)
+    assert status == 0
+    assert "Against 'released': no guarantee (an earlier phase of 1 rounds gives no number" in out
+    status, _, err = after(bare, "--defense", "central_dp(clip=0.5)", "--budget", "epsilon=3, delta=1e-3")
+    assert status != 0
+    assert "the weights that it released are unprotected" in err
+
+
+def test_a_checkpoint_without_word_of_its_clients_is_read_by_its_config(run, npz, tmp_path):
+    path = tmp_path / "c"
+    assert run(*SMALL, "--data", npz, "--rounds", 1, "--checkpoint", path)[0] == 0
+    made = Checkpoint.load(path)
+    said, made.dealt = made.dealt, {}
+    made.save(path)
+    again = Checkpoint.load(path)
+    assert {**again.dealt, "data": said["data"]} == said
+    again.require_clients(said, path)
