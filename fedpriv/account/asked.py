@@ -33,8 +33,8 @@ class Asked:
       rounds: of the run; or steps.
       rate: with which each unit takes part in a round.
       cohort, population: (expected) clients a round, and in all; in place of `rate`.
-      sampling: `poisson`, `fixed`, `full`, or a strategy such as `cyclic(size=10)`; None is `poisson` where there is
-        a rate or a cohort, else `full`.
+      sampling: `poisson`, `fixed`, `full`, or a strategy such as `cyclic(size=10)`; None is `fixed` where there is a
+        cohort, as of a training, `poisson` where there is a rate, else `full`.
       examples, batch_size, epochs: of DP-SGD: examples in all, (expected) in a batch, and passes; the rate is their
         quotient and the unit an example.
       participations, separation, restart_every: of DP-FTRL by a binary tree: rounds that one client takes part in at
@@ -155,11 +155,11 @@ class Asked:
                     f"give either rate, or cohort and population with 0 < cohort <= population; got rate={self.rate}, "
                     f"cohort={self.cohort}, population={self.population}"
                 )
-            if kind == "full" or self.cohort == self.population:
+            if kind == "full":
                 return Sampling.full(), self.population
-            fixed = kind == "fixed"
-            how = Sampling.fixed(self.cohort) if fixed else Sampling.poisson(self.cohort / self.population)
-            return how, self.population
+            if kind == "poisson":
+                return Sampling.poisson(self.cohort / self.population), self.population
+            return Sampling.fixed(self.cohort), self.population
         if kind == "fixed":
             raise ParameterError("fixed-size sampling needs cohort and population; give both")
         if self.rate is None or kind == "full":
@@ -235,7 +235,7 @@ class Asked:
         return smallest_multiplier(spent, budget.epsilon, name, budget=str(budget), rounds=rounds)
 
     def describe(self) -> str:
-        """In words."""
+        """In words, with what is a neighbour where the sampling says it."""
         if self.correlated:
             restart = "one tree" if self.restart_every is None else f"a new tree every {self.restart_every} rounds"
             limit = "any number of" if self.participations is None else f"at most {self.participations}"
@@ -244,8 +244,12 @@ class Asked:
             return f"DP-SGD: batches of {self.batch_size} of {self.examples} examples, Poisson-sampled"
         sampling, population = self._cohorts()
         if sampling.kind == "poisson" and population == 1:
-            return f"each client with probability {self.rate:g} a round"
-        return sampling.describe(population) if population > 1 else "everybody in every round"
+            said = f"each client with probability {self.rate:g} a round"
+        else:
+            said = sampling.describe(population) if population > 1 else "everybody in every round"
+        if sampling.kind in ("fixed", "poisson"):
+            said += {"fixed": " (fixed-size sampling)", "poisson": " (Poisson sampling)"}[sampling.kind]
+        return said
 
 
 def accountants(text: str | None) -> Sequence[AccountantName]:

@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 _ROWS, _POINTS = 11, 40
 
 Rounds = Annotated[int | None, typer.Option("--rounds", "-r", help="Rounds, or steps.", min=1)]
-Rate = Annotated[float | None, typer.Option("--rate", "-q", help="Probability with which a client is in a round.")]
-Cohort = Annotated[int | None, typer.Option(help="(Expected) clients a round.", min=1)]
+Rate = Annotated[float | None, typer.Option("--rate", "-q", help="Probability of a client to be in a round: Poisson.")]
+Cohort = Annotated[
+    int | None, typer.Option(help="Clients a round: exactly so many, or with --sampling poisson expected.", min=1)
+]
 Population = Annotated[int | None, typer.Option("--population", "-K", help="Clients in all.", min=1)]
 HowSampled = Annotated[
-    str | None, typer.Option("--sampling", help="poisson, fixed, full, or a strategy such as cyclic(size=10).")
+    str | None,
+    typer.Option(
+        "--sampling",
+        help="fixed, poisson, full, or a strategy such as cyclic(size=10). fixed with --cohort, poisson with --rate.",
+    ),
 ]
 Examples = Annotated[int | None, typer.Option(help="DP-SGD: examples in all.", min=1)]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", "-B", help="DP-SGD: (expected) examples a step.")]

@@ -49,6 +49,20 @@ def test_registered_defenses_are_asked_as_they_are(run, strict):
     assert found["noise_multiplier"] == pytest.approx(40, rel=1e-3)
 
 
+def test_a_cohort_means_what_it_means_to_train(run, strict, npz):
+    asked = ("--cohort", 2, "-K", 4, "-r", 2, "--accountant", "rdp")
+    (found,) = strict(run("budget", "epsilon=9, delta=1e-3", *asked, "--json")[1])
+    train = ("train", "--model", "logistic", "--clients", 4, "--seed", 0, "--data", npz, "--weighting", "uniform")
+    z = found["noise_multiplier"]
+    told = ("--rounds", 2, "--cohort", 2, "--delta", 1e-3, "--json", "-d", f"central_dp(clip=0.5,noise_multiplier={z})")
+    assert strict(run(*train, *told)[1])[-1]["epsilon"] == pytest.approx(9, rel=1e-3)
+    assert run("epsilon", 3, *asked)[1].splitlines()[0].endswith("drawn without replacement (fixed-size sampling).")
+    rate = ("--rate", 0.5, "-r", 2, "--accountant", "rdp")
+    poisson = run("epsilon", 3, *rate)[1]
+    assert poisson.splitlines()[0].endswith("(Poisson sampling).")
+    assert run("epsilon", 3, *asked, "--sampling", "poisson")[1].splitlines()[1] == poisson.splitlines()[1]
+
+
 def test_a_table_and_a_figure_as_training_goes(run, tmp_path):
     told = ("--rate", 0.05, "-r", 20, "--accountant", "rdp", "--table", "--figure", tmp_path / "spent.png")
     status, out, _ = run("epsilon", 1.2, *told)

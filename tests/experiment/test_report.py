@@ -153,7 +153,7 @@ def test_which_attacks_take_a_defense_into_account(defense, attack, adversary, c
 
 
 def test_an_attack_that_a_defense_names_takes_it_into_account():
-    setting = Setting(defense="local_dp(clip=1,noise_multiplier=1)", attack="ggl")
+    setting = Setting(defense="local_dp(clip=1,noise_multiplier=1)", attack="maximum_posterior")
     assert adaptive(setting, ())
 
 
