@@ -230,7 +230,7 @@ class Asked:
 
         def spent(multiplier: float, by: AccountantName, interval: float) -> float:
             ledger = self.ledger(multiplier, by, interval)
-            return ledger.epsilon(budget.delta, against=budget.against, unit=budget.unit, rounds=rounds).value
+            return ledger.epsilon(budget.delta, **budget.asked, rounds=rounds).value
 
         return smallest_multiplier(spent, budget.epsilon, name, budget=str(budget), rounds=rounds)
 

@@ -63,6 +63,23 @@ def test_a_cohort_means_what_it_means_to_train(run, strict, npz):
     assert run("epsilon", 3, *asked, "--sampling", "poisson")[1].splitlines()[1] == poisson.splitlines()[1]
 
 
+def test_a_table_ends_with_the_number_that_is_stated(run, strict):
+    told = ("--examples", 1000, "-B", 100, "-r", 50, "--accountant", "pld", "--table", "--json")
+    rows = strict(run("epsilon", 1.1, *told)[1])
+    assert rows[-1]["epsilon"] == rows[0]["epsilon"] > rows[-2]["epsilon"]
+
+
+def test_no_number_is_given_by_another_claim_in_silence(run):
+    asked = ("--cohort", 20, "-K", 100, "-r", 2)
+    local = run("epsilon", *asked, "-d", "local_dp(clip=1,noise_multiplier=10)")[1]
+    assert "by another claim" in local.splitlines()[2]
+    distributed = ("-d", "distributed_dp(clip=1)", "-d", "secagg", "--size", 100)
+    status, out, _ = run("budget", "epsilon=2, delta=1e-6", *asked, *distributed)
+    assert status == 0
+    assert "rdp: noise multiplier" in out
+    assert "pld: none (no privacy loss distribution is known of sum of skellam noises" in out
+
+
 def test_a_table_and_a_figure_as_training_goes(run, tmp_path):
     told = ("--rate", 0.05, "-r", 20, "--accountant", "rdp", "--table", "--figure", tmp_path / "spent.png")
     status, out, _ = run("epsilon", 1.2, *told)
@@ -102,6 +119,11 @@ def test_a_claim_is_checked_by_options_over_a_file(run, strict, tmp_path):
         (("epsilon", 1.2, "-q", 0.5, "-r", 3, "--delta", 1), "delta=1.0 must lie strictly between 0 and 1"),
         (("epsilon", 1.2, "-q", 0.5, "-r", 3, "--sampling", "shuffle"), "is none the ledger can account"),
         (("epsilon", 0, "-q", 0.5, "-r", 3), "noise_multiplier=0.0 bounds no epsilon"),
+        (("epsilon", "nan", "-q", 0.5, "-r", 3), "noise_multiplier=nan bounds no epsilon"),
+        (("epsilon", 1, "-q", 0.5, "-r", 3, "--relation", "replace_one"), "only under add_or_remove_one"),
+        (("epsilon", 1, "-q", 0.5, "-r", 3, "--relation", "replace"), "relation='replace' is unknown"),
+        (("budget", "epsilon=1e-9, delta=1e-15", "-r", 3), "still spends more than epsilon=1e-09"),
+        (("budget", "epsilon=2, epsilon=3, delta=1e-6", "-r", 3), "says something twice"),
         (("epsilon", "-q", 0.5, "-r", 3), "a noise multiplier is missing"),
         (("epsilon", 1.2), "the number of rounds is missing"),
         (("epsilon", 1.2, "--examples", 10, "-B", 20, "--epochs", 1), "is a rate outside of (0, 1]"),
@@ -113,10 +135,10 @@ def test_a_claim_is_checked_by_options_over_a_file(run, strict, tmp_path):
     ],
 )
 def test_senseless_questions_get_one_line(run, arguments, message):
-    status, _, err = run(*arguments)
+    status, out, err = run(*arguments)
     assert status == 2
     assert message in err
-    assert err.count("\n") == 1
+    assert (err.count("\n"), out) == (1, "")
 
 
 def test_training_within_a_budget(run, strict, npz):
