@@ -37,6 +37,16 @@ def test_dp_sgd_is_asked_in_epochs(run, strict):
     assert found["epsilon"] == pytest.approx(2.597, abs=1e-3)
 
 
+def test_dp_sgd_as_a_defense_is_asked_as_the_bare_mechanism_is(run, strict):
+    sgd = ("--examples", 60_000, "-B", 256, "--epochs", 60, "--accountant", "rdp", "--json")
+    (bare,) = strict(run("epsilon", 1.1, *sgd)[1])
+    (found,) = strict(run("epsilon", "-d", "dp_sgd(clip=1,noise_multiplier=1.1)", *sgd)[1])
+    assert found["epsilon"] == pytest.approx(bare["epsilon"])
+    budget = f"epsilon={bare['epsilon']}, delta=1e-5"
+    (found,) = strict(run("budget", budget, "-d", "dp_sgd(clip=1)", *sgd)[1])
+    assert found["noise_multiplier"] == pytest.approx(1.1, rel=1e-3)
+
+
 def test_registered_defenses_are_asked_as_they_are(run, strict):
     cohorts = ("--cohort", 100, "-K", 100, "-r", 10, "--accountant", "rdp", "--json")
     defended = ("-d", "local_dp(clip=3,noise_multiplier=40)")
@@ -152,3 +162,22 @@ def test_training_within_a_budget(run, strict, npz):
     assert (status, "does not reach for one round" in err) == (2, True)
     status, _, err = run(*small, "--rounds", 3, "-d", "central_dp(clip=0.5)")
     assert (status, "or a budget that it is set by" in err) == (2, True)
+    assert "Update norms" not in run(*small, "--rounds", 1, "-d", "central_dp(clip=0.5,noise_multiplier=0)")[1]
+
+
+def test_what_cannot_work_is_said_before_the_data_are_loaded(run):
+    missing = ("--data", "no_such_data", "-d", "dp_sgd(clip=1)")
+    status, _, err = run("attack", "dlg", *missing)
+    assert (status, "dp_sgd says not how much noise it adds" in err, "--budget" in err) == (2, True, False)
+    status, _, err = run("train", *missing)
+    assert (status, "dp_sgd says not how much noise it adds" in err, "--budget" in err) == (2, True, True)
+    for clip in ("1e38", "1e-38"):
+        status, _, err = run("train", "-d", f"central_dp(clip={clip},noise_multiplier=1)")
+        assert (status, "float32" in err) == (2, True)
+
+
+def test_only_a_larger_federation_is_simulated(run, npz):
+    small = ("train", "--model", "logistic", "--clients", 4, "--data", npz, "--weighting", "uniform", "--cohort", 3)
+    for text in ("cohort=2, population=10000", "cohort=3, population=3"):
+        status, _, err = run(*small, "-d", "central_dp(clip=1,noise_multiplier=1)", "--simulate", text)
+        assert (status, "is smaller than the real one" in err) == (2, True)
