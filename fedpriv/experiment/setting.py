@@ -413,13 +413,16 @@ class Setting(pydantic.BaseModel):
 
     def _check_sums(self) -> None:
         """Raises ValueError where the attacked cohorts are too small for a secure sum; a training's may not be."""
-        parts = [part for defense in self.made_defenses() for part in defense.parts()]
-        for part in parts:
+        parts = [(defense, part) for defense in self.made_defenses() for part in defense.parts()]
+        for defense, part in parts:
             if isinstance(part, Protocol) and part.least_clients > self.exposure.cohort:
                 try:
                     part.check(Plan.everybody(self.exposure.cohort, 10_000))
                 except FedprivError as e:
-                    raise ValueError(f"exposure.cohort={self.exposure.cohort}: {e}") from e
+                    raise ValueError(
+                        f"exposure.cohort={self.exposure.cohort} is too small for {defense.name}, which adds up no "
+                        f"fewer than {part.least_clients} clients; give at least that"
+                    ) from e
 
     def made_defenses(self) -> tuple[Defense, ...]:
         """The defenses, built."""

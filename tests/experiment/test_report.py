@@ -93,6 +93,12 @@ def test_a_guarantee_stands_beside_the_adversary_it_holds_against(write, content
     experiment, store = finish(path, tmp_path / "r")
     server, observer = arms(gather(experiment, store))
     assert observer.mean("epsilon_released") == server.mean("epsilon_released") > 0
+    said = {name: observer.row()[name] for name in ("unit_released", "relation_released", "noise_multiplier")}
+    assert list(said.values()) == ["client", "add_or_remove_one", "central_dp 1"]
+    page = write_report(experiment, store, ["fedpriv"]).read_text()
+    assert "What each epsilon means" in page
+    assert all(word in page for word in ("add_or_remove_one", "central_dp 1", "whoever sees released models"))
+    assert "relation_released" in (store.folder / "arms.csv").read_text()
     drawn = {d.stem: d for d in drawings(experiment, [server])}
     assert "success_epsilon" not in drawn
     both = next(d for d in drawings(experiment, [server, observer]) if d.stem == "success_epsilon")
