@@ -13,6 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedpriv.account.budget import Budget
+    from fedpriv.account.ledger import Ledger
     from fedpriv.base.errors import FedprivError
     from fedpriv.data.arrays import from_arrays
     from fedpriv.data.dataset import Dataset
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 _DOOR = {
     "Adversary": "fedpriv.threat.adversary",
     "Attack": "fedpriv.threat.attack",
+    "Budget": "fedpriv.account.budget",
     "Capability": "fedpriv.threat.attack",
     "Dataset": "fedpriv.data.dataset",
     "Defense": "fedpriv.defense.stations",
@@ -47,6 +50,7 @@ _DOOR = {
     "Federation": "fedpriv.federation.federation",
     "FedprivError": "fedpriv.base.errors",
     "Finding": "fedpriv.threat.attack",
+    "Ledger": "fedpriv.account.ledger",
     "Model": "fedpriv.models.model",
     "Partition": "fedpriv.data.partition",
     "Procedure": "fedpriv.procedure.procedure",
@@ -90,6 +94,7 @@ def make_defense(text: str, /, **parameters: Any) -> Defense:
 __all__ = [
     "Adversary",
     "Attack",
+    "Budget",
     "Capability",
     "Dataset",
     "Defense",
@@ -97,6 +102,7 @@ __all__ = [
     "Federation",
     "FedprivError",
     "Finding",
+    "Ledger",
     "Model",
     "Partition",
     "Procedure",

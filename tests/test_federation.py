@@ -19,6 +19,25 @@ from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.tap import Tap
 
 
+def test_budgets_and_accounts_of_another_kind_are_named(federate, toy):
+    central = {"defenses": (CentralDP(clip=0.1),), "weighting": "uniform", "rounds": 2}
+    for budget in (2, (2, 1e-5)):
+        with pytest.raises(ParameterError, match=r"budget=.* is none; write it as 'epsilon=2, delta=1e-6'"):
+            federate(**central, budget=budget)
+    made = federate(**central, budget="epsilon=9, delta=1e-3", seed=None)
+    assert repr(made) == (
+        f"Federation(model='{made.model.name}', train='{toy.name}', partition='{made.partition.name}', "
+        f"clients={len(made.partition)}, defenses=[central_dp], rounds=2, budget='epsilon=9, delta=0.001')"
+    )
+    history = made.run(1)
+    for earlier in (5, "x", history, ("x",)):
+        with pytest.raises(ParameterError, match="holds no phases of an account"):
+            federate(**central, budget="epsilon=20, delta=1e-3", earlier=earlier)
+    again = federate(**central, budget="epsilon=20, delta=1e-3", earlier=history.ledger)
+    assert again.earlier == history.ledger.phases()
+    assert again.run(1).ledger.epsilon(1e-3).rounds == 2
+
+
 def test_fedsgd_with_all_clients_is_a_centralized_gradient_step(federate, toy, by_hand):
     """With weights by example count, whatever the partition."""
     federation = federate(procedure=Procedure.fedsgd(0.5))

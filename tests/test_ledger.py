@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -6,6 +7,7 @@ from fedpriv.account.accounting import central_epsilon
 from fedpriv.account.ledger import Claim, Ledger
 from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.base.lazy import dp_accounting
+from fedpriv.defense.event import RenyiEvent
 from fedpriv.defense.stations import Plan
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Sampling
@@ -185,6 +187,40 @@ def test_describe_says_what_it_rests_on():
     assert "It assumes that the cohort is secret." in text
     assert "amplified by sampling" in text
     assert "epsilon is unbounded" in Ledger(setup_of(Sampling.full()), []).describe()
+
+
+def test_describe_says_events_in_words_and_each_assumption_once():
+    noise = dp_accounting.GaussianDpEvent(0.5000000000000001)
+    events = (
+        dp_accounting.SelfComposedDpEvent(noise, 1),
+        RenyiEvent("sum of skellam noises", (("variance", 2.0000000001),), lambda order: order),
+    )
+    claims = [replace(claim_of(assumes=("it is so", f"it is {i}")), event=event) for i, event in enumerate(events)]
+    text = Ledger(setup_of(), claims).describe()
+    assert "Gaussian noise of multiplier 0.5 a round" in text
+    assert "sum of skellam noises (variance 2) a round" in text
+    assert [text.count(said) for said in ("Event", "it is so", "it is 0", "it is 1")] == [0, 1, 1, 1]
+
+
+def test_an_epsilon_is_asked_for_one_relation_and_says_what_it_left_out():
+    renyi = RenyiEvent("noise", (("variance", 1.0),), lambda order: order / 2)
+    claims = [
+        replace(claim_of(amplified=False), event=renyi),
+        replace(claim_of(amplified=False), relation="replace_one"),
+    ]
+    ledger = Ledger(setup_of(), claims)
+    assert ledger.epsilon(1e-5, rounds=3, relation="replace_one").relation == "replace_one"
+    assert not ledger.epsilon(1e-5, rounds=3).instead
+    found = ledger.epsilon(1e-5, rounds=3, accountant="pld")
+    assert found.relation == "replace_one"
+    assert "by another claim, for one gives no number: no privacy loss distribution is known of noise" in str(found)
+    with pytest.raises(LedgerError, match="only under add_or_remove_one, replace_one"):
+        ledger.epsilon(1e-5, rounds=3, relation="replace_special")
+    for relation in ("x", "replace"):
+        with pytest.raises(ParameterError, match="is unknown"):
+            ledger.epsilon(1e-5, rounds=3, relation=relation)
+    with pytest.raises(ParameterError, match="delta=x must"):
+        ledger.epsilon("x")
 
 
 def test_a_claim_about_a_whole_run_is_asked_for_that_run():

@@ -53,6 +53,7 @@ class AdaptiveCentralDP(Defense):
     name: ClassVar[str] = "adaptive_central_dp"
     paper: ClassVar[str] = "Andrew, Thakkar, McMahan, Ramaswamy, 2021, arXiv 1905.03871"
     replayable: ClassVar[bool] = False
+    adaptive_attack: ClassVar[str] = "maximum_posterior"
 
     noise_multiplier: Multiplier = Field(
         default=None,

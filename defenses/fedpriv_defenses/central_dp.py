@@ -50,6 +50,7 @@ class CentralDP(Defense):
     name: ClassVar[str] = "central_dp"
     paper: ClassVar[str] = "McMahan, Ramage, Talwar, Zhang, 2018, arXiv 1710.06963"
     replayable: ClassVar[bool] = False
+    adaptive_attack: ClassVar[str] = "maximum_posterior"
 
     clip: Norm | None = Field(
         default=None,

@@ -14,11 +14,15 @@ from fedpriv.defense.stations import Context, Defense, Plan
 
 #: Squares of shorter vectors vanish in float32, and with them the norm that a clip goes by.
 SMALLEST_NORM = 1e-15
+#: Squares of longer ones are infinite there.
+LARGEST_NORM = 1e18
 
 
 def _resolved(value: float) -> float:
     if value < SMALLEST_NORM:
         raise ValueError(f"squares of so short a vector vanish in float32; give {SMALLEST_NORM:g} or more")
+    if value > LARGEST_NORM:
+        raise ValueError(f"squares of so long a vector are beyond float32; give {LARGEST_NORM:g} or less")
     return value
 
 

@@ -43,7 +43,7 @@ class LocalDP(Defense):
     name: ClassVar[str] = "local_dp"
     paper: ClassVar[str] = "Kasiviswanathan et al., 2011, arXiv 0803.0924"
     replayable: ClassVar[bool] = False
-    adaptive_attack: ClassVar[str] = "ggl"
+    adaptive_attack: ClassVar[str] = "maximum_posterior"
 
     clip: Norm = Field(description="L2 norm bound of the update before noise, in update units.")
     noise_multiplier: Multiplier = Field(

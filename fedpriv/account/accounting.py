@@ -18,7 +18,7 @@ from fedpriv.account.search import FINE, smallest_multiplier
 from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.base.lazy import dp_accounting
 from fedpriv.defense.claim import Relation
-from fedpriv.defense.event import RenyiEvent
+from fedpriv.defense.event import RenyiEvent, in_words
 from fedpriv.procedure.procedure import Sampling
 
 AccountantName = Literal["rdp", "pld"]
@@ -95,7 +95,7 @@ def round_rdp(event: Event, relation: Relation) -> tuple[np.ndarray, np.ndarray]
         tried = _halved(tried)
         if tried is None:
             break
-    raise LedgerError(f"the Renyi divergence of {event} cannot be told from zero; change noise or sampling")
+    raise LedgerError(f"the Renyi divergence of {in_words(event)} cannot be told from zero; change noise or sampling")
 
 
 def _halved(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent | None:
@@ -154,11 +154,11 @@ def require_supported(event: Event, relation: Relation, accountant: AccountantNa
         )
     if new_accountant(accountant, relation).supports(event):
         return
-    kind = type(event).__name__
+    kind = in_words(event)
     if accountant == "pld" and new_accountant("rdp", relation).supports(event):
         raise LedgerError(
             f"dp-accounting's PLD accountant has no privacy loss distribution for {kind} under {relation}; use "
-            "accountant='rdp'" + (", or Poisson sampling" if "WithoutReplacement" in kind else "")
+            "accountant='rdp'" + (", or Poisson sampling" if "without replacement" in kind else "")
         )
     raise LedgerError(
         f"dp-accounting's {accountant} accountant cannot compose {kind} under {relation}, so no epsilon can be "
@@ -168,7 +168,7 @@ def require_supported(event: Event, relation: Relation, accountant: AccountantNa
 
 def checked_delta(delta: float) -> float:
     """`delta` as a float, or ParameterError."""
-    if not 0 < delta < 1:
+    if not isinstance(delta, int | float | np.number) or not 0 < delta < 1:
         raise ParameterError(f"delta={delta} must lie strictly between 0 and 1; well below 1/clients, such as 1e-5")
     return float(delta)
 

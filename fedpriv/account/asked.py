@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from fedpriv.account.accounting import AccountantName, central_event, checked_accountant, checked_rounds
 from fedpriv.account.budget import Budget
@@ -33,10 +33,10 @@ class Asked:
       rounds: of the run; or steps.
       rate: with which each unit takes part in a round.
       cohort, population: (expected) clients a round, and in all; in place of `rate`.
-      sampling: `poisson`, `fixed`, `full`, or a strategy such as `cyclic(size=10)`; None is `poisson` where there is
-        a rate or a cohort, else `full`.
+      sampling: `poisson`, `fixed`, `full`, or a strategy such as `cyclic(size=10)`; None is `fixed` where there is a
+        cohort, as of a training, `poisson` where there is a rate, else `full`.
       examples, batch_size, epochs: of DP-SGD: examples in all, (expected) in a batch, and passes; the rate is their
-        quotient and the unit an example.
+        quotient and the unit an example. Of `defenses` each client's, in each round; without `rounds` there is one.
       participations, separation, restart_every: of DP-FTRL by a binary tree: rounds that one client takes part in at
         most, rounds from one to the next at least, and rounds after which a tree is begun anew (None for one tree).
       defenses: registered ones in place of a bare mechanism.
@@ -63,7 +63,7 @@ class Asked:
     def __post_init__(self) -> None:
         if self.rate is not None and not 0 < self.rate <= 1:
             raise ParameterError(f"rate={self.rate} must lie in (0, 1]; or give cohort and population")
-        if self.sgd and not self.defenses:
+        if self.sgd:
             self._check_sgd()
         elif self.rounds is None:
             raise ParameterError("the number of rounds is missing; give rounds, or examples, batch_size and epochs")
@@ -94,12 +94,13 @@ class Asked:
 
     def _check_sgd(self) -> None:
         given = (self.examples, self.batch_size, self.epochs)
-        if None in given[:2] or (self.epochs is None) == (self.rounds is None):
+        both = self.rounds is not None and self.epochs is not None and not self.defenses
+        if None in given[:2] or both or (self.epochs is None and self.rounds is None):
             raise ParameterError(
                 "DP-SGD takes examples and batch_size, and either epochs or rounds (steps); got "
                 f"examples={self.examples}, batch_size={self.batch_size}, epochs={self.epochs}, rounds={self.rounds}"
             )
-        if self.rate is not None or self.cohort is not None:
+        if (self.rate is not None or self.cohort is not None) and not self.defenses:
             raise ParameterError("examples and batch_size give the rate of DP-SGD; leave out rate and cohort")
         assert self.examples is not None
         assert self.batch_size is not None
@@ -116,6 +117,11 @@ class Asked:
         """Rounds, or steps of DP-SGD."""
         if self.rounds is not None:
             return int(self.rounds)
+        return 1 if self.defenses else self._local_steps
+
+    @property
+    def _local_steps(self) -> int:
+        """Steps of DP-SGD over `epochs`."""
         assert self.examples and self.batch_size and self.epochs  # noqa: PT018  checked together
         return math.ceil(self.epochs * self.examples / self.batch_size)
 
@@ -132,8 +138,18 @@ class Asked:
             weighting="uniform",
             max_examples=self.examples or 1,
             rounds=self.steps,
-            procedure=make_procedure(sampling=sampling, weighting="uniform", batch_size=self.batch_size),
+            procedure=make_procedure(
+                sampling=sampling, weighting="uniform", batch_size=self.batch_size, **self._local_training()
+            ),
         )
+
+    def _local_training(self) -> dict[str, Any]:
+        """What DP-SGD does at a client, for `defenses`."""
+        if not self.sgd or not self.defenses:
+            return {}
+        steps = None if self.epochs is None else self._local_steps
+        passes = math.ceil(self.epochs or 1)
+        return {"batch_selection": "poisson", "local_epochs": passes, "max_local_steps": steps}
 
     def _cohorts(self) -> tuple[Sampling, int]:
         kind = self.sampling
@@ -155,11 +171,11 @@ class Asked:
                     f"give either rate, or cohort and population with 0 < cohort <= population; got rate={self.rate}, "
                     f"cohort={self.cohort}, population={self.population}"
                 )
-            if kind == "full" or self.cohort == self.population:
+            if kind == "full":
                 return Sampling.full(), self.population
-            fixed = kind == "fixed"
-            how = Sampling.fixed(self.cohort) if fixed else Sampling.poisson(self.cohort / self.population)
-            return how, self.population
+            if kind == "poisson":
+                return Sampling.poisson(self.cohort / self.population), self.population
+            return Sampling.fixed(self.cohort), self.population
         if kind == "fixed":
             raise ParameterError("fixed-size sampling needs cohort and population; give both")
         if self.rate is None or kind == "full":
@@ -230,12 +246,12 @@ class Asked:
 
         def spent(multiplier: float, by: AccountantName, interval: float) -> float:
             ledger = self.ledger(multiplier, by, interval)
-            return ledger.epsilon(budget.delta, against=budget.against, unit=budget.unit, rounds=rounds).value
+            return ledger.epsilon(budget.delta, **budget.asked, rounds=rounds).value
 
         return smallest_multiplier(spent, budget.epsilon, name, budget=str(budget), rounds=rounds)
 
     def describe(self) -> str:
-        """In words."""
+        """In words, with what is a neighbour where the sampling says it."""
         if self.correlated:
             restart = "one tree" if self.restart_every is None else f"a new tree every {self.restart_every} rounds"
             limit = "any number of" if self.participations is None else f"at most {self.participations}"
@@ -244,8 +260,15 @@ class Asked:
             return f"DP-SGD: batches of {self.batch_size} of {self.examples} examples, Poisson-sampled"
         sampling, population = self._cohorts()
         if sampling.kind == "poisson" and population == 1:
-            return f"each client with probability {self.rate:g} a round"
-        return sampling.describe(population) if population > 1 else "everybody in every round"
+            said = f"each client with probability {self.rate:g} a round"
+        else:
+            said = sampling.describe(population) if population > 1 else "everybody in every round"
+        if sampling.kind in ("fixed", "poisson"):
+            said += {"fixed": " (fixed-size sampling)", "poisson": " (Poisson sampling)"}[sampling.kind]
+        if self.sgd:
+            passes = f"{self.epochs or 1:g} epochs a round"
+            said += f"; batches of {self.batch_size} of a client's {self.examples} examples, Poisson-sampled, {passes}"
+        return said
 
 
 def accountants(text: str | None) -> Sequence[AccountantName]:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedpriv.account.accounting import Event, round_rdp
+from fedpriv.account.accounting import Event, checked_delta, round_rdp
 from fedpriv.base.errors import LedgerError, ParameterError
 from fedpriv.base.lazy import dp_accounting
 from fedpriv.base.types import ArrayLike
@@ -108,6 +108,7 @@ class GaussianTradeOff(TradeOff):
 
     def epsilon(self, delta: float) -> float:
         """The epsilon at `delta` (Balle, Wang 2018, arXiv 1805.06530)."""
+        delta = checked_delta(delta)
         return math.inf if math.isinf(self.mu) else _gaussian_epsilon(self.mu, delta)
 
 

@@ -11,9 +11,9 @@ from typing import Any, get_args
 from fedpriv.account.accounting import checked_delta
 from fedpriv.account.ledger import Ledger
 from fedpriv.base.errors import BudgetError, LedgerError, ParameterError, did_you_mean
-from fedpriv.defense.claim import Against, Unit
+from fedpriv.defense.claim import Against, Relation, Unit
 
-_FIELDS = ("epsilon", "delta", "against", "unit")
+_FIELDS = ("epsilon", "delta", "against", "unit", "relation")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Budget:
       delta: in (0, 1); well below 1 over the number of units.
       against: the adversary, `released` or `server`.
       unit: `client`, `example` or `user`; None takes the first of these that a defense protects.
+      relation: the neighbouring relation that epsilon is meant for; None takes whichever gives the least.
 
     Raises:
       ParameterError: no such budget.
@@ -34,15 +35,20 @@ class Budget:
     delta: float
     against: Against = "released"
     unit: Unit | None = None
+    relation: Relation | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon < math.inf:
+        if not isinstance(self.epsilon, int | float) or not 0 < self.epsilon < math.inf:
             raise ParameterError(
                 f"a budget of epsilon={self.epsilon} must be a number above 0; no finite noise gives 0, and none "
                 "infinity"
             )
         checked_delta(self.delta)
-        for name, allowed in (("against", get_args(Against)), ("unit", (None, *get_args(Unit)))):
+        for name, allowed in (
+            ("against", get_args(Against)),
+            ("unit", (None, *get_args(Unit))),
+            ("relation", (None, *get_args(Relation))),
+        ):
             given = getattr(self, name)
             if given not in allowed:
                 known = [str(one) for one in allowed if one is not None]
@@ -60,6 +66,10 @@ class Budget:
         if isinstance(value, str):
             pairs = [part.partition("=") for part in re.split(r"[,;]", value) if part.strip()]
             fields = {name.strip(): text.strip() for name, _, text in pairs}
+            if len(fields) < len(pairs):
+                raise ParameterError(f"budget '{value}' says something twice; give each of {', '.join(_FIELDS)} once")
+        elif not isinstance(value, Mapping):
+            raise ParameterError(f"budget={value!r} is none; write it as 'epsilon=2, delta=1e-6', or give a Budget")
         else:
             fields = {str(name): str(text) for name, text in value.items() if text is not None}
         for name in fields:
@@ -76,6 +86,11 @@ class Budget:
                 raise ParameterError(f"budget '{value}': {name}={fields[name]!r} is no number") from None
         return Budget(**numbers, **{name: fields[name] for name in fields if name not in numbers})  # type: ignore[arg-type]
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What `Ledger.epsilon` is asked for, beside its delta."""
+        return {"against": self.against, "unit": self.unit, "relation": self.relation}
+
     def spent(self, ledger: Ledger, rounds: int | None = None, accountant: str | None = None) -> float:
         """What a ledger has spent of it, in epsilon; infinite where no number can be justified.
 
@@ -85,9 +100,7 @@ class Budget:
           accountant: another than the ledger's own.
         """
         try:
-            found = ledger.epsilon(
-                self.delta, against=self.against, unit=self.unit, rounds=rounds, accountant=accountant
-            )
+            found = ledger.epsilon(self.delta, **self.asked, rounds=rounds, accountant=accountant)
         except LedgerError:
             return math.inf
         return found.value
@@ -95,6 +108,7 @@ class Budget:
     def __str__(self) -> str:
         more = [f"against={self.against}"] if self.against != "released" else []
         more += [f"unit={self.unit}"] if self.unit is not None else []
+        more += [f"relation={self.relation}"] if self.relation is not None else []
         return ", ".join([f"epsilon={self.epsilon:g}", f"delta={self.delta:g}", *more])
 
 
@@ -119,7 +133,7 @@ class Guard:
                 "central_dp, or leave the budget out"
             )
         self.budget, self.ledger, self.rounds = budget, ledger, rounds
-        ledger.epsilon(budget.delta, against=budget.against, unit=budget.unit, rounds=max(1, ledger.rounds))
+        ledger.epsilon(budget.delta, **budget.asked, rounds=max(1, ledger.rounds))
         self._broken: frozenset[str] = frozenset()
         self.allowed = self._allowed()
         spent = budget.spent(ledger)
@@ -143,7 +157,7 @@ class Guard:
     def _allowed(self) -> int:
         b = self.budget
         try:
-            return self.ledger.rounds_within(b.epsilon, b.delta, self.rounds, against=b.against, unit=b.unit)
+            return self.ledger.rounds_within(b.epsilon, b.delta, self.rounds, **b.asked)
         except LedgerError:
             return 0
 

@@ -74,7 +74,7 @@ def calibrated(
         claims, objections = line.claims(), line.objections()
         told = {"refusals": line.refusals(), "earlier": earlier, "interval": interval}
         ledger = Ledger(plan, claims, accountant, objections, **told)  # type: ignore[arg-type]
-        return ledger.epsilon(budget.delta, against=budget.against, unit=budget.unit, rounds=rounds).value
+        return ledger.epsilon(budget.delta, **budget.asked, rounds=rounds).value
 
     found = smallest_multiplier(spent, budget.epsilon, name, f"{named[0]}'s noise multiplier", str(budget), rounds)
     return with_noise(found)

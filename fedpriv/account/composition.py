@@ -39,17 +39,22 @@ class Concentrated:
       mu: None where none holds.
       exact: whether the privacy is that of one Gaussian mechanism, so that both are exact.
       why: of what is None, and what else to know.
+      relation: the neighbouring relation that they are for; None where it is not known.
     """
 
     rho: float | None
     mu: float | None
     exact: bool
     why: str = ""
+    relation: Relation | None = None
 
     def __str__(self) -> str:
         said = [f"zCDP rho {self.rho:.4g}"] if self.rho is not None else []
         said += [f"GDP mu {self.mu:.4g}"] if self.mu is not None else []
-        return ", ".join(said) + (f" ({self.why})" if said and self.why else self.why)
+        if not said:
+            return self.why
+        about = "; ".join(filter(None, (self.relation, self.why)))
+        return ", ".join(said) + (f" ({about})" if about else "")
 
 
 def gaussian_multiplier(event: Event) -> float | None:

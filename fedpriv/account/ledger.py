@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -28,11 +28,11 @@ from fedpriv.account.accounting import (
 )
 from fedpriv.account.composition import Composition, Concentrated, Keyed
 from fedpriv.account.phase import Phase, Spent, choices
-from fedpriv.base.errors import LedgerError, ParameterError
+from fedpriv.base.errors import LedgerError, ParameterError, did_you_mean
 from fedpriv.base.lazy import dp_accounting
 from fedpriv.base.types import Config
 from fedpriv.defense.claim import Against, Check, Claim, Relation, Unit
-from fedpriv.defense.event import RenyiEvent
+from fedpriv.defense.event import RenyiEvent, in_words
 from fedpriv.defense.plan import SIMULATED, Plan
 
 __all__ = ["Against", "Claim", "Epsilon", "Ledger", "Unit", "central_epsilon", "noise_for"]
@@ -65,6 +65,7 @@ class Epsilon:
       against: who it holds against.
       group: how many units it protects together.
       route: by which theorem phases or groups were put together, where more than one could be.
+      instead: why a claim that holds as well gives no number by this accountant, so that another one is stated.
       mu: mu of Gaussian differential privacy, where everything composed is one Gaussian mechanism, so that it is exact;
         zCDP's rho is then mu^2 / 2. For sampled rounds see `Ledger.concentrated`.
     """
@@ -80,6 +81,7 @@ class Epsilon:
     group: int = 1
     route: str = ""
     mu: float | None = None
+    instead: str = ""
 
     @property
     def rho(self) -> float | None:
@@ -93,9 +95,10 @@ class Epsilon:
         of = f"{self.unit} level" if self.group == 1 else f"groups of {self.group} {self.unit}s"
         also = f"; zCDP rho {self.rho:.4g}, GDP mu {self.mu:.4g}" if self.mu else ""
         route = f", by: {self.route}" if self.route else ""
+        instead = f"; by another claim, for one gives no number: {self.instead}" if self.instead else ""
         return (
             f"epsilon {self.value:.4g} at delta {self.delta:g} after {self.rounds} rounds "
-            f"({of}, {self.relation}, against {who}, {self.accountant}{route}{also}{caveat}{simulated})"
+            f"({of}, {self.relation}, against {who}, {self.accountant}{route}{also}{caveat}{simulated}{instead})"
         )
 
 
@@ -160,6 +163,7 @@ class Ledger:
         rounds: int | None = None,
         accountant: str | None = None,
         group: int = 1,
+        relation: Relation | None = None,
     ) -> Epsilon:
         """The strongest guarantee that holds after the rounds spent.
 
@@ -172,39 +176,48 @@ class Ledger:
           rounds: as if this many rounds of this phase were spent; None is the rounds spent.
           accountant: another than the ledger's own, such as the cheap `rdp` for a progress bar.
           group: how many units are to be protected together.
+          relation: the neighbouring relation that it is to be stated for; None takes whichever gives the least.
 
         Raises:
           LedgerError: no number can be justified; the message says why and what would help.
         """
         delta = checked_delta(delta)
+        if relation not in (None, *get_args(Relation)):
+            raise ParameterError(f"relation='{relation}' is unknown.{did_you_mean(str(relation), get_args(Relation))}")
         name = checked_accountant(accountant or self.accountant)
         rounds = self.rounds if rounds is None else rounds
         if rounds < 0:
             raise ParameterError(f"rounds={rounds} must be 0 or more")
         if not float(group).is_integer() or group < 1:
             raise ParameterError(f"group={group} must be a whole number of units, 1 or more")
-        wanted, ways = self._ways(against, unit, rounds, name)
+        wanted, ways, without = self._ways(against, unit, rounds, name)
         found: list[tuple[float, str, Relation, float | None, tuple[str, ...]]] = []
         refusals: list[LedgerError] = []
-        for relation, phases in ways:
-            for parts in choices(phases):
+        for shared, phases in ways:
+            for parts in choices(phases) if relation in (None, shared) else ():
                 try:
-                    value, route, mu = self._value(parts, relation, name, delta, int(group))
+                    value, route, mu = self._value(parts, shared, name, delta, int(group))
                 except LedgerError as e:
                     refusals.append(e)
                     continue
-                found.append((value, route, relation, mu, _assumed(phases, parts)))
-        if not ways:
+                found.append((value, route, shared, mu, _assumed(phases, parts)))
+        if not ways and relation in (None, "replace_one"):
             found.append(self._added(against, wanted, rounds, name, delta, int(group)))
+        if not found and not refusals:
+            known = ", ".join(shared for shared, _ in ways) or "replace_one"
+            raise LedgerError(
+                f"no number is known of a single {wanted} under {relation}, only under {known}; ask for that, or for "
+                f"none in particular{''.join(f' ({e})' for e in without[:1])}"
+            )
         if not found:
             raise refusals[0]
-        value, route, relation, mu, assumes = min(found, key=lambda one: one[0])
+        value, route, stated, mu, assumes = min(found, key=lambda one: one[0])
         if not math.isfinite(value):
             if group > 1:
                 raise LedgerError(
                     f"no epsilon is bounded at delta {delta:g} for groups of {group}; ask for smaller ones"
                 )
-            events = ", ".join(str(claim.event) for claim in self.claims)
+            events = ", ".join(dict.fromkeys(in_words(claim.event) for claim in self.claims))
             raise LedgerError(f"{events} bounds no epsilon at delta {delta:g}; add noise")
         assumes = (*assumes, *self._premises())
         if wanted in ("client", "user") and delta > 1 / self.plan.accounted_population:
@@ -213,7 +226,8 @@ class Ledger:
                 f"delta {delta:g} is small enough, though above 1/{self.plan.accounted_population} ({wanted}s)",
             )
         total = rounds + sum(phase.rounds for phase in self.earlier)
-        return Epsilon(value, delta, wanted, relation, name, assumes, total, against, int(group), route, mu)
+        instead = "".join(str(e) for e in (without + refusals)[:1])
+        return Epsilon(value, delta, wanted, stated, name, assumes, total, against, int(group), route, mu, instead)
 
     def epsilons(self, deltas: Iterable[float], **asked: Any) -> list[Epsilon]:
         """`epsilon` at several deltas."""
@@ -224,19 +238,29 @@ class Ledger:
         return [self.epsilon(delta, rounds=n, **asked) for n in rounds]
 
     def concentrated(
-        self, against: Against = "released", unit: Unit | None = None, rounds: int | None = None
+        self,
+        against: Against = "released",
+        unit: Unit | None = None,
+        rounds: int | None = None,
+        relation: Relation | None = None,
     ) -> Concentrated:
         """zCDP's rho and Gaussian DP's mu, where they hold; for sampled rounds this takes seconds.
 
         Raises:
           LedgerError: as for `epsilon`.
         """
-        wanted, ways = self._ways(against, unit, self.rounds if rounds is None else rounds, "rdp")
-        del wanted
-        found = [Composition(parts, r, "rdp").concentrated() for r, phases in ways for parts in choices(phases)]
+        _, ways, _ = self._ways(against, unit, self.rounds if rounds is None else rounds, "rdp")
+        found = [
+            replace(Composition(parts, shared, "rdp").concentrated(), relation=shared)
+            for shared, phases in ways
+            if relation in (None, shared)
+            for parts in choices(phases)
+        ]
         if not found:
             return Concentrated(None, None, exact=False, why="phases under different neighbouring relations have none")
-        return min(found, key=lambda one: (one.mu is None, one.mu or 0.0))
+        best = min(found, key=lambda one: (one.mu is None, one.mu or 0.0))
+        several = any(len(spent.readings) > 1 for _, phases in ways for phase in phases for spent in phase)
+        return replace(best, why="amplification by sampling not counted") if best.exact and several else best
 
     def rounds_within(self, epsilon: float, delta: float, most: int, **asked: Any) -> int:
         """The largest number of rounds of this phase, up to `most`, whose epsilon at `delta` is at most that.
@@ -305,8 +329,8 @@ class Ledger:
 
     def _ways(
         self, against: Against, unit: Unit | None, rounds: int, accountant: AccountantName
-    ) -> tuple[Unit, list[tuple[Relation, list[list[Spent]]]]]:
-        """The unit, and for each relation that all phases share what is known of each."""
+    ) -> tuple[Unit, list[tuple[Relation, list[list[Spent]]]], list[LedgerError]]:
+        """The unit; for each relation that all phases share what is known of each; and why claims give no number."""
         if against not in ("released", "server"):
             raise ParameterError(f"against='{against}' is unknown. Known: released, server.")
         phases: list[list[Spent]] = []
@@ -327,7 +351,8 @@ class Ledger:
             unit = _first_unit({s.unit for phase in self.earlier for s in phase.spent} or {"client"})
         phases += [phase.applicable(against, unit) for phase in self.earlier]
         shared = set.intersection(*({s.relation for s in phase} for phase in phases))
-        return unit, [(r, [[s for s in phase if s.relation == r] for phase in phases]) for r in sorted(shared)]
+        ways = [(r, [[s for s in phase if s.relation == r] for phase in phases]) for r in sorted(shared)]
+        return unit, ways, refusals
 
     def _value(
         self, parts: list[tuple[Any, int]], relation: Relation, name: AccountantName, delta: float, group: int
@@ -436,8 +461,8 @@ class Ledger:
                 )
             if _sampled_already(event):
                 raise LedgerError(
-                    f"{event} is sampled already, and sampling amplifies once; claim it without amplification, or "
-                    "claim the event of one round before sampling"
+                    f"{in_words(event)}: that is sampled already, and sampling amplifies once; claim it without "
+                    "amplification, or claim the event of one round before sampling"
                 )
             event = sampled(event, claim.relation, self.plan.accounted_sampling, self.plan.accounted_population)
         require_supported(event, claim.relation, accountant)
@@ -451,14 +476,18 @@ class Ledger:
         if s.simulates is not None:
             lines.append(f"- It is a larger federation's: {s.simulation()}.")
         lines += [f"- after an earlier phase of {phase.rounds} rounds: {phase.described}." for phase in self.earlier]
+        several = [set(claim.assumes) for claim in self.claims] if len(self.claims) > 1 else []
+        shared = [a for a in dict.fromkeys(self.claims[0].assumes) if all(a in s for s in several)] if several else []
         for claim in self.claims:
             amplified = claim.amplified and s.accounted_sampling.kind in ("fixed", "poisson")
-            what = f"{claim.event} a round" if claim.run is None else f"{claim.run(max(self.rounds, 1))} over the run"
+            over = "over the run" if claim.run else "a round"
+            what = f"{in_words(claim.run(max(self.rounds, 1)) if claim.run else claim.event)} {over}"
             lines.append(
                 f"- {claim.unit} level against '{claim.against}', {claim.relation}: {what}"
                 f"{', amplified by sampling' if amplified else ''}."
             )
-            lines += [f"    It assumes that {a}." for a in claim.assumes]
+            lines += [f"    It assumes that {a}." for a in dict.fromkeys(claim.assumes) if a not in shared]
+        lines += [f"    All of it assumes that {a}." for a in shared]
         if not self.claims and not self.refusals:
             lines.append("- no formal claim: epsilon is unbounded.")
         if self.claims:

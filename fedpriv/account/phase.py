@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedpriv.account.accounting import Event, round_rdp
-from fedpriv.base.errors import LedgerError
+from fedpriv.base.errors import LedgerError, ParameterError, shown
 from fedpriv.base.lazy import dp_accounting
 from fedpriv.base.types import Config
 from fedpriv.defense.claim import Against, Relation, Unit
@@ -105,6 +105,23 @@ class Phase:
         spent = tuple(Spent.restored(s) for s in state["spent"])
         assumes = tuple(str(a) for a in state.get("assumes", []))
         return Phase(int(state["rounds"]), spent, str(state["refused"]), str(state["described"]), assumes)
+
+
+def as_phases(earlier: Any) -> tuple[Phase, ...]:
+    """Phases, a ledger's, or none.
+
+    Raises:
+      ParameterError: it is something else.
+    """
+    given = earlier.phases() if callable(getattr(earlier, "phases", None)) else earlier
+    found = () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
+    for one in found:
+        if not isinstance(one, Phase):
+            raise ParameterError(
+                f"earlier={shown(earlier)} holds no phases of an account; give an earlier run's history.ledger, or its "
+                "phases()"
+            )
+    return found
 
 
 def choices(phases: Sequence[Sequence[Spent]], most: int = 64) -> list[list[tuple[Event, int]]]:

@@ -41,6 +41,8 @@ def smallest_multiplier(
     """
     search = _Search(spent, epsilon, what, budget or f"epsilon={epsilon:g}", rounds)
     found = _rounded_up(math.exp(search.found(accountant)))
+    if accountant not in search.answered and search.problem is not None:
+        raise search.problem  # the end of what the defenses can work with is no answer
     if accountant == "rdp":  # cheap; says what is wrong where defenses cannot work with it
         spent(found, accountant, FINE)
     return found
@@ -59,6 +61,7 @@ class _Search:
     ) -> None:
         self.spent, self.epsilon, self.what, self.budget, self.rounds = spent, epsilon, what, budget, rounds
         self.problem: LedgerError | None = None
+        self.answered: set[_By] = set()
         self._known: dict[tuple[float, str, float], float] = {}
 
     def excess(self, x: float, by: _By, interval: float) -> float:
@@ -67,6 +70,7 @@ class _Search:
         if key not in self._known:
             try:
                 value = self.spent(math.exp(x), by, interval)
+                self.answered.add(by)
             except LedgerError as e:
                 self.problem, value = e, math.inf
             except (ParameterError, StackError):  # the defenses cannot work with that much noise, or that little

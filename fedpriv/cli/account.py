@@ -16,16 +16,23 @@ if TYPE_CHECKING:
     from fedpriv.account.accounting import AccountantName
     from fedpriv.account.asked import Asked
     from fedpriv.account.budget import Budget
+    from fedpriv.account.ledger import Epsilon, Ledger
 
 #: Rows of a table, and points of a figure.
 _ROWS, _POINTS = 11, 40
 
 Rounds = Annotated[int | None, typer.Option("--rounds", "-r", help="Rounds, or steps.", min=1)]
-Rate = Annotated[float | None, typer.Option("--rate", "-q", help="Probability with which a client is in a round.")]
-Cohort = Annotated[int | None, typer.Option(help="(Expected) clients a round.", min=1)]
+Rate = Annotated[float | None, typer.Option("--rate", "-q", help="Probability of a client to be in a round: Poisson.")]
+Cohort = Annotated[
+    int | None, typer.Option(help="Clients a round: exactly so many, or with --sampling poisson expected.", min=1)
+]
 Population = Annotated[int | None, typer.Option("--population", "-K", help="Clients in all.", min=1)]
 HowSampled = Annotated[
-    str | None, typer.Option("--sampling", help="poisson, fixed, full, or a strategy such as cyclic(size=10).")
+    str | None,
+    typer.Option(
+        "--sampling",
+        help="fixed, poisson, full, or a strategy such as cyclic(size=10). fixed with --cohort, poisson with --rate.",
+    ),
 ]
 Examples = Annotated[int | None, typer.Option(help="DP-SGD: examples in all.", min=1)]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", "-B", help="DP-SGD: (expected) examples a step.")]
@@ -34,6 +41,12 @@ Participations = Annotated[int | None, typer.Option(help="DP-FTRL: rounds that o
 Separation = Annotated[int | None, typer.Option(help="DP-FTRL: rounds from one of these to the next, at least.", min=1)]
 RestartEvery = Annotated[int | None, typer.Option(help="DP-FTRL: rounds of a tree; one tree without.", min=1)]
 Size = Annotated[int, typer.Option(help="d, values of an update, for --defense.", min=1)]
+RelationAsked = Annotated[
+    str | None,
+    typer.Option(
+        "--relation", help="Only what holds for add_or_remove_one, replace_one or replace_special; the least without."
+    ),
+]
 Group = Annotated[int, typer.Option(help="Units that are protected together.", min=1)]
 Accountant = Annotated[str | None, typer.Option(help="rdp or pld; both without.")]
 Table = Annotated[bool, typer.Option("--table", help="Print epsilon as training goes.")]
@@ -70,12 +83,18 @@ def epsilon(
     delta: Annotated[list[float] | None, typer.Option(help="Delta; repeat for several. 1e-5 without.")] = None,
     against: Annotated[str, typer.Option(help="released or server.")] = "released",
     group: Group = 1,
+    relation: RelationAsked = None,
     accountant: Accountant = None,
     table: Table = False,
     figure: Figure = None,
     json_lines: options.Json = False,
 ) -> None:
     """Say what epsilon a noise multiplier gives, by both accountants; zCDP's rho and Gaussian DP's mu beside it."""
+    if not multipliers and not defense:
+        raise ParameterError("a noise multiplier is missing; give one or more, or --defense with its own")
+    for given in multipliers or ():
+        if not 0 < given < math.inf:
+            raise ParameterError(f"noise_multiplier={given} bounds no epsilon; give a number above 0")
     from fedpriv.account.accounting import checked_delta
     from fedpriv.account.asked import accountants
 
@@ -86,10 +105,9 @@ def epsilon(
             "separation": separation, "restart_every": restart_every, "defense": defense, "size": size,
         }
     )  # fmt: skip
-    if not multipliers and not asked.defenses:
-        raise ParameterError("a noise multiplier is missing; give one or more, or --defense with its own")
     deltas = [checked_delta(one) for one in delta or [1e-5]]
-    shown = Shown(asked, accountants(accountant), deltas, against, group, json_lines)
+    how: dict[str, Any] = {"against": against, "group": group, "relation": relation}
+    shown = Shown(asked, accountants(accountant), deltas, how, json_lines)
     asked_for: list[float | None] = list(multipliers) if multipliers else [None]
     for multiplier in asked_for:
         shown.account(multiplier)
@@ -101,7 +119,7 @@ def epsilon(
 
 def budget(
     target: Annotated[
-        str, typer.Argument(help="As 'epsilon=2, delta=1e-6'; with against=server and unit= if need be.")
+        str, typer.Argument(help="As 'epsilon=2, delta=1e-6'; with against=server, unit= and relation= if need be.")
     ],
     rounds: Rounds = None,
     rate: Rate = None,
@@ -136,31 +154,36 @@ def budget(
         }
     )  # fmt: skip
     found: dict[AccountantName, float] = {}
-    refused: LedgerError | None = None
-    if not json_lines:
-        typer.echo(f"{asked.steps} rounds: {asked.describe()}.")
-    for name in accountants(accountant):
+    refused: dict[AccountantName, LedgerError] = {}
+    names = accountants(accountant)
+    for name in names:
         try:
             found[name] = asked.multiplier_for(wanted, name)
         except LedgerError as e:
-            refused = e
-            if accountant is None:
-                typer.echo(f"{name}: none ({e})", err=json_lines)
+            refused[name] = e
+    if not found:
+        raise refused[names[0]]
+    if not json_lines:
+        typer.echo(f"{asked.steps} rounds: {asked.describe()}.")
+    for name in names:
+        if name in refused:
+            typer.echo(f"{name}: none ({refused[name]})", err=json_lines)
             continue
+        given, lines = Shown(asked, [name], [wanted.delta], wanted.asked, json_lines).epsilons(found[name])
         if json_lines:
             facts = {"epsilon": wanted.epsilon, "delta": wanted.delta, "rounds": asked.steps, "accountant": name}
-            typer.echo(to_json({"noise_multiplier": found[name], **facts}))
-        else:
-            typer.echo(f"{name}: noise multiplier {found[name]:.5g} for {wanted}")
-    if not found:
-        assert refused is not None
-        raise refused
+            about = {"unit": given[0].unit, "relation": given[0].relation, "against": given[0].against}
+            typer.echo(to_json({"noise_multiplier": found[name], **facts, **about}))
+            continue
+        typer.echo(f"{name}: noise multiplier {found[name]:.5g} for {wanted}")
+        for line, _ in lines:
+            typer.echo(line)
     for name, multiplier in found.items():
-        shown = Shown(asked, [name], [wanted.delta], wanted.against, 1, json_lines)
+        shown = Shown(asked, [name], [wanted.delta], wanted.asked, json_lines)
         if table:
             shown.table(multiplier)
     if figure is not None:
-        drawn = Shown(asked, list(found), [wanted.delta], wanted.against, 1, json_lines)
+        drawn = Shown(asked, list(found), [wanted.delta], wanted.asked, json_lines)
         drawn.draw(list(found.values()), figure, wanted, dict(found))
 
 
@@ -171,8 +194,7 @@ class Shown:
       asked: the mechanism and the run.
       names: of the accountants.
       deltas: at which epsilon is stated.
-      against: the adversary.
-      group: units protected together.
+      how: what else `Ledger.epsilon` is asked for: `against`, `group`, `relation`, `unit`.
       json_lines: whether as JSON.
     """
 
@@ -181,15 +203,41 @@ class Shown:
         asked: Asked,
         names: Sequence[AccountantName],
         deltas: Sequence[float],
-        against: str,
-        group: int,
+        how: Mapping[str, Any],
         json_lines: bool,
     ) -> None:
         self.asked, self.names, self.deltas, self.json_lines = asked, tuple(names), tuple(deltas), json_lines
-        self.how: dict[str, Any] = {"against": against, "group": group}
+        self.how = dict(how)
+        self._ledgers: dict[Any, Ledger] = {}
+
+    def _ledger(self, multiplier: float | None, name: AccountantName, interval: float | None = None) -> Ledger:
+        key = multiplier, name, interval
+        if key not in self._ledgers:
+            more = () if interval is None else (interval,)
+            self._ledgers[key] = self.asked.ledger(multiplier, name, *more)
+        return self._ledgers[key]
 
     def account(self, multiplier: float | None) -> None:
-        """Epsilon at the end, at each delta by each accountant.
+        """Epsilon at the end, at each delta by each accountant; and rho and mu, where no epsilon said them.
+
+        Raises:
+          LedgerError: no accountant gives a number; nothing is printed then.
+        """
+        found, lines = self.epsilons(multiplier)
+        if not self.json_lines:
+            noise = "" if multiplier is None else f"noise multiplier {multiplier:g}, "
+            typer.echo(f"{noise}{self.asked.steps} rounds: {self.asked.describe()}.")
+        for line, aside in lines:
+            typer.echo(line, err=aside)
+        if not self.json_lines and self.how.get("group", 1) == 1:
+            of = self._ledger(multiplier, self.names[0])
+            both = of.concentrated(self.how["against"], rounds=self.asked.steps, relation=self.how.get("relation"))
+            if both.mu is None or not any(math.isclose(one.mu or 0.0, both.mu) for one in found):
+                typer.echo(f"  {both}")
+
+    def epsilons(self, multiplier: float | None) -> tuple[list[Epsilon], list[tuple[str, bool]]]:
+        """Epsilons at the end, at each delta by each accountant, and lines that say them, each with whether it is one
+        for the error stream.
 
         Raises:
           LedgerError: no accountant gives a number.
@@ -197,40 +245,40 @@ class Shown:
         from fedpriv.base.atomic import to_json
 
         rounds = self.asked.steps
-        if not self.json_lines:
-            noise = "" if multiplier is None else f"noise multiplier {multiplier:g}, "
-            typer.echo(f"{noise}{rounds} rounds: {self.asked.describe()}.")
+        given: list[Epsilon] = []
+        lines: list[tuple[str, bool]] = []
         refused: list[LedgerError] = []
         for name in self.names:
-            ledger = self.asked.ledger(multiplier, name)
+            ledger = self._ledger(multiplier, name)
             for delta in self.deltas:
                 try:
                     found = ledger.epsilon(delta, rounds=rounds, **self.how)
                 except LedgerError as e:
                     refused.append(e)
-                    if len(self.names) * len(self.deltas) > 1:
-                        typer.echo(f"  {name}: none at delta {delta:g} ({e})", err=self.json_lines)
+                    lines.append((f"  {name}: none at delta {delta:g} ({e})", self.json_lines))
                     continue
+                given.append(found)
                 if self.json_lines:
                     facts = {"noise_multiplier": multiplier, "epsilon": found.value, "delta": delta, "rounds": rounds}
                     more = {"accountant": name, "unit": found.unit, "relation": found.relation, "group": found.group}
-                    typer.echo(to_json({**facts, **more, "route": found.route, "rho": found.rho, "mu": found.mu}))
+                    last = {"instead": found.instead} if found.instead else {}
+                    rest = {"route": found.route, "rho": found.rho, "mu": found.mu, **last}
+                    lines.append((to_json({**facts, **more, **rest}), False))
                 else:
-                    typer.echo(f"  {found}")
-        if len(refused) == len(self.names) * len(self.deltas):
+                    lines.append((f"  {found}", False))
+        if not given:
             raise refused[0]
-        if not self.json_lines and self.how["group"] == 1:
-            ledger = self.asked.ledger(multiplier, self.names[0])
-            typer.echo(f"  {ledger.concentrated(self.how['against'], rounds=rounds)}")
+        return given, lines
 
     def _curve(self, multiplier: float | None, name: AccountantName, delta: float, most: int) -> Any:
-        """(rounds, epsilons); losses are rounded up more than for a single number, which is faster and holds."""
+        """(rounds, epsilons); before the last, losses are rounded up more, which is faster and holds."""
         from fedpriv.account.ledger import rounds_shown
         from fedpriv.account.search import COARSE
 
         rounds = rounds_shown(self.asked.steps, most)
-        ledger = self.asked.ledger(multiplier, name, COARSE)
-        return rounds, [e.value for e in ledger.over_rounds(delta, rounds, **self.how)]
+        last = self._ledger(multiplier, name).epsilon(delta, rounds=rounds[-1], **self.how).value
+        ledger = self._ledger(multiplier, name, COARSE)
+        return rounds, [min(e.value, last) for e in ledger.over_rounds(delta, rounds[:-1], **self.how)] + [last]
 
     def _curves(self, multiplier: float | None, most: int) -> dict[tuple[AccountantName, float], Any]:
         found = {}

@@ -342,7 +342,7 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
             "over its noise's. It and all norms are measured on unprotected updates, for people who may see the data; "
             "no epsilon covers them, so publish none of them."
         )
-    elif clip := recommended_clip(history.records):
+    elif not federation.defenses and (clip := recommended_clip(history.records)):
         typer.echo(
             f"Update norms: median {clip:.4g}, which as central_dp(clip={clip:.3g}) would leave about half of the "
             "updates as they are. It is measured on unprotected updates, and so is no private choice; "

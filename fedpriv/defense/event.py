@@ -1,9 +1,12 @@
-"""Events that dp-accounting 0.4 lacks."""
+"""Events that dp-accounting 0.4 lacks, and all of them in words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+from fedpriv.base.lazy import dp_accounting
 
 
 @dataclass(frozen=True)
@@ -23,3 +26,29 @@ class RenyiEvent:
     name: str
     parameters: tuple[tuple[str, float], ...]
     curve: Callable[[float], float] = field(repr=False, compare=False)
+
+
+def in_words(event: Any) -> str:
+    """An event as people read it, such as `Gaussian noise of multiplier 0.5`; an unknown kind by its type's name."""
+    if isinstance(event, RenyiEvent):
+        about = ", ".join(f"{name} {value:.6g}" for name, value in event.parameters)
+        return f"{event.name} ({about})" if about else event.name
+    if isinstance(event, dp_accounting.NoOpDpEvent):
+        return "nothing released"
+    if isinstance(event, dp_accounting.NonPrivateDpEvent):
+        return "a release that is not private"
+    if isinstance(event, dp_accounting.GaussianDpEvent):
+        return f"Gaussian noise of multiplier {event.noise_multiplier:.6g}"
+    if isinstance(event, dp_accounting.LaplaceDpEvent):
+        return f"Laplace noise of multiplier {event.noise_multiplier:.6g}"
+    if isinstance(event, dp_accounting.PoissonSampledDpEvent):
+        return f"{in_words(event.event)}, Poisson-sampled with probability {event.sampling_probability:.6g}"
+    if isinstance(event, dp_accounting.SampledWithoutReplacementDpEvent):
+        sizes = f"{event.sample_size} of {event.source_dataset_size}"
+        return f"{in_words(event.event)}, {sizes} sampled without replacement"
+    if isinstance(event, dp_accounting.SelfComposedDpEvent):
+        inner = in_words(event.event)
+        return inner if event.count == 1 else f"{event.count} times {inner}"
+    if isinstance(event, dp_accounting.ComposedDpEvent):
+        return " and ".join(map(in_words, event.events))
+    return str(type(event).__name__)

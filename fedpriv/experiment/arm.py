@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Resamples of the interval over seeds.
 RESAMPLES = 9999
+#: Facts on what its epsilons are of, in words.
+MEANT = ("unit_server", "relation_server", "unit_released", "relation_released", "noise_multiplier")
 #: Facts on what no attack can exceed; see `attack_bounds`.
 BOUNDS = ("exposed_epsilon", "bound_success_rate", "prior_success", "bound_tpr", "bound_advantage")
 
@@ -186,6 +188,10 @@ class Arm:
                     row[f"{fact}_interval"] = self.interval(fact)
                 if fact == "rounds_to_target":
                     row["reached"] = sum(r.facts.get(fact) is not None for r in self.results)
+        for fact in MEANT:
+            said = list(dict.fromkeys(str(r.facts[fact]) for r in self.results if fact in r.facts))
+            if said:
+                row[fact] = "; ".join(said)
         for fact in BOUNDS:
             if any(fact in r.facts for r in self.results):
                 row[fact] = self.mean(fact)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedpriv.base.errors import ParameterError
 from fedpriv.base.seeds import Purpose, generator
 from fedpriv.base.types import Row
 from fedpriv.defense.noise import leaves_noise_open
+from fedpriv.defense.stations import labels
 from fedpriv.experiment.setting import Setting
 from fedpriv.threat.goal import Goal
 
@@ -75,6 +77,8 @@ def make_federation(
     from fedpriv.data import make_partition
 
     how = setting.training
+    if how.defended:
+        check_noise(setting)
     training, test = datasets(setting.data, setting.data_dir)
     clients = how.clients
     if clients is None and not how.partition.startswith("natural"):
@@ -105,6 +109,19 @@ def make_federation(
         earlier=tuple(earlier),
         topology=how.topology,
     )
+
+
+def check_noise(setting: Setting) -> None:
+    """Raises ParameterError where a defense leaves its noise to a budget and there is none."""
+    made = setting.made_defenses()
+    unset = [label for label, defense in zip(labels(made), made, strict=True) if leaves_noise_open(defense)]
+    if unset and setting.training.budget is None:
+        budget = ", or a budget that it is set by, such as --budget 'epsilon=2, delta=1e-6'"
+        alone = "; `fedpriv budget` finds one for an epsilon"
+        raise ParameterError(
+            f"{unset[0]} says not how much noise it adds; give noise_multiplier"
+            f"{budget if setting.training.rounds else alone}"
+        )
 
 
 def exposed_defenses(setting: Setting, seed: int) -> tuple[Defense, ...]:
@@ -140,6 +157,7 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None, i
     """
     goal, how = setting.made_goal(), setting.exposure
     assert goal is not None
+    check_noise(setting)
     data, held_out = attacked_data(setting)
     goal.check(data.input_shape)
     if how.order == "mixed":

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedpriv.base.types import Row
 from fedpriv.experiment import conclusion
-from fedpriv.experiment.arm import Arm, CellResult, arms, attacked_arms, by_goal, words
+from fedpriv.experiment.arm import MEANT, Arm, CellResult, arms, attacked_arms, by_goal, words
 from fedpriv.experiment.compare import compare_arms, with_holm
 from fedpriv.experiment.drawings import Drawn, drawings
 from fedpriv.experiment.drawings.drawn import part_stem
@@ -162,7 +162,7 @@ def _tables(
     note = " ".join([note, *dict.fromkeys(goal.table_note for goal in goals.values() if goal.table_note)])
     if any(a.refused for a in made):
         note += " Inapplicable counts views that an attack does not apply to; no other number counts them."
-    hidden = ("evaluations_median",)
+    hidden = ("evaluations_median", *MEANT)  # the latter have a table of their own
     keys = [k for k in dict.fromkeys(k for r in rows for k in r) if k not in hidden]
     formats = {"p_value": ".2g", "p_holm": ".2g", "bytes_up": ",.0f", "seconds_median": ".2f", "rounds_done": ".0f"}
     columns = {c.name: c for goal in goals.values() for c in goal.columns()}
@@ -183,7 +183,37 @@ def _tables(
             Table(shown, caption="Paired differences from the first value of each axis", formats=formats, note=how)
         )
         files.append(("paired differences, CSV", "differences.csv"))
-    return Section("Results", tables=tables, files=files)
+    meant = _meant(made)
+    return Section("Results", tables=[tables[0], *([] if meant is None else [meant]), *tables[1:]], files=files)
+
+
+def _meant(made: Sequence[Arm]) -> Table | None:
+    """What each arm's epsilons are of: one row an adversary."""
+    rows: list[Row] = []
+    for arm in made:
+        row = arm.row()
+        for against, whom in (("server", "the server"), ("released", "whoever sees released models")):
+            if row.get(f"epsilon_{against}") is None or f"unit_{against}" not in row:
+                continue
+            rows.append(
+                {
+                    **arm.labels,
+                    "against": whom,
+                    "epsilon": row[f"epsilon_{against}"],
+                    "delta": arm.results[0].cell.setting.stated_delta,
+                    "unit": row[f"unit_{against}"],
+                    "neighbours": row[f"relation_{against}"],
+                    "noise multiplier": row.get("noise_multiplier"),
+                }
+            )
+    if not rows:
+        return None
+    note = (
+        "Epsilons are alike only for one unit, one relation and one adversary: a unit replaced is one removed and one "
+        "added, and an example is less than a client. A noise multiplier is the noise's standard deviation over the "
+        "clip, on the sum or the message that a defense adds it to; a budget may have set it."
+    )
+    return Table(rows, caption="What each epsilon means", formats={"delta": "g"}, note=note)
 
 
 def _published(experiment: Experiment, made: Sequence[Arm]) -> Section | None:

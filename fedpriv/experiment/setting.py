@@ -13,6 +13,8 @@ from fedpriv.base.errors import FedprivError, ParameterError
 from fedpriv.base.plugin import Plugin
 from fedpriv.base.types import Config
 from fedpriv.defense.attrition import Attrition, NoAttrition
+from fedpriv.defense.plan import Plan
+from fedpriv.defense.protocol import Protocol
 from fedpriv.procedure.procedure import Count, Optimizer, Procedure, Sampling
 from fedpriv.procedure.sampling import check_cohorts, trial_sampling
 from fedpriv.threat.adversary import Adversary
@@ -403,9 +405,24 @@ class Setting(pydantic.BaseModel):
                 topology.wiring(self.exposure.population)
             except FedprivError as e:
                 raise ValueError(f"exposure.cohort: {e}") from e
+        if attack is not None:
+            self._check_sums()
         if self.workers and self.engine != "tff":
             raise ValueError(f"workers are for engine 'tff', not '{self.engine}'")
         return self
+
+    def _check_sums(self) -> None:
+        """Raises ValueError where the attacked cohorts are too small for a secure sum; a training's may not be."""
+        parts = [(defense, part) for defense in self.made_defenses() for part in defense.parts()]
+        for defense, part in parts:
+            if isinstance(part, Protocol) and part.least_clients > self.exposure.cohort:
+                try:
+                    part.check(Plan.everybody(self.exposure.cohort, 10_000))
+                except FedprivError as e:
+                    raise ValueError(
+                        f"exposure.cohort={self.exposure.cohort} is too small for {defense.name}, which adds up no "
+                        f"fewer than {part.least_clients} clients; give at least that"
+                    ) from e
 
     def made_defenses(self) -> tuple[Defense, ...]:
         """The defenses, built."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -73,6 +73,9 @@ def train(setting: Setting, seed: int) -> Outcome:
             raise KeyboardInterrupt
         warned = in_words((r.warnings for r in history.records), f"{len(history.records)} rounds")
         facts = _utility(history, setting) | {**_notes(federation), "warnings": warned}
+        noise = [(label, getattr(d, "noise_multiplier", None)) for label, d in _labelled(federation)]
+        if said := ", ".join(f"{label} {z:g}" for label, z in noise if z is not None):
+            facts["noise_multiplier"] = said
         if federation.calibrated:
             facts["calibrated"] = dict(federation.calibrated)
     finally:
@@ -85,6 +88,10 @@ def train(setting: Setting, seed: int) -> Outcome:
     return Outcome(facts, [], rounds, {"weights": history.weights}, time.perf_counter() - began)
 
 
+def _labelled(federation: Federation) -> Iterable[tuple[str, Defense]]:
+    return zip(labels(federation.defenses), federation.defenses, strict=True)
+
+
 def _notes(federation: Federation) -> Row:
     simulated = federation.plan.simulation()
     notes = {"model_notes": list(federation.model.notes), "defense_notes": federation.line.notes()}
@@ -95,7 +102,7 @@ def _utility(history: History, setting: Setting) -> Row:
     records = history.records
     goal = setting.training.target_accuracy
     tested = [r.test_loss for r in records if r.test_loss is not None]
-    facts = {
+    facts: Row = {
         "rounds_done": len(records),
         "accuracy": history.accuracy,
         "test_loss": tested[-1] if tested else None,
@@ -110,7 +117,9 @@ def _utility(history: History, setting: Setting) -> Row:
     if ledger is not None:
         for against in ("server", "released"):
             try:
-                facts[f"epsilon_{against}"] = float(ledger.epsilon(setting.stated_delta, against=against).value)
+                found = ledger.epsilon(setting.stated_delta, against=against)
+                facts |= {f"epsilon_{against}": float(found.value), f"unit_{against}": found.unit}
+                facts[f"relation_{against}"] = found.relation
             except LedgerError:
                 facts[f"epsilon_{against}"] = None
     return facts

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ import numpy as np
 from fedpriv.account.budget import Budget
 from fedpriv.account.calibration import calibrated
 from fedpriv.account.ledger import Ledger
-from fedpriv.account.phase import Phase
+from fedpriv.account.phase import Phase, as_phases
 from fedpriv.base import registry, seeds
 from fedpriv.base.errors import DataError, ModelError, ParameterError, StackError, did_you_mean
 from fedpriv.base.plugin import Plugin
@@ -33,11 +34,11 @@ from fedpriv.defense.plan import Plan
 from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.models.model import Model
 from fedpriv.procedure import sampling
-from fedpriv.procedure.procedure import Procedure
+from fedpriv.procedure.procedure import Procedure, Simulated
 from fedpriv.topology.carrier import carrier
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Federation:
     """A federation, checked as a whole when it is made.
 
@@ -64,8 +65,9 @@ class Federation:
         multiplier that a defense leaves open is calibrated to it for all `rounds`, and a run stops before the round
         that would break it. None for no limit.
       earlier: what was spent on the same clients' data before this federation (`History.spent` or
-        `Checkpoint.spent` of an earlier run, which has a phase for rounds without any defense too);
-        its account and budget count it, and a seed that was chosen is mixed with it, so that no noise repeats.
+        `Checkpoint.spent` of an earlier run, which has a phase for rounds without any defense too; or a ledger, or its
+        `phases()`); its account and budget count it, and a seed that was chosen is mixed with it, so that no noise
+        repeats.
       seeded: whether somebody chose the seed, and so may know it.
       calibrated: the noise multiplier that was found for the defense with this label, if one was left open.
       dealt: the partition as it was given; a defense that bounds users leaves out some of its examples.
@@ -99,6 +101,8 @@ class Federation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "defenses", tuple(self.defenses))
+        object.__setattr__(self, "earlier", as_phases(self.earlier))
+        object.__setattr__(self, "budget", Budget.of(self.budget))
         if isinstance(self.attrition, str):
             object.__setattr__(self, "attrition", registry.attrition.create(self.attrition))
         object.__setattr__(self, "seeded", self.seed is not None)
@@ -143,6 +147,7 @@ class Federation:
         sampling.check(self.procedure.sampling, len(sizes))
         if (large := self.procedure.simulates) is not None:
             sampling.check(large.sampling(self.procedure.sampling), large.population)
+            self._check_simulated(large)
         if self.procedure.batch_selection == "poisson" and self.model.couples_examples:
             raise StackError(
                 f"batch_selection=poisson may draw a batch of no examples, of which model '{self.model.name}' "
@@ -175,6 +180,14 @@ class Federation:
                 "example's logits depend on its batch (batch statistics); use a model with group normalization or none"
             )
 
+    def __repr__(self) -> str:
+        """What it is made of, in short, without data and without the seed, which may be a secret."""
+        facts = [f"model='{self.model.name}'", f"train='{self.train.name}'", f"partition='{self.partition.name}'"]
+        facts += [f"clients={len(self.partition)}", f"defenses=[{', '.join(labels(self.defenses))}]"]
+        facts += [] if self.rounds is None else [f"rounds={self.rounds}"]
+        facts += [] if self.budget is None else [f"budget='{self.budget}'"]
+        return f"Federation({', '.join(facts)})"
+
     def _bound_users(self) -> None:
         """Leaves out what a user has beyond what a defense is to be given.
 
@@ -186,6 +199,15 @@ class Federation:
         if most is not None:
             seed = (self.seed or 0) if self.seeded else 0
             object.__setattr__(self, "partition", users.bounded(self.train, self.partition, most, seed))
+
+    def _check_simulated(self, large: Simulated) -> None:
+        cohort, population = self.procedure.sampling.expected(len(self.partition)), len(self.partition)
+        for what, ours, theirs in (("cohort", cohort, large.cohort), ("population", population, large.population)):
+            if theirs < ours:
+                raise ParameterError(
+                    f"a simulated {what}={theirs} is smaller than the real one of {ours:g}, and only a larger "
+                    f"federation can be simulated; give at least {math.ceil(ours)}, or leave it out"
+                )
 
     @property
     def _most_of_a_user(self) -> int | None:
@@ -203,8 +225,6 @@ class Federation:
     def _calibrate(self) -> None:
         """Sets the noise multiplier that a defense leaves to the budget."""
         budget = Budget.of(self.budget)
-        object.__setattr__(self, "budget", budget)
-        object.__setattr__(self, "earlier", tuple(self.earlier))
         unset = [i for i, defense in enumerate(self.defenses) if leaves_noise_open(defense)]
         if budget is None or not unset:
             return  # without a budget the line says what is missing

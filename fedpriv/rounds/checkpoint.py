@@ -171,8 +171,8 @@ class Checkpoint:
         if differing:
             what = "; ".join(f"{k} was {theirs.get(k)!r}, is {ours.get(k)!r}" for k in differing[:3])
             raise CheckpointError(
-                f"checkpoint {path} belongs to another federation: {what}. Run with the same settings, or give "
-                "another checkpoint file"
+                f"checkpoint {path} belongs to another federation: {what}. Run with the same settings, give another "
+                "checkpoint file, or go on from this one under new settings with --after, which counts what it spent"
             )
 
 

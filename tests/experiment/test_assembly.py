@@ -102,6 +102,13 @@ def test_mistakes(values, says):
         training(**values)
 
 
+def test_attacked_cohorts_too_small_for_the_sum_are_refused_before_the_training():
+    values = {"defense": ["distributed_dp(clip=1,noise_multiplier=5)", "secagg"], "attack": "dlg"}
+    with pytest.raises(pydantic.ValidationError, match="cohort=1 is too small for secagg"):
+        Setting(**values, training={"rounds": 1}, exposure={"cohort": 1})
+    assert Setting(**values, training={"rounds": 1}, exposure={"cohort": 2}).exposure.cohort == 2
+
+
 def test_a_phase_that_there_is_not_is_refused_before_the_first_round():
     with pytest.raises(ParameterError, match="no phase 'shares'"):
         train(training(attrition="fixed(count=1,phase=shares)"), 0)

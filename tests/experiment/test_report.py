@@ -93,6 +93,12 @@ def test_a_guarantee_stands_beside_the_adversary_it_holds_against(write, content
     experiment, store = finish(path, tmp_path / "r")
     server, observer = arms(gather(experiment, store))
     assert observer.mean("epsilon_released") == server.mean("epsilon_released") > 0
+    said = {name: observer.row()[name] for name in ("unit_released", "relation_released", "noise_multiplier")}
+    assert list(said.values()) == ["client", "add_or_remove_one", "central_dp 1"]
+    page = write_report(experiment, store, ["fedpriv"]).read_text()
+    assert "What each epsilon means" in page
+    assert all(word in page for word in ("add_or_remove_one", "central_dp 1", "whoever sees released models"))
+    assert "relation_released" in (store.folder / "arms.csv").read_text()
     drawn = {d.stem: d for d in drawings(experiment, [server])}
     assert "success_epsilon" not in drawn
     both = next(d for d in drawings(experiment, [server, observer]) if d.stem == "success_epsilon")
@@ -153,7 +159,7 @@ def test_which_attacks_take_a_defense_into_account(defense, attack, adversary, c
 
 
 def test_an_attack_that_a_defense_names_takes_it_into_account():
-    setting = Setting(defense="local_dp(clip=1,noise_multiplier=1)", attack="ggl")
+    setting = Setting(defense="local_dp(clip=1,noise_multiplier=1)", attack="maximum_posterior")
     assert adaptive(setting, ())
 
 

@@ -60,6 +60,7 @@ class DPFTRL(Defense):
     name: ClassVar[str] = "dp_ftrl"
     paper: ClassVar[str] = "Kairouz et al. 2021, arXiv 2103.00039; Choquette-Choo et al. 2023, arXiv 2306.08153"
     replayable: ClassVar[bool] = False
+    adaptive_attack: ClassVar[str] = "maximum_posterior"
     plans_rounds: ClassVar[bool] = True
 
     clip: Norm = Field(description="L2 norm bound of one update, in update units.")

@@ -45,7 +45,7 @@ class DistributedDP(Defense):
     name: ClassVar[str] = "distributed_dp"
     paper: ClassVar[str] = DiscreteNoise.paper
     replayable: ClassVar[bool] = False
-    adaptive_attack: ClassVar[str] = "dlg"
+    adaptive_attack: ClassVar[str] = "maximum_posterior"
 
     clip: Norm = Field(description="L2 norm bound of one update, in update units.")
     noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(

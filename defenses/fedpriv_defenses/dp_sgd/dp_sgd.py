@@ -53,7 +53,7 @@ class DPSGD(Defense):
     name: ClassVar[str] = "dp_sgd"
     paper: ClassVar[str] = "Abadi et al., 2016, arXiv 1607.00133"
     replayable: ClassVar[bool] = False
-    adaptive_attack: ClassVar[str] = "dlg"
+    adaptive_attack: ClassVar[str] = "maximum_posterior"
 
     clip: Norm = Field(
         description="L2 norm each gradient is scaled down to; a small one (0.1) with a larger learning rate does well."
