@@ -150,6 +150,7 @@ def rounds(model, data, z, count, procedure=STANDS, trials=1):
     return np.mean([image.mse for r in results for image in r.score.images])
 
 
+@pytest.mark.slow
 def test_noise_averages_out_as_predicted(model, data):
     """Squared error falls with the number of rounds, as if the noise had fallen with its root."""
     one, four, weaker = rounds(model, data, 1e-3, 1), rounds(model, data, 1e-3, 4), rounds(model, data, 5e-4, 1)

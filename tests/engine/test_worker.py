@@ -89,6 +89,7 @@ def test_other_addresses_than_the_loopback_are_warned_of(start):
     assert "neither encrypted nor authenticated" in process.communicate(timeout=60)[1]
 
 
+@pytest.mark.slow
 def test_when_the_runtime_ends_so_does_the_worker_and_says_so(start, runtimes_of):
     process, _ = start()
     process.stdout.readline()

@@ -82,6 +82,7 @@ def test_labels_have_columns_of_their_own(write, content, tmp_path):
     assert any("finds 100% of 12 labels" in s for s in conclusion.sentences(experiment, made))
 
 
+@pytest.mark.slow
 def test_an_attack_that_does_not_apply_is_neither_failed_nor_zero(write, content, tmp_path, capsys):
     """iDLG reads the label of one example; of two it cannot."""
     grid = {"attack": {"DLG": PIXELS, "iDLG": f"i{PIXELS}"}, "exposure.batch": [1, 2]}

@@ -115,6 +115,7 @@ def test_the_sign_flip_test_counts_flips():
     assert np.mean(np.array(calm) <= 0.05) == pytest.approx(0.05, abs=0.035)
 
 
+@pytest.mark.slow
 def test_results_are_compared_on_the_images_they_share(write, tmp_path):
     common = ("exposure.images=4", f"grid.attack={{DLG: '{DLG}'}}")
     first, store_a = finish(write(), tmp_path / "r", *common)
