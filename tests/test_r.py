@@ -76,6 +76,17 @@ def test_the_page_shows_what_is_printed(walked: tuple[str, Path]) -> None:
     assert [line for line in shown if line not in printed] == []
 
 
+def test_the_venv_of_a_checkout_is_found(library: Path, tmp_path: Path) -> None:
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    below = tmp_path / "docs"
+    below.mkdir()
+    code = (
+        "Sys.unsetenv('RETICULATE_PYTHON'); cat(fedprivr::fp()$load_model$`__name__`, Sys.getenv('RETICULATE_PYTHON'))"
+    )
+    done = called("Rscript", "-e", code, cwd=below, R_LIBS=str(library))
+    assert done.stdout.split() == ["load", str(tmp_path / ".venv" / "bin" / "python")], done.stderr
+
+
 def test_the_federated_mean_is_the_mean(walked: tuple[str, Path]) -> None:
     found = re.search(r"federated +in_one_place *\n *([\d.]+) +([\d.]+)", walked[0])
     assert found, walked[0]

@@ -30,14 +30,14 @@ fp <- function(module = NULL) {
 find_python <- function(folder = getwd()) {
   above <- folder
   while (dirname(above[1]) != above[1]) above <- c(dirname(above[1]), above)
-  found <- c(file.path(rev(above), ".venv", "bin", "PythonError"), file.path(home(), "bin", "PythonError"))
+  found <- c(file.path(rev(above), ".venv", "bin", "python"), file.path(home(), "bin", "python"))
   has <- file.exists(found) & lengths(lapply(dirname(dirname(found)), function(f) {
     Sys.glob(file.path(f, "lib", "python3.*", "site-packages", "fedpriv-*"))
   })) > 0
   if (any(has)) found[has][1] else NULL
 }
 
-home <- function() file.path(tools::R_user_dir("fedprivr", "data"), "PythonError")
+home <- function() file.path(tools::R_user_dir("fedprivr", "data"), "python")
 
 #' Install fedpriv's Python side
 #'
@@ -53,7 +53,7 @@ home <- function() file.path(tools::R_user_dir("fedprivr", "data"), "PythonError
 fp_install <- function(checkout = ".") {
   files <- file.path(checkout, c("pyproject.toml", "requirements.txt"))
   if (!all(file.exists(files))) refuse(sprintf("'%s' is no checkout of fedpriv; give its folder", checkout), "DataError")
-  python <- file.path(home(), "bin", "PythonError")
+  python <- file.path(home(), "bin", "python")
   uv <- Sys.which("uv")
   run <- function(command, ...) {
     if (system2(command, shQuote(c(...))) != 0) refuse(paste("could not be run:", command, ...), "PythonError")
