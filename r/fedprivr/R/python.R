@@ -13,7 +13,8 @@
 fp <- function(module = NULL) {
   if (!reticulate::py_available() && is.na(Sys.getenv("RETICULATE_PYTHON", NA))) {
     python <- find_python()
-    if (!length(python)) refuse("PythonError", "no Python with fedpriv; set RETICULATE_PYTHON, or run fp_install(checkout)")
+    if (is.null(python)) refuse("PythonError",
+                                "no Python has fedpriv; run fp_install(checkout), or set RETICULATE_PYTHON")
     Sys.setenv(RETICULATE_PYTHON = python)
   }
   name <- paste(c("fedpriv", module), collapse = ".")
