@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+SCALARS = ("model", "rounds", "rate", "weighting", "defenses", "intercept", "seed", "engine")
 PAGE, WALK = ROOT / "docs" / "r.md", ROOT / "experiments" / "r" / "walk.R"
 
 pytestmark = pytest.mark.r
@@ -76,6 +77,17 @@ def test_the_page_shows_what_is_printed(walked: tuple[str, Path]) -> None:
     assert [line for line in shown if line not in printed] == []
 
 
+def test_the_venv_of_a_checkout_is_found(library: Path, tmp_path: Path) -> None:
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    below = tmp_path / "docs"
+    below.mkdir()
+    code = (
+        "Sys.unsetenv('RETICULATE_PYTHON'); cat(fedprivr::fp()$load_model$`__name__`, Sys.getenv('RETICULATE_PYTHON'))"
+    )
+    done = called("Rscript", "-e", code, cwd=below, R_LIBS=str(library))
+    assert done.stdout.split() == ["load", str(tmp_path / ".venv" / "bin" / "python")], done.stderr
+
+
 def test_the_federated_mean_is_the_mean(walked: tuple[str, Path]) -> None:
     found = re.search(r"federated +in_one_place *\n *([\d.]+) +([\d.]+)", walked[0])
     assert found, walked[0]
@@ -130,6 +142,8 @@ def test_a_grid_runs(walked: tuple[str, Path]) -> None:
         ("decoded", "a 2 False x; a 4 True x; b 1.5 True y; c 3 True y"),
         ("quantities", "0"),
         ("bug", "TRUE"),
+        ("gossip", "1 9"),
+        ("zero_rows", "[1] round     cohort"),
     ],
 )
 def test_arrays_factors_and_frames_come_through(walked: tuple[str, Path], name: str, is_: str) -> None:
@@ -152,7 +166,26 @@ def test_arrays_factors_and_frames_come_through(walked: tuple[str, Path], name: 
         ("list", "fedpriv_DataError column 'b' is a AsIs; make it numbers"),
         ("lengths", "fedpriv_DataError x has 4 examples and y 3; give one a row"),
         ("model", "fedpriv_UnknownNameError no model is named '2nm'. Did you mean '2nn'?"),
-        ("not_whole", "fedpriv_ParameterError 2.5 is no whole number of R's; give one"),
+        ("not_whole", "fedpriv_ParameterError rounds = 2.5 is no whole number from 1 to 2147483647; give one"),
+        *((f"na_{name}", f"fedpriv_ParameterError {name} is NA; give a value, or leave it out") for name in SCALARS),
+        ("na_share", "fedpriv_ParameterError test is NA; give a value, or leave it out"),
+        ("share_1", "fedpriv_ParameterError test = 1 is no share; give a number from 0 to below 1"),
+        ("share_minus", "fedpriv_ParameterError test = -1 is no share; give a number from 0 to below 1"),
+        ("no_rounds", "fedpriv_ParameterError rounds = 0 is no whole number from 1 to 2147483647; give one"),
+        ("intercept_0", "fedpriv_ParameterError intercept = 0 is no whole number from 1 to 1; give one"),
+        ("intercept_1.5", "fedpriv_ParameterError intercept = 1.5 is no whole number from 1 to 1; give one"),
+        ("intercept_5", "fedpriv_ParameterError intercept = 5 is no whole number from 1 to 1; give one"),
+        ("gossip_cohort", "fedpriv_ParameterError gossip has no cohorts"),
+        ("unknown", "fedpriv_ParameterError there is no argument 'foo'; there are data, model, clients"),
+        ("unnamed", "fedpriv_ParameterError there is no argument ''; there are attack, on"),
+        ("model_3", "fedpriv_ParameterError model = 3 is no text; give one"),
+        ("attack_na", "fedpriv_ParameterError attack is NA; give a value"),
+        ("attack_null", "fedpriv_ParameterError attack = NULL is no text; give one"),
+        ("attack_3", "fedpriv_ParameterError attack = 3 is no text; give one"),
+        ("on_frame", "fedpriv_ParameterError on is a data.frame; give what fp_train(intercept = 1) returned"),
+        ("on_text", "fedpriv_ParameterError on is a character; give what fp_train(intercept = 1) returned"),
+        ("on_empty", "fedpriv_ParameterError nothing was intercepted"),
+        ("no_readings", "fedpriv_DataError readings are no numbers, or not as many as client"),
         ("nothing_heard", "fedpriv_ParameterError nothing was intercepted; train with intercept = 1"),
         ("unfit", "8 attack 'first_layer' needs every coordinate of the update"),
         ("table", "fedpriv_DataError these examples are no images"),

@@ -51,8 +51,6 @@ def from_arrays(
       ParameterError: `test_fraction` is no share.
     """
     class_names = (class_names,) if isinstance(class_names, str) else tuple(class_names)  # R's vector of one is a text
-    if not 0 <= test_fraction < 1:
-        raise ParameterError(f"test_fraction={test_fraction}: give a share from 0 to below 1")
     what = f"dataset '{name}'"
     examples = _numbers(np.asarray(x), f"{what}: x")
     targets = np.asarray(y)
@@ -78,7 +76,13 @@ def from_arrays(
 
 
 def split(examples: int, test_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of training and test examples, in an order drawn once and for all; none for a share of 0."""
+    """Indices of training and test examples, in an order drawn once and for all; none for a share of 0.
+
+    Raises:
+      ParameterError: `test_fraction` is no share.
+    """
+    if not 0 <= test_fraction < 1:
+        raise ParameterError(f"test_fraction={test_fraction}: give a share from 0 to below 1")
     order = np.random.RandomState(0).permutation(examples)
     count = round(test_fraction * examples) if test_fraction else 0
     count = min(max(count, int(test_fraction > 0)), examples - 1)

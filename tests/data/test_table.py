@@ -78,6 +78,12 @@ def test_keys_are_owners_and_no_feature(tmp_path):
         assert len(set(train.keys[rows])) == 1
 
 
+@pytest.mark.parametrize("share", [1, -1])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ParameterError, match=f"test_fraction={share}: give a share from 0 to below 1"):
+        from_frame(people(), "people", test_fraction=share)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "error", "says"),
     [

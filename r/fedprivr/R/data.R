@@ -17,18 +17,20 @@
 #' }
 #' @export
 fp_dataset <- function(x, y = NULL, target = NULL, keys = NULL, test = 0.2, name = "data", kind = NULL) {
+  check_given(list(target = target, test = test, name = name, kind = kind))
+  if (!is.numeric(test) || length(test) != 1 || test < 0 || test >= 1) {
+    refuse("ParameterError", "test = %s is no share; give a number from 0 to below 1", deparse(test)[1])
+  }
   if (is.data.frame(x)) {
     for (column in names(x)) check_column(x[[column]], sprintf("column '%s'", column))
     made <- fp_try(fp("data.table")$from_frame(as.data.frame(x), name, target, test_fraction = test, keys = keys))
     return(structure(made, class = "fp_data"))
   }
-  if (is.null(y)) refuse("an array x needs y: a factor of classes, or numbers", "DataError")
+  if (is.null(y)) refuse("DataError", "an array x needs y: a factor of classes, or numbers")
   if (!is.numeric(x) || length(dim(x)) < 2) {
-    refuse(sprintf("x is a %s; give a data frame, or an array of numbers [n, ...]", class(x)[1]), "DataError")
+    refuse("DataError", "x is a %s; give a data frame, or an array of numbers [n, ...]", class(x)[1])
   }
-  if (length(y) != dim(x)[1]) {
-    refuse(sprintf("x has %d examples and y %d; give one a row", dim(x)[1], length(y)), "DataError")
-  }
+  if (length(y) != dim(x)[1]) refuse("DataError", "x has %d examples and y %d; give one a row", dim(x)[1], length(y))
   check_known(x, "x")
   check_known(y, "y")
   names <- if (is.factor(y)) as.list(levels(y)) else list()
@@ -44,7 +46,7 @@ fp_dataset <- function(x, y = NULL, target = NULL, keys = NULL, test = 0.2, name
 check_column <- function(values, what) {
   plain <- is.numeric(values) || is.logical(values) || is.character(values) || is.factor(values)
   if (!plain || length(dim(values)) || inherits(values, "integer64")) {
-    refuse(sprintf("%s is a %s; make it numbers, a factor, texts or logicals", what, class(values)[1]), "DataError")
+    refuse("DataError", "%s is a %s; make it numbers, a factor, texts or logicals", what, class(values)[1])
   }
   check_known(values, what)
 }
@@ -52,10 +54,8 @@ check_column <- function(values, what) {
 check_known <- function(values, what) {
   rows <- which(if (is.null(dim(values))) is.na(values) else apply(is.na(values), 1, any))
   if (length(rows)) {
-    refuse(sprintf(
-      "%s has %d missing values (NA; the first in row %d); fill them, or leave those rows out, as na.omit() does",
-      what, sum(is.na(values)), rows[1]
-    ), "DataError")
+    refuse("DataError", paste("%s has %d missing values (NA; the first in row %d); fill them, or leave those rows out,",
+                              "as na.omit() does"), what, sum(is.na(values)), rows[1])
   }
 }
 
@@ -89,23 +89,18 @@ data_of <- function(data) {
 #' }
 #' @export
 fp_mean <- function(readings, client) {
-  if (!is.numeric(readings) || length(readings) != length(client)) {
-    refuse("readings and client differ in length, or readings are no numbers; give one client a number", "DataError")
+  if (!is.numeric(readings) || !length(readings) || length(readings) != length(client)) {
+    refuse("DataError", "readings are no numbers, or not as many as client; give numbers, and one client for each")
   }
   check_known(readings, "readings")
   check_known(client, "client")
   clients <- split(as.numeric(readings), client, drop = TRUE)
-  if (any(abs(readings) > 100)) {
-    refuse(sprintf("%g is beyond 100, for which there is no room; rescale", readings[abs(readings) > 100][1]),
-           "DataError")
-  }
+  far <- readings[abs(readings) > 100]
+  if (length(far)) refuse("DataError", "%g is beyond 100, for which there is no room; rescale", far[1])
   fp()
   mean <- fp_try(reticulate::import("fedpriv_experiments.tff_tour.federated_mean", convert = FALSE))
   made <- fp_try(mean$secretly(lapply(unname(clients), as.array)))
-  shares <- lapply(seq_along(clients), function(i) {
-    vapply(0:1, function(k) {
-      as.character(reticulate::import_builtins()$format(made[1][i - 1L][k], "016x"))
-    }, "")
-  })
+  written <- function(share) as.character(reticulate::import_builtins()$format(share, "016x"))
+  shares <- lapply(seq_along(clients), function(i) vapply(0:1, function(k) written(made[1][i - 1L][k]), ""))
   structure(reticulate::py_to_r(made[0]), held = stats::setNames(shares, names(clients)))
 }

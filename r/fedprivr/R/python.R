@@ -13,7 +13,8 @@
 fp <- function(module = NULL) {
   if (!reticulate::py_available() && is.na(Sys.getenv("RETICULATE_PYTHON", NA))) {
     python <- find_python()
-    if (is.null(python)) refuse("no Python with fedpriv: set RETICULATE_PYTHON, or run fp_install(checkout)", "PythonError")
+    if (is.null(python)) refuse("PythonError",
+                                "no Python has fedpriv; run fp_install(checkout), or set RETICULATE_PYTHON")
     Sys.setenv(RETICULATE_PYTHON = python)
   }
   name <- paste(c("fedpriv", module), collapse = ".")
@@ -21,23 +22,22 @@ fp <- function(module = NULL) {
     reticulate::import("fedpriv.base.lazy")$quiet_tensorflow()
     reticulate::import(name)
   }, error = function(e) {
-    python <- Sys.getenv("RETICULATE_PYTHON", "Python")
-    refuse(sprintf("%s has no %s: %s. Run fp_install(checkout), or set RETICULATE_PYTHON to the Python that has it.",
-                   python, name, strsplit(conditionMessage(e), "\n")[[1]][1]), "PythonError")
+    refuse("PythonError", "%s has no %s: %s. Run fp_install(checkout), or set RETICULATE_PYTHON to one that has it.",
+           Sys.getenv("RETICULATE_PYTHON", "Python"), name, strsplit(conditionMessage(e), "\n")[[1]][1])
   })
 }
 
 find_python <- function(folder = getwd()) {
   above <- folder
   while (dirname(above[1]) != above[1]) above <- c(dirname(above[1]), above)
-  found <- c(file.path(rev(above), ".venv", "bin", "PythonError"), file.path(home(), "bin", "PythonError"))
+  found <- c(file.path(rev(above), ".venv", "bin", "python"), file.path(home(), "bin", "python"))
   has <- file.exists(found) & lengths(lapply(dirname(dirname(found)), function(f) {
     Sys.glob(file.path(f, "lib", "python3.*", "site-packages", "fedpriv-*"))
   })) > 0
   if (any(has)) found[has][1] else NULL
 }
 
-home <- function() file.path(tools::R_user_dir("fedprivr", "data"), "PythonError")
+home <- function() file.path(tools::R_user_dir("fedprivr", "data"), "python")
 
 #' Install fedpriv's Python side
 #'
@@ -52,11 +52,12 @@ home <- function() file.path(tools::R_user_dir("fedprivr", "data"), "PythonError
 #' @export
 fp_install <- function(checkout = ".") {
   files <- file.path(checkout, c("pyproject.toml", "requirements.txt"))
-  if (!all(file.exists(files))) refuse(sprintf("'%s' is no checkout of fedpriv; give its folder", checkout), "DataError")
-  python <- file.path(home(), "bin", "PythonError")
+  if (!all(file.exists(files))) refuse("DataError", "'%s' is no checkout of fedpriv; give its folder", checkout)
+  python <- file.path(home(), "bin", "python")
   uv <- Sys.which("uv")
   run <- function(command, ...) {
-    if (system2(command, shQuote(c(...))) != 0) refuse(paste("could not be run:", command, ...), "PythonError")
+    failed <- system2(command, shQuote(c(...))) != 0
+    if (failed) refuse("PythonError", "could not be run: %s", paste(command, ...))
   }
   dir.create(dirname(home()), recursive = TRUE, showWarnings = FALSE)
   if (nzchar(uv)) run(uv, "venv", "--quiet", "--python", "3.11", home()) else run("python3.11", "-m", "venv", home())
@@ -87,11 +88,11 @@ fp_try <- function(expr) {
     raised <- if (inherits(e, "python.builtin.BaseException")) e
     else if (reticulate::py_available() && !inherits(e, "fedpriv_error")) attr(reticulate::py_last_error(), "exception")
     if (!inherits(raised, "fedpriv.base.errors.FedprivError")) stop(e)
-    refuse(reticulate::py_str(raised), sub(".*\\.", "", class(raised)[1]))
+    refuse(sub(".*\\.", "", class(raised)[1]), "%s", reticulate::py_str(raised))
   })
 }
 
-refuse <- function(message, kind) {
+refuse <- function(kind, ...) {
   kinds <- c(paste0("fedpriv_", kind), "fedpriv_error", "error", "condition")
-  stop(structure(class = kinds, list(message = message, call = NULL)))
+  stop(structure(class = kinds, list(message = sprintf(...), call = NULL)))
 }

@@ -3,7 +3,7 @@
 #' @param data an [fp_dataset()], a data frame whose last column is to be predicted, or what `fedpriv train --data`
 #'   takes: a name such as `"fashion_small"`, or a path.
 #' @param model a name such as `"2nn"` or `"mlp(hidden=[32])"`, or a Keras model from reticulate.
-#' @param clients,cohort how many there are, and how many take part in a round.
+#' @param clients,cohort how many there are, and how many take part in a round: 10, or all without a server.
 #' @param rounds how many.
 #' @param partition who holds what: `"iid"`, `"dirichlet(alpha=0.3)"`, `"shards(per_client=2)"`, `"natural"`, ...
 #' @param defenses as on the command line, such as `"clip(norm=1)"`, in order.
@@ -13,6 +13,7 @@
 #' @param intercept rounds, from 1, of which `adversary` keeps what it sees, for [fp_attack()].
 #' @param adversary who listens, such as `"server"` or `"observer"`.
 #' @param seed makes the run repeat; NULL draws 128 bits, as protection needs.
+#' @param topology `"server"`, or who sends to whom without one, such as `"gossip(graph=torus)"`.
 #' @param ... more of fedpriv's `Federation`, such as `engine = "tff"`.
 #' @return an `fp_table` with one row a round, `round` counted from 1. Its attributes hold the Python objects `history`
 #'   and `observations`.
@@ -21,32 +22,34 @@
 #' fp_train(fp_dataset(iris, target = "Species"), "logistic", clients = 10, cohort = 10)
 #' }
 #' @export
-fp_train <- function(data = "fashion_small", model = "2nn", clients = 100, cohort = 10, rounds = 5, partition = "iid",
+fp_train <- function(data = "fashion_small", model = "2nn", clients = 100,
+                     cohort = if (identical(topology, "server")) 10, rounds = 5, partition = "iid",
                      defenses = character(), epochs = 1, batch = 10, rate = 0.1, weighting = "examples",
-                     intercept = integer(), adversary = "server", seed = NULL, ...) {
+                     intercept = integer(), adversary = "server", seed = NULL, topology = "server", ...) {
+  check_given(as.list(environment()), list(...), fp()$Federation, c("train", "test", "procedure"))
+  seed <- whole(seed, "seed", 0)
+  sampling <- if (is.null(cohort)) list(kind = "full") else list(kind = "fixed", size = whole(cohort, "cohort"))
+  heard <- lapply(intercept, whole, "intercept", most = whole(rounds, "rounds"))
   sets <- data_of(data)
   history <- fp_try({
     federation <- fp()$Federation(
       model_of(model, sets[[1]]), sets[[1]],
-      fp()$make_partition(partition, sets[[1]], whole(clients), if (is.null(seed)) 0L else whole(seed)),
+      fp()$make_partition(text(partition, "partition"), sets[[1]], whole(clients, "clients"), c(seed, 0L)[1]),
       fp()$make_procedure(
-        local_epochs = whole(epochs), batch_size = whole(batch), client = list(learning_rate = rate),
-        sampling = list(kind = "fixed", size = whole(cohort)), weighting = weighting
+        local_epochs = whole(epochs, "epochs"), batch_size = whole(batch, "batch"),
+        client = list(learning_rate = rate), sampling = sampling, weighting = weighting
       ),
-      defenses = defenses_of(defenses), test = sets[[2]], seed = whole(seed), rounds = whole(rounds), ...
+      defenses = defenses_of(defenses), test = sets[[2]], seed = seed,
+      rounds = whole(rounds, "rounds"), topology = text(topology, "topology"), ...
     )
     on.exit(federation$close())
-    taps <- if (length(intercept)) {
-      list(fp()$Tap(fp()$Adversary$parse(adversary), rounds = as.list(as.integer(intercept) - 1L)))
-    }
-    federation$run(whole(rounds), taps = if (is.null(taps)) list() else taps)
+    tap <- fp()$Tap(fp()$Adversary$parse(text(adversary, "adversary")), rounds = lapply(heard, function(k) k - 1L))
+    federation$run(whole(rounds, "rounds"), taps = list(tap)[seq_len(length(heard) > 0)])
   })
-  rows <- lapply(history$records, function(r) {
-    row <- r$row()
-    c(row[names(row) != "metrics"], row$metrics)
-  })
+  rows <- lapply(lapply(history$records, function(r) r$row()), function(r) c(r[names(r) != "metrics"], r$metrics))
   warned <- names(fp("rounds.record")$warnings_of(lapply(history$records, function(r) as.list(r$warnings))))
-  table <- as_table(rows, sprintf("training, %s clients a round", cohort), c(warned, account(history$ledger)))
+  title <- sprintf("training, %s clients a round", c(cohort, clients)[1])
+  table <- as_table(rows, title, c(warned, account(history$ledger)))
   table$round <- as.integer(table$round + 1)
   structure(table, history = history, observations = history$observations)
 }
@@ -69,21 +72,26 @@ fp_train <- function(data = "fashion_small", model = "2nn", clients = 100, cohor
 #' @export
 fp_attack <- function(attack = "modern", on = NULL, data = "fashion_small", model = "lenet(init=uniform)", images = 1,
                       defenses = character(), adversary = "server", batch = 1, cohort = 1, seed = 0, ...) {
+  check_given(as.list(environment()), list(...), fp()$Exposure, "trials")
+  seed <- whole(seed, "seed", 0)
   made <- fp_try({
-    attack <- fp()$make_attack(attack)
+    attack <- fp()$make_attack(text(attack, "attack"))
     if (is.null(on)) {
       set <- data_of(data)[[1]]
       exposure <- fp()$Exposure(
-        model_of(model, set), set, whole(images), batch = whole(batch), cohort = whole(cohort),
-        defenses = defenses_of(defenses), adversary = fp()$Adversary$parse(adversary), seed = whole(seed), ...
+        model_of(model, set), set, whole(images, "images"), batch = whole(batch, "batch"),
+        cohort = whole(cohort, "cohort"), defenses = defenses_of(defenses),
+        adversary = fp()$Adversary$parse(text(adversary, "adversary")), seed = seed, ...
       )
-      reticulate::iterate(fp("rounds.attempts")$attempts(attack, exposure, seed = whole(seed)))
+      reticulate::iterate(fp("rounds.attempts")$attempts(attack, exposure, seed = seed))
     } else {
       heard <- if (inherits(on, "fp_table")) attr(on, "observations") else if (is.list(on)) on else list(on)
-      if (!length(heard)) refuse("nothing was intercepted; train with intercept = 1", "ParameterError")
+      seen <- vapply(heard, inherits, TRUE, "fedpriv.threat.observation.Observation")
+      if (!all(seen)) refuse("ParameterError", "on is a %s; give what fp_train(intercept = 1) returned", class(on)[1])
+      if (!length(heard)) refuse("ParameterError", "nothing was intercepted; train with intercept = 1")
       goal <- fp("threat.goal")$goal_of(attack)
       Map(function(seen, number) {
-        list(observation = seen, result = fp("rounds.trial")$try_trial(attack, seen, whole(seed) + number, goal))
+        list(observation = seen, result = fp("rounds.trial")$try_trial(attack, seen, seed + number, goal))
       }, heard, seq_along(heard) - 1L)
     }
   })
@@ -116,7 +124,7 @@ fp_images <- function(found) {
   aligned <- fp("metrics.score")$aligned
   parts <- lapply(attr(found, "attempts"), function(one) {
     truth <- one$observation$truth$x
-    if (length(dim(truth)) != 4) refuse("these examples are no images; see the table itself", "DataError")
+    if (length(dim(truth)) != 4) refuse("DataError", "these examples are no images; see the table itself")
     list(truth = truth, made = aligned(one$result$finding, one$result$score))
   })
   image <- 0
@@ -149,6 +157,7 @@ fp_images <- function(found) {
 #' @export
 fp_run <- function(file, out = file.path("results", tools::file_path_sans_ext(basename(file))), set = character(),
                    quick = FALSE) {
+  check_given(list(file = text(file, "file"), out = out, set = set, quick = quick))
   fp()
   folder <- reticulate::import("pathlib")$Path(path.expand(out))
   failed <- tryCatch(
@@ -163,19 +172,37 @@ fp_run <- function(file, out = file.path("results", tools::file_path_sans_ext(ba
   new_table(table, paste("experiment", basename(file)), paste("Report:", file.path(out, "report.html")))
 }
 
-whole <- function(x) if (is.null(x)) NULL else {
-  if (!is.numeric(x) || length(x) != 1 || is.na(x) || x != round(x) || abs(x) > .Machine$integer.max) {
-    refuse(sprintf("%s is no whole number of R's; give one", deparse(x)[1]), "ParameterError")
+# NA would arrive as TRUE. `more` is what `...` holds, for fedpriv's `made`, which takes `own` from elsewhere.
+check_given <- function(given, more = list(), made = NULL, own = NULL) {
+  if (length(more)) {
+    known <- setdiff(reticulate::import("inspect")$getfullargspec(made)$args, c("self", own, names(given)))
+    odd <- setdiff(c(names(more), "")[seq_along(more)], known)
+    if (length(odd)) refuse("ParameterError", "there is no argument '%s'; there are %s", odd[1],
+                            paste(c(names(given), known), collapse = ", "))
   }
-  as.integer(x)
+  na <- Filter(function(value) is.atomic(value) && anyNA(value), c(given, more))
+  if (length(na)) refuse("ParameterError", "%s is NA; give a value, or leave it out", names(na)[1])
+}
+
+whole <- function(x, name, least = 1, most = .Machine$integer.max) {
+  if (!is.null(x) && (!is.numeric(x) || length(x) != 1 || is.na(x) || x != round(x) || x < least || x > most)) {
+    refuse("ParameterError", "%s = %s is no whole number from %d to %d; give one", name, deparse(x)[1], least, most)
+  }
+  if (!is.null(x)) as.integer(x)
+}
+
+text <- function(x, name) {
+  if (is.character(x) && length(x) == 1) return(x)
+  refuse("ParameterError", "%s = %s is no text; give one, as in ?fp_train and ?fp_attack", name, deparse(x)[1])
 }
 
 model_of <- function(model, set) {
-  if (is.character(model)) return(fp()$load_model(model, set$input_shape, set$num_classes))
+  named <- !inherits(model, "python.builtin.object")
+  if (named) return(fp()$load_model(text(model, "model"), set$input_shape, set$num_classes))
   if (inherits(model, "fedpriv.models.model.Model")) model else fp()$from_keras(model)
 }
 
-defenses_of <- function(defenses) lapply(defenses, function(d) fp()$make_defense(d))
+defenses_of <- function(defenses) lapply(defenses, function(d) fp()$make_defense(text(d, "defenses")))
 
 account <- function(ledger) {
   if (is.null(ledger)) return("No formal privacy guarantee: no defense here makes one.")
@@ -202,7 +229,7 @@ print.fp_table <- function(x, n = 10, width = getOption("width"), ...) {
   shown <- utils::head(as.data.frame(unclass(x)[names(x)], check.names = FALSE), n)
   short <- function(v) ifelse(nchar(v) > 30, paste0(substr(v, 1, 27), "..."), v)
   shown[] <- lapply(shown, function(v) if (is.numeric(v)) signif(v, 4) else if (is.character(v)) short(v) else v)
-  told <- vapply(shown, function(v) !all(is.na(v) | v == ""), TRUE)
+  told <- !nrow(x) | vapply(shown, function(v) !all(is.na(v) | v == ""), TRUE)
   wide <- vapply(names(shown), function(v) max(nchar(c(v, format(shown[[v]]))), 0) + 1, 1)
   fits <- told & cumsum(wide * told) + nchar(nrow(shown)) < width
   print.data.frame(shown[fits])
