@@ -18,7 +18,7 @@ import numpy as np
 from fedpriv.account import network
 from fedpriv.account.ledger import Ledger
 from fedpriv.base import registry
-from fedpriv.base.errors import DivergenceError, EngineError, ParameterError, StackError
+from fedpriv.base.errors import DivergenceError, EngineError, LedgerError, ParameterError, StackError
 from fedpriv.base.lazy import dp_accounting, tf
 from fedpriv.base.seeds import Purpose, generator, secret
 from fedpriv.base.types import Nested
@@ -478,12 +478,23 @@ class GossipRounds(ServerRounds):
         Returns:
           The epsilons, or None; and why there are none.
         """
-        ledger = self.ledger()
-        claims = [] if ledger is None else [c for c in ledger.claims if c.unit == "client"]
-        events = [c for c in claims if isinstance(c.event, dp_accounting.GaussianDpEvent) and c.sensitivity is None]
-        why = []
+        ledger, why = self.ledger(), []
+        events = [] if ledger is None else self._noised_last(ledger)
         if not events:
-            why.append("no defense adds Gaussian noise to each update and claims what it hides, such as local_dp")
+            why.append(
+                "no defense that adds Gaussian noise to each update and claims what it hides, such as local_dp, is the "
+                "last that acts on what is sent"
+            )
+        if self.federation.earlier:
+            why.append(
+                "training before this has spent privacy on the same data, which the theorem does not cover; the ledger "
+                "counts it"
+            )
+        elif ledger is not None and events:
+            try:
+                ledger.epsilon(delta, against="server", rounds=1)
+            except LedgerError as e:
+                why.append(f"the account gives no number: {str(e).rstrip('.')}")
         if rounds != 1:
             why.append(
                 f"noise is added once and then averaged in one round alone, but these are {rounds}: later updates "
@@ -502,6 +513,25 @@ class GossipRounds(ServerRounds):
         multiplier, accountant = _multiplier(best), self.federation.accountant
         return network.epsilons(found, multiplier, best.relation, accountant, delta), []
 
+    def _noised_last(self, ledger: Ledger) -> list[Claim]:
+        """The claims that stand of the last link that acts on an update, where it adds Gaussian noise to each."""
+        places = [i for station in (Station.UPDATE, Station.ENCODE) for i in self.line.at(station)]
+        if not places:
+            return []
+        last = self.line.links[max(places)]
+        noise = last.noise(self.plan)
+        if noise is None or noise.where != "update":
+            return []
+        own = [(c.event, c.relation) for c in last.claims(self.plan, self.line.contribution) if c.unit == "client"]
+        return [
+            c
+            for c in ledger.claims
+            if isinstance(c.event, dp_accounting.GaussianDpEvent)
+            and c.sensitivity is None
+            and c.unit == "client"
+            and (c.event, c.relation) in own
+        ]
+
     def account_notes(self, delta: float, rounds: int) -> list[str]:
         """What the graph does for privacy, or why nothing is claimed, as sentences; none without claims."""
         if self.ledger() is None:
@@ -510,10 +540,11 @@ class GossipRounds(ServerRounds):
         found, why = self.network([0], delta, rounds)
         if found is None:
             return [f"Network amplification is not claimed: {'; '.join([*why, walk])}."]
-        others = np.delete(found, 0)
+        others = np.sort(np.delete(found, 0))
+        median = others[len(others) // 2]  # one that a peer has
         return [
             f"Towards peer 0 alone (Cyffers et al. 2022): epsilon {others.max():.4g} for the peer it learns most of, "
-            f"{np.median(others):.4g} for the median peer, {others.min():.4g} for the least; {walk}."
+            f"{median:.4g} for the median peer, {others.min():.4g} for the least; {walk}."
         ]
 
     def ledger(self) -> Ledger | None:
