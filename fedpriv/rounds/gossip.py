@@ -36,7 +36,7 @@ from fedpriv.threat.observe import check_taps, observe_exchange
 from fedpriv.threat.tap import Tap
 from fedpriv.topology.average import mean, mean_and_spread, mix, spread
 from fedpriv.topology.buffers import Buffers
-from fedpriv.topology.gossip import Gossip, Wiring
+from fedpriv.topology.gossip import Gossip, Wiring, receives_from_one
 from fedpriv.topology.protocol import Compress, Exchanged, Moment
 
 #: Stations of a server, which nobody walks here.
@@ -143,7 +143,27 @@ class GossipRounds(ServerRounds):
                 "topology 'gossip': peers count by the mixing weights, alike over time, whatever number of examples "
                 "they hold; weighting by examples is a server's"
             )
+        attrition = self.federation.attrition
+        if self.gossip.masks and attrition.name != "none":
+            found.append(
+                f"topology 'gossip': where attrition '{attrition.name}' leaves a peer one other to receive from, masks "
+                "have nothing to cancel with, and it sees that peer's model in the clear; the round's warnings say "
+                "where"
+            )
         return found
+
+    def _warned_of_bare(self, matrix: Any, number: int) -> list[str]:
+        """That masks hide nothing at peers who are left with one sender, beside those that `notes` names."""
+        if not self.gossip.masks or matrix is None:
+            return []
+        bare = sorted(set(receives_from_one(matrix)) - set(receives_from_one(self.wiring.at(number)[1])))
+        if not bare:
+            return []
+        who = f"peer {bare[0]}" if len(bare) == 1 else f"{len(bare)} peers (such as peer {bare[0]})"
+        return [
+            f"masks hide nothing at {who}: with the others missing, one peer alone sends there, and its model is in "
+            "the clear"
+        ]
 
     # -- State ---------------------------------------------------------------------------------------------------------
 
@@ -258,7 +278,10 @@ class GossipRounds(ServerRounds):
             bytes_up=-(-self._bits(exchanged) // 8),
             bytes_down=0,  # a message among peers is counted once, as sent
             metrics=metrics,
-            warnings=self._warnings(metrics),
+            warnings=[
+                *self._warnings(metrics),
+                *self._warned_of_bare(matrix, number - int(state.server["begun"])),
+            ],
             observations=observations,
         )
 

@@ -95,6 +95,13 @@ class Gossip(Plugin):
         return Wiring(self, peers)
 
 
+def receives_from_one(matrix: sp.csr_matrix) -> list[int]:
+    """Peers that weigh one other peer's model alone, so that masks have nothing to cancel with."""
+    entries = matrix.tocoo()
+    others = (entries.row != entries.col) & (entries.data != 0)
+    return np.flatnonzero(np.bincount(entries.row[others], minlength=matrix.shape[0]) == 1).tolist()
+
+
 class Wiring:
     """A graph of so many peers, with its weights.
 
@@ -211,5 +218,4 @@ class Wiring:
 
     def unmasked(self) -> list[int]:
         """Peers at which masks have nothing to cancel with, since they receive from one peer alone in some phase."""
-        arriving = [np.bincount(links[:, 1], minlength=self.peers) for links in self.links]
-        return np.flatnonzero(np.min(arriving, 0) == 1).tolist()
+        return sorted({peer for matrix in self.matrices for peer in receives_from_one(matrix)})

@@ -244,3 +244,11 @@ def test_network_amplification_is_claimed_only_where_its_theorem_applies(gossip)
     with pytest.raises(BudgetError, match="spent already"):
         noisy(earlier=spent, budget="epsilon=1,delta=1e-5,against=server").run(1)
     assert gossip(earlier=spent).ledger().earlier == tuple(spent)
+
+
+def test_masks_that_attrition_leaves_bare_are_told_beforehand_and_in_the_round(gossip):
+    federation = gossip(masks=True, attrition="parties(gone=[client 3])")
+    assert any("leaves a peer one other to receive from" in note for note in federation.notes())
+    _, record = federation.step(federation.start(), evaluate=False)
+    assert any("masks hide nothing at 2 peers (such as peer 2)" in said for said in record.warnings)
+    assert gossip(masks=True).run(1).records[0].warnings == []
