@@ -23,6 +23,7 @@ from fedpriv.base.lazy import dp_accounting, tf
 from fedpriv.base.seeds import Purpose, generator, secret
 from fedpriv.base.types import Nested
 from fedpriv.defense.claim import Claim
+from fedpriv.defense.line import Line
 from fedpriv.defense.stations import Context, Defense, Station
 from fedpriv.defense.walker import Walker
 from fedpriv.engine.result import CohortResult, CohortTask
@@ -570,20 +571,26 @@ class GossipRounds(ServerRounds):
             f"{median:.4g} for the median peer, {others.min():.4g} for the least; {walk}."
         ]
 
-    def ledger(self) -> Ledger | None:
-        """The account against whoever sees a peer's messages; no claim about what a server releases holds here."""
-        claims, refusals = self.line.claims(), list(self.line.refusals())
-        if not claims and not refusals and not self.federation.earlier:
-            return None
+    @staticmethod
+    def counted(line: Line) -> tuple[list[Claim], list[str]]:
+        """The claims of a line that hold without a server, and why others do not."""
+        claims, refusals = line.claims(), list(line.refusals())
         kept = [replace(c, assumes=(AGAINST, *c.assumes)) for c in claims if c.against == "server"]
         refusals += [
             f"a claim against '{c.against}' is about the sum of all updates, which no server makes here"
             for c in claims
             if c.against != "server"
         ]
+        return kept, refusals
+
+    def ledger(self) -> Ledger | None:
+        """The account against whoever sees a peer's messages; no claim about what a server releases holds here."""
+        claims, refusals = self.counted(self.line)
+        if not claims and not refusals and not self.federation.earlier:
+            return None
         return Ledger(
             self.plan,
-            kept,
+            claims,
             self.federation.accountant,
             self.line.objections(),
             refusals=refusals,

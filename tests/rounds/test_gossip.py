@@ -252,3 +252,14 @@ def test_masks_that_attrition_leaves_bare_are_told_beforehand_and_in_the_round(g
     _, record = federation.step(federation.start(), evaluate=False)
     assert any("masks hide nothing at 2 peers (such as peer 2)" in said for said in record.warnings)
     assert gossip(masks=True).run(1).records[0].warnings == []
+
+
+@pytest.mark.parametrize("against", ["released", "server"])
+def test_a_budget_sets_the_noise_by_the_claims_that_count_without_a_server(gossip, against):
+    from fedpriv.base import registry
+
+    open_noise = (registry.defenses.create("local_dp(clip=1)"),)
+    federation = gossip(defenses=open_noise, budget=f"epsilon=8,delta=1e-5,against={against}", rounds=3)
+    history = federation.run(3)
+    assert len(history.records) == 3
+    assert 7.8 < history.ledger.epsilon(1e-5, against=against).value <= 8
