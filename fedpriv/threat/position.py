@@ -36,6 +36,7 @@ class Seen:
       observed: `[d]` in the model's precision; None for `shares` (payloads that tell nothing).
       payloads: the messages that parties of a protocol hold besides, or None.
       own: the client whose own examples the position holds, if it is among `clients`.
+      held: clients whose examples the position holds besides, none of them among `clients`.
       pseudonym: what the position calls whoever sent it, or None where that is nobody in particular.
       visible: which coordinates it holds, bool `[d]`; the others are 0 in `observed`. None is all.
       members: what it calls the clients behind it, in the order of `clients`, where it can tell who they are and knows
@@ -49,6 +50,7 @@ class Seen:
     observed: np.ndarray | None
     payloads: tuple[Delivery, ...] | None = None
     own: int | None = None
+    held: tuple[int, ...] = ()
     pseudonym: str | None = None
     visible: np.ndarray | None = None
     members: tuple[str, ...] | None = None
@@ -416,8 +418,9 @@ class OtherClient(Position):
 class Neighbour(Position):
     """One peer, or several that pool what they hold: their own examples and models, and every model they were sent.
 
-    What it looks for are the examples of those who send to it. Of the first round it knows where they began, since all
-    begin with the same model, so that it holds their updates. Later it holds their models, as differences to its own.
+    What it looks for are the examples of those who send to it; its own are in `View.own`, one peer's after the other.
+    Of the first round it knows where they began, since all begin with the same model, so that it holds their updates.
+    Later it holds their models, as differences to its own.
 
     Attributes:
       peers: its numbers, from 0.
@@ -472,7 +475,8 @@ class Neighbour(Position):
             to = [int(j) for i, j in exchange.links if int(i) == sender and int(j) in ours]
             receiver = next((r for r in to if _begun_alike(exchange, r, [sender])), to[0])
             found.insert(0, _letter(exchange, sender, receiver, own, knows_links=False))
-        return found
+        held = tuple(exchange.clients[p] for p in self.peers)  # who a peer is, the exchange says: peers of a trial
+        return [replace(seen, held=held) for seen in found]
 
     def names_members(self) -> bool:
         """Peers send to it under their names."""
@@ -515,7 +519,7 @@ def _letter(
     """One peer's model, as a difference to where it began, if that is known, or to the receiver's own."""
     message, name = exchange.message(sender), peer_name(sender)
     known = exchange.public or knows_links
-    letter = Letter(name, exchange.origin(sender) if known else None, exchange.last(sender).copy(), own)
+    letter = Letter(name, exchange.origin(sender) if known else None, exchange.last(sender).copy(), own, exchange.whole)
     kind: Kind = "model"
     if exchange.start is not None:
         base, kind = exchange.start, "update"

@@ -170,3 +170,14 @@ def test_positions_that_do_not_exist_are_refused(watched, federate, even):
         watched("gossip(graph=ring)", "neighbour(9)")
     with pytest.raises(ParameterError, match=r"write neighbour\(0\) or neighbour\(0,3\)"):
         Adversary.parse("neighbour(anna)")
+
+
+def test_it_holds_its_own_examples(watched, toy):
+    for adversary, peers in (("neighbour(0)", [0]), ("neighbour(0,2)", [0, 2])):
+        seen, _, federation = watched("gossip(graph=ring)", adversary, 1)
+        part = np.concatenate([federation.partition.indices[p] for p in peers])
+        for observation in seen:
+            np.testing.assert_allclose(observation.view.own.x, toy.x[part], atol=1e-6)
+            assert observation.view.own.slot is None  # a replay is of the others
+    seen, *_ = watched("gossip(graph=ring)", "eavesdropper", 1)
+    assert seen[0].view.own is None
