@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ParameterError
 from fedpriv.base.plugin import Plugin
 from fedpriv.base.types import Config
 from fedpriv.topology.graph import Graph
-from fedpriv.topology.mixing import check_doubly_stochastic, check_follows, contraction, equal, given, metropolis
+from fedpriv.topology.mixing import (
+    check_doubly_stochastic,
+    check_follows,
+    check_mixes,
+    contraction,
+    equal,
+    given,
+    metropolis,
+)
 from fedpriv.topology.protocol import Protocol
 
 
@@ -61,6 +69,13 @@ class Gossip(Plugin):
     peers: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="number of peers; none is all clients. Rounds that are run to be attacked set it."
     )
+
+    def __init__(self, **settings: Any) -> None:
+        """Raises ParameterError for a setting that is not there, or an impossible value."""
+        try:
+            super().__init__(**settings)
+        except ValidationError as e:
+            raise ParameterError(registry.explain(e, f"topology '{self.name}'")) from e
 
     def made_graph(self) -> Graph:
         """The graph, built."""
@@ -144,6 +159,7 @@ class Wiring:
             found = [given(how, self.peers)]
             check_doubly_stochastic(found[0], name)
             check_follows(found[0], self.links[0], name)
+            check_mixes(found[0], name)
             return found
         if self.graph.directed and how == "metropolis":
             name = f"graph '{self.graph.name}' with equal weights"
