@@ -28,6 +28,7 @@ class _Sparse(Defense):
     """Base of the two: a client sends k of its update's d coordinates as they are, and no others."""
 
     adaptive_attack: ClassVar[str] = "dlg"
+    sparsifies: ClassVar[bool] = True
 
     fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         description="part of the coordinates that is sent; k is that times d, rounded, at least 1."

@@ -7,7 +7,7 @@ mechanism but that its epsilon falls as the multiplier grows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fedpriv.account.accounting import AccountantName, checked_accountant, checked_rounds
 from fedpriv.account.budget import Budget
@@ -15,6 +15,7 @@ from fedpriv.account.ledger import Ledger
 from fedpriv.account.phase import Phase
 from fedpriv.account.search import smallest_multiplier
 from fedpriv.base.errors import BudgetError, ParameterError
+from fedpriv.defense.claim import Claim
 from fedpriv.defense.line import Line
 from fedpriv.defense.noise import leaves_noise_open
 from fedpriv.defense.plan import Plan
@@ -29,6 +30,7 @@ def calibrated(
     rounds: int,
     accountant: str = "rdp",
     earlier: Sequence[Phase] = (),
+    counted: Callable[[Line], tuple[list[Claim], list[str]]] = lambda line: (line.claims(), line.refusals()),
 ) -> tuple[Defense, ...]:
     """The defenses, with the noise multiplier that is left open set to the smallest that keeps to the budget.
 
@@ -39,6 +41,7 @@ def calibrated(
       rounds: that are planned.
       accountant: `rdp` or `pld`.
       earlier: phases that are over.
+      counted: the claims of a line that hold under the federation's topology, and why others do not.
 
     Raises:
       ParameterError: several are open.
@@ -71,8 +74,8 @@ def calibrated(
 
     def spent(multiplier: float, accountant: AccountantName, interval: float) -> float:
         line = Line(with_noise(multiplier), plan)
-        claims, objections = line.claims(), line.objections()
-        told = {"refusals": line.refusals(), "earlier": earlier, "interval": interval}
+        (claims, refusals), objections = counted(line), line.objections()
+        told = {"refusals": refusals, "earlier": earlier, "interval": interval}
         ledger = Ledger(plan, claims, accountant, objections, **told)  # type: ignore[arg-type]
         return ledger.epsilon(budget.delta, **budget.asked, rounds=rounds).value
 

@@ -73,6 +73,9 @@ class Defense(Plugin):
     per_example: ClassVar[bool] = False
     #: Whether the station functions are deterministic, so that `View.simulate` can replay them exactly.
     replayable: ClassVar[bool] = True
+    #: Whether `update` sends some coordinates as they are and leaves out the others, which contracts: what is left out
+    #: is shorter than the whole. Protocols that send what is left out later need it.
+    sparsifies: ClassVar[bool] = False
     #: Whether it works otherwise for another number of planned rounds, so that no run goes on under another plan.
     plans_rounds: ClassVar[bool] = False
     #: Name of the attack that knows about this defense, if one ships; reports warn where there is none.

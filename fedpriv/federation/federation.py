@@ -234,7 +234,13 @@ class Federation:
                 "number of rounds; give rounds, or noise_multiplier"
             )
         made = calibrated(
-            self.defenses, self.plan, budget, rounds=self.rounds, accountant=self.accountant, earlier=self.earlier
+            self.defenses,
+            self.plan,
+            budget,
+            rounds=self.rounds,
+            accountant=self.accountant,
+            earlier=self.earlier,
+            **({"counted": self._carrier[0].counted} if self.serverless else {}),
         )
         found = {labels(self.defenses)[i]: float(made[i].noise_multiplier) for i in unset}  # type: ignore[attr-defined]
         object.__setattr__(self, "defenses", made)

@@ -18,11 +18,12 @@ import numpy as np
 from fedpriv.account import network
 from fedpriv.account.ledger import Ledger
 from fedpriv.base import registry
-from fedpriv.base.errors import DivergenceError, EngineError, ParameterError, StackError
+from fedpriv.base.errors import DivergenceError, EngineError, LedgerError, ParameterError, StackError
 from fedpriv.base.lazy import dp_accounting, tf
 from fedpriv.base.seeds import Purpose, generator, secret
 from fedpriv.base.types import Nested
 from fedpriv.defense.claim import Claim
+from fedpriv.defense.line import Line
 from fedpriv.defense.stations import Context, Defense, Station
 from fedpriv.defense.walker import Walker
 from fedpriv.engine.result import CohortResult, CohortTask
@@ -36,7 +37,7 @@ from fedpriv.threat.observe import check_taps, observe_exchange
 from fedpriv.threat.tap import Tap
 from fedpriv.topology.average import mean, mean_and_spread, mix, spread
 from fedpriv.topology.buffers import Buffers
-from fedpriv.topology.gossip import Gossip, Wiring
+from fedpriv.topology.gossip import Gossip, Wiring, receives_from_one
 from fedpriv.topology.protocol import Compress, Exchanged, Moment
 
 #: Stations of a server, which nobody walks here.
@@ -143,7 +144,27 @@ class GossipRounds(ServerRounds):
                 "topology 'gossip': peers count by the mixing weights, alike over time, whatever number of examples "
                 "they hold; weighting by examples is a server's"
             )
+        attrition = self.federation.attrition
+        if self.gossip.masks and attrition.name != "none":
+            found.append(
+                f"topology 'gossip': where attrition '{attrition.name}' leaves a peer one other to receive from, masks "
+                "have nothing to cancel with, and it sees that peer's model in the clear; the round's warnings say "
+                "where"
+            )
         return found
+
+    def _warned_of_bare(self, matrix: Any, number: int) -> list[str]:
+        """That masks hide nothing at peers who are left with one sender, beside those that `notes` names."""
+        if not self.gossip.masks or matrix is None:
+            return []
+        bare = sorted(set(receives_from_one(matrix)) - set(receives_from_one(self.wiring.at(number)[1])))
+        if not bare:
+            return []
+        who = f"peer {bare[0]}" if len(bare) == 1 else f"{len(bare)} peers (such as peer {bare[0]})"
+        return [
+            f"masks hide nothing at {who}: with the others missing, one peer alone sends there, and its model is in "
+            "the clear"
+        ]
 
     # -- State ---------------------------------------------------------------------------------------------------------
 
@@ -258,7 +279,10 @@ class GossipRounds(ServerRounds):
             bytes_up=-(-self._bits(exchanged) // 8),
             bytes_down=0,  # a message among peers is counted once, as sent
             metrics=metrics,
-            warnings=self._warnings(metrics),
+            warnings=[
+                *self._warnings(metrics),
+                *self._warned_of_bare(matrix, number - int(state.server["begun"])),
+            ],
             observations=observations,
         )
 
@@ -452,6 +476,7 @@ class GossipRounds(ServerRounds):
             links=exchanged.links,
             origin=self._origin(state),
             public=self.protocol.public,
+            whole=self._compression is None,
             sums=sums,
         )
 
@@ -478,12 +503,23 @@ class GossipRounds(ServerRounds):
         Returns:
           The epsilons, or None; and why there are none.
         """
-        ledger = self.ledger()
-        claims = [] if ledger is None else [c for c in ledger.claims if c.unit == "client"]
-        events = [c for c in claims if isinstance(c.event, dp_accounting.GaussianDpEvent) and c.sensitivity is None]
-        why = []
+        ledger, why = self.ledger(), []
+        events = [] if ledger is None else self._noised_last(ledger)
         if not events:
-            why.append("no defense adds Gaussian noise to each update and claims what it hides, such as local_dp")
+            why.append(
+                "no defense that adds Gaussian noise to each update and claims what it hides, such as local_dp, is the "
+                "last that acts on what is sent"
+            )
+        if self.federation.earlier:
+            why.append(
+                "training before this has spent privacy on the same data, which the theorem does not cover; the ledger "
+                "counts it"
+            )
+        elif ledger is not None and events:
+            try:
+                ledger.epsilon(delta, against="server", rounds=1)
+            except LedgerError as e:
+                why.append(f"the account gives no number: {str(e).rstrip('.')}")
         if rounds != 1:
             why.append(
                 f"noise is added once and then averaged in one round alone, but these are {rounds}: later updates "
@@ -502,6 +538,25 @@ class GossipRounds(ServerRounds):
         multiplier, accountant = _multiplier(best), self.federation.accountant
         return network.epsilons(found, multiplier, best.relation, accountant, delta), []
 
+    def _noised_last(self, ledger: Ledger) -> list[Claim]:
+        """The claims that stand of the last link that acts on an update, where it adds Gaussian noise to each."""
+        places = [i for station in (Station.UPDATE, Station.ENCODE) for i in self.line.at(station)]
+        if not places:
+            return []
+        last = self.line.links[max(places)]
+        noise = last.noise(self.plan)
+        if noise is None or noise.where != "update":
+            return []
+        own = [(c.event, c.relation) for c in last.claims(self.plan, self.line.contribution) if c.unit == "client"]
+        return [
+            c
+            for c in ledger.claims
+            if isinstance(c.event, dp_accounting.GaussianDpEvent)
+            and c.sensitivity is None
+            and c.unit == "client"
+            and (c.event, c.relation) in own
+        ]
+
     def account_notes(self, delta: float, rounds: int) -> list[str]:
         """What the graph does for privacy, or why nothing is claimed, as sentences; none without claims."""
         if self.ledger() is None:
@@ -510,26 +565,33 @@ class GossipRounds(ServerRounds):
         found, why = self.network([0], delta, rounds)
         if found is None:
             return [f"Network amplification is not claimed: {'; '.join([*why, walk])}."]
-        others = np.delete(found, 0)
+        others = np.sort(np.delete(found, 0))
+        median = others[len(others) // 2]  # one that a peer has
         return [
             f"Towards peer 0 alone (Cyffers et al. 2022): epsilon {others.max():.4g} for the peer it learns most of, "
-            f"{np.median(others):.4g} for the median peer, {others.min():.4g} for the least; {walk}."
+            f"{median:.4g} for the median peer, {others.min():.4g} for the least; {walk}."
         ]
 
-    def ledger(self) -> Ledger | None:
-        """The account against whoever sees a peer's messages; no claim about what a server releases holds here."""
-        claims, refusals = self.line.claims(), list(self.line.refusals())
-        if not claims and not refusals and not self.federation.earlier:
-            return None
+    @staticmethod
+    def counted(line: Line) -> tuple[list[Claim], list[str]]:
+        """The claims of a line that hold without a server, and why others do not."""
+        claims, refusals = line.claims(), list(line.refusals())
         kept = [replace(c, assumes=(AGAINST, *c.assumes)) for c in claims if c.against == "server"]
         refusals += [
             f"a claim against '{c.against}' is about the sum of all updates, which no server makes here"
             for c in claims
             if c.against != "server"
         ]
+        return kept, refusals
+
+    def ledger(self) -> Ledger | None:
+        """The account against whoever sees a peer's messages; no claim about what a server releases holds here."""
+        claims, refusals = self.counted(self.line)
+        if not claims and not refusals and not self.federation.earlier:
+            return None
         return Ledger(
             self.plan,
-            kept,
+            claims,
             self.federation.accountant,
             self.line.objections(),
             refusals=refusals,

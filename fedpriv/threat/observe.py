@@ -267,9 +267,10 @@ def _sizes_are_public(federation: Federation) -> bool:
 
 def _own(federation: Federation, tap: Tap, seen: Seen, sized: bool) -> Own | None:
     holder = tap.adversary.at.holds_data_of()
-    if holder is None:
+    holders = seen.held if holder is None else (holder,)
+    if not holders:
         return None
-    own = _truth(federation, [holder])
+    own = _truth(federation, holders)
     slot = None if seen.own is None else seen.clients.index(seen.own)
     if slot is not None and not sized:
         slot = 0  # its true place tells how many others came

@@ -36,6 +36,7 @@ class Seen:
       observed: `[d]` in the model's precision; None for `shares` (payloads that tell nothing).
       payloads: the messages that parties of a protocol hold besides, or None.
       own: the client whose own examples the position holds, if it is among `clients`.
+      held: clients whose examples the position holds besides, none of them among `clients`.
       pseudonym: what the position calls whoever sent it, or None where that is nobody in particular.
       visible: which coordinates it holds, bool `[d]`; the others are 0 in `observed`. None is all.
       members: what it calls the clients behind it, in the order of `clients`, where it can tell who they are and knows
@@ -49,6 +50,7 @@ class Seen:
     observed: np.ndarray | None
     payloads: tuple[Delivery, ...] | None = None
     own: int | None = None
+    held: tuple[int, ...] = ()
     pseudonym: str | None = None
     visible: np.ndarray | None = None
     members: tuple[str, ...] | None = None
@@ -346,11 +348,16 @@ class Eavesdropper(Position):
         return found
 
     def overhears(self, exchange: Exchange) -> list[Seen]:
-        """Every peer's model; behind masks only those that nothing masks. A connection is a peer's."""
+        """Every peer's model; behind masks every receiver's sum, and the models that these determine together.
+
+        Masks cancel in the sum of all messages to one receiver, which needs no secret. A connection is a peer's.
+        """
         masked = {int(j): exchange.sums(int(j)) for j in np.unique(exchange.links[:, 1])}
-        bare = [link for link in exchange.links.tolist() if (of := masked[link[1]]) is None or len(of) == 1]
-        senders = sorted({sender for sender, _ in bare})
-        return [_letter(exchange, sender, None, {}, knows_links=True) for sender in senders]
+        sums = {receiver: of for receiver, of in masked.items() if of}
+        plain = {int(i) for i, j in exchange.links if masked[int(j)] is None}
+        senders = plain | _determined(sums.values())
+        found = [_letter(exchange, sender, None, {}, knows_links=True) for sender in sorted(senders)]
+        return found + [_sum(exchange, None, of) for of in sums.values() if not senders >= of.keys()]
 
 
 class Observer(Position):
@@ -411,8 +418,9 @@ class OtherClient(Position):
 class Neighbour(Position):
     """One peer, or several that pool what they hold: their own examples and models, and every model they were sent.
 
-    What it looks for are the examples of those who send to it. Of the first round it knows where they began, since all
-    begin with the same model, so that it holds their updates. Later it holds their models, as differences to its own.
+    What it looks for are the examples of those who send to it; its own are in `View.own`, one peer's after the other.
+    Of the first round it knows where they began, since all begin with the same model, so that it holds their updates.
+    Later it holds their models, as differences to its own.
 
     Attributes:
       peers: its numbers, from 0.
@@ -449,25 +457,26 @@ class Neighbour(Position):
             )
 
     def overhears(self, exchange: Exchange) -> list[Seen]:
-        """The models of those who sent to it; with masks, sums of them unless one sent alone."""
+        """The models of those who sent to it; with masks, sums of them, and the models that these determine."""
         if exchange.number < self.since:
             return []
         ours = frozenset(self.peers)
         own = {peer_name(p): exchange.last(p) for p in self.peers}
-        found, single = list[Seen](), set[int]()
+        found, single, sums = list[Seen](), set[int](), dict[int, dict[int, float]]()
         for receiver in self.peers:
             of = exchange.sums(receiver)
-            senders = exchange.senders_to(frozenset({receiver}))
-            others = [s for s in senders if s not in ours]
-            if of is None or len(others) == 1:
-                single |= set(others)
-            elif others:
-                found.append(_sum(exchange, receiver, {s: of[s] for s in others}))
+            if of is None:
+                single |= set(exchange.senders_to(frozenset({receiver}))) - ours
+            elif others := {s: w for s, w in of.items() if s not in ours}:
+                sums[receiver] = others
+        single |= _determined(sums.values())
+        found += [_sum(exchange, r, of) for r, of in sums.items() if not single >= of.keys()]
         for sender in sorted(single, reverse=True):
             to = [int(j) for i, j in exchange.links if int(i) == sender and int(j) in ours]
             receiver = next((r for r in to if _begun_alike(exchange, r, [sender])), to[0])
             found.insert(0, _letter(exchange, sender, receiver, own, knows_links=False))
-        return found
+        held = tuple(exchange.clients[p] for p in self.peers)  # who a peer is, the exchange says: peers of a trial
+        return [replace(seen, held=held) for seen in found]
 
     def names_members(self) -> bool:
         """Peers send to it under their names."""
@@ -485,13 +494,32 @@ def _begun_alike(exchange: Exchange, receiver: int, senders: Iterable[int]) -> b
     return True
 
 
+def _determined(sums: Iterable[Mapping[int, float]]) -> set[int]:
+    """Whose models weighted sums of models determine together, by linear algebra; a sum over one model is that model.
+
+    Singular values below 1e-4 of the largest are none: messages are in fixed point, and rounding would be magnified.
+    """
+    sums = list(sums)
+    found = {next(iter(of)) for of in sums if len(of) == 1}
+    senders = sorted({s for of in sums for s in of})
+    if len(sums) < 2:
+        return found
+    places, rows = {s: k for k, s in enumerate(senders)}, np.zeros((len(sums), len(senders)))
+    for row, of in zip(rows, sums, strict=True):
+        for sender, weight in of.items():
+            row[places[sender]] = weight
+    _, sizes, right = np.linalg.svd(rows, full_matrices=False)
+    shares = (right[sizes > 1e-4 * sizes[0]] ** 2).sum(0)
+    return found | {s for s, share in zip(senders, shares, strict=True) if share > 1 - 1e-6}
+
+
 def _letter(
     exchange: Exchange, sender: int, receiver: int | None, own: Mapping[str, np.ndarray], *, knows_links: bool
 ) -> Seen:
     """One peer's model, as a difference to where it began, if that is known, or to the receiver's own."""
     message, name = exchange.message(sender), peer_name(sender)
     known = exchange.public or knows_links
-    letter = Letter(name, exchange.origin(sender) if known else None, exchange.last(sender).copy(), own)
+    letter = Letter(name, exchange.origin(sender) if known else None, exchange.last(sender).copy(), own, exchange.whole)
     kind: Kind = "model"
     if exchange.start is not None:
         base, kind = exchange.start, "update"
@@ -512,12 +540,17 @@ def _letter(
     )
 
 
-def _sum(exchange: Exchange, receiver: int, weights: Mapping[int, float]) -> Seen:
+def _sum(exchange: Exchange, receiver: int | None, weights: Mapping[int, float]) -> Seen:
     """The weighted mean of several peers' models; a mean of updates where all began alike and count alike."""
     total = sum(weights.values())
     mean = sum(w / total * exchange.message(s).astype(np.float64) for s, w in weights.items())
-    base = exchange.start if exchange.start is not None else exchange.begun(receiver)
-    began = exchange.start is not None or _begun_alike(exchange, receiver, weights)
+    began = exchange.start is not None
+    if exchange.start is not None:
+        base = exchange.start
+    elif receiver is None:  # the wire has no model of its own to compare with
+        base = np.zeros_like(exchange.message(next(iter(weights))))
+    else:
+        base, began = exchange.begun(receiver), _begun_alike(exchange, receiver, weights)
     alike = max(weights.values()) - min(weights.values()) < 1e-9
     observed = (mean - base).astype(base.dtype)
     members = tuple(peer_name(s) for s in weights)

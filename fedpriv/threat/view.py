@@ -33,7 +33,7 @@ AnyQuestion = TypeVar("AnyQuestion", bound=Question)
 
 
 class Own(NamedTuple):
-    """The examples of an adversary that is a client itself.
+    """The examples of an adversary that is a client itself, or several peers.
 
     Attributes:
       x: `[m, *input_shape]` float32.

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ParameterError
 from fedpriv.base.plugin import Plugin
 from fedpriv.base.types import Config
 from fedpriv.topology.graph import Graph
-from fedpriv.topology.mixing import check_doubly_stochastic, check_follows, contraction, equal, given, metropolis
+from fedpriv.topology.mixing import (
+    check_doubly_stochastic,
+    check_follows,
+    check_mixes,
+    contraction,
+    equal,
+    given,
+    metropolis,
+)
 from fedpriv.topology.protocol import Protocol
 
 
@@ -62,6 +70,13 @@ class Gossip(Plugin):
         default=None, description="number of peers; none is all clients. Rounds that are run to be attacked set it."
     )
 
+    def __init__(self, **settings: Any) -> None:
+        """Raises ParameterError for a setting that is not there, or an impossible value."""
+        try:
+            super().__init__(**settings)
+        except ValidationError as e:
+            raise ParameterError(registry.explain(e, f"topology '{self.name}'")) from e
+
     def made_graph(self) -> Graph:
         """The graph, built."""
         made: Graph = registry.graphs.create(self.graph)
@@ -93,6 +108,13 @@ class Gossip(Plugin):
           DataError: a file cannot be read.
         """
         return Wiring(self, peers)
+
+
+def receives_from_one(matrix: sp.csr_matrix) -> list[int]:
+    """Peers that weigh one other peer's model alone, so that masks have nothing to cancel with."""
+    entries = matrix.tocoo()
+    others = (entries.row != entries.col) & (entries.data != 0)
+    return np.flatnonzero(np.bincount(entries.row[others], minlength=matrix.shape[0]) == 1).tolist()
 
 
 class Wiring:
@@ -137,6 +159,7 @@ class Wiring:
             found = [given(how, self.peers)]
             check_doubly_stochastic(found[0], name)
             check_follows(found[0], self.links[0], name)
+            check_mixes(found[0], name)
             return found
         if self.graph.directed and how == "metropolis":
             name = f"graph '{self.graph.name}' with equal weights"
@@ -211,5 +234,4 @@ class Wiring:
 
     def unmasked(self) -> list[int]:
         """Peers at which masks have nothing to cancel with, since they receive from one peer alone in some phase."""
-        arriving = [np.bincount(links[:, 1], minlength=self.peers) for links in self.links]
-        return np.flatnonzero(np.min(arriving, 0) == 1).tolist()
+        return sorted({peer for matrix in self.matrices for peer in receives_from_one(matrix)})

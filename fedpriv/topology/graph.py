@@ -95,13 +95,20 @@ def _squarest(peers: int, least: int) -> int:
 
 def _rows(name: str, peers: int, rows: int | None, least: int) -> tuple[int, int]:
     """Rows and columns, as square as they can be where no number of rows is given."""
+    if rows is not None and (peers % rows or peers // rows < least):
+        below = max(peers // rows, least)
+        near = sorted({below * rows, (below + 1) * rows}, key=lambda n: abs(n - peers))
+        raise ParameterError(
+            f"{peers} peers make no {name} of {rows} rows and columns of at least {least} each; take a number of peers "
+            f"such as {', '.join(map(str, near))}{', or leave rows out' if _squarest(peers, least) else ''}"
+        )
     if rows is None:
         rows = _squarest(peers, least)
-    if not rows or peers % rows or rows < least or peers // rows < least:
+    if not rows:
         near = [n for n in range(max(least**2, peers - 8), peers + 9) if _squarest(n, least)]
         near.sort(key=lambda n: abs(n - peers))
         raise ParameterError(
-            f"{peers} peers make no {name} of {'' if not rows else f'{rows} '}rows and columns of at least {least} "
+            f"{peers} peers make no {name} of rows and columns of at least {least} "
             f"each; take a number of peers such as {', '.join(map(str, near[:3]))}"
         )
     return rows, peers // rows
@@ -302,6 +309,10 @@ class OnePeerExponential(Graph):
         return nx.DiGraph((i, (i + jump) % peers) for i in range(peers))
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()  # isdigit alone takes a superscript for one
+
+
 def _pairs(value: Any) -> Any:
     if isinstance(value, str):
         value = [value]
@@ -310,7 +321,7 @@ def _pairs(value: Any) -> Any:
     found = []
     for pair in value:
         ends = pair.split("-") if isinstance(pair, str) else list(pair)
-        if len(ends) != 2 or not all(str(e).strip().isdigit() for e in ends):
+        if len(ends) != 2 or not all(_is_number(str(e).strip()) for e in ends):
             raise ValueError(f"{pair!r} is no link; write two peers' numbers, such as 0-1")
         found.append((int(ends[0]), int(ends[1])))
     return tuple(found)
@@ -364,7 +375,7 @@ class Edges(Graph):
             ends = line.partition("#")[0].replace(",", " ").split()
             if not ends:
                 continue
-            if len(ends) != 2 or not all(e.isdigit() for e in ends):
+            if len(ends) != 2 or not all(_is_number(e) for e in ends):
                 raise DataError(
                     f"graph 'edges': {self.path}, line {number}: '{line.strip()[:40]}' is no link; write two peers' "
                     "numbers"

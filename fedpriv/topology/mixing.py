@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
 
 from fedpriv.base.errors import DataError, ParameterError
 
 #: How far rows and columns may sum from 1.
 TOLERANCE = 1e-6
+#: A contraction this near to 1 is none.
+STILL = 1e-9
 #: Peers up to which singular values are computed of the whole matrix.
 DENSE = 1500
 
@@ -95,6 +98,21 @@ def check_follows(matrix: sp.csr_matrix, links: np.ndarray, name: str) -> None:
                 f"{name} gives peer {sender} a weight of {matrix[receiver, sender]:g} at peer {receiver}, but the "
                 "graph has no such link; give it 0, or add the link"
             )
+
+
+def check_mixes(matrix: sp.csr_matrix, name: str) -> None:
+    """Raises ParameterError where models need not come together, whatever the graph."""
+    parts = int(connected_components(matrix, directed=True, connection="strong", return_labels=False))
+    if parts > 1:
+        raise ParameterError(
+            f"{name} never mixes: by its weights other than 0 the {matrix.shape[0]} peers fall into {parts} parts that "
+            "exchange nothing; give weights to links between them, or use mixing=metropolis"
+        )
+    if contraction([matrix]) > 1 - STILL:
+        raise ParameterError(
+            f"{name} never mixes: its spectral gap is 0, so that models need not come nearer to each other; give peers "
+            "weights of their own models too, or use mixing=metropolis"
+        )
 
 
 def contraction(matrices: Sequence[sp.csr_matrix]) -> float:

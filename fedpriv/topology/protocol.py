@@ -341,8 +341,11 @@ def _compression_exists(value: Any) -> Any:
         made = registry.defenses.create(value)
     except FedprivError as e:
         raise ValueError(str(e)) from e
-    if [s.value for s in made.stations if s.value != "step"] != ["update"]:
-        raise ValueError(f"'{value}' compresses no update; give top_k(fraction=...) or random_k(fraction=...)")
+    if not made.sparsifies or [s.value for s in made.stations if s.value != "step"] != ["update"]:
+        raise ValueError(
+            f"'{value}' compresses no update by leaving coordinates out, without which copies need not come nearer to "
+            "the models; give top_k(fraction=...) or random_k(fraction=...)"
+        )
     return value
 
 

@@ -110,3 +110,9 @@ def test_what_makes_no_attacked_rounds_is_said(model, toy):
         exposure("gossip(graph=torus)", cohort=14)
     with pytest.raises(ParameterError, match="all of a trial's clients take part in every round"):
         exposure("gossip(graph=ring)", cohort=3, clients=6)
+
+
+def test_a_compressed_message_determines_no_update(attacked):
+    found = attacked("gossip(graph=ring,protocol=choco(compression=top_k(fraction=0.5)))", "neighbour(0)")
+    assert found.result.finding.measures == {"determined": 0, "known": 1}
+    assert not any(r["exact"] for r in found.result.finding.extra["recovered"])

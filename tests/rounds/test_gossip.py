@@ -5,7 +5,15 @@ import re
 import numpy as np
 import pytest
 
-from fedpriv.base.errors import DivergenceError, EngineError, LedgerError, ParameterError, StackError, UnknownNameError
+from fedpriv.base.errors import (
+    BudgetError,
+    DivergenceError,
+    EngineError,
+    LedgerError,
+    ParameterError,
+    StackError,
+    UnknownNameError,
+)
 from fedpriv.data.partition import Partition
 from fedpriv.procedure.procedure import Sampling
 from fedpriv.rounds.masked import masked_messages, unmasked_sum
@@ -211,3 +219,47 @@ def test_the_page_on_gossip_runs(capsys):
     apart, accuracy = map(float, told[1].split())
     assert 0 < apart < 1
     assert accuracy > 0.6
+
+
+def test_network_amplification_is_claimed_only_where_its_theorem_applies(gossip):
+    from fedpriv.base import registry
+
+    def noisy(*more, **options):
+        texts = ("local_dp(clip=1,noise_multiplier=4)", *more)
+        return gossip("complete", masks=True, defenses=tuple(map(registry.defenses.create, texts)), **options)
+
+    assert noisy()._rounds.network([0], 1e-5)[0] is not None
+    for later in ("top_k(fraction=0.1)", "clip(norm=0.1)"):
+        found, (why,) = noisy(later)._rounds.network([0], 1e-5)
+        assert found is None
+        assert "is the last that acts on what is sent" in why
+    # Privacy spent before is counted by the ledger, with and without a claim of this run's own.
+    spent = noisy().run(3).spent
+    again = noisy(earlier=spent)
+    found, (why,) = again._rounds.network([0], 1e-5)
+    assert found is None
+    assert "before this" in why
+    whole = noisy().ledger().epsilon(1e-5, against="server", rounds=4).value
+    assert again.ledger().epsilon(1e-5, against="server", rounds=1).value == pytest.approx(whole)
+    with pytest.raises(BudgetError, match="spent already"):
+        noisy(earlier=spent, budget="epsilon=1,delta=1e-5,against=server").run(1)
+    assert gossip(earlier=spent).ledger().earlier == tuple(spent)
+
+
+def test_masks_that_attrition_leaves_bare_are_told_beforehand_and_in_the_round(gossip):
+    federation = gossip(masks=True, attrition="parties(gone=[client 3])")
+    assert any("leaves a peer one other to receive from" in note for note in federation.notes())
+    _, record = federation.step(federation.start(), evaluate=False)
+    assert any("masks hide nothing at 2 peers (such as peer 2)" in said for said in record.warnings)
+    assert gossip(masks=True).run(1).records[0].warnings == []
+
+
+@pytest.mark.parametrize("against", ["released", "server"])
+def test_a_budget_sets_the_noise_by_the_claims_that_count_without_a_server(gossip, against):
+    from fedpriv.base import registry
+
+    open_noise = (registry.defenses.create("local_dp(clip=1)"),)
+    federation = gossip(defenses=open_noise, budget=f"epsilon=8,delta=1e-5,against={against}", rounds=3)
+    history = federation.run(3)
+    assert len(history.records) == 3
+    assert 7.8 < history.ledger.epsilon(1e-5, against=against).value <= 8

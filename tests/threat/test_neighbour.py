@@ -124,8 +124,17 @@ def test_masks_leave_sums_where_there_are_two_to_mask(watched, toy):
     np.testing.assert_allclose(seen[1].view.observed, rest, atol=2e-6)
     seen, *_ = watched("gossip(graph=star,masks=true)", "neighbour(2)", 1)  # a leaf: one sender, nothing masks it
     assert [o.view.kind for o in seen] == ["update"]
-    seen, *_ = watched("gossip(graph=complete,masks=true)", "eavesdropper", 1)
-    assert seen == []
+
+
+def test_the_wire_holds_every_receivers_sum_and_the_models_that_these_determine(watched, toy):
+    seen, models, federation = watched("gossip(graph=complete,masks=true)", "eavesdropper", 1)
+    assert [(o.view.kind, o.view.pseudonym) for o in seen] == [("update", f"peer {p}") for p in range(6)]
+    np.testing.assert_allclose(seen[4].view.observed, updates(federation, models, 4, toy)[0], atol=1e-6)
+    halves = ",".join(f"{a}-{b}" for a in range(3) for b in range(3, 6))  # three receivers hold the same sum
+    seen, models, federation = watched(f"gossip(graph=edges(pairs=[{halves}]),masks=true)", "eavesdropper", 2)
+    assert [o.view.kind for o in seen] == ["sum"] * 6 + ["model"] * 6
+    rest = np.mean([updates(federation, models, p, toy)[0] for p in (3, 4, 5)], 0)
+    np.testing.assert_allclose(seen[0].view.observed, rest, atol=1e-6)
 
 
 def test_it_listens_from_when_it_says_and_to_whom_the_tap_asks(watched):
@@ -161,3 +170,14 @@ def test_positions_that_do_not_exist_are_refused(watched, federate, even):
         watched("gossip(graph=ring)", "neighbour(9)")
     with pytest.raises(ParameterError, match=r"write neighbour\(0\) or neighbour\(0,3\)"):
         Adversary.parse("neighbour(anna)")
+
+
+def test_it_holds_its_own_examples(watched, toy):
+    for adversary, peers in (("neighbour(0)", [0]), ("neighbour(0,2)", [0, 2])):
+        seen, _, federation = watched("gossip(graph=ring)", adversary, 1)
+        part = np.concatenate([federation.partition.indices[p] for p in peers])
+        for observation in seen:
+            np.testing.assert_allclose(observation.view.own.x, toy.x[part], atol=1e-6)
+            assert observation.view.own.slot is None  # a replay is of the others
+    seen, *_ = watched("gossip(graph=ring)", "eavesdropper", 1)
+    assert seen[0].view.own is None

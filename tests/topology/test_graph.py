@@ -117,7 +117,9 @@ def test_buffers_are_used_again_only_when_nothing_refers_to_them():
     ("graph", "peers", "said"),
     [
         ("torus", 14, "14 peers make no torus of rows and columns of at least 3 each; .* such as 15, 12, 16"),
-        ("torus(rows=5)", 16, "no torus of 5 rows"),
+        ("torus(rows=5)", 16, "no torus of 5 rows .* such as 15, 20, or leave rows out"),
+        ("torus(rows=5)", 12, "no torus of 5 rows .* such as 15, 20, or leave rows out"),
+        ("torus(rows=4)", 10, "no torus of 4 rows .* such as 12, 16$"),
         ("grid", 7, "7 peers make no grid"),
         ("random_regular(degree=3)", 9, "make no random_regular graph of degree=3: .* one of the two must be even"),
         ("small_world(neighbours=8)", 8, "give fewer than 8"),
@@ -182,3 +184,31 @@ def test_settings_that_do_not_exist_are_named():
             Gossip(**given)
     with pytest.raises(ValueError, match="compresses no update"):
         Gossip(protocol="choco(compression=central_dp(clip=1,noise_multiplier=1))")
+    for compression in ("clip(norm=1)", "local_dp(clip=1,noise_multiplier=1)"):
+        with pytest.raises(ParameterError, match="by leaving coordinates out"):
+            Gossip(protocol=f"choco(compression={compression})")
+    with pytest.raises(ParameterError, match=r"topology 'gossip': .*'starr'"):
+        Gossip(graph="starr")
+    with pytest.raises(ParameterError, match=r"topology 'gossip': .*tested"):
+        Gossip(tested=0)
+
+
+def test_weights_that_never_mix_are_refused(tmp_path):
+    weights = tmp_path / "weights.npy"
+    for matrix, said in (
+        (np.eye(4), "the 4 peers fall into 4 parts"),
+        (np.kron(np.eye(2), np.full((2, 2), 0.5)), "the 4 peers fall into 2 parts"),
+        (np.roll(np.eye(4), 1, 0), "its spectral gap is 0"),
+    ):
+        np.save(weights, matrix)
+        with pytest.raises(ParameterError, match=f"never mixes: .*{said}"):
+            Gossip(graph="complete", mixing=str(weights)).wiring(4)
+
+
+def test_the_numbers_of_a_list_are_digits(tmp_path):
+    file = tmp_path / "links.txt"
+    file.write_text("0 \u00b2\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 1: .* is no link"):
+        Gossip(graph=f"edges(path={file})").wiring(3)
+    with pytest.raises(ParameterError, match="is no link"):
+        Gossip(graph="edges(pairs=[0-\u00b2])")

@@ -30,12 +30,20 @@ class Recovered:
     Attributes:
       view: as of an update from a beginning that is known, or estimated.
       sender: as the adversary calls it.
-      known: the share of the beginning, by mixing weights, that the adversary holds; 1 determines the update.
+      known: the share of the beginning, by mixing weights, that the adversary holds.
+      whole: whether the message was the sender's model, not a compression of it; then all of the beginning determines
+        the update.
     """
 
     view: View
     sender: str
     known: float
+    whole: bool = True
+
+    @property
+    def determined(self) -> bool:
+        """Whether the update is exact."""
+        return self.whole and self.known > 1 - _WHOLE
 
 
 class FunctionalMarginalization(Attack):
@@ -53,7 +61,8 @@ class FunctionalMarginalization(Attack):
     It fails where the adversary cannot know who exchanged with whom (GoSGD's random pairs) and where messages are late.
     Under masks it holds sums of models, and gives the inner attack the sum of the updates where all of them began
     alike: in the first round, and on a complete graph. `measures`: `determined`, the share of senders (or sums) whose
-    update is exact; `known`, the mean share of the beginnings that it holds.
+    update is exact (none that was sent compressed, as in CHOCO); `known`, the mean share of the beginnings that it
+    holds.
     """
 
     name: ClassVar[str] = "functional_marginalization"
@@ -119,11 +128,13 @@ class FunctionalMarginalization(Attack):
             dossier.pages[0].model.input_shape,
             time.perf_counter() - began,
             measures={
-                "determined": float(np.mean([one.known > 1 - _WHOLE for one in chosen])),
+                "determined": float(np.mean([one.determined for one in chosen])),
                 "known": float(np.mean([one.known for one in chosen])),
             },
             extra={
-                "recovered": [{"sender": o.sender, "round": o.view.round, "known": o.known} for o in chosen],
+                "recovered": [
+                    {"sender": o.sender, "round": o.view.round, "known": o.known, "exact": o.determined} for o in chosen
+                ],
                 "refused": refused,
             },
         )
@@ -149,11 +160,11 @@ def recover(dossier: Dossier, estimate: bool = True) -> list[Recovered]:
         if page.letter is None or page.observed is None:
             continue
         if page.kind == "update":
-            found.append(Recovered(page, page.letter.sender, 1.0))
+            found.append(Recovered(page, page.letter.sender, 1.0, page.letter.whole))
         elif page.letter.origin is not None and (before := held.get(page.round - 1)):
             start, known = _start(page.letter.origin, before)
             if known > 1 - _WHOLE or (estimate and known > 0):
-                found.append(Recovered(_from(page, start), page.letter.sender, known))
+                found.append(Recovered(_from(page, start), page.letter.sender, known, page.letter.whole))
     return found
 
 
