@@ -57,6 +57,8 @@ def given(path: str, peers: int) -> sp.csr_matrix:
     """
     try:
         found = np.load(path, allow_pickle=False) if Path(path).suffix == ".npy" else np.loadtxt(path, delimiter=None)
+        if np.iscomplexobj(found):
+            raise ValueError("its numbers are complex")
         found = np.asarray(found, np.float64)
     except (OSError, ValueError) as e:
         raise DataError(f"mixing={path} cannot be read: {e}; give an .npy file or a text file of [n, n] weights") from e

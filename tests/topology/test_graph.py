@@ -163,6 +163,9 @@ def test_edge_lists_and_matrices_from_files(tmp_path):
         Gossip(graph="ring", mixing=str(weights)).wiring(3)
     with pytest.raises(DataError, match="cannot be read"):
         Gossip(graph="ring", mixing="nowhere.npy").wiring(3)
+    np.save(tmp_path / "complex.npy", np.eye(3) * 1j)
+    with pytest.raises(DataError, match="its numbers are complex; give an"):
+        Gossip(graph="ring", mixing=str(tmp_path / "complex.npy")).wiring(3)
     with pytest.raises(ParameterError, match="'push_sum', which divides its mass equally"):
         Gossip(protocol="push_sum", mixing="equal").wiring(3)
     with pytest.raises(ParameterError, match=r"graph 'star'|mixing=equal is not doubly stochastic"):
