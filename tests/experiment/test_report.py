@@ -224,7 +224,7 @@ def test_training_curves_are_named_by_what_tells_trainings_apart(noisy, monkeypa
     experiment, store = noisy
     made = arms(gather(experiment, store))
     drawn = []
-    monkeypatch.setattr(curves, "training_curves", lambda histories, target: drawn.append(histories))
+    monkeypatch.setattr(curves, "training_curves", lambda histories, target, over: drawn.append(histories))
 
     def draw(arms):
         drawn.clear()

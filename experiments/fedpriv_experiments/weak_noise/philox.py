@@ -43,9 +43,7 @@ def normal_pair(key: np.ndarray, high: np.ndarray, j: int, pairs: int) -> tuple[
       j: from 0 to pairs - 1.
       pairs: half the number of values, rounded up.
     """
-    uniform = []
-    for flat in (j, pairs + j):
-        word = block(key, flat // 2, high)[flat % 2]
-        uniform.append(((word & np.int64(2**63 - 1)).astype(np.float64) + 0.5) * 2.0**-63)
-    radius, angle = np.sqrt(-2.0 * np.log(uniform[0])), 2.0 * np.pi * uniform[1]
+    first, second = (block(key, flat // 2, high)[flat % 2] for flat in (j, pairs + j))
+    uniform = ((first & np.int64(2**63 - 1)).astype(np.float64) + 0.5) * 2.0**-63
+    radius, angle = np.sqrt(-2.0 * np.log(uniform)), second.astype(np.float64) * (2.0**-63 * np.pi)
     return radius * np.cos(angle), radius * np.sin(angle)
