@@ -25,7 +25,7 @@ class Plan:
       weighting: `examples` or `uniform`.
       max_examples: largest number of examples of any client.
       sizes: the different numbers of examples that clients hold, ascending; empty where none are known.
-      records_per_user: the largest number of examples that one user (a key of the dataset) has, all of them with one
+      records_per_user: how many examples of one user (a key of the dataset) are kept at most, all of them with one
         client; None where no defense bounds it.
       rounds: planned number of rounds, or None when open.
       procedure: local training, batches and server step; None where a plan is made for an aggregator alone.

@@ -272,9 +272,7 @@ class Federation:
             weighting=self.procedure.weighting,
             max_examples=int(self.partition.sizes.max()),
             sizes=tuple(int(n) for n in np.unique(self.partition.sizes)),
-            records_per_user=(
-                None if self._most_of_a_user is None else users.records_per_user(self.train, self.partition)
-            ),
+            records_per_user=self._most_of_a_user,
             rounds=self.rounds,
             procedure=self.procedure,
             on_nonfinite=self.on_nonfinite,

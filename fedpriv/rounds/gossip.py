@@ -286,10 +286,6 @@ class GossipRounds(ServerRounds):
             observations=observations,
         )
 
-    def _rate(self, number: int) -> float:
-        client = self.federation.procedure.client
-        return client.learning_rate * client.schedule.factor(number)
-
     def _train(
         self, state: State, members: Sequence[int], present: np.ndarray, number: int
     ) -> tuple[CohortResult, np.ndarray]:

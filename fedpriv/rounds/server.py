@@ -313,13 +313,12 @@ class ServerRounds:
         check_taps(federation, listening)
         entered = self._serve(Station.BROADCAST, state.weights, state, state.defenses)
         weights, states = np.asarray(entered.value), _following(state.defenses, entered, self.line.labels)
-        rate = federation.procedure.client.learning_rate * federation.procedure.client.schedule.factor(number)
         present = self._present(cohort, number)
         task = CohortTask(
             weights=weights,
             clients=present,
             round=number,
-            rate=rate,
+            rate=self._rate(number),
             states=self.line.broadcast_states(states),
             own=state.clients,
             wanted=self._wanted(listening, cohort),
@@ -373,6 +372,11 @@ class ServerRounds:
         )
         own = state.clients.after(result.own, number)
         return State(number + 1, after, server, states, own), record
+
+    def _rate(self, number: int) -> float:
+        """The clients' learning rate in a round."""
+        client = self.federation.procedure.client
+        return client.learning_rate * client.schedule.factor(number)
 
     def _warnings(self, metrics: Mapping[str, float]) -> list[str]:
         """What the links say of the means of their logs."""

@@ -1,4 +1,4 @@
-"""Joined: several findings, each about other clients, as one."""
+"""Joined: one attack on several views, and its findings, each about other clients, as one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,35 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.threat.attack import Finding
+from fedpriv.base.errors import CapabilityError, DivergenceError, ModelError
+from fedpriv.base.seeds import Purpose, integer_seed
+from fedpriv.threat.attack import Attack, Finding
+from fedpriv.threat.view import View
+
+
+def attack_each(inner: Attack, views: Sequence[View], seed: int, found: str) -> tuple[list[Finding], list[str]]:
+    """What `inner` finds in each view, and what it says of those that it does not apply to.
+
+    Args:
+      inner: the attack.
+      views: of one update each.
+      seed: of the whole; each view gets one of its own.
+      found: who has these updates and how, such as "'sum_difference' isolated".
+
+    Raises:
+      CapabilityError: there are views, and it applies to none.
+    """
+    findings, refused = list[Finding](), list[str]()
+    for k, view in enumerate(views):
+        try:
+            findings.append(inner.run(view, integer_seed(seed, Purpose.ATTACK, k)))
+        except (CapabilityError, ModelError, DivergenceError) as e:
+            refused.append(str(e))
+    if refused and not findings:
+        raise CapabilityError(
+            f"attack '{inner.name}' applies to none of the {len(views)} updates that {found}: {refused[0]}"
+        )
+    return findings, refused
 
 
 def joined(findings: Sequence[Finding], shape: tuple[int, ...], began_seconds: float, **more: Any) -> Finding:

@@ -10,14 +10,13 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedpriv.base.errors import CapabilityError, DivergenceError, ModelError
-from fedpriv.base.seeds import Purpose, integer_seed
+from fedpriv.base.errors import CapabilityError
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.dossier import Dossier
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.modern import AttackPart
-from fedpriv_attacks.rounds.joined import joined
+from fedpriv_attacks.rounds.joined import attack_each, joined
 
 #: How much of the weights may be missing where a beginning counts as known.
 _WHOLE = 1e-6
@@ -112,17 +111,7 @@ class FunctionalMarginalization(Attack):
                 "(random pairs, late messages, masks, compressed differences, or models it was not sent); let it "
                 "listen from the first round, be more peers, or set estimate=true"
             )
-        findings, refused = list[Finding](), list[str]()
-        for k, one in enumerate(chosen):
-            try:
-                findings.append(self.inner.run(one.view, integer_seed(seed, Purpose.ATTACK, k)))
-            except (CapabilityError, ModelError, DivergenceError) as e:
-                refused.append(str(e))
-        if not findings:
-            raise CapabilityError(
-                f"attack '{self.inner.name}' applies to none of the {len(chosen)} updates that '{self.name}' "
-                f"recovered: {refused[0]}"
-            )
+        findings, refused = attack_each(self.inner, [o.view for o in chosen], seed, f"'{self.name}' recovered")
         return joined(
             findings,
             dossier.pages[0].model.input_shape,

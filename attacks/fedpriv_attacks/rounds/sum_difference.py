@@ -10,15 +10,14 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedpriv.base.errors import CapabilityError, DivergenceError, ModelError
-from fedpriv.base.seeds import Purpose, integer_seed
+from fedpriv.base.errors import CapabilityError, DivergenceError
 from fedpriv.procedure.participation import determined
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.dossier import Dossier
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.modern import AttackPart
-from fedpriv_attacks.rounds.joined import joined
+from fedpriv_attacks.rounds.joined import attack_each, joined
 
 #: Part of the squared distances between models that rounds are taken to differ by on their own, from rounding.
 _RIDGE = 1e-9
@@ -108,18 +107,7 @@ class SumDifference(Attack):
         known = len(dossier.participation()[1])
         isolated = isolate(dossier, self.group)
         isolated = sorted(isolated, key=lambda i: (len(i.members), i.drift, i.amplification))[: self.most]
-        findings: list[Finding] = []
-        refused: list[str] = []
-        for k, one in enumerate(isolated):
-            try:
-                findings.append(self.inner.run(one.view, integer_seed(seed, Purpose.ATTACK, k)))
-            except (CapabilityError, ModelError, DivergenceError) as e:
-                refused.append(str(e))
-        if refused and not findings:
-            raise CapabilityError(
-                f"attack '{self.inner.name}' applies to none of the {len(isolated)} updates that 'sum_difference' "
-                f"isolated: {refused[0]}"
-            )
+        findings, refused = attack_each(self.inner, [i.view for i in isolated], seed, "'sum_difference' isolated")
         drifts, norms = [i.drift for i in isolated], [i.amplification for i in isolated]
         share = sum(len(i.members) for i in isolated) / max(known, 1)
         return joined(

@@ -26,6 +26,7 @@ from fedpriv_defenses.distributed.rounding import conditional_rounding
 from fedpriv_defenses.distributed.sampler import TV_BITS, Mechanism, Words, table
 from fedpriv_defenses.distributed.sizes import Asked, Sizes, sizes
 from fedpriv_defenses.fixed_point import finest_power_of_two
+from fedpriv_defenses.noise_multiplier import require_uniform
 
 #: Coordinates of a sum in the outer quarter of the modulus: more of them than this and some have wrapped.
 CROWDED = 0.02
@@ -65,11 +66,7 @@ class DiscreteNoise(Codec):
           StackError: weights by example count, or no protocol behind it.
           ParameterError: no noise, or no sizes that fit.
         """
-        if plan.weighting != "uniform":
-            raise StackError(
-                f"{speaker} cannot bound one client's influence under weighting='{plan.weighting}', where its share of "
-                "the sum depends on how many examples it has; use weighting='uniform'"
-            )
+        require_uniform(speaker, plan)
         return self.with_(bits=self.sizes(plan, speaker).bits)
 
     def asked(self, plan: Plan, speaker: str = "distributed_dp") -> Asked:

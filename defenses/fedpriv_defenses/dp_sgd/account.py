@@ -61,9 +61,9 @@ def kinds_of(procedure: Procedure, sizes: Sequence[int]) -> list[LocalSteps]:
     return kinds
 
 
-def relation_of(procedure: Procedure) -> Relation:
+def relation_of(selection: str) -> Relation:
     """What makes two clients' examples neighbours: one more or less where each is drawn by itself, else another."""
-    return "add_or_remove_one" if procedure.batch_selection == "poisson" else "replace_one"
+    return "add_or_remove_one" if selection == "poisson" else "replace_one"
 
 
 def amplified(one: LocalSteps, multiplier: float, records: int = 1) -> Any:
@@ -120,7 +120,7 @@ def worst(kinds: Sequence[LocalSteps], multiplier: float, records: int = 1) -> l
     least = min(kinds, key=lambda one: (-one.rate, one.examples))
     steps, epochs = max(one.steps for one in kinds), max(one.epochs for one in kinds)
     bound = LocalSteps(least.selection, least.examples, least.batch, steps, epochs)
-    relation: Relation = "add_or_remove_one" if least.selection == "poisson" else "replace_one"
+    relation = relation_of(least.selection)
     events = [amplified(one, multiplier, records) for one in kinds]
     if any(isinstance(event, RenyiEvent) for event in events):
         return [amplified(bound, multiplier, records)]

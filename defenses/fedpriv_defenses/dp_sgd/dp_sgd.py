@@ -13,7 +13,7 @@ from fedpriv.base.lazy import dp_accounting, tf
 from fedpriv.base.types import Tensor
 from fedpriv.defense.claim import Check, Claim
 from fedpriv.defense.domain import Real
-from fedpriv.defense.noise import Noise
+from fedpriv.defense.noise import Noise, given_multiplier
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv.models.example_gradients import ExampleClip
@@ -86,11 +86,7 @@ class DPSGD(Defense):
     def check(self, plan: Plan) -> None:
         """Raises StackError or ParameterError where no guarantee could follow."""
         procedure = plan.procedure
-        if self.noise_multiplier is None:
-            raise ParameterError(
-                "dp_sgd: noise_multiplier is left to a privacy budget, but no budget is given; give one (--budget "
-                '"epsilon=2, delta=1e-5"), or a noise_multiplier'
-            )
+        given_multiplier(self)
         if procedure is None:
             raise StackError("dp_sgd acts on local steps, and there is no procedure here; use it in a federation")
         if plan.weighting != "uniform":
@@ -182,7 +178,7 @@ class DPSGD(Defense):
             return []  # nobody knows whose the examples are
         records = self.per_user or 1  # not what users happen to have here: a neighbour's may have more
         kinds = kinds_of(procedure, plan.sizes or (plan.max_examples,))
-        relation = relation_of(procedure)
+        relation = relation_of(procedure.batch_selection)
         if multiplier == 0:
             events: list[Any] = [dp_accounting.GaussianDpEvent(0.0)]
         else:
