@@ -1,4 +1,4 @@
-"""Samples: two small tables inside the package, one generated and one real."""
+"""Samples: small tables inside the package, one generated and two real."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedpriv.data.dataset import Dataset
 from fedpriv.data.table import from_frame
 
 FOLDER = "tables"
-CLINIC, DIABETES = "clinic.csv.xz", "diabetes.csv"
+CLINIC, DIABETES, ANES96 = "clinic.csv.xz", "diabetes.csv", "anes96.csv.xz"
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -54,6 +54,28 @@ def diabetes(test_fraction: Fraction = 0.2) -> tuple[Dataset, Dataset | None]:
       DataError: the package's copy is damaged.
     """
     return _sample(DIABETES, "diabetes", "progression", ("sex",), test_fraction, "inside the package")
+
+
+def anes96(test_fraction: Fraction = 0.2) -> tuple[Dataset, Dataset | None]:
+    """944 American voters of 1996: four numbers and five categories each, and whom they expected to vote for.
+
+    Respondents of the American National Election Studies: population of their place (thousands), days a week with
+    television news, age, income bracket (1 to 24), education, party, and on a scale from extremely liberal to extremely
+    conservative where they see themselves, Clinton and Dole. The five categories have seven values each. Two classes.
+    The kind of table that tabular reconstruction is about: real people, and political opinions among the columns.
+
+    Taken from statsmodels 0.14.2 (`statsmodels.datasets.anes96`), with its codes in words. Public domain.
+
+    Args:
+      test_fraction: share of the rows held out for testing, drawn once and for all.
+
+    Returns:
+      Training and test set of kind `columns`.
+
+    Raises:
+      DataError: the package's copy is damaged.
+    """
+    return _sample(ANES96, "anes96", "vote", (), test_fraction, "inside the package")
 
 
 def _sample(

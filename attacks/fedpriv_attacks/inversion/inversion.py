@@ -96,6 +96,11 @@ class Inversion(Attack):
     restarts: Count = Field(
         default=1, description="largest number of starts; the one with the lowest objective is kept."
     )
+    ensemble: Count = Field(
+        default=1,
+        description="with more than one, so many starts are made in place of `restarts`, matched one-to-one and pooled "
+        "(see the module `ensemble`); how far they agree is their uncertainty.",
+    )
     group: Count = Field(
         default=1,
         description="starts optimized jointly, for priors that tie them together; counts in the evaluations.",
@@ -157,6 +162,11 @@ class Inversion(Attack):
             raise ValueError(f"coordinates '{self.coordinates.kind}' cannot be projected; use constraint=none")
         if any(p.over == "group" for p in self.priors) and self.group < 2:
             raise ValueError("a prior over the group of starts needs group=2 or more")
+        if self.ensemble > 1 and (self.group > 1 or self.stages > 1):
+            what = f"group={self.group}" if self.group > 1 else f"stages={self.stages}"
+            raise ValueError(
+                f"ensemble={self.ensemble} pools independent starts, which {what} are not; leave one of them at 1"
+            )
         if self.tolerance is not None and self.tolerance < self.target:
             raise ValueError(
                 f"tolerance={self.tolerance} is below the target {self.target} at which a start stops, so every "
@@ -260,4 +270,6 @@ class Inversion(Attack):
     def starts(self, examples: int) -> Restarts:
         """How often to start."""
         spread = self.label_spread or (0.1 if examples == 1 else 1.0)
-        return Restarts(self.restarts, self.target, self.tolerance, self.side_by_side, spread)
+        pooled = self.ensemble > 1
+        most = self.ensemble if pooled else self.restarts
+        return Restarts(most, self.target, self.tolerance, self.side_by_side, spread, pooled)

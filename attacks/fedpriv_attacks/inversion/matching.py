@@ -26,6 +26,7 @@ from fedpriv.threat.attack import Finding
 from fedpriv.threat.replays import measured, note
 from fedpriv.threat.static import Inputs, Static
 from fedpriv.threat.view import View
+from fedpriv_attacks.inversion.ensemble import pool
 from fedpriv_attacks.parts.coordinates import Coordinates, Smooth
 from fedpriv_attacks.parts.initializers import Initializer
 from fedpriv_attacks.parts.objectives import Objective, SquaredError
@@ -77,6 +78,7 @@ class Restarts:
       tolerance: objective at which no further start is made; None for half of the update's digits.
       side_by_side: starts run at once, one thread each.
       label_spread: standard deviation of the dummy label logits at the start, when labels are optimized.
+      pooled: make all starts, however well one matches, and pool them (`ensemble`).
     """
 
     most: int = 1
@@ -84,6 +86,7 @@ class Restarts:
     tolerance: float | None = None
     side_by_side: int = 1
     label_spread: float = 0.1
+    pooled: bool = False
 
     def __post_init__(self) -> None:
         if self.most < 1 or self.side_by_side < 1:
@@ -149,7 +152,7 @@ def reconstruct(
     memory: tuple[np.ndarray, ...] | None = None,
     others: Sequence[View] = (),
 ) -> Finding:
-    """Runs `recipe` on `view` and keeps the start with the lowest objective.
+    """Runs `recipe` on `view` and keeps the start with the lowest objective, or pools all starts.
 
     Args:
       view: must hold a real update, the procedure and the example counts.
@@ -172,7 +175,8 @@ def reconstruct(
       `label_probabilities`, the dummy targets,
       `variables`, `[group, k]`, the optimizer's at the end of that start, `memory`, what it has learned, and
       `noise_floor`, the squared error that
-      rounding of the weights leaves even at the truth.
+      rounding of the weights leaves even at the truth. Of pooled starts, `entropy` and `uncertainty` of a table's cells
+      (`ensemble.Pooled`) as well; objective, history and path are the best start's.
 
     Raises:
       DivergenceError: the update is not finite, or the objective is finite at no start.
@@ -222,7 +226,7 @@ def reconstruct(
         return found
 
     began = time.perf_counter()
-    found = _starts(start, restarts, max(target, half))
+    found = _starts(start, restarts, -math.inf if restarts.pooled else max(target, half))
     seconds = time.perf_counter() - began
     objectives = [float(f.objective) for f in found]
     statuses = [Status(int(f.minimum.status)) for f in found]
@@ -239,12 +243,25 @@ def reconstruct(
     relaxed = best.relaxed.numpy()
     claimed = y if given else task.harden(relaxed)
 
+    def one(x: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        groups = targets if task.discrete and targets.ndim == 1 else np.zeros(n, np.int32)
+        return merged(x, layout.n, groups)
+
     def examples(x: np.ndarray) -> np.ndarray:
-        groups = claimed if task.discrete and claimed.ndim == 1 else np.zeros(n, np.int32)
-        return kind.settle(merged(x, layout.n, groups)).astype(np.float32)
+        return kind.settle(one(x, claimed)).astype(np.float32)
+
+    settled, more = examples(best.x.numpy()), {}
+    if restarts.pooled:
+        ends = [(f.x.numpy(), f.relaxed.numpy()) for f in found]
+        members = [one(x, y if given else task.harden(own)) for x, own in ends]
+        own = np.stack([end for _, end in ends])
+        pooled = pool(np.stack(members), own, np.asarray(objectives), kind, y if given else None)
+        settled, relaxed = kind.settle(pooled.x).astype(np.float32), pooled.relaxed
+        claimed = y if given else task.harden(relaxed)
+        more = {"entropy": pooled.entropy, "uncertainty": pooled.uncertainty} if pooled.entropy is not None else {}
 
     return Finding(
-        x=examples(best.x.numpy()),
+        x=settled,
         y=claimed,
         objective=min(o for o in objectives if np.isfinite(o)),
         evaluations=sum(int(f.minimum.evaluations) for f in found) * each,
@@ -261,6 +278,7 @@ def reconstruct(
             "variables": best.minimum.position.numpy().reshape(recipe.group, -1),
             "memory": tuple(a.numpy() for a in best.minimum.memory),
             "noise_floor": floor,
+            **more,
         },
     )
 
