@@ -14,6 +14,7 @@ from fedpriv.base.types import Array, Config, Row
 
 if TYPE_CHECKING:
     from fedpriv.base.column import Column
+    from fedpriv.metrics.cells import Cells
     from fedpriv.metrics.progress import Progress
     from fedpriv.metrics.score import Score
     from fedpriv.rounds.trial import Inapplicable, Trial
@@ -40,6 +41,8 @@ class Gathered:
       ways: progress of each trial, without its images.
       first: the first finding with a path, and its originals.
       warned: what defenses had to say, by run and trial.
+      cells: of each trial on rows of a table, which cells are right.
+      cell_runs: the seed of each of these.
     """
 
     attack: str
@@ -52,6 +55,8 @@ class Gathered:
     ways: list[Progress] = field(default_factory=list)
     first: tuple[Finding, Array] | None = None
     warned: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
+    cells: list[Cells] = field(default_factory=list)
+    cell_runs: list[int] = field(default_factory=list)
 
     def add(self, result: Trial, truth: Truth, run: int, columns: Row) -> list[Row]:
         """Takes one trial's result in; returns its rows, with these columns first and the `number` of each."""
@@ -62,6 +67,7 @@ class Gathered:
         self.rows += rows
         if "reconstructions" in self.goal.draws:
             self._keep_pictures(result.finding, score, truth, run, rows)
+            self._keep_cells(result.finding, score, truth, run)
         return [{**row, "number": before + i} for i, row in enumerate(rows, 1)]
 
     def refuse(self, result: Inapplicable) -> None:
@@ -90,10 +96,25 @@ class Gathered:
             if drawable and self.first is None:
                 self.first = finding, truth.x
 
+    def _keep_cells(self, finding: Finding, score: Score, truth: Truth, run: int) -> None:
+        from fedpriv.metrics.cells import cells
+
+        made = cells(finding, score, truth, max(0, GRID - sum(len(c.original) for c in self.cells)))
+        if made is not None:
+            self.cells.append(made)
+            self.cell_runs.append(run)
+
+    def by_column(self) -> list[Row]:
+        """Where examples are rows of a table: how many cells of each column are right, and of all."""
+        from fedpriv.metrics.cells import by_column
+
+        return by_column(self.cells, self.cell_runs) if self.cells else []
+
     def summary(self) -> Row:
-        """Of all trials that the attack applied to, and how many it did not."""
+        """Of all trials that the attack applied to, and how many it did not; of rows of a table, by column too."""
         told = {"inapplicable": len(self.refused), "warnings": self.warnings()}
-        return self.goal.details(self.scores, self.runs) | told
+        columns = self.by_column()
+        return self.goal.details(self.scores, self.runs) | told | ({"by_column": columns} if columns else {})
 
     def warnings(self) -> list[str]:
         """What defenses had to say, and in how many trials."""
@@ -113,6 +134,8 @@ class Gathered:
         if self.refused:
             summary["inapplicable"] = [r.reason for r in self.refused]
         write_json(out / "summary.json", summary)
+        if self.cells:
+            write_csv(out / "columns.csv", self.by_column())
         for name, figure in self._figures():
             save(figure, out / name, origin)
 
@@ -128,6 +151,8 @@ class Gathered:
             yield "reconstructions", self._grid()
         if "reconstructions" not in self.goal.draws:
             return
+        if self.cells:
+            yield "rows", self._rows()
         from fedpriv.figures.film_strip import film_strip
         from fedpriv.figures.psnr_curve import psnr_curve
         from fedpriv.figures.scatter import psnr_ssim
@@ -141,6 +166,24 @@ class Gathered:
         if self.first is not None:
             finding, x = self.first
             yield "film_strip", film_strip(finding, x, images=range(min(len(x), STRIP)))
+
+    def _rows(self) -> Any:
+        from fedpriv.figures.row_table import row_table
+        from fedpriv.metrics.cells import joined
+
+        whole = joined(self.cells)
+        n = min(GRID, len(whole.original))
+        unsure = None if whole.uncertainty is None else whole.uncertainty[:n]
+        right = [f"{row['accuracy']:.0%}" for row in self.by_column()[:-1]]
+        return row_table(
+            whole.columns,
+            whole.original[:n],
+            whole.found[:n],
+            whole.right[:n],
+            unsure,
+            right,
+            note=f"The last line is of all {len(whole.right)} rows.",
+        )
 
     def _grid(self) -> Any:
         import numpy as np
@@ -202,8 +245,26 @@ def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: s
         typer.echo(to_json(jsonable({"kind": "summary", **gathered.summary(), **who, **images})))
         return
     typer.echo(f"{gathered.goal.describe(gathered.scores, gathered.runs)}\n{threat}\n{images['attacked']}")
+    _show_columns(gathered.by_column())
     if gathered.refused:
         every = len(gathered.refused) + len(gathered.scores)
         typer.echo(f"It does not apply to {len(gathered.refused)} of {every} trials, which count neither way.")
     for warning in gathered.warnings():
         typer.echo(f"Warning: {warning}.")
+
+
+def _show_columns(rows: Sequence[Row]) -> None:
+    """Prints how many cells of each column are right."""
+    if not rows:
+        return
+    wide = max(len(row["column"]) for row in rows)
+    sure = "uncertainty" in rows[0]
+    heads = f"{'column':<{wide}}  {'right':>9}  accuracy"
+    typer.echo(heads + ("  uncertainty  right of the surest quarter" if sure else ""))
+    for row in rows:
+        share = f"{row['right']}/{row['cells']}"
+        said = f"{row['column']:<{wide}}  {share:>9}  {row['accuracy']:>8.0%}"
+        if sure:
+            trusted = f"{row['surest_right']}/{row['surest']}"
+            said += f"  {row['uncertainty']:>11.2f}  {trusted:>9} {row['surest_accuracy']:.0%}"
+        typer.echo(said)

@@ -13,6 +13,7 @@ import numpy as np
 from fedpriv.base.types import Row
 from fedpriv.experiment.experiment import Cell
 from fedpriv.experiment.work import Outcome
+from fedpriv.metrics.cells import Cells
 
 if TYPE_CHECKING:
     from fedpriv.threat.goal import Goal
@@ -37,6 +38,7 @@ class ViewResult:
       inapplicable: why it does not, or "".
       measures: the attack's own numbers.
       way: `evaluations` `[k]` and `psnr` `[k, n]` along the attack's way, where that was kept.
+      cells: which cells are right, where the examples are rows of a table.
     """
 
     trial: int
@@ -46,6 +48,7 @@ class ViewResult:
     inapplicable: str
     measures: Mapping[str, float]
     way: Mapping[str, Any] | None = None
+    cells: Cells | None = None
 
 
 @dataclass
@@ -84,7 +87,8 @@ class CellResult:
             score = None if refused else goal.load(saved)
             units = saved["units"] if refused else len(goal.units(score))
             measures = {k: float("nan") if v is None else float(v) for k, v in saved.get("measures", {}).items()}
-            found.append(ViewResult(saved["trial"], first, units, score, refused, measures, saved.get("way")))
+            own = Cells.load(saved["cells"]) if "cells" in saved else None
+            found.append(ViewResult(saved["trial"], first, units, score, refused, measures, saved.get("way"), own))
             first += units
         return found
 
@@ -164,6 +168,19 @@ class Arm:
                     runs.append(result.cell.seed)
                     batches.append(result.batch(k))
         return scores, runs, batches
+
+    def cells(self) -> tuple[list[Cells], list[int], list[Hashable]]:
+        """The cells of the views on rows of a table, with the seed and the number of each one's view."""
+        found: list[Cells] = []
+        runs: list[int] = []
+        batches: list[Hashable] = []
+        for result in self.results:
+            for k, view in enumerate(result.views):
+                if view.cells is not None:
+                    found.append(view.cells)
+                    runs.append(result.cell.seed)
+                    batches.append(result.batch(k))
+        return found, runs, batches
 
     def row(self) -> Row:
         """One flat row; made once, since its intervals take resampling."""

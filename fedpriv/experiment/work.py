@@ -43,7 +43,8 @@ class Outcome:
     Attributes:
       facts: single values, such as `accuracy` and `epsilon`; they become columns.
       scores: of the attack, one dict a view: its `trial`, and what `Goal.dump` made of the score with the attack's own
-        `measures`; or, where the attack does not apply, the reason as `inapplicable`, and how many `units` it is about.
+        `measures`, and of rows of a table the `cells`; or, where the attack does not apply, the reason as
+        `inapplicable`, and how many `units` it is about.
       rounds: of the training, one row each.
       arrays: `weights` of a training; `originals` and `found` of an attack, and the `strip_...` of its film strip.
       seconds: wall-clock.
@@ -179,6 +180,7 @@ class _Gathered:
 
     def take(self, attempt: Attempt, units: int) -> None:
         """Takes one attempt in; `units` is how many it is about where nothing was observed."""
+        from fedpriv.metrics.cells import cells
         from fedpriv.metrics.score import aligned
 
         result, matched = attempt.result, None
@@ -195,10 +197,17 @@ class _Gathered:
         truth = attempt.observation.truth
         if self.film and isinstance(result, Trial):
             self._keep_way(result.finding, truth)
-        if "reconstructions" not in self.goal.draws or sum(map(len, self.originals)) >= self.keep_images:
+        if "reconstructions" not in self.goal.draws:
+            return
+        left = max(0, self.keep_images - sum(map(len, self.originals)))
+        if isinstance(result, Trial):
+            by_cell = cells(result.finding, result.score, truth, left)
+            if by_cell is not None:
+                self.scores[-1]["cells"] = by_cell.dump()
+        if not left:
             return
         if isinstance(result, Trial):
-            matched = aligned(result.finding, result.score)
+            matched = aligned(result.finding, result.score, truth.kind)
         self.originals.append(truth.x)
         self.found.append(np.full_like(truth.x, np.nan) if matched is None else matched)
 

@@ -340,12 +340,34 @@ class Columns(Kind):
         """Whether every column is right."""
         return score["row_accuracy"] == 1.0
 
+    def right(self, original: np.ndarray, found: np.ndarray) -> np.ndarray:
+        """Which cells of `found [n, width]` are right, `[n, columns]`; of a row that is not finite none is.
+
+        A category is right if it is the original's, a number within TOLERANCE standard deviations of its column.
+        """
+        made = []
+        pairs = zip(self._parts(np.asarray(original, np.float64)), self._parts(np.asarray(found, np.float64)))
+        for f, (a, b) in zip(self.fields, pairs):
+            hit = np.abs(a - b)[:, 0] <= TOLERANCE if isinstance(f, Numeric) else np.argmax(a, 1) == np.argmax(b, 1)
+            made.append(hit & np.isfinite(b).all(axis=1))
+        return np.stack(made, axis=1)
+
+    def words(self, x: np.ndarray) -> list[list[str]]:
+        """Rows `[n, width]` in words, a text a column; of a row that is not finite, empty ones."""
+        x = np.asarray(x)
+        finite = np.isfinite(x).all(axis=1)
+        rows = self.decode(np.where(finite[:, None], x, 0)).itertuples(index=False, name=None)
+        return [
+            [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] if known else [""] * len(self.fields)
+            for row, known in zip(rows, finite)
+        ]
+
     def text(self, x: np.ndarray) -> str | None:
         """`name=value` of each column."""
         if not np.isfinite(x).all():
             return None
-        row = self.decode(np.asarray(x)[None]).iloc[0]
-        return ", ".join(f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in row.items())
+        (row,) = self.words(np.asarray(x)[None])
+        return ", ".join(f"{f.name}={v}" for f, v in zip(self.fields, row))
 
 
 def _slug(name: str) -> str:

@@ -10,6 +10,7 @@ from fedpriv.experiment.arm import Arm, by_goal
 from fedpriv.experiment.drawings.drawn import Drawn
 from fedpriv.experiment.drawings.leakage import costs, heat_maps, leakage_curves
 from fedpriv.experiment.drawings.reconstructions import reconstruction_grids
+from fedpriv.experiment.drawings.rows import row_tables
 from fedpriv.experiment.drawings.separation import roc
 from fedpriv.experiment.drawings.tradeoff import (
     accuracy_against_epsilon,
@@ -34,7 +35,7 @@ def drawings(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     if not complete:
         return made
     asked = by_goal(complete)
-    for make in (heat_maps, roc, reconstruction_grids, leakage_curves, ways):
+    for make in (heat_maps, roc, reconstruction_grids, row_tables, leakage_curves, ways):
         made += _of_each(make, experiment, asked)
     made += trained_curves(experiment, complete)
     made += accuracy_against_epsilon(experiment, complete)
