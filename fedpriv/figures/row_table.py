@@ -156,6 +156,5 @@ def _key(figure: Figure, left: float, top: float) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set(visible=True, color=FAINT, linewidth=0.6)
-    options = {"va": "center", "fontsize": SMALL, "color": QUIET, "transform": axes.transAxes}
-    axes.text(-0.06, 0.5, "sure", ha="right", **options)
-    axes.text(1.06, 0.5, "unsure", ha="left", **options)
+    for at, side, text in ((-0.06, "right", "sure"), (1.06, "left", "unsure")):
+        axes.text(at, 0.5, text, ha=side, va="center", fontsize=SMALL, color=QUIET, transform=axes.transAxes)

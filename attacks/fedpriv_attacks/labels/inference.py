@@ -92,6 +92,16 @@ class Joint(LabelInference):
         return None
 
 
+class KnownElseJoint(LabelInference):
+    """Known labels if the adversary has them; else they are optimized along with the examples."""
+
+    kind: ClassVar[str] = "known_else_joint"
+
+    def infer(self, view: View, seed: int) -> InferredLabels | None:
+        """The view's labels, or None."""
+        return None if view.labels is None else Known()(view, seed)
+
+
 class Known(LabelInference):
     """The adversary knows the labels."""
 
