@@ -45,6 +45,23 @@ def test_the_table_shows_the_columns_of_rows(run, people):
     assert "dB" not in out.splitlines()[-1]
 
 
+def test_cells_are_shown_by_column_and_drawn(run, strict, people, tmp_path):
+    attack = "tableak(ensemble=2,optimizer.steps=60)"
+    arguments = ("attack", attack, "--data", people, "--model", "mlp(hidden=[16])", "-n", "2", "-b", "2")
+    status, out, err = run(*arguments, "--out", tmp_path / "out")
+    assert status == 0, err
+    lines = out.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("column"))
+    assert [line.split()[0] for line in lines[head + 1 : head + 5]] == ["age", "city", "height", "all"]
+    assert "right of the surest quarter" in lines[head]
+    assert (tmp_path / "out/rows.png").stat().st_size > 10_000
+    saved = list(csv.DictReader((tmp_path / "out/columns.csv").open()))
+    assert [r["column"] for r in saved] == ["age", "city", "height", "all columns"]
+    assert sum(int(r["right"]) for r in saved[:3]) == int(saved[3]["right"])
+    written = strict((tmp_path / "out/summary.json").read_text())[0]["summary"]["by_column"]
+    assert [r["cells"] for r in written] == [2, 2, 2, 6]
+
+
 def test_training_on_quantities_ends_in_an_error_not_an_accuracy(run, strict, people):
     call = ("train", "--data", f"table(path={people},target=height)", "--model", "mlp", "-K", "6", "-r", "2")
     status, out, err = run(*call)

@@ -1,5 +1,6 @@
 """Tables: columns in, rows out."""
 
+import importlib.resources
 import lzma
 
 import numpy as np
@@ -121,7 +122,11 @@ def test_files_that_are_none_are_told_why(tmp_path, content, says):
 
 @pytest.mark.parametrize(
     ("name", "rows", "classes", "columns"),
-    [("clinic", (960, 240), ("no", "yes"), 8), ("diabetes", (354, 88), (), 10)],
+    [
+        ("clinic", (960, 240), ("no", "yes"), 8),
+        ("diabetes", (354, 88), (), 10),
+        ("anes96", (755, 189), ("Clinton", "Dole"), 9),
+    ],
 )
 def test_the_samples(name, rows, classes, columns):
     train, test = load(name)
@@ -131,6 +136,20 @@ def test_the_samples(name, rows, classes, columns):
     assert isinstance(train.kind, Columns)
     for part in (train, test):
         part.kind.checked(part.x, name)
+
+
+def test_anes96_is_the_published_table():
+    """Means and counts of statsmodels' copy, and the notice of its licence."""
+    train, test = load("anes96")
+    rows = pandas.concat([s.kind.decode(s.x, s.y) for s in (train, test)])
+    numbers = ["population", "tv_news", "age", "income"]
+    np.testing.assert_allclose(rows[numbers].mean(), [306.3814, 3.7278, 47.0434, 16.3316], atol=1e-3)
+    assert (rows["vote"] == "Clinton").sum() == 551
+    assert (rows["party"] == "strong Democrat").sum() == 200
+    assert (rows["dole_leaning"] == "conservative").sum() == 460
+    folder = importlib.resources.files("fedpriv.data") / "tables"
+    assert "This is public domain." in (folder / "anes96.txt").read_text()
+    assert len((folder / "anes96.csv.xz").read_bytes()) < 60_000
 
 
 def test_diabetes_is_the_published_table():

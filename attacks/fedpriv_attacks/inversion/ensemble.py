@@ -85,7 +85,7 @@ def pool(members: Array, relaxed: Array, objectives: Array, kind: Kind, groups: 
 
 
 def _shares(found: Array) -> Array:
-    """Mean `[n, k]` of the members' probabilities `[m, n, k]`; where they are none, as plain coordinates are, the votes.
+    """Mean `[n, k]` of the members' probabilities `[m, n, k]`; of values that are none, as pixels are not, the votes.
 
     So a category that the optimizer left at 3.7 counts no more than one at 1.
     """

@@ -26,9 +26,9 @@ class TabLeak(Inversion):
     Vero, Balunovic, Dimitrov, Vechev 2023, "TabLeak: Tabular Data Leakage in Federated Learning", ICML, arXiv
     2210.01785. Minimizes the cosine distance of the updates by signed Adam, 1,500 steps at rate 0.06, from 30 starts.
     Each start's rows are matched one-to-one to those of the start with the lowest objective; a number is then the
-    median, a category the one with the largest mean probability. `extra["entropy"]` of the finding, `[n, columns]`, says
-    how far the starts disagree on each cell, so which cells to trust; `extra["uncertainty"]` is the same from 0 to 1
-    (see the module `ensemble`). A FedAvg update is replayed through all its local steps.
+    median, a category the one with the largest mean probability. `extra["entropy"]` of the finding, `[n, columns]`,
+    says how far the starts disagree on each cell, so which cells to trust; `extra["uncertainty"]` is the same from 0 to
+    1 (see the module `ensemble`). A FedAvg update is replayed through all its local steps.
 
     Labels are the adversary's, or optimized along: the paper's main results are with known ones. What differs: numbers
     are stretched about their mean (see `relaxed_columns`), categories pooled by the mean of the softmax where the
@@ -37,8 +37,8 @@ class TabLeak(Inversion):
     `inversion(objective=cosine, coordinates=pixels, optimizer=signed_adam(steps=1500,learning_rate=0.06,decay=none))`,
     and the same with `squared_error`.
 
-    Works on ReLU networks. Needs a table (kind `columns`). Fails on noise, on wrong labels, and the more rows a batch has
-    the less is right.
+    Works on ReLU networks. Needs a table (kind `columns`). Fails on noise and on wrong labels; the more rows a batch
+    has, the less is right.
     """
 
     name: ClassVar[str] = "tableak"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
@@ -30,7 +31,9 @@ class RelaxedColumns(Coordinates):
     kind: ClassVar[str] = "relaxed_columns"
     paper: ClassVar[str] = "Vero et al. 2023, arXiv 2210.01785"
 
-    columns: Columns | None = None
+    columns: Columns | None = Field(
+        default=None, description="the columns; None takes those of the data that is attacked, as is always right."
+    )
 
     def equipped(self, view: View) -> RelaxedColumns:
         """With the columns of the view's rows.
