@@ -8,6 +8,7 @@ from fedpriv.base import registry
 from fedpriv.base.errors import ModelError, ParameterError, UnknownNameError
 from fedpriv.base.lazy import tf
 from fedpriv.models import Model, load
+from fedpriv.models.loading import Facts
 
 MODULE = """
 import tensorflow as tf
@@ -70,7 +71,7 @@ def test_every_registered_model_loads(name):
 
 
 def test_a_model_of_tokens_asks_for_them():
-    with pytest.raises(ModelError, match="needs tokens.*data of kind tokens"):
+    with pytest.raises(ModelError, match=r"needs tokens.*data of kind tokens"):
         load("gpt", (16, 16, 1), 4)
 
 
