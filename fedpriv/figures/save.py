@@ -15,7 +15,6 @@ from fedpriv.figures.style import styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from PIL.Image import Image
 
 #: Colours of a picture's palette, and how far, of 255 levels, its pixels may be off with one in the mean.
 COLOURS = 128
@@ -66,7 +65,10 @@ def png(figure: Figure, title: str | None = None, caption: str | None = None, dp
     for key, text in (("Title", title), ("Description", caption)):
         if text is not None:
             texts.add_itxt(key, text)
-    full = _pixels(figure, dpi)
+    with Image.open(
+        io.BytesIO(_render(figure, "png", {"Software": None}, dpi, pil_kwargs={"compress_level": 0}))
+    ) as im:
+        full = im.convert("RGB")  # without its transparency channel
     palette = full.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     levels = np.reshape(ImageChops.difference(palette.convert("RGB"), full).histogram(), (3, 256)).sum(0)
     smaller = palette if levels @ np.arange(256) <= MISSED * levels.sum() else full
@@ -82,18 +84,9 @@ def pdf(figure: Figure, title: str | None = None, caption: str | None = None) ->
     return _render(figure, "pdf", {**fixed, "Title": title, "Subject": caption}, 300)
 
 
-def _pixels(figure: Figure, dpi: int) -> Image:
-    """The figure's pixels at `dpi`, without its transparency channel."""
-    from PIL.Image import frombuffer
-
-    raw = _render(figure, "rgba", {}, dpi)
-    width = int(figure.get_figwidth() * dpi)
-    return frombuffer("RGBA", (width, len(raw) // 4 // width), raw).convert("RGB")
-
-
-def _render(figure: Figure, kind: str, metadata: dict[str, str | None], dpi: int) -> bytes:
+def _render(figure: Figure, kind: str, metadata: dict[str, str | None], dpi: int, **options: Any) -> bytes:
     buffer = io.BytesIO()
     with styled():
         kept = {k: v for k, v in metadata.items() if v is not None or k not in ("Title", "Description", "Subject")}
-        figure.savefig(buffer, format=kind, metadata=kept or None, dpi=dpi)
+        figure.savefig(buffer, format=kind, metadata=kept, dpi=dpi, **options)
     return buffer.getvalue()
