@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fedpriv.data.dataset import Dataset
     from fedpriv.defense.stations import Defense
     from fedpriv.federation.federation import Federation
+    from fedpriv.models.loading import Facts
     from fedpriv.models.model import Model
     from fedpriv.rounds.stage import Stage
 
@@ -40,17 +41,19 @@ def datasets(data: str, data_dir: str | None) -> tuple[Dataset, Dataset | None]:
 
 
 @lru_cache(maxsize=4)
-def _model(text: str, shape: tuple[int, ...], classes: int) -> Model:
+def _model(text: str, facts: Facts) -> Model:
     """Kept, so that attacks compiled for it serve the next cell as well."""
     from fedpriv.models import load
 
-    return load(text, input_shape=shape, num_classes=classes)
+    return load(text, facts)
 
 
 def make_model(setting: Setting) -> Model:
     """The model, for the setting's data."""
+    from fedpriv.models.loading import Facts
+
     training, _ = datasets(setting.data, setting.data_dir)
-    return _model(setting.model, training.input_shape, training.num_classes)
+    return _model(setting.model, Facts.of(training))
 
 
 def fingerprint(setting: Setting) -> str:

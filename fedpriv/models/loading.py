@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError, ModelError, ParameterError, did_you_mean
@@ -16,17 +16,49 @@ from fedpriv.models.model import Model
 from fedpriv.models.seeding import eagerly, first_line, seeded
 
 
-def load(text: str, input_shape: Sequence[int], num_classes: int = 0, **parameters: Any) -> Model:
-    """The model that `text` names, for examples of `input_shape` and targets in `num_classes` classes.
+class Facts(NamedTuple):
+    """What a model may depend on of a dataset.
+
+    Attributes:
+      input_shape: one example's.
+      num_classes: 0 where targets are quantities.
+      target_shape: one target's; None where that is unknown.
+      vocabulary: how many tokens there are; None where examples are no tokens.
+      padding: the token that fills up short sequences, or None.
+    """
+
+    input_shape: tuple[int, ...]
+    num_classes: int
+    target_shape: tuple[int, ...] | None = None
+    vocabulary: int | None = None
+    padding: int | None = None
+
+    @classmethod
+    def of(cls, data: Any) -> Facts:
+        """Those of a `fedpriv.data.dataset.Dataset`."""
+        tokens = [getattr(data.kind, name, None) for name in ("vocabulary", "padding")]
+        return cls(tuple(data.input_shape), data.num_classes, tuple(data.y.shape[1:]), *tokens)
+
+
+def load(
+    text: str,
+    data: Any = None,
+    num_classes: int = 0,
+    *,
+    input_shape: Sequence[int] | None = None,
+    **parameters: Any,
+) -> Model:
+    """The model that `text` names, for a dataset's examples and targets.
 
     Args:
       text: a registered name, `name(key=value,...)`, or a dotted `package.module:function` (also with parameters).
         What is found there may be a function that returns a fedpriv `Model` or a `tf.keras.Model`, a subclass of
-        `tf.keras.Model`, or a Keras model. A function gets `input_shape` and `num_classes` if it has parameters of
-        those names. For Keras models the options of `fedpriv.models.keras_model.from_keras` are accepted as well,
-        such as `batch_norm=train` or `task=binary`.
-      input_shape: one example's shape, without the batch.
-      num_classes: number of classes, 0 where the targets are quantities.
+        `tf.keras.Model`, or a Keras model. A function gets `input_shape`, `num_classes`, `target_shape` and, for
+        tokens, `vocabulary` and `padding`, if it has parameters of those names. For Keras models the options of
+        `fedpriv.models.keras_model.from_keras` are accepted as well, such as `batch_norm=train` or `task=binary`.
+      data: the dataset, or its `Facts`; or one example's shape without the batch, where a model needs no more.
+      num_classes: number of classes, 0 where the targets are quantities; follows from a dataset.
+      input_shape: one example's shape, in place of `data`.
       **parameters: parameters of the model; they override those written in `text`.
 
     Raises:
@@ -36,13 +68,21 @@ def load(text: str, input_shape: Sequence[int], num_classes: int = 0, **paramete
     """
     name, written = registry.parse_call(text, "model")
     target = registry.models.load(name)
-    shape = tuple(int(s) for s in input_shape)
-    return eagerly(lambda: _load(target, name, text, shape, int(num_classes), {**written, **parameters}))
+    if (data is None) == (input_shape is None):
+        raise ParameterError(f"model '{name}': give the dataset, or one example's shape")
+    if hasattr(data, "kind"):
+        facts = Facts.of(data)
+    elif isinstance(data, Facts):
+        facts = data
+    else:
+        facts = Facts(tuple(int(s) for s in (data if input_shape is None else input_shape)), int(num_classes))
+    return eagerly(lambda: _load(target, name, text, facts, {**written, **parameters}))
 
 
-def _load(target: Any, name: str, text: str, shape: tuple[int, ...], num_classes: int, given: Config) -> Model:
+def _load(target: Any, name: str, text: str, facts: Facts, given: Config) -> Model:
     from fedpriv.models import keras_model
 
+    shape, num_classes = facts.input_shape, facts.num_classes
     if isinstance(target, tf.keras.Model):
         return _from_keras(keras_model, target, text, shape, num_classes, given, name)
     if not callable(target):
@@ -51,8 +91,13 @@ def _load(target: Any, name: str, text: str, shape: tuple[int, ...], num_classes
     accepted = _signature(target)
     for_keras = {k: given.pop(k) for k in keras_model.OPTIONS if k in given and k not in accepted}
     call = {**given}
-    for key, value in (("input_shape", shape), ("num_classes", num_classes)):
-        if key in accepted:
+    if "vocabulary" in accepted and facts.vocabulary is None and "vocabulary" not in given:
+        raise ModelError(
+            f"model '{name}' needs tokens, of which it asks the vocabulary; use data of kind tokens, and give the "
+            "dataset itself in place of its shape"
+        )
+    for key, value in facts._asdict().items():
+        if key in accepted and (value is not None or key not in given):
             if key in given:
                 raise ParameterError(f"model '{name}': {key} follows from the data ({value}); leave it out")
             call[key] = value

@@ -11,6 +11,7 @@ from fedpriv.base.errors import ModelError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, Examples, Flat, Labels, Tensor, Tensors
 from fedpriv.models.chain import ChainLayer
+from fedpriv.models.sequences import Attention, Embedding
 from fedpriv.models.spec import Spec
 from fedpriv.models.task import Task
 from fedpriv.models.tasks.classes import Classes, cross_entropy
@@ -58,6 +59,8 @@ class Model:
         `apply`, by which models are compared.
       task: what its outputs are for; None is softmax cross-entropy over `num_classes`, or squared error without
         classes.
+      embedding: for a model of tokens, where it keeps their vectors; `apply` then takes points of that space as well.
+      attention: its self-attentions in the order they are applied; empty when there are none, or unknown.
     """
 
     name: str
@@ -77,6 +80,8 @@ class Model:
     sent: Callable[[Tensors, Tensors], Moments] | None = None
     running: tuple[tuple[Array, Array], ...] | None = field(default=None, compare=False, repr=False)
     task: Task = None  # type: ignore[assignment]  # filled in below
+    embedding: Embedding | None = None
+    attention: tuple[Attention, ...] = ()
 
     def __post_init__(self) -> None:
         if self.task is None:

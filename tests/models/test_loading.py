@@ -8,6 +8,7 @@ from fedpriv.base import registry
 from fedpriv.base.errors import ModelError, ParameterError, UnknownNameError
 from fedpriv.base.lazy import tf
 from fedpriv.models import Model, load
+from fedpriv.models.loading import Facts
 
 MODULE = """
 import tensorflow as tf
@@ -60,10 +61,18 @@ def mine(text, shape=(6, 6, 1), classes=3, **parameters):
 
 @pytest.mark.parametrize("name", registry.models.names())
 def test_every_registered_model_loads(name):
-    model = load(name, (16, 16, 1), 4)
+    of_tokens = "vocabulary" in registry.parameters_of(registry.models.load(name))
+    shape = (8,) if of_tokens else (16, 16, 1)
+    model = load(name, Facts(shape, 4, (), vocabulary=30 if of_tokens else None))
     assert isinstance(model, Model)
     assert model.name == name
-    assert (model.input_shape, model.num_classes) == ((16, 16, 1), 4)
+    assert (model.input_shape, model.num_classes) == (shape, 4)
+    assert (model.embedding is not None) == of_tokens
+
+
+def test_a_model_of_tokens_asks_for_them():
+    with pytest.raises(ModelError, match=r"needs tokens.*data of kind tokens"):
+        load("gpt", (16, 16, 1), 4)
 
 
 def test_written_and_given_parameters():

@@ -21,6 +21,7 @@ class Tokens(Kind):
     Attributes:
       length: places of a sequence.
       vocabulary: how many tokens there are.
+      padding: the token that fills up sequences that are shorter; None where there is none.
     """
 
     name: ClassVar[str] = "tokens"
@@ -28,6 +29,7 @@ class Tokens(Kind):
 
     length: Annotated[int, Field(ge=1)]
     vocabulary: Annotated[int, Field(ge=2)]
+    padding: Annotated[int, Field(ge=0)] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

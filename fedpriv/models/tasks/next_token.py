@@ -17,12 +17,14 @@ class NextToken(Categorical):
     Attributes:
       num_classes: size of the vocabulary.
       length: places of a sequence.
+      padding: the token that fills up short sequences; a place whose target it is does not count. None: all count.
     """
 
     name: ClassVar[str] = "next_token"
     label: ClassVar[str] = "a token"
 
     length: Annotated[int, Field(ge=1)]
+    padding: Annotated[int, Field(ge=0)] | None = None
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -35,5 +37,15 @@ class NextToken(Categorical):
         return (self.length,)
 
     def losses(self, outputs: Tensor, y: Labels) -> Tensor:
-        """Cross-entropy `[n]` in nats, averaged over places."""
-        return tf.reduce_mean(cross_entropy(outputs, y), axis=-1)
+        """Cross-entropy `[n]` in nats, averaged over places whose target is no padding."""
+        return self._averaged(cross_entropy(outputs, y), y)
+
+    def qualities(self, outputs: Tensor, y: Labels) -> Tensor:
+        """Fraction of places predicted, float64 `[n]`, of those whose target is no padding."""
+        return self._averaged(tf.cast(tf.equal(self.predict(outputs), tf.cast(y, tf.int32)), tf.float64), y)
+
+    def _averaged(self, values: Tensor, y: Labels) -> Tensor:
+        if self.padding is None or not y.dtype.is_integer:  # relaxed targets are looked for at every place
+            return tf.reduce_mean(values, axis=-1)
+        counts = tf.cast(tf.not_equal(y, self.padding), values.dtype)
+        return tf.math.divide_no_nan(tf.reduce_sum(values * counts, axis=-1), tf.reduce_sum(counts, axis=-1))

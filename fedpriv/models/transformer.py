@@ -1,0 +1,346 @@
+"""Transformers: a decoder like GPT and an encoder like BERT, written out: second derivatives are right and fast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fedpriv.base.errors import ModelError, ParameterError
+from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Tensor, Tensors
+from fedpriv.models.model import Model
+from fedpriv.models.sequences import Attention, Embedding
+from fedpriv.models.spec import Spec
+from fedpriv.models.task import Task, create
+from fedpriv.models.tasks.next_token import NextToken
+
+Precision = Literal["float32", "float64"]
+Positions = Literal["learned", "sinusoidal"]
+
+#: Standard deviation of initial kernels and tables, as in GPT-2 and BERT.
+SPREAD = 0.02
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What makes a transformer besides its weights."""
+
+    length: int
+    vocabulary: int
+    padding: int | None
+    layers: int
+    width: int
+    heads: int
+    causal: bool
+    positions: Positions
+    tied: bool
+    task: Task
+    dtype: str
+
+    @property
+    def outputs_each(self) -> bool:
+        """Whether there is an output at each place."""
+        return isinstance(self.task, NextToken)
+
+
+def gpt(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    vocabulary: int,
+    padding: int | None = None,
+    target_shape: tuple[int, ...] | None = None,
+    layers: int = 2,
+    width: int = 64,
+    heads: int = 4,
+    positions: Positions = "learned",
+    tied: bool = True,
+    task: str | None = None,
+    dtype: Precision = "float32",
+) -> Model:
+    """A decoder like GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
+
+    Layer normalization comes before each self-attention and each dense part of 4 `width` GELU units, and once at the
+    end; places see only themselves and those before. The next-token head is `tied` to the table or a kernel of its
+    own. For other tasks the last place that is no padding is read, by a dense layer.
+
+    Args:
+      input_shape: `(length,)`.
+      num_classes: number of classes; the vocabulary for next tokens.
+      vocabulary: number of tokens; follows from the data.
+      padding: the token that fills up short sequences, or None; follows from the data.
+      target_shape: one target's; follows from the data. `(length,)` makes the task `next_token`.
+      layers: number of blocks.
+      width: of the embedding; a multiple of `heads`.
+      heads: of each attention.
+      positions: a learned table, or fixed sines and cosines (Vaswani et al. 2017, arXiv 1706.03762).
+      tied: whether the next-token head is the table itself.
+      task: as for `mlp`; None goes by the data.
+      dtype: precision of weights and arithmetic.
+    """
+    made = _task("gpt", input_shape, num_classes, target_shape, task, padding)
+    shape = _Shape(input_shape[0], vocabulary, padding, layers, width, heads, True, positions, tied, made, dtype)
+    return _model(_name("gpt", shape, tied=True), shape)
+
+
+def bert(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    vocabulary: int,
+    padding: int | None = None,
+    target_shape: tuple[int, ...] | None = None,
+    layers: int = 2,
+    width: int = 64,
+    heads: int = 4,
+    positions: Positions = "learned",
+    task: str | None = None,
+    dtype: Precision = "float32",
+) -> Model:
+    """An encoder like BERT (Devlin et al. 2018, arXiv 1810.04805), for tasks with one target a sequence.
+
+    Layer normalization comes after the embedding, each self-attention and each dense part of 4 `width` GELU units;
+    all places see each other, but for padding. The first place is read by a dense tanh layer and one of logits.
+
+    Args:
+      input_shape: `(length,)`.
+      num_classes: number of classes, 0 where the targets are quantities.
+      vocabulary: number of tokens; follows from the data.
+      padding: the token that fills up short sequences, or None; follows from the data.
+      target_shape: one target's; follows from the data.
+      layers: number of blocks.
+      width: of the embedding; a multiple of `heads`.
+      heads: of each attention.
+      positions: a learned table, or fixed sines and cosines (Vaswani et al. 2017, arXiv 1706.03762).
+      task: as for `mlp`; None goes by the data.
+      dtype: precision of weights and arithmetic.
+    """
+    made = _task("bert", input_shape, num_classes, target_shape, task, padding)
+    shape = _Shape(input_shape[0], vocabulary, padding, layers, width, heads, False, positions, False, made, dtype)
+    if shape.outputs_each:
+        raise ModelError(
+            "model 'bert' sees the tokens that follow, so it cannot be asked for them; use 'gpt' for next tokens, or "
+            "data with one target a sequence"
+        )
+    return _model(_name("bert", shape, tied=False), shape)
+
+
+def _name(kind: str, shape: _Shape, tied: bool) -> str:
+    from fedpriv.models.zoo import label
+
+    return label(
+        kind,
+        layers=(shape.layers, 2),
+        width=(shape.width, 64),
+        heads=(shape.heads, 4),
+        positions=(shape.positions, "learned"),
+        tied=(shape.tied, tied),
+        dtype=(shape.dtype, "float32"),
+    )
+
+
+def _task(
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    target_shape: tuple[int, ...] | None,
+    task: str | None,
+    padding: int | None,
+) -> Task:
+    if len(input_shape) != 1:
+        raise ModelError(
+            f"model '{name}' needs sequences of tokens (length,), got examples of shape {input_shape}; use data of "
+            "kind tokens, such as --data sentences"
+        )
+    each = target_shape is not None and len(target_shape) == 1
+    if not each and task is None:
+        return create(None, num_classes)
+    if task is None or task == "next_token":
+        return NextToken(num_classes=num_classes, length=input_shape[0], padding=padding)
+    return create(task, num_classes)
+
+
+def _model(name: str, shape: _Shape) -> Model:
+    for what, value in (("layers", shape.layers), ("width", shape.width), ("heads", shape.heads)):
+        if value < 1:
+            raise ParameterError(f"model '{name}': {what}={value}; at least 1 is needed")
+    if shape.width % shape.heads:
+        raise ParameterError(f"model '{name}': width={shape.width} is no multiple of heads={shape.heads}")
+    if shape.positions == "sinusoidal" and shape.width % 2:
+        raise ParameterError(f"model '{name}': sinusoidal positions need an even width, got {shape.width}")
+    tensors = _tensors(shape)
+    spec = Spec(tuple(t[0] for t in tensors), tuple(t[1] for t in tensors), shape.dtype)
+    where = {n: i for i, n in enumerate(spec.names)}
+
+    def apply(weights: Tensors, x: Examples, training: bool) -> Tensor:
+        return _outputs(shape, dict(zip(spec.names, weights)), x)
+
+    def initialize(seed: int) -> list[np.ndarray]:
+        draws = np.random.default_rng(seed)
+        made: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
+            "normal": lambda s: draws.normal(0, SPREAD, s),
+            "zeros": np.zeros,
+            "ones": np.ones,
+        }
+        return [made[start](s).astype(shape.dtype) for _, s, start, _ in tensors]
+
+    def entering(block: int) -> Callable[[Tensors, Examples], Tensor]:
+        return lambda weights, x: _blocks(shape, dict(zip(spec.names, weights)), x, block)
+
+    return Model(
+        name=name,
+        input_shape=(shape.length,),
+        num_classes=shape.task.classes,
+        spec=spec,
+        apply=apply,
+        initialize=initialize,
+        layers=tuple(t[3] for t in tensors),
+        task=shape.task,
+        embedding=Embedding(
+            where["embedding/table"],
+            shape.tied and shape.outputs_each,
+            where["head/kernel"] if shape.outputs_each and not shape.tied else None,
+            where.get("positions/table"),
+        ),
+        attention=tuple(
+            Attention(where[f"block{i}/query/kernel"], entering(i), shape.causal) for i in range(shape.layers)
+        ),
+    )
+
+
+#: A tensor's name, shape, how it starts, and its layer's kind.
+_Tensor = tuple[str, tuple[int, ...], Literal["normal", "zeros", "ones"], str]
+
+
+def _tensors(shape: _Shape) -> list[_Tensor]:
+    d = shape.width
+
+    def dense(name: str, inputs: int, outputs: int) -> list[_Tensor]:
+        return [
+            (f"{name}/kernel", (inputs, outputs), "normal", "dense"),
+            (f"{name}/bias", (outputs,), "zeros", "dense"),
+        ]
+
+    def norm(name: str) -> list[_Tensor]:
+        return [(f"{name}/gamma", (d,), "ones", "norm"), (f"{name}/beta", (d,), "zeros", "norm")]
+
+    found: list[_Tensor] = [("embedding/table", (shape.vocabulary, d), "normal", "embedding")]
+    if shape.positions == "learned":
+        found.append(("positions/table", (shape.length, d), "normal", "embedding"))
+    if not shape.causal:
+        found += norm("embedding_norm")
+    for i in range(shape.layers):
+        block = f"block{i}"
+        attention = [t for part in ("query", "key", "value", "attended") for t in dense(f"{block}/{part}", d, d)]
+        wide = [*dense(f"{block}/wide", d, 4 * d), *dense(f"{block}/narrow", 4 * d, d)]
+        found += [*norm(f"{block}/norm1"), *attention, *norm(f"{block}/norm2"), *wide]
+    if shape.causal:
+        found += norm("norm")
+    if not shape.causal:
+        found += dense("pooled", d, d)
+    outputs = shape.task.output_shape[-1]
+    if not shape.outputs_each:
+        found += dense("head", d, outputs)
+    elif not shape.tied:
+        found.append(("head/kernel", (d, outputs), "normal", "dense"))
+    return found
+
+
+def _outputs(shape: _Shape, w: dict[str, Tensor], x: Examples) -> Tensor:
+    x = tf.convert_to_tensor(x)
+    h = _blocks(shape, w, x, shape.layers)
+    if shape.causal:
+        h = _norm(h, w, "norm")
+    if shape.outputs_each:
+        return tf.matmul(h, w["embedding/table"], transpose_b=True) if shape.tied else h @ w["head/kernel"]
+    if not shape.causal:
+        return _dense(tf.tanh(_dense(h[:, 0], w, "pooled")), w, "head")
+    present = _present(shape, x)
+    if present is None:
+        return _dense(h[:, -1], w, "head")
+    places = tf.range(1, tf.shape(present)[1] + 1)
+    last = tf.reduce_max(tf.where(present, places, 1), axis=1) - 1
+    return _dense(tf.gather(h, last, batch_dims=1), w, "head")
+
+
+def _present(shape: _Shape, x: Examples) -> Tensor | None:
+    """Which places hold tokens, bool `[n, length]`; None where all do, as points of the embedding space do."""
+    if shape.padding is None or x.shape.rank == 3:
+        return None
+    return tf.not_equal(tf.cast(x, tf.int32), shape.padding)
+
+
+def _blocks(shape: _Shape, w: dict[str, Tensor], x: Examples, count: int) -> Tensor:
+    """What enters the attention of block `count`, or leaves the last block if there are only that many."""
+    x = tf.convert_to_tensor(x)
+    h = x if x.shape.rank == 3 else tf.gather(w["embedding/table"], tf.cast(x, tf.int32))
+    length = h.shape[1]
+    if shape.positions == "learned":
+        h += w["positions/table"][:length]
+    else:
+        h += tf.constant(sinusoids(length, shape.width), h.dtype)
+    if not shape.causal:
+        h = _norm(h, w, "embedding_norm")
+    hidden = _hidden(shape, _present(shape, x), length, h.dtype)
+    for i in range(count):
+        block = f"block{i}"
+        if shape.causal:
+            h += _attend(shape, w, block, _norm(h, w, f"{block}/norm1"), hidden)
+            h += _wide(w, block, _norm(h, w, f"{block}/norm2"))
+        else:
+            h = _norm(h + _attend(shape, w, block, h, hidden), w, f"{block}/norm1")
+            h = _norm(h + _wide(w, block, h), w, f"{block}/norm2")
+    return _norm(h, w, f"block{count}/norm1") if shape.causal and count < shape.layers else h
+
+
+def _hidden(shape: _Shape, present: Tensor | None, length: int, dtype: str) -> Tensor | None:
+    """What is added to attention's scores, `[1 or n, 1, length, length]`: a large negative number where one may not
+    look."""
+    never = -1e9
+    found = None
+    if shape.causal:
+        found = tf.constant(np.triu(np.full((length, length), never), 1)[None, None], dtype)
+    if present is not None:
+        padded = tf.cast(tf.where(present, 0.0, never), dtype)[:, None, None, :]
+        found = padded if found is None else found + padded
+    return found
+
+
+def _attend(shape: _Shape, w: dict[str, Tensor], block: str, h: Tensor, hidden: Tensor | None) -> Tensor:
+    length, each = h.shape[1], shape.width // shape.heads
+
+    def heads(part: str) -> Tensor:
+        split = tf.reshape(_dense(h, w, f"{block}/{part}"), [-1, length, shape.heads, each])
+        return tf.transpose(split, [0, 2, 1, 3])
+
+    scores = tf.matmul(heads("query"), heads("key"), transpose_b=True) / math.sqrt(each)
+    if hidden is not None:
+        scores += hidden
+    mixed = tf.matmul(tf.nn.softmax(scores), heads("value"))
+    joined = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [-1, length, shape.width])
+    return _dense(joined, w, f"{block}/attended")
+
+
+def _wide(w: dict[str, Tensor], block: str, h: Tensor) -> Tensor:
+    return _dense(tf.nn.gelu(_dense(h, w, f"{block}/wide"), approximate=True), w, f"{block}/narrow")
+
+
+def _dense(h: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
+    return tf.matmul(h, w[f"{name}/kernel"]) + w[f"{name}/bias"]
+
+
+def _norm(h: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
+    # Written out: second derivatives of tf.nn.moments are wrong.
+    centred = h - tf.reduce_mean(h, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+    return centred * tf.math.rsqrt(variance + 1e-5) * w[f"{name}/gamma"] + w[f"{name}/beta"]
+
+
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """Fixed positions `[length, width]` (Vaswani et al. 2017, arXiv 1706.03762): sines in the first half of a row,
+    cosines in the second."""
+    rates = np.exp(-math.log(10000.0) * np.arange(width // 2) / (width // 2))
+    angles = np.arange(length)[:, None] * rates[None]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
