@@ -43,8 +43,19 @@ def options(task, model="mlp(hidden=[8])", **more):
     return {"model": made, "train": data, "test": data, "client": {"learning_rate": 0.1}, **more}
 
 
-@pytest.mark.parametrize("task", DATA)
-@pytest.mark.parametrize("defenses", [(), (Clip(norm=0.05),), (Clip(norm=1), SecretSharing(aggregators=2))], ids=len)
+def once_each(tasks, options, ids):
+    """Every task and every option by default, and all pairs of them in the slow run: neither knows of the other."""
+    return [
+        pytest.param(task, option, id=f"{task}-{name}", marks=[pytest.mark.slow] * (j != i % len(options)))
+        for i, task in enumerate(tasks)
+        for j, (option, name) in enumerate(zip(options, ids, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "defenses"),
+    once_each(DATA, [(), (Clip(norm=0.05),), (Clip(norm=1), SecretSharing(aggregators=2))], ["none", "clip", "shared"]),
+)
 def test_both_engines_train_to_the_same_weights(federate, address, task, defenses):
     settings = options(task, batch_size=4, local_epochs=2, defenses=defenses)
     tff = {"engine": "tff", "engine_options": {"workers": [address]}}
@@ -85,9 +96,16 @@ def test_one_step_of_logistic_and_of_linear_regression_by_hand(federate):
 
 @pytest.mark.parametrize("task", DATA)
 @pytest.mark.parametrize(
-    "procedure", [{"procedure": Procedure.fedsgd()}, {"batch_size": None, "local_epochs": 3}], ids=["fedsgd", "fedavg"]
+    ("procedure", "defenses"),
+    [
+        pytest.param({"procedure": Procedure.fedsgd()}, (), id="fedsgd-none", marks=pytest.mark.slow),
+        pytest.param({"procedure": Procedure.fedsgd()}, (Clip(norm=0.05),), id="fedsgd-clip"),
+        pytest.param({"batch_size": None, "local_epochs": 3}, (), id="fedavg-none"),
+        pytest.param(
+            {"batch_size": None, "local_epochs": 3}, (Clip(norm=0.05),), id="fedavg-clip", marks=pytest.mark.slow
+        ),
+    ],
 )
-@pytest.mark.parametrize("defenses", [(), (Clip(norm=0.05),)], ids=["none", "clip"])
 def test_at_the_truth_simulate_is_the_observation(federate, task, procedure, defenses):
     federation = federate(**options(task, **procedure, defenses=defenses))
     taps = [Tap(Adversary().knowing("labels"), rounds={1})]

@@ -13,7 +13,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import Purpose, fresh_keys, graph_seed, secrets_of
 from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Seed, Tensor
 from fedpriv.defense.stations import Station
-from fedpriv.engine.evaluate import Evaluator
+from fedpriv.engine.evaluate import evaluator
 from fedpriv.engine.masking import Masking
 from fedpriv.engine.result import CohortResult, CohortTask
 from fedpriv.federation.client import Client, Visit, drawn_epochs, unit_floats
@@ -47,7 +47,7 @@ class Engine(ABC):
         self.plan, self.line = federation.plan, federation.line
         self.client = Client(federation.model, federation.procedure, self.line)
         self.log_names, self.tally_names = self.client.reports()
-        self._evaluator = Evaluator(federation.model)
+        self._evaluator = evaluator(federation.model)
         #: Whether the norms of updates are asked for: without defenses, to choose a clip by.
         self.measures_norms = not self.line.links
         self.own_like = self.line.initial_client_states()

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from fedpriv.base.lazy import default_threads, tf
 from fedpriv.base.types import Array, Examples, Flat, Labels, Scalar
 from fedpriv.data.kind import unit_floats
 from fedpriv.models.model import Model
 
 EVALUATION_BATCH = 500
+
+
+def evaluator(model: Model) -> Evaluator:
+    """The model's evaluation, compiled once for all federations that train it."""
+    try:
+        hash(model)
+    except TypeError:  # one of somebody's own, with a list in a field
+        return Evaluator(model)
+    return _evaluator(model)
+
+
+@lru_cache(maxsize=8)
+def _evaluator(model: Model) -> Evaluator:
+    return Evaluator(model)
 
 
 class Evaluator:

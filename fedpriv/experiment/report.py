@@ -28,6 +28,8 @@ PAIRS = 200
 
 #: Sentences on attacked examples in a report.
 SHOWN = 4
+#: Pixels an inch of a report's PNG figures: half as many again as the page shows; the PDF beside it is for print.
+DPI = 150
 #: What a figure is kept as, beside each other.
 DRAWN = (".png", ".pdf", ".json")
 
@@ -59,7 +61,7 @@ def write_report(
             old.unlink()
     for drawn in drawable:
         about = {"title": drawn.heading, "caption": drawn.caption, **origin}
-        image, *_ = save(drawn.draw(), store.folder / "figures" / drawn.stem, about)
+        image, *_ = save(drawn.draw(), store.folder / "figures" / drawn.stem, about, DPI)
         picture = Figure(image, drawn.alt, drawn.caption, beside=f"figures/{drawn.stem}.png")
         figures.append(Section(drawn.heading, figures=[picture]))
     differences = _differences(made)

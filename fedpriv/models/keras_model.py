@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ from fedpriv.models.task import Task, create
 
 #: The keyword options of `from_keras`, which `fedpriv.models.load` also takes for a Keras model given by name.
 OPTIONS = ("outputs", "batch_norm", "allow_stateful_random", "verify", "task")
+#: Initial weights that a model keeps, in numbers; those of one seed at least.
+KEPT_WEIGHTS = 2**21
 
 _RANDOM_OP = re.compile(
     "Random(Uniform|UniformInt|StandardNormal|Gamma|Poisson|PoissonV2|Shuffle)|Multinomial|TruncatedNormal|"
@@ -227,10 +230,15 @@ def _from_keras(
     each_once = running is not None and len(layers) == len(set(layers)) == len(running.layers)
     readable = each_once and moving and running is not None and running.readable
 
+    # Building the network again takes as long as a small round does.
+    @functools.lru_cache(max(1, min(32, KEPT_WEIGHTS // max(1, spec.size))))
+    def drawn(seed: int) -> list[np.ndarray]:
+        return eagerly(lambda: _initial(build, seed, shape, name, order))
+
     def initialize(seed: int) -> list[np.ndarray]:
         if given:
             return [*first, *(variables[i].numpy() for i in order)]
-        return [*first, *eagerly(lambda: _initial(build, seed, shape, name, order))]
+        return [*first, *(w.copy() for w in drawn(seed))]
 
     pure = tf.autograph.experimental.do_not_convert
 

@@ -54,6 +54,9 @@ _FORMATS = {
     "epsilon": ".3g",
 }
 
+#: What stands for no value; the page's script sorts it last.
+BLANK = "–"
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -94,6 +97,10 @@ class Table:
         """Whether a column holds only numbers, ranges of numbers and blanks, so that it is set flush right."""
         values = [r.get(key) for r in self.rows if r.get(key) is not None]
         return bool(values) and all(_number(v) is not None or _is_range(v) for v in values)
+
+    def numbers(self) -> frozenset[str]:
+        """The columns set flush right."""
+        return frozenset(key for key in self.keys() if self.numeric(key))
 
     def cell(self, row: Mapping[str, Any], key: str) -> tuple[str, str]:
         """A cell's text and the value it sorts by.
@@ -172,8 +179,12 @@ class Figure:
         if self.width is not None:
             return self.width
         if isinstance(self.image, bytes | str | os.PathLike):
-            pixels = int.from_bytes(self.png()[16:20], "big")  # the width field of a PNG's header
-            return max(1, pixels // 2)
+            import io
+
+            from PIL import Image
+
+            with Image.open(io.BytesIO(self.png())) as image:
+                return max(1, round(image.width * 100 / image.info.get("dpi", (200, 200))[0]))
         return round(self.image.get_figwidth() * 100)
 
 
@@ -244,6 +255,7 @@ class Report:
         made = {k: v for k, v in self.provenance.items() if v is not None}
         return environment.get_template("page.html.j2").render(
             report=self,
+            sorts_alike=_sorts_alike,
             pictures="'self' file: data:" if any(f.beside for s in self.sections for f in s.figures) else "data:",
             sections=list(zip(anchors, self.sections, strict=True)),
             command=made.pop("command", None),
@@ -264,7 +276,7 @@ def show(value: Any, spec: str | None = None) -> str:
     """A value as a reader wants it: numbers to four digits, – for none, ∞, yes and no, ranges for pairs."""
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
+        return BLANK
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float) and math.isinf(value):
@@ -309,7 +321,18 @@ def _sort_value(value: Any) -> str:
     number = _number(value)
     if number is None:
         return "" if value is None else show(value)
-    return "" if math.isnan(number) else repr(number).replace("inf", "Infinity")
+    if math.isnan(number):
+        return ""
+    if math.isinf(number):
+        return "Infinity" if number > 0 else "-Infinity"
+    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else f"{number:.7g}"
+
+
+def _sorts_alike(text: str, sort: str) -> bool:
+    """Whether the page's script sorts a cell by its text as by `sort`, which then need not stand in the page."""
+    if text == sort or (text, sort) == (BLANK, ""):
+        return True
+    return re.fullmatch(r"-?\d+(\.\d+)?(e[+-]\d+)?", text) is not None and sort != "" and float(text) == float(sort)
 
 
 def _fact(value: Any) -> str:

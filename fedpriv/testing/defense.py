@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from fedpriv.base.errors import CheckError, FedprivError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.registry import defenses
 from fedpriv.base.types import Flat, Scalar, Seed
+from fedpriv.data.dataset import Dataset
 from fedpriv.data.embedded import fashion_small
 from fedpriv.data.partition import Partition
 from fedpriv.defense.aggregator import Aggregator
@@ -19,6 +21,7 @@ from fedpriv.defense.domain import Real
 from fedpriv.defense.passed import passed
 from fedpriv.defense.stations import Context, Defense, Station, labels
 from fedpriv.federation.federation import Federation
+from fedpriv.models.model import Model
 from fedpriv.models.zoo import logistic
 from fedpriv.procedure.procedure import make_procedure
 from fedpriv.rounds.server import State
@@ -114,11 +117,7 @@ class _Check:
 
     def __post_init__(self) -> None:
         self.label = labels([self.defense])[0]
-        data = fashion_small()[0]
-        x = data.floats(slice(0, 24)).reshape(24, 7, 4, 7, 4, 1).mean((2, 4)).astype(np.float32)
-        self._data = type(data)("fashion_7", x, data.y[:24], 10)
-        self._model = logistic((7, 7, 1), 10)
-        self._made: dict[tuple[int, bool], Federation] = {}
+        self._made: dict[int, Federation] = {}
 
     def broken(self, problem: str) -> None:
         """Notes a broken promise, once."""
@@ -133,19 +132,11 @@ class _Check:
             listed = "\n".join(f"- {p}" for p in self.problems)
             raise CheckError(f"defense '{self.label}' breaks its promises:\n{listed}")
 
-    def federation(self, seed: int, defended: bool = True) -> Federation:
-        """Six clients of four examples each, one full-batch step a round."""
-        if (seed, defended) not in self._made:
-            self._made[seed, defended] = Federation(
-                self._model,
-                self._data,
-                Partition("sixes", tuple(np.split(np.arange(24), 6))),
-                make_procedure(batch_size=None, weighting="uniform", client={"learning_rate": 0.5}),
-                (self.defense,) if defended else (),
-                seed=seed,
-                engine=self.engine,
-            )
-        return self._made[seed, defended]
+    def federation(self, seed: int) -> Federation:
+        """The small federation with the defense."""
+        if seed not in self._made:
+            self._made[seed] = _federation((self.defense,), seed, self.engine)
+        return self._made[seed]
 
     def parameters(self) -> None:
         """Fixed once made, and given back by `config`."""
@@ -161,17 +152,14 @@ class _Check:
     def trains(self) -> None:
         """Two rounds to finite weights, and something that differs from no defense."""
         weights, log = self._two_rounds(self.seed)
-        bare = self.federation(self.seed, defended=False)
-        start = bare.start()
-        plain, _ = bare.step(State(0, start.weights, start.server, start.defenses, start.clients), evaluate=False)
         if weights is None:
             return
+        start, plain, sent = _undefended(self.seed, self.engine)
         own = self.federation(self.seed).start()
-        if own.weights.shape == plain.weights.shape:
+        if own.weights.shape == plain.shape:
             first, record = self.federation(self.seed).step(own, evaluate=False)
-            step = np.linalg.norm(plain.weights - start.weights)
-            self.moved = float(np.linalg.norm(first.weights - plain.weights) / step)
-            aware = bool(log) or record.bytes_up != plain_bytes(bare)
+            self.moved = float(np.linalg.norm(first.weights - plain) / np.linalg.norm(plain - start))
+            aware = bool(log) or record.bytes_up != sent
             if self.moved == 0 and not aware:
                 self.broken("nothing differs from a federation without it: neither the model, nor bytes, nor a log")
         if not np.isfinite(weights).all():
@@ -200,7 +188,7 @@ class _Check:
         parts = self.defense.parts()
         if any(d.acts_at(Station.UPDATE) for d in parts):
             seeds = [tf.constant([a, b], tf.int64) for a, b in ((1, 2), (3, 4))]
-            outs = [self._updated(np.linspace(-1, 1, self._model.spec.size), s) for s in seeds]
+            outs = [self._updated(np.linspace(-1, 1, _trained_on()[0].spec.size), s) for s in seeds]
             noises = [d.noise(self.federation(self.seed).plan) for d in parts]
             declared = [n for n in noises if n is not None and n.where == "update"]
             if not np.array_equal(outs[0], outs[1]) and not declared and self.defense.replayable:
@@ -210,7 +198,7 @@ class _Check:
             if declared and declared[0].distribution == "gaussian" and declared[0].scale:
                 spread = float(np.std(outs[0] - outs[1]) / np.sqrt(2))
                 # The sample deviation of d normals has a relative standard error of 1 / sqrt(2 d).
-                if abs(spread / float(declared[0].scale) - 1) > 6 / np.sqrt(2 * self._model.spec.size):
+                if abs(spread / float(declared[0].scale) - 1) > 6 / np.sqrt(2 * _trained_on()[0].spec.size):
                     self.broken(
                         f"it declares normal noise of deviation {declared[0].scale:.4g} on updates, but adds "
                         f"{spread:.4g}"
@@ -319,6 +307,28 @@ class _Check:
             return None
 
 
-def plain_bytes(federation: Federation) -> int:
-    """Bytes that six undefended clients send in a round."""
-    return 6 * 4 * federation.plan.spec.size
+@functools.cache
+def _trained_on() -> tuple[Model, Dataset]:
+    """A logistic regression, and 24 images of 7 x 7."""
+    data = fashion_small()[0]
+    x = data.floats(slice(0, 24)).reshape(24, 7, 4, 7, 4, 1).mean((2, 4)).astype(np.float32)
+    return logistic((7, 7, 1), 10), Dataset("fashion_7", x, data.y[:24], 10)
+
+
+def _federation(stack: tuple[Defense, ...], seed: int, engine: str) -> Federation:
+    """Six clients of four examples each, one full-batch step a round."""
+    procedure = make_procedure(batch_size=None, weighting="uniform", client={"learning_rate": 0.5})
+    sixes = Partition("sixes", tuple(np.split(np.arange(24), 6)))
+    return Federation(*_trained_on(), sixes, procedure, stack, seed=seed, engine=engine)
+
+
+@functools.cache
+def _undefended(seed: int, engine: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Without a defense: the initial weights, those after a round, and the bytes that the clients send in it."""
+    bare = _federation((), seed, engine)
+    try:
+        start = bare.start()
+        first, record = bare.step(State(0, start.weights, start.server, start.defenses, start.clients), evaluate=False)
+        return start.weights, first.weights, record.bytes_up
+    finally:
+        bare.close()

@@ -73,7 +73,7 @@ def test_losses_are_those_of_the_model_by_hand(by_hand, toy, logistic_model):
 
 def test_shadows_tell_a_property(test_set, model):
     exposure = Exposure(model, test_set, 10, 20, procedure=make_procedure(batch_size=None), seed=1)
-    row = scored(ShadowProperty(), "property(of=label:3,share=0.5,otherwise=0.1)", exposure, auxiliary=400)
+    row = scored(ShadowProperty(shadows=20), "property(of=label:3,share=0.5,otherwise=0.1)", exposure, auxiliary=400)
     assert row["answers"] == 10
     assert row["yes"] == 5
     assert row["auc"] > 0.85
@@ -85,7 +85,7 @@ def test_shadows_cannot_tell_what_noise_hides(test_set, model):
     hidden = (registry.defenses.create("local_dp(clip=1,noise_multiplier=100)"),)
     exposure = Exposure(model, test_set, 10, 20, defenses=hidden, seed=1)
     goal = "property(of=label:3,share=0.5,otherwise=0.1)"
-    low, high = scored(ShadowProperty(), goal, exposure, auxiliary=400)["auc_interval"]
+    low, high = scored(ShadowProperty(shadows=20), goal, exposure, auxiliary=400)["auc_interval"]
     assert low < 0.5 < high
 
 

@@ -23,7 +23,7 @@ TABLES = [("clinic", "mlp"), ("clinic", "mlp(task=binary)"), ("diabetes", "mlp")
 QUICK = DLG(restarts=1)
 
 
-def exposure(data, model, trials=4, batch=1, **options):
+def exposure(data, model, trials, batch=1, **options):
     train, test = load(data)
     made = load_model(model, train.input_shape, train.num_classes)
     return Exposure(made, test, trials, batch, **options)
@@ -31,7 +31,7 @@ def exposure(data, model, trials=4, batch=1, **options):
 
 @pytest.mark.parametrize(("data", "model"), TABLES)
 def test_dlg_reads_rows_and_targets_off_a_gradient(data, model):
-    for observation in exposure(data, model):
+    for observation in exposure(data, model, 2):
         trial = run_trial(QUICK, observation, 0)
         (image,) = trial.score.images
         assert image.psnr is None
@@ -65,7 +65,7 @@ def test_a_batch_of_rows_is_matched_one_to_one():
 
 
 def test_noise_leaves_hardly_more_than_guessing():
-    noisy = exposure("clinic", "mlp(task=binary)", 6, defenses=(LocalDP(clip=1.0, noise_multiplier=1.0),))
+    noisy = exposure("clinic", "mlp(task=binary)", 4, defenses=(LocalDP(clip=1.0, noise_multiplier=1.0),))
     rows = [run_trial(QUICK, o, 0).score.images[0] for o in noisy]
     assert not any(r.success for r in rows)
     assert np.mean([r.extra["row_accuracy"] for r in rows]) < 0.7

@@ -189,16 +189,16 @@ def test_a_command_is_a_cell(run, strict, npz):
 
 
 def test_which_images_were_attacked_is_said(run, npz):
-    status, out, _ = run("attack", f"idlg{QUICK}", *TINY, "--data", npz)
+    status, out, _ = run("attack", "first_layer", *TINY, "--data", npz)
     assert status == 0
     assert "Attacked: 2 examples of the training set of" in out.splitlines()[-1]
-    status, out, _ = run("attack", f"idlg{QUICK}", *TINY)
+    status, out, _ = run("attack", "first_layer", *TINY)
     assert status == 0
     said = out.splitlines()[-1]
     assert said.startswith("Attacked: 2 examples of the test set of 'fashion_small', drawn by seed 0: 1 ")
-    _, again, _ = run("attack", f"idlg{QUICK}", *TINY)
+    _, again, _ = run("attack", "first_layer", *TINY)
     assert again.splitlines()[-1] == said
-    _, first, _ = run("attack", f"idlg{QUICK}", *TINY, "--order", "file")
+    _, first, _ = run("attack", "first_layer", *TINY, "--order", "file")
     assert "the first of its 2000: 1 T-shirt/top, 1 Trouser." in first.splitlines()[-1]
 
 

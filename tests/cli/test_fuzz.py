@@ -250,7 +250,7 @@ def tried(strategy, test, examples):
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_a_command_line_is_run_or_answered_in_one_message(name):
-    tried(command_lines(name), check, 6 if name == "salaries" else 20)  # which draws a page each time
+    tried(command_lines(name), check, 4 if name == "salaries" else 14)  # which draws a page each time
 
 
 @pytest.mark.slow

@@ -60,8 +60,15 @@ def clipped(updates, norm):
     return updates * np.minimum(1, norm / np.linalg.norm(updates, axis=1))[:, None]
 
 
-@pytest.mark.parametrize("weighting", ["examples", "uniform"])
-@pytest.mark.parametrize("chunk", [1, 2, 32])
+@pytest.mark.parametrize(
+    ("chunk", "weighting"),
+    [
+        (1, "examples"),
+        (2, "uniform"),
+        (32, "examples"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, "uniform"), (2, "examples"), (32, "uniform"))),
+    ],
+)
 def test_clipping_is_the_clipped_mean(on_tff, updates, weighting, chunk):
     norm = np.median(np.linalg.norm(updates, axis=1))
     shares = SIZES / SIZES.sum() if weighting == "examples" else np.full(5, 0.2)

@@ -73,8 +73,15 @@ def agree(graph, tff, rounds=5, tolerance=1e-5):
         assert (other.survivors, other.bytes_up, other.accuracy) == (one.survivors, one.bytes_up, one.accuracy)
 
 
-@pytest.mark.parametrize("stack", STACKS)
-@pytest.mark.parametrize("weighting", ["examples", "uniform"])
+@pytest.mark.parametrize(
+    ("stack", "weighting"),
+    [
+        # Weights do not know of the stack: each once by default.
+        pytest.param(stack, weighting, marks=[pytest.mark.slow] * ((weighting == "uniform") != (i % 2)))
+        for i, stack in enumerate(STACKS)
+        for weighting in ("examples", "uniform")
+    ],
+)
 def test_the_same_seed_gives_the_same_weights(federate, address, stack, weighting):
     options = {"defenses": STACKS[stack], "batch_size": 4, "local_epochs": 2, "weighting": weighting}
     agree(*both(federate, address, **options))

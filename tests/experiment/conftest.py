@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from fedpriv.experiment import runner
+from fedpriv.experiment import report, runner
 from fedpriv.experiment.experiment import load
 from fedpriv.experiment.store import Store
 
@@ -48,6 +48,12 @@ def finish(path, folder, *overrides):
     store.claim(experiment)
     runner.run(experiment, store, runner.survey(experiment, store))
     return experiment, store
+
+
+@pytest.fixture(autouse=True)
+def coarse_figures(monkeypatch):
+    """Reports' figures in few pixels; how figures look is asserted in tests/figures."""
+    monkeypatch.setattr(report, "DPI", 30)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.experiment.conftest import finish
 
 #: Clients of four images, of 15 held out; the adversary holds five.
 ASKED = {"images": 4, "batch": 4, "auxiliary": 5, "local_epochs": 200}
-PIXELS = "dlg(restarts=1,optimizer.max_evaluations=5)"
+PIXELS = "dlg(restarts=1,optimizer.max_evaluations=2)"
 
 
 def asked(content, **exposure):

@@ -19,6 +19,7 @@ from fedpriv.figures.psnr_curve import psnr_curve
 from fedpriv.figures.reconstructions import quality_captions, reconstruction_grid
 from fedpriv.figures.save import _render, pdf, png, save
 from fedpriv.figures.scatter import head_to_head, psnr_ssim
+from fedpriv.figures.style import new_figure, styled
 from fedpriv.figures.tradeoff import Point, privacy_utility
 from fedpriv.metrics.progress import progress
 from fedpriv.metrics.score import ImageScore, Score
@@ -225,6 +226,16 @@ def test_a_png_looks_as_it_was_drawn_in_fewer_bytes():
             missed = np.abs(np.asarray(saved.convert("RGB"), float) - np.asarray(before.convert("RGB"), float))
         assert missed.mean() <= error
         assert len(png(figure)) < (0.7 if mode == "P" else 1) * len(drawn)
+
+
+def test_a_png_of_a_broken_number_of_pixels_has_its_rows_in_place():
+    figure = new_figure(10.16, 1.01)  # 1523.99... x 151.5 pixels
+    with styled():
+        figure.subplots().plot([0, 1])
+    with Image.open(io.BytesIO(png(figure, dpi=150))) as saved:
+        pixels = np.asarray(saved.convert("L"), float)
+    with Image.open(io.BytesIO(_render(figure, "png", {}, 150))) as drawn:
+        np.testing.assert_allclose(pixels, np.asarray(drawn.convert("L"), float), atol=8)
 
 
 def test_saving_writes_png_pdf_and_what_made_them(tmp_path):

@@ -573,3 +573,13 @@ def test_threads_do_not_see_each_others_weights():
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_initial_weights_that_are_kept_are_nobody_elses():
+    model = from_keras(small, "m", (6, 6, 2), 5)
+    first = [w.copy() for w in model.initialize(0)]
+    for w in model.initialize(0):
+        w[:] = 7
+    assert not np.array_equal(model.initialize(1)[0], first[0])
+    for one, other in zip(model.initialize(0), first, strict=True):
+        np.testing.assert_array_equal(one, other)

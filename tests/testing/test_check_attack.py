@@ -52,7 +52,7 @@ SHIPPED: dict[str, list[tuple[str, str | None]]] = {
 ELSEWHERE = {"maximum_posterior", "round_average", "functional_marginalization"}
 RUNS = [(text, case) for name in SHIPPED for text, case in SHIPPED[name]]
 #: The default run has another preset of the same class for these.
-SLOW = ("inversion(", "dlg(labels=known", "gias(", "cocktail_party(")
+SLOW = ("inversion(", "dlg(labels=known", "idlg(", "class_representatives(", "gias(", "cocktail_party(")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,15 @@ def test_every_shipped_attack_is_checked():
         check_attack("loss_threshold")
 
 
-@pytest.mark.parametrize("name", ["cpl", "gradinversion", "class_representatives", "spear", "labels"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradinversion",
+        "spear",
+        "labels",
+        *(pytest.param(preset, marks=pytest.mark.slow) for preset in ("cpl", "class_representatives")),
+    ],
+)
 def test_an_attack_made_to_refuse_everything_is_caught(name, monkeypatch):
     def refuse(self: Any, view: View, seed: int) -> Finding:
         raise CapabilityError("nothing suits me")

@@ -9,6 +9,7 @@ and, by the kernel, with a parent that is killed.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import IO
 
 from fedpriv.base.errors import EngineError
-from fedpriv.base.lazy import tff
 
 #: Arguments: the parent's number, the program, its arguments. 1 is PR_SET_PDEATHSIG.
 _LAUNCH = """
@@ -51,7 +51,8 @@ class Runtime:
         Raises:
           EngineError: it did not come up; says what it printed.
         """
-        binary = Path(tff.__file__).parent / "data" / "worker_binary"
+        found = importlib.util.find_spec("tensorflow_federated")  # not imported: that takes seconds
+        binary = Path((found and found.origin) or "tensorflow_federated").parent / "data" / "worker_binary"
         if not binary.exists():
             raise EngineError(f"TFF's runtime is missing at {binary}; reinstall tensorflow-federated")
         self.port = free_port()
