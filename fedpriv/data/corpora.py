@@ -11,7 +11,7 @@ from pydantic import Field
 from fedpriv.base.errors import DataError
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.embedded import interleaved
-from fedpriv.data.text import by_owner, classified
+from fedpriv.data.sequences import Cut, classified, running_text
 
 if TYPE_CHECKING:
     import pandas
@@ -66,11 +66,8 @@ def sentences(
         authors,
         keys[order],
         held_out[order],
-        tokenizer,
-        vocabulary,
-        length,
-        lowercase,
-        source="inside the package",
+        Cut(tokenizer, vocabulary, length, lowercase),
+        "inside the package",
     )
 
 
@@ -104,7 +101,7 @@ def plays(
     words = rows["text"].str.split().str.len().groupby(rows["owner"]).transform("sum")
     kept = rows[words >= WORDS]
     pieces = {str(owner): list(part["text"]) for owner, part in kept.groupby("owner")}
-    return by_owner("plays", pieces, 0.2, tokenizer, vocabulary, length, lowercase, source="inside the package")
+    return running_text("plays", pieces, Cut(tokenizer, vocabulary, length, lowercase), 0.2, "inside the package")
 
 
 def _rows(file: str) -> pandas.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,54 @@ LENGTH = 32
 
 #: A running text leaves a last window of this many tokens or more; what is shorter is dropped.
 SHORTEST_WINDOW = 2
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How texts become sequences.
+
+    Attributes:
+      tokenizer: `words`, `characters`, `bpe`, the path of a `tokenizer.json`, or a tokenizer.
+      vocabulary: most tokens; see `fedpriv.data.tokenizer.fit`.
+      length: places of a sequence.
+      lowercase: whether capital letters are made small; None: with `words` alone.
+      truncate: whether a text that is too long loses its end; otherwise it is refused.
+    """
+
+    tokenizer: str | Tokenizer = "words"
+    vocabulary: int | None = None
+    length: int = LENGTH
+    lowercase: bool | None = None
+    truncate: bool = True
+
+    def kind(self, texts: Sequence[str]) -> Tokens:
+        """The kind of sequences, with a tokenizer made from `texts` unless there is one already.
+
+        Raises:
+          UnknownNameError: neither a tokenizer's name nor a file.
+          ParameterError: an option that a ready tokenizer does not have, or a vocabulary that is too small.
+          DataError: a file that is no `tokenizer.json`, or texts without tokens.
+        """
+        made = self._tokenizer(texts)
+        return Tokens(length=self.length, vocabulary=made.size, padding=made.padding, tokenizer=made)
+
+    def _tokenizer(self, texts: Sequence[str]) -> Tokenizer:
+        if isinstance(self.tokenizer, str) and (self.tokenizer in NAMES or not self.tokenizer.endswith(".json")):
+            return fit(texts, self.tokenizer, self.vocabulary, self.lowercase)
+        made = self.tokenizer if isinstance(self.tokenizer, Tokenizer) else read(self.tokenizer)
+        if self.vocabulary is not None and self.vocabulary != made.size:
+            raise ParameterError(
+                f"vocabulary={self.vocabulary}: tokenizer '{made.name}' has {made.size} tokens; leave it out"
+            )
+        if self.lowercase is not None and self.lowercase != made.lowercase:
+            raise ParameterError(
+                f"lowercase={str(self.lowercase).lower()}: tokenizer '{made.name}' settles that itself; leave it out"
+            )
+        if made.padding is None:
+            raise ParameterError(
+                f"tokenizer '{made.name}' has no token for padding; add one called <pad> or [PAD] to its vocabulary"
+            )
+        return made
 
 
 @dataclass
@@ -40,37 +88,13 @@ class Counts:
     lost: int = 0
 
 
-def chosen_tokenizer(
-    how: str | Tokenizer, texts: Sequence[str], vocabulary: int | None = None, lowercase: bool | None = None
-) -> Tokenizer:
-    """The tokenizer that `how` names, made from `texts`, or read from its file.
-
-    Raises:
-      UnknownNameError: neither a tokenizer's name nor a file.
-      ParameterError: an option that a ready tokenizer does not have.
-      DataError: a file that is no `tokenizer.json`, or texts without tokens.
-    """
-    if isinstance(how, str) and (how in NAMES or not how.endswith(".json")):
-        return fit(texts, how, vocabulary, lowercase)
-    made = how if isinstance(how, Tokenizer) else read(how)
-    if vocabulary is not None and vocabulary != made.size:
-        raise ParameterError(f"vocabulary={vocabulary}: tokenizer '{made.name}' has {made.size} tokens; leave it out")
-    if lowercase is not None and lowercase != made.lowercase:
-        raise ParameterError(f"lowercase={str(lowercase).lower()}: tokenizer '{made.name}' says itself; leave it out")
-    if made.padding is None:
-        raise ParameterError(
-            f"tokenizer '{made.name}' has no token for padding; add one called <pad> or [PAD] to its vocabulary"
-        )
-    return made
-
-
-def kind_for(tokenizer: Tokenizer, length: int) -> Tokens:
-    """The kind of sequences of a tokenizer's tokens."""
-    return Tokens(length=length, vocabulary=tokenizer.size, padding=tokenizer.padding, tokenizer=tokenizer)
-
-
 def whole_texts(
-    texts: Sequence[str], kind: Tokens, truncate: bool, where: str, shifted: bool = False
+    texts: Sequence[str],
+    kind: Tokens,
+    truncate: bool,
+    rows: np.ndarray,
+    where: str,
+    shifted: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, Counts]:
     """`[n, length]` token numbers, one text a sequence, and for `shifted` the token that follows each place.
 
@@ -78,7 +102,8 @@ def whole_texts(
       texts: none of them empty.
       kind: of the sequences; has a tokenizer.
       truncate: whether the end of a text that is too long is cut off; otherwise it is refused.
-      where: what to name in errors.
+      rows: `[n]` numbers of the texts from 0, to name in errors.
+      where: the file, to name in errors.
       shifted: whether the second array is the next tokens `[n, length]` (the first is then the text without its last
         token); otherwise it is empty.
 
@@ -92,11 +117,11 @@ def whole_texts(
     most = kind.length + int(shifted)
     for i, ids in enumerate(encoded):
         if len(ids) < 1 + int(shifted):
-            raise DataError(f"{where}: text {i + 1} ('{texts[i][:40]}') has no tokens; leave it out")
+            raise DataError(f"{where}: text {rows[i] + 1} ('{texts[i][:40]}') has no tokens; leave it out")
         if len(ids) > most and not truncate:
             raise DataError(
-                f"{where}: text {i + 1} ('{texts[i][:40]}...') has {len(ids)} tokens, more than length={kind.length}; "
-                "raise length, or give truncate=true to cut off its end"
+                f"{where}: text {rows[i] + 1} ('{texts[i][:40]}...') has {len(ids)} tokens, more than "
+                f"length={kind.length}; raise length, or give truncate=true to cut off its end"
             )
     x = _filled([ids[: most - int(shifted)] if not shifted else ids[:most][:-1] for ids in encoded], kind)
     y = _filled([ids[:most][1:] for ids in encoded], kind) if shifted else np.zeros((0, kind.length), np.int32)
@@ -131,7 +156,7 @@ def _filled(rows: Sequence[Sequence[int]], kind: Tokens) -> np.ndarray:
     made = np.full((len(rows), kind.length), kind.padding or 0, np.int32)
     for i, row in enumerate(rows):
         made[i, : len(row)] = row
-    return made
+    return kind.checked(made, f"tokenizer '{_of(kind).name}'")  # which may be somebody's own
 
 
 def _counted(encoded: Sequence[Sequence[int]], x: np.ndarray, kind: Tokens) -> Counts:
@@ -153,12 +178,12 @@ def summed(parts: Sequence[Counts]) -> Counts:
 def said(kind: Tokens, counts: Counts, what: str) -> tuple[str, ...]:
     """What a reader must know of how texts became sequences, one sentence each, without full stops."""
     tokenizer = _of(kind)
-    lower = ", lower case" if tokenizer.lowercase else ""
+    lower = " in lower case" if tokenizer.lowercase else ""
     notes = [
-        f"tokens by '{tokenizer.name}' ({tokenizer.size} of them{lower}), {kind.length} a sequence; "
-        f"{_share(counts.filled, counts.filled + counts.tokens)} of the {what}' places are padding"
+        f"the {what} have {kind.length} of {tokenizer.size:,} tokens ({tokenizer.name}{lower}) each; "
+        f"{_share(counts.filled, counts.filled + counts.tokens)} of the places are padding"
     ]
-    if tokenizer.unknown is not None:
+    if counts.unknown and tokenizer.unknown is not None:
         notes.append(
             f"{_share(counts.unknown, counts.tokens)} of the {what}' tokens ({counts.unknown:,} of {counts.tokens:,}) "
             f"are not in the vocabulary and stand as {tokenizer.entries[tokenizer.unknown]}"
@@ -185,3 +210,131 @@ def without_repeats(train: Dataset, test: Dataset | None) -> Dataset | None:
         return test if len(new) else None
     said = f"{len(test) - len(new):,} of {len(test):,} test sequences are in the training set too and are left out"
     return replace(test.take(new), notes=(*test.notes, said))
+
+
+def classified(
+    name: str,
+    texts: Sequence[str],
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    keys: np.ndarray | None,
+    held_out: np.ndarray,
+    how: Cut,
+    source: str = "",
+    where: str | None = None,
+) -> tuple[Dataset, Dataset | None]:
+    """Training and test set of texts with classes, each text a sequence.
+
+    Args:
+      name: what to call it.
+      texts: `[n]`, none of them empty.
+      labels: `[n]` class numbers.
+      class_names: one a class.
+      keys: `[n]` whose each text is, or None.
+      held_out: `[n]` whether a text is for testing.
+      how: texts become sequences.
+      source: where they came from.
+      where: what to name in errors; None for the dataset.
+
+    Raises:
+      DataError: a text without tokens, or one that is too long for `how`.
+    """
+    where = where or f"dataset '{name}'"
+    kind = how.kind([texts[i] for i in np.flatnonzero(~held_out)])
+
+    def part(rows: np.ndarray, what: str) -> Dataset:
+        x, _, counts = whole_texts([texts[i] for i in rows], kind, how.truncate, rows, where)
+        own = None if keys is None else keys[rows]
+        return Dataset(
+            name, x, labels[rows], len(class_names), class_names, own, source, kind, said(kind, counts, what)
+        )
+
+    return _both(part, held_out, ("training texts", "test texts"))
+
+
+def lines(
+    name: str,
+    texts: Sequence[str],
+    keys: np.ndarray | None,
+    held_out: np.ndarray,
+    how: Cut,
+    source: str = "",
+    where: str | None = None,
+) -> tuple[Dataset, Dataset | None]:
+    """Training and test set of texts, each a sequence by itself, whose targets are the next tokens; see `classified`.
+
+    The tokenizer's end stands behind each text, so that it is predicted too.
+    """
+    where = where or f"dataset '{name}'"
+    kind = how.kind([texts[i] for i in np.flatnonzero(~held_out)])
+
+    def part(rows: np.ndarray, what: str) -> Dataset:
+        x, y, counts = whole_texts([texts[i] for i in rows], kind, how.truncate, rows, where, shifted=True)
+        own = None if keys is None else keys[rows]
+        return Dataset(name, x, y, kind.vocabulary, (), own, source, kind, said(kind, counts, what))
+
+    return _both(part, held_out, ("training texts", "test texts"))
+
+
+def _both(
+    part: Callable[[np.ndarray, str], Dataset], held_out: np.ndarray, whats: tuple[str, str]
+) -> tuple[Dataset, Dataset | None]:
+    train = part(np.flatnonzero(~held_out), whats[0])
+    tested = np.flatnonzero(held_out)
+    return train, without_repeats(train, part(tested, whats[1])) if len(tested) else None
+
+
+def running_text(
+    name: str,
+    pieces: Mapping[str, Sequence[str]],
+    how: Cut,
+    test_fraction: float = 0.2,
+    source: str = "",
+    owned: bool = True,
+) -> tuple[Dataset, Dataset | None]:
+    """Training and test set of windows of running text, whose targets are the next tokens.
+
+    Args:
+      name: what to call it.
+      pieces: the pieces of each owner's running text, in their order; none is empty. The last ones, about
+        `test_fraction` of the letters, are for testing; of a single piece, its end.
+      how: texts become sequences.
+      test_fraction: share held out, in [0, 1).
+      source: where they came from.
+      owned: whether owners become the natural keys.
+
+    Raises:
+      DataError: too little text for a window.
+    """
+    parts = {owner: _parted(own, test_fraction) for owner, own in pieces.items()}
+    kind = how.kind([t for first, _ in parts.values() for t in first])
+
+    def made(side: int, what: str) -> Dataset | None:
+        found = {owner: windows(p[side], kind) for owner, p in parts.items() if p[side]}
+        found = {owner: f for owner, f in found.items() if len(f[0])}
+        if not found:
+            return None
+        x, y = (np.concatenate([f[i] for f in found.values()]) for i in (0, 1))
+        keys = np.repeat(np.array(list(found)), [len(f[0]) for f in found.values()]) if owned else None
+        notes = said(kind, summed([f[2] for f in found.values()]), what)
+        return Dataset(name, x, y, kind.vocabulary, (), keys, source, kind, notes)
+
+    train = made(0, "training windows")
+    if train is None:
+        raise DataError(f"dataset '{name}': the text has fewer than two tokens; give more")
+    return train, without_repeats(train, made(1, "test windows"))
+
+
+def _parted(pieces: Sequence[str], test_fraction: float) -> tuple[list[str], list[str]]:
+    """The first pieces, and the last ones with about `test_fraction` of the letters; one piece is cut in two."""
+    if not test_fraction:
+        return list(pieces), []
+    if len(pieces) == 1:
+        at = round(len(pieces[0]) * (1 - test_fraction))
+        space = next((i for i in range(at, len(pieces[0])) if pieces[0][i].isspace()), None)
+        cut_off = "" if space is None else pieces[0][space + 1 :]
+        return ([pieces[0][:space]], [cut_off]) if cut_off.strip() else ([pieces[0]], [])
+    ends = np.cumsum([len(p) for p in pieces])
+    cut = int(np.searchsorted(ends, (1 - test_fraction) * ends[-1]))
+    cut = min(max(cut, 1), len(pieces) - 1)
+    return list(pieces[:cut]), list(pieces[cut:])

@@ -26,7 +26,7 @@ SPECIAL = (PADDING, UNKNOWN, END)
 #: How the vocabularies of others call theirs, the likeliest first.
 PADDINGS = (PADDING, "[PAD]", "<|pad|>", "<|padding|>", "<|endoftext|>", "</s>", "<|end_of_text|>")
 UNKNOWNS = (UNKNOWN, "[UNK]", "<|unk|>", "<UNK>")
-ENDS = (END, "<|endoftext|>", "</s>", "<|end_of_text|>", "[SEP]", "<eos>")
+ENDS = (END, "<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 
 #: Those that are made from texts.
 NAMES = ("characters", "words", "bpe")
@@ -76,13 +76,20 @@ class Tokenizer(pydantic.BaseModel):
         Args:
           texts: any; what looks like a special token is taken letter by letter.
           special: whether to add what the tokenizer itself puts around a text, such as BERT's [CLS] and [SEP].
+
+        Raises:
+          DataError: the tokenizer cannot write a text, such as one without an unknown token.
         """
-        return [e.ids for e in _library(self.model).encode_batch(list(texts), add_special_tokens=special)]
+        try:
+            found = _library(self.model).encode_batch(list(texts), add_special_tokens=special)
+        except BaseException as e:
+            _reraise(e)
+            raise DataError(f"tokenizer '{self.name}' cannot write the texts ({reason(e)}); use another") from e
+        return [e.ids for e in found]
 
     def decode(self, numbers: Iterable[int] | np.ndarray) -> str:
         """The text of token numbers, without padding; the other special tokens are written out."""
         kept = [int(n) for n in numbers if int(n) != self.padding]
-        # One by one around special tokens, which the library would glue to their neighbours.
         return str(_library(self.model).decode(kept, skip_special_tokens=False))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -92,6 +99,15 @@ class Tokenizer(pydantic.BaseModel):
         write_text(Path(path), self.model)
 
 
+def keep(kind: object, path: str | os.PathLike[str]) -> Path | None:
+    """Writes the tokenizer of a kind that has one, so that a run's tokens can be read later; where it went, or None."""
+    made = getattr(kind, "tokenizer", None)
+    if not isinstance(made, Tokenizer):
+        return None
+    made.save(path)
+    return Path(path)
+
+
 @functools.lru_cache(maxsize=16)
 def _library(model: str) -> tokenizers.Tokenizer:
     found = _tokenizers().Tokenizer.from_str(model)
@@ -99,6 +115,12 @@ def _library(model: str) -> tokenizers.Tokenizer:
     found.no_padding()
     found.no_truncation()
     return found
+
+
+def _reraise(e: BaseException) -> None:
+    """Of what the library raises, all is about the text or file, its panics too, which are no `Exception`s."""
+    if isinstance(e, KeyboardInterrupt | SystemExit | MemoryError):
+        raise e
 
 
 def _tokenizers() -> Any:
@@ -221,9 +243,8 @@ def read(path: str | os.PathLike[str]) -> Tokenizer:
     try:
         library = _tokenizers().Tokenizer.from_str(text)
         numbers = sorted(library.get_vocab().values())
-    except BaseException as e:  # the library is Rust's, whose panics are no Exceptions
-        if isinstance(e, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
+    except BaseException as e:
+        _reraise(e)
         raise DataError(f"tokenizer {place}: no tokenizer.json that can be read ({reason(e)})") from e
     if len(numbers) < 2 or numbers != list(range(len(numbers))):
         raise DataError(
