@@ -162,7 +162,7 @@ def test_speeches_of_a_client_are_one_running_text():
     assert kent == "i thought the king had more affected <end> is not this your son, my lord?"
     np.testing.assert_array_equal(dataset.x[0, 1:17], dataset.y[0, :16])
     assert dataset.num_classes == dataset.kind.vocabulary
-    assert dataset.notes[-1] == "1 empty texts are left out"
+    assert dataset.notes[-1] == "empty texts left out: 1"
     held_out, _ = from_text_client_data(
         texts(), how=Cut(dataset.kind.tokenizer, length=8), clients=["THE_TRAGEDY_OF_KING_LEAR_LEAR"]
     )
