@@ -1,7 +1,10 @@
 """What a user of texts sees: notes on what was cut off or is unknown, and the tokenizer beside what was kept."""
 
+from types import SimpleNamespace
+
 from fedpriv.data import load
 from fedpriv.data.tokenizer import read
+from fedpriv.experiment.runner import keep_tokenizers
 
 TINY = ("--model", "gpt(layers=1,width=8,heads=1)")
 
@@ -36,3 +39,14 @@ def test_mistakes_are_said_in_one_line(run, tmp_path):
     assert status == 2
     assert "the targets of" in err
     assert "are sequences; leave it out" in err
+
+
+def test_an_experiment_keeps_the_tokenizers_of_its_data(npz, tmp_path):
+    file = tmp_path / "my.txt"
+    file.write_text("one two three four five six seven eight")
+    given = [f"text(path={file})", f"text(path={file},tokenizer=characters)", npz]
+    cells = [SimpleNamespace(setting=SimpleNamespace(data=d, data_dir=None)) for d in [*given, *given]]
+    keep_tokenizers(SimpleNamespace(cells=cells), tmp_path)
+    digests = [load(d)[0].kind.tokenizer.digest for d in given[:2]]
+    assert {f.name for f in (tmp_path / "tokenizers").iterdir()} == {f"{d}.json" for d in digests}
+    assert [read(tmp_path / "tokenizers" / f"{d}.json").digest for d in digests] == digests
