@@ -13,7 +13,7 @@ from fedpriv.data.tokenizer import fit, read
 from tests.data.fuzzing import edited, loads_or_tells, valid
 
 same_folder = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=40
 )
 
 CSV = 'text,label,user\n"a b, c",x,u\nd e f,y,v\nfür élan,x,u\n"g ""h""",y,w\n'.encode()
@@ -55,7 +55,7 @@ def test_any_texts_and_labels(tmp_path, rows):
             valid(*made)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.integers(1, 9))
 def test_characters_and_bytes_keep_any_text(written, length):
     for name in ("characters", "bpe"):
