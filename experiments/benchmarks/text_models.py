@@ -152,7 +152,9 @@ def timed(names: tuple[str, ...], turns: int, batch: int, length: int) -> dict[s
 
 def fastest(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
     """The least of each figure over processes."""
-    return {name: {k: min(run[name][k] for run in runs) for k in row} for name, row in (runs[0] if runs else {}).items()}
+    return {
+        name: {k: min(run[name][k] for run in runs) for k in row} for name, row in (runs[0] if runs else {}).items()
+    }
 
 
 def _in_process(

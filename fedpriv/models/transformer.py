@@ -84,7 +84,8 @@ def gpt(
       dtype: precision of weights and arithmetic.
     """
     made = task_of("gpt", input_shape, num_classes, target_shape, task, padding)
-    shape = _Shape("gpt", input_shape[0], vocabulary, padding, layers, width, heads, True, positions, tied, made, dtype)
+    kept = (layers, width, heads, True, positions, tied, made, dtype)
+    shape = _Shape("gpt", input_shape[0], vocabulary, padding, *kept)
     return _model(_name("gpt", shape, tied=True), shape)
 
 
@@ -120,7 +121,9 @@ def bert(
       dtype: precision of weights and arithmetic.
     """
     made = task_of("bert", input_shape, num_classes, target_shape, task, padding)
-    shape = _Shape("bert", input_shape[0], vocabulary, padding, layers, width, heads, False, positions, False, made, dtype)
+    shape = _Shape(
+        "bert", input_shape[0], vocabulary, padding, layers, width, heads, False, positions, False, made, dtype
+    )
     if shape.outputs_each:
         raise ModelError(
             "model 'bert' sees the tokens that follow, so it cannot be asked for them; use 'gpt' for next tokens, or "
@@ -239,9 +242,7 @@ def _outputs(shape: _Shape, w: dict[str, Tensor], x: Examples) -> Tensor:
         rows = _norm(rows, w, "norm")
     if shape.outputs_each:
         logits = (
-            tf.matmul(rows, w["embedding/table"], transpose_b=True)
-            if shape.tied
-            else tf.matmul(rows, w["head/kernel"])
+            tf.matmul(rows, w["embedding/table"], transpose_b=True) if shape.tied else tf.matmul(rows, w["head/kernel"])
         )
         return tf.reshape(logits, [-1, length, shape.task.output_shape[-1]])
     h = tf.reshape(rows, [-1, length, shape.width])
