@@ -13,7 +13,7 @@ from fedpriv.base.errors import ModelError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, Examples, KerasModel, Layer, Tensor, Tensors
 from fedpriv.models.chain import describe, layers_of
-from fedpriv.models.keras_tokens import KerasTokens, unseen_rows_move, untied_head
+from fedpriv.models.keras_tokens import Attended, KerasTokens, unseen_rows_move, untied_head
 from fedpriv.models.model import Model, Moments
 from fedpriv.models.normalization import (
     NOTES,
@@ -28,7 +28,7 @@ from fedpriv.models.normalization import (
 )
 from fedpriv.models.running import Running, Told
 from fedpriv.models.seeding import eagerly, first_line, seeded
-from fedpriv.models.sequences import Embedding
+from fedpriv.models.sequences import Attention, Embedding
 from fedpriv.models.slots import Found, Slots
 from fedpriv.models.spec import Spec
 from fedpriv.models.task import Task, create
@@ -284,6 +284,10 @@ def _from_keras(
         elif getattr(tokens.layer, "mask_zero", False) and padding:
             notes.append(f"its embedding masks token 0, but the data's padding is {padding}")
 
+    attention: tuple[Attention, ...] = ()
+    if embedding is not None and least is not None:
+        attention = _attentions(tokens, applying(order), start, where, shape, least)
+
     pure = tf.autograph.experimental.do_not_convert
 
     return Model(
@@ -305,6 +309,7 @@ def _from_keras(
         running=tuple(kept[id(layer)] for layer in layers) if normalizes and mode == "eval" else None,
         task=made_task,
         embedding=embedding,
+        attention=attention,
     )
 
 
@@ -361,6 +366,50 @@ def _embedding(
         untied_head(spec.shapes, task.classes, kinds) if each and not tied else None,
         None if positions is None else where.get(id(positions.embeddings)),
     )
+
+
+def _attentions(
+    tokens: KerasTokens,
+    apply: Callable[[Tensors, Examples, bool], Tensor],
+    weights: list[np.ndarray],
+    where: dict[int, int],
+    shape: tuple[int, ...],
+    least: int,
+) -> tuple[Attention, ...]:
+    """The model's attentions, if all are self-attentions over the places, each applied once, with trained queries."""
+    length = shape[0]
+
+    def applied(weights: Tensors, x: Examples) -> list[Attended]:
+        return tokens.attended(lambda: apply(weights, x, False))
+
+    x = _example(shape, 1, least)
+    other = x.copy()
+    other[:, -1] = (x[:, -1] + 1) % least
+    before, after = (applied(weights, numbers) for numbers in (x, other))
+    found: list[Attention] = []
+    for number, (a, b) in enumerate(zip(before, after)):
+        query = where.get(id(getattr(a.layer._query_dense, "kernel", None)))
+        plain = (
+            a.alone and tf.is_tensor(a.output) and tuple(a.query.shape[:2]) == (1, length) and a.query.shape.rank == 3
+        )
+        if query is None or not plain or any(query == f.query for f in found):
+            return ()
+        causal = all(
+            np.allclose(p[:, :-1], q[:, :-1], atol=1e-5) for p, q in ((a.query, b.query), (a.output, b.output))
+        )
+
+        def inputs(weights: Tensors, x: Examples, number: int = number, causal: bool = causal) -> Tensor:
+            whole = tokens.filled(x, length)
+            if whole is not x and number and not causal and not getattr(tokens.layer, "mask_zero", False):
+                raise ModelError(
+                    f"model '{tokens.name}' has no mask, so that what enters its attention {number + 1} depends on all "
+                    f"{length} places; give as many, or build its embedding with mask_zero=True"
+                )
+            places = x.shape[1] if tf.is_tensor(x) else np.shape(x)[1]
+            return applied(weights, whole)[number].query[:, :places]
+
+        found.append(Attention(query, inputs, causal))
+    return tuple(found)
 
 
 def _rows(layer: Layer, weights: list[np.ndarray], where: dict[int, int]) -> np.ndarray:

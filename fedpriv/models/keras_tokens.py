@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,23 @@ Called = tuple[Layer, Any]
 
 
 @dataclass
+class Attended:
+    """One multi-head attention, applied.
+
+    Attributes:
+      layer: which.
+      query: what its queries are made of, `[n, length, width]`.
+      output: what it gave.
+      alone: whether keys and values are made of the same.
+    """
+
+    layer: Layer
+    query: Tensor
+    output: Any
+    alone: bool
+
+
+@dataclass
 class KerasTokens:
     """The embedding layers of a Keras model, and which of their calls take the model's tokens.
 
@@ -29,6 +47,7 @@ class KerasTokens:
     Attributes:
       name: the model's, for errors.
       layers: its `tf.keras.layers.Embedding`, those of subclasses too.
+      attentions: its `tf.keras.layers.MultiHeadAttention`.
       padding: the data's padding token, or None.
       layer: the one that takes the tokens, once found.
       reason: why points cannot be taken, or "".
@@ -36,6 +55,7 @@ class KerasTokens:
 
     name: str
     layers: list[Layer]
+    attentions: list[Layer] = field(default_factory=list)
     padding: int | None = None
     layer: Layer | None = None
     reason: str = ""
@@ -43,12 +63,15 @@ class KerasTokens:
     _points: Tensor | None = None
     _count: int = 0
     _heard: list[Called] | None = field(default=None, repr=False)
+    _here: Any = field(default_factory=threading.local, repr=False)
 
     @classmethod
     def of(cls, model: KerasModel, name: str, padding: int | None) -> KerasTokens:
         """Those of `model`."""
-        embeddings = [layer for layer in model._flatten_layers() if isinstance(layer, tf.keras.layers.Embedding)]
-        return cls(name, embeddings, padding, reason="it has no Embedding layer that takes its tokens")
+        kl, layers = tf.keras.layers, list(model._flatten_layers())
+        embeddings = [layer for layer in layers if isinstance(layer, kl.Embedding)]
+        attentions = [layer for layer in layers if type(layer) is kl.MultiHeadAttention]
+        return cls(name, embeddings, attentions, padding, reason="it has no Embedding layer that takes its tokens")
 
     @property
     def rows(self) -> int | None:
@@ -65,6 +88,8 @@ class KerasTokens:
         """Puts itself before the layers' `call`, whenever the model is called with given weights."""
         for layer in self.layers:
             slots.overrides.append((layer, "call", tf.autograph.experimental.do_not_convert(self._call(layer))))
+        for layer in self.attentions:
+            slots.overrides.append((layer, "call", tf.autograph.experimental.do_not_convert(self._attend(layer))))
 
     def _call(self, layer: Layer) -> Callable[..., Tensor]:
         original = layer.call
@@ -78,6 +103,41 @@ class KerasTokens:
             return original(inputs, *args, **kwargs)
 
         return call
+
+    def _attend(self, layer: Layer) -> Callable[..., Tensor]:
+        original = layer.call
+
+        def call(query: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            out = original(query, value, *args, **kwargs)
+            key = kwargs.get("key", args[0] if args else None)
+            attended = getattr(self._here, "attended", None)
+            if attended is not None:
+                attended.append(Attended(layer, query, out, value is query and (key is None or key is query)))
+            return out
+
+        return call
+
+    def attended(self, run: Callable[[], Any]) -> list[Attended]:
+        """The attentions applied while `run()` calls the model, in turn."""
+        found: list[Attended] = []
+        self._here.attended = found
+        try:
+            run()
+        finally:
+            self._here.attended = None
+        return found
+
+    def filled(self, x: Examples, length: int) -> Tensor:
+        """Numbers or points, filled up with padding to `length` places."""
+        x = tf.convert_to_tensor(x)
+        more = length - x.shape[1]
+        if not more:
+            return x
+        if x.shape.rank == 2:
+            return tf.pad(x, [[0, 0], [0, more]], constant_values=tf.cast(self.padding or 0, x.dtype))
+        if x.shape[2] == self.width:
+            x = tf.concat([x, tf.ones_like(x[:, :, :1])], axis=2)
+        return tf.pad(x, [[0, 0], [0, more], [0, 0]])
 
     def split(self, x: Examples) -> tuple[Tensor, Tensor | None]:
         """(Numbers `[n, length]`, points `[n, length, width]` or None) of what `Model.apply` gets.

@@ -136,6 +136,28 @@ def test_points_stand_for_the_rows_of_the_embedding(build, each, tied):
         assert np.abs(whole - tokens)[::2].max() > 1e-4
 
 
+def test_the_queries_gradient_lies_in_the_span_of_the_inputs():
+    data = sequences(1, each=True)
+    model = load("tests.models.test_keras_tokens:transformer", data)
+    (attention,) = model.attention
+    assert attention.causal
+    weights = [tf.constant(w * 3) for w in model.initialize(1)]
+    x = tf.constant(data.x)
+    inputs = attention.inputs(weights, x)[0].numpy()
+    np.testing.assert_allclose(attention.inputs(weights, x[:, :3])[0], inputs[:3], atol=1e-6)
+    points = tf.gather(weights[model.embedding.table], x[:, :2])
+    np.testing.assert_allclose(attention.inputs(weights, points)[0], inputs[:2], atol=1e-6)
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        loss = tf.reduce_mean(model.example_losses(weights, x, tf.constant(data.y)))
+    gradient = tape.gradient(loss, weights[attention.query]).numpy().reshape(WIDTH, -1)
+    counted = inputs[data.y[0] != 0]  # where the target is padding, nothing is learned
+    assert len(counted) < WIDTH
+    q = np.linalg.qr(counted.T)[0]
+    assert np.linalg.norm(gradient) > 0
+    assert np.linalg.norm(gradient - q @ (q.T @ gradient)) < 1e-4 * np.linalg.norm(gradient)
+
+
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
