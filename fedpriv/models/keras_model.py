@@ -94,7 +94,8 @@ def from_keras(
       task: what its outputs are for, such as `binary` for one logit; None is `classes`, or `regression` where
         `num_classes` is 0; `next_token` where there is a target at each place.
       target_shape: one target's; follows from a dataset.
-      vocabulary, padding: number of tokens, and the one that fills up short sequences; follow from a dataset.
+      vocabulary, padding: number of tokens, and the one that fills up short sequences; follow from a dataset. Without
+        a vocabulary examples are taken for quantities, and no embedding is looked for.
 
     Raises:
       ModelError: not a model that is a pure function of its weights; says why and what to change.
@@ -419,11 +420,11 @@ def _rows(layer: Layer, weights: list[np.ndarray], where: dict[int, int]) -> np.
 
 
 def _least_rows(model: KerasModel, vocabulary: int | None) -> int | None:
-    """How many of the first token numbers the model surely takes; None for a model of no tokens."""
+    """How many of the first token numbers the model surely takes; None where its examples may be something else."""
+    if vocabulary is None:
+        return None
     rows = KerasTokens.of(model, model.name, None).rows
-    if rows is None or vocabulary is None:
-        return rows or vocabulary
-    return min(rows, vocabulary)
+    return vocabulary if rows is None else min(rows, vocabulary)
 
 
 def _task_for(
