@@ -132,8 +132,8 @@ def _page(objective: Objective, view: View, compared: Sequence[int]) -> _Page:
         norm = math.sqrt(sum(float(np.sum(np.square(parts[i]))) for i in compared))
         if norm == 0.0:
             raise CapabilityError(
-                f"the observed update of round {view.round} is zero but for the embedding's table, which no point of the "
-                "embedding is matched to; use an attack that reads tokens off the table"
+                f"the observed update of round {view.round} is zero but for the embedding's table, which no point of "
+                "the embedding is matched to; use an attack that reads tokens off the table"
             )
     return _Page(view, observed / norm, norm, objective.factor(view, norm))
 
