@@ -169,8 +169,8 @@ class BatchStatistics(Knowledge):
 class SequenceLengths(Knowledge):
     """How many tokens each sequence behind the update has, in the clients' order.
 
-    Balunovic, Dimitrov, Jovanovic, Vechev 2022 (arXiv 2202.08827) take it to be known. Of a single sequence a model with
-    learned positions gives it away, and of several the longest one's.
+    Balunovic, Dimitrov, Jovanovic, Vechev 2022 (arXiv 2202.08827) take it to be known. Of a single sequence a model
+    with learned positions gives it away, and of several the longest one's.
     """
 
     name: ClassVar[str] = "sequence_lengths"

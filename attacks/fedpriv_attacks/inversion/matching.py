@@ -547,9 +547,12 @@ def _compile(
                 value, gradient = value + more, gradient + slope
             return value, gradient
 
-        def scores(rows: Tensor) -> Tensor:
+        def mapped(rows: Tensor) -> Tensor:
             return tf.map_fn(member, rows, fn_output_signature=dtype)
 
+        # Traced once, however many rows there are.
+        several = [tf.TensorSpec([None, layout.size], dtype)]
+        scores = tf.function(mapped, input_signature=several, autograph=False)
         leap = None
         if recipe.moves is not None:
             moves, ground = recipe.moves, Ground(static, coordinates, layout.shape, sent.weights, placed, mine[1])

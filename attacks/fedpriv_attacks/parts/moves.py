@@ -83,9 +83,9 @@ class Reorder(Moves):
 
     Balunovic, Dimitrov, Jovanovic, Vechev 2022, "LAMP: Extracting Text from Gradients with Language Model Priors",
     NeurIPS, arXiv 2202.08827. Gradients find which tokens there are before they find where. A candidate is one such
-    move in one sentence, and counts by the objective plus how unlikely its tokens are in a language model. The paper's is
-    GPT-2; here it is one of three tokens counted in the adversary's text (`language_model`), whose vocabulary must be
-    the model's. Without text the objective alone decides.
+    move in one sentence, and counts by the objective plus how unlikely its tokens are in a language model. The paper's
+    is GPT-2; here it is one of three tokens counted in the adversary's text (`language_model`), whose vocabulary must
+    be the model's. Without text the objective alone decides.
     """
 
     kind: ClassVar[str] = "reorder"
