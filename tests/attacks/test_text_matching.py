@@ -165,10 +165,19 @@ def test_lengths_are_told_or_read_off_the_positions(helpers, models):
     assert list(Embedding().lengths_of(told)) == [5, 3]
     assert list(Embedding(lengths="full").lengths_of(told)) == [6, 6]
     rows = told.model.spec.unflatten_numpy(told.weights)[told.model.embedding.table]
-    for distance in ("cosine", "euclidean"):
+    for distance in ("inputs", "cosine", "euclidean"):
         assert (Embedding(distance=distance).found(told, rows[x]) == x).all()
     shorter = Embedding().found(told, rows[np.zeros_like(x)])
     assert ((shorter == 0) == (x == 0)).all()  # padding beyond the end and nowhere else
+
+
+def test_what_a_normalization_forgets_is_not_asked_of_a_point(view):
+    x = text()[0]
+    parts = view.model.spec.unflatten_numpy(view.weights)
+    rows, positions = parts[view.model.embedding.table], parts[view.model.embedding.positions]
+    points = 0.2 * (rows[x] + positions) + 0.05 - positions
+    assert (Embedding().found(view, points) == x).all()
+    assert (Embedding(distance="cosine").found(view, points) != x).any()
 
 
 def test_rows_of_the_table_that_moved_are_all_tokens_there_can_be(view):
