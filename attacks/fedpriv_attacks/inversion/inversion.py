@@ -250,8 +250,8 @@ class Inversion(Attack):
             checked_update(one)
         if self.ensemble > 1 and view.data_kind.dtype != "float32":
             raise CapabilityError(
-                f"ensemble={self.ensemble} takes means, and {view.data_kind.noun}s of kind '{view.data_kind.name}' have "
-                "none; use restarts"
+                f"ensemble={self.ensemble} takes means, and examples of kind '{view.data_kind.name}' have none; use "
+                "restarts"
             )
         seen = view if not others else replace(view, observed=averaged(views).astype(view.model.spec.dtype))
         inferred = self.labels(seen, seed)
