@@ -17,7 +17,8 @@ from fedpriv.models.model import Model
 from fedpriv.models.tasks.next_token import NextToken
 from fedpriv.threat.view import View
 
-_STEPS = 200
+#: Steps of conjugate gradients at most, the squared distance that ends them, and the progress that ten must make.
+_STEPS, _CLOSE, _PROGRESS = 100, 1e-9, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ def _whole(values: np.ndarray, total: int) -> np.ndarray:
     """Whole numbers with this sum near to values, by largest remainders."""
     counts = np.floor(np.maximum(values, 0) + 1e-9).astype(np.int64)
     while counts.sum() > total:
-        counts[np.argmax(counts - values)] -= 1
+        counts[np.argmax(np.where(counts > 0, counts - values, -np.inf))] -= 1
     short = total - int(counts.sum())
     for i in np.argsort(-(values - counts), kind="stable")[:short]:
         counts[i] += 1
@@ -191,7 +192,7 @@ def _solve(products: _Products, observed: list[np.ndarray], each: bool) -> tuple
     a, b = products.adjoint(left)
     direction = (a, b)
     power = float((a**2).sum() + (b**2).sum())
-    start, best = power, np.inf
+    start, sizes = power, []
     for _ in range(_STEPS):
         if power <= 1e-13 * start:
             break
@@ -203,10 +204,9 @@ def _solve(products: _Products, observed: list[np.ndarray], each: bool) -> tuple
         known += step * direction[0]
         free += step * direction[1]
         left = [r - step * i for r, i in zip(left, image, strict=True)]
-        size = sum(float(r @ r) for r in left)
-        if size > best * (1 - 1e-4) and size < 1e-8:
+        sizes.append(sum(float(r @ r) for r in left))
+        if sizes[-1] < _CLOSE or (len(sizes) > 10 and sizes[-1] > sizes[-11] * (1 - _PROGRESS)):
             break
-        best = min(best, size)
         a, b = products.adjoint(left)
         new = float((a**2).sum() + (b**2).sum())
         direction = (a + new / power * direction[0], b + new / power * direction[1])
