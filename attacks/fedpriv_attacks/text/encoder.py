@@ -115,9 +115,10 @@ def search_whole(
         near = [*near[:cut], *([np.ones(1)] * (length - cut))]
     options, weighed = [], []
     for place, (tokens, distances) in enumerate(zip(candidates, near, strict=True)):
-        padded = padding is not None and place and padding not in tokens
-        options.append(np.append(tokens, padding).astype(np.int32) if padded else tokens.astype(np.int32))
-        weighed.append(np.append(distances, distances.max()) if padded else distances)
+        if padding is not None and place and padding not in tokens:
+            tokens, distances = np.append(tokens, padding), np.append(distances, distances.max())
+        options.append(tokens.astype(np.int32))
+        weighed.append(distances)
     test = _Test(attention, weights, span, reading, padding)
     rng = generator(seed, Purpose.ATTACK)
     best: dict[tuple[int, ...], tuple[float, float]] = {}

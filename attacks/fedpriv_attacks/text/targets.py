@@ -74,7 +74,8 @@ def find_targets(view: View, x: np.ndarray, lengths: np.ndarray, n: int | None, 
     else:
         raw = shares * n / total if total > 0 else np.zeros(len(x))
         counts = _whole(raw, n)
-    rows, ys = [], []
+    rows: list[np.ndarray] = []
+    ys: list[np.ndarray] = []
     for i, count in enumerate(counts):
         if not count:
             continue
@@ -89,7 +90,7 @@ def find_targets(view: View, x: np.ndarray, lengths: np.ndarray, n: int | None, 
                     y = np.append(row[1:], view.model.task.padding or 0).astype(np.int32)  # type: ignore[attr-defined]
                 ys.append(y)
             else:
-                ys.append(np.int32(target))
+                ys.append(np.asarray(target, np.int32))
             rows.append(row)
     if not rows:
         return None
@@ -186,7 +187,7 @@ class _Products:
 
 
 def _solve(products: _Products, observed: list[np.ndarray], each: bool) -> tuple[np.ndarray, np.ndarray, float]:
-    """Weights `[m]`, targets `[m, classes]` with a smallest value of 0 relative to the predictions, and what is left."""
+    """Weights `[m]`, targets `[m, classes]` whose smallest is 0 relative to the predictions, and what is left."""
     known, free = np.zeros(products.shape[0]), np.zeros(products.shape)
     left = [o.copy() for o in observed]
     a, b = products.adjoint(left)
