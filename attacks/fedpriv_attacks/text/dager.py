@@ -1,4 +1,4 @@
-"""DAGER: whole batches of text, exactly, by testing tokens against the span that they leave in an attention's gradient."""
+"""DAGER: batches of text, exactly, by testing tokens against what they leave in an attention's gradient."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class DAGER(Attack):
     )
     beam: Count | None = Field(
         default=None,
-        description="prefixes that are grown side by side; None takes 4 a sequence and at least 32, or 2 a sequence where "
+        description="prefixes grown side by side; None takes 4 a sequence and at least 32, or 2 a sequence where "
         "errors blur the test.",
     )
     starts: Count = Field(default=64, description="starts of an encoder's search side by side.")
