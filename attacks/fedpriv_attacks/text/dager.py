@@ -29,9 +29,9 @@ Count = Annotated[int, Field(ge=1)]
 
 #: From what gap between inputs and errors on the tests are taken to be sharp.
 CLEAR = 10.0
-#: Relative squared distance of a replayed update from the one observed up to which a finding is called exact, besides
-#: the rounding of the weights.
-EXACT = 1e-6
+#: Distance of a replayed update from the one observed, relative to its length and in units of the model's precision, up
+#: to which a finding is called exact: about a hundred times what the true batch leaves, and far below one wrong token.
+EXACT = 200.0
 
 
 class DAGER(Attack):
@@ -252,8 +252,11 @@ def _points(view: View) -> list[np.ndarray]:
 
 
 def _exact(view: View) -> float:
+    """Relative squared distance up to which a replay confirms a finding."""
+    arithmetic = (EXACT * float(np.finfo(view.model.spec.dtype).eps)) ** 2
     _, norm = checked_update(view)
-    return max(EXACT, 4 * noise_floor(view, norm) if Capability.SINGLE_STEP not in view.capabilities else 0.0)
+    # A step that is taken apart from the weights is not rounded to their precision.
+    return arithmetic if Capability.SINGLE_STEP in view.capabilities else arithmetic + 4 * noise_floor(view, norm)
 
 
 Reading = Literal["all", "first", "last"]
