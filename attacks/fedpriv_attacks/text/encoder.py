@@ -16,8 +16,8 @@ from fedpriv_attacks.text.span import ROOM, Span
 
 #: Starts that go on side by side.
 _SIDE = 8
-#: What of the room for errors ends the search: sequences that differ in order alone are near to each other, so that some
-#: pass that are wrong. Nothing ends it below the largest ratio seen of true ones, about a half.
+#: Ratio up to which a sequence ends the search: those that differ in order alone are near to each other, so that wrong
+#: ones can be within the room for errors. True ones have been at a half.
 _SURE = 1.0
 
 
@@ -157,7 +157,7 @@ def _apart(
     for sequence in order:
         if len(taken) >= most:
             break
-        passes = best[sequence][1] <= ROOM
+        passes = best[sequence][1] <= _SURE
         alike = max((np.mean(np.array(sequence) == np.array(t)) for t in taken), default=0.0)
         if passes or alike < 0.7:
             taken.append(sequence)

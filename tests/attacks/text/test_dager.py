@@ -68,6 +68,14 @@ def test_classes_of_sequences_are_told_by_the_last_place(helpers):
     assert same(finding, data)
 
 
+def test_an_encoder_is_searched_whole(helpers):
+    data = texts(2, 6, 150, False, 3)
+    assert len(np.unique(data.x)) == data.x.size
+    finding = attacked(helpers, "bert(width=64)", data, DAGER(seconds=30))
+    assert finding.extra["exact"], finding.extra["reason"]
+    assert same(finding, data)
+
+
 def test_more_tokens_than_the_width_are_not_claimed(helpers):
     data = texts(5, 8, 150, True, 6)
     finding = attacked(helpers, "gpt(width=32)", data, DAGER(seconds=5, beam=8))
