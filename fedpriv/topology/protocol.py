@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError
 from fedpriv.base.plugin import Plugin
-from fedpriv.topology.average import mix, mix_in_place, pull
+from fedpriv.topology.average import mix, mix_and_measure, pull
 
 #: Bits of a sum-weight beside a model.
 WEIGHT_BITS = 32
@@ -179,10 +179,10 @@ class DPSGD(Protocol):
         if self.delay:
             mixed, own = self._late(moment), {"past": np.concatenate([models[None], moment.own["past"][:-1]])}
         else:
-            if moment.kept or moment.mix is not mix or self.steps > 1:
+            if moment.mix is not mix or self.steps > 1:
                 mixed = moment.mix(matrix, models, moment.place())
             else:
-                mixed, summary = models, mix_in_place(matrix, models)
+                mixed, summary = mix_and_measure(matrix, models, moment.place())
         for _ in range(self.steps - 1):
             last = mixed
             mixed = mix(matrix, mixed, None if moment.kept else mixed)
