@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
@@ -95,7 +96,7 @@ def _runs(places: np.ndarray) -> list[tuple[int, int, int]] | None:
     cuts = np.concatenate([[0], np.flatnonzero(np.diff(places) != 1) + 1, [len(places)]])
     if len(places) < RUN * (len(cuts) - 1):
         return None
-    return [(int(a), int(b), int(places[a])) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [(int(a), int(b), int(places[a])) for a, b in pairwise(cuts)]
 
 
 def _sums(block: np.ndarray) -> np.ndarray:
@@ -171,7 +172,7 @@ def mix(matrix: sp.csr_matrix, models: np.ndarray, out: np.ndarray | None = None
 def mix_and_measure(
     matrix: sp.csr_matrix, models: np.ndarray, out: np.ndarray | None = None, measure: bool = True
 ) -> tuple[np.ndarray, tuple[np.ndarray, float] | None]:
-    """`mix`, and what `mean_and_spread` says of what comes out (None without `measure`), in one pass over the models."""
+    """`mix`, and what `mean_and_spread` says of what comes out, in one pass; None of the latter without `measure`."""
     n = len(models)
     out = np.empty_like(models) if out is None else out
     if matrix.nnz == n * n and np.ptp(matrix.data) < 1e-12 and abs(matrix.data[0] * n - 1) < 1e-9:
