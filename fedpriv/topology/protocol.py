@@ -75,6 +75,7 @@ class Exchanged:
       links: who sent to whom, int `[m, 2]`.
       message: what the receivers of peer i's first message know of its model then, `[d]`.
       last: the same of its last message of the round.
+      sent: by sender, the coordinates that its message had, bool `[d]`; None where messages are not compressed.
       bits: of all messages.
       log: numbers for the round's record.
       summary: the models' mean, float64 `[d]`, and their root mean square distance from it, where that is known
@@ -87,6 +88,7 @@ class Exchanged:
     links: np.ndarray
     message: Callable[[int], np.ndarray]
     last: Callable[[int], np.ndarray]
+    sent: Callable[[int], np.ndarray] | None = None
     bits: int = 0
     log: dict[str, float] = field(default_factory=dict)
     summary: tuple[np.ndarray, float] | None = None
@@ -109,7 +111,8 @@ class Protocol(Plugin):
     def rows(self, moment: Moment) -> sp.csr_matrix | None:
         """`[n, n]`: how each peer's model after an exchange comes of the models in its last messages.
 
-        None where it does not, or where nobody can say. `moment.models` are not read.
+        Of compressed messages this holds at the coordinates that the peer sent. None where it does not come of them, or
+        where nobody can say. `moment.models` are not read.
         """
         return None
 
@@ -374,6 +377,14 @@ class Choco(Protocol):
         """The public copies, one a peer, since all of its neighbours hold the same."""
         return {"public": models.copy()}
 
+    def rows(self, moment: Moment) -> sp.csr_matrix | None:
+        """`(1 - gamma) I + gamma W`, of the public copies.
+
+        At the coordinates that a peer has just sent, its public copy is its model.
+        """
+        assert moment.matrix is not None
+        return ((1 - self.gamma) * sp.identity(len(moment.masses)) + self.gamma * moment.matrix).tocsr()
+
     def exchange(self, moment: Moment) -> Exchanged:
         """Compressed differences, then a step of `gamma`."""
         models, before, matrix = moment.models, moment.own["public"], moment.matrix
@@ -400,6 +411,7 @@ class Choco(Protocol):
             links=moment.links,
             message=message,
             last=message,
+            sent=lambda i: public[i] != before[i],
             bits=int(bits @ sends),
             log={"energy": kept / whole if whole else 1.0},
         )
