@@ -36,6 +36,8 @@ PSNR = Column(name="psnr_mean", label="Reconstruction PSNR", unit="dB", format="
 #: Larger values, such as the infinite PSNR of an exact image, are drawn here.
 _CEILING = 100.0
 _LEFT, _HEIGHT, _BETWEEN = 0.72, 1.9, 0.2
+#: Inches between two texts.
+_AIR = 0.08
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def privacy_utility(
         strip = 0.44 if rotated else 0.3 if len(strips) > 1 else 0.2
         headline = text_size(figure, title, NORMAL + 1)[1] + 0.14 if title else 0.0
         top = 0.1 + headline + strip * len(strips)
-        tick_texts = [wrap(t, max(6, int(across / place.length / 0.075))) for t in place.texts]
+        tick_texts = _tick_texts(figure, place, across)
         below = max(text_size(figure, t, SMALL + 0.5)[1] for t in tick_texts) + 0.42
         panels = ["accuracy", "leakage"] if any(_value(p, "accuracy") is not None for p in points) else ["leakage"]
         height = top + len(panels) * (_HEIGHT + _BETWEEN) - _BETWEEN + below
@@ -194,6 +196,26 @@ class _Places:
     def closest(self) -> float:
         places = sorted(self.ticks)
         return min((b - a for a, b in itertools.pairwise(places)), default=1.0)
+
+
+def _tick_texts(figure: Figure, place: _Places, across: float) -> list[str]:
+    """Names of slots and levels below the axis; a level that would touch the one before stands a line lower.
+
+    One that has no room there either is left out: its tick stays.
+    """
+    step = across / place.length
+    texts, ends = [wrap(t, max(6, int(step / 0.075))) for t in place.texts], [0.0, 0.0]
+    for k, text in enumerate(texts):
+        middle, wide = (place.ticks[k] + 0.5) * step, text_size(figure, text, SMALL + 0.5)[0]
+        if k < len(place.slots):  # several lines high
+            ends = [middle + wide / 2] * 2
+            continue
+        line = next((i for i, end in enumerate(ends) if k == 0 or middle - wide / 2 >= end + _AIR), None)
+        if line is None:
+            texts[k] = ""
+        else:
+            texts[k], ends[line] = "\n" * line + text, middle + wide / 2
+    return texts
 
 
 def _value(point: Point, what: str) -> float | None:
