@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Inches of a picture, and of what stands left of its axes and below them.
 WIDE, TALL, LEFT, BELOW = 5.0, 2.4, 0.8, 0.5
 #: Largest width of a picture that a page shows, in pixels, and the colours of its palette.
-KEPT, COLOURS = 1000, 64
+KEPT, COLOURS = 900, 24
 
 
 def readings(of_clients: Sequence[np.ndarray], mean: float) -> Figure:
