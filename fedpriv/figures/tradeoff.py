@@ -124,8 +124,10 @@ def privacy_utility(
         strip = 0.44 if rotated else 0.3 if len(strips) > 1 else 0.2
         headline = text_size(figure, title, NORMAL + 1)[1] + 0.14 if title else 0.0
         top = 0.1 + headline + strip * len(strips)
-        tick_texts = _tick_texts(figure, place, across)
-        below = max(text_size(figure, t, SMALL + 0.5)[1] for t in tick_texts) + 0.42
+        tick_texts, lowered = _tick_texts(figure, place, across)
+        line = 1.3 * text_size(figure, "0", SMALL + 0.5)[1]
+        tall = [text_size(figure, t, SMALL + 0.5)[1] + line * (k in lowered) for k, t in enumerate(tick_texts)]
+        below = max(tall) + 0.42
         panels = ["accuracy", "leakage"] if any(_value(p, "accuracy") is not None for p in points) else ["leakage"]
         height = top + len(panels) * (_HEIGHT + _BETWEEN) - _BETWEEN + below
         figure.set_size_inches(WIDTH, height)
@@ -154,6 +156,9 @@ def privacy_utility(
         lower = drawn["leakage"]
         lower.set_xlim(-0.5, place.length - 0.5)
         lower.set_xticks(place.ticks, tick_texts)
+        for k, tick in enumerate(lower.xaxis.get_major_ticks()):
+            if k in lowered:
+                tick.set_pad(tick.get_pad() + 72 * line)
         if place.noisy:
             middle = (place.noisy_from + place.length - 0.5) / 2
             lower.annotate(
@@ -198,12 +203,12 @@ class _Places:
         return min((b - a for a, b in itertools.pairwise(places)), default=1.0)
 
 
-def _tick_texts(figure: Figure, place: _Places, across: float) -> list[str]:
-    """Names of slots and levels below the axis; a level that would touch the one before stands a line lower.
+def _tick_texts(figure: Figure, place: _Places, across: float) -> tuple[list[str], set[int]]:
+    """Names of slots and levels below the axis, and the levels that stand a line lower, clear of the one before.
 
     One that has no room there either is left out: its tick stays.
     """
-    step = across / place.length
+    step, lowered = across / place.length, set[int]()
     texts, ends = [wrap(t, max(6, int(step / 0.075))) for t in place.texts], [0.0, 0.0]
     for k, text in enumerate(texts):
         middle, wide = (place.ticks[k] + 0.5) * step, text_size(figure, text, SMALL + 0.5)[0]
@@ -214,8 +219,10 @@ def _tick_texts(figure: Figure, place: _Places, across: float) -> list[str]:
         if line is None:
             texts[k] = ""
         else:
-            texts[k], ends[line] = "\n" * line + text, middle + wide / 2
-    return texts
+            ends[line] = middle + wide / 2
+            if line:
+                lowered.add(k)
+    return texts, lowered
 
 
 def _value(point: Point, what: str) -> float | None:
