@@ -33,7 +33,7 @@ def _as_declared(name: str, value: Any, declared: str) -> object:
     if not isinstance(value, bool | int | float | str | list) or any(w.startswith(_OPEN) for w in wanted):
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if "int" in wanted and number and float(value).is_integer():
+    if "int" in wanted and isinstance(value, int | float) and number and float(value).is_integer():
         return int(value)
     if ("bool" in wanted and isinstance(value, bool)) or ("float" in wanted and number):
         return value

@@ -36,8 +36,8 @@ PSNR = Column(name="psnr_mean", label="Reconstruction PSNR", unit="dB", format="
 #: Larger values, such as the infinite PSNR of an exact image, are drawn here.
 _CEILING = 100.0
 _LEFT, _HEIGHT, _BETWEEN = 0.72, 1.9, 0.2
-#: Inches between two texts.
-_AIR = 0.08
+#: Inches between two texts, and points between a tick and its text.
+_AIR, _PAD = 0.08, 3.5
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def privacy_utility(
         lower.set_xticks(place.ticks, tick_texts)
         for k, tick in enumerate(lower.xaxis.get_major_ticks()):
             if k in lowered:
-                tick.set_pad(tick.get_pad() + 72 * line)
+                tick.set_pad(_PAD + 72 * line)
         if place.noisy:
             middle = (place.noisy_from + place.length - 0.5) / 2
             lower.annotate(
