@@ -36,7 +36,7 @@ def signal_to_noise(total: Flat, stddev: Scalar | float) -> Scalar:
 
 
 def warning(log: Mapping[str, float]) -> str:
-    """What a round's logs `clipped` and `signal_to_noise` must tell a user, as a sentence; or ""."""
+    """What a round's logs `clipped` and `signal_to_noise` must tell a user, a sentence a line; or ""."""
     said = []
     clipped, ratio = log.get("clipped"), log.get("signal_to_noise")
     if clipped is not None and clipped >= 1:
@@ -48,4 +48,4 @@ def warning(log: Mapping[str, float]) -> str:
             f"the noise is more than {1 / WEAK_SIGNAL:.0f} times as long as the sum of the updates; larger cohorts "
             "(or a larger epsilon) make it matter less, and many rounds average it"
         )
-    return "; ".join(said)
+    return "\n".join(said)

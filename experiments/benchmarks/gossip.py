@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,29 +64,37 @@ def main(
 
 
 def measured(model: str, peers: int, examples: int, rounds: int, warmup: int, chosen: list[str]) -> dict[str, Any]:
-    """Seconds of every side's rounds, ratios by pairs, and the largest resident memory up to each side's first."""
+    """Seconds of every side's rounds, ratios by pairs, and the largest resident memory up to each side's first.
+
+    Processor seconds are those of all threads, and what else runs on the machine changes them little.
+    """
     made = {"fedavg": federation(model, peers, examples)}
     made |= {name: federation(model, peers, examples, SIDES[name]) for name in chosen}
     memory: dict[str, float] = {}
     states: dict[str, Any] = {}
-    sides: dict[str, Any] = {}
+    processor: dict[str, list[float]] = {name: [] for name in made}
 
     def step(name: str) -> Any:
         def one() -> None:
             if name not in states:
                 states[name] = made[name].start()
+            began = time.process_time()
             states[name], _ = made[name].step(states[name], evaluate=False)
+            processor[name].append(time.process_time() - began)
             memory.setdefault(name, peak_memory() / 1e6)
 
         return one
 
     sides = {name: step(name) for name in made}
     first, times = interleaved(sides, rounds, warmup)
+    processor = {name: seconds[-rounds:] for name, seconds in processor.items()}
     return {
         "first_round_seconds": first,
         "median_seconds": {name: float(np.median(t)) for name, t in times.items()},
         "seconds": times,
         "ratios": {name: compared(times, name, "fedavg")["ratio"] for name in chosen},
+        "processor_seconds": processor,
+        "processor_ratios": {name: compared(processor, name, "fedavg")["ratio"] for name in chosen},
         "max_rss_mb": memory,
         "all_models_take_mb": peers * made["fedavg"].model.spec.size * 4 / 1e6,
     }
@@ -118,6 +127,7 @@ def table(result: dict[str, Any]) -> str:
             ratio = result["ratios"][name]
             low, high = ratio["quartiles"]
             line += f"; {ratio['median']:.2f} times FedAvg ({low:.2f} to {high:.2f})"
+            line += f", in processor seconds {result['processor_ratios'][name]['median']:.2f} times"
         lines.append(line)
     return "\n".join([*lines, f"All peers' models take {result['all_models_take_mb']:.0f} MB."])
 

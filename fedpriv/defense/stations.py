@@ -122,7 +122,7 @@ class Defense(Plugin):
         return {}
 
     def warn(self, log: Mapping[str, float]) -> str:
-        """What a user must be told of a round in which this defense's log had these means, as a sentence; or ""."""
+        """What a user must be told of a round in which this defense's log had these means, a sentence a line; or ""."""
         return ""
 
     def notes(self, plan: Plan) -> Sequence[str]:

@@ -26,8 +26,10 @@ from fedpriv.federation.federation import Federation
 #: Memory for one chunk of updates, in bytes, and its largest number of clients.
 CHUNK_BYTES, CHUNK_CLIENTS = 128 << 20, 64
 #: The same where each client has weights of its own: what the C library keeps for the next chunk (at most 32 MB), since
-#: fresh memory for weights and updates costs more than the training of a small model.
-PEERS_BYTES = 24 << 20
+#: fresh memory for updates costs more than the training of a small model.
+PEERS_BYTES = 26 << 20
+#: What a tensor's address has to be a multiple of, to be read where it lies.
+ALIGNMENT = 64
 
 
 class GraphEngine(Engine):
@@ -49,6 +51,9 @@ class GraphEngine(Engine):
         size = 4 * self.contribution_length + 2 * own
         self.chunk_clients = max(self.lanes, min(CHUNK_CLIENTS, CHUNK_BYTES // size))
         self.chunk_peers = max(self.lanes, min(self.chunk_clients, PEERS_BYTES // size))
+        even = ALIGNMENT // np.dtype(self.plan.spec.dtype).itemsize
+        if self.chunk_peers > even:  # so that every chunk of an aligned array of weights is aligned
+            self.chunk_peers -= self.chunk_peers % even
 
     def _chunk_graph(
         self,
@@ -126,7 +131,7 @@ class GraphEngine(Engine):
             ids = np.asarray(collector.clients[places], np.int32)
             seed, chunk = self._chunk_of(task, ids, slots)
             data = self._x, self._y, self._indices
-            flat = tf.constant(begin(places), spec.dtype)
+            flat = _borrowed(begin(places), spec.dtype)
             out = self._chunk(flat, data, chunk, tf.constant(seed), rate, number, states, None, None)
             update = np.asarray(memoryview(out.pop("update")))  # its own memory, where numpy() would copy
             out = tf.nest.map_structure(lambda a: a.numpy(), out)
@@ -148,6 +153,14 @@ class GraphEngine(Engine):
             "away": tf.constant(task.own.away(ids, task.round)),
             "own": tf.nest.pack_sequence_as(self.own_like, [tf.constant(a) for a in task.own.of(ids)]),
         }
+
+
+def _borrowed(weights: np.ndarray, dtype: str) -> Tensor:
+    """A tensor over an array's own memory where that can be, else over a copy; the array must not change meanwhile."""
+    fits = weights.dtype == dtype and weights.flags.c_contiguous and weights.flags.writeable
+    if not fits or weights.ctypes.data % ALIGNMENT:
+        return tf.constant(weights, dtype)
+    return tf.experimental.dlpack.from_dlpack(weights.__dlpack__())
 
 
 def _stacked(dealt: Sequence[Dealt]) -> dict[str, Tensor]:

@@ -212,9 +212,10 @@ class Arm:
         for fact in BOUNDS:
             if any(fact in r.facts for r in self.results):
                 row[fact] = self.mean(fact)
-        if any("bytes_up" in r.facts for r in self.results):
-            row["bytes_up"] = self.mean("bytes_up")
-        for fact in ("bytes_down", "average_model_accuracy", "consensus_distance"):
+        for fact in ("bytes_up", "bytes_down"):
+            if any(fact in r.facts for r in self.results):
+                row[fact] = self.mean(fact)
+        for fact in ("average_model_accuracy", "consensus_distance"):
             if any("consensus_distance" in r.facts for r in self.results):
                 row[fact] = self.mean(fact)
         return row

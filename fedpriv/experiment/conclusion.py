@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,15 +61,34 @@ def warnings(arms: Sequence[Arm]) -> list[str]:
             f"in {len(refused)} of {len(arms)} settings the attack does not apply, so that nothing is known of them; "
             "the reasons are below."
         )
-    noted: dict[str, list[str]] = {}
-    for arm in arms:
-        told = (w for r in arm.results for key in ("warnings", "attack_warnings") for w in r.facts.get(key) or ())
-        for warning in dict.fromkeys(told):
-            noted.setdefault(warning, []).append(arm.name)
-    said += [f"in {'; '.join(dict.fromkeys(names))}: {warning}." for warning, names in noted.items()]
+    said += _noted(arms)
     missing = sum(a.seeds - len(a.results) for a in arms)
     if missing:
         said.append(f"{missing} of {sum(a.seeds for a in arms)} cells are missing or failed; they are listed below.")
+    return said
+
+
+#: A cell's warning ends by how many of its rounds or trials had it.
+_COUNTED = re.compile(r"(?P<said>.*) \(in (?P<count>\d+) of (?P<of>\d+) (?P<what>rounds|trials)\)", re.S)
+
+
+def _noted(arms: Sequence[Arm]) -> list[str]:
+    """What cells warn of, each once, with the arms that it is about, and counted over these and their seeds."""
+    names: dict[tuple[str, str], list[str]] = {}
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
+    for arm in arms:
+        for result in arm.results:
+            for warning in (w for key in ("warnings", "attack_warnings") for w in result.facts.get(key) or ()):
+                found = _COUNTED.fullmatch(warning)
+                about = (found["said"], found["what"]) if found else (warning, "")
+                names.setdefault(about, []).append(arm.name)
+                if found:
+                    count, of = counts.get(about, (0, 0))
+                    counts[about] = count + int(found["count"]), of + int(found["of"])
+    said = []
+    for about, where in names.items():
+        counted = " (in {} of {} {})".format(*counts[about], about[1]) if about in counts else ""
+        said.append(f"in {'; '.join(dict.fromkeys(where))}: {about[0]}{counted}.")
     return said
 
 

@@ -36,6 +36,8 @@ PSNR = Column(name="psnr_mean", label="Reconstruction PSNR", unit="dB", format="
 #: Larger values, such as the infinite PSNR of an exact image, are drawn here.
 _CEILING = 100.0
 _LEFT, _HEIGHT, _BETWEEN = 0.72, 1.9, 0.2
+#: Inches between two texts, and points between a tick and its text.
+_AIR, _PAD = 0.08, 3.5
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,10 @@ def privacy_utility(
         strip = 0.44 if rotated else 0.3 if len(strips) > 1 else 0.2
         headline = text_size(figure, title, NORMAL + 1)[1] + 0.14 if title else 0.0
         top = 0.1 + headline + strip * len(strips)
-        tick_texts = [wrap(t, max(6, int(across / place.length / 0.075))) for t in place.texts]
-        below = max(text_size(figure, t, SMALL + 0.5)[1] for t in tick_texts) + 0.42
+        tick_texts, lowered = _tick_texts(figure, place, across)
+        line = 1.3 * text_size(figure, "0", SMALL + 0.5)[1]
+        tall = [text_size(figure, t, SMALL + 0.5)[1] + line * (k in lowered) for k, t in enumerate(tick_texts)]
+        below = max(tall) + 0.42
         panels = ["accuracy", "leakage"] if any(_value(p, "accuracy") is not None for p in points) else ["leakage"]
         height = top + len(panels) * (_HEIGHT + _BETWEEN) - _BETWEEN + below
         figure.set_size_inches(WIDTH, height)
@@ -152,6 +156,9 @@ def privacy_utility(
         lower = drawn["leakage"]
         lower.set_xlim(-0.5, place.length - 0.5)
         lower.set_xticks(place.ticks, tick_texts)
+        for k, tick in enumerate(lower.xaxis.get_major_ticks()):
+            if k in lowered:
+                tick.set_pad(_PAD + 72 * line)
         if place.noisy:
             middle = (place.noisy_from + place.length - 0.5) / 2
             lower.annotate(
@@ -194,6 +201,28 @@ class _Places:
     def closest(self) -> float:
         places = sorted(self.ticks)
         return min((b - a for a, b in itertools.pairwise(places)), default=1.0)
+
+
+def _tick_texts(figure: Figure, place: _Places, across: float) -> tuple[list[str], set[int]]:
+    """Names of slots and levels below the axis, and the levels that stand a line lower, clear of the one before.
+
+    One that has no room there either is left out: its tick stays.
+    """
+    step, lowered = across / place.length, set[int]()
+    texts, ends = [wrap(t, max(6, int(step / 0.075))) for t in place.texts], [0.0, 0.0]
+    for k, text in enumerate(texts):
+        middle, wide = (place.ticks[k] + 0.5) * step, text_size(figure, text, SMALL + 0.5)[0]
+        if k < len(place.slots):  # several lines high
+            ends = [middle + wide / 2] * 2
+            continue
+        line = next((i for i, end in enumerate(ends) if k == 0 or middle - wide / 2 >= end + _AIR), None)
+        if line is None:
+            texts[k] = ""
+        else:
+            ends[line] = middle + wide / 2
+            if line:
+                lowered.add(k)
+    return texts, lowered
 
 
 def _value(point: Point, what: str) -> float | None:

@@ -474,7 +474,7 @@ class GossipRounds(ServerRounds):
             links=exchanged.links,
             origin=self._origin(state),
             public=self.protocol.public,
-            whole=self._compression is None,
+            sent=exchanged.sent,
             sums=sums,
         )
 

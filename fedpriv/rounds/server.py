@@ -386,7 +386,7 @@ class ServerRounds:
         for label, link in zip(self.line.labels, self.line.links, strict=True):
             own = {k.removeprefix(f"{label}/"): v for k, v in metrics.items() if k.startswith(f"{label}/")}
             if own and (warning := link.warn(own)):
-                said.append(f"{label}: {warning}")
+                said += [f"{label}: {line}" for line in warning.splitlines()]
         return said
 
     def _warned_of(self, lost: Sequence[int], number: int, result: CohortResult) -> list[str]:

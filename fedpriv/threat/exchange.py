@@ -26,14 +26,21 @@ class Letter:
         last messages of the round before; None where the adversary cannot know them.
       last: the sender's model as of its last message in this round, `[d]`.
       own: by name, the adversary's own models as of their last messages in this round.
-      whole: whether what it was sent is the sender's model, not a compression of it.
+      sent: bool `[d]`, the coordinates that the message had, where it was compressed; `last` is then the public copy of
+        the sender's model, which has its values at these coordinates alone, and so do the models that `origin` weighs.
+        None where messages are models.
     """
 
     sender: str
     origin: Mapping[str, float] | None
     last: np.ndarray
     own: Mapping[str, np.ndarray]
-    whole: bool = True
+    sent: np.ndarray | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether what it was sent is the sender's model, not a compression of it."""
+        return self.sent is None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,7 +57,8 @@ class Exchange:
       links: who sent to whom, int `[m, 2]` of (sender, receiver).
       origin: by sender, as in Letter, for whoever knows all links; None where nobody does.
       public: whether peers know who exchanged with whom, so that they know it too.
-      whole: whether messages are models, not compressions of them.
+      sent: by sender, the coordinates that its message had, bool `[d]`; None where messages are models, not
+        compressions of them.
       sums: with masks, by receiver: the senders and the receiver's weights of them. None without masks.
     """
 
@@ -63,7 +71,7 @@ class Exchange:
     links: np.ndarray
     origin: Callable[[int], Mapping[str, float] | None]
     public: bool
-    whole: bool = True
+    sent: Callable[[int], np.ndarray] | None = None
     sums: Callable[[int], Mapping[int, float] | None]
 
     def senders_to(self, receivers: frozenset[int]) -> list[int]:

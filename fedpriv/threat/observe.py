@@ -267,8 +267,7 @@ def _sizes_are_public(federation: Federation) -> bool:
 
 
 def _own(federation: Federation, tap: Tap, seen: Seen, sized: bool) -> Own | None:
-    holder = tap.adversary.at.holds_data_of()
-    holders = seen.held if holder is None else (holder,)
+    holders = seen.held or tap.adversary.at.holds_data_of()
     if not holders:
         return None
     own = _truth(federation, holders)

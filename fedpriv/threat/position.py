@@ -114,14 +114,13 @@ class Position(Written):
         """Parties of a protocol that it is, whose messages are to be kept."""
         return ()
 
-    def holds_data_of(self) -> int | None:
-        """The client whose own examples it has, or None."""
-        return None
+    def holds_data_of(self) -> tuple[int, ...]:
+        """The clients whose own examples it has, by id; among peers, by their numbers."""
+        return ()
 
     def own_clients(self) -> frozenset[int]:
-        """The clients that are its own, whose examples it need not look for."""
-        holder = self.holds_data_of()
-        return frozenset() if holder is None else frozenset({holder})
+        """The clients that are its own, by id, whose examples it need not look for."""
+        return frozenset(self.holds_data_of())
 
     def names_members(self) -> bool:
         """Whether clients send to it under names that last, so that it knows who is in a sum."""
@@ -410,9 +409,9 @@ class OtherClient(Position):
                 "from 0"
             )
 
-    def holds_data_of(self) -> int | None:
+    def holds_data_of(self) -> tuple[int, ...]:
         """Its own."""
-        return self.number
+        return (self.number,)
 
 
 class Neighbour(Position):
@@ -438,14 +437,24 @@ class Neighbour(Position):
 
     def who(self, acts: bool = False) -> str:
         """In words."""
-        several = len(self.peers) > 1
-        who = (
-            f"Peers {', '.join(map(str, self.peers))}, which pool" if several else f"Peer {self.peers[0]}, which keeps"
-        )
         late = f", from round {self.since} on" if self.since else ""
-        return f"{who} every model that {'they are' if several else 'it is'} sent{late}, and " + (
-            "have examples and models of their own" if several else "has examples and a model of its own"
+        if len(self.peers) == 1:
+            return (
+                f"Peer {self.peers[0]}, which trains a model of its own on examples of its own, and keeps every model "
+                f"that it is sent{late}"
+            )
+        return (
+            f"Peers {', '.join(map(str, self.peers))}, which train models of their own on examples of their own, and "
+            f"pool these and every model that they are sent{late}"
         )
+
+    def holds_data_of(self) -> tuple[int, ...]:
+        """Its own, by the peers' numbers; which clients they are, an exchange says: those of a trial change."""
+        return self.peers
+
+    def own_clients(self) -> frozenset[int]:
+        """None by id; nobody behind what it was sent is its own."""
+        return frozenset()
 
     def check(self, federation: Federation) -> None:
         """Refuses numbers beyond the peers."""
@@ -485,7 +494,7 @@ class Neighbour(Position):
 
 def _begun_alike(exchange: Exchange, receiver: int, senders: Iterable[int]) -> bool:
     """Whether a receiver knows where these began, since it began with the very same mean of the same models."""
-    if not exchange.public or (own := exchange.origin(receiver)) is None:
+    if not exchange.public or exchange.sent is not None or (own := exchange.origin(receiver)) is None:
         return False
     for sender in senders:
         other = exchange.origin(sender)
@@ -519,7 +528,8 @@ def _letter(
     """One peer's model, as a difference to where it began, if that is known, or to the receiver's own."""
     message, name = exchange.message(sender), peer_name(sender)
     known = exchange.public or knows_links
-    letter = Letter(name, exchange.origin(sender) if known else None, exchange.last(sender).copy(), own, exchange.whole)
+    sent = None if exchange.sent is None else exchange.sent(sender)
+    letter = Letter(name, exchange.origin(sender) if known else None, exchange.last(sender).copy(), own, sent)
     kind: Kind = "model"
     if exchange.start is not None:
         base, kind = exchange.start, "update"

@@ -3,77 +3,120 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
 
 from fedpriv.base.lazy import default_threads
 
-#: Bytes of a block of columns.
-BLOCK_BYTES = 1 << 19
+#: Bytes of a block of columns: few enough for a cache, enough that threads seldom wait for the interpreter.
+BLOCK_BYTES = 1 << 21
 #: Rows that are summed in the models' own precision before they enter a float64 sum.
 ROWS = 32
 #: Share of non-zero weights from which a matrix is taken as dense.
 DENSE = 0.25
+#: Rows that have to follow one another on average, for a slice to be faster than gathering them.
+RUN = 8
+
+#: What is done with a block: (its columns, an array of its size, another); the arrays have anything in them.
+Work = Callable[[slice, np.ndarray, np.ndarray], object]
+#: Weighted sums of a block's rows, into an array that is not the block.
+Times = Callable[[np.ndarray, np.ndarray], object]
 
 
-def _blocks(models: np.ndarray) -> Iterator[slice]:
-    n, d = models.shape
-    width = max(64, BLOCK_BYTES // max(1, n * models.itemsize))
-    return (slice(first, min(first + width, d)) for first in range(0, d, width))
-
-
-def _each(work: Callable[[slice], object], models: np.ndarray) -> None:
+def _each(work: Work, models: np.ndarray) -> None:
     """`work` on every block of columns, on as many threads as cores."""
-    parts, threads = list(_blocks(models)), max(1, default_threads()[1])
+    n, d = models.shape
+    width = min(d, max(64, BLOCK_BYTES // max(1, n * models.itemsize)))
+    starts, threads = range(0, d, width), max(1, default_threads()[1])
 
     def some(first: int) -> None:
-        for part in parts[first::threads]:
-            work(part)
+        # Fresh memory for every block would cost more than what is done with it.
+        rooms = [np.empty(n * width, models.dtype) for _ in range(2)]
+        for start in starts[first::threads]:
+            columns = slice(start, min(start + width, d))
+            size = columns.stop - start
+            work(columns, *(room[: n * size].reshape(n, size) for room in rooms))
 
-    if min(len(parts), threads) == 1:
-        for part in parts:
-            work(part)
+    if min(len(starts), threads) == 1:
+        threads = 1
+        some(0)
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(some, range(threads)))
 
 
-def _times(matrix: sp.csr_matrix, dtype: np.dtype) -> Callable[[np.ndarray], np.ndarray]:
-    """What multiplies `matrix [n, n]` with blocks `[n, c]`, as a new array."""
+def _times(matrix: sp.csr_matrix, dtype: np.dtype) -> Times:
+    """What multiplies `matrix [n, n]` with blocks `[n, c]`."""
     n, matrix = matrix.shape[0], matrix.tocsr()
     counts = np.diff(matrix.indptr)
     if matrix.nnz > DENSE * n * n:
         dense = matrix.toarray().astype(dtype)
-        return lambda block: dense @ block
-    if np.ptp(counts) == 0 and np.ptp(matrix.data) < 1e-12:  # rows are gathered faster than they are weighed
-        columns, weight = np.ascontiguousarray(matrix.indices.reshape(n, -1).T), dtype.type(matrix.data[0])
-
-        def gathered(block: np.ndarray) -> np.ndarray:
-            total, scaled = np.take(block, columns[0], 0), np.empty_like(block)
-            for places in columns[1:]:
-                total += np.take(block, places, 0, out=scaled, mode="clip")
-            total *= weight
-            return total
-
-        return gathered
+        return lambda block, out: np.matmul(dense, block, out=out)
+    if np.ptp(counts) == 0 and np.ptp(matrix.data) < 1e-12:
+        return _gathered(matrix, dtype)
     weights = matrix.astype(dtype)
-    return lambda block: weights @ block
+
+    def weighed(block: np.ndarray, out: np.ndarray) -> None:
+        out[:] = weights @ block
+
+    return weighed
+
+
+def _gathered(matrix: sp.csr_matrix, dtype: np.dtype) -> Times:
+    """`_times` where all weights are alike and all rows have as many: rows are added up, then weighed."""
+    n, weight = matrix.shape[0], dtype.type(matrix.data[0])
+    places = np.ascontiguousarray(matrix.indices.reshape(n, -1).T)
+    runs = [_runs(one) for one in places]
+
+    def times(block: np.ndarray, out: np.ndarray) -> None:
+        for k, (one, pieces) in enumerate(zip(places, runs, strict=True)):
+            if pieces is None:
+                if k == 0:
+                    np.take(block, one, 0, out=out, mode="clip")
+                else:
+                    out += block[one]
+                continue
+            for first, last, start in pieces:
+                there, here = block[start : start + last - first], out[first:last]
+                if k == 0:
+                    here[:] = there
+                else:
+                    here += there
+        out *= weight
+
+    return times
+
+
+def _runs(places: np.ndarray) -> list[tuple[int, int, int]] | None:
+    """Stretches (first, end, place of the first) in which places follow one another; None where they are short."""
+    cuts = np.concatenate([[0], np.flatnonzero(np.diff(places) != 1) + 1, [len(places)]])
+    if len(places) < RUN * (len(cuts) - 1):
+        return None
+    return [(int(a), int(b), int(places[a])) for a, b in pairwise(cuts)]
 
 
 def _sums(block: np.ndarray) -> np.ndarray:
     """Over rows, float64; few rows at a time in the models' own precision."""
-    return np.add.reduceat(block, np.arange(0, len(block), ROWS), axis=0).sum(0, dtype=np.float64)
+    groups = len(block) // ROWS
+    whole = groups * ROWS
+    found = block[whole:].sum(0, dtype=np.float64)
+    if groups:
+        # Row k of each of the ROWS stretches at once: long vector additions, in the order that the cache likes.
+        found += np.add.reduce(block[:whole].reshape(ROWS, groups, -1), axis=0).sum(0, dtype=np.float64)
+    return found
 
 
 def mean(models: np.ndarray) -> np.ndarray:
     """Of models `[n, d]`, float64 `[d]`."""
     found = np.empty(models.shape[1])
 
-    def block(columns: slice) -> None:
-        found[columns] = _sums(models[:, columns]) / len(models)
+    def block(columns: slice, part: np.ndarray, _: np.ndarray) -> None:
+        np.copyto(part, models[:, columns])
+        found[columns] = _sums(part) / len(models)
 
     _each(block, models)
     return found
@@ -83,8 +126,8 @@ def mean_and_spread(models: np.ndarray) -> tuple[np.ndarray, float]:
     """Of models `[n, d]`, in one pass: their mean, float64 `[d]`, and the root mean square distance from it."""
     found, squares = np.empty(models.shape[1]), dict[int, float]()
 
-    def block(columns: slice) -> None:
-        part = models[:, columns].copy()
+    def block(columns: slice, part: np.ndarray, _: np.ndarray) -> None:
+        np.copyto(part, models[:, columns])
         found[columns] = _sums(part) / len(models)
         squares[columns.start] = _squared(part, found[columns])
 
@@ -97,14 +140,16 @@ def spread(models: np.ndarray, centre: np.ndarray, masses: np.ndarray) -> float:
     squares = dict[int, float]()
     factors = (1 / masses)[:, None].astype(models.dtype)
 
-    def block(columns: slice) -> None:
-        squares[columns.start] = _squared(models[:, columns] * factors, centre[columns])
+    def block(columns: slice, part: np.ndarray, _: np.ndarray) -> None:
+        np.multiply(models[:, columns], factors, out=part)
+        squares[columns.start] = _squared(part, centre[columns])
 
     _each(block, models)
     return _root_mean(squares, len(models))
 
 
 def _squared(part: np.ndarray, centre: np.ndarray) -> float:
+    """Of rows minus a centre, which overwrites them."""
     part -= centre.astype(part.dtype)
     return float(np.vdot(part, part))
 
@@ -121,33 +166,32 @@ def mix(matrix: sp.csr_matrix, models: np.ndarray, out: np.ndarray | None = None
       models: the models.
       out: where it goes, which may be `models`; None is a new array.
     """
+    return mix_and_measure(matrix, models, out, measure=False)[0]
+
+
+def mix_and_measure(
+    matrix: sp.csr_matrix, models: np.ndarray, out: np.ndarray | None = None, measure: bool = True
+) -> tuple[np.ndarray, tuple[np.ndarray, float] | None]:
+    """`mix`, and what `mean_and_spread` says of what comes out, in one pass; None of the latter without `measure`."""
     n = len(models)
     out = np.empty_like(models) if out is None else out
     if matrix.nnz == n * n and np.ptp(matrix.data) < 1e-12 and abs(matrix.data[0] * n - 1) < 1e-9:
-        out[:] = mean(models).astype(models.dtype)
-        return out
+        alike = mean(models)
+        out[:] = alike.astype(models.dtype)
+        return out, (alike, 0.0) if measure else None
     times = _times(matrix, models.dtype)
+    found, squares = np.empty(models.shape[1] if measure else 0), dict[int, float]()
 
-    def block(columns: slice) -> None:
-        out[:, columns] = times(np.ascontiguousarray(models[:, columns]))
+    def block(columns: slice, part: np.ndarray, total: np.ndarray) -> None:
+        np.copyto(part, models[:, columns])
+        times(part, total)
+        out[:, columns] = total
+        if measure:
+            found[columns] = _sums(total) / n
+            squares[columns.start] = _squared(total, found[columns])
 
     _each(block, models)
-    return out
-
-
-def mix_in_place(matrix: sp.csr_matrix, models: np.ndarray) -> tuple[np.ndarray, float]:
-    """`mix` over the models themselves, and what `mean_and_spread` says of them then, in one pass."""
-    times = _times(matrix, models.dtype)
-    found, squares = np.empty(models.shape[1]), dict[int, float]()
-
-    def block(columns: slice) -> None:
-        part = times(np.ascontiguousarray(models[:, columns]))
-        models[:, columns] = part
-        found[columns] = _sums(part) / len(models)
-        squares[columns.start] = _squared(part, found[columns])
-
-    _each(block, models)
-    return found, _root_mean(squares, len(models))
+    return out, (found, _root_mean(squares, n)) if measure else None
 
 
 def pull(matrix: sp.csr_matrix, copies: np.ndarray, models: np.ndarray, step: float, out: np.ndarray) -> np.ndarray:
@@ -155,9 +199,12 @@ def pull(matrix: sp.csr_matrix, copies: np.ndarray, models: np.ndarray, step: fl
     times = _times(matrix, models.dtype)
     factor = models.dtype.type(step)
 
-    def block(columns: slice) -> None:
-        part = np.ascontiguousarray(copies[:, columns])
-        out[:, columns] = models[:, columns] + factor * (times(part) - part)
+    def block(columns: slice, part: np.ndarray, total: np.ndarray) -> None:
+        np.copyto(part, copies[:, columns])
+        times(part, total)
+        total -= part
+        total *= factor
+        np.add(models[:, columns], total, out=out[:, columns])
 
     _each(block, models)
     return out

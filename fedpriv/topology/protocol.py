@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field
 from fedpriv.base import registry
 from fedpriv.base.errors import FedprivError
 from fedpriv.base.plugin import Plugin
-from fedpriv.topology.average import mix, mix_in_place, pull
+from fedpriv.topology.average import mix, mix_and_measure, pull
 
 #: Bits of a sum-weight beside a model.
 WEIGHT_BITS = 32
@@ -75,6 +75,7 @@ class Exchanged:
       links: who sent to whom, int `[m, 2]`.
       message: what the receivers of peer i's first message know of its model then, `[d]`.
       last: the same of its last message of the round.
+      sent: by sender, the coordinates that its message had, bool `[d]`; None where messages are not compressed.
       bits: of all messages.
       log: numbers for the round's record.
       summary: the models' mean, float64 `[d]`, and their root mean square distance from it, where that is known
@@ -87,6 +88,7 @@ class Exchanged:
     links: np.ndarray
     message: Callable[[int], np.ndarray]
     last: Callable[[int], np.ndarray]
+    sent: Callable[[int], np.ndarray] | None = None
     bits: int = 0
     log: dict[str, float] = field(default_factory=dict)
     summary: tuple[np.ndarray, float] | None = None
@@ -109,7 +111,8 @@ class Protocol(Plugin):
     def rows(self, moment: Moment) -> sp.csr_matrix | None:
         """`[n, n]`: how each peer's model after an exchange comes of the models in its last messages.
 
-        None where it does not, or where nobody can say. `moment.models` are not read.
+        Of compressed messages this holds at the coordinates that the peer sent. None where it does not come of them, or
+        where nobody can say. `moment.models` are not read.
         """
         return None
 
@@ -179,10 +182,10 @@ class DPSGD(Protocol):
         if self.delay:
             mixed, own = self._late(moment), {"past": np.concatenate([models[None], moment.own["past"][:-1]])}
         else:
-            if moment.kept or moment.mix is not mix or self.steps > 1:
+            if moment.mix is not mix or self.steps > 1:
                 mixed = moment.mix(matrix, models, moment.place())
             else:
-                mixed, summary = models, mix_in_place(matrix, models)
+                mixed, summary = mix_and_measure(matrix, models, moment.place())
         for _ in range(self.steps - 1):
             last = mixed
             mixed = mix(matrix, mixed, None if moment.kept else mixed)
@@ -374,6 +377,14 @@ class Choco(Protocol):
         """The public copies, one a peer, since all of its neighbours hold the same."""
         return {"public": models.copy()}
 
+    def rows(self, moment: Moment) -> sp.csr_matrix | None:
+        """`(1 - gamma) I + gamma W`, of the public copies.
+
+        At the coordinates that a peer has just sent, its public copy is its model.
+        """
+        assert moment.matrix is not None
+        return ((1 - self.gamma) * sp.identity(len(moment.masses)) + self.gamma * moment.matrix).tocsr()
+
     def exchange(self, moment: Moment) -> Exchanged:
         """Compressed differences, then a step of `gamma`."""
         models, before, matrix = moment.models, moment.own["public"], moment.matrix
@@ -400,6 +411,7 @@ class Choco(Protocol):
             links=moment.links,
             message=message,
             last=message,
+            sent=lambda i: public[i] != before[i],
             bits=int(bits @ sends),
             log={"energy": kept / whole if whole else 1.0},
         )

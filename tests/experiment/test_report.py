@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -261,6 +262,24 @@ def test_sentences_follow_their_rules(noisy):
     warning = conclusion.warnings(made)[0]
     assert "weak, batch 1" in warning
     assert "none, batch 1" not in warning
+
+
+def test_warnings_of_rounds_are_counted_over_seeds_and_arms():
+    def arm(name, *told):
+        return SimpleNamespace(name=name, results=[SimpleNamespace(facts={"warnings": list(w)}) for w in told])
+
+    cut, noise = "dp: the clip cut every update", "dp: the noise is long"
+    made = [
+        arm("a", [f"{cut} (in 3 of 60 rounds)", "odd"], [f"{cut} (in 5 of 60 rounds)", f"{noise} (in 1 of 60 rounds)"]),
+        arm("b", [f"{cut} (in 60 of 60 rounds)"], []),
+        arm("c", [f"{noise} (in 1 of 2 trials)"]),
+    ]
+    assert conclusion._noted(made) == [
+        f"in a; b: {cut} (in 68 of 180 rounds).",
+        "in a: odd.",
+        f"in a: {noise} (in 1 of 60 rounds).",
+        f"in c: {noise} (in 1 of 2 trials).",
+    ]
 
 
 def test_an_attack_that_replays_the_defense_is_no_cause_for_a_warning(write, tmp_path):

@@ -323,6 +323,14 @@ def test_noise_lies_on_a_logarithmic_axis_with_zero_apart():
     assert texts["no noise"] < texts["0.1"] - 0.9
 
 
+def test_levels_that_lie_close_are_named_on_two_lines(check_legible):
+    levels = (0.1, 0.5, 0.87, 1, 1.55, 3, 10)
+    figure = privacy_utility([Point("none", 0, 0.9, 40), *points("dp", levels=levels)])
+    check_legible(figure)
+    named = [t.get_text() for t in figure.axes[1].get_xticklabels()]
+    assert named == ["no noise", "0.1", "0.5", "0.87", "1", "1.55", "3", "10"]
+
+
 @pytest.mark.parametrize(
     "bad", [[], [Point("a", None, 0.5)], [Point("a", -1, 0.5)], [Point("a", math.inf, 0.5)], [Point("a", math.nan, 0)]]
 )

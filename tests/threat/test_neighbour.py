@@ -105,6 +105,45 @@ def test_models_of_two_rounds_determine_an_update_where_all_the_victim_was_sent_
         assert error > 0.05
 
 
+@pytest.mark.parametrize(
+    ("graph", "adversary", "exact"),
+    [
+        ("ring", "neighbour(0)", set()),
+        ("ring", "neighbour(0,2)", {"peer 1"}),
+        ("ring", "eavesdropper", {f"peer {p}" for p in range(6)}),
+        ("complete", "neighbour(3)", {f"peer {p}" for p in range(6) if p != 3}),
+    ],
+)
+@pytest.mark.parametrize("compression", ["top_k", "random_k"])
+def test_compressed_messages_give_away_what_is_sent_twice(watched, toy, graph, adversary, exact, compression):
+    protocol = f"choco(compression={compression}(fraction=0.5),gamma=0.4)"
+    seen, models, federation = watched(f"gossip(graph={graph},protocol={protocol})", adversary)
+    assert {o.view.kind for o in seen} == {"update", "model"}
+    (dossier,) = dossiers(o.view for o in seen)
+    later = [r for r in recover(dossier, estimate=False) if r.view.round > 0]
+    assert {r.sender for r in later} == exact
+    for one in later:
+        peer, visible = int(one.sender.split()[1]), one.view.visible
+        assert 0 < visible.mean() == one.exact < 0.6  # 0.5 sends a half, and of that a part twice
+        expected = updates(federation, models, peer, toy)[one.view.round]
+        np.testing.assert_allclose(one.view.observed[visible], expected[visible], atol=2e-6)
+        assert not one.view.observed[~visible].any()
+        np.testing.assert_allclose(one.view.weights[visible], models[one.view.round][peer][visible], atol=2e-6)
+        assert np.abs(one.view.weights - models[one.view.round][peer]).max() > 1e-3  # what was not sent is not known
+        assert not one.determined
+        assert one.view.defenses == ()  # the compression is no part of what a replay has to give
+    if not exact:
+        guesses = [r for r in recover(dossier) if r.view.round > 0]
+        assert [r.exact for r in guesses] == [0] * len(guesses) != []
+        assert max(r.known for r in guesses) < 1
+
+
+def test_a_whole_step_of_compressed_gossip_is_no_mean_that_a_neighbour_began_with(watched):
+    """With gamma=1 on a complete graph the copies' means are alike, but the peers' models are not."""
+    seen, *_ = watched("gossip(graph=complete,protocol=choco(compression=top_k(fraction=0.5),gamma=1))", rounds=2)
+    assert {o.view.kind for o in seen if o.view.round == 1} == {"model"}
+
+
 def test_masks_leave_sums_where_there_are_two_to_mask(watched, toy):
     seen, models, federation = watched("gossip(graph=ring,masks=true)")
     assert [(o.view.kind, o.view.members, o.truth.clients) for o in seen[:2]] == [
@@ -179,5 +218,10 @@ def test_it_holds_its_own_examples(watched, toy):
         for observation in seen:
             np.testing.assert_allclose(observation.view.own.x, toy.x[part], atol=1e-6)
             assert observation.view.own.slot is None  # a replay is of the others
+        adversary = seen[0].view.adversary
+        assert adversary.at.holds_data_of() == tuple(peers)
+        assert "on examples of their own" in adversary.describe() or "on examples of its own" in adversary.describe()
     seen, *_ = watched("gossip(graph=ring)", "eavesdropper", 1)
     assert seen[0].view.own is None
+    assert seen[0].view.adversary.at.holds_data_of() == ()
+    assert "examples of" not in seen[0].view.adversary.at.who()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedpriv.base.errors import DataError, ParameterError
-from fedpriv.topology.average import mean, mean_and_spread, mix, mix_in_place, pull, spread
+from fedpriv.topology.average import mean, mean_and_spread, mix, mix_and_measure, pull, spread
 from fedpriv.topology.buffers import Buffers
 from fedpriv.topology.gossip import Gossip
 from fedpriv.topology.mixing import contraction, metropolis
@@ -77,14 +77,18 @@ def test_missing_peers_leave_weights_that_keep_the_mean():
     assert present[links].all()
 
 
-def test_averages_in_blocks():
+@pytest.mark.parametrize("block_bytes", [1 << 13, 1 << 21])  # in 47 blocks, and in one
+def test_averages_in_blocks(monkeypatch, block_bytes):
+    monkeypatch.setattr("fedpriv.topology.average.BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(0)
     models = rng.normal(size=(40, 3001)).astype(np.float32)
-    for graph in ("ring", "complete", "erdos_renyi", "small_world"):
+    # Weights alike in long runs, alike without, all alike, many different ones, and few.
+    for graph in ("ring", "random_regular", "exponential", "complete", "erdos_renyi", "small_world"):
         (matrix,) = Gossip(graph=graph).wiring(40).matrices
         expected, changed = matrix @ models.astype(np.float64), models.copy()
         np.testing.assert_allclose(mix(matrix, models), expected, atol=2e-6)
-        average, apart = mix_in_place(matrix, changed)
+        _, (average, apart) = mix_and_measure(matrix, changed, changed)
+        np.testing.assert_array_equal(changed, mix(matrix, models))
         np.testing.assert_allclose(changed, expected, atol=2e-6)
         np.testing.assert_allclose(average, expected.mean(0), atol=1e-6)
         assert apart == pytest.approx(np.sqrt(((expected - expected.mean(0)) ** 2).sum(1).mean()), abs=1e-5)

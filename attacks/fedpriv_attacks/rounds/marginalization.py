@@ -30,19 +30,23 @@ class Recovered:
       view: as of an update from a beginning that is known, or estimated.
       sender: as the adversary calls it.
       known: the share of the beginning, by mixing weights, that the adversary holds.
-      whole: whether the message was the sender's model, not a compression of it; then all of the beginning determines
-        the update.
+      sent: the share of the update's coordinates that the messages let through; 1 where these were models.
     """
 
     view: View
     sender: str
     known: float
-    whole: bool = True
+    sent: float = 1.0
 
     @property
     def determined(self) -> bool:
-        """Whether the update is exact."""
-        return self.whole and self.known > 1 - _WHOLE
+        """Whether all of the update is exact."""
+        return self.exact == 1
+
+    @property
+    def exact(self) -> float:
+        """The share of the update's coordinates that are exact."""
+        return self.sent if self.known > 1 - _WHOLE else 0.0
 
 
 class FunctionalMarginalization(Attack):
@@ -57,11 +61,17 @@ class FunctionalMarginalization(Attack):
     that it holds stands in for each, which is near where the peers agree, and off by what they differ, times the
     missing weight.
 
+    CHOCO's messages are compressed differences to public copies, which all neighbours hold. At a coordinate that a peer
+    has just sent, its copy is its model; so where it sent a coordinate in two rounds, one after the other, and all
+    copies that it averaged are held, this coordinate of its update is exact. The others are hidden from the inner
+    attack, and the copy stands for the model where that is not known. In the first round the message is the compressed
+    update, which a replay knows how to compress.
+
     It fails where the adversary cannot know who exchanged with whom (GoSGD's random pairs) and where messages are late.
     Under masks it holds sums of models, and gives the inner attack the sum of the updates where all of them began
     alike: in the first round, and on a complete graph. `measures`: `determined`, the share of senders (or sums) whose
-    update is exact (none that was sent compressed, as in CHOCO); `known`, the mean share of the beginnings that it
-    holds.
+    update is exact; `exact_coordinates`, the mean share of an update's coordinates that are; `known`, the mean share of
+    the beginnings that it holds.
     """
 
     name: ClassVar[str] = "functional_marginalization"
@@ -102,14 +112,15 @@ class FunctionalMarginalization(Attack):
         began = time.perf_counter()
         best: dict[str, Recovered] = {}  # by sender, or by who is in a sum
         for one in recover(dossier, self.estimate):
-            if one.sender not in best or one.known > best[one.sender].known + _WHOLE:
+            if one.sender not in best or _rank(one) > _rank(best[one.sender]):
                 best[one.sender] = one
         chosen = sorted(best.values(), key=lambda one: -one.known)[: self.most]
         if not chosen:
             raise CapabilityError(
                 f"attack '{self.name}' finds no update: {dossier.describe()} Where its neighbours began is not known "
-                "(random pairs, late messages, masks, compressed differences, or models it was not sent); let it "
-                "listen from the first round, be more peers, or set estimate=true"
+                "(random pairs, late messages, masks, or models it was not sent), or no coordinate was sent in two "
+                "rounds, one after the other (compressed differences); let it listen from the first round, be more "
+                "peers, or set estimate=true"
             )
         findings, refused = attack_each(self.inner, [o.view for o in chosen], seed, f"'{self.name}' recovered")
         return joined(
@@ -118,11 +129,19 @@ class FunctionalMarginalization(Attack):
             time.perf_counter() - began,
             measures={
                 "determined": float(np.mean([one.determined for one in chosen])),
+                "exact_coordinates": float(np.mean([one.exact for one in chosen])),
                 "known": float(np.mean([one.known for one in chosen])),
             },
             extra={
                 "recovered": [
-                    {"sender": o.sender, "round": o.view.round, "known": o.known, "exact": o.determined} for o in chosen
+                    {
+                        "sender": o.sender,
+                        "round": o.view.round,
+                        "known": o.known,
+                        "exact": o.determined,
+                        "exact_coordinates": o.exact,
+                    }
+                    for o in chosen
                 ],
                 "refused": refused,
             },
@@ -137,8 +156,11 @@ def recover(dossier: Dossier, estimate: bool = True) -> list[Recovered]:
       estimate: as the attack's.
     """
     held: dict[int, dict[str, np.ndarray]] = {}
+    sent: dict[tuple[int, str], np.ndarray] = {}
     for page in dossier.pages:
         if page.letter is not None:
+            if page.letter.sent is not None:
+                sent[page.round, page.letter.sender] = page.letter.sent
             models = held.setdefault(page.round, {})
             models |= {name: np.asarray(m, np.float64) for name, m in page.letter.own.items()}
             models[page.letter.sender] = np.asarray(page.letter.last, np.float64)
@@ -148,13 +170,23 @@ def recover(dossier: Dossier, estimate: bool = True) -> list[Recovered]:
             found.append(Recovered(page, ", ".join(page.members), 1.0))
         if page.letter is None or page.observed is None:
             continue
+        sender, now = page.letter.sender, page.letter.sent
         if page.kind == "update":
-            found.append(Recovered(page, page.letter.sender, 1.0, page.letter.whole))
+            found.append(Recovered(page, sender, 1.0, 1.0 if now is None else float(now.mean())))
         elif page.letter.origin is not None and (before := held.get(page.round - 1)):
             start, known = _start(page.letter.origin, before)
-            if known > 1 - _WHOLE or (estimate and known > 0):
-                found.append(Recovered(_from(page, start), page.letter.sender, known, page.letter.whole))
+            if known <= 1 - _WHOLE and (not estimate or known == 0):
+                continue
+            if now is None:
+                found.append(Recovered(_from(page, start), sender, known))
+            elif (twice := sent.get((page.round - 1, sender), np.False_) & now).any():
+                view = _at(_from(page, start, page.letter.last), twice)
+                found.append(Recovered(view, sender, known, float(twice.mean())))
     return found
+
+
+def _rank(one: Recovered) -> tuple[float, float]:
+    return round(one.known, 6), one.sent
 
 
 def _start(origin: Mapping[str, float], before: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float]:
@@ -168,10 +200,18 @@ def _start(origin: Mapping[str, float], before: Mapping[str, np.ndarray]) -> tup
     return start, share
 
 
-def _from(page: View, start: np.ndarray) -> View:
-    """A page as if its sender had been sent `start` `[d]`."""
+def _from(page: View, start: np.ndarray, copy: np.ndarray | None = None) -> View:
+    """A page as if its sender had been sent `start` `[d]`; `copy` is the sender's public one, where that was sent."""
     dtype = page.model.spec.dtype
     assert page.observed is not None
     weights = start.astype(dtype)
-    sent = np.asarray(page.weights, np.float64) + np.asarray(page.observed, np.float64)
-    return replace(page, kind="update", weights=weights, observed=(sent - weights).astype(dtype))
+    if copy is None:
+        copy = np.asarray(page.weights, np.float64) + np.asarray(page.observed, np.float64)
+    return replace(page, kind="update", weights=weights, observed=(copy - weights).astype(dtype))
+
+
+def _at(page: View, visible: np.ndarray) -> View:
+    """A page's update at some coordinates, without the compression, the last of its defenses, which chose them."""
+    assert page.observed is not None
+    observed = np.where(visible, page.observed, page.observed.dtype.type(0))
+    return replace(page, observed=observed, visible=visible, defenses=page.defenses[:-1], states=page.states[:-1])

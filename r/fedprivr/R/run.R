@@ -26,13 +26,13 @@ fp_train <- function(data = "fashion_small", model = "2nn", clients = 100,
                      cohort = if (identical(topology, "server")) 10, rounds = 5, partition = "iid",
                      defenses = character(), epochs = 1, batch = 10, rate = 0.1, weighting = "examples",
                      intercept = integer(), adversary = "server", seed = NULL, topology = "server", ...) {
-  check_given(as.list(environment()), list(...), fp()$Federation, c("train", "test", "procedure"))
+  more <- check_given(as.list(environment()), list(...), fp()$Federation, c("train", "test", "procedure"))
   seed <- whole(seed, "seed", 0)
   sampling <- if (is.null(cohort)) list(kind = "full") else list(kind = "fixed", size = whole(cohort, "cohort"))
   heard <- lapply(intercept, whole, "intercept", most = whole(rounds, "rounds"))
   sets <- data_of(data)
   history <- fp_try({
-    federation <- fp()$Federation(
+    federation <- do.call(fp()$Federation, c(list(
       model_of(model, sets[[1]]), sets[[1]],
       fp()$make_partition(text(partition, "partition"), sets[[1]], whole(clients, "clients"), c(seed, 0L)[1]),
       fp()$make_procedure(
@@ -40,8 +40,8 @@ fp_train <- function(data = "fashion_small", model = "2nn", clients = 100,
         client = list(learning_rate = rate), sampling = sampling, weighting = weighting
       ),
       defenses = defenses_of(defenses), test = sets[[2]], seed = seed,
-      rounds = whole(rounds, "rounds"), topology = text(topology, "topology"), ...
-    )
+      rounds = whole(rounds, "rounds"), topology = text(topology, "topology")
+    ), more))
     on.exit(federation$close())
     tap <- fp()$Tap(fp()$Adversary$parse(text(adversary, "adversary")), rounds = lapply(heard, function(k) k - 1L))
     federation$run(whole(rounds, "rounds"), taps = list(tap)[seq_len(length(heard) > 0)])
@@ -72,17 +72,17 @@ fp_train <- function(data = "fashion_small", model = "2nn", clients = 100,
 #' @export
 fp_attack <- function(attack = "modern", on = NULL, data = "fashion_small", model = "lenet(init=uniform)", images = 1,
                       defenses = character(), adversary = "server", batch = 1, cohort = 1, seed = 0, ...) {
-  check_given(as.list(environment()), list(...), fp()$Exposure, "trials")
+  more <- check_given(as.list(environment()), list(...), fp()$Exposure, "trials")
   seed <- whole(seed, "seed", 0)
   made <- fp_try({
     attack <- fp()$make_attack(text(attack, "attack"))
     if (is.null(on)) {
       set <- data_of(data)[[1]]
-      exposure <- fp()$Exposure(
+      exposure <- do.call(fp()$Exposure, c(list(
         model_of(model, set), set, whole(images, "images"), batch = whole(batch, "batch"),
         cohort = whole(cohort, "cohort"), defenses = defenses_of(defenses),
-        adversary = fp()$Adversary$parse(text(adversary, "adversary")), seed = seed, ...
-      )
+        adversary = fp()$Adversary$parse(text(adversary, "adversary")), seed = seed
+      ), more))
       reticulate::iterate(fp("rounds.attempts")$attempts(attack, exposure, seed = seed))
     } else {
       heard <- if (inherits(on, "fp_table")) attr(on, "observations") else if (is.list(on)) on else list(on)
@@ -172,7 +172,8 @@ fp_run <- function(file, out = file.path("results", tools::file_path_sans_ext(ba
   new_table(table, paste("experiment", basename(file)), paste("Report:", file.path(out, "report.html")))
 }
 
-# NA would arrive as TRUE. `more` is what `...` holds, for fedpriv's `made`, which takes `own` from elsewhere.
+# NA would arrive as TRUE. `more` is what `...` holds, for fedpriv's `made`, which takes `own` from elsewhere; it comes
+# back as the types that `made` declares.
 check_given <- function(given, more = list(), made = NULL, own = NULL) {
   if (length(more)) {
     known <- setdiff(reticulate::import("inspect")$getfullargspec(made)$args, c("self", own, names(given)))
@@ -182,6 +183,7 @@ check_given <- function(given, more = list(), made = NULL, own = NULL) {
   }
   na <- Filter(function(value) is.atomic(value) && anyNA(value), c(given, more))
   if (length(na)) refuse("ParameterError", "%s is NA; give a value, or leave it out", names(na)[1])
+  if (length(more)) fp_try(fp("base.given")$as_declared(made, more)) else more
 }
 
 whole <- function(x, name, least = 1, most = .Machine$integer.max) {
