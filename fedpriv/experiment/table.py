@@ -28,6 +28,7 @@ IN_WORDS = (
     "defense_notes",
     "warnings",
     "attack_warnings",
+    "examples",
 )
 
 
