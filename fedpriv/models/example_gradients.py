@@ -315,6 +315,13 @@ class Lookup(Use):
     output: Tensor
     numbers: Tensor
     shape: tuple[int, ...]
+    transposed: bool = True
+
+    def factors(self, slope: Tensor, groups: Scalar) -> tuple[Tensor, Tensor]:
+        """Slopes `[groups, t, o]` and one-hot numbers `[groups, t, v]`: the factors of a product with the transposed
+        table, which a tied head is."""
+        numbers = tf.one_hot(tf.reshape(self.numbers, [groups, -1]), self.shape[0], dtype=slope.dtype)
+        return tf.reshape(slope, [groups, -1, self.shape[1]]), numbers
 
     def total(self, slope: Tensor, factor: Tensor, *entered: Tensor) -> Tensor:
         """Slopes added to the rows they came from."""
@@ -402,10 +409,11 @@ def _same_kind(uses: Sequence[Use]) -> bool:
     """Whether gradients of one weight from all its uses can be put together."""
     if all(isinstance(u, Spread) for u in uses) or all(isinstance(u, Lookup) for u in uses):
         return True
-    if not all(isinstance(u, Product | Convolution) for u in uses):
+    if not all(isinstance(u, Product | Convolution | Lookup) for u in uses):
         return False
     # Factors of several uses lie side by side as further places of one example, so they must have one orientation.
-    return len({(type(u), getattr(u, "transposed", False), getattr(u, "kernel", ())) for u in uses}) == 1
+    kinds = {(isinstance(u, Convolution), getattr(u, "transposed", False), getattr(u, "kernel", ())) for u in uses}
+    return len(kinds) == 1
 
 
 def _squares(
@@ -420,8 +428,8 @@ def _squares(
         own = tf.add_n([use.own(s) for use, s in zip(uses, slopes)])  # type: ignore[attr-defined]
         own = tf.reduce_sum(tf.reshape(own, [groups, -1, int(np.prod(first.shape))]), 1)
         return tf.reduce_sum(tf.square(own), 1), own
-    if isinstance(first, Lookup):
-        width = first.shape[1]
+    if all(isinstance(use, Lookup) for use in uses):
+        width = first.shape[1]  # type: ignore[attr-defined]
         numbers = tf.concat([tf.reshape(u.numbers, [groups, -1]) for u in uses], 1)  # type: ignore[attr-defined]
         slope = tf.concat([tf.reshape(s, [groups, -1, width]) for s in slopes], 1)
         same = tf.cast(tf.equal(numbers[:, :, None], numbers[:, None, :]), slope.dtype)
@@ -445,7 +453,7 @@ def _squares(
         most = tf.square(tf.reduce_sum(_root(squares[0] * squares[1]), 1))
         lost = [n * least * tf.square(tf.reduce_sum(_root(a), 1)) for a, n in zip(squares, (outer, inner))]
         return tf.maximum(tf.reduce_sum(gram, [1, 2]), CANCELLED * most) + tf.add_n(lost), None
-    turned = isinstance(first, Product) and first.transposed
+    turned = getattr(first, "transposed", False)
     own = tf.matmul(*((slope, entered) if turned else (entered, slope)), transpose_a=True)
     return tf.reduce_sum(tf.square(own), [1, 2]), tf.reshape(own, [groups, inner * outer])
 
@@ -564,6 +572,8 @@ def _agrees(model: Model) -> bool:
     rng, dtype, n = np.random.default_rng(0), model.spec.dtype, 4
     weights = [w + rng.normal(0, 0.05, w.shape) for w in model.initialize(0)]
     x = rng.uniform(0, 1, (n, *model.input_shape))
+    if model.embedding is not None:
+        x = np.floor(x * model.spec.shapes[model.embedding.table][0])
     task = model.task
     y = rng.integers(0, max(task.classes, 1), (n, *task.target_shape)) if task.discrete else x.reshape(n, -1)[:, :1]
     if not task.discrete:

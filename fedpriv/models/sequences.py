@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fedpriv.base.lazy import tf
 from fedpriv.base.types import Examples, Tensor, Tensors
 
 
@@ -14,12 +15,17 @@ class Embedding:
 
     `Model.apply` of such a model takes token numbers `[n, length]`, of any type, or points of the embedding space
     `[n, length, width]`, which stand for the looked-up rows, before positions are added: an attack that follows
-    gradients looks for these. Which of the two is meant, the rank says.
+    gradients looks for these. Which of the two is meant, the rank says. Points `[n, length, width + 1]` end in 1 at
+    places that hold tokens and 0 at padding, which is then hidden from the others as in training (`with_presence`
+    makes them); without that, every place counts as a token.
+
+    Points are not looked up, so that the gradient at them has nothing in the table's rows but what a tied head puts
+    there: whoever compares gradients leaves the table out, or adds the slopes by the points to the rows himself.
 
     Attributes:
       table: index in the spec of the table `[vocabulary, width]`.
       tied: whether the logits are products with the same table, so that every token's row has a gradient.
-      head: index in the spec of the kernel `[width, vocabulary]` of an untied next-token head, or None.
+      head: index in the spec of the kernel `[units, vocabulary]` of an untied next-token head, or None.
       positions: index in the spec of learned positions `[length, width]`, or None.
     """
 
@@ -27,6 +33,12 @@ class Embedding:
     tied: bool = False
     head: int | None = None
     positions: int | None = None
+
+
+def with_presence(points: Tensor, present: Tensor) -> Tensor:
+    """Points `[n, length, width]` and which of their places hold tokens, `[n, length]` of bool or of 0 and 1, as one
+    tensor `[n, length, width + 1]` that `Model.apply` of a model with an `Embedding` takes; traceable."""
+    return tf.concat([points, tf.cast(present, points.dtype)[:, :, None]], axis=2)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from fedpriv.base.types import Examples, Tensor, Tensors
 from fedpriv.models.model import Model
 from fedpriv.models.sequences import Attention, Embedding
 from fedpriv.models.spec import Spec
-from fedpriv.models.task import Task, create
+from fedpriv.models.task import Task
 from fedpriv.models.tasks.next_token import NextToken
+from fedpriv.models.token_inputs import last_present, points_and_presence, task_of
 
 Precision = Literal["float32", "float64"]
 Positions = Literal["learned", "sinusoidal"]
@@ -29,6 +30,7 @@ SPREAD = 0.02
 class _Shape:
     """What makes a transformer besides its weights."""
 
+    name: str
     length: int
     vocabulary: int
     padding: int | None
@@ -81,8 +83,9 @@ def gpt(
       task: as for `mlp`; None goes by the data.
       dtype: precision of weights and arithmetic.
     """
-    made = _task("gpt", input_shape, num_classes, target_shape, task, padding)
-    shape = _Shape(input_shape[0], vocabulary, padding, layers, width, heads, True, positions, tied, made, dtype)
+    made = task_of("gpt", input_shape, num_classes, target_shape, task, padding)
+    kept = (layers, width, heads, True, positions, tied, made, dtype)
+    shape = _Shape("gpt", input_shape[0], vocabulary, padding, *kept)
     return _model(_name("gpt", shape, tied=True), shape)
 
 
@@ -117,8 +120,10 @@ def bert(
       task: as for `mlp`; None goes by the data.
       dtype: precision of weights and arithmetic.
     """
-    made = _task("bert", input_shape, num_classes, target_shape, task, padding)
-    shape = _Shape(input_shape[0], vocabulary, padding, layers, width, heads, False, positions, False, made, dtype)
+    made = task_of("bert", input_shape, num_classes, target_shape, task, padding)
+    shape = _Shape(
+        "bert", input_shape[0], vocabulary, padding, layers, width, heads, False, positions, False, made, dtype
+    )
     if shape.outputs_each:
         raise ModelError(
             "model 'bert' sees the tokens that follow, so it cannot be asked for them; use 'gpt' for next tokens, or "
@@ -139,27 +144,6 @@ def _name(kind: str, shape: _Shape, tied: bool) -> str:
         tied=(shape.tied, tied),
         dtype=(shape.dtype, "float32"),
     )
-
-
-def _task(
-    name: str,
-    input_shape: tuple[int, ...],
-    num_classes: int,
-    target_shape: tuple[int, ...] | None,
-    task: str | None,
-    padding: int | None,
-) -> Task:
-    if len(input_shape) != 1:
-        raise ModelError(
-            f"model '{name}' needs sequences of tokens (length,), got examples of shape {input_shape}; use data of "
-            "kind tokens, such as --data sentences"
-        )
-    each = target_shape is not None and len(target_shape) == 1
-    if not each and task is None:
-        return create(None, num_classes)
-    if task is None or task == "next_token":
-        return NextToken(num_classes=num_classes, length=input_shape[0], padding=padding)
-    return create(task, num_classes)
 
 
 def _model(name: str, shape: _Shape) -> Model:
@@ -187,7 +171,11 @@ def _model(name: str, shape: _Shape) -> Model:
         return [made[start](s).astype(shape.dtype) for _, s, start, _ in tensors]
 
     def entering(block: int) -> Callable[[Tensors, Examples], Tensor]:
-        return lambda weights, x: _blocks(shape, dict(zip(spec.names, weights)), x, block)
+        def inputs(weights: Tensors, x: Examples) -> Tensor:
+            rows, length, _ = _blocks(shape, dict(zip(spec.names, weights)), x, block)
+            return tf.reshape(rows, [-1, length, shape.width])
+
+        return inputs
 
     return Model(
         name=name,
@@ -249,50 +237,47 @@ def _tensors(shape: _Shape) -> list[_Tensor]:
 
 
 def _outputs(shape: _Shape, w: dict[str, Tensor], x: Examples) -> Tensor:
-    x = tf.convert_to_tensor(x)
-    h = _blocks(shape, w, x, shape.layers)
+    rows, length, present = _blocks(shape, w, x, shape.layers)
     if shape.causal:
-        h = _norm(h, w, "norm")
+        rows = _norm(rows, w, "norm")
     if shape.outputs_each:
-        return tf.matmul(h, w["embedding/table"], transpose_b=True) if shape.tied else h @ w["head/kernel"]
+        logits = (
+            tf.matmul(rows, w["embedding/table"], transpose_b=True) if shape.tied else tf.matmul(rows, w["head/kernel"])
+        )
+        return tf.reshape(logits, [-1, length, shape.task.output_shape[-1]])
+    h = tf.reshape(rows, [-1, length, shape.width])
     if not shape.causal:
         return _dense(tf.tanh(_dense(h[:, 0], w, "pooled")), w, "head")
-    present = _present(shape, x)
-    if present is None:
-        return _dense(h[:, -1], w, "head")
-    places = tf.range(1, tf.shape(present)[1] + 1)
-    last = tf.reduce_max(tf.where(present, places, 1), axis=1) - 1
-    return _dense(tf.gather(h, last, batch_dims=1), w, "head")
+    return _dense(last_present(h, present), w, "head")
 
 
-def _present(shape: _Shape, x: Examples) -> Tensor | None:
-    """Which places hold tokens, bool `[n, length]`; None where all do, as points of the embedding space do."""
-    if shape.padding is None or x.shape.rank == 3:
-        return None
-    return tf.not_equal(tf.cast(x, tf.int32), shape.padding)
+def _blocks(shape: _Shape, w: dict[str, Tensor], x: Examples, count: int) -> tuple[Tensor, int, Tensor | None]:
+    """What enters the attention of block `count`, or leaves the last block if there are only that many.
 
-
-def _blocks(shape: _Shape, w: dict[str, Tensor], x: Examples, count: int) -> Tensor:
-    """What enters the attention of block `count`, or leaves the last block if there are only that many."""
-    x = tf.convert_to_tensor(x)
-    h = x if x.shape.rank == 3 else tf.gather(w["embedding/table"], tf.cast(x, tf.int32))
+    Places lie in the rows of a matrix `[n length, width]`: a product of a batch of matrices with one kernel would have
+    a kernel's gradient for each of them. Returns (rows, length, which places hold tokens).
+    """
+    longest = shape.length if shape.positions == "learned" else None
+    h, present = points_and_presence(shape.name, x, w["embedding/table"], shape.padding, longest)
     length = h.shape[1]
     if shape.positions == "learned":
-        h += w["positions/table"][:length]
+        table = w["positions/table"]
+        h += table if length == shape.length else table[:length]
     else:
         h += tf.constant(sinusoids(length, shape.width), h.dtype)
+    h = tf.reshape(h, [-1, shape.width])
     if not shape.causal:
         h = _norm(h, w, "embedding_norm")
-    hidden = _hidden(shape, _present(shape, x), length, h.dtype)
+    hidden = _hidden(shape, present, length, h.dtype)
     for i in range(count):
         block = f"block{i}"
         if shape.causal:
-            h += _attend(shape, w, block, _norm(h, w, f"{block}/norm1"), hidden)
+            h += _attend(shape, w, block, _norm(h, w, f"{block}/norm1"), length, hidden)
             h += _wide(w, block, _norm(h, w, f"{block}/norm2"))
         else:
-            h = _norm(h + _attend(shape, w, block, h, hidden), w, f"{block}/norm1")
+            h = _norm(h + _attend(shape, w, block, h, length, hidden), w, f"{block}/norm1")
             h = _norm(h + _wide(w, block, h), w, f"{block}/norm2")
-    return _norm(h, w, f"block{count}/norm1") if shape.causal and count < shape.layers else h
+    return _norm(h, w, f"block{count}/norm1") if shape.causal and count < shape.layers else h, length, present
 
 
 def _hidden(shape: _Shape, present: Tensor | None, length: int, dtype: str) -> Tensor | None:
@@ -308,23 +293,30 @@ def _hidden(shape: _Shape, present: Tensor | None, length: int, dtype: str) -> T
     return found
 
 
-def _attend(shape: _Shape, w: dict[str, Tensor], block: str, h: Tensor, hidden: Tensor | None) -> Tensor:
-    length, each = h.shape[1], shape.width // shape.heads
+def _attend(shape: _Shape, w: dict[str, Tensor], block: str, h: Tensor, length: int, hidden: Tensor | None) -> Tensor:
+    each = shape.width // shape.heads
 
     def heads(part: str) -> Tensor:
         split = tf.reshape(_dense(h, w, f"{block}/{part}"), [-1, length, shape.heads, each])
         return tf.transpose(split, [0, 2, 1, 3])
 
-    scores = tf.matmul(heads("query"), heads("key"), transpose_b=True) / math.sqrt(each)
+    scores = tf.matmul(heads("query") * (1 / math.sqrt(each)), heads("key"), transpose_b=True)
     if hidden is not None:
         scores += hidden
     mixed = tf.matmul(tf.nn.softmax(scores), heads("value"))
-    joined = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [-1, length, shape.width])
+    joined = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [-1, shape.width])
     return _dense(joined, w, f"{block}/attended")
 
 
 def _wide(w: dict[str, Tensor], block: str, h: Tensor) -> Tensor:
-    return _dense(tf.nn.gelu(_dense(h, w, f"{block}/wide"), approximate=True), w, f"{block}/narrow")
+    return _dense(gelu(_dense(h, w, f"{block}/wide")), w, f"{block}/narrow")
+
+
+def gelu(x: Tensor) -> Tensor:
+    """The GELU with a tanh (Hendrycks, Gimpel 2016, arXiv 1606.08415), written as a sigmoid: 0.5 (1 + tanh z) is
+    sigmoid(2 z). TensorFlow's own takes a power, which is slow, and slower at each derivative."""
+    rate = 2 * math.sqrt(2 / math.pi)
+    return x * tf.sigmoid(x * (rate + 0.044715 * rate * tf.square(x)))
 
 
 def _dense(h: Tensor, w: dict[str, Tensor], name: str) -> Tensor:

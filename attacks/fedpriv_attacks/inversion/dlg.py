@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fedpriv_attacks.inversion.inversion import Count, Inversion, OptimizerPart
+from fedpriv_attacks.parts.coordinates import Coordinates
+from fedpriv_attacks.parts.embedding import Embedding
 from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS
 
 
@@ -22,12 +24,16 @@ class DLG(Inversion):
     once the objective falls by less than 5% in 200 evaluations. On the paper's LeNet float32 gives out at an objective
     of about 1e-8 with the paper's initialization, and of 1e-12 with Keras's.
 
+    On text the variables are points of the model's embedding (coordinates `embedding`) and start at normal noise of the
+    table's own spread, as Deng et al. 2021 (arXiv 2103.06819) carry the attack over; each point's nearest token is found.
+
     Needs a model that is twice differentiable with useful second derivatives: sigmoid or tanh, not ReLU.
     Reconstructions are clipped to [0, 1] at the end.
     """
 
     name: ClassVar[str] = "dlg"
     paper: ClassVar[str] = "Zhu, Liu, Han 2019, arXiv 1906.08935"
+    on_tokens: ClassVar[Coordinates | None] = Embedding()
 
     optimizer: OptimizerPart = LBFGS(memory=100, max_evaluations=4000, stagnation_window=200, stagnation_decrease=0.05)
     restarts: Count = 8

@@ -11,6 +11,7 @@ import pydantic
 from pydantic import BeforeValidator, Field
 
 from fedpriv.base.types import Array
+from fedpriv.data.kinds.tokens import Tokens
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
@@ -19,8 +20,9 @@ from fedpriv_attacks.inversion.stages import heaviest, joined, unsettled_mismatc
 from fedpriv_attacks.labels.inference import Joint, LabelInference
 from fedpriv_attacks.parts.component import WRITTEN, Component, changed, create, read, saved
 from fedpriv_attacks.parts.coordinates import Coordinates, Smooth
-from fedpriv_attacks.parts.initializers import Initializer, Normal
+from fedpriv_attacks.parts.initializers import Initializer, Normal, Points
 from fedpriv_attacks.parts.known_noise import averaged
+from fedpriv_attacks.parts.moves import Moves
 from fedpriv_attacks.parts.objectives import Objective, SquaredError
 from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS
 from fedpriv_attacks.parts.optimizers.minimum import Optimizer
@@ -40,6 +42,7 @@ PARTS = {
     "coordinates": "coordinates",
     "labels": "labels",
     "optimizer": "optimizer",
+    "moves": "moves",
 }
 
 
@@ -59,6 +62,7 @@ InitializerPart = Annotated[Initializer, read("initializer"), saved]
 CoordinatesPart = Annotated[Coordinates, read("coordinates"), saved]
 LabelsPart = Annotated[LabelInference, read("labels"), saved]
 OptimizerPart = Annotated[Optimizer, read("optimizer"), saved]
+MovesPart = Annotated[Moves | None, read("moves"), saved]
 
 
 class Inversion(Attack):
@@ -73,6 +77,8 @@ class Inversion(Attack):
     name: ClassVar[str] = "inversion"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE, Capability.NUM_EXAMPLES})
     reads_parts: ClassVar[bool] = True
+    #: What its coordinates are on tokens where nobody has set others; None refuses tokens.
+    on_tokens: ClassVar[Coordinates | None] = None
 
     objective: ObjectivePart = Field(
         default=SquaredError(), description="distance of the simulated and the observed update."
@@ -89,6 +95,10 @@ class Inversion(Attack):
         description="how labels are found: `joint` optimizes them along with the examples.",
     )
     optimizer: OptimizerPart = Field(default=LBFGS(), description="how the sum is minimized.")
+    moves: MovesPart = Field(
+        default=None,
+        description="changes that no gradient leads to, made between the optimizer's steps; None for none.",
+    )
     constraint: Literal["box"] | None = Field(
         default=None,
         description="`box` keeps pixels in [0, 1] at every step, by projection; `none` clips at the end only.",
@@ -155,6 +165,21 @@ class Inversion(Attack):
             )
         if self.constraint == "box" and not self.coordinates.invertible:
             raise ValueError(f"coordinates '{self.coordinates.kind}' cannot be projected; use constraint=none")
+        if self.coordinates.space != self.initializer.space and "initializer" in self.model_fields_set:
+            raise ValueError(
+                f"initializer '{self.initializer.kind}' gives {self.initializer.space}, but coordinates "
+                f"'{self.coordinates.kind}' start from {self.coordinates.space}; use 'points' with 'embedding', and others "
+                "with other coordinates"
+            )
+        if self.moves is not None and not self.optimizer.leaps:
+            raise ValueError(
+                f"optimizer '{self.optimizer.kind}' takes no moves between its steps; use a first-order one such as adam, "
+                "or moves=none"
+            )
+        if self.group > 1 and (self.moves is not None or self.initializer.tries() != (1, 0)):
+            raise ValueError(
+                f"group={self.group} optimizes starts jointly, which allows no moves and no choice among starts; use group=1"
+            )
         if any(p.over == "group" for p in self.priors) and self.group < 2:
             raise ValueError("a prior over the group of starts needs group=2 or more")
         if self.tolerance is not None and self.tolerance < self.target:
@@ -174,6 +199,7 @@ class Inversion(Attack):
             self.coordinates,
             self.labels,
             self.optimizer,
+            *(() if self.moves is None else (self.moves,)),
         )
 
     def requirements(self) -> frozenset[Capability]:
@@ -185,9 +211,18 @@ class Inversion(Attack):
         return tuple(dict.fromkeys(known for part in self.components() for known in part.brings()))
 
     def equipped(self, view: View) -> Inversion:
-        """This attack with what the adversary holds where its coordinates say `held`."""
-        coordinates = self.coordinates.equipped(view)
-        return self if coordinates is self.coordinates else self.with_(coordinates=coordinates)
+        """This attack with what the adversary holds where its coordinates say `held`, and fit for the examples' kind.
+
+        On tokens, coordinates that nobody has set are those of the class for tokens, and so is the initializer.
+        """
+        coordinates, fields = self.coordinates.equipped(view), type(self).model_fields
+        if isinstance(view.data_kind, Tokens) and self.on_tokens and coordinates == fields["coordinates"].default:
+            coordinates = self.on_tokens
+        changes: dict[str, Component] = {} if coordinates is self.coordinates else {"coordinates": coordinates}
+        points = coordinates.space == "points" and self.initializer.space != "points"
+        if points and self.initializer == fields["initializer"].default:
+            changes["initializer"] = Points()
+        return self.with_(**changes) if changes else self
 
     def attack(self, view: View, seed: int) -> Finding:
         """Finds labels, then matches the update; see `matching.reconstruct` for the finding's fields and errors."""
@@ -196,6 +231,7 @@ class Inversion(Attack):
     def attack_together(self, views: Sequence[View], seed: int) -> Finding:
         """Matches several views of the same clients on the same examples at once; labels are those of their mean."""
         view, *others = views
+        self.coordinates.check(view)
         for one in views:
             checked_update(one)
         seen = view if not others else replace(view, observed=averaged(views).astype(view.model.spec.dtype))
@@ -207,7 +243,8 @@ class Inversion(Attack):
             finding = self._eased(views, recipe, restarts, finding, labels, seed)
         source = "optimized" if inferred is None else inferred.source
         extra = {k: v for k, v in finding.extra.items() if k != "memory"}
-        return replace(finding, extra={**extra, "label_source": source})
+        extra |= {"coordinates": self.coordinates.kind, "label_source": source}
+        return replace(finding, extra=extra)
 
     def _eased(
         self, views: Sequence[View], recipe: Recipe, restarts: Restarts, first: Finding, labels: Array | None, seed: int
@@ -255,6 +292,8 @@ class Inversion(Attack):
             self.constraint == "box",
             self.group,
             self.path,
+            self.moves,
+            self.initializer.tries(),
         )
 
     def starts(self, examples: int) -> Restarts:

@@ -21,16 +21,18 @@ import numpy as np
 from fedpriv.base.errors import CapabilityError, DivergenceError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import Purpose, graph_seed, integer_seed
-from fedpriv.base.types import Array, Examples, Flat, Labels, Scalar, Tensor, Tensors
+from fedpriv.base.types import Array, Examples, Flat, Labels, Scalar, Seed, Tensor, Tensors
+from fedpriv.models.spec import Spec
 from fedpriv.threat.attack import Finding
 from fedpriv.threat.replays import measured, note
 from fedpriv.threat.static import Inputs, Static
 from fedpriv.threat.view import View
 from fedpriv_attacks.parts.coordinates import Coordinates, Smooth
 from fedpriv_attacks.parts.initializers import Initializer
+from fedpriv_attacks.parts.moves import Ground, Moves, shuffles
 from fedpriv_attacks.parts.objectives import Objective, SquaredError
 from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS
-from fedpriv_attacks.parts.optimizers.minimum import Minimum, Optimizer, Status
+from fedpriv_attacks.parts.optimizers.minimum import Leap, Minimum, Optimizer, Status
 from fedpriv_attacks.parts.priors import Prior, Scene
 from fedpriv_attacks.parts.replay import Exact, Replay, Sent
 
@@ -48,6 +50,8 @@ class Recipe:
       box: keep examples valid, as their kind says, at every step, by projection.
       group: starts optimized side by side in one graph, for priors that tie them together.
       path: keep the examples along the way.
+      moves: changes that no gradient leads to, made between the optimizer's steps, or None.
+      tries: how many starts are drawn for one, and in how many orders of its places the best of them is tried.
     """
 
     objective: Objective = field(default_factory=SquaredError)
@@ -58,6 +62,8 @@ class Recipe:
     box: bool = False
     group: int = 1
     path: bool = False
+    moves: Moves | None = None
+    tries: tuple[int, int] = (1, 0)
 
 
 @dataclass(frozen=True)
@@ -96,10 +102,10 @@ class Restarts:
 
 
 class _Start(NamedTuple):
-    x: Examples  # [copies * n, *input_shape]
+    x: Examples  # [copies * n, ...], as they entered the model
     relaxed: Labels  # [n, *task.relaxed_shape], the dummy targets, such as probabilities
     objective: Scalar  # of the best member of the group
-    path: Tensor  # [rows, copies * n, *input_shape], empty unless asked for
+    path: Tensor  # [rows, copies * n, ...], empty unless asked for
     minimum: Minimum
 
 
@@ -119,8 +125,16 @@ class _Page:
         return (*(tf.constant(a, dtype) for a in numbers), more)
 
 
-def _page(objective: Objective, view: View) -> _Page:
+def _page(objective: Objective, view: View, compared: Sequence[int]) -> _Page:
     observed, norm = checked_update(view)
+    if len(compared) < len(view.model.spec.sizes):
+        parts = view.model.spec.unflatten_numpy(observed)
+        norm = math.sqrt(sum(float(np.sum(np.square(parts[i]))) for i in compared))
+        if norm == 0.0:
+            raise CapabilityError(
+                f"the observed update of round {view.round} is zero but for the embedding's table, which no point of the "
+                "embedding is matched to; use an attack that reads tokens off the table"
+            )
     return _Page(view, observed / norm, norm, objective.factor(view, norm))
 
 
@@ -128,7 +142,7 @@ class _Layout(NamedTuple):
     """Where things lie in one member's vector of variables: examples, label logits, the replay's own."""
 
     n: int
-    shape: tuple[int, ...]  # (copies * n, *input_shape)
+    shape: tuple[int, ...]  # (copies * n, *shape of one as it is decoded)
     examples: int
     logits: int
     own: int
@@ -178,7 +192,11 @@ def reconstruct(
       DivergenceError: the update is not finite, or the objective is finite at no start.
       CapabilityError: the update is zero, or another view cannot be of the same clients.
     """
-    pages = [_page(recipe.objective, page) for page in (view, *others)]
+    recipe.coordinates.check(view)
+    if recipe.moves is not None:
+        recipe.moves.check(view, recipe.coordinates)
+    compared = recipe.coordinates.compared(view.model)
+    pages = [_page(recipe.objective, page, compared) for page in (view, *others)]
     for other in others:
         if other.static != view.static:
             raise CapabilityError(
@@ -192,10 +210,10 @@ def reconstruct(
     task, kind = view.model.task, view.data_kind
     if labels is not None and np.shape(labels) != (n, *task.target_shape):
         raise ParameterError(f"{np.shape(labels)} labels given for a view of {n} examples; give one each")
-    recipe.coordinates.check(view)
     tensors = tuple(prior.tensors(view) for prior in recipe.priors)
+    mine = (recipe.coordinates.tensors(view), () if recipe.moves is None else recipe.moves.tensors(view))
     inputs = view.inputs()
-    run, compile_seconds = _compiled(view.static, recipe, given, inputs, tensors, len(pages))
+    run, compile_seconds = _compiled(view.static, recipe, given, inputs, tensors, mine, len(pages))
     floor = noise_floor(view, norm)
     target = max(restarts.target, recipe.objective.floor(floor))
     half = recipe.objective.floor(half_of_digits(floor)) if restarts.tolerance is None else restarts.tolerance
@@ -205,19 +223,22 @@ def reconstruct(
         tf.constant(y),
         tf.constant(target, tf.float64),
         tuple(tuple(tf.constant(t, dtype) for t in own) for own in tensors),
+        (tuple(tf.constant(t, dtype) for t in mine[0]), tuple(tf.constant(t) for t in mine[1])),
     )
     layout = _layout(view.static, recipe, given)
     blank = recipe.optimizer.blank(recipe.group * layout.size, str(np.dtype(dtype)))
 
     def start(number: int) -> _Start:
+        draws = recipe.group * recipe.tries[0]
         members = [
-            _variables(view, recipe, initializer, restarts, layout, seed, number * recipe.group + member)
-            for member in range(recipe.group)
+            _variables(view, recipe, initializer, restarts, layout, seed, number * draws + member)
+            for member in range(draws)
         ]
         if variables is not None and number == 0:
-            members = [tf.constant(member, dtype) for member in variables]
+            members = [tf.constant(member, dtype) for member in variables] * recipe.tries[0]
         learned = memory if memory is not None and number == 0 else blank
-        found = run(*fixed, tf.stack(members), tuple(tf.constant(a) for a in learned))
+        own = graph_seed(seed, Purpose.ATTACK, _MOVES + number)
+        found = run(*fixed, tf.stack(members), tuple(tf.constant(a) for a in learned), own)
         found.objective.numpy()  # waits for the graph
         return found
 
@@ -241,7 +262,8 @@ def reconstruct(
 
     def examples(x: np.ndarray) -> np.ndarray:
         groups = claimed if task.discrete and claimed.ndim == 1 else np.zeros(n, np.int32)
-        return kind.settle(merged(x, layout.n, groups)).astype(np.float32)
+        whole = recipe.coordinates.found(view, merged(x, layout.n, groups))
+        return kind.settle(whole).astype(np.float32)
 
     return Finding(
         x=examples(best.x.numpy()),
@@ -336,8 +358,8 @@ def _starts(start: Callable[[int], _Start], restarts: Restarts, tolerance: float
 
 def _layout(static: Static, recipe: Recipe, given: bool) -> _Layout:
     n = static.total_examples
-    shape = (recipe.replay.copies(static) * n, *static.model.input_shape)
-    logits = 0 if given else n * int(np.prod(static.model.task.relaxed_shape))
+    shape = (recipe.replay.copies(static) * n, *recipe.coordinates.shape(static.model))
+    logits = 0 if given else n * int(np.prod(recipe.coordinates.free_targets(static.model.task)))
     return _Layout(n, shape, recipe.coordinates.size(shape), logits, len(recipe.replay.variables()))
 
 
@@ -363,6 +385,9 @@ class _Compiled(NamedTuple):
     replayed: frozenset[str]  # labels of the defenses that its replay takes into account
 
 
+#: Where the numbers of the draws of moves begin, after those of the starts.
+_MOVES = 1 << 20
+
 _CACHE: OrderedDict[Hashable, _Compiled] = OrderedDict()
 _CACHE_SIZE = 16
 _CACHE_LOCK = threading.Lock()
@@ -386,15 +411,18 @@ def _compiled(
     given: bool,
     inputs: Inputs,
     tensors: Sequence[Sequence[np.ndarray]],
+    mine: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] = ((), ()),
     pages: int = 1,
 ) -> tuple[Callable[..., _Start], float]:
     """The compiled attack for so many views like this one, and the seconds spent now on compiling it.
 
-    Of `inputs` and `tensors` only the structure, shapes and types matter.
+    Of `inputs`, `tensors` (the priors') and `mine` (the coordinates' and the moves') only the structure, shapes and
+    types matter.
     """
     specs = tuple((np.shape(a), str(np.asarray(a).dtype)) for a in _leaves(inputs))
     layout = str(tf.nest.map_structure(lambda leaf: leaf is None, inputs))
-    key = (recipe, static, given, pages, layout, specs, tuple(tuple(np.shape(t) for t in own) for own in tensors))
+    shapes = tuple(tuple(np.shape(t) for t in own) for own in (*tensors, *mine))
+    key = (recipe, static, given, pages, layout, specs, shapes)
     with _CACHE_LOCK:
         if key in _CACHE:
             _CACHE.move_to_end(key)
@@ -402,7 +430,7 @@ def _compiled(
             return _CACHE[key].run, 0.0
         began = time.perf_counter()
         with measured() as replayed:
-            run = _compile(static, recipe, given, inputs, tensors, pages)
+            run = _compile(static, recipe, given, inputs, tensors, mine, pages)
         _CACHE[key] = _Compiled(run, frozenset(replayed))
         while len(_CACHE) > _CACHE_SIZE:
             _CACHE.popitem(last=False)
@@ -410,22 +438,44 @@ def _compiled(
 
 
 def _compile(
-    static: Static, recipe: Recipe, given: bool, inputs: Inputs, tensors: Sequence[Sequence[np.ndarray]], pages: int
+    static: Static,
+    recipe: Recipe,
+    given: bool,
+    inputs: Inputs,
+    tensors: Sequence[Sequence[np.ndarray]],
+    mine: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+    pages: int,
 ) -> Callable[..., _Start]:
     model, dtype, n = static.model, static.model.spec.dtype, static.total_examples
     task = model.task
     layout, group = _layout(static, recipe, given), recipe.group
     copies = layout.shape[0] // n
     shapes = [[np.shape(t) for t in own] for own in tensors]
+    placing = tuple(tf.TensorSpec(np.shape(t), dtype) for t in mine[0])
+    moving = tuple(tf.TensorSpec(np.shape(t), np.asarray(t).dtype) for t in mine[1])
+    coordinates, data_kind = recipe.coordinates, static.data_kind
+    compared = coordinates.compared(model)
+    spec = model.spec
+    if len(compared) < len(spec.sizes):
+        spec = Spec(tuple(spec.names[i] for i in compared), tuple(spec.shapes[i] for i in compared), spec.dtype)
     kinds = [(np.shape(a), np.asarray(a).dtype) for a in _leaves(inputs)]
     # What is traced below must not hold on to one view's arrays.
     inputs = tf.nest.map_structure(lambda leaf: None if leaf is None else np.zeros(0), inputs)
 
-    def unpack(v: Flat, y: Labels) -> tuple[Examples, Labels, Flat]:
+    def cut(flat: Flat) -> Flat:
+        if spec is model.spec:
+            return flat
+        parts = tf.split(flat, model.spec.sizes)
+        return tf.concat([parts[i] for i in compared], 0)
+
+    def unpack(v: Flat, y: Labels, weights: Flat, own: tuple[Tensor, ...]) -> tuple[Examples, Labels, Flat]:
         # Slicing costs a pass forwards and several backwards, so there is none where the examples are all there is.
         parts = [v] if layout.examples == layout.size else tf.split(v, layout[2:])
-        x = recipe.coordinates.decode(parts[0], layout.shape)
-        labels = y if given else task.relax(tf.reshape(parts[1], (n, *task.relaxed_shape)))
+        x = coordinates.entering(coordinates.decode(parts[0], layout.shape), own, data_kind)
+        labels = y
+        if not given:
+            free = task.relax(tf.reshape(parts[1], (n, *coordinates.free_targets(task))))
+            labels = coordinates.relaxed_targets(free, x, weights, own, model)
         return x, labels, parts[-1][:0] if len(parts) == 1 else parts[2]
 
     def project(v: Flat) -> Flat:
@@ -442,13 +492,16 @@ def _compile(
         y: Labels,
         target: Scalar,
         tensors: Sequence[tuple[Tensor, ...]],
+        mine: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
         starts: Tensor,
         memory: tuple[Tensor, ...],
+        seed: Seed,
     ) -> _Start:
         sents = [
             Sent(weights, unit / scale, rate, _filled(inputs, more)) for weights, unit, scale, _, rate, more in numbers
         ]
-        sent = sents[0]
+        sent, placed = sents[0], mine[0]
+        units = [cut(unit) for _, unit, _, _, _, _ in numbers]
 
         def penalty(over: str, x: Examples, labels: Labels, v: Flat) -> Scalar:
             found = [
@@ -459,13 +512,13 @@ def _compile(
             return tf.add_n(found) if found else None
 
         def member(v: Flat) -> Scalar:
-            x, labels, own = unpack(v, y)
+            x, labels, own = unpack(v, y, sent.weights, placed)
             repeated = tf.tile(labels, [copies] + [1] * (len(labels.shape) - 1)) if copies > 1 else labels
             value = tf.zeros([], dtype)
-            for one, (_, unit, scale, factor, _, _) in zip(sents, numbers):
-                simulated = recipe.replay(static, one, x, repeated, own)
-                value += factor * recipe.objective(simulated * scale, unit, model.spec)
-            by_epoch = tf.reshape(x, [copies, n, *model.input_shape])
+            for one, unit, (_, _, scale, factor, _, _) in zip(sents, units, numbers):
+                simulated = cut(recipe.replay(static, one, x, repeated, own))
+                value += factor * recipe.objective(simulated * scale, unit, spec)
+            by_epoch = tf.reshape(x, [copies, n, *x.shape[1:]])
             for added in (penalty("examples", x, repeated, v), penalty("epochs", by_epoch, labels, v)):
                 value = value if added is None else value + added
             return value
@@ -477,7 +530,8 @@ def _compile(
             return value, tf.convert_to_tensor(tape.gradient(value, v, unconnected_gradients="zero"))
 
         def together(v: Flat) -> Scalar:
-            x = tf.stack([unpack(own, y)[0] for own in tf.unstack(tf.reshape(v, [group, layout.size]))])
+            members = tf.unstack(tf.reshape(v, [group, layout.size]))
+            x = tf.stack([unpack(own, y, sent.weights, placed)[0] for own in members])
             return penalty("group", x, y, v)
 
         def value_and_gradient(v: Flat) -> tuple[Scalar, Flat]:
@@ -493,20 +547,34 @@ def _compile(
                 value, gradient = value + more, gradient + slope
             return value, gradient
 
+        def scores(rows: Tensor) -> Tensor:
+            return tf.map_fn(member, rows, fn_output_signature=dtype)
+
+        leap = None
+        if recipe.moves is not None:
+            moves, ground = recipe.moves, Ground(static, coordinates, layout.shape, sent.weights, placed, mine[1])
+
+            def make(v: Flat, step: Scalar) -> tuple[Flat, Scalar]:
+                return moves.moved(v, scores, ground, tf.random.experimental.stateless_fold_in(seed, step))
+
+            leap = Leap(moves.every, moves.burn_in, make)
+        if recipe.tries != (1, 0):
+            starts = _best_start(starts, scores, layout, placed, recipe.tries[1], seed)
+        more = {} if leap is None else {"leap": leap}
         minimum = recipe.optimizer.minimize(
-            value_and_gradient, tf.reshape(starts, [-1]), target, project if recipe.box else None, memory
+            value_and_gradient, tf.reshape(starts, [-1]), target, project if recipe.box else None, memory, **more
         )
         best, value = tf.constant(0), minimum.objective
         if group > 1:
-            values = tf.map_fn(member, tf.reshape(minimum.position, [group, layout.size]), fn_output_signature=dtype)
+            values = scores(tf.reshape(minimum.position, [group, layout.size]))
             best = tf.argmin(tf.where(tf.math.is_finite(values), values, np.inf), output_type=tf.int32)
             value = values[best]
         position = tf.reshape(minimum.position, [group, layout.size])[best]
-        x, labels, _ = unpack(position, y)
-        path = tf.zeros([0, *layout.shape], dtype)
+        x, labels, _ = unpack(position, y, sent.weights, placed)
+        path = tf.zeros([0, *x.shape], dtype)
         if recipe.path:
             rows = tf.reshape(minimum.path, [-1, group, layout.size])[:, best]
-            path = tf.map_fn(lambda row: unpack(row, y)[0], rows)
+            path = tf.map_fn(lambda row: unpack(row, y, sent.weights, placed)[0], rows)
         labels = tf.cast(task.soften(labels), dtype) if given else labels
         return _Start(x, labels, value, path, minimum._replace(path=tf.zeros([0, 0], dtype)))
 
@@ -519,14 +587,42 @@ def _compile(
         tf.TensorSpec([n, *task.target_shape], task.target_dtype),
         tf.TensorSpec([], tf.float64),
         tuple(tuple(tf.TensorSpec(shape, dtype) for shape in own) for own in shapes),
-        tf.TensorSpec([group, layout.size], dtype),
+        (placing, moving),
+        tf.TensorSpec([group * recipe.tries[0], layout.size], dtype),
         tuple(tf.TensorSpec(a.shape, a.dtype) for a in learned),
+        tf.TensorSpec([2], tf.int32),
     ]
     concrete = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
     # The first call prepares the executor. At weights that are not finite it ends after one evaluation.
     spoiled = [tf.nest.map_structure(_spoiled, part) for part in signature]
     concrete(*spoiled)
     return concrete
+
+
+def _best_start(
+    starts: Tensor,
+    scores: Callable[[Tensor], Tensor],
+    layout: _Layout,
+    placed: tuple[Tensor, ...],
+    many: int,
+    seed: Seed,
+) -> Tensor:
+    """`[1, k]`: of starts `[m, k]` the one with the lowest objective, or of `many` orders of its places the best."""
+
+    def best(rows: Tensor) -> Tensor:
+        values = scores(rows)
+        return rows[tf.argmin(tf.where(tf.math.is_finite(values), values, np.inf), output_type=tf.int32)]
+
+    found = best(starts)
+    if many:
+        length = layout.shape[1]
+        lengths = tf.cast(tf.reduce_sum(placed[1], 1), tf.int32)
+        places = shuffles(many, lengths, length, tf.random.experimental.stateless_fold_in(seed, -1))
+        points = tf.repeat(tf.reshape(found[: layout.examples], layout.shape)[None], many, 0)
+        shuffled = tf.reshape(tf.gather(points, places, axis=2, batch_dims=2), [many, layout.examples])
+        rest = tf.repeat(found[None, layout.examples :], many, 0)
+        found = best(tf.concat([found[None], tf.concat([shuffled, rest], 1)], 0))
+    return found[None]
 
 
 def _spoiled(spec: tf.TensorSpec) -> Tensor:

@@ -55,13 +55,16 @@ def unsettled_mismatch(view: View, finding: Finding, recipe: Recipe) -> float:
 
 
 def unsettled(view: View, finding: Finding, recipe: Recipe) -> np.ndarray | None:
-    """The examples `[n, *input_shape]` as they were minimized; None where several copies were."""
-    shape = (view.total_examples, *view.model.input_shape)
+    """The examples `[n, ...]` as they entered the model at the end; None where several copies were minimized."""
+    shape = (view.total_examples, *recipe.coordinates.shape(view.model))
     size = recipe.coordinates.size(shape)
     variables = finding.extra["variables"]
     if len(variables) != 1 or recipe.replay.copies(view.static) != 1:
         return None
-    x: np.ndarray = recipe.coordinates.decode(tf.constant(variables[0][:size], view.model.spec.dtype), shape).numpy()
+    dtype = view.model.spec.dtype
+    decoded = recipe.coordinates.decode(tf.constant(variables[0][:size], dtype), shape)
+    own = tuple(tf.constant(a, dtype) for a in recipe.coordinates.tensors(view))
+    x: np.ndarray = recipe.coordinates.entering(decoded, own, view.data_kind).numpy()
     return x
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HELD = "held"
 
 #: What an attack is composed of, and the registry of each.
-ROLES = ("objective", "prior", "initializer", "coordinates", "labels", "replay", "optimizer")
+ROLES = ("objective", "prior", "initializer", "coordinates", "labels", "replay", "optimizer", "moves")
 REGISTRIES = {
     role: Registry(role, f"fedpriv.components.{role}", "fedpriv_attacks.parts.component:Component") for role in ROLES
 }

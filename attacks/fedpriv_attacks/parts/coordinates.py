@@ -14,8 +14,13 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
+from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
-from fedpriv.base.types import Examples, Flat, Seed
+from fedpriv.base.types import Examples, Flat, Labels, Seed, Tensor
+from fedpriv.data.kind import Kind
+from fedpriv.data.kinds.tokens import Tokens
+from fedpriv.models.model import Model
+from fedpriv.models.task import Task
 from fedpriv.threat.view import View
 from fedpriv_attacks.parts.component import Component
 
@@ -27,12 +32,50 @@ class Coordinates(Component):
 
     #: Whether `start` inverts `decode`, so that examples may be projected and variables follow.
     invertible: ClassVar[bool] = False
+    #: What is decoded, as an initializer must give it: `examples`, or `points` of an embedding.
+    space: ClassVar[str] = "examples"
 
     def check(self, view: View) -> None:
-        """Raises a ParameterError if these coordinates do not fit the view's model."""
+        """Raises an error if these coordinates do not fit the view's examples or model."""
+        if isinstance(view.data_kind, Tokens):
+            raise CapabilityError(
+                f"coordinates '{self.kind}' follow gradients in an example's values, but examples are {view.data_kind.noun}s "
+                "of tokens, whose numbers are names; use coordinates=embedding, or an attack made for text: dlg, tag or "
+                "lamp"
+            )
+
+    def shape(self, model: Model) -> tuple[int, ...]:
+        """Of one example as it is decoded."""
+        return model.input_shape
+
+    def tensors(self, view: View) -> tuple[np.ndarray, ...]:
+        """Arrays read off the view that `entering` and `relaxed_targets` get as tensors."""
+        return ()
+
+    def entering(self, x: Examples, tensors: tuple[Tensor, ...], kind: Kind) -> Examples:
+        """What the model gets in place of decoded examples `[n, *shape]` of that kind; traceable, differentiable."""
+        return x
+
+    def compared(self, model: Model) -> list[int]:
+        """Which of the model's weight tensors an objective may compare."""
+        return list(range(len(model.spec.shapes)))
+
+    def free_targets(self, task: Task) -> tuple[int, ...]:
+        """Shape of what is free of one example's relaxed targets, when targets are optimized."""
+        return task.relaxed_shape
+
+    def relaxed_targets(
+        self, free: Labels, x: Examples, weights: Flat, tensors: tuple[Tensor, ...], model: Model
+    ) -> Labels:
+        """Relaxed targets `[n, *relaxed_shape]` from the free part of them and what entered the model; traceable."""
+        return free
+
+    def found(self, view: View, x: np.ndarray) -> np.ndarray:
+        """Examples as their kind has them, from what entered the model."""
+        return x
 
     def size(self, shape: Shape) -> int:
-        """k, for examples of that whole shape `(n, *input_shape)`."""
+        """k, for examples of that whole shape `(n, *shape)`."""
         return int(np.prod(shape))
 
     @abstractmethod

@@ -22,6 +22,7 @@ from fedpriv.base.seeds import Purpose, graph_seed
 from fedpriv.threat.attack import Capability
 from fedpriv.threat.knowledge import Auxiliary, Knowledge
 from fedpriv_attacks.parts.component import Component
+from fedpriv_attacks.parts.embedding import table_of
 
 if TYPE_CHECKING:
     from fedpriv.threat.view import View
@@ -31,6 +32,13 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 class Initializer(Component):
     """Base of the initializers."""
+
+    #: What it draws: `examples`, or `points` of an embedding, in units of the table's root mean square entry.
+    space: ClassVar[str] = "examples"
+
+    def tries(self) -> tuple[int, int]:
+        """How many starts are drawn for one, and in how many orders the best of them is tried."""
+        return 1, 0
 
     @abstractmethod
     def __call__(self, view: View, seed: int) -> np.ndarray:
@@ -84,6 +92,45 @@ class Uniform(Initializer):
         if not self.low < self.high:
             raise ParameterError(f"initializer 'uniform': low={self.low} is not below high={self.high}")
         return _in_range(view, _uniform(_shape(view), seed, self.low, self.high, view.model.spec.dtype))
+
+
+class Points(Initializer):
+    """Points of an embedding, for coordinates `embedding`: normal in every direction, or tokens' own.
+
+    Balunovic, Dimitrov, Jovanovic, Vechev 2022 (arXiv 2202.08827) draw 500 and keep the one with the lowest objective,
+    then likewise the best of 500 orders of it.
+    """
+
+    kind: ClassVar[str] = "points"
+    paper: ClassVar[str] = "Balunovic, Dimitrov, Jovanovic, Vechev 2022, arXiv 2202.08827"
+    space: ClassVar[str] = "points"
+
+    distribution: Literal["normal", "tokens"] = Field(
+        default="normal",
+        description="`normal`, of standard deviation `spread`; or `tokens`, rows of the table, times `spread`.",
+    )
+    spread: Positive = Field(default=1.0, description="of an entry, in units of the table's root mean square entry.")
+    draws: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="starts drawn, of which the one with the lowest objective is taken."
+    )
+    permutations: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="orders of its sentences' places tried after that."
+    )
+
+    def tries(self) -> tuple[int, int]:
+        """As the parameters say."""
+        return self.draws, self.permutations
+
+    def __call__(self, view: View, seed: int) -> np.ndarray:
+        """A start `[n, length, width]`."""
+        rows = table_of(view)
+        n, length = view.total_examples, view.model.input_shape[0]
+        rng = np.random.default_rng(seed)
+        if self.distribution == "tokens":
+            unit = np.sqrt(np.mean(np.square(rows)))
+            return (self.spread / unit * rows[rng.integers(0, len(rows), (n, length))]).astype(view.model.spec.dtype)
+        drawn: np.ndarray = rng.normal(0, self.spread, (n, length, rows.shape[1]))
+        return drawn.astype(view.model.spec.dtype)
 
 
 class Constant(Initializer):

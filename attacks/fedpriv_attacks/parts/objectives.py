@@ -14,6 +14,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import BeforeValidator, Field
 
 from fedpriv.base.errors import ParameterError, did_you_mean
@@ -258,6 +259,40 @@ class L1(Objective):
         """See `Objective.__call__`."""
         whole = tf.reduce_sum(tf.abs(observed))
         return tf.reduce_sum(tf.abs(simulated - observed)) / tf.maximum(whole, TINY)
+
+
+class SquaredAndAbsolute(Objective):
+    """Squared Euclidean distance plus `alpha` times the absolute one, tensor by tensor; each relative to the observed
+    update's own.
+
+    Deng et al. 2021, "TAG: Gradient Attack on Transformer-based Language Models", EMNLP Findings, arXiv 2103.06819: the
+    many small entries of a transformer's gradient count in the absolute distance and vanish in the squared one. The
+    paper's factor is the larger the nearer a tensor is to the input, by numbers that it does not give; here it falls in
+    a straight line from the model's first tensor to its last.
+    """
+
+    kind: ClassVar[str] = "squared_and_absolute"
+    paper: ClassVar[str] = "Deng et al. 2021, arXiv 2103.06819"
+
+    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=1.0, description="what the absolute distance counts beside the squared one."
+    )
+    decay: bool = Field(
+        default=True, description="whether its factor falls in a straight line from the first tensor to the last."
+    )
+
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
+        """See `Objective.__call__`."""
+        squared = 2 * tf.nn.l2_loss(simulated - observed) / tf.maximum(2 * tf.nn.l2_loss(observed), TINY)
+        count = len(spec.sizes)
+        factors = np.repeat([1 - i / count if self.decay else 1.0 for i in range(count)], spec.sizes)
+        weighed = tf.constant(factors, simulated.dtype)
+        absolute = tf.reduce_sum(weighed * tf.abs(simulated - observed))
+        return squared + self.alpha * absolute / tf.maximum(tf.reduce_sum(weighed * tf.abs(observed)), TINY)
+
+    def floor(self, noise: float) -> float:
+        """That of both, where errors are spread as the update is."""
+        return noise + self.alpha * math.sqrt(noise)
 
 
 class Masked(Objective):

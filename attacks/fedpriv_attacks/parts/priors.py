@@ -201,6 +201,34 @@ class Box(Prior):
         return 2 * self.weight * tf.nn.l2_loss(outside) / tf.cast(tf.size(x), x.dtype)
 
 
+class EmbeddingLength(Prior):
+    """Squared difference of the points' mean length from that of the table's rows, relative to the latter.
+
+    Balunovic, Dimitrov, Jovanovic, Vechev 2022, "LAMP: Extracting Text from Gradients with Language Model Priors",
+    arXiv 2202.08827. Keeps points where tokens are; needs coordinates `embedding`.
+    """
+
+    kind: ClassVar[str] = "embedding_length"
+    paper: ClassVar[str] = "Balunovic, Dimitrov, Jovanovic, Vechev 2022, arXiv 2202.08827"
+
+    def __call__(self, x: Examples, scene: Scene) -> Scalar:
+        """The weighted penalty."""
+        where = scene.static.model.embedding if scene.static is not None else None
+        if where is None or len(x.shape) != 3:
+            given = getattr(scene.coordinates, "kind", "none")
+            raise ParameterError(
+                f"prior '{self.kind}' needs points of an embedding, which coordinates '{given}' are not; use "
+                "coordinates=embedding on text, or leave it out"
+            )
+        rows = scene.static.model.spec.unflatten(scene.weights)[where.table]
+        width = rows.shape[1]
+        usual = tf.reduce_mean(tf.norm(rows, axis=1))
+        lengths = tf.sqrt(tf.reduce_sum(tf.square(x[:, :, :width]), 2) + 1e-20)
+        there = x[:, :, width] if x.shape[2] > width else tf.ones_like(lengths)
+        mean = tf.reduce_sum(lengths * there) / tf.maximum(tf.reduce_sum(there), 1)
+        return self.weight * tf.square(mean / usual - 1)
+
+
 class Orthogonality(Prior):
     """Mean squared cosine between the examples of a batch, which are seldom alike; zero for a single one.
 

@@ -143,7 +143,7 @@ class Epochs(Replay):
         copies, n = self.copies(static), static.total_examples
         if copies == 1:
             return static.simulate(sent.weights, sent.rate, x, y, sent.inputs)
-        by_epoch = tf.reshape(x, [copies, n, *static.model.input_shape])
+        by_epoch = tf.reshape(x, [copies, n, *x.shape[1:]])
         return static.simulate(
             sent.weights, sent.rate, by_epoch, tf.reshape(y, [copies, n, *y.shape[1:]]), sent.inputs, by_epoch=True
         )

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Flat, Nested, Scalar, Seed, Tensor, Tensors
-from fedpriv_attacks.parts.optimizers.minimum import Minimum, Optimizer, Projection, Status, ValueAndGradient
+from fedpriv_attacks.parts.optimizers.minimum import Leap, Minimum, Optimizer, Projection, Status, ValueAndGradient
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -29,16 +29,18 @@ class FirstOrder(Optimizer):
     """
 
     projects: ClassVar[bool] = True
+    leaps: ClassVar[bool] = True
 
     steps: Annotated[int, Field(ge=1)] = Field(
         default=1000,
         description="steps taken; the objective is evaluated once more than that.",
     )
     learning_rate: Positive = Field(default=0.1, description="of the first steps.")
-    decay: Literal["step", "cosine", "linear", "none"] = Field(
+    decay: Literal["step", "cosine", "linear", "exponential", "none"] = Field(
         default="none",
         description="`step` multiplies the rate by 0.1 after 3/8, 5/8 and 7/8 of the steps (Geiping et al. 2020), "
-        "`cosine` lets it fall to zero along half a cosine, `linear` in a straight line, `none` keeps it.",
+        "`cosine` lets it fall to zero along half a cosine, `linear` in a straight line, `exponential` to a hundredth by the "
+        "same factor every step (Balunovic et al. 2022), `none` keeps it.",
     )
     warmup: Annotated[int, Field(ge=0)] = Field(
         default=0,
@@ -83,6 +85,7 @@ class FirstOrder(Optimizer):
             "step": lambda: 0.1 ** tf.add_n([tf.cast(t >= self.steps * q // 8, t.dtype) for q in (3, 5, 7)]),
             "cosine": lambda: 0.5 * (1 + tf.math.cos(3.141592653589793 * t / total)),
             "linear": lambda: 1 - t / total,
+            "exponential": lambda: tf.constant(0.01, t.dtype) ** (t / total),
             "none": lambda: tf.ones_like(t),
         }[self.decay]()
         if self.warmup:
@@ -116,6 +119,7 @@ class FirstOrder(Optimizer):
         target: Scalar | float | None,
         project: Projection | None,
         memory: tuple[Tensor, ...] = (),
+        leap: Leap | None = None,
     ) -> Minimum:
         """See `Optimizer.minimize`."""
         start = tf.convert_to_tensor(start)
@@ -147,6 +151,11 @@ class FirstOrder(Optimizer):
             scalars = tf.unstack(table[z.t])
             change, slots = self.advance(self.direction(g, z.t, scalars[0], seed), z.slots, scalars[1:])
             x = z.x - change
+            if leap is not None:
+                step = z.t + 1
+                due = (step % leap.every == 0) & (step >= round(leap.burn_in * steps)) & (status == int(Status.RUNNING))
+                x, other = tf.cond(due, lambda: leap.make(x, step), lambda: (x, tf.constant(False)))
+                best = tf.where(other, tf.constant(float("inf"), dtype), best)
             return tuple(
                 _State(
                     t=z.t + 1,
@@ -246,7 +255,7 @@ class SignedAdam(Adam):
     paper: ClassVar[str] = "Geiping, Bauermeister, Droege, Moeller 2020, arXiv 2003.14053"
 
     steps: Annotated[int, Field(ge=1)] = 24_000
-    decay: Literal["step", "cosine", "linear", "none"] = "step"
+    decay: Literal["step", "cosine", "linear", "exponential", "none"] = "step"
     signed: bool | Literal["soft"] = True
 
 

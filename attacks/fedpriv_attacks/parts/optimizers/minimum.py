@@ -10,12 +10,27 @@ from typing import Annotated, ClassVar, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Flat, Nested, Scalar, Tensor
 from fedpriv_attacks.parts.component import Component
 
 ValueAndGradient = Callable[[Flat], tuple[Scalar, Flat]]
 Projection = Callable[[Flat], Flat]
+
+
+class Leap(NamedTuple):
+    """A change that no gradient leads to.
+
+    Attributes:
+      every: steps from one to the next.
+      burn_in: share of the steps before the first.
+      make: `([k], step) -> ([k], whether it is another point)`, traceable.
+    """
+
+    every: int
+    burn_in: float
+    make: Callable[[Flat, Scalar], tuple[Flat, Scalar]]
 
 
 class Status(enum.IntEnum):
@@ -78,6 +93,8 @@ class Optimizer(Component):
 
     #: Whether `minimize` takes a projection.
     projects: ClassVar[bool] = False
+    #: Whether `minimize` takes leaps.
+    leaps: ClassVar[bool] = False
 
     target: float | None = Field(default=None, description="stop once the objective is at most this (None: never).")
     history: Annotated[int, Field(ge=2)] = Field(default=128, description="rows of the history kept, at least 2.")
@@ -98,6 +115,7 @@ class Optimizer(Component):
         target: Scalar | float | None = None,
         project: Projection | None = None,
         memory: tuple[Tensor, ...] = (),
+        leap: Leap | None = None,
     ) -> Minimum:
         """Minimizes from `start`; traceable, pure and deterministic.
 
@@ -108,18 +126,22 @@ class Optimizer(Component):
           target: scalar tensor that takes the place of the setting of the same name.
           project: `[k] -> [k]`, applied after each step, such as onto a box.
           memory: that of a minimum of a like objective, whose `position` is `start`; empty sets out anew.
+          leap: made every so many steps; what was found before counts no longer once one has led to another point.
 
         Raises:
-          ParameterError: this optimizer cannot project.
+          ParameterError: this optimizer cannot project, or leap.
         """
         target = self.target if target is None else target
+        if leap is not None and not self.leaps:
+            raise ParameterError(f"optimizer '{self.kind}' takes no moves between its steps; use 'adam', or moves=none")
+        more = {} if leap is None else {"leap": leap}
         if tf.executing_eagerly():
 
             def run(x: Flat) -> tuple[Nested, ...]:
-                return tuple(self.trace(value_and_gradient, x, target, project, memory))
+                return tuple(self.trace(value_and_gradient, x, target, project, memory, **more))
 
             return Minimum(*tf.function(run, autograph=False)(start))
-        return self.trace(value_and_gradient, start, target, project, memory)
+        return self.trace(value_and_gradient, start, target, project, memory, **more)
 
     @abstractmethod
     def trace(
