@@ -216,6 +216,7 @@ def attack(
     """
     from fedpriv.base.atomic import check_folder
     from fedpriv.cli.attack_output import Gathered, show_inapplicable, show_row, show_summary
+    from fedpriv.data.tokenizer import keep
     from fedpriv.experiment.assembly import describe_images, make_stage, threat_line
     from fedpriv.rounds.attempts import attempts
     from fedpriv.rounds.trial import Inapplicable
@@ -274,6 +275,7 @@ def attack(
         config = {"attack": made.config(), "goal": asked.config(), "threat": threat, **federation.config()}
         config |= {"setting": setting.model_dump(mode="json")}
         gathered.write(out, config, seed)
+        keep(federation.train.kind, out / "tokenizer.json")
         typer.echo(f"Wrote {out}", err=json_lines)
     if interrupted:
         raise typer.Exit(130)

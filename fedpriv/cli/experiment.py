@@ -38,7 +38,7 @@ def run(
     from fedpriv.experiment.estimate import learned, words
     from fedpriv.experiment.experiment import load
     from fedpriv.experiment.report import command_line, write_report
-    from fedpriv.experiment.runner import load_data_once, survey
+    from fedpriv.experiment.runner import keep_tokenizers, load_data_once, survey
     from fedpriv.experiment.runner import run as run_jobs
     from fedpriv.experiment.store import Store
     from fedpriv.experiment.tracking import check_kind, tracker
@@ -51,6 +51,7 @@ def run(
     logging = None if log is None or dry_run else tracker(log, experiment, store.folder)
     if not dry_run:
         store.claim(experiment)
+        keep_tokenizers(experiment, store.folder)
     todo = survey(experiment, store, retry_failed, any_code)
     estimator = learned(store, todo.done)
     for path in store.damaged:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fedpriv.federation.federation import Federation
 
 Data = Annotated[
-    str, typer.Option(help="A dataset's name, or a path: IDX or CIFAR folder, image folder, .npz or CSV file.")
+    str, typer.Option(help="A dataset's name, or a path: IDX or CIFAR folder, image folder, .npz, CSV or .txt file.")
 ]
 DataDir = Annotated[str | None, typer.Option(help="Folder with a named dataset's files, if not downloaded.")]
 Model = Annotated[str, typer.Option(help="A model's name, name(key=value,...), or package.module:function.")]
@@ -63,9 +63,11 @@ def _split(text: str) -> list[str]:
 
 
 def say_notes(federation: Federation, json_lines: bool) -> None:
-    """Prints what a user should know of a model and of defenses, beside JSON on the error stream."""
+    """Prints what a user should know of data, a model and defenses, beside JSON on the error stream."""
     model = federation.model
+    data = [federation.train, *([] if federation.test is None else [federation.test])]
     for note in [
+        *(f"data '{d.name}': {note}" for d in data for note in d.notes),
         *(f"model '{model.name}': {note}" for note in model.notes),
         *federation.line.notes(),
         *federation.notes(),

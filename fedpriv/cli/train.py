@@ -223,6 +223,7 @@ def train(
 ) -> None:
     """Train a model by FedSGD or FedAvg, with any defenses, and show each round."""
     from fedpriv.base.atomic import check_folder, to_json
+    from fedpriv.data.tokenizer import keep
     from fedpriv.experiment.assembly import make_federation
 
     if algorithm not in (known := ("fedavg", "fedsgd")):
@@ -248,6 +249,8 @@ def train(
     for path in (checkpoint, partition_figure, topology_figure):
         if path is not None:
             check_folder(path.parent)
+    if checkpoint is not None and (kept := keep(federation.train.kind, checkpoint.with_suffix(".tokenizer.json"))):
+        typer.echo(f"Wrote {kept}", err=json_lines)
     if partition_figure is not None:
         _draw_partition(federation, setting.data, partition_figure)
     if topology_figure is not None:
@@ -289,9 +292,10 @@ def _checkpoint(path: Path) -> Checkpoint:
 
 
 def _draw_partition(federation: Federation, data: str, path: Path) -> None:
-    if not federation.train.num_classes:
+    if not federation.train.num_classes or federation.train.y.ndim > 1:
+        targets = "sequences" if federation.train.num_classes else "quantities"
         raise ParameterError(
-            f"--partition-figure shows who holds which class, but the targets of '{data}' are quantities; leave it out"
+            f"--partition-figure shows who holds which class, but the targets of '{data}' are {targets}; leave it out"
         )
     from fedpriv.figures.partition import partition_figure
     from fedpriv.figures.save import save

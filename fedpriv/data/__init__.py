@@ -5,7 +5,8 @@ dataset out to clients. Importing this package does not import TensorFlow.
 """
 
 from fedpriv.data.arrays import from_arrays
-from fedpriv.data.client_data import from_client_data, to_client_data
+from fedpriv.data.client_data import from_client_data, from_text_client_data, to_client_data
+from fedpriv.data.corpora import plays, sentences
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.embedded import fashion_small
 from fedpriv.data.loading import load
@@ -23,12 +24,15 @@ __all__ = [
     "fashion_small",
     "from_arrays",
     "from_client_data",
+    "from_text_client_data",
     "iid",
     "load",
     "make_partition",
     "mnist",
     "natural",
+    "plays",
     "quantity_skew",
+    "sentences",
     "shards",
     "to_client_data",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,16 +13,19 @@ import numpy as np
 from fedpriv.base.errors import DataError, ParameterError, did_you_mean, reason
 from fedpriv.base.lazy import tf, tff
 from fedpriv.base.types import Scalar, Tensor
-from fedpriv.data.check import make_dataset
+from fedpriv.data.check import checked_labels, make_dataset
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.partition import Partition
 from fedpriv.data.partitioners import check_partition
+from fedpriv.data.sequences import Cut, classified, lines, running_text
 
 if TYPE_CHECKING:
     import tensorflow_federated
 
 _IMAGE_KEYS = ("x", "pixels", "image", "images")
 _LABEL_KEYS = ("y", "label", "labels")
+#: Texts, as in TFF's Shakespeare and Stack Overflow.
+_TEXT_KEYS = ("snippets", "tokens", "text")
 _BATCH = 1024
 
 
@@ -36,6 +40,9 @@ def from_client_data(
     class_names: tuple[str, ...] = (),
 ) -> tuple[Dataset, Partition]:
     """All examples of a TFF `ClientData`, with the partition by client that it comes with.
+
+    Elements with an entry `snippets`, `tokens` or `text` of strings are texts, and read as `from_text_client_data`
+    reads them by default.
 
     Args:
       client_data: its elements are single examples (not batches): `(image, label)`, or a mapping.
@@ -55,30 +62,15 @@ def from_client_data(
       ParameterError: an id that is not among `client_ids`.
     """
     what = f"client data '{name}'"
-    if not isinstance(client_data, tff.simulation.datasets.ClientData):
-        raise DataError(f"{what} is a {type(client_data).__name__}; expected TFF's ClientData")
-    image, label = _find_keys(client_data.element_type_structure, image_key, label_key, what)
-    known = list(client_data.client_ids)
-    ids = known if clients is None else [clients] if isinstance(clients, str) else list(clients)
-    for client in ids:
-        if client not in known:
-            raise ParameterError(f"{what} has no client '{client}'.{did_you_mean(str(client), known[:1000])}")
-    if len(set(ids)) < len(ids):
-        raise ParameterError(f"{what}: an id is given twice in clients; each client can be read once")
+    structure = _structure(client_data, what)
+    if image_key is None and _text_key(structure) is not None:
+        return from_text_client_data(client_data, name, clients=clients)
+    image, label = _find_keys(structure, image_key, label_key, what)
     images, labels, kept = [], [], []
-    for client in ids:
-        try:
-            parts = list(client_data.create_tf_dataset_for_client(client).batch(_BATCH).as_numpy_iterator())
-        except Exception as e:  # whatever the functions that made it, and TensorFlow, raise
-            raise DataError(f"{what}: client '{client}' cannot be read: {type(e).__name__}: {reason(e)}") from e
-        if parts:
-            images.append(_joined([p[image] for p in parts], f"{what}, client '{client}': images"))
-            labels.append(_joined([p[label] for p in parts], f"{what}, client '{client}': labels"))
-            kept.append(client)
-    if not kept:
-        raise DataError(f"{what} has no examples at any of its {len(ids)} clients")
-    if len(kept) < len(ids):
-        warnings.warn(f"{what}: {len(ids) - len(kept)} of {len(ids)} clients have no examples; left out", stacklevel=2)
+    for client, parts in _read_clients(client_data, clients, what):
+        images.append(_joined([p[image] for p in parts], f"{what}, client '{client}': images"))
+        labels.append(_joined([p[label] for p in parts], f"{what}, client '{client}': labels"))
+        kept.append(client)
     sizes = [len(y) for y in labels]
     dataset = make_dataset(
         name,
@@ -92,6 +84,141 @@ def from_client_data(
     )
     indices = tuple(np.split(np.arange(len(dataset)), np.cumsum(sizes)[:-1]))
     return dataset, Partition(f"natural(clients={len(kept)})", indices)
+
+
+def from_text_client_data(
+    client_data: tensorflow_federated.simulation.datasets.ClientData,
+    name: str = "client_data",
+    *,
+    text_key: str | None = None,
+    label_key: str | None = None,
+    clients: Sequence[str] | None = None,
+    running: bool | None = None,
+    how: Cut | None = None,
+    class_names: tuple[str, ...] = (),
+) -> tuple[Dataset, Partition]:
+    """All texts of a TFF `ClientData` as sequences of tokens, with the partition by client that it comes with.
+
+    TFF's Shakespeare has speeches as `snippets`, a client for each role: running text by client, cut into windows.
+    Its Stack Overflow has sentences as `tokens`, a client for each user: a text is a sequence. Both for the next token.
+    A held-out `ClientData` gets the first one's tokenizer: `how=Cut(train.kind.tokenizer, length=...)`.
+
+    Args:
+      client_data: its elements are single examples: mappings with a string in UTF-8, and a whole number as label.
+      name: the dataset's name.
+      text_key: the text's key; None to look for snippets, tokens, text.
+      label_key: the label's key, where texts have classes; None for the next token.
+      clients: ids to read, or None for all, in the order of `client_ids`.
+      running: whether a client's texts are pieces of one running text; None: for `snippets`.
+      how: texts become sequences; None for words, 32 a sequence.
+      class_names: one a class, or empty.
+
+    Returns:
+      The dataset of kind `tokens`, whose `keys` are the client ids, and the natural partition. Empty texts are left
+      out, with a note that counts them.
+
+    Raises:
+      DataError: elements that are no single texts, no UTF-8, or labels that are no classes.
+      ParameterError: an id or key that is not there, or `running` with labels.
+    """
+    what = f"client data '{name}'"
+    structure = _structure(client_data, what)
+    if not isinstance(structure, Mapping):
+        raise DataError(f"{what}: elements are {structure}; expected a mapping with a text")
+    key = _pick(structure, text_key, _TEXT_KEYS, "text_key", what)
+    label = None if label_key is None else _pick(structure, label_key, (), "label_key", what)
+    for part, dtype in ((key, "string"), *([] if label is None else [(label, "int")])):
+        spec = structure[part]
+        if not isinstance(spec, tf.TensorSpec) or spec.shape.rank not in (0, None) or dtype not in spec.dtype.name:
+            raise DataError(
+                f"{what}: entry '{part}' is {spec}; expected one {'text' if dtype == 'string' else 'whole number'} an "
+                "example (unbatch the data first, if it is in batches)"
+            )
+    running = (label is None and key == "snippets") if running is None else running
+    if running and label is not None:
+        raise ParameterError(f"{what}: label_key='{label}' gives texts classes, and running text has none")
+    texts: list[str] = []
+    labels: list[np.ndarray] = []
+    owners: list[str] = []
+    empty = 0
+    for client, parts in _read_clients(client_data, clients, what):
+        own = [_text(t, f"{what}, client '{client}'") for p in parts for t in np.ravel(p[key]).tolist()]
+        full = np.array([bool(t.strip()) for t in own], bool)
+        empty += int((~full).sum())
+        texts += [t for t, some in zip(own, full) if some]
+        owners += [str(client)] * int(full.sum())
+        if label is not None:
+            labels.append(np.concatenate([np.ravel(p[label]) for p in parts])[full])
+    if not texts:
+        raise DataError(f"{what} has no texts that are not empty")
+    keys, none = np.array(owners), np.zeros(len(texts), bool)
+    how, source = how or Cut(), "TFF ClientData"
+    if label is not None:
+        numbers = checked_labels(np.concatenate(labels), what, len(class_names) or None)
+        named = class_names or tuple(str(c) for c in range(int(numbers.max()) + 1))
+        dataset, _ = classified(name, texts, numbers, named, keys, none, how, source, what)
+    elif running:
+        pieces: dict[str, list[str]] = {}
+        for owner, text in zip(owners, texts):
+            pieces.setdefault(owner, []).append(text)
+        dataset, _ = running_text(name, pieces, how, 0.0, source)
+    else:
+        dataset, _ = lines(name, texts, keys, none, how, source, what)
+    if empty:
+        dataset = replace(dataset, notes=(*dataset.notes, f"{empty:,} empty texts are left out"))
+    assert dataset.keys is not None
+    found = list(dict.fromkeys(dataset.keys.tolist()))
+    indices = tuple(np.flatnonzero(dataset.keys == owner) for owner in found)
+    return dataset, Partition(f"natural(clients={len(found)})", indices)
+
+
+def _text(value: object, where: str) -> str:
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as e:
+        raise DataError(f"{where}: the text {value!r:.60} is no UTF-8; correct it") from e
+
+
+def _text_key(structure: Any) -> str | None:
+    """The key of an element's text, if it has one."""
+    if not isinstance(structure, Mapping):
+        return None
+    return next((k for k in _TEXT_KEYS if getattr(structure.get(k), "dtype", None) == tf.string), None)
+
+
+def _structure(client_data: Any, what: str) -> Any:
+    if not isinstance(client_data, tff.simulation.datasets.ClientData):
+        raise DataError(f"{what} is a {type(client_data).__name__}; expected TFF's ClientData")
+    return client_data.element_type_structure
+
+
+def _read_clients(client_data: Any, clients: Sequence[str] | None, what: str) -> list[tuple[str, list[Any]]]:
+    """The batches of each client that has examples.
+
+    Raises:
+      ParameterError: an id that is not there, or given twice.
+      DataError: a client that cannot be read, or no examples at all.
+    """
+    known = list(client_data.client_ids)
+    ids = known if clients is None else [clients] if isinstance(clients, str) else list(clients)
+    for client in ids:
+        if client not in known:
+            raise ParameterError(f"{what} has no client '{client}'.{did_you_mean(str(client), known[:1000])}")
+    if len(set(ids)) < len(ids):
+        raise ParameterError(f"{what}: an id is given twice in clients; each client can be read once")
+    found = []
+    for client in ids:
+        try:
+            parts = list(client_data.create_tf_dataset_for_client(client).batch(_BATCH).as_numpy_iterator())
+        except Exception as e:  # whatever the functions that made it, and TensorFlow, raise
+            raise DataError(f"{what}: client '{client}' cannot be read: {type(e).__name__}: {reason(e)}") from e
+        if parts:
+            found.append((client, parts))
+    if not found:
+        raise DataError(f"{what} has no examples at any of its {len(ids)} clients")
+    if len(found) < len(ids):
+        warnings.warn(f"{what}: {len(ids) - len(found)} of {len(ids)} clients have no examples; left out", stacklevel=3)
+    return found
 
 
 def _joined(parts: list[Any], what: str) -> np.ndarray:

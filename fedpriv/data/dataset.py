@@ -25,6 +25,7 @@ class Dataset:
       class_names: one a class, or empty.
       keys: `[n]` natural client key of each example (such as its writer), or None.
       source: where it came from, for reports (never a machine path in committed results).
+      notes: what was lost or added on the way to these examples, one sentence each without a full stop.
       kind: what its examples are; None is images for `[n, height, width, channels]`, else features in [0, 1].
     """
 
@@ -36,6 +37,7 @@ class Dataset:
     keys: np.ndarray | None = None
     source: str = field(default="", compare=False)
     kind: Kind = None  # type: ignore[assignment]  # filled in below
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         self._check_types()

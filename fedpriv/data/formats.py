@@ -15,18 +15,21 @@ from fedpriv.data.image_folder import is_photo, photos, read_image_folder, subfo
 from fedpriv.data.known import KNOWN, KnownSet, known_by_file_name
 from fedpriv.data.npz import read_npz
 from fedpriv.data.table import is_table, table
+from fedpriv.data.text import is_text, text
 
 EXPECTED = (
     "an .npz file with arrays x and y, a folder of IDX files (train-images-idx3-ubyte, ..., .gz or not), "
     "a folder of CIFAR batches (data_batch_1, ... or train, with or without .bin), an image folder "
-    "(one subfolder a class), a photo or a folder of them, or a table (a CSV file with a heading, or an .npz with one "
-    "array a column)"
+    "(one subfolder a class), a photo or a folder of them, a table (a CSV file with a heading, or an .npz with one "
+    "array a column), or texts (a .txt or .jsonl file, or a CSV file with a column 'text')"
 )
 
 
 def detect(path: Path) -> str | None:
-    """`npz`, `table`, `idx`, `cifar`, `images` or `photos`: the format of what lies at `path`, or None."""
+    """`npz`, `text`, `table`, `idx`, `cifar`, `images` or `photos`: the format of what lies at `path`, or None."""
     if path.is_file():
+        if is_text(path):
+            return "text"
         if is_table(path):
             return "table"
         return "npz" if path.suffix.lower() == ".npz" else "photos" if is_photo(path) else None
@@ -48,7 +51,8 @@ def read_path(
     class names when its examples have that set's shape.
 
     Args:
-      path: an `.npz` file, a table, a folder of IDX files, a folder of CIFAR batches, or an image folder.
+      path: an `.npz` file, a table, a file of texts, a folder of IDX files, a folder of CIFAR batches, or an image
+        folder.
       image_size: height and width that an image folder's images are resized to (default 32).
       num_classes: number of classes, for `.npz` and IDX; None to find out.
       known: the public set that this must be; None to go by the name.
@@ -70,6 +74,8 @@ def read_path(
         raise ParameterError(f"num_classes={num_classes}: {path} says itself how many classes it has; leave it out")
     if num_classes is not None and num_classes < 1:
         raise ParameterError(f"num_classes={num_classes}: expected a positive number")
+    if kind == "text":
+        return text(str(path))
     if kind == "table":
         return table(str(path))
     if kind == "photos":

@@ -23,9 +23,9 @@ def load(
 
     Args:
       name_or_path: a registered name (`fedpriv list datasets`), a `package.module:function`, or a path: an `.npz` file
-        with arrays `x` and `y`, a folder of IDX files, a folder of CIFAR batches, an image folder, or a table (a CSV
-        file, or an `.npz` of columns). A registered name wins over a file of the same name; write `./name` for the
-        file.
+        with arrays `x` and `y`, a folder of IDX files, a folder of CIFAR batches, an image folder, a table (a CSV
+        file, or an `.npz` of columns), or texts (`.txt`, `.jsonl`, or a CSV file with a column `text`). A
+        registered name wins over a file of the same name; write `./name` for the file.
       data_dir: where a named set finds its files.
       image_size: height and width that an image folder's images are resized to (default 32).
       num_classes: number of classes of an `.npz` or IDX folder, where the labels alone do not tell.

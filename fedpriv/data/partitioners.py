@@ -287,6 +287,11 @@ def make_partition(text: str, dataset: Dataset, clients: int | None, seed: int =
             f"partition 'dirichlet' divides classes, but the targets of '{dataset.name}' are quantities; use iid, "
             "quantity, or shards, which deals out ranges of them"
         )
+    if name in ("dirichlet", "shards") and dataset.num_classes and dataset.y.ndim > 1:
+        raise ParameterError(
+            f"partition '{name}' divides classes, but the targets of '{dataset.name}' are sequences; use iid, quantity "
+            "or natural"
+        )
     subject = dataset.keys if name == "natural" else dataset.y
     partition = build(_bound(target, subject), {**given, **written}, what)
     if not isinstance(partition, Partition):

@@ -244,11 +244,11 @@ def _read(path: Path) -> pandas.DataFrame:
         raise DataError(
             f"{path}: no CSV file that can be read ({reason(e)}); expected a heading, and as many fields in each row"
         ) from e
-    _check_heading(heading, rows, path)
+    check_heading(heading, rows, path)
     return rows
 
 
-def _check_heading(heading: pandas.Series, rows: pandas.DataFrame, path: Path) -> None:
+def check_heading(heading: pandas.Series, rows: pandas.DataFrame, path: Path) -> None:
     """Refuses a first row that pandas would make a heading of in its own way."""
     import pandas
 

@@ -336,10 +336,12 @@ def _chosen(experiment: Experiment, drawable: list[Drawn]) -> tuple[list[Drawn],
 
 
 def _notes(made: Sequence[Arm]) -> list[str]:
-    """What is to be known of the models and the defenses."""
+    """What is to be known of the data, the models and the defenses."""
     found: dict[str, None] = {}
     for arm in made:
         for result in arm.results:
+            for note in result.facts.get("data_notes") or ():
+                found[f"Data '{result.cell.setting.data}': {note}."] = None
             for note in result.facts.get("model_notes") or ():
                 found[f"Model '{result.cell.setting.model}': {note}."] = None
             if simulated := result.facts.get("simulated"):

@@ -16,6 +16,7 @@ from typing import Any
 from fedpriv.base import registry
 from fedpriv.base.errors import DataError, ExperimentError, FedprivError, UnknownNameError
 from fedpriv.base.types import Array
+from fedpriv.data.tokenizer import keep
 from fedpriv.experiment.assembly import datasets
 from fedpriv.experiment.code import code_version
 from fedpriv.experiment.experiment import Experiment
@@ -318,6 +319,14 @@ def load_data_once(experiment: Experiment) -> None:
             datasets(*setting)
         except (DataError, UnknownNameError) as e:
             raise type(e)(f"{str(e).removesuffix('.')}{_also_looked_for(experiment.folder, *setting)}") from e
+
+
+def keep_tokenizers(experiment: Experiment, folder: Path) -> None:
+    """Writes the tokenizers of the experiment's data to `folder/tokenizers`, each under its digest."""
+    for setting in {(c.setting.data, c.setting.data_dir) for c in experiment.cells}:
+        kind = datasets(*setting)[0].kind
+        if (made := getattr(kind, "tokenizer", None)) is not None:
+            keep(kind, folder / "tokenizers" / f"{made.digest}.json")
 
 
 def _also_looked_for(folder: Path, data: str, data_dir: str | None) -> str:

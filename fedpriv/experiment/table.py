@@ -24,6 +24,7 @@ IN_WORDS = (
     "classes",
     "attacked",
     "images_of",
+    "data_notes",
     "model_notes",
     "defense_notes",
     "warnings",

@@ -97,7 +97,12 @@ def _labelled(federation: Federation) -> Iterable[tuple[str, Defense]]:
 
 def _notes(federation: Federation) -> Row:
     simulated = federation.plan.simulation()
-    notes = {"model_notes": list(federation.model.notes), "defense_notes": federation.line.notes()}
+    data = [federation.train, *([] if federation.test is None else [federation.test])]
+    notes = {
+        "data_notes": [note for d in data for note in d.notes],
+        "model_notes": list(federation.model.notes),
+        "defense_notes": federation.line.notes(),
+    }
     return notes | ({"simulated": simulated} if simulated else {})
 
 

@@ -209,7 +209,7 @@ def test_files_of_other_kinds(tmp_path):
     for name, message in (
         ("cifar-10-python.tar.gz", "is an archive; unpack it"),
         ("train-images-idx3-ubyte.gz", "a single IDX file; give its folder"),
-        ("notes.txt", "no known data format; expected an .npz"),
+        ("notes.doc", "no known data format; expected an .npz"),
     ):
         (tmp_path / name).write_text("")
         with pytest.raises(DataError, match=message):

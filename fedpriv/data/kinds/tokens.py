@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import numpy as np
+import pydantic
 from pydantic import Field
 
 from fedpriv.base.column import Column
@@ -13,6 +14,7 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, Examples
 from fedpriv.data.kind import Kind
 from fedpriv.data.kinds import text_quality
+from fedpriv.data.tokenizer import Tokenizer
 
 
 class Tokens(Kind):
@@ -24,6 +26,7 @@ class Tokens(Kind):
       length: places of a sequence.
       vocabulary: how many tokens there are.
       padding: the token that fills up sequences that are shorter; None where there is none.
+      tokenizer: what the tokens stand for; None where only numbers are known. It is public, as the vocabulary is.
     """
 
     name: ClassVar[str] = "tokens"
@@ -32,6 +35,17 @@ class Tokens(Kind):
     length: Annotated[int, Field(ge=1)]
     vocabulary: Annotated[int, Field(ge=2)]
     padding: Annotated[int, Field(ge=0)] | None = None
+    tokenizer: Tokenizer | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_vocabulary(self) -> Tokens:
+        if self.padding is not None and self.padding >= self.vocabulary:
+            raise ValueError(f"padding={self.padding} is no token; expected one below vocabulary={self.vocabulary}")
+        if self.tokenizer is not None and self.tokenizer.size != self.vocabulary:
+            raise ValueError(
+                f"vocabulary={self.vocabulary}, but tokenizer '{self.tokenizer.name}' has {self.tokenizer.size} tokens"
+            )
+        return self
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -113,12 +127,17 @@ class Tokens(Kind):
         return score["edit_distance"] == 0.0 and score["token_accuracy"] == 1.0
 
     def text(self, x: np.ndarray) -> str:
-        """The token numbers."""
-        return " ".join(str(int(t)) for t in x)
+        """A sequence `[length]` in words, without padding; the token numbers where there is no tokenizer."""
+        numbers = self._numbers(x)
+        return " ".join(map(str, numbers)) if self.tokenizer is None else self.tokenizer.decode(numbers)
 
     def tokens(self, x: np.ndarray) -> list[str]:
-        """Each place's token, here its number."""
-        return [str(int(t)) for t in x]
+        """What stands at each place of a sequence `[length]`: its token as a text, or its number."""
+        numbers = self._numbers(x)
+        return [str(n) if self.tokenizer is None else self.tokenizer.entries[n] for n in numbers]
+
+    def _numbers(self, x: np.ndarray) -> list[int]:
+        return [int(n) for n in self.settle(np.asarray(x, np.float64))]
 
     def words(self, x: np.ndarray) -> list[str] | None:
         """Each place's token, "" for padding; None for a text that is not finite."""
