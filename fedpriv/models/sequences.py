@@ -51,8 +51,12 @@ class Attention:
       inputs: `(weights, x) -> [n, length, width]`, what that kernel is multiplied with, for token numbers
         `[n, length]` or points `[n, length, width]`; traceable. `x` may be shorter than the model's length.
       causal: whether a place sees only itself and those before it, so that `inputs` at a place depends on no later one.
+      others: indices in the spec of further kernels that the same inputs are multiplied with from the left, as those of
+        keys and values. The first place of a causal attention has no other choice than itself, so it leaves nothing in
+        the queries' gradient, but in the values'.
     """
 
     query: int
     inputs: Callable[[Tensors, Examples], Tensor]
     causal: bool
+    others: tuple[int, ...] = ()

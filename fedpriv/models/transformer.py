@@ -193,7 +193,13 @@ def _model(name: str, shape: _Shape) -> Model:
             where.get("positions/table"),
         ),
         attention=tuple(
-            Attention(where[f"block{i}/query/kernel"], entering(i), shape.causal) for i in range(shape.layers)
+            Attention(
+                where[f"block{i}/query/kernel"],
+                entering(i),
+                shape.causal,
+                (where[f"block{i}/key/kernel"], where[f"block{i}/value/kernel"]),
+            )
+            for i in range(shape.layers)
         ),
     )
 

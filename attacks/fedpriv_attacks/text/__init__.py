@@ -1,0 +1,1 @@
+"""Text: attacks that test or count tokens of a known vocabulary, without optimization."""

@@ -1,0 +1,318 @@
+"""DAGER: whole batches of text, exactly, by testing tokens against the span that they leave in an attention's gradient.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fedpriv.base.errors import CapabilityError
+from fedpriv.base.lazy import tf
+from fedpriv.base.types import Tensors
+from fedpriv.models.model import Model
+from fedpriv.models.tasks.next_token import NextToken
+from fedpriv.threat.attack import Attack, Capability, Finding
+from fedpriv.threat.replays import unmeasured
+from fedpriv.threat.view import View
+from fedpriv_attacks.inversion.matching import checked_update, noise_floor
+from fedpriv_attacks.labels.last_layer import check_linear
+from fedpriv_attacks.text.encoder import search_whole
+from fedpriv_attacks.text.prefixes import grow, token_table
+from fedpriv_attacks.text.rows import moved_tokens
+from fedpriv_attacks.text.span import ROOM, Span, input_room, read_span
+from fedpriv_attacks.text.targets import Targets, find_targets
+
+Count = Annotated[int, Field(ge=1)]
+
+#: Relative squared distance of a replayed update from the one observed up to which a finding is called exact, besides
+#: the rounding of the weights.
+EXACT = 1e-6
+
+
+class DAGER(Attack):
+    """Sequences of tokens from the gradients of self-attention.
+
+    Petrov, Dimitrov, Baader, Müller, Vechev 2024, "DAGER: Exact Gradient Inversion for Large Language Models",
+    NeurIPS, arXiv 2405.15586. The gradient of a kernel that inputs X are multiplied with is X^T D, so inputs of the
+    batch lie in the span of its columns, and others do not while there are fewer independent inputs than the width.
+    At the first layer every token of the vocabulary is tested at every place. A decoder's sequences are then grown
+    from the first place on, each longer prefix tested against the second layer's gradient; an encoder's are searched
+    for whole. Update, sum of updates and batch are the same to it: the span is that of all their tokens.
+
+    What differs from the paper: the kernels of keys and values, which see the same inputs, are tested together with
+    the queries' (the first place of a decoder leaves no trace in the queries); ranks and thresholds follow from the
+    spectrum of the errors and the chance of random directions rather than from tolerances set by model and batch;
+    sequences' targets, their repetitions and a last token that is only a target are solved for (`targets.py`), and the
+    whole is replayed: only what the replay confirms is called exact.
+
+    What it takes, `extra["condition"]` says before the search: the most tokens that can be behind the update, the
+    dimensions of the inputs, the ranks that the layers show, and how many of the vocabulary pass by chance. With
+    several local steps the inputs drift, and the tests with them: ranks are then cut at the number of tokens, and the
+    weights half-way are tried as well.
+    """
+
+    name: ClassVar[str] = "dager"
+    paper: ClassVar[str] = "Petrov, Dimitrov, Baader, Müller, Vechev 2024, arXiv 2405.15586"
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE})
+
+    rows: Literal["use", "ignore"] = Field(
+        default="use",
+        description="`use` leaves out tokens whose row of the embedding did not move, where its gradient shows that; "
+        "`ignore` goes by attention alone, as the paper does.",
+    )
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=120.0,
+        description="wall-clock after which the search ends with what it has. The same seed gives the same finding "
+        "unless that happens.",
+    )
+    beam: Count | None = Field(
+        default=None, description="prefixes that are grown side by side; None takes 4 a sequence, at least 32."
+    )
+    starts: Count = Field(default=64, description="starts of an encoder's search side by side.")
+    chance: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="how many tokens may pass the first layer's test by chance at a place, on average."
+    )
+
+    def attack(self, view: View, seed: int) -> Finding:
+        """Tests, searches, solves for the targets and replays.
+
+        Returns:
+          A Finding with `x` `[m, length]`, token numbers as float32, m at most the number of sequences, and `y` their
+          targets. Its objective is the replayed update's squared distance from the one observed, relative to the
+          latter's square, where the view can replay; else not-a-number. `extra` has `exact` (whether the replay
+          confirms it), `reason` (why not, else ""), `condition` (see the class), `tested` (sequences), `distances` (of
+          the sequences from the second layer's span) and `candidates` (tokens by place that passed the first test).
+
+        Raises:
+          CapabilityError: the model has no self-attention or embedding, its attentions did not move, or the client's
+            optimizer scales every weight on its own.
+          DivergenceError: the update is not finite.
+        """
+        began = time.perf_counter()
+        deadline = time.monotonic() + self.seconds
+        model = view.model
+        if model.embedding is None or not model.attention:
+            raise CapabilityError(
+                f"attack 'dager' tests tokens against the gradients of self-attention, but model '{model.name}' "
+                + ("has none" if model.embedding is not None else "takes no tokens")
+                + "; use a model such as 'gpt' or 'bert'"
+                + ("" if model.embedding is None else ", or 'token_set', which reads the embedding's rows")
+            )
+        check_linear(view.procedure)
+        checked_update(view)
+        n = None if view.num_examples is None else view.total_examples
+        points = _points(view)
+        best: _Found | None = None
+        for flat in points:
+            found = self._search(view, flat, n, seed, deadline)
+            found = _with_targets(view, found, n)
+            if best is None or found.rank() < best.rank():
+                best = found
+            if best.misfit <= _exact(view) or time.monotonic() > deadline:
+                break
+        assert best is not None
+        reasons = best.reasons
+        if not np.isfinite(best.misfit):
+            reasons = [*reasons, "the view cannot replay, so nothing confirms it"]
+        elif best.misfit > _exact(view):
+            reasons = [*reasons, f"the replayed update is off by {np.sqrt(best.misfit):.1e} of its length"]
+        exact = np.isfinite(best.misfit) and best.misfit <= _exact(view)
+        x = best.x if n is None else best.x[:n]
+        y = best.y if n is None or best.y is None else best.y[:n]
+        return Finding(
+            x=x.astype(np.float32),
+            y=y,
+            objective=best.misfit,
+            seconds=time.perf_counter() - began,
+            measures={"rank": float(best.extra["condition"]["ranks"][0])},
+            extra={"exact": bool(exact), "reason": "" if exact else "; ".join(reasons), **best.extra},
+        )
+
+    def _search(self, view: View, flat: np.ndarray, n: int | None, seed: int, deadline: float) -> _Found:
+        model = view.model
+        weights = [tf.constant(w) for w in model.spec.unflatten_numpy(flat)]
+        (length,), padding = model.input_shape, getattr(view.data_kind, "padding", None)
+        vocabulary = model.spec.shapes[model.embedding.table][0]  # type: ignore[union-attr]
+        most = None if n is None else n * length
+        first, second, reading = _spans(view, weights, vocabulary, length, n)
+        tokens = np.arange(vocabulary)
+        moved = moved_tokens(view) if self.rows == "use" else None
+        if moved is not None:
+            tokens = moved
+        tokens = tokens[tokens != padding] if padding is not None else tokens
+        condition = {
+            "tokens_at_most": most,
+            "room": first.room,
+            "ranks": [first.rank] + ([] if second is None else [second.rank]),
+            "gaps": [first.gap] + ([] if second is None else [second.gap]),
+            "spare": [first.spare] + ([] if second is None else [second.spare]),
+            "holds": first.spare > 0 and (second is None or second.spare > 0),
+            "vocabulary": len(tokens),
+        }
+        candidates, near = self._candidates(model, weights, first, tokens, length)
+        condition["chance"] = first.chance(float(np.max(near))) * len(tokens) if len(near) else 1.0
+        reasons = []
+        for span, which in ((first, "first"), (second, "second")):
+            if span is not None and span.spare <= 0:
+                reasons.append(
+                    f"the {which} attention's gradient shows at least {span.rank} independent inputs in {span.room} "
+                    "dimensions, so every token passes its test: there are too many tokens for this width, or noise"
+                )
+        extra: dict[str, Any] = {"condition": condition, "candidates": [len(c) for c in candidates]}
+        causal = all(a.causal for a in model.attention)
+        if second is None:
+            found_tokens, distances, tested, late = [], [], 0, False
+            if n == 1 and all(len(c) == 1 for c in candidates):
+                found_tokens, distances = [np.array([c[0] for c in candidates], np.int32)], [float(np.max(near))]
+            reasons.append("the model has a single attention, so tokens cannot be told to belong together")
+        elif causal and reading == "all":
+            beam = self.beam or max(32, 4 * (n or 8))
+            if not model.attention[0].others and len(candidates[0]) < len(tokens):
+                candidates[0] = tokens  # the first place leaves nothing in the queries' gradient
+            grown = grow(model.attention[1], weights, second, candidates, n or 1, beam, deadline)
+            found_tokens, distances, tested, late = grown.tokens, grown.distances, grown.tested, grown.late
+            if grown.forced:
+                reasons.append(f"no token passed the second attention's test at place {grown.forced[0] + 1}")
+        else:
+            whole = search_whole(
+                model.attention[-1] if reading != "all" else model.attention[1],
+                weights, second, reading, candidates, near_by_place(first, model, weights, candidates, length), n or 1,
+                padding, self.starts, deadline, seed,
+            )  # fmt: skip
+            found_tokens, distances, tested, late = whole.tokens, whole.distances, whole.tested, whole.late
+        if late:
+            reasons.append(f"the search ended after {self.seconds:g} s")
+        extra |= {"tested": tested, "distances": [float(d) for d in distances]}
+        order = np.argsort(distances, kind="stable")
+        lengths = np.array([len(found_tokens[i]) for i in order], np.int64)
+        x = np.full((len(order), length), padding or 0, np.int32)
+        for row, i in enumerate(order):
+            x[row, : lengths[row]] = found_tokens[i]
+        if padding is None:
+            x, lengths = x[lengths == length], lengths[lengths == length]
+        return _Found(x, None, lengths, float("inf"), reasons, extra, flat, [float(distances[i]) for i in order])
+
+    def _candidates(
+        self, model: Model, weights: Tensors, first: Span, tokens: np.ndarray, length: int
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """For each place the tokens that pass the first layer's test, nearest first, and the distances of all."""
+        if first.spare <= 0 or not len(tokens):
+            return [tokens] * length, np.zeros(0)
+        table = token_table(model.attention[0], weights, tokens, length)
+        near, ratio = first.distances(table.reshape(-1, table.shape[-1]))
+        near, ratio = near.reshape(length, -1), ratio.reshape(length, -1)
+        bar = first.threshold(self.chance / len(tokens))
+        found = []
+        passed = []
+        for d, r in zip(near, ratio, strict=True):
+            # In the span up to the errors expected, and nearer than chance allows.
+            hits = np.flatnonzero((r <= ROOM) & (d <= bar))
+            hits = hits[np.argsort(d[hits], kind="stable")]
+            found.append(tokens[hits])
+            passed.append(d[hits])
+        return found, np.concatenate(passed)
+
+
+@dataclass(eq=False)
+class _Found:
+    """Sequences `[m, length]`, their targets or None, and how well their replay fits."""
+
+    x: np.ndarray
+    y: np.ndarray | None
+    lengths: np.ndarray
+    misfit: float
+    reasons: list[str]
+    extra: dict[str, Any]
+    flat: np.ndarray
+    distances: list[float]
+
+    def rank(self) -> tuple[float, float]:
+        """Lower is better."""
+        return (self.misfit if np.isfinite(self.misfit) else 1e9, float(np.mean(self.distances or [1.0])))
+
+
+def _points(view: View) -> list[np.ndarray]:
+    """Where to take the inputs: at the weights that were broadcast; half-way to the client's after several steps."""
+    dtype = view.model.spec.dtype
+    start = np.asarray(view.weights, dtype)
+    single = Capability.SINGLE_STEP in view.capabilities
+    return [start] if single else [(start + np.asarray(view.observed, dtype) / 2).astype(dtype), start]
+
+
+def _exact(view: View) -> float:
+    _, norm = checked_update(view)
+    return max(EXACT, 4 * noise_floor(view, norm) if Capability.SINGLE_STEP not in view.capabilities else 0.0)
+
+
+Reading = Literal["all", "first", "last"]
+
+
+def _spans(
+    view: View, weights: Tensors, vocabulary: int, length: int, n: int | None
+) -> tuple[Span, Span | None, Reading]:
+    """The first attention's span, that of the layer to test sequences against, and which places it holds."""
+    model = view.model
+    most = None if n is None else n * length
+    attentions = model.attention
+    first = read_span(view, attentions[0], most, input_room(attentions[0], weights, vocabulary, length))
+    if first is None:
+        raise CapabilityError(
+            f"the queries' kernel '{model.spec.names[attentions[0].query]}' of model '{model.name}' did not move in "
+            f"round {view.round}, so no token can be tested against its gradient; use an update from a client that "
+            "trains its attention, or 'token_set', which reads the embedding's rows"
+        )
+    if len(attentions) == 1:
+        return first, None, "all"
+    every = isinstance(model.task, NextToken) or len(attentions) > 2
+    reading: Reading = "all" if every else ("last" if attentions[1].causal else "first")
+    room = input_room(attentions[1], weights, vocabulary, length)
+    if every:
+        return first, read_span(view, attentions[1], most, room), reading
+    return first, read_span(view, attentions[1], n, room, queries_only=True), reading
+
+
+def near_by_place(
+    first: Span, model: Model, weights: Tensors, candidates: list[np.ndarray], length: int
+) -> list[np.ndarray]:
+    """The first layer's distances of each place's candidates."""
+    found = []
+    for place, tokens in enumerate(candidates):
+        if not len(tokens) or first.spare <= 0:
+            found.append(np.ones(len(tokens)))
+            continue
+        table = token_table(model.attention[0], weights, tokens, length)[place]
+        found.append(first.distances(table)[0])
+    return found
+
+
+def _with_targets(view: View, found: _Found, n: int | None) -> _Found:
+    """With targets and repetitions, and the misfit of its replay where that is possible."""
+    solved: Targets | None = None
+    if len(found.x):
+        solved = find_targets(view, found.x, found.lengths, n, found.flat)
+    if solved is None:
+        if n is not None:
+            found.x, found.lengths = found.x[:n], found.lengths[:n]
+        found.misfit = float("nan")
+        return found
+    found.x, found.y = solved.x, solved.y
+    found.extra |= {"counts": solved.counts.tolist(), "target_residual": solved.residual}
+    found.misfit = misfit(view, found.x, found.y)
+    return found
+
+
+def misfit(view: View, x: np.ndarray, y: np.ndarray) -> float:
+    """Squared distance of the replayed update from the one observed, relative to the latter's square; not-a-number
+    where the view cannot replay these."""
+    needed = {Capability.PROCEDURE, Capability.NUM_EXAMPLES}
+    if not needed <= view.capabilities or len(x) != view.total_examples:
+        return float("nan")
+    with unmeasured():  # it judges a finding, and made none
+        simulated = view.simulate(tf.constant(x, view.model.spec.dtype), tf.constant(y)).numpy().astype(np.float64)
+    observed = np.asarray(view.observed, np.float64)
+    left = simulated - observed
+    return float(left @ left / (observed @ observed))
