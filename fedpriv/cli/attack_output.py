@@ -81,8 +81,8 @@ class Gathered:
         found = aligned(finding, score, truth.kind)
         for i, row in enumerate(rows):  # examples that are no pictures are read as text
             if i < len(truth.x) and (original := truth.kind.text(truth.x[i])) is not None:
-                there = found is not None and np.isfinite(found[i]).all()
-                row |= {"original": original, "found": truth.kind.text(found[i]) if there else None}
+                made = found[i] if found is not None and np.isfinite(found[i]).all() else None
+                row |= {"original": original, "found": None if made is None else truth.kind.text(made)}
         self._keep_texts(found, score, truth, run)
         drawable = truth.x.ndim == 4 and truth.x.shape[-1] in (1, 3)
         if drawable and found is not None and shown < GRID and run == self.runs[0]:

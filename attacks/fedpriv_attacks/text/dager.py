@@ -1,5 +1,4 @@
-"""DAGER: whole batches of text, exactly, by testing tokens against the span that they leave in an attention's gradient.
-"""
+"""DAGER: whole batches of text, exactly, by testing tokens against the span that they leave in an attention's gradient."""
 
 from __future__ import annotations
 
