@@ -47,10 +47,8 @@ class Freeze(Defense):
         """
         for layer in self.layers:
             if not any(_below(name, layer) for name in spec.names):
-                known = [*layers_of(spec)]
                 raise ParameterError(
-                    f"{self.name}: the model has no layer '{layer}'.{did_you_mean(layer, known)} It has "
-                    f"{', '.join(known)}"
+                    f"{self.name}: the model has no layer '{layer}'.{did_you_mean(layer, layers_of(spec))}"
                 )
         found = [name for name in spec.names if any(_below(name, layer) for layer in self.layers)]
         if len(found) == len(spec.names):

@@ -259,7 +259,8 @@ def _measurer(figure: Figure) -> Callable[[str, bool], float]:
 
     def measure(text: str, bold: bool) -> float:
         if (text, bold) not in known:
-            known[text, bold] = text_size(figure, text, NORMAL, fontweight="bold" if bold else "normal")[0]
+            large = text_size(figure, text, 8 * NORMAL, fontweight="bold" if bold else "normal")  # without hinting
+            known[text, bold] = large[0] / 8
         return known[text, bold]
 
     return measure
