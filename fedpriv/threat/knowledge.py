@@ -17,6 +17,7 @@ from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.types import Nested
+from fedpriv.data.kinds.tokens import Tokens
 from fedpriv.data.loading import load
 from fedpriv.defense.stations import Defense, Station
 from fedpriv.federation.federation import Federation
@@ -39,6 +40,7 @@ class Facts:
       defenses: all that run.
       states: the state of each, as broadcast.
       moments: computes the batch-norm statistics of the examples behind the view, at the broadcast weights.
+      lengths: computes how many tokens each of them has, int `[n]`.
     """
 
     kind: str
@@ -49,6 +51,7 @@ class Facts:
     defenses: tuple[Defense, ...]
     states: tuple[Nested, ...]
     moments: Callable[[], Moments]
+    lengths: Callable[[], np.ndarray]
 
 
 class Knowledge(Written):
@@ -161,6 +164,33 @@ class BatchStatistics(Knowledge):
     def fill(self, facts: Facts) -> Mapping[str, Any]:
         """`batch_statistics`, of single clients' updates."""
         return {"batch_statistics": facts.moments()} if facts.kind == "update" else {}
+
+
+class SequenceLengths(Knowledge):
+    """How many tokens each sequence behind the update has, in the clients' order.
+
+    Balunovic, Dimitrov, Jovanovic, Vechev 2022 (arXiv 2202.08827) take it to be known. Of a single sequence a model
+    with learned positions gives it away, and of several the longest one's.
+    """
+
+    name: ClassVar[str] = "sequence_lengths"
+    paper: ClassVar[str] = "Balunovic, Dimitrov, Jovanovic, Vechev 2022, arXiv 2202.08827"
+
+    def describe(self) -> str:
+        """In words."""
+        return "how many tokens each sequence behind the update has"
+
+    def check(self, federation: Federation, position: Position) -> None:
+        """Refuses where examples are no sequences."""
+        if not isinstance(federation.train.kind, Tokens):
+            raise CapabilityError(
+                "this adversary cannot know 'sequence_lengths': examples are "
+                f"{federation.train.kind.noun}s, which have none; use text, or leave it out"
+            )
+
+    def fill(self, facts: Facts) -> Mapping[str, Any]:
+        """`lengths`, kept in `View.told`."""
+        return {"lengths": facts.lengths()}
 
 
 class Auxiliary(Knowledge):

@@ -231,6 +231,7 @@ def _observation(
         defenses=federation.defenses if defenses is None else defenses,
         states=tuple(task.states),
         moments=lambda: _moments(federation, sent, truth.x),
+        lengths=lambda: _lengths(federation, truth.x),
     )
     filled: dict[str, Any] = {}
     for known in sorted(adversary.knowledge, key=str):
@@ -275,6 +276,11 @@ def _own(federation: Federation, tap: Tap, seen: Seen, sized: bool) -> Own | Non
     if slot is not None and not sized:
         slot = 0  # its true place tells how many others came
     return Own(own.x.copy(), own.y.copy(), slot)
+
+
+def _lengths(federation: Federation, x: np.ndarray) -> np.ndarray:
+    padding = getattr(federation.train.kind, "padding", None)
+    return np.full(len(x), x.shape[1]) if padding is None else np.sum(x != padding, axis=1)
 
 
 def _moments(federation: Federation, sent: np.ndarray, x: np.ndarray) -> Moments:

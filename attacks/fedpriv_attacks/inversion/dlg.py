@@ -24,8 +24,9 @@ class DLG(Inversion):
     once the objective falls by less than 5% in 200 evaluations. On the paper's LeNet float32 gives out at an objective
     of about 1e-8 with the paper's initialization, and of 1e-12 with Keras's.
 
-    On text the variables are points of the model's embedding (coordinates `embedding`) and start at normal noise of the
-    table's own spread, as Deng et al. 2021 (arXiv 2103.06819) carry the attack over; each point's nearest token is found.
+    On text the variables are points of the model's embedding (coordinates `embedding`), which start at normal noise of
+    the table's own spread, as Deng et al. 2021 (arXiv 2103.06819) carry the attack over. What is found is the token
+    nearest to each point.
 
     Needs a model that is twice differentiable with useful second derivatives: sigmoid or tanh, not ReLU.
     Reconstructions are clipped to [0, 1] at the end.

@@ -97,7 +97,7 @@ class Inversion(Attack):
     optimizer: OptimizerPart = Field(default=LBFGS(), description="how the sum is minimized.")
     moves: MovesPart = Field(
         default=None,
-        description="changes that no gradient leads to, made between the optimizer's steps; None for none.",
+        description="changes that no gradient leads to, made between the optimizer's steps, or None.",
     )
     constraint: Literal["box"] | None = Field(
         default=None,
@@ -168,17 +168,18 @@ class Inversion(Attack):
         if self.coordinates.space != self.initializer.space and "initializer" in self.model_fields_set:
             raise ValueError(
                 f"initializer '{self.initializer.kind}' gives {self.initializer.space}, but coordinates "
-                f"'{self.coordinates.kind}' start from {self.coordinates.space}; use 'points' with 'embedding', and others "
-                "with other coordinates"
+                f"'{self.coordinates.kind}' start from {self.coordinates.space}; use 'points' with 'embedding', and "
+                "others with other coordinates"
             )
         if self.moves is not None and not self.optimizer.leaps:
             raise ValueError(
-                f"optimizer '{self.optimizer.kind}' takes no moves between its steps; use a first-order one such as adam, "
-                "or moves=none"
+                f"optimizer '{self.optimizer.kind}' takes no moves between its steps; use a first-order one such as "
+                "adam, or moves=none"
             )
         if self.group > 1 and (self.moves is not None or self.initializer.tries() != (1, 0)):
             raise ValueError(
-                f"group={self.group} optimizes starts jointly, which allows no moves and no choice among starts; use group=1"
+                f"group={self.group} optimizes starts jointly, which allows no moves and no choice among "
+                "starts; use group=1"
             )
         if any(p.over == "group" for p in self.priors) and self.group < 2:
             raise ValueError("a prior over the group of starts needs group=2 or more")

@@ -33,7 +33,7 @@ class LAMP(Inversion):
     name: ClassVar[str] = "lamp"
     paper: ClassVar[str] = "Balunovic, Dimitrov, Jovanovic, Vechev 2022, arXiv 2202.08827"
 
-    objective: ObjectivePart = Cosine(per_layer=True)
+    objective: ObjectivePart = Cosine(per_layer=True, least=1e-6)
     priors: PriorParts = (EmbeddingLength(weight=0.1),)
     initializer: InitializerPart = Points(draws=100, permutations=100)
     coordinates: CoordinatesPart = Embedding()

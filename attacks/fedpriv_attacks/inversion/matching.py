@@ -132,8 +132,8 @@ def _page(objective: Objective, view: View, compared: Sequence[int]) -> _Page:
         norm = math.sqrt(sum(float(np.sum(np.square(parts[i]))) for i in compared))
         if norm == 0.0:
             raise CapabilityError(
-                f"the observed update of round {view.round} is zero but for the embedding's table, which no point of the "
-                "embedding is matched to; use an attack that reads tokens off the table"
+                f"the observed update of round {view.round} is zero but for the embedding's table, which no point of "
+                "the embedding is matched to; use an attack that reads tokens off the table"
             )
     return _Page(view, observed / norm, norm, objective.factor(view, norm))
 
@@ -547,9 +547,12 @@ def _compile(
                 value, gradient = value + more, gradient + slope
             return value, gradient
 
-        def scores(rows: Tensor) -> Tensor:
+        def mapped(rows: Tensor) -> Tensor:
             return tf.map_fn(member, rows, fn_output_signature=dtype)
 
+        # Traced once, however many rows there are.
+        several = [tf.TensorSpec([None, layout.size], dtype)]
+        scores = tf.function(mapped, input_signature=several, autograph=False)
         leap = None
         if recipe.moves is not None:
             moves, ground = recipe.moves, Ground(static, coordinates, layout.shape, sent.weights, placed, mine[1])

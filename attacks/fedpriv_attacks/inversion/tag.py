@@ -23,8 +23,8 @@ class TAG(Inversion):
     """Points of the embedding, matched by squared plus absolute distance, by Adam.
 
     Deng, Wang, Li, Wang, Shang, Liu, Rajasekaran, Ding 2021, "TAG: Gradient Attack on Transformer-based Language
-    Models", EMNLP Findings, arXiv 2103.06819. Labels are the adversary's, or read off the update where that is possible,
-    or optimized along; next-token targets follow from the points.
+    Models", EMNLP Findings, arXiv 2103.06819. Labels are the adversary's, or read off the update where that is
+    possible, or optimized along; next-token targets follow from the points.
     """
 
     name: ClassVar[str] = "tag"

@@ -39,9 +39,8 @@ class Coordinates(Component):
         """Raises an error if these coordinates do not fit the view's examples or model."""
         if isinstance(view.data_kind, Tokens):
             raise CapabilityError(
-                f"coordinates '{self.kind}' follow gradients in an example's values, but examples are {view.data_kind.noun}s "
-                "of tokens, whose numbers are names; use coordinates=embedding, or an attack made for text: dlg, tag or "
-                "lamp"
+                f"coordinates '{self.kind}' follow gradients in an example's values, but the numbers of tokens are "
+                "names; use coordinates=embedding, or an attack made for text: dlg, tag or lamp"
             )
 
     def shape(self, model: Model) -> tuple[int, ...]:

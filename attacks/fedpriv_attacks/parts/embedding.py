@@ -48,27 +48,27 @@ class Embedding(Coordinates):
     )
     lengths: Literal["auto", "full"] = Field(
         default="auto",
-        description="`auto` takes the lengths that the adversary knows (`sequence_lengths`), else the number of learned "
-        "positions that moved, which is the longest sequence's, for all of them; `full` takes every place for a token.",
+        description="`auto` takes the lengths that the adversary knows (`sequence_lengths`), else for all of them the "
+        "number of learned positions that moved, which is the longest one's; `full` takes every place for a token.",
     )
     targets: Literal["shifted", "free"] = Field(
         default="shifted",
-        description="where next-token targets are looked for: in the points themselves, each place's being the token at "
-        "the next, and the last one's free; or all of them apart from the points (`free`).",
+        description="where next-token targets are looked for: in the points, each place's being the token at the next, "
+        "and the last one's free; or all of them apart from the points (`free`).",
     )
 
     def check(self, view: View) -> None:
         """Raises a CapabilityError where there are no tokens, or the model does not say where its table is."""
         if not isinstance(view.data_kind, Tokens):
             raise CapabilityError(
-                f"coordinates '{self.kind}' are points for tokens, but examples are {view.data_kind.noun}s; use 'pixels' "
-                "or 'smooth'"
+                f"coordinates '{self.kind}' are points for tokens, but examples are {view.data_kind.noun}s; use "
+                "'pixels' or 'smooth'"
             )
         _where(view.model)
         if self.table == "tokens" and _where(view.model).tied:
             raise CapabilityError(
-                f"coordinates '{self.kind}': table=tokens reads which rows moved, but model '{view.model.name}' has its "
-                "head in the same table, so all rows do; use table=left_out"
+                f"coordinates '{self.kind}': table=tokens reads which rows moved, but model '{view.model.name}' has "
+                "its head in the same table, so all rows do; use table=left_out"
             )
 
     def shape(self, model: Model) -> tuple[int, ...]:
@@ -96,8 +96,8 @@ class Embedding(Coordinates):
             possible *= moved.max(axis=1) > 0
             if not possible.any():
                 raise CapabilityError(
-                    f"coordinates '{self.kind}': no row of the table of model '{view.model.name}' moved, so table=tokens "
-                    "leaves no token; use table=left_out"
+                    f"coordinates '{self.kind}': no row of the table of model '{view.model.name}' moved, so "
+                    "table=tokens leaves no token; use table=left_out"
                 )
         lengths = self.lengths_of(view)
         present = np.arange(kind.length)[None] < lengths[:, None]
@@ -184,7 +184,7 @@ class Embedding(Coordinates):
         return tokens if kind.padding is None else np.where(present > 0, tokens, kind.padding)
 
     def nearest(self, x: Examples, weights: Flat, tensors: tuple[Tensor, ...], model: Model) -> Tensor:
-        """`found` for any number of batches `[..., length, width]`, in a graph; what is beyond the end is as it falls."""
+        """`found` for any number of batches `[..., length, width]`, in a graph; also beyond the sequences' ends."""
         unit, _, possible = tensors
         rows = model.spec.unflatten(weights)[_where(model).table]
         scores = tf.einsum("...w,vw->...v", x * unit, rows)
@@ -202,8 +202,8 @@ class Embedding(Coordinates):
 def _where(model: Model) -> Where:
     if model.embedding is None:
         raise CapabilityError(
-            f"model '{model.name}' does not say where it keeps its tokens' vectors, so there are no points to look for; "
-            "use a model of tokens, such as gpt or bert"
+            f"model '{model.name}' does not say where it keeps its tokens' vectors, so there are no points to look "
+            "for; use a model of tokens, such as gpt or bert"
         )
     return model.embedding
 

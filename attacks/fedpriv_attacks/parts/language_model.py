@@ -1,4 +1,4 @@
-"""Language model: how likely a sequence of tokens is, by what an adversary has counted in other text of the same kind."""
+"""Language model: how likely a sequence of tokens is, by what was counted in other text of the same kind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NGrams(NamedTuple):
     their own, so that how sequences begin and end counts.
 
     Attributes:
-      keys: of each order, int64 `[m]` ascending, the numbers of the sequences counted, `a S^2 + b S + c` with S symbols.
+      keys: of each order, int64 `[m]` ascending, the sequences counted, as numbers `a S^2 + b S + c` with S symbols.
       counts: of each order, float `[m]`.
       contexts: of each order, int64 `[c]` ascending, the sequences that something followed.
       totals: of each order, float `[c]`, how often something did.

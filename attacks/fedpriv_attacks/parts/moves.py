@@ -82,10 +82,10 @@ class Reorder(Moves):
     """Other orders of a sentence's points: two exchanged, one or a run moved elsewhere, a beginning put at the end.
 
     Balunovic, Dimitrov, Jovanovic, Vechev 2022, "LAMP: Extracting Text from Gradients with Language Model Priors",
-    NeurIPS, arXiv 2202.08827. Gradients find which tokens there are before they find where. A candidate is one such move
-    in one sentence, and counts by the objective plus how unlikely its tokens are in a language model. The paper's is
-    GPT-2; here it is one of three tokens counted in the adversary's text (`language_model`), whose vocabulary must be
-    the model's. Without text the objective alone decides.
+    NeurIPS, arXiv 2202.08827. Gradients find which tokens there are before they find where. A candidate is one such
+    move in one sentence, and counts by the objective plus how unlikely its tokens are in a language model. The paper's
+    is GPT-2; here it is one of three tokens counted in the adversary's text (`language_model`), whose vocabulary must
+    be the model's. Without text the objective alone decides.
     """
 
     kind: ClassVar[str] = "reorder"
@@ -129,8 +129,8 @@ class Reorder(Moves):
         """Raises a CapabilityError unless examples are sequences and coordinates their points."""
         if not isinstance(coordinates, Embedding):
             raise CapabilityError(
-                f"moves '{self.kind}' change the order of tokens, which coordinates '{coordinates.kind}' have none of; use "
-                "coordinates=embedding on text, or moves=none"
+                f"moves '{self.kind}' change the order of tokens, which coordinates '{coordinates.kind}' have none of; "
+                "use coordinates=embedding on text, or moves=none"
             )
 
     def tensors(self, view: View) -> tuple[np.ndarray, ...]:
@@ -204,7 +204,7 @@ def orders(many: int, lengths: Tensor, length: int, seed: Seed) -> Tensor:
 
 
 def shuffles(many: int, lengths: Tensor, length: int, seed: Seed) -> Tensor:
-    """`[many, n, length]` int32: all sentences' places in orders drawn at random, what is beyond their ends as it is."""
+    """`[many, n, length]` int32: all sentences' places in orders drawn at random, but for those beyond their ends."""
     n = lengths.shape[0]
     place = tf.range(length)[None, None]
     drawn = tf.random.stateless_uniform([many, n, length], seed)

@@ -198,6 +198,11 @@ class Cosine(Objective):
         description="the mean over the weight tensors of 1 minus their cosines, each tensor an angle of its own; "
         "tensors that did not move are left out.",
     )
+    least: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="share of the update's norm up to which a tensor counts as one that did not move, where each has an "
+        "angle of its own. An attention's key biases have no gradient; what is observed of it is rounding.",
+    )
 
     def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`."""
@@ -205,8 +210,9 @@ class Cosine(Objective):
             return 1 - _cosine(simulated, observed)
         pairs = zip(tf.split(simulated, spec.sizes), tf.split(observed, spec.sizes), strict=True)
         total, count = tf.zeros([], simulated.dtype), tf.zeros([], simulated.dtype)
+        whole = tf.norm(observed)
         for s, o in pairs:
-            moved = tf.cast(tf.reduce_any(o != 0), simulated.dtype)
+            moved = tf.cast(tf.norm(o) > self.least * whole, simulated.dtype)
             total += moved * (1 - _cosine(s, o))
             count += moved
         return total / tf.maximum(count, 1)

@@ -39,8 +39,8 @@ class FirstOrder(Optimizer):
     decay: Literal["step", "cosine", "linear", "exponential", "none"] = Field(
         default="none",
         description="`step` multiplies the rate by 0.1 after 3/8, 5/8 and 7/8 of the steps (Geiping et al. 2020), "
-        "`cosine` lets it fall to zero along half a cosine, `linear` in a straight line, `exponential` to a hundredth by the "
-        "same factor every step (Balunovic et al. 2022), `none` keeps it.",
+        "`cosine` lets it fall to zero along half a cosine, `linear` in a straight line, `exponential` to a hundredth "
+        "by the same factor every step (as Balunovic et al. 2022, arXiv 2202.08827), `none` keeps it.",
     )
     warmup: Annotated[int, Field(ge=0)] = Field(
         default=0,
@@ -89,7 +89,7 @@ class FirstOrder(Optimizer):
             "none": lambda: tf.ones_like(t),
         }[self.decay]()
         if self.warmup:
-            scale *= tf.minimum(1.0, (t + 1) / self.warmup)
+            scale *= tf.minimum((t + 1) / self.warmup, 1.0)
         return self.learning_rate * scale
 
     def rows(self) -> np.ndarray:
