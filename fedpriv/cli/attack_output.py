@@ -81,7 +81,7 @@ class Gathered:
         found = aligned(finding, score, truth.kind)
         for i, row in enumerate(rows):  # examples that are no pictures are read as text
             if i < len(truth.x) and (original := truth.kind.text(truth.x[i])) is not None:
-                made = found[i] if found is not None and np.isfinite(found[i]).all() else None
+                made = found[i] if found is not None and truth.kind.claimed(found[i][None])[0] else None
                 row |= {"original": original, "found": None if made is None else truth.kind.text(made)}
         self._keep_texts(found, score, truth, run)
         drawable = truth.x.ndim == 4 and truth.x.shape[-1] in (1, 3)

@@ -92,6 +92,12 @@ class Kind(Plugin):
     def settle(self, x: np.ndarray) -> np.ndarray:
         """The valid examples nearest to `x [n, *shape]`; what is not finite stays so."""
 
+    def claimed(self, x: np.ndarray) -> np.ndarray:
+        """Which of reconstructions `[n, *shape]` are any, bool `[n]`: by default those that are finite throughout."""
+        x = np.asarray(x)
+        finite: np.ndarray = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
+        return finite
+
     @abstractmethod
     def from_unit(self, u: Examples | Array) -> Examples | Array:
         """Values in [0, 1] `[n, *shape]`, arrays or tensors, stretched to each value's range; 0.5 is its middle."""

@@ -467,7 +467,7 @@ def _quality(
     """Each original's fields, and its kind's other columns."""
     quality: list[_Quality] = []
     own: list[dict[str, float]] = []
-    sound = np.isfinite(found).all(axis=tuple(range(1, found.ndim)))
+    sound = kind.claimed(found)
     together = kind.score_batch(x, found[sound])
     for original, which, shared in zip(x, matched, together, strict=True):
         finite = bool(which != UNMATCHED and sound[which])

@@ -107,11 +107,23 @@ def test_matching_puts_texts_in_order_even_where_words_moved():
     assert match(again, x[2:3], KIND).tolist() == [1]
 
 
+def test_a_place_that_is_not_a_number_holds_no_token():
+    x = np.array([[5, 6, 7, 8, 0, 0], [9, 10, 11, 12, 13, 14]], np.float32)
+    found = np.array([[5, np.nan, 7, 8, np.nan, np.nan], [np.nan] * 6], np.float32)
+    scored = score(Finding(x=found), Truth(x, np.array([0, 1]), (0,), kind=KIND))
+    assert [i.finite for i in scored.images] == [True, False]
+    assert scored.images[0].extra["token_accuracy"] == 3 / 4
+    assert scored.images[0].extra["edit_distance"] == 1 / 4
+    assert not scored.images[0].success
+    assert KIND.words(found[0]) == ["5", "", "7", "8", "", ""]
+    assert KIND.words(found[1]) is None
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_text_that_is_not_finite_has_no_token_right(bad):
     x = np.array([[5, 6, 7, 8, 0, 0], [9, 10, 11, 12, 13, 14]], np.float32)
     found = x.copy()
-    found[0, 2] = bad
+    found[0] = bad
     scored = score(Finding(x=found), Truth(x, np.array([0, 1]), (0,), kind=KIND))
     assert [i.finite for i in scored.images] == [False, True]
     assert scored.images[0].extra == {**KIND.missing(x[0]), "bag_accuracy": 0.0, "set_accuracy": 0.0}

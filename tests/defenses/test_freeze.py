@@ -21,7 +21,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def model(data):
-    return load("gpt(layers=1,width=8,heads=2)", data)
+    return load("bag_of_embeddings(width=4,hidden=[6])", data)
 
 
 def view_of(model, data, epochs, *defenses):
@@ -33,18 +33,15 @@ def test_frozen_layers_stay_through_all_local_steps(model, data):
     place = np.zeros(model.spec.size, bool)
     for name, size, start in zip(model.spec.names, model.spec.sizes, np.cumsum((0, *model.spec.sizes))):
         place[start : start + size] = name == "embedding/table"
-    one, free = view_of(model, data, 1, Freeze(layers=("embedding",))), view_of(model, data, 1)
-    assert not one.observed[place].any()
-    np.testing.assert_allclose(one.observed[~place], free.observed[~place], atol=1e-7)
-    assert np.abs(free.observed[place]).max() > 1e-4
     several, moved = view_of(model, data, 3, Freeze(layers=("embedding/table",))), view_of(model, data, 3)
     assert not several.observed[place].any()
+    assert np.abs(moved.observed[place]).max() > 1e-4
     # a table that moved between the steps changes what the others learn; one that is only left out would not
     assert np.abs(several.observed[~place] - moved.observed[~place]).max() > 1e-4
 
 
 def test_it_is_replayed_by_who_knows_of_it(model, data):
-    view = view_of(model, data, 3, Freeze(layers=("embedding", "block0/query")))
+    view = view_of(model, data, 3, Freeze(layers=("embedding", "dense1")))
     x, y = data.x[:4].astype(np.float32), data.y[:4]
     np.testing.assert_allclose(view.simulate(x, y).numpy(), view.observed, atol=1e-6)
 
@@ -53,7 +50,7 @@ def test_layers_that_are_not_there_are_named(model, data):
     with pytest.raises(ParameterError, match=r"no layer 'embeding'.*Did you mean 'embedding'"):
         view_of(model, data, 1, Freeze(layers=("embeding",)))
     with pytest.raises(ParameterError, match="leave one to train"):
-        view_of(model, data, 1, Freeze(layers=("embedding", "positions", "block0", "norm", "head")))
+        view_of(model, data, 1, Freeze(layers=tuple(n.partition("/")[0] for n in model.spec.names)))
     with pytest.raises(ValueError, match="layers"):
         Freeze(layers=())
 

@@ -22,10 +22,10 @@ PLACE = 0.01
 
 
 def held(text: ArrayLike, padding: int | None) -> list[int]:
-    """The tokens of a text `[length]` in order, without padding; none of one that is not finite."""
+    """The tokens of a text `[length]` in order, without padding and places that are not finite."""
     tokens = np.asarray(text)
     if tokens.dtype.kind == "f":
-        tokens = np.rint(tokens).astype(np.int64) if np.isfinite(tokens).all() else tokens[:0]
+        tokens = np.rint(tokens[np.isfinite(tokens)])
     return [int(t) for t in tokens if padding is None or t != padding]
 
 

@@ -89,6 +89,11 @@ class Tokens(Kind):
         """Rounded and clipped."""
         return np.clip(np.rint(x), 0, self.vocabulary - 1)
 
+    def claimed(self, x: np.ndarray) -> np.ndarray:
+        """Those with a token at any place: not a number is a place that nothing is claimed of."""
+        known: np.ndarray = np.isfinite(np.asarray(x)).any(axis=1)
+        return known
+
     def from_unit(self, u: Examples | Array) -> Examples | Array:
         """`u (vocabulary - 1)`."""
         return u * (self.vocabulary - 1)
@@ -128,7 +133,7 @@ class Tokens(Kind):
 
     def text(self, x: np.ndarray) -> str:
         """A sequence `[length]` in words, without padding; the token numbers where there is no tokenizer."""
-        numbers = self._numbers(x)
+        numbers = self._numbers(x[np.isfinite(x)])
         return " ".join(map(str, numbers)) if self.tokenizer is None else self.tokenizer.decode(numbers)
 
     def tokens(self, x: np.ndarray) -> list[str]:
@@ -140,11 +145,12 @@ class Tokens(Kind):
         return [int(n) for n in self.settle(np.asarray(x, np.float64))]
 
     def words(self, x: np.ndarray) -> list[str] | None:
-        """Each place's token, "" for padding; None for a text that is not finite."""
-        x = np.asarray(x)
-        if not np.isfinite(x).all():
+        """Each place's token, "" for padding and places that nothing is claimed of; None for a text of these alone."""
+        there = np.isfinite(x)
+        if not there.any():
             return None
-        return ["" if t == self.padding else word for t, word in zip(x, self.tokens(x), strict=True)]
+        words = self.tokens(np.where(there, x, 0))
+        return [word if known and t != self.padding else "" for t, word, known in zip(x, words, there, strict=True)]
 
 
 COLUMNS = (
