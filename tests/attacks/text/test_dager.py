@@ -1,0 +1,115 @@
+"""DAGER: exact batches while tokens are below the width, and words where that is not so."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from fedpriv_attacks.text.dager import DAGER
+
+from fedpriv.base.errors import CapabilityError
+from fedpriv.data.dataset import Dataset
+from fedpriv.data.kinds.tokens import Tokens
+from fedpriv.models import load
+from fedpriv.procedure.procedure import Procedure
+
+
+def texts(n, length, vocabulary, each, seed=0, padded=()):
+    draws = np.random.default_rng(seed)
+    w = draws.integers(1, vocabulary, (n, length + 1)).astype(np.int32)
+    for row, end in padded:
+        w[row, end:] = 0
+    y = w[:, 1:] if each else draws.integers(0, 3, n)
+    kind = Tokens(length=length, vocabulary=vocabulary, padding=0)
+    return Dataset("made", w[:, :-1].copy(), np.ascontiguousarray(y), vocabulary if each else 3, kind=kind)
+
+
+def attacked(helpers, name, data, attack=None, **more):
+    return (attack or DAGER()).run(helpers.make_view(load(name, data), data.x, data.y, **more))
+
+
+def same(found, data):
+    """Whether sequences and targets are those of the data, in any order."""
+    mine = sorted((tuple(x), tuple(np.atleast_1d(y))) for x, y in zip(found.x.astype(int).tolist(), found.y.tolist()))
+    true = sorted((tuple(x), tuple(np.atleast_1d(y))) for x, y in zip(data.x.tolist(), data.y.tolist()))
+    return mine == true
+
+
+@pytest.mark.parametrize(("n", "rows"), [(1, "use"), (3, "use"), (3, "ignore")])
+def test_next_tokens_exactly(helpers, n, rows):
+    data = texts(n, 8, 150, True, n)
+    finding = attacked(helpers, "gpt(width=32)", data, DAGER(rows=rows))
+    assert finding.extra["exact"], finding.extra["reason"]
+    assert finding.objective < 1e-9
+    assert same(finding, data)
+    assert finding.extra["condition"]["ranks"] == [8 * n, 8 * n]
+    assert finding.extra["condition"]["room"] == 31  # a normalization without offset takes one dimension
+
+
+def test_short_sequences_and_repeated_ones(helpers):
+    data = texts(3, 8, 150, True, 4, padded=[(0, 5)])
+    x, y = data.x.copy(), data.y.copy()
+    x[2], y[2] = x[1], y[1]
+    data = dataclasses.replace(data, x=x, y=y)
+    finding = attacked(helpers, "gpt(width=32)", data)
+    assert finding.extra["exact"], finding.extra["reason"]
+    assert same(finding, data)
+
+
+def test_classes_of_sequences_are_told_by_the_last_place(helpers):
+    data = texts(2, 6, 150, False, 5)
+    finding = attacked(helpers, "gpt(width=32,layers=3)", data)
+    assert finding.extra["exact"], finding.extra["reason"]
+    assert same(finding, data)
+
+
+def test_more_tokens_than_the_width_are_not_claimed(helpers):
+    data = texts(5, 8, 150, True, 6)
+    finding = attacked(helpers, "gpt(width=32)", data, DAGER(seconds=5, beam=8))
+    assert not finding.extra["exact"]
+    assert not finding.extra["condition"]["holds"]
+    assert finding.extra["condition"]["spare"] == [0, 0]
+    assert "too many tokens for this width" in finding.extra["reason"]
+
+
+def test_noise_is_not_claimed(helpers):
+    data = texts(1, 8, 60, True, 7)
+    view = helpers.make_view(load("gpt(width=32)", data), data.x, data.y)
+    noise = np.random.default_rng(0).normal(0, np.std(view.observed), view.observed.shape).astype(np.float32)
+    finding = attacked(helpers, "gpt(width=32)", data, DAGER(seconds=5, beam=8), observed=view.observed + noise)
+    assert not finding.extra["exact"]
+    assert finding.extra["reason"]
+
+
+def test_scaling_the_update_as_clipping_does_stops_nothing(helpers):
+    data = texts(2, 8, 150, True, 8)
+    view = helpers.make_view(load("gpt(width=32)", data), data.x, data.y)
+    finding = attacked(helpers, "gpt(width=32)", data, observed=(view.observed * 0.01).astype(np.float32))
+    assert same(finding, data)
+    assert not finding.extra["exact"]  # the replay knows of no clipping
+
+
+def test_sparse_updates_hide_the_span(helpers):
+    data = texts(2, 8, 60, True, 9)
+    view = helpers.make_view(load("gpt(width=32)", data), data.x, data.y)
+    least = np.quantile(np.abs(view.observed), 0.9)
+    kept = np.where(np.abs(view.observed) >= least, view.observed, 0).astype(np.float32)
+    finding = attacked(helpers, "gpt(width=32)", data, DAGER(seconds=5, beam=8), observed=kept)
+    assert not finding.extra["exact"]
+
+
+def test_a_frozen_attention_and_a_model_without_one_are_refused(helpers):
+    data = texts(1, 8, 60, True)
+    model = load("gpt(width=16)", data)
+    view = helpers.make_view(model, data.x, data.y)
+    observed = view.observed.copy()
+    for index in (model.attention[0].query, *model.attention[0].others):
+        observed[model.spec.slice_of(model.spec.names[index])] = 0
+    with pytest.raises(CapabilityError, match="did not move"):
+        attacked(helpers, "gpt(width=16)", data, observed=observed)
+    with pytest.raises(CapabilityError, match="takes no tokens"):
+        DAGER().run(helpers.make_view(helpers.dense(), np.zeros((1, 8, 8, 1)), [0]))
+    with pytest.raises(CapabilityError, match="adam"):
+        adam = Procedure.fedsgd().model_copy(update={"client": Procedure.fedsgd().client.model_copy(update={"kind": "adam"})})
+        attacked(helpers, "gpt(width=16)", data, procedure=adam)
