@@ -200,8 +200,8 @@ class Cosine(Objective):
     )
     least: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0,
-        description="share of the update's norm up to which a tensor counts as one that did not move, where each has an "
-        "angle of its own. An attention's key biases have no gradient; what is observed of it is rounding.",
+        description="share of the update's norm up to which a tensor counts as one that did not move, where each has "
+        "an angle of its own. An attention's key biases have no gradient; what is observed of it is rounding.",
     )
 
     def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:

@@ -1,0 +1,285 @@
+"""Matching on text: points of an embedding, TAG, LAMP's moves and its language model; where each fails and says so."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from fedpriv_attacks.inversion.dlg import DLG
+from fedpriv_attacks.inversion.inverting_gradients import InvertingGradients
+from fedpriv_attacks.inversion.lamp import LAMP
+from fedpriv_attacks.inversion.tag import TAG
+from fedpriv_attacks.parts.embedding import Embedding
+from fedpriv_attacks.parts.initializers import Points
+from fedpriv_attacks.parts.language_model import NGrams, count, nats, perplexity
+from fedpriv_attacks.parts.moves import Ground, Reorder, orders, shuffles
+from fedpriv_attacks.parts.objectives import Cosine, SquaredAndAbsolute
+from fedpriv_attacks.parts.optimizers.first_order import Adam
+from fedpriv_attacks.parts.priors import EmbeddingLength, Scene
+
+from fedpriv.base.errors import CapabilityError, ParameterError
+from fedpriv.base.lazy import tf
+from fedpriv.data.dataset import Dataset
+from fedpriv.data.kinds.tokens import Tokens
+from fedpriv.models import load
+from fedpriv.models.sequences import with_presence
+from fedpriv.models.spec import Spec
+
+LENGTH, VOCABULARY = 6, 30
+KIND = Tokens(length=LENGTH, vocabulary=VOCABULARY, padding=0)
+
+
+def text(n=1, each=False, lengths=None, seed=0):
+    draws = np.random.default_rng(seed)
+    x = draws.integers(1, VOCABULARY, (n, LENGTH)).astype(np.int32)
+    for row, length in zip(x, lengths or [LENGTH] * n):
+        row[length:] = 0
+    last = draws.integers(1, VOCABULARY, (n, 1)) if lengths is None else np.zeros((n, 1))
+    y = np.concatenate([x[:, 1:], last], 1).astype(np.int32) if each else draws.integers(0, 2, n).astype(np.int32)
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def models():
+    def made(name, each):
+        x, y = text(4, each)
+        return load(name, Dataset("made", x, y, VOCABULARY if each else 2, kind=KIND))
+
+    return {
+        "classes": made("gpt(layers=1,width=16,heads=2)", False),
+        "next": made("gpt(layers=1,width=16,heads=2,tied=false)", True),
+    }
+
+
+def view_of(helpers, model, x, y, told=None, **options):
+    found = helpers.make_view(model, x.astype(np.float32), y, **options)
+    return dataclasses.replace(found, data_kind=KIND, told={} if told is None else {"lengths": np.asarray(told)})
+
+
+@pytest.fixture(scope="module")
+def view(helpers, models):
+    return view_of(helpers, models["classes"], *text())
+
+
+def test_the_gradient_at_points_is_that_at_tokens_but_for_the_table(view):
+    x, y = text()
+    model, where = view.model, view.model.embedding.table
+    rows = view.model.spec.unflatten_numpy(view.weights)[where]
+    tokens = np.eye(VOCABULARY, dtype=np.float32)[x]
+    points = with_presence(tf.constant(tokens @ rows), x != 0)
+    found = model.spec.unflatten_numpy(view.simulate(points, tf.constant(y)).numpy())
+    wanted = model.spec.unflatten_numpy(view.observed)
+    for i in Embedding().compared(model):
+        np.testing.assert_allclose(found[i], wanted[i], atol=1e-6)
+    assert not np.any(found[where])
+    assert np.any(wanted[where])
+
+
+def test_dlg_takes_points_on_text_and_finds_a_sentence_and_its_class(view):
+    x, y = text()
+    finding = DLG(restarts=1).run(view, seed=1)
+    assert (finding.x == x).all()
+    assert list(finding.y) == list(y)
+    assert finding.extra["coordinates"] == "embedding"
+
+
+@pytest.mark.slow
+def test_next_tokens_follow_from_the_points(helpers, models):
+    x, y = text(each=True)
+    finding = DLG(restarts=1).run(view_of(helpers, models["next"], x, y), seed=1)
+    assert (finding.x == x).all()
+    assert (finding.y == y).all()
+
+
+def test_relaxed_targets_at_the_truth_are_the_client_s(helpers, models):
+    x, y = text(2, each=True, lengths=[6, 4])
+    view = view_of(helpers, models["next"], x, y, told=[6, 4])
+    model, part = view.model, Embedding()
+    rows = model.spec.unflatten_numpy(view.weights)[model.embedding.table]
+    tensors = tuple(tf.constant(t, "float32") for t in part.tensors(view))
+    points = part.entering(tf.constant(rows[x] / np.float32(tensors[0])), tensors, KIND)
+    free = tf.one_hot([[0], [0]], VOCABULARY)  # the text ends
+    relaxed = part.relaxed_targets(free, points, tf.constant(view.weights), tensors, model)
+    ours, theirs = (
+        np.concatenate([p.ravel() for p in model.spec.unflatten_numpy(a)[1:]])
+        for a in (view.simulate(points, relaxed).numpy(), view.observed)
+    )
+    assert np.linalg.norm(ours - theirs) < 0.02 * np.linalg.norm(theirs)
+    assert (model.task.harden(relaxed.numpy()) == y).all()
+
+
+def test_tag_finds_a_sentence(view):
+    finding = TAG(optimizer=Adam(steps=500, learning_rate=0.1, decay="linear", warmup=20)).run(view, seed=1)
+    assert (finding.x == text()[0]).mean() >= 5 / 6
+
+
+def test_lamp_finds_a_sentence_and_none_where_the_update_is_noise(helpers, view):
+    draws = np.random.default_rng(0)
+    noise = draws.normal(size=view.update_size).astype(np.float32)
+    lamp = LAMP(
+        optimizer=Adam(steps=400, learning_rate=0.1, decay="linear"),
+        initializer=Points(draws=20, permutations=20),
+        moves=Reorder(every=50, candidates=10),
+    )
+    x = text()[0]
+    assert (lamp.run(view, seed=1).x == x).mean() >= 5 / 6
+    spoiled = lamp.run(dataclasses.replace(view, observed=noise), seed=1)
+    assert (spoiled.x == x).mean() < 0.5
+
+
+def test_a_zero_update_says_nothing(view):
+    with pytest.raises(CapabilityError, match="exactly zero"):
+        TAG().run(dataclasses.replace(view, observed=np.zeros_like(view.observed)))
+    alone = np.zeros_like(view.observed)
+    alone[view.model.spec.slice_of("embedding/table")] = 1
+    with pytest.raises(CapabilityError, match="but for the embedding's table"):
+        DLG().run(dataclasses.replace(view, observed=alone))
+
+
+def test_attacks_that_follow_pixels_refuse_text(view):
+    with pytest.raises(CapabilityError, match="numbers of tokens are names; use coordinates=embedding"):
+        InvertingGradients().run(view)
+    with pytest.raises(CapabilityError, match="coordinates=embedding"):
+        DLG(coordinates="pixels").run(view)
+
+
+def test_points_refuse_images(helpers):
+    model = helpers.dense((8, 8, 1))
+    with pytest.raises(CapabilityError, match="points for tokens, but examples are images"):
+        TAG().run(helpers.make_view(model, helpers.smooth_images(1, (8, 8, 1), 1), [7]))
+
+
+def test_parts_that_do_not_fit_are_named():
+    with pytest.raises(ParameterError, match="start from points"):
+        TAG(initializer="normal")
+    with pytest.raises(ParameterError, match="takes no moves"):
+        LAMP(optimizer="lbfgs")
+
+
+def test_lengths_are_told_or_read_off_the_positions(helpers, models):
+    x, y = text(2, lengths=[5, 3])
+    untold = view_of(helpers, models["classes"], x, y)
+    told = view_of(helpers, models["classes"], x, y, told=[5, 3])
+    assert list(Embedding().lengths_of(untold)) == [5, 5]
+    assert list(Embedding().lengths_of(told)) == [5, 3]
+    assert list(Embedding(lengths="full").lengths_of(told)) == [6, 6]
+    rows = told.model.spec.unflatten_numpy(told.weights)[told.model.embedding.table]
+    for distance in ("cosine", "euclidean"):
+        assert (Embedding(distance=distance).found(told, rows[x]) == x).all()
+    shorter = Embedding().found(told, rows[np.zeros_like(x)])
+    assert ((shorter == 0) == (x == 0)).all()  # padding beyond the end and nowhere else
+
+
+def test_rows_of_the_table_that_moved_are_all_tokens_there_can_be(view):
+    x = text()[0]
+    possible = Embedding(table="tokens").tensors(view)[2]
+    assert set(np.flatnonzero(possible)) == set(x[0])
+
+
+@pytest.mark.parametrize("make", [orders, shuffles])
+def test_orders_keep_every_place_and_what_is_beyond_the_end(make):
+    lengths = tf.constant([LENGTH, 3])
+    found = make(200, lengths, LENGTH, [1, 2]).numpy()
+    assert found.shape == (200, 2, LENGTH)
+    assert (np.sort(found) == np.arange(LENGTH)).all()
+    assert (found[:, 1, 3:] == [3, 4, 5]).all()
+    changed = (found != np.arange(LENGTH)).any(2)
+    assert changed.any(0).all()
+    if make is orders:
+        assert changed.sum(1).max() == 1  # one sentence at a time
+
+
+def ground_of(view, own=()):
+    tensors = tuple(tf.constant(t, "float32") for t in Embedding().tensors(view))
+    shape = (1, LENGTH, 16)
+    return Ground(view.static, Embedding(), shape, tf.constant(view.weights), tensors, own)
+
+
+def test_moves_never_raise_the_score_and_keep_the_points(view):
+    wanted = tf.random.stateless_normal([LENGTH * 16], [3, 4])
+    start = tf.reshape(tf.reverse(tf.reshape(wanted, [LENGTH, 16]), [0]), [-1])
+
+    def scores(rows):
+        return tf.reduce_sum(tf.square(rows - wanted), 1)
+
+    v, last = start, float(scores(start[None])[0])
+    for step in range(12):
+        new, moved = Reorder(candidates=30).moved(v, scores, ground_of(view), [5, step])
+        value = float(scores(new[None])[0])
+        assert value < last if bool(moved) else value == last
+        v, last = new, value
+    points = {row.tobytes() for row in v.numpy().reshape(LENGTH, 16)}
+    assert points == {row.tobytes() for row in wanted.numpy().reshape(LENGTH, 16)}
+    assert last < 0.5 * float(scores(start[None])[0])
+
+
+def test_a_language_model_puts_words_in_order_where_the_update_cannot(view):
+    x = text()[0]
+    known = count(np.repeat(x, 20, 0), VOCABULARY, 0)
+    own = tuple(tf.constant(a) for part in known for a in part)
+    rows = view.model.spec.unflatten_numpy(view.weights)[view.model.embedding.table]
+    unit = Embedding().tensors(view)[0]
+    v = tf.constant(rows[x[0, ::-1]].reshape(-1) / np.float32(unit))
+    for step in range(20):
+        v, _ = Reorder(candidates=40, language=1.0).moved(
+            v, lambda rows: tf.zeros([41]), ground_of(view, own), [7, step]
+        )
+    points = v.numpy().reshape(1, LENGTH, 16) * unit
+    assert (Embedding().found(view, points) == x).all()
+
+
+def test_the_language_model_s_probabilities_sum_to_one_and_follow_witten_and_bell():
+    seen = np.array([[1, 2, 3], [1, 2, 0]])
+    model = NGrams(*(tuple(tf.constant(a) for a in part) for part in count(seen, 4, 0)))
+    # After "1 2" come 3 and the end, once each: (1 + 2 p(3 | 2)) / 4, and likewise down to 1 / 5.
+    single = (1 + 4 * 0.2) / (7 + 4)  # 7 tokens in all, ends among them, of 4 kinds
+    pair = (1 + 2 * single) / (2 + 2)
+    wanted = (1 + 2 * pair) / (2 + 2)
+    with_end = nats(model, tf.constant([[1, 2, 3]]), tf.ones([1, 3], "float64"), 4)
+    ended = nats(model, tf.constant([[1, 2, 0]]), tf.constant([[1.0, 1, 0]], "float64"), 4)
+    start = 2 * float(ended[0] * 3 / 2)  # of no use but to show that both are finite
+    assert np.isfinite(start)
+    first = -np.log([(2 + 1 * ((2 + 1 * ((2 + 4 * 0.2) / 11)) / 3)) / 3]).item()
+    second = -np.log([(2 + 1 * ((2 + 1 * ((2 + 4 * 0.2) / 11)) / 3)) / 3]).item()
+    last = -np.log((1 + 1 * ((1 + 1 * ((2 + 4 * 0.2) / 11)) / 2)) / 2)
+    np.testing.assert_allclose(float(with_end[0]) * 4, first + second - np.log(wanted) + last)
+    assert perplexity(count(seen, 4, 0), seen, 4, 0) < perplexity(count(seen, 4, 0), seen[:, ::-1] + 0, 4, None)
+
+
+def test_a_language_model_refuses_what_is_no_text_of_its_vocabulary():
+    with pytest.raises(ParameterError, match="tokens below 4"):
+        count(np.array([[1, 7]]), 4, 0)
+
+
+def test_angles_leave_out_what_rounding_moved():
+    spec = Spec(("a", "b"), ((2,), (2,)))
+    observed = tf.constant([1.0, 0, 1e-8, 0])
+    simulated = tf.constant([1.0, 0, -1, 0])
+    assert float(Cosine(per_layer=True)(simulated, observed, spec)) == pytest.approx(1.0)
+    assert float(Cosine(per_layer=True, least=1e-6)(simulated, observed, spec)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_tag_s_objective():
+    spec = Spec(("a", "b"), ((1,), (1,)))
+    observed, simulated = tf.constant([0.6, 0.8]), tf.constant([0.6, 0.0])
+    assert float(SquaredAndAbsolute(alpha=0)(simulated, observed, spec)) == pytest.approx(0.64)
+    # The second tensor counts half: 0.5 * 0.8 / (0.6 + 0.5 * 0.8).
+    assert float(SquaredAndAbsolute(alpha=2)(simulated, observed, spec)) == pytest.approx(0.64 + 2 * 0.4)
+    even = SquaredAndAbsolute(alpha=1, decay=False)(simulated, observed, spec)
+    assert float(even) == pytest.approx(0.64 + 0.8 / 1.4)
+
+
+def test_the_length_prior_is_nothing_at_the_table_s_mean_length(view):
+    rows = view.model.spec.unflatten_numpy(view.weights)[view.model.embedding.table]
+    length = np.linalg.norm(rows, axis=1).mean()
+    points = np.zeros((1, LENGTH, 17), np.float32)
+    points[:, :, 0], points[:, :, -1] = length, 1
+    scene = Scene(view.static, tf.constant(view.weights), tf.zeros([1]))
+    assert float(EmbeddingLength(weight=2)(tf.constant(points), scene)) == pytest.approx(0, abs=1e-6)
+    points[:, :, 0] *= 1.5
+    assert float(EmbeddingLength(weight=2)(tf.constant(points), scene)) == pytest.approx(2 * 0.25, rel=1e-4)
+    points[:, 3:] = 0  # padding does not count
+    assert float(EmbeddingLength(weight=2)(tf.constant(points), scene)) == pytest.approx(2 * 0.25, rel=1e-4)
+    with pytest.raises(ParameterError, match="needs points of an embedding"):
+        EmbeddingLength()(tf.zeros([1, 4]), scene)
