@@ -88,6 +88,10 @@ class Goal(Plugin):
             """The column that shades a heat table."""
 
         @property
+        def shaded_too(self) -> tuple[str, ...]:
+            """Columns that get a heat table of their own besides."""
+
+        @property
         def noted(self) -> str:
             """What `note` says, in words."""
 
@@ -109,6 +113,7 @@ class Goal(Plugin):
 
     else:
         unit: ClassVar[str] = "image"
+        shaded_too: ClassVar[tuple[str, ...]] = ()
         noted: ClassVar[str] = ""
         rules: ClassVar[tuple[str, ...]] = ()
         table_note: ClassVar[str] = ""

@@ -55,13 +55,12 @@ class TokenSet(Attack):
     """
 
     name: ClassVar[str] = "token_set"
-    paper: ClassVar[str] = (
-        "Melis et al. 2019, arXiv 1805.04049; after Gupta et al. 2022, arXiv 2205.08514"
-    )
+    paper: ClassVar[str] = "Melis et al. 2019, arXiv 1805.04049; after Gupta et al. 2022, arXiv 2205.08514"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE})
 
     gap: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
-        default=3.0, description="how many times the rows of absent tokens a row must exceed, where absent ones move too."
+        default=3.0,
+        description="how many times the rows of absent tokens a row must exceed, where absent ones move too.",
     )
 
     def attack(self, view: View, seed: int) -> Finding:

@@ -185,6 +185,7 @@ COLUMNS = (
         name="set_accuracy",
         label="Token set",
         format=".3f",
+        together=True,
         description="Fraction of a text's different tokens that are anywhere in what was found for the batch.",
     ),
 )

@@ -219,6 +219,11 @@ class OfKind(Reconstruction):
         return f"{self._examples.columns[0].name}_mean"
 
     @property
+    def shaded_too(self) -> tuple[str, ...]:
+        """What is found of a batch as a whole, which may be all where no example is."""
+        return tuple(f"{c.name}_mean" for c in self._examples.columns if c.together)
+
+    @property
     def noted(self) -> str:  # type: ignore[override]
         """How many were reconstructed."""
         return f"{self.unit}s reconstructed"

@@ -111,5 +111,7 @@ def test_a_frozen_attention_and_a_model_without_one_are_refused(helpers):
     with pytest.raises(CapabilityError, match="takes no tokens"):
         DAGER().run(helpers.make_view(helpers.dense(), np.zeros((1, 8, 8, 1)), [0]))
     with pytest.raises(CapabilityError, match="adam"):
-        adam = Procedure.fedsgd().model_copy(update={"client": Procedure.fedsgd().client.model_copy(update={"kind": "adam"})})
+        adam = Procedure.fedsgd().model_copy(
+            update={"client": Procedure.fedsgd().client.model_copy(update={"kind": "adam"})}
+        )
         attacked(helpers, "gpt(width=16)", data, procedure=adam)
