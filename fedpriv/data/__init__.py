@@ -12,11 +12,16 @@ from fedpriv.data.embedded import fashion_small
 from fedpriv.data.loading import load
 from fedpriv.data.partition import Partition
 from fedpriv.data.partitioners import dirichlet, iid, make_partition, natural, quantity_skew, shards
+from fedpriv.data.sequences import Cut
 from fedpriv.data.sources import cifar10, cifar100, fashion_mnist, mnist
+from fedpriv.data.text import from_texts, text
+from fedpriv.data.tokenizer import Tokenizer
 
 __all__ = [
+    "Cut",
     "Dataset",
     "Partition",
+    "Tokenizer",
     "cifar10",
     "cifar100",
     "dirichlet",
@@ -25,6 +30,7 @@ __all__ = [
     "from_arrays",
     "from_client_data",
     "from_text_client_data",
+    "from_texts",
     "iid",
     "load",
     "make_partition",
@@ -34,5 +40,6 @@ __all__ = [
     "quantity_skew",
     "sentences",
     "shards",
+    "text",
     "to_client_data",
 ]

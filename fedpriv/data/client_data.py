@@ -165,7 +165,7 @@ def from_text_client_data(
     else:
         dataset, _ = lines(name, texts, keys, none, how, source, what)
     if empty:
-        dataset = replace(dataset, notes=(*dataset.notes, f"{empty:,} empty texts are left out"))
+        dataset = replace(dataset, notes=(*dataset.notes, f"empty texts left out: {empty:,}"))
     assert dataset.keys is not None
     found = list(dict.fromkeys(dataset.keys.tolist()))
     indices = tuple(np.flatnonzero(dataset.keys == owner) for owner in found)

@@ -179,10 +179,12 @@ def said(kind: Tokens, counts: Counts, what: str) -> tuple[str, ...]:
     """What a reader must know of how texts became sequences, one sentence each, without full stops."""
     tokenizer = _of(kind)
     lower = " in lower case" if tokenizer.lowercase else ""
-    notes = [
-        f"the {what} have {kind.length} of {tokenizer.size:,} tokens ({tokenizer.name}{lower}) each; "
-        f"{_share(counts.filled, counts.filled + counts.tokens)} of the places are padding"
-    ]
+    notes = []
+    if what.startswith("training"):
+        notes.append(
+            f"the {what} have {kind.length} of {tokenizer.size:,} tokens ({tokenizer.name}{lower}) each; "
+            f"{_share(counts.filled, counts.filled + counts.tokens)} of the places are padding"
+        )
     if counts.unknown and tokenizer.unknown is not None:
         notes.append(
             f"{_share(counts.unknown, counts.tokens)} of the {what}' tokens ({counts.unknown:,} of {counts.tokens:,}) "
@@ -200,16 +202,19 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / max(whole, 1):.1f}%"
 
 
-def without_repeats(train: Dataset, test: Dataset | None) -> Dataset | None:
-    """The test set without sequences that are in the training set too, with a note of how many they were."""
+def without_repeats(train: Dataset, test: Dataset | None) -> tuple[Dataset, Dataset | None]:
+    """Both, the test set without sequences that are in the training set too, and a note of how many they were."""
     if test is None:
-        return None
+        return train, None
     seen = {row.tobytes() for row in train.x}
     new = np.flatnonzero([row.tobytes() not in seen for row in test.x])
-    if len(new) == len(test) or not len(new):
-        return test if len(new) else None
-    said = f"{len(test) - len(new):,} of {len(test):,} test sequences are in the training set too and are left out"
-    return replace(test.take(new), notes=(*test.notes, said))
+    if not len(new):
+        none = f"all {len(test):,} test sequences are in the training set too, so that there is no test set"
+        return replace(train, notes=(*train.notes, none)), None
+    if len(new) == len(test):
+        return train, test
+    some = f"{len(test) - len(new):,} of {len(test):,} test sequences are in the training set too and are left out"
+    return train, replace(test.take(new), notes=(*test.notes, some))
 
 
 def classified(
@@ -281,7 +286,7 @@ def _both(
 ) -> tuple[Dataset, Dataset | None]:
     train = part(np.flatnonzero(~held_out), whats[0])
     tested = np.flatnonzero(held_out)
-    return train, without_repeats(train, part(tested, whats[1])) if len(tested) else None
+    return without_repeats(train, part(tested, whats[1]) if len(tested) else None)
 
 
 def running_text(
@@ -322,7 +327,7 @@ def running_text(
     train = made(0, "training windows")
     if train is None:
         raise DataError(f"dataset '{name}': the text has fewer than two tokens; give more")
-    return train, without_repeats(train, made(1, "test windows"))
+    return without_repeats(train, made(1, "test windows"))
 
 
 def _parted(pieces: Sequence[str], test_fraction: float) -> tuple[list[str], list[str]]:

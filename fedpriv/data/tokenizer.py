@@ -243,6 +243,7 @@ def read(path: str | os.PathLike[str]) -> Tokenizer:
     try:
         library = _tokenizers().Tokenizer.from_str(text)
         numbers = sorted(library.get_vocab().values())
+        model = json.loads(library.to_str())  # the library reads what is not quite JSON, too
     except BaseException as e:
         _reraise(e)
         raise DataError(f"tokenizer {place}: no tokenizer.json that can be read ({reason(e)})") from e
@@ -251,5 +252,5 @@ def read(path: str | os.PathLike[str]) -> Tokenizer:
             f"tokenizer {place}: {len(numbers)} tokens have numbers up to {max(numbers, default=0)}; expected at least "
             "two, numbered from 0 without gaps"
         )
-    lower = '"Lowercase"' in json.dumps(json.loads(text).get("normalizer"))
+    lower = '"Lowercase"' in json.dumps(model.get("normalizer"))
     return _described(library, place.stem, lower)

@@ -5,7 +5,8 @@ import pytest
 
 from fedpriv.base.errors import DataError, ParameterError
 from fedpriv.base.lazy import tf, tff
-from fedpriv.data import Dataset, Partition, from_client_data, iid, natural, to_client_data
+from fedpriv.data import Dataset, Partition, from_client_data, from_text_client_data, iid, natural, to_client_data
+from fedpriv.data.sequences import Cut
 from fedpriv.engine.tff.pool import default_runtime
 
 RNG = np.random.default_rng(0)
@@ -138,3 +139,69 @@ def test_unknown_ids_and_unfit_partitions(dataset):
         list(data.serializable_dataset_fn(tf.constant("client_9")))
     with pytest.raises(DataError, match="index 12; expected 0 to 11"):
         to_client_data(dataset, Partition("broken", (np.array([12]),)))
+
+
+SNIPPETS = {
+    "THE_TRAGEDY_OF_KING_LEAR_KENT": ["I thought the king had more affected", "", "Is not this your son, my lord?"],
+    "THE_TRAGEDY_OF_KING_LEAR_LEAR": ["Attend the lords of France"],
+}
+
+
+def texts(key="snippets", **more):
+    """As TFF's Shakespeare: one string an element, `snippets`; Stack Overflow has `tokens` and more."""
+    return tff.simulation.datasets.TestClientData(
+        {c: collections.OrderedDict({key: t, **{k: v[c] for k, v in more.items()}}) for c, t in SNIPPETS.items()}
+    )
+
+
+def test_speeches_of_a_client_are_one_running_text():
+    dataset, partition = from_client_data(texts(), "shakespeare")
+    assert (partition.name, dataset.kind.name, dataset.kind.length) == ("natural(clients=2)", "tokens", 32)
+    assert set(dataset.keys) == set(SNIPPETS)
+    kent = dataset.kind.text(dataset.x[partition.indices[0]][0])
+    assert kent == "i thought the king had more affected <end> is not this your son, my lord?"
+    np.testing.assert_array_equal(dataset.x[0, 1:17], dataset.y[0, :16])
+    assert dataset.num_classes == dataset.kind.vocabulary
+    assert dataset.notes[-1] == "empty texts left out: 1"
+    held_out, _ = from_text_client_data(
+        texts(), how=Cut(dataset.kind.tokenizer, length=8), clients=["THE_TRAGEDY_OF_KING_LEAR_LEAR"]
+    )
+    assert (held_out.kind.tokenizer, held_out.x.shape) == (dataset.kind.tokenizer, (1, 8))
+
+
+def test_sentences_of_a_client_are_texts():
+    score = {c: np.arange(len(t)) for c, t in SNIPPETS.items()}
+    dataset, partition = from_client_data(texts("tokens", title=SNIPPETS, score=score), "stackoverflow")
+    assert partition.sizes.tolist() == [2, 1]
+    assert [dataset.kind.text(y)[-5:] for y in dataset.y] == ["<end>"] * 3
+    dataset, _ = from_text_client_data(texts("title", score=score), text_key="title", label_key="score")
+    assert (dataset.num_classes, dataset.y.tolist(), dataset.class_names) == (3, [0, 2, 0], ("0", "1", "2"))
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: from_text_client_data(client_data()), DataError, "no entry snippets or tokens or text in pixels"),
+        (lambda: from_text_client_data(texts(), text_key="snippet"), ParameterError, "Did you mean 'snippets'"),
+        (lambda: from_text_client_data(client_data(), text_key="pixels"), DataError, "expected one text an example"),
+        (lambda: from_text_client_data(texts(), label_key="snippets"), DataError, "expected one whole number"),
+        (lambda: from_text_client_data(texts(), clients=["x"]), ParameterError, "no client 'x'"),
+        (lambda: from_text_client_data(texts().preprocess(lambda d: d.batch(2))), DataError, "unbatch the data"),
+        (
+            lambda: from_text_client_data(texts().preprocess(lambda d: d.filter(lambda e: e["snippets"] == ""))),
+            DataError,
+            "no texts that are not empty",
+        ),
+        (
+            lambda: from_client_data(
+                texts().preprocess(lambda d: d.map(lambda e: {"text": tf.strings.join([e["snippets"], b"\xff"])}))
+            ),
+            DataError,
+            "is no UTF-8",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*have no examples")
+def test_malformed_client_texts(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()

@@ -36,6 +36,7 @@ def test_plays():
     train, test = load("plays")
     assert (len(train), len(test), train.x.shape[1:], train.num_classes) == (6083, 1894, (32,), 2000)
     assert not {x.tobytes() for x in train.x} & {x.tobytes() for x in test.x}
+    assert test.notes == ("6 of 1,900 test sequences are in the training set too and are left out",)
     assert set(test.keys) <= set(train.keys)
     assert len(set(train.keys)) == 116
     hamlet = train.keys == "Hamlet (Hamlet)"

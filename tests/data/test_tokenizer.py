@@ -6,6 +6,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, processors
 
 from fedpriv.base.errors import DataError, ParameterError, UnknownNameError
+from fedpriv.data import load
 from fedpriv.data.kinds.tokens import Tokens
 from fedpriv.data.sequences import Cut
 from fedpriv.data.tokenizer import BYTES, SPECIAL, fit, keep, read
@@ -94,6 +95,19 @@ def test_a_kind_reads_its_tokens_and_tells_of_its_tokenizer_only_what_names_it()
 def test_what_cannot_be_is_told(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_a_file_of_token_numbers_names_its_tokenizer(tmp_path):
+    made = fit(TEXTS, "words")
+    made.save(tmp_path / "tokenizer.json")
+    arrays = {"x": np.array([[3, 4, 5], [4, 0, 0]]), "y": np.array([0, 1])}
+    for size in (made.size, made.size + 1):
+        kind = f"tokens(length=3,vocabulary={size},padding=0,tokenizer={tmp_path / 'tokenizer.json'})"
+        np.savez(tmp_path / f"{size}.npz", kind=np.array(kind), **arrays)
+    train, _ = load(tmp_path / f"{made.size}.npz")
+    assert train.kind.text(train.x[1]) == made.entries[4]
+    with pytest.raises(ParameterError, match=f"vocabulary={made.size + 1}, but tokenizer 'tokenizer' has {made.size}"):
+        load(tmp_path / f"{made.size + 1}.npz")
 
 
 def own(path, vocabulary, **options):

@@ -14,7 +14,12 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, Examples
 from fedpriv.data.kind import Kind
 from fedpriv.data.kinds import text_quality
-from fedpriv.data.tokenizer import Tokenizer
+from fedpriv.data.tokenizer import Tokenizer, read
+
+
+def _read(given: object) -> object:
+    """A tokenizer's file where its path is given, as an `.npz` does."""
+    return read(given) if isinstance(given, str) else given
 
 
 class Tokens(Kind):
@@ -26,7 +31,8 @@ class Tokens(Kind):
       length: places of a sequence.
       vocabulary: how many tokens there are.
       padding: the token that fills up sequences that are shorter; None where there is none.
-      tokenizer: what the tokens stand for; None where only numbers are known. It is public, as the vocabulary is.
+      tokenizer: what the tokens stand for, or the path of its `tokenizer.json`; None where only numbers are known. It
+        is public, as the vocabulary is.
     """
 
     name: ClassVar[str] = "tokens"
@@ -35,7 +41,7 @@ class Tokens(Kind):
     length: Annotated[int, Field(ge=1)]
     vocabulary: Annotated[int, Field(ge=2)]
     padding: Annotated[int, Field(ge=0)] | None = None
-    tokenizer: Tokenizer | None = None
+    tokenizer: Annotated[Tokenizer | None, pydantic.BeforeValidator(_read)] = None
 
     @pydantic.model_validator(mode="after")
     def _one_vocabulary(self) -> Tokens:

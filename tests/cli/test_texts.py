@@ -1,0 +1,52 @@
+"""What a user of texts sees: notes on what was cut off or is unknown, and the tokenizer beside what was kept."""
+
+from types import SimpleNamespace
+
+from fedpriv.data import load
+from fedpriv.data.tokenizer import read
+from fedpriv.experiment.runner import keep_tokenizers
+
+TINY = ("--model", "gpt(layers=1,width=8,heads=1)")
+
+
+def test_notes_are_said_and_the_tokenizer_is_kept(run, tmp_path):
+    file = tmp_path / "my.txt"
+    file.write_text("\n\n".join(f"Number {i} is {'not ' * (i % 3)}a number of {i * i}." for i in range(12)))
+    data = f"text(path={file},length=6,vocabulary=14,test_fraction=0.3)"
+    status, out, err = run(
+        "train", "--data", data, *TINY, "--clients", 2, "--rounds", 1, "--checkpoint", tmp_path / "run.ckpt"
+    )
+    assert (status, err) == (0, "")
+    train, test = load(data)
+    for note in (*train.notes, *test.notes):
+        assert f"Note on data 'my': {note}." in out
+    assert "are not in the vocabulary and stand as <unk>" in out
+    assert read(tmp_path / "run.tokenizer.json").digest == train.kind.tokenizer.digest
+
+
+def test_mistakes_are_said_in_one_line(run, tmp_path):
+    (tmp_path / "latin.txt").write_bytes("élan".encode("latin-1"))
+    status, out, err = run("train", "--data", tmp_path / "latin.txt", *TINY)
+    assert (status, out) == (2, "")
+    assert err.endswith("latin.txt, line 1: the byte 0xe9 is no UTF-8; save the file in UTF-8\n")
+    (tmp_path / "a.csv").write_text("text,label\na b,x\nc d,y\n")
+    status, _, err = run("train", "--data", f"text(path={tmp_path / 'a.csv'},label=lable)", *TINY)
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "has no column label='lable'. Did you mean 'label'?" in err
+    partition = ("--partition-figure", tmp_path / "p.png", "--clients", 1)
+    (tmp_path / "b.txt").write_text("one two three four five six seven")
+    status, _, err = run("train", "--data", tmp_path / "b.txt", *TINY, *partition)
+    assert status == 2
+    assert "the targets of" in err
+    assert "are sequences; leave it out" in err
+
+
+def test_an_experiment_keeps_the_tokenizers_of_its_data(npz, tmp_path):
+    file = tmp_path / "my.txt"
+    file.write_text("one two three four five six seven eight")
+    given = [f"text(path={file})", f"text(path={file},tokenizer=characters)", npz]
+    cells = [SimpleNamespace(setting=SimpleNamespace(data=d, data_dir=None)) for d in [*given, *given]]
+    keep_tokenizers(SimpleNamespace(cells=cells), tmp_path)
+    digests = [load(d)[0].kind.tokenizer.digest for d in given[:2]]
+    assert {f.name for f in (tmp_path / "tokenizers").iterdir()} == {f"{d}.json" for d in digests}
+    assert [read(tmp_path / "tokenizers" / f"{d}.json").digest for d in digests] == digests
