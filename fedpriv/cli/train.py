@@ -329,6 +329,9 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     quality = federation.model.task.quality
     measured = history.accuracy if quality.name == "accuracy" else last.metrics.get(f"test_{quality.name}")
     said = "not measured (no test set)" if measured is None else quality.text(measured)
+    for column in federation.model.task.told:
+        if (value := last.metrics.get(f"test_{column.name}")) is not None:
+            said += f", {column.label.lower()} {column.text(value)}"
     loss = "none (nobody trained)" if last.loss is None else f"{last.loss:.4f}"
     typer.echo(f"{len(history.records)} rounds: test {quality.label.lower()} {said}, training loss {loss}")
     if federation.serverless:

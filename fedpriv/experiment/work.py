@@ -125,6 +125,9 @@ def _utility(history: History, setting: Setting) -> Row:
         "seconds_a_round": float(np.median([r.seconds for r in records])),
     }
     facts |= {k: records[-1].metrics[k] for k in PEERS if records and k in records[-1].metrics}
+    perplexities = [r.metrics["test_perplexity"] for r in records if "test_perplexity" in r.metrics]
+    if perplexities:
+        facts["perplexity"] = perplexities[-1]
     if goal is not None:
         facts["rounds_to_target"] = history.rounds_to(goal)
     ledger = history.ledger

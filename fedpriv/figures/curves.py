@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Of rounds without a server.
 _APART = "consensus_distance"
+#: Of tasks whose loss is read as one; its panel takes the place of the test loss, on a logarithmic scale.
+_PERPLEXITY = "test_perplexity"
 _LEFT, _HEIGHT, _BETWEEN = 0.62, 1.95, 0.22
 
 
@@ -42,6 +44,7 @@ def training_curves(
 ) -> Figure:
     """Accuracy above, loss below, over the number of rounds done; each arm named at the end of its line.
 
+    Where all arms predict next tokens, the test loss is given as perplexity.
     Where peers without a server have models of their own, how far these lie apart comes below.
 
     Args:
@@ -61,6 +64,9 @@ def training_curves(
     if not histories:
         raise ParameterError("training curves need at least one history")
     arms = {name: _runs(history) for name, history in histories.items()}
+    told = [_series(run, _PERPLEXITY, over)[0] for runs in arms.values() for run in runs]
+    if loss == "test_loss" and all(len(x) for x in told):
+        loss = _PERPLEXITY
     curves = {
         name: {key: [_series(run, key, over) for run in runs] for key in (accuracy, loss, _APART)}
         for name, runs in arms.items()
@@ -73,12 +79,12 @@ def training_curves(
         (key, words)
         for key, words in (
             (accuracy, "Test accuracy"),
-            (loss, "Test loss (nats)" if "test" in loss else "Loss (nats)"),
+            (loss, {"test_loss": "Test loss (nats)", _PERPLEXITY: "Test perplexity"}.get(loss, "Loss (nats)")),
             (_APART, "Consensus distance"),
         )
         if any(len(x) for keys in curves.values() for x, _ in keys[key])
     ]
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     with styled():
         figure = new_figure(WIDTH, 1)
@@ -107,6 +113,11 @@ def training_curves(
                 ends.append(
                     (f"target {target:.0%}" if target * 100 % 1 == 0 else f"target {target:.1%}", target, QUIET)
                 )
+            if key == _PERPLEXITY:
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_locator(NullLocator())
             if log_rounds or over == "megabytes":
                 axes.set_xscale("log")
             else:

@@ -13,6 +13,7 @@ from fedpriv.base.errors import ModelError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, Examples, KerasModel, Layer, Tensor, Tensors
 from fedpriv.models.chain import describe, layers_of
+from fedpriv.models.keras_tokens import Attended, KerasTokens, unseen_rows_move, untied_head
 from fedpriv.models.model import Model, Moments
 from fedpriv.models.normalization import (
     NOTES,
@@ -27,9 +28,12 @@ from fedpriv.models.normalization import (
 )
 from fedpriv.models.running import Running, Told
 from fedpriv.models.seeding import eagerly, first_line, seeded
+from fedpriv.models.sequences import Attention, Embedding
 from fedpriv.models.slots import Found, Slots
 from fedpriv.models.spec import Spec
 from fedpriv.models.task import Task, create
+from fedpriv.models.tasks.next_token import NextToken
+from fedpriv.models.token_inputs import task_of
 
 #: The keyword options of `from_keras`, which `fedpriv.models.load` also takes for a Keras model given by name.
 OPTIONS = ("outputs", "batch_norm", "allow_stateful_random", "verify", "task")
@@ -52,6 +56,9 @@ def from_keras(
     allow_stateful_random: bool = False,
     verify: bool = True,
     task: Task | str | None = None,
+    target_shape: Sequence[int] | None = None,
+    vocabulary: int | None = None,
+    padding: int | None = None,
 ) -> Model:
     """A fedpriv model from any Keras model: sequential, functional or subclassed, shared and custom layers included.
 
@@ -62,6 +69,11 @@ def from_keras(
     tables) is read once, here, and becomes constants.
 
     The regularization losses of a Keras model are not part of the loss: that is the task's alone.
+
+    A model of tokens takes their numbers, and points of the embedding space where one `Embedding` layer (or subclass)
+    looks the tokens up, and nothing else reads them but masks (`mask_zero`): see `Model.embedding`. Which layer that
+    is, and that points do the same as the rows that they stand for, is found out by calling the model. Where they do
+    not, the model's `notes` say why, and points are refused; it can be trained all the same.
 
     Args:
       build: a function of no arguments that returns the Keras model, or the model itself. A function is called
@@ -80,14 +92,28 @@ def from_keras(
       verify: trace the model once in training and once in evaluation to make sure that it is a pure function.
         Leaving it out saves a second for a deep model that is known to be one.
       task: what its outputs are for, such as `binary` for one logit; None is `classes`, or `regression` where
-        `num_classes` is 0.
+        `num_classes` is 0; `next_token` where there is a target at each place.
+      target_shape: one target's; follows from a dataset.
+      vocabulary, padding: number of tokens, and the one that fills up short sequences; follow from a dataset. Without
+        a vocabulary examples are taken for quantities, and no embedding is looked for.
 
     Raises:
       ModelError: not a model that is a pure function of its weights; says why and what to change.
     """
     return eagerly(
         lambda: _from_keras(
-            build, name, input_shape, num_classes, outputs, batch_norm, allow_stateful_random, verify, task
+            build,
+            name,
+            input_shape,
+            num_classes,
+            outputs,
+            batch_norm,
+            allow_stateful_random,
+            verify,
+            task,
+            None if target_shape is None else tuple(target_shape),
+            vocabulary,
+            padding,
         )
     )
 
@@ -102,6 +128,9 @@ def _from_keras(
     allow_stateful_random: bool,
     verify: bool,
     task: Task | str | None,
+    target_shape: tuple[int, ...] | None,
+    vocabulary: int | None,
+    padding: int | None,
 ) -> Model:
     wanted = None if input_shape is None else tuple(int(s) for s in input_shape)
     given = isinstance(build, tf.keras.Model)
@@ -113,12 +142,16 @@ def _from_keras(
                 f"got {type(keras_model).__module__}.{type(keras_model).__name__}"
             )
         name = name or keras_model.name
-        shape, output_shape = _build_for(keras_model, wanted, name)
-    made_task = _task_for(task, num_classes, output_shape, name)
+        least = _least_rows(keras_model, vocabulary)
+        shape, output_shape = _build_for(keras_model, wanted, name, least)
+    made_task = _task_for(task, num_classes, output_shape, name, target_shape, shape, padding)
     dtype = _dtype_of(keras_model, name)
     slots = Slots.of(keras_model)
     last = _last_layer(keras_model)
     recorder = _Recorder()
+    tokens = KerasTokens.of(keras_model, name, padding)
+    least = _least_rows(keras_model, vocabulary)  # layers may have been made when it was built
+    tokens.attach(slots)
     mode = chosen_mode(batch_norm, _batch_norms(keras_model))
     notes = _override(keras_model, slots, last, name, outputs, mode, recorder) + _scaled_again(keras_model)
 
@@ -145,7 +178,7 @@ def _from_keras(
     running = _running(keras_model, slots) if mode == "running" and NOTES[mode] in notes else None
     first = [] if running is None else running.initial()
     fixed = {**frozen, **slots.constants}
-    call = _caller(keras_model, name, shape, output_shape, dtype, slots, fixed, running, recorder)
+    call = _caller(keras_model, name, shape, output_shape, dtype, slots, fixed, running, recorder, tokens, vocabulary)
     order = list(range(len(variables)))
 
     def applying(order: list[int]) -> Callable[[Tensors, Examples, bool], Tensor]:
@@ -173,8 +206,10 @@ def _from_keras(
 
     couples = NOTES["train"] in notes or running is not None
     if verify:
-        weights, examples = [*first, *(v.numpy() for v in variables)], _example(shape, 3)
-        notes += _verify(applying(order), weights, shape, dtype, name, random_layers, allow_stateful_random)
+        weights, examples = [*first, *(v.numpy() for v in variables)], _example(shape, 3, least)
+        notes += _verify(
+            applying(order), weights, shape, dtype, name, random_layers, allow_stateful_random, least is not None
+        )
         if running is not None:  # found now rather than in the first round
             tf.function(lambda w: telling(order)(w, examples)[0], autograph=False).get_concrete_function(weights)
         logits = applying(order)(weights, examples, False).numpy()
@@ -183,7 +218,14 @@ def _from_keras(
         if np.all(logits >= 0) and np.allclose(logits.sum(-1), 1, atol=1e-4):
             raise ModelError(_ends_in(name, "softmax (its outputs are probabilities)"))
     order = _classifier_last(
-        order, variables, slots, last, lambda w, x, t: applying(order)([*first, *w], x, t), shape, output_shape[-1]
+        order,
+        variables,
+        slots,
+        last,
+        lambda w, x, t: applying(order)([*first, *w], x, t),
+        shape,
+        output_shape[-1],
+        least,
     )
     found = [slots.found[id(variables[i])] for i in order]
     names = _unique([*(running.names if running else ()), *(f.path for f in found)])
@@ -196,7 +238,7 @@ def _from_keras(
     layers, moving = list[Layer](), False
     if normalizes and mode != "train":
         start = [tf.constant(w) for w in (*first, *(variables[i].numpy() for i in order))]
-        uses = told(start, _example(shape, 1))[1]
+        uses = told(start, _example(shape, 1, least))[1]
         layers, moving = [layer for layer, *_ in uses], all(own for *_, own in uses)
     kept = {
         id(layer): (layer.moving_mean.numpy().reshape(-1), layer.moving_variance.numpy().reshape(-1))
@@ -232,6 +274,21 @@ def _from_keras(
             return [*first, *(variables[i].numpy() for i in order)]
         return [*first, *eagerly(lambda: _initial(build, seed, shape, name, order))]
 
+    kinds = ("statistics",) * len(first) + tuple(_kind(f.owner) for f in found)
+    embedding = None
+    if least is not None and len(shape) == 1:
+        start = [*first, *(variables[i].numpy() for i in order)]
+        where = {id(f.variable): len(first) + i for i, f in enumerate(found)}
+        embedding = _embedding(tokens, applying(order), start, where, spec, kinds, made_task, shape, vocabulary, least)
+        if embedding is None:
+            notes.append(f"attacks that follow gradients to its tokens cannot: {tokens.reason}")
+        elif getattr(tokens.layer, "mask_zero", False) and padding:
+            notes.append(f"its embedding masks token 0, but the data's padding is {padding}")
+
+    attention: tuple[Attention, ...] = ()
+    if embedding is not None and least is not None:
+        attention = _attentions(tokens, applying(order), start, where, shape, least)
+
     pure = tf.autograph.experimental.do_not_convert
 
     return Model(
@@ -241,7 +298,7 @@ def _from_keras(
         spec=spec,
         apply=pure(applying(order)),
         initialize=initialize,
-        layers=("statistics",) * len(first) + tuple(_kind(f.owner) for f in found),
+        layers=kinds,
         notes=tuple(notes),
         couples_examples=couples,
         chain=chain,
@@ -252,17 +309,147 @@ def _from_keras(
         sent=pure(sent) if readable else None,
         running=tuple(kept[id(layer)] for layer in layers) if normalizes and mode == "eval" else None,
         task=made_task,
+        embedding=embedding,
+        attention=attention,
     )
 
 
-def _task_for(task: Task | str | None, num_classes: int | None, output_shape: tuple[int, ...], name: str) -> Task:
+def _embedding(
+    tokens: KerasTokens,
+    apply: Callable[[Tensors, Examples, bool], Tensor],
+    weights: list[np.ndarray],
+    where: dict[int, int],
+    spec: Spec,
+    kinds: tuple[str, ...],
+    task: Task,
+    shape: tuple[int, ...],
+    vocabulary: int | None,
+    least: int,
+) -> Embedding | None:
+    """Where the model keeps its tokens' vectors; None where `tokens.reason` says why points cannot stand for them.
+
+    Args:
+      where: the number in the spec of each variable, by its `id`.
+      least: how many of the first tokens every embedding layer has.
+    """
+    x = _example(shape, 4, least)
+    x[:, -1] = 0 if tokens.padding is None else min(tokens.padding, least - 1)
+
+    def at(inputs: Examples) -> Tensor:
+        return apply(weights, inputs, False)
+
+    tokens.find(at, x, lambda layer: _rows(layer, weights, where))
+    if tokens.layer is None:
+        return None
+    variable = tokens.layer.embeddings
+    if vocabulary is not None and variable.shape[0] < vocabulary:
+        raise ModelError(
+            f"model '{tokens.name}' has an embedding of {variable.shape[0]} tokens, but the data has {vocabulary}; "
+            f"build layer '{tokens.layer.name}' with input_dim={vocabulary}"
+        )
+    if id(variable) not in where:
+        tokens.reason = f"the table of its layer '{tokens.layer.name}' is not trained"
+        tokens.layer = None
+        return None
+    table, each = where[id(variable)], isinstance(task, NextToken)
+    tied = False
+    if each:
+        tensors = [tf.constant(w) for w in weights]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors[table])
+            outputs = apply(tensors, x[:1], True)
+            losses = task.losses(outputs, tf.constant(np.maximum(x[:1], 1), task.target_dtype))
+        tied = unseen_rows_move(tf.convert_to_tensor(tape.gradient(losses, tensors[table])).numpy(), x[:1])
+    positions = tokens.positions(at, x)
+    return Embedding(
+        table,
+        tied,
+        untied_head(spec.shapes, task.classes, kinds) if each and not tied else None,
+        None if positions is None else where.get(id(positions.embeddings)),
+    )
+
+
+def _attentions(
+    tokens: KerasTokens,
+    apply: Callable[[Tensors, Examples, bool], Tensor],
+    weights: list[np.ndarray],
+    where: dict[int, int],
+    shape: tuple[int, ...],
+    least: int,
+) -> tuple[Attention, ...]:
+    """The model's attentions, if all are self-attentions over the places, each applied once, with trained queries."""
+    length = shape[0]
+
+    def applied(weights: Tensors, x: Examples) -> list[Attended]:
+        return tokens.attended(lambda: apply(weights, x, False))
+
+    x = _example(shape, 1, least)
+    other = x.copy()
+    other[:, -1] = (x[:, -1] + 1) % least
+    before, after = (applied(weights, numbers) for numbers in (x, other))
+    found: list[Attention] = []
+    for number, (a, b) in enumerate(zip(before, after)):
+        query = where.get(id(getattr(a.layer._query_dense, "kernel", None)))
+        plain = (
+            a.alone and tf.is_tensor(a.output) and tuple(a.query.shape[:2]) == (1, length) and a.query.shape.rank == 3
+        )
+        if query is None or not plain or any(query == f.query for f in found):
+            return ()
+        causal = all(
+            np.allclose(p[:, :-1], q[:, :-1], atol=1e-5) for p, q in ((a.query, b.query), (a.output, b.output))
+        )
+
+        def inputs(weights: Tensors, x: Examples, number: int = number, causal: bool = causal) -> Tensor:
+            whole = tokens.filled(x, length)
+            if whole is not x and number and not causal and not getattr(tokens.layer, "mask_zero", False):
+                raise ModelError(
+                    f"model '{tokens.name}' has no mask, so that what enters its attention {number + 1} depends on all "
+                    f"{length} places; give as many, or build its embedding with mask_zero=True"
+                )
+            places = x.shape[1] if tf.is_tensor(x) else np.shape(x)[1]
+            return applied(weights, whole)[number].query[:, :places]
+
+        found.append(Attention(query, inputs, causal))
+    return tuple(found)
+
+
+def _rows(layer: Layer, weights: list[np.ndarray], where: dict[int, int]) -> np.ndarray:
+    """An embedding layer's table, among the weights or frozen."""
+    number = where.get(id(layer.embeddings))
+    return layer.embeddings.numpy() if number is None else weights[number]
+
+
+def _least_rows(model: KerasModel, vocabulary: int | None) -> int | None:
+    """How many of the first token numbers the model surely takes; None where its examples may be something else."""
+    if vocabulary is None:
+        return None
+    rows = KerasTokens.of(model, model.name, None).rows
+    return vocabulary if rows is None else min(rows, vocabulary)
+
+
+def _task_for(
+    task: Task | str | None,
+    num_classes: int | None,
+    output_shape: tuple[int, ...],
+    name: str,
+    target_shape: tuple[int, ...] | None,
+    input_shape: tuple[int, ...],
+    padding: int | None,
+) -> Task:
     """The task of a Keras model, checked against what it gives out."""
+    if task == "next_token" or (task is None and target_shape is not None and len(target_shape) == 1):
+        names = num_classes or output_shape[-1]
+        return _checked_task(task_of(name, input_shape, names, target_shape, task, padding), output_shape, name, names)
     if task is None and num_classes is None and output_shape == (1,):
         raise ModelError(
             f"model '{name}' has 1 output; fedpriv needs one logit a class: give its last layer as many units as there "
             "are classes, or say task=binary (one logit) or task=regression"
         )
     made = create(task, output_shape[-1] if num_classes is None and task is None else num_classes or 0)
+    return _checked_task(made, output_shape, name, num_classes)
+
+
+def _checked_task(made: Task, output_shape: tuple[int, ...], name: str, num_classes: int | None) -> Task:
     if output_shape == made.output_shape:
         return made
     if len(output_shape) != len(made.output_shape):
@@ -307,11 +494,16 @@ def _initial(
         return [variables[i].numpy() for i in order]
 
 
-def _example(shape: tuple[int, ...], n: int) -> np.ndarray:
-    return np.random.RandomState(0).uniform(size=(n, *shape)).astype("float32")
+def _example(shape: tuple[int, ...], n: int, vocabulary: int | None = None) -> np.ndarray:
+    drawn = np.random.RandomState(0).uniform(size=(n, *shape))
+    if vocabulary is None or len(shape) != 1:
+        return drawn.astype("float32")
+    return np.floor(drawn * vocabulary).astype("int32")
 
 
-def _build_for(model: KerasModel, wanted: tuple[int, ...] | None, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _build_for(
+    model: KerasModel, wanted: tuple[int, ...] | None, name: str, vocabulary: int | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Creates the variables of `model` if need be; gives its example shape and its outputs' shape."""
     declared: tuple[int | None, ...] | None = None
     if getattr(model, "_is_graph_network", False):
@@ -338,7 +530,7 @@ def _build_for(model: KerasModel, wanted: tuple[int, ...] | None, name: str) -> 
     else:
         try:  # two batch sizes, so that a nested model without a declared shape learns that the first axis varies
             for n in (2, 3):
-                out = model(_example(wanted, n), training=False)
+                out = model(_example(wanted, n, vocabulary), training=False)
         except Exception as e:
             raise ModelError(f"model '{name}' cannot take examples of shape {wanted}: {first_line(e)}") from e
         if not tf.is_tensor(out):
@@ -441,15 +633,22 @@ def _caller(
     fixed: dict[int, np.ndarray],
     running: Running | None,
     recorder: _Recorder,
+    tokens: KerasTokens,
+    vocabulary: int | None,
 ) -> Callable[[list[int], Tensors, Examples, bool], Tensor]:
     lock = threading.RLock()
     buffers = 0 if running is None else len(running.names)
-    takes = model.inputs[0].dtype if getattr(model, "inputs", None) else tf.as_dtype(dtype)
+    undeclared = tf.as_dtype(dtype) if vocabulary is None else tf.int32
+    takes = model.inputs[0].dtype if getattr(model, "inputs", None) else undeclared
     custom = any(not type(layer).__module__.startswith(("keras.", "fedpriv.")) for layer in _layers(model))
 
     def call(keys: list[int], weights: Tensors, x: Examples, training: bool) -> Tensor:
         if len(weights) != len(keys) + buffers:
             raise ModelError(f"model '{name}' takes {len(keys) + buffers} weight tensors, got {len(weights)}")
+        x = tf.convert_to_tensor(x)
+        points = None
+        if len(shape) == 1 and x.shape.rank == 3:
+            x, points = tokens.split(x)
         x = tf.cast(x, takes)
         if not x.shape[1:].is_compatible_with(shape):
             raise ModelError(f"model '{name}' takes examples of shape {shape}, got {tuple(x.shape[1:])}")
@@ -460,7 +659,7 @@ def _caller(
                 tensors.update(zip((id(layer.moving_mean), id(layer.moving_variance)), pair))
         recorder.training = training
         try:
-            with lock, slots.holding(tensors):
+            with lock, slots.holding(tensors), tokens.standing(points):
                 if custom:
                     logits = _with_autograph(lambda: model(x, training=training))
                 else:
@@ -492,6 +691,7 @@ def _verify(
     name: str,
     random_layers: list[Layer],
     allow_stateful_random: bool,
+    of_tokens: bool,
 ) -> list[str]:
     """Traces the model in both modes and looks at the graphs: no variable, no state, no random draw. Returns notes."""
     stops = follows = False
@@ -531,7 +731,7 @@ def _verify(
     notes = []
     if stops:
         notes.append("stops gradients inside (as tf.nn.moments does), so second derivatives may not be exact")
-    if not follows:
+    if not follows and not of_tokens:
         notes.append(
             "its outputs have no gradient with respect to its input (something rounds, casts or looks up), so that "
             "attacks which match updates by gradients gain nothing from it"
@@ -562,6 +762,7 @@ def _classifier_last(
     apply: Callable[[Tensors, Examples, bool], Tensor],
     shape: tuple[int, ...],
     classes: int,
+    vocabulary: int | None = None,
 ) -> list[int]:
     """The order of the weights with the last layer's at the end, its bias last of all.
 
@@ -570,7 +771,7 @@ def _classifier_last(
     owner = last if any(slots.found[id(v)].owner is last for v in variables) else None
     if owner is None:
         weights = [v.numpy() for v in variables]
-        x, step = _example(shape, 2), np.linspace(0.5, 1, classes)
+        x, step = _example(shape, 2, vocabulary), np.linspace(0.5, 1, classes)
         base = None
         for i in reversed(order):
             if weights[i].shape == (classes,):

@@ -84,7 +84,7 @@ def _load(target: Any, name: str, text: str, facts: Facts, given: Config) -> Mod
 
     shape, num_classes = facts.input_shape, facts.num_classes
     if isinstance(target, tf.keras.Model):
-        return _from_keras(keras_model, target, text, shape, num_classes, given, name)
+        return _from_keras(keras_model, target, text, facts, given, name)
     if not callable(target):
         raise ModelError(f"model '{name}' is a {type(target).__name__}; expected a function or a Keras model")
 
@@ -110,7 +110,7 @@ def _load(target: Any, name: str, text: str, facts: Facts, given: Config) -> Mod
         product = build()
     if isinstance(product, tf.keras.Model):
         made.append(product)
-        return _from_keras(keras_model, build, text, shape, num_classes, for_keras, name)
+        return _from_keras(keras_model, build, text, facts, for_keras, name)
     if not isinstance(product, Model):
         raise ModelError(
             f"model '{name}' returned a {type(product).__module__}.{type(product).__name__}; "
@@ -167,12 +167,11 @@ def _from_keras(
     keras_model: ModuleType,
     build: Callable[[], Any] | KerasModel,
     text: str,
-    shape: tuple[int, ...],
-    num_classes: int,
+    facts: Facts,
     options: Config,
     name: str,
 ) -> Model:
     _refuse_unknown(options, keras_model.OPTIONS, name)
-    what = {"name": text, "input_shape": shape, "num_classes": num_classes}
-    made: Model = registry.build(keras_model.from_keras, {"build": build, **what, **options}, f"model '{name}'")
+    known = {"build": build, "name": text, **facts._asdict(), **options}
+    made: Model = registry.build(keras_model.from_keras, known, f"model '{name}'")
     return made

@@ -47,7 +47,8 @@ class Attention:
 
     Attributes:
       query: index in the spec of the queries' kernel `[width, width]`, which the inputs are multiplied with from the
-        left: its gradient's columns lie in the span of the inputs.
+        left: its gradient's columns lie in the span of the inputs. In Keras models it is `[width, heads, each]`, whose
+        later axes count as one.
       inputs: `(weights, x) -> [n, length, width]`, what that kernel is multiplied with, for token numbers
         `[n, length]` or points `[n, length, width]`; traceable. `x` may be shorter than the model's length.
       causal: whether a place sees only itself and those before it, so that `inputs` at a place depends on no later one.

@@ -25,12 +25,14 @@ class Task(Plugin):
       softmax: whether the loss is the cross-entropy of one softmax an example with its one class. What reads labels off
         a last layer's update relies on that.
       quality: what is measured on held-out examples besides the loss.
+      told: what the mean loss on held-out examples says in other units; `read` gives it.
       label: what a target is, in words.
     """
 
     discrete: ClassVar[bool] = True
     softmax: ClassVar[bool] = False
     quality: ClassVar[Column]
+    told: ClassVar[tuple[Column, ...]] = ()
     label: ClassVar[str]
 
     @property
@@ -73,6 +75,10 @@ class Task(Plugin):
 
         right = tf.cast(tf.equal(self.predict(outputs), y), "float64")
         return tf.reduce_mean(tf.reshape(right, [tf.shape(right)[0], -1]), axis=1)
+
+    def read(self, loss: float) -> dict[str, float]:
+        """The mean loss in the units of `told`, by name."""
+        return {}
 
     @property
     @abstractmethod

@@ -49,6 +49,7 @@ _FORMATS = {
     "success_interval": ".0%",
     "label_": ".1%",
     "accuracy": ".1%",
+    "perplexity": ".1f",
     "loss": ".3f",
     "test_loss": ".3f",
     "epsilon": ".3g",

@@ -424,6 +424,8 @@ class GossipRounds(ServerRounds):
         accuracy = float(qualities[:-1].mean())
         if name != "accuracy":
             told[f"test_{name}"] = accuracy
+        read = self.federation.model.task.read(float(losses[:-1].mean()))
+        told.update({f"test_{key}": value for key, value in read.items()})
         return float(losses[:-1].mean()), accuracy if name == "accuracy" else None, told
 
     # -- What adversaries and the account see --------------------------------------------------------------------------

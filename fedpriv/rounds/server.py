@@ -343,6 +343,8 @@ class ServerRounds:
                 accuracy = quality
             else:
                 stepped = {**stepped, f"test_{measured}": quality}
+            told = federation.model.task.read(test_loss)
+            stepped = {**stepped, **{f"test_{name}": value for name, value in told.items()}}
         lost = [c for c in cohort if c not in {*result.survivors, *result.dropped}]
         fresh = state.clients.report(task.clients, number)
         metrics = {**fresh, **entered.log, **result.log, **summed, **stepped}

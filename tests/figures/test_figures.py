@@ -326,6 +326,14 @@ def test_one_point_alone_can_be_drawn():
     png(training_curves({"a": run(0.1, rounds=1)}))
 
 
+def test_curves_of_next_token_models_show_perplexity():
+    rows = [{"round": i, "accuracy": 0.1, "test_loss": 2.0, "metrics": {"test_perplexity": 7.4}} for i in range(3)]
+    figure = training_curves({"gpt": rows})
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Test accuracy", "Test perplexity"]
+    figure = training_curves({"gpt": rows, "classifier": [{**row, "metrics": {}} for row in rows]})
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Test accuracy", "Test loss (nats)"]
+
+
 def test_curves_count_finished_rounds_and_average_seeds():
     figure = training_curves({"a": [[{"round": 0, "accuracy": 0.2}], [{"round": 0, "accuracy": 0.4}]]})
     (line,) = figure.axes[0].lines

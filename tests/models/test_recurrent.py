@@ -96,7 +96,9 @@ def test_second_derivatives_agree_with_differences(name, each):
     assert abs(slope) > 1e-6
 
 
-@pytest.mark.parametrize("name", ["gpt(layers=1,width=8,heads=2)", "lstm(width=4,units=4)"])
+@pytest.mark.parametrize(
+    "name", ["gpt(layers=1,width=8,heads=2)", pytest.param("lstm(width=4,units=4)", marks=pytest.mark.slow)]
+)
 def test_examples_gradients_are_clipped_layer_by_layer(name):
     assert shortcut(load(name, sequences(2, each=True)))
 

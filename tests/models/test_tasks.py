@@ -158,6 +158,15 @@ def test_a_keras_model_of_sequences_is_one_too():
     np.testing.assert_allclose(losses, np.full(4, np.log(9)), atol=0.1)  # it knows nothing yet
 
 
+def test_a_loss_of_next_tokens_is_read_as_perplexity():
+    task = NextToken(num_classes=7, length=2)
+    loss = task.losses(tf.zeros([1, 2, 7]), tf.constant([[3, 4]]))
+    assert task.read(float(loss[0]))["perplexity"] == pytest.approx(7)
+    assert task.read(1e4) == {"perplexity": np.inf}
+    assert [c.name for c in task.told] == list(task.read(0.0))
+    assert Classes(num_classes=7).read(1.0) == {}
+
+
 @pytest.mark.parametrize("text", ["mlp", "mlp(hidden=[7,5],activation=relu)", "logistic"])
 @pytest.mark.parametrize(("task", "classes", "width"), [("binary", 2, 1), ("regression", 0, 1), ("classes", 4, 4)])
 def test_perceptrons_fit_every_flat_task(text, task, classes, width):

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from fedpriv.base.column import Column
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Labels, Tensor
 from fedpriv.models.tasks.classes import Categorical, cross_entropy
+
+PERPLEXITY = Column(
+    name="perplexity",
+    label="Perplexity",
+    better="lower",
+    format=".1f",
+    description="Exponential of the mean loss in nats: so many tokens, all alike, would be as hard to tell apart.",
+)
 
 
 class NextToken(Categorical):
@@ -22,6 +32,7 @@ class NextToken(Categorical):
 
     name: ClassVar[str] = "next_token"
     label: ClassVar[str] = "a token"
+    told: ClassVar[tuple[Column, ...]] = (PERPLEXITY,)
 
     length: Annotated[int, Field(ge=1)]
     padding: Annotated[int, Field(ge=0)] | None = None
@@ -43,6 +54,10 @@ class NextToken(Categorical):
     def qualities(self, outputs: Tensor, y: Labels) -> Tensor:
         """Fraction of places predicted, float64 `[n]`, of those whose target is no padding."""
         return self._averaged(tf.cast(tf.equal(self.predict(outputs), tf.cast(y, tf.int32)), tf.float64), y)
+
+    def read(self, loss: float) -> dict[str, float]:
+        """Perplexity: exp(loss), where each sequence counts alike, whatever its length."""
+        return {PERPLEXITY.name: math.exp(loss) if loss < 700 else math.inf}
 
     def _averaged(self, values: Tensor, y: Labels) -> Tensor:
         if self.padding is None or not y.dtype.is_integer:  # relaxed targets are looked for at every place
