@@ -1,4 +1,4 @@
-"""DAGER: whole batches of text, exactly, by testing tokens against the span that they leave in an attention's gradient."""
+"""DAGER: batches of text, exactly, by testing tokens against what they leave in an attention's gradient."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from fedpriv_attacks.inversion.matching import checked_update, noise_floor
 from fedpriv_attacks.labels.last_layer import check_linear
 from fedpriv_attacks.text.encoder import search_whole
 from fedpriv_attacks.text.prefixes import grow, token_table
-from fedpriv_attacks.text.rows import moved_tokens
+from fedpriv_attacks.text.rows import moved_tokens, tokens_by_place
 from fedpriv_attacks.text.span import ROOM, Span, input_room, read_span
 from fedpriv_attacks.text.targets import Targets, find_targets
 
 Count = Annotated[int, Field(ge=1)]
 
-#: Relative squared distance of a replayed update from the one observed up to which a finding is called exact, besides
-#: the rounding of the weights.
-EXACT = 1e-6
+#: From what gap between inputs and errors on the tests are taken to be sharp.
+CLEAR = 10.0
+#: Distance of a replayed update from the one observed, relative to its length and in units of the model's precision, up
+#: to which a finding is called exact: about a hundred times what the true batch leaves, and far below one wrong token.
+EXACT = 200.0
 
 
 class DAGER(Attack):
@@ -69,7 +71,9 @@ class DAGER(Attack):
         "unless that happens.",
     )
     beam: Count | None = Field(
-        default=None, description="prefixes that are grown side by side; None takes 4 a sequence, at least 32."
+        default=None,
+        description="prefixes grown side by side; None takes 4 a sequence and at least 32, or 2 a sequence where "
+        "errors blur the test.",
     )
     starts: Count = Field(default=64, description="starts of an encoder's search side by side.")
     chance: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -143,7 +147,7 @@ class DAGER(Attack):
         if moved is not None:
             tokens = moved
         tokens = tokens[tokens != padding] if padding is not None else tokens
-        condition = {
+        condition: dict[str, Any] = {
             "tokens_at_most": most,
             "room": first.room,
             "ranks": [first.rank] + ([] if second is None else [second.rank]),
@@ -169,7 +173,8 @@ class DAGER(Attack):
                 found_tokens, distances = [np.array([c[0] for c in candidates], np.int32)], [float(np.max(near))]
             reasons.append("the model has a single attention, so tokens cannot be told to belong together")
         elif causal and reading == "all":
-            beam = self.beam or max(32, 4 * (n or 8))
+            # Where no gap sets inputs apart, as after several steps, near misses pass too, and only the nearest go on.
+            beam = self.beam or (max(32, 4 * (n or 8)) if second.gap > CLEAR else 2 * (n or 16))
             if not model.attention[0].others and len(candidates[0]) < len(tokens):
                 candidates[0] = tokens  # the first place leaves nothing in the queries' gradient
             grown = grow(model.attention[1], weights, second, candidates, n or 1, beam, deadline)
@@ -177,6 +182,10 @@ class DAGER(Attack):
             if grown.forced:
                 reasons.append(f"no token passed the second attention's test at place {grown.forced[0] + 1}")
         else:
+            if moved is not None:
+                told = tokens_by_place(view, tokens)
+                candidates = [c if t is None or not len(t) else t for c, t in zip(candidates, told, strict=True)]
+                extra["candidates"] = [len(c) for c in candidates]
             whole = search_whole(
                 model.attention[-1] if reading != "all" else model.attention[1],
                 weights, second, reading, candidates, near_by_place(first, model, weights, candidates, length), n or 1,
@@ -243,8 +252,11 @@ def _points(view: View) -> list[np.ndarray]:
 
 
 def _exact(view: View) -> float:
+    """Relative squared distance up to which a replay confirms a finding."""
+    arithmetic = (EXACT * float(np.finfo(view.model.spec.dtype).eps)) ** 2
     _, norm = checked_update(view)
-    return max(EXACT, 4 * noise_floor(view, norm) if Capability.SINGLE_STEP not in view.capabilities else 0.0)
+    # A step that is taken apart from the weights is not rounded to their precision.
+    return arithmetic if Capability.SINGLE_STEP in view.capabilities else arithmetic + 4 * noise_floor(view, norm)
 
 
 Reading = Literal["all", "first", "last"]

@@ -16,6 +16,9 @@ from fedpriv_attacks.text.span import ROOM, Span
 
 #: Starts that go on side by side.
 _SIDE = 8
+#: Ratio up to which a sequence ends the search: those that differ in order alone are near to each other, so that wrong
+#: ones can be within the room for errors. True ones have been at a half.
+_SURE = 1.0
 
 
 class _Test:
@@ -115,15 +118,16 @@ def search_whole(
         near = [*near[:cut], *([np.ones(1)] * (length - cut))]
     options, weighed = [], []
     for place, (tokens, distances) in enumerate(zip(candidates, near, strict=True)):
-        padded = padding is not None and place and padding not in tokens
-        options.append(np.append(tokens, padding).astype(np.int32) if padded else tokens.astype(np.int32))
-        weighed.append(np.append(distances, distances.max()) if padded else distances)
+        if padding is not None and place and padding not in tokens:
+            tokens, distances = np.append(tokens, padding), np.append(distances, distances.max())
+        options.append(tokens.astype(np.int32))
+        weighed.append(distances)
     test = _Test(attention, weights, span, reading, padding)
     rng = generator(seed, Purpose.ATTACK)
     best: dict[tuple[int, ...], tuple[float, float]] = {}
     rounds = 0
     while rounds * _SIDE < starts and time.monotonic() < deadline:
-        passed = [s for s, (_, r) in best.items() if r <= ROOM]
+        passed = [s for s, (_, r) in best.items() if r <= _SURE]
         if len(passed) >= most:
             break
         x = _starts(rng, options, weighed, passed, rounds * _SIDE)
@@ -153,7 +157,7 @@ def _apart(
     for sequence in order:
         if len(taken) >= most:
             break
-        passes = best[sequence][1] <= ROOM
+        passes = best[sequence][1] <= _SURE
         alike = max((np.mean(np.array(sequence) == np.array(t)) for t in taken), default=0.0)
         if passes or alike < 0.7:
             taken.append(sequence)

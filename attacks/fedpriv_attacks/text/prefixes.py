@@ -23,7 +23,7 @@ class Grown:
 
     Attributes:
       tokens: each sequence found, without padding.
-      distances: each one's largest distance from the span.
+      distances: each one's root-mean-square distance from the span, over its places.
       tested: sequences tested.
       late: whether the deadline ended the search.
       forced: places at which nothing passed, so that the nearest were kept.
@@ -53,7 +53,8 @@ def grow(
     """Grows prefixes from the first place on.
 
     A prefix goes on with each candidate at the next place that leaves the last vector in the span up to the errors
-    expected; it has ended where none does. At most `beam` prefixes, those nearest to the span, go on.
+    expected; it has ended where none does. At most `beam` prefixes, those that are nearest to the
+    span over all their places, go on.
 
     Args:
       attention: of the layer tested against, causal.
@@ -67,7 +68,7 @@ def grow(
     found = Grown()
     width = len(span.directions)
     alive = np.zeros((1, 0), np.int32)
-    worst = np.zeros(1)
+    squares = np.zeros(1)  # mean squared distance over a prefix's places
     for place, tokens in enumerate(candidates):
         if not len(tokens):
             break
@@ -85,19 +86,20 @@ def grow(
             found.forced.append(place)
             passes[np.argsort(near, kind="stable")[:most]] = True
         parents = np.repeat(np.arange(len(alive)), len(tokens))
+        whole = (squares[parents] * place + np.square(near)) / (place + 1)
         chosen = np.flatnonzero(passes)
-        chosen = chosen[np.argsort(near[chosen], kind="stable")[:beam]]
+        chosen = chosen[np.argsort(whole[chosen], kind="stable")[:beam]]
         ended = np.setdiff1d(np.arange(len(alive)), parents[chosen])
         if place:
             for i in ended:
                 found.tokens.append(alive[i])
-                found.distances.append(float(worst[i]))
-        worst = np.maximum(worst[parents[chosen]], near[chosen])
+                found.distances.append(float(np.sqrt(squares[i])))
+        squares = whole[chosen]
         alive = longer[chosen].astype(np.int32)
-    for sequence, value in zip(alive, worst, strict=True):
+    for sequence, value in zip(alive, squares, strict=True):
         if len(sequence):
             found.tokens.append(sequence)
-            found.distances.append(float(value))
+            found.distances.append(float(np.sqrt(value)))
     return found
 
 

@@ -22,7 +22,10 @@ from fedpriv_attacks.exact.dense_input import declared_noise
 ROOM = 3.0
 #: How far errors may exceed the edge of their spectrum: they are not quite independent.
 EDGE = 1.2
-#: Error of a kernel's gradient in float32, relative to its norm, as its arithmetic leaves it.
+#: How many times the expected errors of arithmetic may be exceeded, as cancellation does; what is larger is no error of
+#: one local step, but inputs that are too many, or noise.
+SLACK = 1000.0
+#: Error of a kernel's gradient, in units of the precision, relative to its norm, as its arithmetic leaves it.
 ARITHMETIC = 16.0
 
 
@@ -67,7 +70,7 @@ class Span:
         known = np.zeros(len(self.directions))
         known[: len(self.values)] = np.square(self.values)
         floor = max(self.floor**2, 1e-300)
-        soft = parts @ (floor / (known + floor))
+        soft = parts @ np.where(np.arange(len(known)) < self.rank, floor / (known + floor), 1.0)
         kept = parts[:, : self.rank]
         # x = G c for inputs, so an error N of the gradient moves x by N c.
         errors = self.floor * np.sqrt((kept / np.square(self.values[: self.rank])).sum(1))
@@ -133,7 +136,11 @@ def read_span(
         return None
     directions, values, _ = np.linalg.svd(np.concatenate(parts, axis=1), full_matrices=True)
     most = min(room if tokens is None else tokens, room)
-    rank, floor = numeric_rank(values, most, sum(p.shape[1] for p in parts))
+    columns = sum(p.shape[1] for p in parts)
+    rank, floor = numeric_rank(values, most, columns)
+    if floor > SLACK * (np.sqrt(columns) + np.sqrt(len(directions))):
+        rank = min(most, len(values) - 1)
+        floor = float(values[rank])
     return Span(directions, values, rank, floor, room)
 
 

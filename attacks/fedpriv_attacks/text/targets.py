@@ -17,7 +17,8 @@ from fedpriv.models.model import Model
 from fedpriv.models.tasks.next_token import NextToken
 from fedpriv.threat.view import View
 
-_STEPS = 200
+#: Steps of conjugate gradients at most, the squared distance that ends them, and the progress that ten must make.
+_STEPS, _CLOSE, _PROGRESS = 100, 1e-9, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,8 @@ def find_targets(view: View, x: np.ndarray, lengths: np.ndarray, n: int | None, 
     else:
         raw = shares * n / total if total > 0 else np.zeros(len(x))
         counts = _whole(raw, n)
-    rows, ys = [], []
+    rows: list[np.ndarray] = []
+    ys: list[np.ndarray] = []
     for i, count in enumerate(counts):
         if not count:
             continue
@@ -88,7 +90,7 @@ def find_targets(view: View, x: np.ndarray, lengths: np.ndarray, n: int | None, 
                     y = np.append(row[1:], view.model.task.padding or 0).astype(np.int32)  # type: ignore[attr-defined]
                 ys.append(y)
             else:
-                ys.append(np.int32(target))
+                ys.append(np.asarray(target, np.int32))
             rows.append(row)
     if not rows:
         return None
@@ -99,7 +101,7 @@ def _whole(values: np.ndarray, total: int) -> np.ndarray:
     """Whole numbers with this sum near to values, by largest remainders."""
     counts = np.floor(np.maximum(values, 0) + 1e-9).astype(np.int64)
     while counts.sum() > total:
-        counts[np.argmax(counts - values)] -= 1
+        counts[np.argmax(np.where(counts > 0, counts - values, -np.inf))] -= 1
     short = total - int(counts.sum())
     for i in np.argsort(-(values - counts), kind="stable")[:short]:
         counts[i] += 1
@@ -185,13 +187,13 @@ class _Products:
 
 
 def _solve(products: _Products, observed: list[np.ndarray], each: bool) -> tuple[np.ndarray, np.ndarray, float]:
-    """Weights `[m]`, targets `[m, classes]` with a smallest value of 0 relative to the predictions, and what is left."""
+    """Weights `[m]`, targets `[m, classes]` whose smallest is 0 relative to the predictions, and what is left."""
     known, free = np.zeros(products.shape[0]), np.zeros(products.shape)
     left = [o.copy() for o in observed]
     a, b = products.adjoint(left)
     direction = (a, b)
     power = float((a**2).sum() + (b**2).sum())
-    start, best = power, np.inf
+    start, sizes = power, []
     for _ in range(_STEPS):
         if power <= 1e-13 * start:
             break
@@ -203,10 +205,9 @@ def _solve(products: _Products, observed: list[np.ndarray], each: bool) -> tuple
         known += step * direction[0]
         free += step * direction[1]
         left = [r - step * i for r, i in zip(left, image, strict=True)]
-        size = sum(float(r @ r) for r in left)
-        if size > best * (1 - 1e-4) and size < 1e-8:
+        sizes.append(sum(float(r @ r) for r in left))
+        if sizes[-1] < _CLOSE or (len(sizes) > 10 and sizes[-1] > sizes[-11] * (1 - _PROGRESS)):
             break
-        best = min(best, size)
         a, b = products.adjoint(left)
         new = float((a**2).sum() + (b**2).sum())
         direction = (a + new / power * direction[0], b + new / power * direction[1])

@@ -137,8 +137,8 @@ class TokenSet(Attack):
         (many, gap), values = found[source]
         if gap < self.gap:
             raise CapabilityError(
-                f"all {len(sizes)} rows of the embedding moved in round {view.round} and no set of them stands out (the "
-                f"widest gap between two of them is a factor of {gap:.2f}, below gap={self.gap:g}): noise, the "
+                f"all {len(sizes)} rows of the embedding moved in round {view.round} and no set of them stands out "
+                f"(the widest gap between two of them is a factor of {gap:.2f}, below gap={self.gap:g}): noise, the "
                 "predictions of a tied head or too many tokens cover which occurred; use 'dager' for a model with "
                 "attention"
             )

@@ -25,8 +25,12 @@ def texts(n, length, vocabulary, each, seed=0, padded=()):
     return Dataset("made", w[:, :-1].copy(), np.ascontiguousarray(y), vocabulary if each else 3, kind=kind)
 
 
+def view_of(helpers, name, data, **more):
+    return dataclasses.replace(helpers.make_view(load(name, data), data.x, data.y, **more), data_kind=data.kind)
+
+
 def attacked(helpers, name, data, attack=None, **more):
-    return (attack or DAGER()).run(helpers.make_view(load(name, data), data.x, data.y, **more))
+    return (attack or DAGER()).run(view_of(helpers, name, data, **more))
 
 
 def same(found, data):
@@ -64,6 +68,14 @@ def test_classes_of_sequences_are_told_by_the_last_place(helpers):
     assert same(finding, data)
 
 
+def test_an_encoder_is_searched_whole(helpers):
+    data = texts(2, 6, 150, False, 3)
+    assert len(np.unique(data.x)) == data.x.size
+    finding = attacked(helpers, "bert(width=64)", data, DAGER(seconds=30))
+    assert finding.extra["exact"], finding.extra["reason"]
+    assert same(finding, data)
+
+
 def test_more_tokens_than_the_width_are_not_claimed(helpers):
     data = texts(5, 8, 150, True, 6)
     finding = attacked(helpers, "gpt(width=32)", data, DAGER(seconds=5, beam=8))
@@ -75,7 +87,7 @@ def test_more_tokens_than_the_width_are_not_claimed(helpers):
 
 def test_noise_is_not_claimed(helpers):
     data = texts(1, 8, 60, True, 7)
-    view = helpers.make_view(load("gpt(width=32)", data), data.x, data.y)
+    view = view_of(helpers, "gpt(width=32)", data)
     noise = np.random.default_rng(0).normal(0, np.std(view.observed), view.observed.shape).astype(np.float32)
     finding = attacked(helpers, "gpt(width=32)", data, DAGER(seconds=5, beam=8), observed=view.observed + noise)
     assert not finding.extra["exact"]
@@ -84,7 +96,7 @@ def test_noise_is_not_claimed(helpers):
 
 def test_scaling_the_update_as_clipping_does_stops_nothing(helpers):
     data = texts(2, 8, 150, True, 8)
-    view = helpers.make_view(load("gpt(width=32)", data), data.x, data.y)
+    view = view_of(helpers, "gpt(width=32)", data)
     finding = attacked(helpers, "gpt(width=32)", data, observed=(view.observed * 0.01).astype(np.float32))
     assert same(finding, data)
     assert not finding.extra["exact"]  # the replay knows of no clipping
@@ -92,7 +104,7 @@ def test_scaling_the_update_as_clipping_does_stops_nothing(helpers):
 
 def test_sparse_updates_hide_the_span(helpers):
     data = texts(2, 8, 60, True, 9)
-    view = helpers.make_view(load("gpt(width=32)", data), data.x, data.y)
+    view = view_of(helpers, "gpt(width=32)", data)
     least = np.quantile(np.abs(view.observed), 0.9)
     kept = np.where(np.abs(view.observed) >= least, view.observed, 0).astype(np.float32)
     finding = attacked(helpers, "gpt(width=32)", data, DAGER(seconds=5, beam=8), observed=kept)
@@ -110,8 +122,7 @@ def test_a_frozen_attention_and_a_model_without_one_are_refused(helpers):
         attacked(helpers, "gpt(width=16)", data, observed=observed)
     with pytest.raises(CapabilityError, match="takes no tokens"):
         DAGER().run(helpers.make_view(helpers.dense(), np.zeros((1, 8, 8, 1)), [0]))
+    sgd = Procedure.fedsgd()
+    adam = sgd.model_copy(update={"client": sgd.client.model_copy(update={"kind": "adam"})})
     with pytest.raises(CapabilityError, match="adam"):
-        adam = Procedure.fedsgd().model_copy(
-            update={"client": Procedure.fedsgd().client.model_copy(update={"kind": "adam"})}
-        )
         attacked(helpers, "gpt(width=16)", data, procedure=adam)
