@@ -109,20 +109,23 @@ def test_relaxed_targets_at_the_truth_are_the_client_s(helpers, models):
     assert (model.task.harden(relaxed.numpy()) == y).all()
 
 
-def test_tag_finds_a_sentence(view):
-    finding = TAG(optimizer=Adam(steps=500, learning_rate=0.1, decay="linear", warmup=20)).run(view, seed=1)
-    assert (finding.x == text()[0]).mean() >= 5 / 6
+@pytest.mark.slow
+def test_tag_finds_a_sentence(helpers):
+    x, y = text()
+    model = load("gpt", Dataset("made", *text(4), 2, kind=KIND))
+    finding = TAG().run(view_of(helpers, model, x, y), seed=1)
+    assert (finding.x == x).mean() >= 5 / 6
 
 
-def test_lamp_finds_a_sentence_and_none_where_the_update_is_noise(helpers, view):
-    draws = np.random.default_rng(0)
-    noise = draws.normal(size=view.update_size).astype(np.float32)
+def test_lamp_finds_a_sentence_and_none_where_the_update_is_noise(helpers, models):
+    x, y = text(seed=1)
+    view = view_of(helpers, models["classes"], x, y)
+    noise = np.random.default_rng(0).normal(size=view.update_size).astype(np.float32)
     lamp = LAMP(
-        optimizer=Adam(steps=400, learning_rate=0.1, decay="linear"),
+        optimizer=Adam(steps=500, learning_rate=0.1, decay="linear"),
         initializer=Points(draws=20, permutations=20),
-        moves=Reorder(every=50, candidates=10),
+        moves=Reorder(candidates=10),
     )
-    x = text()[0]
     assert (lamp.run(view, seed=1).x == x).mean() >= 5 / 6
     spoiled = lamp.run(dataclasses.replace(view, observed=noise), seed=1)
     assert (spoiled.x == x).mean() < 0.5
@@ -151,9 +154,9 @@ def test_points_refuse_images(helpers):
 
 
 def test_parts_that_do_not_fit_are_named():
-    with pytest.raises(ParameterError, match="start from points"):
+    with pytest.raises(ValueError, match="start from points"):
         TAG(initializer="normal")
-    with pytest.raises(ParameterError, match="takes no moves"):
+    with pytest.raises(ValueError, match="takes no moves"):
         LAMP(optimizer="lbfgs")
 
 
@@ -165,10 +168,19 @@ def test_lengths_are_told_or_read_off_the_positions(helpers, models):
     assert list(Embedding().lengths_of(told)) == [5, 3]
     assert list(Embedding(lengths="full").lengths_of(told)) == [6, 6]
     rows = told.model.spec.unflatten_numpy(told.weights)[told.model.embedding.table]
-    for distance in ("cosine", "euclidean"):
+    for distance in ("inputs", "cosine", "euclidean"):
         assert (Embedding(distance=distance).found(told, rows[x]) == x).all()
     shorter = Embedding().found(told, rows[np.zeros_like(x)])
     assert ((shorter == 0) == (x == 0)).all()  # padding beyond the end and nowhere else
+
+
+def test_what_a_normalization_forgets_is_not_asked_of_a_point(view):
+    x = text()[0]
+    parts = view.model.spec.unflatten_numpy(view.weights)
+    rows, positions = parts[view.model.embedding.table], parts[view.model.embedding.positions]
+    points = 0.2 * (rows[x] + positions) + 0.05 - positions
+    assert (Embedding().found(view, points) == x).all()
+    assert (Embedding(distance="cosine").found(view, points) != x).any()
 
 
 def test_rows_of_the_table_that_moved_are_all_tokens_there_can_be(view):
@@ -229,22 +241,22 @@ def test_a_language_model_puts_words_in_order_where_the_update_cannot(view):
     assert (Embedding().found(view, points) == x).all()
 
 
-def test_the_language_model_s_probabilities_sum_to_one_and_follow_witten_and_bell():
+def test_the_language_model_mixes_orders_as_witten_and_bell_do():
     seen = np.array([[1, 2, 3], [1, 2, 0]])
     model = NGrams(*(tuple(tf.constant(a) for a in part) for part in count(seen, 4, 0)))
-    # After "1 2" come 3 and the end, once each: (1 + 2 p(3 | 2)) / 4, and likewise down to 1 / 5.
-    single = (1 + 4 * 0.2) / (7 + 4)  # 7 tokens in all, ends among them, of 4 kinds
-    pair = (1 + 2 * single) / (2 + 2)
-    wanted = (1 + 2 * pair) / (2 + 2)
-    with_end = nats(model, tf.constant([[1, 2, 3]]), tf.ones([1, 3], "float64"), 4)
-    ended = nats(model, tf.constant([[1, 2, 0]]), tf.constant([[1.0, 1, 0]], "float64"), 4)
-    start = 2 * float(ended[0] * 3 / 2)  # of no use but to show that both are finite
-    assert np.isfinite(start)
-    first = -np.log([(2 + 1 * ((2 + 1 * ((2 + 4 * 0.2) / 11)) / 3)) / 3]).item()
-    second = -np.log([(2 + 1 * ((2 + 1 * ((2 + 4 * 0.2) / 11)) / 3)) / 3]).item()
-    last = -np.log((1 + 1 * ((1 + 1 * ((2 + 4 * 0.2) / 11)) / 2)) / 2)
-    np.testing.assert_allclose(float(with_end[0]) * 4, first + second - np.log(wanted) + last)
-    assert perplexity(count(seen, 4, 0), seen, 4, 0) < perplexity(count(seen, 4, 0), seen[:, ::-1] + 0, 4, None)
+    # Seven tokens were counted, ends among them, of four kinds; each of the five there can be has a share besides.
+    one, two, end = ((times + 4 / 5) / (7 + 4) for times in (2, 2, 2))
+    three = (1 + 4 / 5) / (7 + 4)
+    first = (2 + (2 + one) / 3) / 3  # 1 is all that begins, twice
+    second = (2 + (2 + two) / 3) / 3  # 2 is all that follows 1
+    third = (1 + 2 * (1 + 2 * three) / 4) / 4  # after 2 come 3 and the end, once each
+    ends = (1 + 2 * (1 + 2 * end) / 4) / 4
+    last = (1 + (1 + end) / 2) / 2  # after 3 the end
+    longer = nats(model, tf.constant([[1, 2, 3]]), tf.ones([1, 3], "float64"), 4)
+    shorter = nats(model, tf.constant([[1, 2, 0]]), tf.constant([[1.0, 1, 0]], "float64"), 4)
+    np.testing.assert_allclose(longer, -np.log([first * second * third * last]) / 4)
+    np.testing.assert_allclose(shorter, -np.log([first * second * ends]) / 3)
+    assert perplexity(count(seen, 4, 0), seen, 4, 0) < perplexity(count(seen, 4, 0), seen[:, ::-1], 4, None)
 
 
 def test_a_language_model_refuses_what_is_no_text_of_its_vocabulary():

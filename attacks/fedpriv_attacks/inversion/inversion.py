@@ -62,7 +62,9 @@ InitializerPart = Annotated[Initializer, read("initializer"), saved]
 CoordinatesPart = Annotated[Coordinates, read("coordinates"), saved]
 LabelsPart = Annotated[LabelInference, read("labels"), saved]
 OptimizerPart = Annotated[Optimizer, read("optimizer"), saved]
-MovesPart = Annotated[Moves | None, read("moves"), saved]
+MovesPart = Annotated[
+    Moves | None, BeforeValidator(lambda v: create("moves", v), json_schema_input_type=WRITTEN | None), saved
+]
 
 
 class Inversion(Attack):

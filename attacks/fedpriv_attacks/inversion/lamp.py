@@ -27,7 +27,13 @@ class LAMP(Inversion):
     """Cosine of the gradients, tensor by tensor, with a language model that decides among orders of the tokens.
 
     Balunovic, Dimitrov, Jovanovic, Vechev 2022, "LAMP: Extracting Text from Gradients with Language Model Priors",
-    NeurIPS, arXiv 2202.08827.
+    NeurIPS, arXiv 2202.08827. `lamp(objective=squared_and_absolute)` is the paper's other variant. Of several sequences
+    it takes the lengths to be known (`sequence_lengths`), and without that, all to be as long as the longest.
+
+    Differs from the paper: the language model is counted in the adversary's auxiliary text and not GPT-2, and is left
+    out where there is none; 100 starts and orders of them are tried, not 500; tensors that rounding alone moved do not
+    count; and the nearest token is that of the first attention's inputs
+    (`coordinates=embedding(distance=cosine)` is the paper's).
     """
 
     name: ClassVar[str] = "lamp"

@@ -37,9 +37,12 @@ class Embedding(Coordinates):
     kind: ClassVar[str] = "embedding"
     space: ClassVar[str] = "points"
 
-    distance: Literal["cosine", "euclidean"] = Field(
-        default="cosine",
-        description="what the row nearest to a point is: the one of the smallest angle, or of the smallest distance.",
+    distance: Literal["inputs", "cosine", "euclidean"] = Field(
+        default="inputs",
+        description="what the row nearest to a point is: the one of the smallest angle or distance; or (`inputs`) the "
+        "one that at this place makes an input of the first attention nearest to the point's, which is all that most "
+        "models see of it: a layer normalization forgets length and mean of a point with its position added. Without "
+        "attentions it is the angle.",
     )
     table: Literal["left_out", "tokens"] = Field(
         default="left_out",
@@ -170,29 +173,36 @@ class Embedding(Coordinates):
 
     def found(self, view: View, x: np.ndarray) -> np.ndarray:
         """Token numbers `[n, length]` of what entered the model; not finite where that is not."""
-        kind, rows = view.data_kind, table_of(view)
+        kind, model = view.data_kind, view.model
         assert isinstance(kind, Tokens)
-        _, present, possible = self.tensors(view)
-        points = np.asarray(x, np.float64)[..., : rows.shape[1]]
-        scores = points @ rows.T
-        if self.distance == "cosine":
-            scores /= np.maximum(np.linalg.norm(rows, axis=1), 1e-30)
-        else:
-            scores -= 0.5 * np.square(rows).sum(1)
-        tokens = np.argmax(np.where(possible > 0, scores, -np.inf), -1).astype(np.float64)
-        tokens = np.where(np.isfinite(points).all(-1), tokens, np.nan)
+        dtype = model.spec.dtype
+        tensors = tuple(tf.constant(t, dtype) for t in self.tensors(view))
+        points = np.asarray(x, dtype)[..., : width(model)]
+        finite = np.isfinite(points).all(-1)
+        weights = tf.constant(view.weights, dtype)
+        tokens = self.nearest(tf.constant(np.where(finite[..., None], points, 0)), weights, tensors, model).numpy()
+        tokens = np.where(finite, tokens.astype(np.float64), np.nan)
+        present = tensors[1].numpy()
         return tokens if kind.padding is None else np.where(present > 0, tokens, kind.padding)
 
-    def nearest(self, x: Examples, weights: Flat, tensors: tuple[Tensor, ...], model: Model) -> Tensor:
-        """`found` for any number of batches `[..., length, width]`, in a graph; also beyond the sequences' ends."""
-        unit, _, possible = tensors
-        rows = model.spec.unflatten(weights)[_where(model).table]
-        scores = tf.einsum("...w,vw->...v", x * unit, rows)
-        if self.distance == "cosine":
-            scores *= tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(rows), 1), 1e-30))
+    def nearest(self, points: Examples, weights: Flat, tensors: tuple[Tensor, ...], model: Model) -> Tensor:
+        """The token nearest to each point `[m, length, width]`, int32 `[m, length]`, whether there is one or not."""
+        _, _, possible = tensors
+        parts = model.spec.unflatten(weights)
+        rows = parts[_where(model).table]
+        if self.distance == "inputs" and model.attention:
+            length, count = points.shape[1], rows.shape[0]
+            inputs = model.attention[0].inputs
+            rows = inputs(parts, tf.repeat(rows[:, None], length, 1))
+            scores = tf.einsum("nlw,vlw->nlv", inputs(parts, points), rows)
+            scores -= 0.5 * tf.transpose(tf.reshape(tf.reduce_sum(tf.square(rows), 2), [count, length]))
         else:
-            scores -= 0.5 * tf.reduce_sum(tf.square(rows), 1)
-        never = tf.constant(-np.inf, x.dtype)
+            scores = tf.einsum("nlw,vw->nlv", points, rows)
+            if self.distance == "euclidean":
+                scores -= 0.5 * tf.reduce_sum(tf.square(rows), 1)
+            else:
+                scores *= tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(rows), 1), 1e-30))
+        never = tf.constant(-np.inf, points.dtype)
         return tf.argmax(tf.where(possible > 0, scores, never), -1, tf.int32)
 
     def _shifts(self, task: Task) -> bool:

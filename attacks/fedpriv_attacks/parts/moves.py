@@ -166,9 +166,10 @@ class Reorder(Moves):
         assert isinstance(kind, Tokens)
         assert isinstance(coordinates, Embedding)
         c, n, length = candidates.shape[:3]
-        tokens = coordinates.nearest(candidates, ground.weights, ground.tensors, ground.static.model)
+        points = tf.reshape(candidates, [c * n, length, candidates.shape[3]]) * ground.tensors[0]
+        tokens = coordinates.nearest(points, ground.weights, ground.tensors, ground.static.model)
         present = tf.tile(ground.tensors[1], [c, 1])
-        found = nats(unflat(ground.own), tf.reshape(tokens, [c * n, length]), present, kind.vocabulary)
+        found = nats(unflat(ground.own), tokens, present, kind.vocabulary)
         return self.language * tf.reduce_mean(tf.reshape(found, [c, n]), 1)
 
 
