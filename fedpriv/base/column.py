@@ -19,6 +19,7 @@ class Column:
       format: a format specification, such as ".1f".
       cap: values from here on are all as good as each other, and printed as "cap or more"; None where there is none.
       description: one plain sentence.
+      together: whether it says what was found of a batch as a whole, whichever example it is of.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Column:
     format: str = ".3g"
     cap: float | None = None
     description: str = ""
+    together: bool = False
 
     @property
     def title(self) -> str:

@@ -235,6 +235,7 @@ def attack(
         check_folder(out)
     weights = None if checkpoint is None else _trained(checkpoint, setting)
     staged = make_stage(setting, seed, weights)
+    asked = asked.about(staged.exposure.data.kind.measured)
     adversary, federation = staged.exposure.adversary, staged.exposure.federation
     check_taps(federation, [Tap(adversary)])
 

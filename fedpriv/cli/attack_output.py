@@ -38,6 +38,7 @@ class Gathered:
       refused: trials that it did not apply to.
       rows: one an image, or whatever the goal's scores are about.
       pictures: originals, reconstructions `[n, h, w, c]` and captions of the first trials, as many as the grid shows.
+      texts: likewise, of texts: each as its tokens, or None.
       ways: progress of each trial, without its images.
       first: the first finding with a path, and its originals.
       warned: what defenses had to say, by run and trial.
@@ -52,6 +53,7 @@ class Gathered:
     refused: list[Inapplicable] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     pictures: list[tuple[Array, Array, list[str]]] = field(default_factory=list)
+    texts: list[tuple[list[list[str]], list[list[str] | None], list[str]]] = field(default_factory=list)
     ways: list[Progress] = field(default_factory=list)
     first: tuple[Finding, Array] | None = None
     warned: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
@@ -85,7 +87,9 @@ class Gathered:
         found = aligned(finding, score, truth.kind)
         for i, row in enumerate(rows):  # examples that are no pictures are read as text
             if i < len(truth.x) and (original := truth.kind.text(truth.x[i])) is not None:
-                row |= {"original": original, "found": None if found is None else truth.kind.text(found[i])}
+                made = found[i] if found is not None and truth.kind.claimed(found[i][None])[0] else None
+                row |= {"original": original, "found": None if made is None else truth.kind.text(made)}
+        self._keep_texts(found, score, truth, run)
         drawable = truth.x.ndim == 4 and truth.x.shape[-1] in (1, 3)
         if drawable and found is not None and shown < GRID and run == self.runs[0]:
             self.pictures.append((truth.x, found, quality_captions(score)))
@@ -109,6 +113,15 @@ class Gathered:
         from fedpriv.metrics.cells import by_column
 
         return by_column(self.cells, self.cell_runs) if self.cells else []
+
+    def _keep_texts(self, found: Array | None, score: Score, truth: Truth, run: int) -> None:
+        from fedpriv.figures.text_grid import text_captions
+
+        originals = [words for x in truth.x if (words := truth.kind.words(x)) is not None]
+        shown = sum(len(x) for x, _, _ in self.texts)
+        if not originals or found is None or shown >= GRID or run != self.runs[0]:
+            return
+        self.texts.append((originals, [truth.kind.words(x) for x in found], text_captions(score)))
 
     def summary(self) -> Row:
         """Of all trials that the attack applied to, and how many it did not; of rows of a table, by column too."""
@@ -149,6 +162,8 @@ class Gathered:
                 yield "roc", roc_curves({self.attack: ranked})
         if self.pictures:
             yield "reconstructions", self._grid()
+        if self.texts:
+            yield "reconstructions", self._text_grid()
         if "reconstructions" not in self.goal.draws:
             return
         if self.cells:
@@ -193,6 +208,15 @@ class Gathered:
         originals, found = (np.concatenate([p[k] for p in self.pictures])[:GRID] for k in (0, 1))
         captions = [text for _, _, texts in self.pictures for text in texts][:GRID]
         return reconstruction_grid(originals, {"reconstruction": found}, {"reconstruction": captions})
+
+    def _text_grid(self) -> Any:
+        from fedpriv.figures.text_grid import text_grid
+
+        originals = [words for texts, _, _ in self.texts for words in texts][:GRID]
+        found = [words for _, texts, _ in self.texts for words in texts][:GRID]
+        captions = [text for _, _, texts in self.texts for text in texts][:GRID]
+        label = f"Reconstruction by {self.attack}"
+        return text_grid(originals, {label: found}, {label: captions})
 
 
 def show_row(row: Row, number: int, unit: str, columns: Sequence[Column], json_lines: bool) -> None:

@@ -245,7 +245,9 @@ def _brief(step: Step) -> str:
     if step.job.kind == "train":
         accuracy = step.outcome.facts.get("accuracy")
         return "" if accuracy is None else f"accuracy {accuracy:.3f}"
-    goal = step.job.cell.setting.made_goal()
+    from fedpriv.experiment.arm import worded
+
+    goal = worded(step.job.cell.setting.made_goal(), step.outcome)
     assert goal is not None
     scores = [goal.load(s) for s in step.outcome.scores if not s.get("inapplicable")]
     refused = len(step.outcome.scores) - len(scores)

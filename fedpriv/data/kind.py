@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -12,9 +14,31 @@ from fedpriv.base.column import Column
 from fedpriv.base.errors import DataError
 from fedpriv.base.lazy import tf
 from fedpriv.base.plugin import Plugin
-from fedpriv.base.types import Array, Examples
+from fedpriv.base.types import Array, Examples, Row
 
 Shape = tuple[Annotated[int, Field(ge=1)], ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is said of a kind's examples where the examples themselves are not at hand, as in a report.
+
+    Attributes:
+      noun: what one is called.
+      columns: what a score of one gives.
+    """
+
+    noun: str
+    columns: tuple[Column, ...]
+
+    def dump(self) -> Row:
+        """As JSON can hold it."""
+        return {"noun": self.noun, "columns": [asdict(c) for c in self.columns]}
+
+    @classmethod
+    def load(cls, saved: Mapping[str, Any]) -> Measured:
+        """What `dump` made."""
+        return cls(saved["noun"], tuple(Column(**c) for c in saved["columns"]))
 
 
 class Kind(Plugin):
@@ -47,6 +71,11 @@ class Kind(Plugin):
     def columns(self) -> tuple[Column, ...]:
         """What `score` gives, in its order; the first says most."""
 
+    @property
+    def measured(self) -> Measured:
+        """What one is called, and its columns."""
+        return Measured(self.noun, self.columns)
+
     @abstractmethod
     def checked(self, x: np.ndarray, where: str) -> np.ndarray:
         """Examples `[n, *shape]` as they are kept: contiguous, in a type that `unit_floats` reads.
@@ -63,6 +92,12 @@ class Kind(Plugin):
     def settle(self, x: np.ndarray) -> np.ndarray:
         """The valid examples nearest to `x [n, *shape]`; what is not finite stays so."""
 
+    def claimed(self, x: np.ndarray) -> np.ndarray:
+        """Which of reconstructions `[n, *shape]` are any, bool `[n]`: by default those that are finite throughout."""
+        x = np.asarray(x)
+        finite: np.ndarray = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
+        return finite
+
     @abstractmethod
     def from_unit(self, u: Examples | Array) -> Examples | Array:
         """Values in [0, 1] `[n, *shape]`, arrays or tensors, stretched to each value's range; 0.5 is its middle."""
@@ -78,6 +113,15 @@ class Kind(Plugin):
     @abstractmethod
     def score(self, original: np.ndarray, found: np.ndarray) -> dict[str, float | None]:
         """How near one settled example is to its original, by the names of `columns`; None where undefined."""
+
+    def score_batch(self, originals: np.ndarray, found: np.ndarray) -> list[dict[str, float | None]]:
+        """What can only be said of a batch as a whole, laid over each original's `score`; by default nothing.
+
+        Args:
+          originals: `[n, *shape]`.
+          found: all that was found, settled and finite, `[m, *shape]`; matched or not.
+        """
+        return [{} for _ in originals]
 
     @abstractmethod
     def missing(self, original: np.ndarray) -> dict[str, float | None]:
@@ -98,6 +142,10 @@ class Kind(Plugin):
 
     def text(self, x: np.ndarray) -> str | None:
         """One example in words, or None where numbers say as much."""
+        return None
+
+    def words(self, x: np.ndarray) -> list[str] | None:
+        """One example as a text to draw, place by place, "" for places without a token; None where it is no text."""
         return None
 
 

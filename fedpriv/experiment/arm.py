@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedpriv.base.types import Row
+from fedpriv.data.kind import Measured
 from fedpriv.experiment.experiment import Cell
 from fedpriv.experiment.work import Outcome
 from fedpriv.metrics.cells import Cells
@@ -142,8 +143,10 @@ class Arm:
 
     @cached_property
     def goal(self) -> Goal | None:
-        """What its attack was asked; None where nothing is attacked."""
-        return self.results[0].cell.setting.made_goal() if self.results else None
+        """What its attack was asked, in the words of what was attacked; None where nothing is."""
+        if not self.results:
+            return None
+        return worded(self.results[0].cell.setting.made_goal(), self.results[0].attacked)
 
     @property
     def refused(self) -> list[ViewResult]:
@@ -247,10 +250,19 @@ def attacked_arms(arms: Sequence[Arm]) -> list[Arm]:
     return [a for a in arms if a.goal is not None and a.row().get(a.goal.headline) is not None]
 
 
+def worded(goal: Goal | None, outcome: Outcome | None) -> Goal | None:
+    """A goal in the words and columns of the examples that were attacked."""
+    saved = None if outcome is None else outcome.facts.get("examples")
+    return goal if goal is None or saved is None else goal.about(Measured.load(saved))
+
+
 def by_goal(arms: Sequence[Arm]) -> list[list[Arm]]:
-    """The arms of each goal that is asked, those without an attack with every goal's."""
-    goals = list(dict.fromkeys(a.goal.name for a in arms if a.goal is not None))
-    return [[a for a in arms if a.goal is None or a.goal.name == name] for name in goals] or [list(arms)]
+    """The arms of each goal that is asked, of each kind of examples it has columns for; those without an attack with
+    every one."""
+    goals = list(dict.fromkeys((a.goal.name, a.goal.curves) for a in arms if a.goal is not None))
+    return [[a for a in arms if a.goal is None or (a.goal.name, a.goal.curves) == asked] for asked in goals] or [
+        list(arms)
+    ]
 
 
 def arm_units(arm: Arm) -> int:

@@ -29,6 +29,7 @@ IN_WORDS = (
     "defense_notes",
     "warnings",
     "attack_warnings",
+    "examples",
 )
 
 

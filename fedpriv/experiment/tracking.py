@@ -7,6 +7,7 @@ from typing import Protocol
 
 from fedpriv.base.errors import ExperimentError, ParameterError, did_you_mean, reason
 from fedpriv.base.types import Row
+from fedpriv.experiment.arm import worded
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.runner import Step
 
@@ -45,7 +46,7 @@ def _numbers(step: Step) -> tuple[dict[str, float], list[Row]]:
         k: float(v) for k, v in step.outcome.facts.items() if isinstance(v, int | float) and not isinstance(v, bool)
     }
     if step.outcome.scores:
-        goal = step.job.cell.setting.made_goal()
+        goal = worded(step.job.cell.setting.made_goal(), step.outcome)
         assert goal is not None
         scores = [goal.load(s) for s in step.outcome.scores if not s.get("inapplicable")]
         row = goal.summarize(scores) if scores else {}

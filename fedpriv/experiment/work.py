@@ -12,6 +12,7 @@ import numpy as np
 from fedpriv.base.atomic import jsonable
 from fedpriv.base.errors import LedgerError
 from fedpriv.base.types import Row
+from fedpriv.data.kind import Kind
 from fedpriv.defense.codec import Codec
 from fedpriv.defense.protocol import Protocol
 from fedpriv.defense.stations import Defense, Station, labels
@@ -46,7 +47,9 @@ class Outcome:
         `measures`, and of rows of a table the `cells`; or, where the attack does not apply, the reason as
         `inapplicable`, and how many `units` it is about.
       rounds: of the training, one row each.
-      arrays: `weights` of a training; `originals` and `found` of an attack, and the `strip_...` of its film strip.
+      arrays: `weights` of a training; `originals` and `found` of an attack, and the `strip_...` of its film strip. Of
+        texts `words` and `found_words` `[n, length]`, "" for places without a token, and `found_known` `[n]`, whether
+        there is one.
       seconds: wall-clock.
     """
 
@@ -102,6 +105,12 @@ def _notes(federation: Federation) -> Row:
         "defense_notes": federation.line.notes(),
     }
     return notes | ({"simulated": simulated} if simulated else {})
+
+
+def _measured(goal: Goal, kind: Kind) -> Row:
+    """What reports must know of the examples, where the goal has other columns for them than for images."""
+    examples = kind.measured
+    return {} if goal.about(examples) is goal else {"examples": examples.dump()}
 
 
 def _utility(history: History, setting: Setting) -> Row:
@@ -164,6 +173,7 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
         "replayed": sorted(label for label in always if not label.startswith(NOISE)),
         "threat": threat,
         **_notes(staged.exposure.federation),
+        **_measured(goal, staged.exposure.data.kind),
         **images,
         **attack_bounds(setting, staged, seed),
     }
@@ -182,6 +192,7 @@ class _Gathered:
     scores: list[Row] = field(default_factory=list)
     originals: list[np.ndarray] = field(default_factory=list)
     found: list[np.ndarray] = field(default_factory=list)
+    words: list[tuple[list[str], list[str] | None]] = field(default_factory=list)
     replayed: list[set[str]] = field(default_factory=list)
     strip: dict[str, np.ndarray] = field(default_factory=dict)
     warned: dict[int, tuple[str, ...]] = field(default_factory=dict)
@@ -218,6 +229,10 @@ class _Gathered:
             matched = aligned(result.finding, result.score, truth.kind)
         self.originals.append(truth.x)
         self.found.append(np.full_like(truth.x, np.nan) if matched is None else matched)
+        pairs = zip(self.originals[-1], self.found[-1], strict=True)
+        self.words += [
+            (original, truth.kind.words(b)) for a, b in pairs if (original := truth.kind.words(a)) is not None
+        ]
 
     def _keep_way(self, finding: Finding, truth: Truth) -> None:
         """Quality along the attack's way; of the first one the examples as well."""
@@ -236,6 +251,12 @@ class _Gathered:
     def arrays(self) -> dict[str, np.ndarray]:
         if not self.originals:
             return self.strip
+        if self.words:
+            originals, found = zip(*self.words[: self.keep_images], strict=True)
+            known = [words is not None for words in found]
+            blank = [words or [""] * len(original) for original, words in zip(originals, found, strict=True)]
+            made = {"words": np.array(originals), "found_words": np.array(blank), "found_known": np.array(known)}
+            return made | self.strip
         kept = {"originals": self.originals, "found": self.found}
         return {name: np.concatenate(parts)[: self.keep_images] for name, parts in kept.items()} | self.strip
 

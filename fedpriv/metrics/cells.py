@@ -82,8 +82,8 @@ def cells(finding: Finding, score: Score, truth: Truth, keep: int) -> Cells | No
         tuple(f.name for f in kind.fields),
         kind.right(truth.x, found),
         unsure,
-        tuple(map(tuple, kind.words(truth.x[:keep]))),
-        tuple(map(tuple, kind.words(found[:keep]))),
+        tuple(map(tuple, kind.cell_texts(truth.x[:keep]))),
+        tuple(map(tuple, kind.cell_texts(found[:keep]))),
     )
 
 

@@ -42,7 +42,7 @@ def match(reconstructions: ArrayLike, originals: ArrayLike, kind: Kind | None = 
         )
     if not np.isfinite(true).all():
         raise ParameterError("originals to match must be finite; these hold infinities or not-a-number")
-    finite = np.isfinite(found).reshape(len(found), -1).all(axis=1)
+    finite = np.isfinite(found).reshape(len(found), -1).all(axis=1) if kind is None else kind.claimed(found)
     with np.errstate(invalid="ignore"):
         cost = squared_errors(found, true) if kind is None else kind.costs(found, true)
     bounded = cost[:, finite]

@@ -5,9 +5,9 @@ Reconstructions are matched to originals one-to-one, then scored by the columns 
 - Everybody knows what examples of a kind look like, so reconstructions are made valid first (images are clipped to
   [0, 1], categories of a row one-hot).
 - A reconstruction that is not finite (the attack diverged), or that is missing, counts as a failure of the worst
-  possible quality: of an image MSE 1, PSNR 0 dB, SSIM 0. It stays in every mean, so that diverging is never an
-  advantage. An extra metric has no known worst value; it takes what a black, a white, a grey or a noise image would
-  get, whichever is worst.
+  possible quality: of an image MSE 1, PSNR 0 dB, SSIM 0; of a text no token right. It stays in every mean, so that
+  diverging is never an advantage. An extra metric has no known worst value; it takes what a black, a white, a grey or
+  a noise image would get, whichever is worst.
 - More reconstructions than originals: only the first n count, in the attack's own order. Letting the truth choose
   among spare guesses would reward guessing.
 """
@@ -49,7 +49,7 @@ class ImageScore:
       mse: mean squared error; None without reconstructions.
       success: PSNR at or above the threshold; None without reconstructions.
       finite: whether a finite reconstruction was matched to it; None without reconstructions.
-      label: its true label, or target.
+      label: its true label, or target; None where a target is itself a sequence.
       label_found: the label claimed for it; None if none was, or if only labels are claimed and it is not found.
       label_right: whether they agree; None if the attack claims no labels.
       extra: values of extra metrics by name, and of those columns of its kind that are none of the above; empty
@@ -62,7 +62,7 @@ class ImageScore:
     mse: float | None
     success: bool | None
     finite: bool | None
-    label: int
+    label: int | None
     label_found: int | None
     label_right: bool | None
     extra: Mapping[str, float] = field(default_factory=dict)
@@ -76,7 +76,8 @@ class Score:
       images: one entry an original, in the truth's order.
       matched: int `[n]`: index of each original's reconstruction, -1 for none; None without reconstructions.
       threshold_db: PSNR from which a reconstruction is a success.
-      label_accuracy: labels found, matched one-to-one whatever image they came with; None if none are claimed.
+      label_accuracy: labels found, matched one-to-one whatever image they came with; None if none are claimed, or if
+        targets are sequences: these are the tokens that follow, which the texts say as well.
       label_existence: fraction of all classes rightly said to be in the batch or not (`fedpriv.metrics.labels`); None
         where that was not asked.
       seconds: wall-clock of the attack on the whole batch, without compilation where the attack tells it apart.
@@ -86,6 +87,7 @@ class Score:
       objective: the attack's own final objective.
       surplus: reconstructions beyond the number of originals, not counted.
       metrics: extra metrics by name, and whether higher is better.
+      noun: what one original is called, such as "image".
     """
 
     images: tuple[ImageScore, ...]
@@ -100,12 +102,14 @@ class Score:
     surplus: int = 0
     metrics: Mapping[str, bool] = field(default_factory=dict)
     label_existence: float | None = None
+    noun: str = "image"
 
     def rows(self, **columns: Any) -> list[Row]:
         """One flat dict an image; `columns` (such as the seed or the defense) come first in each.
 
         `batch`, `seconds`, `compile_seconds`, `evaluations` and `restarts` are those of the whole batch: add them
-        up over batches, not over rows. Values may be infinite or None; `fedpriv.base.atomic.jsonable` makes them JSON.
+        up over batches, not over rows. Examples that have no PSNR are numbered under their noun, and have no columns of
+        images. Values may be infinite or None; `fedpriv.base.atomic.jsonable` makes them JSON.
         """
         shared = {
             "batch": len(self.images),
@@ -114,10 +118,12 @@ class Score:
             "evaluations": self.evaluations,
             "restarts": self.restarts,
         }
-        names = [f.name for f in fields(ImageScore) if f.name != "extra"]
+        names = {f.name: f.name for f in fields(ImageScore) if f.name != "extra"}
+        if self.matched is not None and all(image.psnr is None for image in self.images):
+            names = {"image": self.noun} | {n: n for n in names if n not in ("image", *_FIELDS)}
         empty = dict.fromkeys(self.metrics)
         return [
-            {**columns, **{name: getattr(image, name) for name in names}, **empty, **image.extra, **shared}
+            {**columns, **{own: getattr(image, n) for n, own in names.items()}, **empty, **image.extra, **shared}
             for image in self.images
         ]
 
@@ -147,7 +153,13 @@ def score(
     n = len(y)
     if finding.x is None and finding.y is None:
         raise ParameterError("this finding claims neither reconstructions nor labels, so there is nothing to score")
-    claimed = None if finding.y is None else np.asarray(finding.y)[:n]
+    sequences = y.ndim > 1
+    if sequences and finding.x is None:
+        raise ParameterError(
+            f"this finding claims targets alone, but targets of shape {list(y.shape[1:])} are no labels to be scored; "
+            f"let the attack claim the {kind.noun}s"
+        )
+    claimed = None if finding.y is None or sequences else np.asarray(finding.y)[:n]
     names = np.issubdtype(y.dtype, np.integer)  # quantities are not found, only approached
     accuracy = None if claimed is None or not names else label_accuracy(claimed, y)
 
@@ -173,7 +185,9 @@ def score(
 
     labels = _labels(claimed, y, matched)
     return Score(
-        images=tuple(ImageScore(i, *qualities[i], y[i].item(), *labels[i], extra[i]) for i in range(n)),
+        images=tuple(
+            ImageScore(i, *qualities[i], None if sequences else y[i].item(), *labels[i], extra[i]) for i in range(n)
+        ),
         matched=matched,
         threshold_db=float(threshold_db),
         label_accuracy=accuracy,
@@ -185,6 +199,7 @@ def score(
         surplus=surplus,
         metrics=_own_columns(kind, finding.x is not None)
         | {name: higher_is_better(metric) for name, metric in metrics.items()},
+        noun=kind.noun,
     )
 
 
@@ -234,6 +249,7 @@ class Summary:
       evaluations_total: gradient evaluations of all attacks.
       evaluations_median: median over batches.
       extra: for each extra metric its `mean`, `interval`, `median`, `best` and `worst`.
+      noun: what one original is called, such as "image".
     """
 
     images: int
@@ -264,16 +280,16 @@ class Summary:
     evaluations_total: int
     evaluations_median: float
     extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    noun: str = "image"
 
     def as_dict(self) -> Row:
         """The fields, by name; extra metrics as `lpips_mean`, `lpips_median` and so on."""
-        flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
+        flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("extra", "noun")}
         return flat | {f"{name}_{key}": v for name, values in self.extra.items() for key, v in values.items()}
 
     def describe(self) -> str:
         """Plain sentences: how many of how many, how good, at what cost."""
-        one = "image" if self.psnr_mean is not None or self.success_rate is None else "example"
-        unit = one if self.images == 1 else f"{one}s"
+        unit = self.noun if self.images == 1 else f"{self.noun}s"
         parts = []
         if self.success_rate is not None and self.success_interval is not None:
             low, high = self.success_interval
@@ -294,7 +310,8 @@ class Summary:
                 parts.append(f"SSIM mean {self.ssim_mean:.3f}, median {self.ssim_median:.3f}")
             parts += [f"{k} mean {v['mean']:.4g}, median {v['median']:.4g}" for k, v in self.extra.items()]
             if self.not_finite:
-                parts.append(f"{self.not_finite} of {self.images} missing or not finite, counted as 0 dB")
+                worst = "as the worst" if self.psnr_mean is None else "as 0 dB"
+                parts.append(f"{self.not_finite} of {self.images} missing or not finite, counted {worst}")
         if self.label_accuracy is not None:
             parts.append(f"{self.label_accuracy:.1%} of {self.images} labels found")
         parts.append(
@@ -389,6 +406,7 @@ def summarize(
         evaluations_total=sum(evaluations),
         evaluations_median=float(np.median(evaluations)),
         extra=extra,
+        noun=scores[0].noun,
     )
 
 
@@ -420,12 +438,13 @@ def success_rate(scores: Sequence[Score]) -> float | None:
 
 def _checked_truth(truth: Truth) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(truth.x, np.float64), np.asarray(truth.y)
-    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or not len(y):
+    if x.ndim < 2 or y.ndim < 1 or len(x) != len(y) or not len(y):
         raise ParameterError(
-            f"a truth needs x [n, ...] and y [n] with n > 0, not shapes {list(x.shape)} and {list(y.shape)}"
+            f"a truth needs x [n, ...] and y [n, ...] with n > 0, not shapes {list(x.shape)} and {list(y.shape)}"
         )
+    whole = np.issubdtype(truth.kind.dtype, np.integer) and bool((x == np.rint(x)).all())
     try:
-        truth.kind.checked(x, "the truth to be scored")
+        truth.kind.checked(x.astype(truth.kind.dtype) if whole else x, "the truth to be scored")
     except DataError as e:
         raise ParameterError(
             f"{e}; the truth must lie in [0, 1], or in the range of its kind. Scale it when loading"
@@ -448,9 +467,11 @@ def _quality(
     """Each original's fields, and its kind's other columns."""
     quality: list[_Quality] = []
     own: list[dict[str, float]] = []
-    for original, which in zip(x, matched, strict=True):
-        finite = bool(which != UNMATCHED and np.isfinite(found[which]).all())
-        values = kind.score(original, found[which]) if finite else kind.missing(original)
+    sound = kind.claimed(found)
+    together = kind.score_batch(x, found[sound])
+    for original, which, shared in zip(x, matched, together, strict=True):
+        finite = bool(which != UNMATCHED and sound[which])
+        values = (kind.score(original, found[which]) if finite else kind.missing(original)) | shared
         psnr, ssim, mse = (values.get(name) for name in _FIELDS)
         quality.append((psnr, ssim, mse, bool(finite and kind.success(values, threshold_db)), finite))
         own.append({name: v for name, v in values.items() if name not in _FIELDS and v is not None})
@@ -472,6 +493,7 @@ def _check_alike(scores: Sequence[Score]) -> None:
         "presence of reconstructions": {s.matched is None for s in scores},
         "presence of labels": {s.label_accuracy is None for s in scores},
         "extra metrics": {tuple(sorted(s.metrics.items())) for s in scores},
+        "what they are of": {s.noun for s in scores},
     }
     for what, kinds in groups.items():
         if len(kinds) > 1:

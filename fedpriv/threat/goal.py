@@ -15,7 +15,7 @@ from fedpriv.base.errors import ParameterError
 from fedpriv.base.plugin import Plugin
 from fedpriv.base.types import Config, Row
 from fedpriv.data.dataset import Dataset
-from fedpriv.data.kind import Kind
+from fedpriv.data.kind import Kind, Measured
 
 if TYPE_CHECKING:
     from fedpriv.threat.attack import Attack, Finding
@@ -71,27 +71,59 @@ class Goal(Plugin):
     comparisons, conclusions and figures know a goal by its columns alone.
     """
 
-    #: What one row of a score is about.
-    unit: ClassVar[str] = "image"
     #: Special figures its scores allow: `reconstructions`, `roc`.
     draws: ClassVar[frozenset[str]] = frozenset()
     #: The column, a share in [0, 1] with an interval, that says how far an attack got.
     headline: ClassVar[str]
-    #: The column that shades a heat table.
-    shade: ClassVar[str]
-    #: What `note` says, in words.
-    noted: ClassVar[str] = ""
-    #: Columns drawn along axes of numbers, the headline first; the last one stands in trade-offs.
-    curves: ClassVar[tuple[str, ...]]
-    #: Columns that are compared unit by unit; the first decides whether one setting leaks more than another.
-    pairs: ClassVar[tuple[str, ...]]
-    #: Whether the first of those is a quality that single units may be drawn with, rather than right or wrong.
-    graded: ClassVar[bool] = False
-    #: What the words of `verdict` mean.
-    rules: ClassVar[tuple[str, ...]] = ()
 
-    #: What a reader of its tables must know.
-    table_note: ClassVar[str] = ""
+    # Class variables in most goals; computed where they go by what the examples are.
+    if TYPE_CHECKING:
+
+        @property
+        def unit(self) -> str:
+            """What one row of a score is about."""
+
+        @property
+        def shade(self) -> str:
+            """The column that shades a heat table."""
+
+        @property
+        def shaded_too(self) -> tuple[str, ...]:
+            """Columns that get a heat table of their own besides."""
+
+        @property
+        def noted(self) -> str:
+            """What `note` says, in words."""
+
+        @property
+        def curves(self) -> tuple[str, ...]:
+            """Columns drawn along axes of numbers, the headline first; the last one stands in trade-offs."""
+
+        @property
+        def pairs(self) -> tuple[str, ...]:
+            """Columns that are compared unit by unit; the first decides whether one setting leaks more than another."""
+
+        @property
+        def rules(self) -> tuple[str, ...]:
+            """What the words of `verdict` mean."""
+
+        @property
+        def table_note(self) -> str:
+            """What a reader of its tables must know."""
+
+    else:
+        unit: ClassVar[str] = "image"
+        shaded_too: ClassVar[tuple[str, ...]] = ()
+        noted: ClassVar[str] = ""
+        rules: ClassVar[tuple[str, ...]] = ()
+        table_note: ClassVar[str] = ""
+
+    #: Whether the first of `pairs` is a quality that single units may be drawn with, rather than right or wrong.
+    graded: ClassVar[bool] = False
+
+    def about(self, examples: Measured) -> Goal:
+        """This goal in the words and columns of what is attacked; itself where they are the same for all kinds."""
+        return self
 
     @abstractmethod
     def columns(self) -> tuple[Column, ...]:

@@ -28,7 +28,7 @@ def test_a_cell_is_right_up_to_the_tolerance():
     found[1, 0] += TOLERANCE + 1e-3
     found[2] = np.nan
     np.testing.assert_array_equal(KIND.right(ROWS, found), [[True, True], [False, True], [False, False]])
-    assert KIND.words(found) == [["43.18", "Graz"], ["53.2", "Linz"], ["", ""]]
+    assert KIND.cell_texts(found) == [["43.18", "Graz"], ["53.2", "Linz"], ["", ""]]
 
 
 def test_cells_follow_the_matching():

@@ -352,7 +352,7 @@ class Columns(Kind):
             made.append(hit & np.isfinite(b).all(axis=1))
         return np.stack(made, axis=1)
 
-    def words(self, x: np.ndarray) -> list[list[str]]:
+    def cell_texts(self, x: np.ndarray) -> list[list[str]]:
         """Rows `[n, width]` in words, a text a column; of a row that is not finite, empty ones."""
         x = np.asarray(x)
         finite = np.isfinite(x).all(axis=1)
@@ -366,7 +366,7 @@ class Columns(Kind):
         """`name=value` of each column."""
         if not np.isfinite(x).all():
             return None
-        (row,) = self.words(np.asarray(x)[None])
+        (row,) = self.cell_texts(np.asarray(x)[None])
         return ", ".join(f"{f.name}={v}" for f, v in zip(self.fields, row))
 
 

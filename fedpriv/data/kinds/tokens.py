@@ -13,6 +13,7 @@ from fedpriv.base.errors import DataError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, Examples
 from fedpriv.data.kind import Kind
+from fedpriv.data.kinds import text_quality
 from fedpriv.data.tokenizer import Tokenizer, read
 
 
@@ -22,8 +23,9 @@ def _read(given: object) -> object:
 
 
 class Tokens(Kind):
-    """A sequence of `length` token numbers below `vocabulary`. A sequence that is right at every place counts as
-    reconstructed. Numbers of tokens are names, so no attack that follows a gradient in them applies as it is.
+    """A sequence of `length` token numbers below `vocabulary`. A text that is right at every place, with nothing where
+    the original is padding, counts as reconstructed. Numbers of tokens are names, so no attack that follows a gradient
+    in them applies as it is.
 
     Attributes:
       length: places of a sequence.
@@ -34,7 +36,7 @@ class Tokens(Kind):
     """
 
     name: ClassVar[str] = "tokens"
-    noun: ClassVar[str] = "sequence"
+    noun: ClassVar[str] = "text"
 
     length: Annotated[int, Field(ge=1)]
     vocabulary: Annotated[int, Field(ge=2)]
@@ -63,15 +65,8 @@ class Tokens(Kind):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The fraction of tokens found."""
-        return (
-            Column(
-                name="token_accuracy",
-                label="Tokens right",
-                format=".3f",
-                description="Fraction of a sequence's places that have the right token.",
-            ),
-        )
+        """ROUGE, tokens right in place, edit distance, and tokens found anywhere in the batch."""
+        return COLUMNS
 
     def checked(self, x: np.ndarray, where: str) -> np.ndarray:
         """int32 `[n, length]`.
@@ -100,6 +95,11 @@ class Tokens(Kind):
         """Rounded and clipped."""
         return np.clip(np.rint(x), 0, self.vocabulary - 1)
 
+    def claimed(self, x: np.ndarray) -> np.ndarray:
+        """Those with a token at any place: not a number is a place that nothing is claimed of."""
+        known: np.ndarray = np.isfinite(np.asarray(x)).any(axis=1)
+        return known
+
     def from_unit(self, u: Examples | Array) -> Examples | Array:
         """`u (vocabulary - 1)`."""
         return u * (self.vocabulary - 1)
@@ -109,24 +109,37 @@ class Tokens(Kind):
         return x / (self.vocabulary - 1)
 
     def costs(self, found: np.ndarray, true: np.ndarray) -> np.ndarray:
-        """Fractions of places that differ, `[n, m]`."""
-        return (self.settle(found)[None] != np.asarray(true)[:, None]).mean(axis=2)
+        """By ROUGE-L and ROUGE-1, `[n, m]`; see `text_quality.matching_costs`."""
+        return text_quality.matching_costs(self.settle(found), np.asarray(true), self.padding)
 
     def score(self, original: np.ndarray, found: np.ndarray) -> dict[str, float | None]:
-        """The fraction of places that are right."""
-        return {"token_accuracy": float(np.mean(np.asarray(original) == np.asarray(found)))}
+        """See `text_quality`; what is found anywhere is looked for in this one text."""
+        ours, theirs = text_quality.held(original, self.padding), text_quality.held(found, self.padding)
+        return {
+            **text_quality.rouge(ours, theirs),
+            "token_accuracy": text_quality.in_place(original, found, self.padding),
+            "edit_distance": text_quality.edit_distance(ours, theirs),
+            "bag_accuracy": text_quality.in_bag([ours], [theirs])[0],
+            "set_accuracy": text_quality.in_set([ours], [theirs])[0],
+        }
+
+    def score_batch(self, originals: np.ndarray, found: np.ndarray) -> list[dict[str, float | None]]:
+        """What is found anywhere in the batch: an attack on the embedding's rows knows no text from another."""
+        ours, theirs = ([text_quality.held(x, self.padding) for x in texts] for texts in (originals, found))
+        bags, sets = text_quality.in_bag(ours, theirs), text_quality.in_set(ours, theirs)
+        return [{"bag_accuracy": bag, "set_accuracy": some} for bag, some in zip(bags, sets, strict=True)]
 
     def missing(self, original: np.ndarray) -> dict[str, float | None]:
-        """0."""
-        return {"token_accuracy": 0.0}
+        """0, and an edit distance of 1."""
+        return {c.name: 1.0 if c.better == "lower" else 0.0 for c in COLUMNS}
 
     def success(self, score: dict[str, float | None], threshold: float) -> bool:
-        """Whether every token is right."""
-        return score["token_accuracy"] == 1.0
+        """Whether every token is right, in its place, and there is no other."""
+        return score["edit_distance"] == 0.0 and score["token_accuracy"] == 1.0
 
     def text(self, x: np.ndarray) -> str:
         """A sequence `[length]` in words, without padding; the token numbers where there is no tokenizer."""
-        numbers = self._numbers(x)
+        numbers = self._numbers(x[np.isfinite(x)])
         return " ".join(map(str, numbers)) if self.tokenizer is None else self.tokenizer.decode(numbers)
 
     def tokens(self, x: np.ndarray) -> list[str]:
@@ -136,3 +149,49 @@ class Tokens(Kind):
 
     def _numbers(self, x: np.ndarray) -> list[int]:
         return [int(n) for n in self.settle(np.asarray(x, np.float64))]
+
+    def words(self, x: np.ndarray) -> list[str] | None:
+        """Each place's token, "" for padding and places that nothing is claimed of; None for a text of these alone."""
+        there = np.isfinite(x)
+        if not there.any():
+            return None
+        words = self.tokens(np.where(there, x, 0))
+        return [word if known and t != self.padding else "" for t, word, known in zip(x, words, there, strict=True)]
+
+
+COLUMNS = (
+    Column(
+        name="rouge_l",
+        label="ROUGE-L",
+        format=".3f",
+        description="F-measure of the longest common subsequence of tokens (Lin 2004).",
+    ),
+    Column(name="rouge_1", label="ROUGE-1", format=".3f", description="F-measure of the tokens, in any order."),
+    Column(name="rouge_2", label="ROUGE-2", format=".3f", description="F-measure of the pairs of adjacent tokens."),
+    Column(
+        name="token_accuracy",
+        label="Tokens in place",
+        format=".3f",
+        description="Fraction of a text's places that have the right token; padding does not count.",
+    ),
+    Column(
+        name="edit_distance",
+        label="Edit distance",
+        better="lower",
+        format=".3f",
+        description="Tokens to insert, delete or replace, over those of the longer text.",
+    ),
+    Column(
+        name="bag_accuracy",
+        label="Tokens anywhere",
+        format=".3f",
+        description="Fraction of a text's tokens that are anywhere in what was found for the batch, once each.",
+    ),
+    Column(
+        name="set_accuracy",
+        label="Token set",
+        format=".3f",
+        together=True,
+        description="Fraction of a text's different tokens that are anywhere in what was found for the batch.",
+    ),
+)

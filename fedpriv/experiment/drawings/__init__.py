@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fedpriv.experiment.arm import Arm, by_goal
 from fedpriv.experiment.drawings.drawn import Drawn
 from fedpriv.experiment.drawings.leakage import costs, heat_maps, leakage_curves
-from fedpriv.experiment.drawings.reconstructions import reconstruction_grids
+from fedpriv.experiment.drawings.reconstructions import reconstruction_grids, text_grids
 from fedpriv.experiment.drawings.rows import row_tables
 from fedpriv.experiment.drawings.separation import roc
 from fedpriv.experiment.drawings.tradeoff import (
@@ -35,7 +35,7 @@ def drawings(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     if not complete:
         return made
     asked = by_goal(complete)
-    for make in (heat_maps, roc, reconstruction_grids, row_tables, leakage_curves, ways):
+    for make in (heat_maps, roc, reconstruction_grids, row_tables, text_grids, leakage_curves, ways):
         made += _of_each(make, experiment, asked)
     made += trained_curves(experiment, complete)
     made += accuracy_against_epsilon(experiment, complete)
@@ -51,11 +51,14 @@ def _of_each(
 ) -> list[Drawn]:
     """One goal's figures after the other's, named by it where there are several."""
     made = []
-    for arms in asked:
-        goal = next((a.goal.name for a in arms if a.goal is not None), "")
+    goals = [next((a.goal for a in arms if a.goal is not None), None) for arms in asked]
+    names = ["" if goal is None else goal.name for goal in goals]
+    for arms, goal, name in zip(asked, goals, names, strict=True):
+        alike = goal is not None and names.count(name) > 1
+        words = f"{name} of {goal.unit}s" if alike and goal is not None else name
         for drawn in make(experiment, arms):
-            several = len(asked) > 1
+            several, stem = len(asked) > 1, words.replace(" ", "_")
             made.append(
-                replace(drawn, stem=f"{drawn.stem}_{goal}", heading=f"{drawn.heading} ({goal})") if several else drawn
+                replace(drawn, stem=f"{drawn.stem}_{stem}", heading=f"{drawn.heading} ({words})") if several else drawn
             )
     return made

@@ -18,7 +18,7 @@ from fedpriv.experiment.arm import (
     short_name,
     varying_axes,
 )
-from fedpriv.experiment.drawings.drawn import Drawn
+from fedpriv.experiment.drawings.drawn import Drawn, part_stem
 from fedpriv.threat.goal import interval_name
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ def heat_maps(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
         return []
     goal = attacked[0].goal
     assert goal is not None
-    column = goal.column(goal.shade)
     rows = "attack" if "attack" in named else named[0]
     columns = next((n for n in ("defense",) if n in named and n != rows), next(n for n in named if n != rows))
     rest = [n for n in varying if n not in (rows, columns)]
@@ -46,7 +45,7 @@ def heat_maps(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     for arm in attacked:
         groups.setdefault(short_name(arm, rest) if rest else "", []).append(arm)
 
-    def drawn(part: Sequence[Arm], title: str) -> Callable[[], Figure]:
+    def drawn(part: Sequence[Arm], title: str, column: Column) -> Callable[[], Figure]:
         def draw() -> Figure:
             from fedpriv.figures.heat_table import heat_table
 
@@ -64,17 +63,22 @@ def heat_maps(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
 
         return draw
 
-    many = len(groups) > 1
-    return [
-        Drawn(
-            "heat_map" if not many else f"heat_map_{i}",
-            f"{rows.capitalize()} against {columns}" + (f": {title}" if title else ""),
-            f"{column.title}, and {goal.noted}. Lighter is more leaked.",
-            f"A table of {rows} by {columns}, shaded by {column.label}.",
-            drawn(part, title),
-        )
-        for i, (title, part) in enumerate(groups.items(), 1)
-    ]
+    several = [goal.column(name) for name in (goal.shade, *goal.shaded_too)]
+    made = []
+    for column in several:
+        stem = "heat_map" if len(several) == 1 else f"heat_map_{column.name.removesuffix('_mean')}"
+        of = "" if column is several[0] else f", by {column.label}"
+        made += [
+            Drawn(
+                part_stem(stem, i, len(groups)),
+                f"{rows.capitalize()} against {columns}{of}" + (f": {title}" if title else ""),
+                f"{column.title}, and {goal.noted}. Lighter is more leaked.",
+                f"A table of {rows} by {columns}, shaded by {column.label}.",
+                drawn(part, title, column),
+            )
+            for i, (title, part) in enumerate(groups.items(), 1)
+        ]
+    return made
 
 
 def leakage_curves(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Most rows of one grid, and its images across.
 ROWS, ACROSS = 10, 8
+#: Most texts of one grid.
+TEXTS = 3
 
 
 def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
@@ -73,6 +75,61 @@ def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Dr
     return made
 
 
+def text_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
+    """Texts and what attacks made of them, arms below each other that attack the same texts."""
+    pictured = [a for a in attacked_arms(arms) if _kept(a, "words") is not None]
+    least = min((len(_kept(a, "words")) for a in pictured), default=0)
+    shown = min(TEXTS, least, experiment.contents.keep_images)
+    groups: dict[bytes, list[Arm]] = {}
+    for arm in pictured:
+        groups.setdefault("\n".join(_kept(arm, "words")[:shown].ravel()).encode(), []).append(arm)
+    varying = varying_axes(arms)
+    parts = [part for group in groups.values() for part in _parts(group, varying)]
+
+    def drawn(part: Sequence[Arm], axes: Sequence[str]) -> Callable[[], Figure]:
+        def draw() -> Figure:
+            from fedpriv.figures.text_grid import text_captions, text_grid
+
+            rows: dict[str, Any] = {}
+            captions: dict[str, list[str]] = {}
+            for arm in part:
+                name = short_name(arm, axes) or "Reconstruction"
+                words, known = (_kept(arm, f"found_{what}")[:shown].tolist() for what in ("words", "known"))
+                rows[name] = [text if there else None for text, there in zip(words, known, strict=True)]
+                said = [
+                    text
+                    for view in arm.results[0].views
+                    for text in (text_captions(view.score) if view.score is not None else [""] * view.units)
+                ]
+                captions[name] = said[:shown]
+            return text_grid(_kept(part[0], "words")[:shown].tolist(), rows, captions)
+
+        return draw
+
+    titles = [title for title, _, _ in parts]
+    made = []
+    for i, (title, part, axes) in enumerate(parts):
+        alike = [k for k, t in enumerate(titles) if t == title]
+        number = part_of(alike.index(i) + 1, len(alike))
+        made.append(
+            Drawn(
+                part_stem("reconstructions", i + 1, len(parts)),
+                f"Reconstructions{': ' + title if title else ''}{number}",
+                "Originals, and what each attack made of what its adversary saw, with ROUGE-L and the share of tokens "
+                f"right in place. First texts of seed {part[0].results[0].cell.seed}.",
+                f"Texts and their reconstructions by {len(part)} arms, right tokens in boxes.",
+                drawn(part, axes),
+            )
+        )
+    return made
+
+
+def _kept(arm: Arm, name: str) -> Any:
+    """An array kept of an arm's first seed, or None."""
+    outcome = arm.results[0].attacked
+    return None if outcome is None else outcome.arrays.get(name)
+
+
 def _captions(view: ViewResult) -> list[str]:
     return ["does not apply"] * view.units if view.score is None else quality_captions(view.score)
 
@@ -93,6 +150,5 @@ def _parts(group: Sequence[Arm], varying: Sequence[str]) -> list[tuple[str, Sequ
 
 def _originals(arm: Arm) -> Any:
     """The images kept of an arm's first seed, if they can be drawn."""
-    outcome = arm.results[0].attacked
-    kept = None if outcome is None else outcome.arrays.get("originals")
+    kept = _kept(arm, "originals")
     return kept if kept is not None and kept.ndim == 4 and kept.shape[-1] in (1, 3) else None

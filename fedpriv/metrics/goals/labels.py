@@ -57,7 +57,7 @@ class Labels(Goal):
         """Compares the labels alone.
 
         Raises:
-          ParameterError: the finding claims none.
+          ParameterError: the finding claims none, or a target is itself a sequence.
         """
         if finding.y is None:
             raise ParameterError("this finding claims no labels; choose goal 'reconstruction', or an attack on labels")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from fedpriv.base.column import Column
 from fedpriv.base.types import Config, Row
-from fedpriv.data.kind import Kind
+from fedpriv.data.kind import Kind, Measured
 from fedpriv.metrics.decibels import PSNR_CAP, capped
 from fedpriv.metrics.extra import Metric, higher_is_better, load_metric
 from fedpriv.metrics.image_quality import COLUMNS as QUALITY
@@ -74,6 +75,14 @@ class Reconstruction(Goal):
         blank = np.zeros((1, *input_shape), np.float32)
         for metric in self.made_metrics().values():
             metric(blank, blank)
+
+    def about(self, examples: Measured) -> Reconstruction:
+        """Itself for what has a PSNR; else in the columns of the kind."""
+        if "psnr" in {c.name for c in examples.columns}:
+            return self
+        made = OfKind(threshold_db=self.threshold_db, metrics=self.metrics)
+        made._examples = examples
+        return made
 
     def columns(self) -> tuple[Column, ...]:
         """Images and successes, quality, labels and cost."""
@@ -190,6 +199,134 @@ class Reconstruction(Goal):
         return load_score(saved)
 
 
+class OfKind(Reconstruction):
+    """Reconstruction of examples that have no PSNR, such as texts or rows of a table: in their own columns.
+
+    Made by `Reconstruction.about`, whose class variables follow from the kind here; it asks the same, scores the same
+    and is kept under the same key. The first column of the kind is taken for a share in [0, 1].
+    """
+
+    _examples: Measured = PrivateAttr()
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        """What one example is called."""
+        return self._examples.noun
+
+    @property
+    def shade(self) -> str:  # type: ignore[override]
+        """The mean of the kind's first column."""
+        return f"{self._examples.columns[0].name}_mean"
+
+    @property
+    def shaded_too(self) -> tuple[str, ...]:
+        """What is found of a batch as a whole, which may be all where no example is."""
+        return tuple(f"{c.name}_mean" for c in self._examples.columns if c.together)
+
+    @property
+    def noted(self) -> str:  # type: ignore[override]
+        """How many were reconstructed."""
+        return f"{self.unit}s reconstructed"
+
+    @property
+    def curves(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Success, and the kind's first column."""
+        return "success_rate", self.shade
+
+    @property
+    def pairs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The kind's first column, and success."""
+        return self._examples.columns[0].name, "success"
+
+    @property
+    def rules(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the words of `verdict` mean."""
+        return (
+            f"An attack 'gets through' where it reconstructed more than half of the {self.unit}s, each of them whole, "
+            "and 'sometimes gets through' where it reconstructed any; otherwise none was, and the upper end of the "
+            "interval says how many that can hide.",
+        )
+
+    @property
+    def table_note(self) -> str:  # type: ignore[override]
+        """What the kind's columns are."""
+        return " ".join(f"{c.label}: {c.description}" for c in self._examples.columns if c.description)
+
+    def columns(self) -> tuple[Column, ...]:
+        """Examples and successes, the means of the kind's columns, labels and cost."""
+        kept = {c.name: c for c in super().columns()}
+        count = dataclasses.replace(kept["images"], label=f"{self.unit.capitalize()}s")
+        rate = dataclasses.replace(
+            kept["success_rate"], description=f"Share of the {self.unit}s reconstructed, each of them whole."
+        )
+        own = [
+            dataclasses.replace(c, name=f"{c.name}_mean", label=f"Mean {c.label}" if c.better == "lower" else c.label)
+            for c in self._examples.columns
+        ]
+        whole = dataclasses.replace(
+            kept["batches_whole"], description=f"Share of the batches of which every {self.unit} was reconstructed."
+        )
+        extra = [kept[f"{name}_mean"] for name in self.made_metrics()]
+        return (count, kept["reconstructed"], rate, *own, *extra, whole, LABELS, *COSTS)
+
+    def summarize(
+        self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None, batches: Sequence[Hashable] | None = None
+    ) -> Row:
+        """Of `fedpriv.metrics.score.summarize`, the means with their intervals."""
+        made = super().summarize(scores, runs, batches)
+        medians = {f"{name}_median" for name in scores[0].metrics}
+        absent = {"psnr_mean", "psnr_interval", "psnr_median", "ssim_mean"} | medians
+        if made["label_accuracy"] is None:
+            absent.add("label_accuracy")
+        return {k: v for k, v in made.items() if k not in absent}
+
+    def details(self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None) -> Row:
+        """Of the whole Summary, without what images have."""
+        made = super().details(scores, runs)
+        return {k: v for k, v in made.items() if not k.startswith(("psnr_", "ssim_", "threshold_"))}
+
+    def describe(self, scores: Sequence[Any], runs: Sequence[Hashable] | None = None) -> str:
+        """How many of how many, how good in the kind's columns, at what cost."""
+        s = summarize(scores, runs=runs)
+        said = []
+        for c in self._examples.columns if s.success_rate is not None else ():
+            interval = s.extra[c.name]["interval"]
+            within = "" if interval is None else f" ({' to '.join(map(c.text, interval))})"
+            said.append(f"{c.label} {c.text(s.extra[c.name]['mean'])}{within}{f' {c.unit}' if c.unit else ''}")
+        shown = {name: v for name, v in s.extra.items() if name in self.made_metrics()}
+        counted, *rest = dataclasses.replace(s, extra=shown).describe().split(". ")
+        means = [f"Means (95% intervals): {', '.join(said)}"] if said else []
+        return ". ".join([counted, *means, *rest])
+
+    def units(self, score: Any) -> list[Unit | None]:
+        """The kind's first column and success of each example."""
+        lead = self.pairs[0]
+        return [
+            None
+            if i.success is None
+            else Unit(key=i.label, values={lead: i.extra[lead], "success": float(bool(i.success))})
+            for i in score.images
+        ]
+
+    def verdict(self, row: Mapping[str, Any]) -> str:
+        """By `rules`."""
+        rate, (low, high), lead = row["success_rate"], row["success_interval"], self.column(self.shade)
+        said = "gets through" if rate > 0.5 else "sometimes gets through" if rate else "reconstructs nothing whole"
+        label = lead.label if lead.label.startswith("Mean") else f"mean {lead.label}"
+        return (
+            f"{said} ({row['reconstructed']} of {row['images']} {self.unit}s, 95% interval {low:.0%} to {high:.0%}; "
+            f"{label} {lead.text(row[lead.name])})"
+        )
+
+    def shades(self) -> tuple[float, float]:
+        """0 to 1."""
+        return 0.0, 1.0
+
+    def reference(self, column: str) -> tuple[str, float] | None:
+        """Nothing to mark: what is right in full is no threshold."""
+        return None
+
+
 LABELS = Column(
     name="label_accuracy",
     label="Labels found",
@@ -234,5 +371,6 @@ def load_score(saved: Mapping[str, Any]) -> Score:
         objective=float("nan") if objective is None else float(objective),
         metrics=saved["metrics"],
         label_existence=saved.get("label_existence"),
+        noun=saved.get("noun", "image"),
         **{k: saved[k] for k in kept},
     )
