@@ -16,7 +16,7 @@ from fedpriv.models.tasks.binary import Binary
 from fedpriv.models.tasks.regression import Regression
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
-from fedpriv_attacks.exact.dense_input import DenseInput, DenseNames, dense_input, find_dense_input
+from fedpriv_attacks.exact.dense_input import DenseNames, dense_input, find_dense_input
 from fedpriv_attacks.exact.single_gradient import relative_misfit
 from fedpriv_attacks.inversion.matching import checked_update
 
@@ -73,8 +73,7 @@ class Peel(Attack):
 
         Returns:
           A finding with `x` `[n, *input_shape]`, not-a-number where no example was found; if the adversary does not
-          know n, as many as were. Targets are given for classes and binary tasks; where an example is missing, its
-          label is the one that the others make most likely missing: none, so -1. `extra` has `recovered`,
+          know n, as many as were. Labels are given for classes and binary tasks, -1 for missing examples. `extra` has `recovered`,
           `certificates` (the part outside of the row space, by example), `waves` (rounds of peeling, and how many each
           found), `weights` (of each example in the update), `rank` of the gradient, and `reason` why it ended.
 
@@ -89,7 +88,8 @@ class Peel(Attack):
         found = peeling.run()
         model, known = view.model, view.num_examples is not None
         n = view.total_examples if known else len(found)
-        kept = _repeated(found, n)
+        whole = len(found) >= peeling.space.rank
+        kept = _repeated(found, n) if whole else found[:n]
         x = np.full((n, *model.input_shape), np.nan, np.float32)
         for i, one in enumerate(kept):
             x[i] = view.data_kind.settle(one.x.reshape(1, *model.input_shape))[0]
@@ -268,9 +268,7 @@ class _Peeling:
         basis = np.linalg.qr(np.stack([f.share @ self.space.right for f in known]).T)[0]
         return bool(np.linalg.norm(c - basis @ (basis.T @ c)) > OWN * np.linalg.norm(c))
 
-    def _proven(
-        self, x: np.ndarray, share: np.ndarray, direction: int, error: float, outside: float
-    ) -> _Found | None:
+    def _proven(self, x: np.ndarray, share: np.ndarray, direction: int, error: float, outside: float) -> _Found | None:
         """The example with its certificate, or None without one.
 
         Units so near to zero that the example's error decides whether they fire are left out of the certificate, and
@@ -285,7 +283,7 @@ class _Peeling:
             inside = np.linalg.solve(gram + 1e-12 * np.eye(len(gram)), right.T @ certain)
             fitted = right @ inside
             rest = np.where(unclear, 0.0, share - fitted)
-            outside = float(np.linalg.norm(rest) / max(np.linalg.norm(certain), 1e-300))
+            outside = float(np.linalg.norm(rest)) / max(float(np.linalg.norm(certain)), 1e-300)
             share = np.where(unclear, fitted, share)
         if not outside < self.tolerance:
             return None
@@ -374,7 +372,7 @@ class _Peeling:
         return scale * u
 
     def _polish(self) -> None:
-        """All examples found at once, from the columns that they explain: linear in them once their shares are known."""
+        """All examples found at once, from the columns that they explain: linear in them once shares are known."""
         for _ in range(2):
             left = self._left()
             d = np.stack([f.weight * f.share for f in self.found])
@@ -479,6 +477,3 @@ def _compiled(model: Any, names: DenseNames) -> Callable[[Any, Any], Any]:
         _KEPT.made.pop(next(iter(_KEPT.made)))
     _KEPT.made[key] = together
     return together  # type: ignore[no-any-return]
-
-
-__all__ = ["Peel"]
