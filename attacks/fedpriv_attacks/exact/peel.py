@@ -1,0 +1,479 @@
+"""Peeling: examples taken off the gradient of a first dense ReLU layer one after the other, each with its proof."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from fedpriv.base.errors import CapabilityError
+from fedpriv.base.lazy import tf
+from fedpriv.models.tasks.binary import Binary
+from fedpriv.models.tasks.regression import Regression
+from fedpriv.threat.attack import Attack, Capability, Finding
+from fedpriv.threat.view import View
+from fedpriv_attacks.exact.dense_input import DenseNames, dense_input, find_dense_input
+from fedpriv_attacks.exact.single_gradient import relative_misfit
+from fedpriv_attacks.inversion.matching import checked_update
+
+#: Equations that the row space must leave over for each certificate.
+LEAST_EQUATIONS = 30
+#: Weights along the way of several local steps at which an example's share is averaged.
+NODES = 5
+#: Part outside of the row space up to which a candidate is looked at closely.
+SCREEN = 0.25
+#: Part of a share that no example found before it has.
+OWN = 0.05
+
+
+class Peel(Attack):
+    """Batches of a first dense ReLU layer, example by example, each recovery certified.
+
+    Shariati, Meybodi 2026, "Cascading Gradient Inversion via LT-Code Inspired Peeling". With the bias's gradient as
+    one more row, the layer's gradient is K = X^T D: a column for each unit, a mixture of the examples that fire it. A
+    unit that one example alone fires gives that example, as the ratio of the kernel's gradient to the bias's. From the
+    example and its label follows its share of all columns, which is subtracted. That leaves new lone units, as in the
+    decoding of LT codes, until none is left or all examples are found.
+
+    The certificate goes beyond the paper's fit of the label. A true example's gradient d in the pre-activations lies
+    in the row space of K, whose dimension is that of the batch: of a layer with u units, u - n equations that hold for
+    no mixture. How far d lies outside tells the example's error; nothing beyond `tolerance` is believed, and nothing
+    is subtracted unproven. The share's weight needs no knowledge of rates or cohorts either: subtracting it lowers the
+    rank of K exactly if the weight is 1 / (d K^+ x) (Wedderburn 1934).
+
+    A sum over clients of one local step each is the same object as one client's batch, so secure sums fall likewise.
+    Over several local steps a share is averaged along the straight way from the weights before to those after; what
+    this misses grows with the clients' rate, and ends the peeling sooner. Without a bias a lone unit gives its example
+    up to the length, which is searched for under the same certificate.
+
+    What decides how far it carries: how many units fire for one example alone. Wide layers, large weights, small
+    batches and varied examples help; a bias far from zero, noise, and examples that all fire the same units do not.
+    """
+
+    name: ClassVar[str] = "peel"
+    paper: ClassVar[str] = "Shariati, Meybodi 2026"
+    needs: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.REAL_UPDATE, Capability.WHOLE_UPDATE, Capability.PROCEDURE}
+    )
+
+    tolerance: Annotated[float, Field(gt=0, le=0.1)] = Field(
+        default=1e-3,
+        description="largest part of an example's gradient, relative to its length, outside of the row space.",
+    )
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=60.0, description="wall-clock after which the peeling ends with what it has."
+    )
+
+    def attack(self, view: View, seed: int) -> Finding:
+        """Peels until no lone unit is left.
+
+        Returns:
+          A finding with `x` `[n, *input_shape]`, not-a-number where no example was found; if the adversary does not
+          know n, as many as were. Labels are given for classes and binary tasks, -1 for missing examples. `extra` has `recovered`,
+          `certificates` (the part outside of the row space, by example), `waves` (rounds of peeling, and how many each
+          found), `weights` (of each example in the update), `rank` of the gradient, and `reason` why it ended.
+
+        Raises:
+          CapabilityError: no first dense layer with a ReLU, logits that depend on the batch, a task of several
+            outputs that is no softmax, or a batch too large for a certificate.
+          DivergenceError: the layer's update is not finite.
+        """
+        began = time.perf_counter()
+        checked_update(view)
+        peeling = _Peeling(view, self.tolerance, began + self.seconds, seed)
+        found = peeling.run()
+        model, known = view.model, view.num_examples is not None
+        n = view.total_examples if known else len(found)
+        whole = len(found) >= peeling.space.rank
+        kept = _repeated(found, n) if whole else found[:n]
+        x = np.full((n, *model.input_shape), np.nan, np.float32)
+        for i, one in enumerate(kept):
+            x[i] = view.data_kind.settle(one.x.reshape(1, *model.input_shape))[0]
+        y, objective = None, float("nan")
+        if model.task.discrete and (kept or n == 0):
+            y = np.full(n, -1, np.int32)
+            y[: len(kept)] = [one.label for one in kept]
+        if y is not None and known and len(kept) == n and n:
+            objective = relative_misfit(view, x, [int(label) for label in y])
+        return Finding(
+            x=x,
+            y=y,
+            objective=objective,
+            seconds=time.perf_counter() - began,
+            extra={
+                "recovered": len(kept),
+                "certificates": [one.outside for one in kept],
+                "weights": [one.weight for one in kept],
+                "waves": peeling.waves,
+                "rank": peeling.space.rank,
+                "reason": peeling.reason,
+            },
+        )
+
+
+def _repeated(found: list[_Found], n: int) -> list[_Found]:
+    """An example that is in the batch several times weighs as much; told only if the numbers add up to `n`."""
+    total = sum(f.weight for f in found)
+    counts = [round(n * f.weight / total) for f in found]
+    if len(found) < n and sum(counts) == n and all(abs(n * f.weight / total - c) < 0.05 for f, c in zip(found, counts)):
+        return [f for f, count in zip(found, counts) for _ in range(count)]
+    return found[:n]
+
+
+@dataclass(eq=False)
+class _Found:
+    """An example, its label, its share `[units]`, that share's weight in the update, and its certificate."""
+
+    x: np.ndarray
+    label: int
+    share: np.ndarray
+    weight: float
+    outside: float
+    direction: int = 0
+
+    @property
+    def row(self) -> np.ndarray:
+        """The example with the bias's 1."""
+        return np.append(self.x, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Space:
+    """K = left diag(sizes) right^T, cut off at its rank."""
+
+    left: np.ndarray
+    sizes: np.ndarray
+    right: np.ndarray
+
+    @property
+    def rank(self) -> int:
+        return len(self.sizes)
+
+    def outside(self, d: np.ndarray) -> np.ndarray:
+        """What part of each of `d [..., units]` is outside of the row space, relative to its length."""
+        right = self.right.astype(d.dtype)
+        length = np.linalg.norm(d, axis=-1)
+        rest = np.linalg.norm(d - (d @ right) @ right.T, axis=-1)
+        return np.where(length > 0, rest / np.maximum(length, np.finfo(d.dtype).tiny), 1.0)
+
+    def weight(self, row: np.ndarray, d: np.ndarray) -> float:
+        """The weight at which taking `row d^T` off K lowers its rank."""
+        both = float(((d @ self.right) / self.sizes) @ (self.left.T @ row))
+        return 1 / both if both else float("inf")
+
+
+def _space(k: np.ndarray, most: int, rounding: float, seed: int) -> _Space:
+    """K's row space by a randomized range finder (Halko, Martinsson, Tropp 2011, arXiv 0909.4061)."""
+    draws = np.random.default_rng(seed)
+    size = min(most + 10, *k.shape)
+    q = k.T @ draws.normal(size=(k.shape[0], size))
+    for _ in range(2):
+        q = np.linalg.qr(q)[0]
+        q = k.T @ (k @ q)
+    q = np.linalg.qr(q)[0]
+    left, sizes, right = np.linalg.svd(k @ q, full_matrices=False)
+    floor = 1.5 * rounding * (np.sqrt(k.shape[0]) + np.sqrt(k.shape[1]))
+    rank = min(most, int(np.sum(sizes > max(floor, 1e-13 * sizes[0]))))
+    return _Space(left[:, :rank], sizes[:rank], q @ right[:rank].T)
+
+
+class _Peeling:
+    """One update's peeling."""
+
+    def __init__(self, view: View, tolerance: float, deadline: float, seed: int) -> None:
+        names = find_dense_input(view.model)
+        _check(view, names)
+        self.view, self.layer, self.deadline = view, dense_input(view), deadline
+        layer = self.layer
+        self.tolerance = tolerance
+        self.shares = _shares(view, names)
+        bias = layer.bias
+        self.k = layer.kernel if bias is None else np.vstack([layer.kernel, bias])
+        own = 0 if view.own is None or view.own.slot is None else len(view.own.y)
+        widest = min(layer.units - LEAST_EQUATIONS, layer.inputs)
+        self.most = widest if view.num_examples is None else view.total_examples + own
+        if self.most > widest:
+            raise CapabilityError(
+                f"attack 'peel' proves an example by the equations that {self.most} examples leave over in "
+                f"{layer.units} units and {layer.inputs} inputs; at least {LEAST_EQUATIONS} are needed, so at most "
+                f"{max(widest, 0)} examples. Use a wider layer, smaller batches or 'cocktail_party'"
+            )
+        self.space = _space(self.k, self.most, layer.rounding, seed)
+        self.scale = np.linalg.norm(self.k, axis=0) / np.sqrt(len(self.k))
+        self.explained = np.zeros(layer.units, bool)
+        self.loudness = np.linalg.norm(layer.kernel_weights, axis=0)
+        self.found: list[_Found] = []
+        self.waves: list[int] = []
+        self.reason = ""
+
+    def run(self) -> list[_Found]:
+        """All that can be peeled, without the adversary's own examples."""
+        left = self.k.copy()
+        while len(self.found) < self.space.rank:
+            new = self._wave(left)
+            if not new:
+                missing = self.space.rank - len(self.found)
+                self.reason = f"no unit is left that one of the other {missing} examples fires alone"
+                break
+            self.waves.append(len(new))
+            self.found += new
+            if time.perf_counter() > self.deadline:
+                self.reason = "the time was over"
+                break
+            self._polish()
+            left = self._left()
+        own = self.view.own
+        if own is not None and own.slot is not None:
+            theirs = own.x.reshape(len(own.x), -1)
+            self.found = [f for f in self.found if np.abs(theirs - f.x).max(axis=1).min() > 1e-3]
+        return self.found
+
+    def _left(self) -> np.ndarray:
+        """K without what was found explains, within K's column space, which takes most of the rounding away."""
+        rows = np.stack([f.row[: len(self.k)] for f in self.found])
+        left = self.k - rows.T @ np.stack([f.weight * f.share for f in self.found])
+        size = np.linalg.norm(left, axis=0) / np.sqrt(len(left))
+        self.explained = size < np.maximum(3 * self.layer.rounding, 1e-2 * self.scale)
+        return left
+
+    def _wave(self, left: np.ndarray) -> list[_Found]:
+        """What can be proven now, the surest first."""
+        x, error = self._candidates(left)
+        if not len(x):
+            return []
+        shares = self.shares(x).astype(np.float32)  # [m, directions, units]
+        outside = self.space.outside(shares)
+        which = np.argmin(outside, axis=1)
+        best = outside[np.arange(len(x)), which]
+        new: list[_Found] = []
+        for i in np.argsort(best, kind="stable"):
+            if best[i] > SCREEN:
+                break
+            share = shares[i, which[i]].astype(np.float64)
+            one = self._proven(x[i], share, int(which[i]), float(error[i]), float(best[i]))
+            if one is not None and self._is_new(one, new):
+                new.append(one)
+        return new
+
+    def _is_new(self, one: _Found, others: Sequence[_Found]) -> bool:
+        """Whether its share is none of those that were found, nor a mixture of them: each takes a rank of its own."""
+        known = [*self.found, *others]
+        if not known:
+            return True
+        c = one.share @ self.space.right
+        basis = np.linalg.qr(np.stack([f.share @ self.space.right for f in known]).T)[0]
+        return bool(np.linalg.norm(c - basis @ (basis.T @ c)) > OWN * np.linalg.norm(c))
+
+    def _proven(self, x: np.ndarray, share: np.ndarray, direction: int, error: float, outside: float) -> _Found | None:
+        """The example with its certificate, or None without one.
+
+        Units so near to zero that the example's error decides whether they fire are left out of the certificate, and
+        get the share that the row space gives them.
+        """
+        unclear = np.abs(self.layer.preactivations(x[None])[0]) < 4 * error * self.loudness
+        if np.sum(~unclear) < self.space.rank + LEAST_EQUATIONS:
+            return None
+        if unclear.any():
+            right, certain = self.space.right, np.where(unclear, 0.0, share)
+            gram = np.eye(self.space.rank) - right[unclear].T @ right[unclear]
+            inside = np.linalg.solve(gram + 1e-12 * np.eye(len(gram)), right.T @ certain)
+            fitted = right @ inside
+            rest = np.where(unclear, 0.0, share - fitted)
+            outside = float(np.linalg.norm(rest)) / max(float(np.linalg.norm(certain)), 1e-300)
+            share = np.where(unclear, fitted, share)
+        if not outside < self.tolerance:
+            return None
+        row = np.append(x, 1.0)[: len(self.k)]
+        weight = self.space.weight(row, share)
+        task, label = self.view.model.task, direction
+        if isinstance(task, Binary):  # the one direction's factor is p - y times the example's weight
+            label = int(weight < 0)
+        elif not isinstance(task, Regression) and not weight > 0:
+            return None
+        return _Found(x, label, share, weight, outside, direction) if np.isfinite(weight) else None
+
+    def _candidates(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Examples that units would give if they were lone, `[m, inputs]`, each once, and their errors."""
+        layer = self.layer
+        # Noise has as many directions as the column has entries, the column itself only the rank's.
+        noise = layer.rounding * np.sqrt(self.space.rank / len(left))
+        units = np.flatnonzero((np.abs(left[-1]) > 20 * noise) & ~self.explained)
+        if layer.bias is None:
+            return self._directions(left)
+        columns = self.space.left @ (self.space.left.T @ left[:, units])
+        size = np.abs(columns[-1])
+        order = np.argsort(-size, kind="stable")
+        units, columns, size = units[order], columns[:, order], size[order]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            x = (columns[:-1] / columns[-1]).T
+        kept = np.isfinite(x).all(axis=1)
+        return self._valid(x[kept], noise / size[kept], units[kept])
+
+    def _valid(self, x: np.ndarray, error: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Those in the kind's range that fire their unit; those that agree within their errors as their mean."""
+        kind, shape = self.view.data_kind, self.view.model.input_shape
+        slack = 6 * error + 1e-3
+        moved = np.abs(np.asarray(kind.settle(x.reshape(-1, *shape))).reshape(len(x), -1) - x).max(axis=1, initial=0)
+        drive = np.einsum("mi,im->m", x, self.layer.kernel_weights[:, units]) + self.layer.bias_weights[units]
+        margin = slack * self.loudness[units]
+        kept = np.flatnonzero((moved <= slack * max(1.0, float(np.ptp(x)) if len(x) else 1.0)) & (drive > -margin))
+        x, error = x[kept], error[kept]
+        # A few random projections tell examples apart as well as all their values do.
+        seen = x @ np.random.default_rng(0).normal(size=(x.shape[1], 8)) / np.sqrt(8.0 * x.shape[1])
+        means, errors = [], []
+        left = np.arange(len(x))
+        while len(left):
+            first, others = left[0], left[1:]
+            apart = np.linalg.norm(seen[others] - seen[first], axis=1)
+            near = apart < 6 * (error[others] + error[first])
+            group = np.append(first, others[near])
+            trust = error[group] ** -2
+            means.append(trust @ x[group] / trust.sum())
+            errors.append(trust.sum() ** -0.5)
+            left = others[~near]
+        return np.array(means).reshape(-1, x.shape[1]), np.array(errors)
+
+    def _directions(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Without a bias: the column is the example up to its length, which the certificate chooses."""
+        size = np.linalg.norm(left, axis=0)
+        units = np.flatnonzero(size > 20 * self.layer.rounding * np.sqrt(len(left)))
+        units = units[np.argsort(-size[units], kind="stable")]
+        u = (left[:, units] / size[units]).T
+        u *= np.where(np.einsum("mi,im->m", u, self.layer.kernel_weights[:, units]) < 0, -1.0, 1.0)[:, None]
+        kept = u.min(axis=1) >= -1e-3 * u.max(axis=1)
+        u, units = u[kept], units[kept]
+        _, first = np.unique(np.round(u @ np.random.default_rng(0).normal(size=u.shape[1]), 5), return_index=True)
+        u, units = u[np.sort(first)], units[np.sort(first)]
+        if not len(u):
+            return u, np.zeros(0)
+        x = np.stack([self._length(one) for one in u])
+        return x, np.full(len(units), self.layer.rounding) / np.maximum(size[units], 1e-300)
+
+    def _length(self, u: np.ndarray) -> np.ndarray:
+        """The multiple of `u`, with values up to 1, whose gradient lies nearest to the row space."""
+        top = 1 / u.max()
+
+        def best(scales: np.ndarray) -> tuple[float, float]:
+            outside = self.space.outside(self.shares(scales[:, None] * u)).min(axis=1)
+            i = int(np.argmin(outside))
+            return float(scales[i]), float(outside[i])
+
+        scale, _ = best(top * np.arange(1, 33) / 32)
+        width = top / 32
+        for _ in range(7):
+            scale, found = best(scale + width * np.linspace(-1, 1, 17))
+            width /= 8
+            if found > 0.3:
+                break
+        return scale * u
+
+    def _polish(self) -> None:
+        """All examples found at once, from the columns that they explain: linear in them once shares are known."""
+        for _ in range(2):
+            left = self._left()
+            d = np.stack([f.weight * f.share for f in self.found])
+            size = np.linalg.norm(left, axis=0) / np.sqrt(len(left))
+            trust = self.explained / np.hypot(size, self.layer.rounding)
+            if np.linalg.matrix_rank(d * trust) < len(d):
+                return
+            rows = np.linalg.lstsq((d * trust).T, (self.k * trust).T, rcond=None)[0]  # [n, inputs (+ 1)]
+            spread = np.sqrt(np.diag(np.linalg.inv((d * trust) @ (d * trust).T)))
+            x = rows if self.layer.bias is None else rows[:, :-1] / rows[:, -1:]
+            shares = self.shares(x)[np.arange(len(x)), [f.direction for f in self.found]]
+            outside = self.space.outside(shares)
+            for i, f in enumerate(self.found):
+                made = self._proven(x[i], shares[i], f.direction, float(spread[i]), float(outside[i]))
+                if made is not None and made.outside < 3 * f.outside:
+                    self.found[i] = made
+
+
+def _check(view: View, names: DenseNames) -> None:
+    model = view.model
+    if not names.rectified or model.couples_examples:
+        why = "depend on the other examples in the batch" if names.rectified else "are on at negative inputs too"
+        raise CapabilityError(
+            f"attack 'peel' needs units that one example fires alone, but those behind '{names.kernel}' of model "
+            f"'{model.name}' {why}; use a ReLU after it and no batch normalization, or 'cocktail_party'"
+        )
+    single = isinstance(model.task, Binary) or (isinstance(model.task, Regression) and model.task.targets == 1)
+    if not model.task.softmax and not single:
+        raise CapabilityError(
+            f"attack 'peel' needs one target an example, by softmax, one logit or one number; model '{model.name}' has "
+            f"task '{model.task.name}'; use 'spear' or 'dlg'"
+        )
+
+
+def _shares(view: View, names: DenseNames) -> Callable[[np.ndarray], np.ndarray]:
+    """Examples `[m, inputs]` to their gradients in the layer's pre-activations, `[m, directions, units]` float64.
+
+    One direction for each label, or one for a single output. Averaged along the way where there were several steps.
+    """
+    model, dtype = view.model, view.model.spec.dtype
+    procedure, counts = view.procedure, view.num_examples or (1,)
+    steps = max(procedure.local_steps(n) for n in counts) if procedure is not None else 1
+    before = np.asarray(view.weights, np.float64)
+    moved = np.zeros_like(before) if steps == 1 else np.asarray(view.observed, np.float64)
+    times = [0.0] if steps == 1 else [i / steps for i in np.linspace(0, steps - 1, min(steps, NODES))]
+    places = [[tf.constant(w, dtype) for w in model.spec.unflatten_numpy(before + t * moved)] for t in times]
+    function = _compiled(model, names)
+
+    def shares(x: np.ndarray) -> np.ndarray:
+        given = tf.constant(x.reshape(-1, *model.input_shape), dtype)
+        found = np.mean([function(weights, given).numpy().astype(np.float64) for weights in places], axis=0)
+        return np.asarray(found)
+
+    return shares
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A compiled function by model; graphs are kept for the models of late."""
+
+    made: dict[Any, Any] = field(default_factory=dict)
+
+
+_KEPT = _Kept()
+
+
+def _compiled(model: Any, names: DenseNames) -> Callable[[Any, Any], Any]:
+    key = (model.apply, names)
+    if key in _KEPT.made:
+        return _KEPT.made[key]  # type: ignore[no-any-return]
+    where = list(model.spec.names).index(names.bias or names.kernel)
+    dtype = model.spec.dtype
+    softmax = model.task.softmax
+
+    def one(weights: Any, x: Any) -> Any:
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            flat = tf.reshape(x, [-1])
+            if names.bias is not None:
+                shift = tf.identity(weights[where])
+                tape.watch(shift)
+                moved = shift
+            else:  # a step of the pre-activations, by a change of the kernel along the example
+                shift = tf.zeros([model.spec.shapes[where][1]], dtype)
+                tape.watch(shift)
+                along = flat / tf.maximum(tf.reduce_sum(flat * flat), 1e-30)
+                moved = weights[where] + along[:, None] * shift[None]
+            given = [moved if i == where else w for i, w in enumerate(weights)]
+            outputs = tf.reshape(model.apply(given, x[None], True), [-1])
+        by_output = tape.jacobian(outputs, shift)  # [outputs, units]
+        if not softmax:
+            return by_output
+        mean = tf.linalg.matvec(by_output, tf.nn.softmax(outputs), transpose_a=True)
+        return mean[None] - by_output
+
+    spec = [tf.TensorSpec(s, dtype) for s in model.spec.shapes]
+
+    @tf.function(autograph=False, input_signature=[spec, tf.TensorSpec([None, *model.input_shape], dtype)])
+    def together(weights: Any, x: Any) -> Any:
+        return tf.vectorized_map(lambda e: one(weights, e), x)
+
+    while len(_KEPT.made) >= 8:
+        _KEPT.made.pop(next(iter(_KEPT.made)))
+    _KEPT.made[key] = together
+    return together  # type: ignore[no-any-return]
