@@ -73,9 +73,10 @@ class Peel(Attack):
 
         Returns:
           A finding with `x` `[n, *input_shape]`, not-a-number where no example was found; if the adversary does not
-          know n, as many as were. Labels are given for classes and binary tasks, -1 for missing examples. `extra` has `recovered`,
-          `certificates` (the part outside of the row space, by example), `waves` (rounds of peeling, and how many each
-          found), `weights` (of each example in the update), `rank` of the gradient, and `reason` why it ended.
+          know n, as many as were. Labels are given for classes and binary tasks, -1 for missing examples. `extra` has
+          `recovered`, `certificates` (the part outside of the row space, by example), `waves` (rounds of peeling, and
+          how many each found), `weights` (of each example in the update), `rank` of the gradient, and `reason` why it
+          ended.
 
         Raises:
           CapabilityError: no first dense layer with a ReLU, logits that depend on the batch, a task of several
