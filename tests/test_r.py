@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,23 @@ def test_the_venv_of_a_checkout_is_found(library: Path, tmp_path: Path) -> None:
     )
     done = called("Rscript", "-e", code, cwd=below, R_LIBS=str(library))
     assert done.stdout.split() == ["load", str(tmp_path / ".venv" / "bin" / "python")], done.stderr
+
+
+def test_loading_the_package_chooses_python_before_reticulate_does(library: Path, tmp_path: Path) -> None:
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    first = "Sys.unsetenv('RETICULATE_PYTHON'); library(fedprivr); cat(reticulate::import('sys')$prefix)"
+    done = called("Rscript", "-e", first, cwd=tmp_path, R_LIBS=str(library))
+    assert Path(done.stdout).resolve() == Path(sys.prefix).resolve(), done.stderr
+
+
+def test_a_python_that_can_only_see_the_folder_is_refused(library: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    venv.create(bare, with_pip=False)
+    code = "cat(tryCatch(fedprivr::fp(), fedpriv_error = conditionMessage))"
+    done = called("Rscript", "-e", code, cwd=ROOT, R_LIBS=str(library), RETICULATE_PYTHON=str(bare / "bin" / "python"))
+    assert "has no fedpriv: " in done.stdout, done.stderr
+    assert "No package metadata was found for fedpriv" in done.stdout
+    assert done.stdout.endswith("and restart R.")
 
 
 def test_the_federated_mean_is_the_mean(walked: tuple[str, Path]) -> None:
@@ -196,6 +214,10 @@ def test_arrays_factors_and_frames_come_through(walked: tuple[str, Path], name: 
         ("nothing_heard", "fedpriv_ParameterError nothing was intercepted; train with intercept = 1"),
         ("unfit", "8 attack 'first_layer' needs every coordinate of the update"),
         ("table", "fedpriv_DataError these examples are no images"),
+        ("na_keys", "fedpriv_DataError keys has 1 missing values (NA; the first in row 1)"),
+        ("one_row", "fedpriv_DataError x has 1 rows; give two or more"),
+        ("a_list", "fedpriv_DataError x is a list; give a data frame, or an array of numbers"),
+        ("no_images", "fedpriv_ParameterError nothing was found; give an fp_attack() that applies"),
         ("yaml", "fedpriv_ExperimentError"),
         ("checkout", "fedpriv_DataError "),
         ("plain_int", "fedpriv.base.errors.DataError: dataset 'arrays': y has 1 missing values (the first in row 2)"),

@@ -90,6 +90,7 @@ class RandomK(_Sparse):
 
     name: ClassVar[str] = "random_k"
     paper: ClassVar[str] = "Konečný et al. 2016, arXiv 1610.05492"
+    draws_coordinates: ClassVar[bool] = True
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="public; of the rounds' masks.")
 

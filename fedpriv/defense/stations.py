@@ -76,6 +76,8 @@ class Defense(Plugin):
     #: Whether `update` sends some coordinates as they are and leaves out the others, which contracts: what is left out
     #: is shorter than the whole. Protocols that send what is left out later need it.
     sparsifies: ClassVar[bool] = False
+    #: Whether what it leaves out is drawn anew each round, alike for all clients and whatever the update.
+    draws_coordinates: ClassVar[bool] = False
     #: Whether it works otherwise for another number of planned rounds, so that no run goes on under another plan.
     plans_rounds: ClassVar[bool] = False
     #: Name of the attack that knows about this defense, if one ships; reports warn where there is none.

@@ -399,7 +399,8 @@ class Setting(pydantic.BaseModel):
         if attack is not None and not (at.at.among_peers if serverless else at.at.beside_server):
             where = f"topology '{self.attacked_topology()}'"
             other = "a neighbour(0), or an eavesdropper" if serverless else "a server"
-            raise ValueError(f"there is no '{at.position}' in {where}; let exposure.adversary be {other}")
+            way = "" if serverless or not at.at.among_peers else ", or training.topology a gossip(graph=ring)"
+            raise ValueError(f"there is no '{at.position}' in {where}; let exposure.adversary be {other}{way}")
         if attack is not None and isinstance(topology, Gossip):
             try:
                 topology.wiring(self.exposure.population)

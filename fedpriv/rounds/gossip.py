@@ -95,6 +95,8 @@ class GossipRounds(ServerRounds):
                 if acting
                 else (getattr(self.line.aggregator, "name", "an aggregator"), "aggregate")
             )
+            # A stack, such as secret_sharing, has parts of other names.
+            name = next((d.name for d in federation.defenses if station in [s.value for s in d.stations]), name) or name
             hint = {
                 Station.STEP.value: "as compression, give it to the protocol: choco(compression=...)",
                 Station.MESSAGE.value: "masks=true of the topology hides messages among neighbours",

@@ -332,7 +332,7 @@ class Eavesdropper(Position):
     def who(self, acts: bool = False) -> str:
         """In words."""
         rest = ", where a client's connection lasts over rounds" if self.persistent else ""
-        return f"An eavesdropper on the unencrypted wire between client and server{rest}"
+        return f"An eavesdropper on the unencrypted wire between client and server, or among peers{rest}"
 
     def sees(self, passage: Passage) -> list[Seen]:
         """Each message; behind a protocol shares, whose sum it does not hold."""
@@ -463,6 +463,10 @@ class Neighbour(Position):
         if strange:
             raise CapabilityError(
                 f"the adversary is peer {strange[0]}, but there are {there} peers, numbered from 0; name one of them"
+            )
+        if len(set(self.peers)) == there:
+            raise CapabilityError(
+                f"the adversary is all {there} peers, so that nobody is left whose models it is sent; name fewer"
             )
 
     def overhears(self, exchange: Exchange) -> list[Seen]:

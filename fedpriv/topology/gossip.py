@@ -15,12 +15,14 @@ from fedpriv.base.plugin import Plugin
 from fedpriv.base.types import Config
 from fedpriv.topology.graph import Graph
 from fedpriv.topology.mixing import (
+    DENSE,
     check_doubly_stochastic,
     check_follows,
     check_mixes,
     contraction,
     equal,
     given,
+    growth,
     metropolis,
 )
 from fedpriv.topology.protocol import Protocol
@@ -220,17 +222,37 @@ class Wiring:
         period = f", of {len(self.links)} graphs in turn" if len(self.links) > 1 else ""
         said = f"{self.gossip.graph} of {self.peers} peers{period}: connected, each sends to {each} a round"
         if self.contraction is not None:
+            exact = not self.protocol.late and not hasattr(self.protocol, "compression")
+            exchange = "an exchange" if exact else "an exchange of whole models in time would shrink"
             said += (
-                f"; spectral gap {1 - self.contraction:.3g} (an exchange shrinks the consensus distance at least by "
-                f"the factor {self.contraction:.6g}{', on average over these' if period else ''})"
+                f"; spectral gap {1 - self.contraction:.3g} ({exchange}{' shrinks' if exact else ''} the consensus "
+                f"distance at least by the factor {self.contraction:.6g}{', on average over these' if period else ''})"
             )
-        found = [said]
+        found = [said, *self._parting()]
         if self.gossip.masks and (bare := self.unmasked()):
             found.append(
                 f"masks hide nothing at the {len(bare)} peers that receive from one peer alone in a round (such as "
                 f"peer {bare[0]}): a sum over one model is that model"
             )
         return found
+
+    def _parting(self) -> list[str]:
+        """That CHOCO's step is too large for the coordinates that are sent, where that is known beforehand."""
+        written = getattr(self.protocol, "compression", None)
+        made = None if written is None else registry.defenses.create(written)
+        if made is None or not made.draws_coordinates or len(self.matrices) != 1 or self.peers > DENSE:
+            return []
+        gamma = self.protocol.gamma  # type: ignore[attr-defined]
+        factor = growth(self.matrices[0], made.fraction, gamma)
+        if factor < 1:
+            return []
+        fits = gamma
+        while growth(self.matrices[0], made.fraction, fits) > 0.999 and fits > gamma / 1000:
+            fits /= 2
+        return [
+            f"gamma={gamma:g} is too large for '{written}': copies are old, and models move by them in every round, so "
+            f"that the consensus distance grows by the factor {factor:.4g} a round; give gamma={fits:.2g} or so"
+        ]
 
     def unmasked(self) -> list[int]:
         """Peers at which masks have nothing to cancel with, since they receive from one peer alone in some phase."""

@@ -30,6 +30,8 @@ class Graph(Plugin):
     directed: ClassVar[bool] = False
     #: Least number of peers.
     least: ClassVar[int] = 2
+    #: What to do where it is not connected.
+    mend: ClassVar[str] = "add links between them"
 
     @abstractmethod
     def build(self, peers: int, phase: int) -> nx.Graph | nx.DiGraph:
@@ -70,8 +72,9 @@ class Graph(Plugin):
             some = sorted(parts[1])
             named = ", ".join(map(str, some[:5])) + (", ..." if len(some) > 5 else "")
             raise ParameterError(
-                f"graph '{self.name}' of {peers} peers is not connected: nothing of peer {min(parts[0])} reaches peers "
-                f"{named}, or nothing of theirs reaches it ({len(parts)} parts); add links between them"
+                f"graph '{self.name}' of {peers} peers is not connected: nothing of peer {min(parts[0])} reaches peer"
+                f"{'s' if len(some) > 1 else ''} {named}, or nothing of theirs reaches it ({len(parts)} parts); "
+                f"{self.mend}"
             )
         return found
 
@@ -182,6 +185,8 @@ class Star(Graph):
 
 class _Random(Graph):
     """Base of graphs that are drawn; drawn again, up to 100 times, until one is connected."""
+
+    mend: ClassVar[str] = f"none of {TRIES} draws is; give more links, or another seed"
 
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the graph, which is public.")
 
@@ -367,7 +372,7 @@ class Edges(Graph):
     def _read(self) -> list[tuple[str, tuple[int, int]]]:
         assert self.path is not None
         try:
-            lines = Path(self.path).read_text(encoding="utf-8").splitlines()
+            lines = Path(self.path).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as e:
             raise DataError(f"graph 'edges': {self.path} cannot be read: {e}; give a text file of links") from e
         found = []

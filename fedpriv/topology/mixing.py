@@ -49,19 +49,26 @@ def _with_own(others: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def given(path: str, peers: int) -> sp.csr_matrix:
-    """A matrix from a file: `.npy`, or text with one row a line.
+    """A matrix from a file: `.npy`, or text with one row a line, apart by spaces or commas.
 
     Raises:
       DataError: it cannot be read.
       ParameterError: it has another shape.
     """
     try:
-        found = np.load(path, allow_pickle=False) if Path(path).suffix == ".npy" else np.loadtxt(path, delimiter=None)
+        if Path(path).suffix == ".npy":
+            found = np.load(path, allow_pickle=False)
+        else:
+            text = Path(path).read_text(encoding="utf-8-sig").replace(",", " ")
+            found = np.loadtxt(text.splitlines()) if text.strip() else np.zeros([0])
         if np.iscomplexobj(found):
             raise ValueError("its numbers are complex")
         found = np.asarray(found, np.float64)
     except (OSError, ValueError) as e:
-        raise DataError(f"mixing={path} cannot be read: {e}; give an .npy file or a text file of [n, n] weights") from e
+        raise DataError(
+            f"mixing={path} cannot be read: {e}; give an .npy file or a text file of [n, n] weights, or 'metropolis' "
+            "or 'equal'"
+        ) from e
     if found.shape != (peers, peers):
         raise ParameterError(f"mixing={path} has shape {list(found.shape)}; {peers} peers need [{peers}, {peers}]")
     return sp.csr_matrix(found)
@@ -73,12 +80,12 @@ def check_doubly_stochastic(matrix: sp.csr_matrix, name: str) -> None:
     D-PSGD needs it: columns keep the mean of all models, rows keep models that agree.
     """
     if not np.isfinite(matrix.data).all() or matrix.data.min(initial=0.0) < -TOLERANCE:
-        row, column = (
-            int(a) for a in np.unravel_index(int(np.argmin(np.nan_to_num(matrix.toarray(), nan=-1))), matrix.shape)
-        )
+        weights = matrix.toarray()
+        wrong = np.where(np.isfinite(weights), weights, -np.inf)
+        row, column = (int(a) for a in np.unravel_index(int(np.argmin(wrong)), matrix.shape))
         raise ParameterError(
             f"{name} is not doubly stochastic: the weight of peer {column} at peer {row} is {matrix[row, column]:g}; "
-            "give weights of 0 or more"
+            "give weights of 0 or more, all finite"
         )
     for axis, word in ((1, "row"), (0, "column")):
         sums = np.asarray(matrix.sum(axis)).ravel()
@@ -153,3 +160,25 @@ def contraction(matrices: Sequence[sp.csr_matrix]) -> float:
         start = np.random.default_rng(0).normal(size=n)
         found = float(svds(operator, k=1, v0=start, return_singular_vectors=False)[0])
     return float(found ** (1 / len(matrices))) if found > 1e-12 else 0.0
+
+
+def growth(matrix: sp.csr_matrix, fraction: float, gamma: float) -> float:
+    """By which factor a round of CHOCO changes the consensus distance where coordinates are drawn, in the long run.
+
+    Every coordinate is sent in a round with probability `fraction`, by all peers alike. Of an eigenvector of the
+    weights with eigenvalue `1 - m`, a coordinate `x` and its public copy `h` become `x - gamma m x` and `x` where it is
+    sent, else `x - gamma m h` and `h`. So their mean squares are a linear recursion; 1 or more means that models part.
+
+    Args:
+      matrix: weights `[n, n]`.
+      fraction: in (0, 1].
+      gamma: CHOCO's step.
+    """
+    found = 0.0
+    eigenvalues = np.linalg.eigvals(matrix.toarray())
+    for value in np.delete(eigenvalues, int(np.argmin(np.abs(eigenvalues - 1)))):
+        step = gamma * (1 - value)
+        sent, kept = np.array([[1 - step, 0], [1, 0]]), np.array([[1, -step], [0, 1]])
+        squares = fraction * np.kron(sent, sent.conj()) + (1 - fraction) * np.kron(kept, kept.conj())
+        found = max(found, float(np.abs(np.linalg.eigvals(squares)).max()))
+    return found**0.5

@@ -119,3 +119,12 @@ def test_a_compressed_message_determines_no_update(attacked):
     assert (measures["determined"], measures["known"]) == (0, 1)
     assert 0.1 < measures["exact_coordinates"] <= 0.5  # those of the half that were not 0
     assert not any(r["exact"] for r in found.result.finding.extra["recovered"])
+
+
+def test_one_round_of_several_is_told_from_a_beginning_that_nobody_knows(attacked):
+    lone, both = (
+        attacked("gossip(graph=ring)", f"neighbour(0,since={since})", rounds=3, estimate=False).result.reason
+        for since in (2, 1)
+    )
+    assert "these views are of one round: give all rounds' as a dossier" in lone
+    assert "of one round" not in both

@@ -157,6 +157,8 @@ def test_a_topology_is_in_the_key_however_it_is_written_and_a_server_is_as_it_wa
     assert keys(changed("training.topology", "gossip(protocol=d_psgd,graph=ring(),mixing=metropolis)")) == keys(written)
     with pytest.raises(pydantic.ValidationError, match="there is no 'server' in topology 'gossip"):
         Setting.model_validate({**BASE, "exposure": {"topology": "gossip(graph=ring)", "cohort": 2, "images": 2}})
+    with pytest.raises(pydantic.ValidationError, match=r"'neighbour' in .*a server, or training.topology a gossip"):
+        Setting.model_validate({**BASE, "exposure": {"cohort": 2, "images": 2, "adversary": "neighbour(0)"}})
     torus = {"topology": "gossip(graph=torus)", "cohort": 14, "images": 14, "adversary": "neighbour(0)"}
     with pytest.raises(pydantic.ValidationError, match=r"exposure.cohort: 14 peers make no torus"):
         Setting.model_validate({**BASE, "exposure": torus})

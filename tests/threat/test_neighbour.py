@@ -205,6 +205,9 @@ def test_positions_that_do_not_exist_are_refused(watched, federate, even):
         watched("gossip(graph=ring)", "server")
     with pytest.raises(CapabilityError, match="with a server clients send each other nothing"):
         federate().run(1, taps=[Tap(Adversary.parse("neighbour(0)"))])
+    assert "among peers" in Adversary.parse("eavesdropper").at.who()
+    with pytest.raises(CapabilityError, match="the adversary is all 6 peers, so that nobody is left"):
+        watched("gossip(graph=ring)", "neighbour(0,1,2,3,4,5)")
     with pytest.raises(CapabilityError, match="the adversary is peer 9, but there are 6 peers"):
         watched("gossip(graph=ring)", "neighbour(9)")
     with pytest.raises(ParameterError, match=r"write neighbour\(0\) or neighbour\(0,3\)"):

@@ -9,7 +9,7 @@ from fedpriv.base.errors import DataError, ParameterError
 from fedpriv.topology.average import mean, mean_and_spread, mix, mix_and_measure, pull, spread
 from fedpriv.topology.buffers import Buffers
 from fedpriv.topology.gossip import Gossip
-from fedpriv.topology.mixing import contraction, metropolis
+from fedpriv.topology.mixing import contraction, growth, metropolis
 
 ALL = {
     "ring": 12,
@@ -210,6 +210,59 @@ def test_weights_that_never_mix_are_refused(tmp_path):
         np.save(weights, matrix)
         with pytest.raises(ParameterError, match=f"never mixes: .*{said}"):
             Gossip(graph="complete", mixing=str(weights)).wiring(4)
+
+
+def test_a_matrix_in_text_may_have_commas_and_what_is_wrong_is_named(tmp_path):
+    file = tmp_path / "weights.csv"
+    for mark in (" ", ",", ", "):
+        file.write_text("\n".join([mark.join(["0.25"] * 4)] * 4), encoding="utf-8-sig")
+        assert Gossip(graph="complete", mixing=str(file)).wiring(4).matrices[0].toarray().tolist() == [[0.25] * 4] * 4
+    file.write_text("", encoding="utf-8")
+    with pytest.raises(ParameterError, match=r"has shape \[0\]; 4 peers need"):
+        Gossip(graph="complete", mixing=str(file)).wiring(4)
+    with pytest.raises(DataError, match="weights, or 'metropolis' or 'equal'"):
+        Gossip(graph="complete", mixing="metropolys").wiring(4)
+    weights = np.full((4, 4), 0.25)
+    weights[2, 1] = np.inf
+    np.save(tmp_path / "weights.npy", weights)
+    with pytest.raises(ParameterError, match=r"the weight of peer 1 at peer 2 is inf; give weights"):
+        Gossip(graph="complete", mixing=str(tmp_path / "weights.npy")).wiring(4)
+
+
+def test_a_graph_that_is_not_connected_says_what_to_do(tmp_path):
+    with pytest.raises(ParameterError, match=r"reaches peer 2, or .*; add links between them"):
+        Gossip(graph="edges(pairs=[0-1])").wiring(3)
+    with pytest.raises(ParameterError, match=r"none of 100 draws is; give more links, or another seed"):
+        Gossip(graph="erdos_renyi(probability=0.01)").wiring(8)
+    file = tmp_path / "links.txt"
+    file.write_text("0 1\n1 2\n", encoding="utf-8-sig")
+    assert len(Gossip(graph=f"edges(path={file})").wiring(3).links[0]) == 4
+
+
+def test_the_gap_is_not_said_to_hold_of_late_or_compressed_messages():
+    for protocol, holds in (("d_psgd", True), ("d_psgd(steps=2)", True), ("d_psgd(delay=1)", False), ("choco", False)):
+        said = Gossip(graph="ring", protocol=protocol).wiring(5).notes()[0]
+        assert ("(an exchange shrinks" in said) == holds
+        assert ("of whole models in time would shrink the" in said) != holds
+
+
+@pytest.mark.parametrize(("gamma", "parts"), [(0.3, True), (0.03, False)])
+def test_a_step_too_large_for_drawn_coordinates_is_told_and_models_part(gamma, parts):
+    wiring = Gossip(graph="ring", protocol=f"choco(gamma={gamma},compression=random_k(fraction=0.1))").wiring(6)
+    assert [n for n in wiring.notes() if "is too large" in n] == wiring.notes()[1:]
+    assert len(wiring.notes()) == 1 + parts
+    matrix, rng = wiring.matrices[0].toarray(), np.random.default_rng(0)
+    models = rng.normal(size=(6, 20000))
+    models -= models.mean(0)
+    public, sizes = np.zeros_like(models), []
+    for _ in range(60):
+        sent = rng.random(models.shape[1]) < 0.1
+        public = np.where(sent, models, public)
+        models = models + gamma * (matrix @ public - public)
+        sizes.append(np.sqrt((models**2).mean()))
+    assert (sizes[-1] > sizes[0]) == parts
+    found = growth(wiring.matrices[0], 0.1, gamma)
+    assert (sizes[-1] / sizes[39]) ** (1 / 20) == pytest.approx(found, abs=0.01)
 
 
 def test_the_numbers_of_a_list_are_digits(tmp_path):

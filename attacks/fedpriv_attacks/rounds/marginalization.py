@@ -121,6 +121,7 @@ class FunctionalMarginalization(Attack):
                 "(random pairs, late messages, masks, or models it was not sent), or no coordinate was sent in two "
                 "rounds, one after the other (compressed differences); let it listen from the first round, be more "
                 "peers, or set estimate=true"
+                + ("" if len(dossier.rounds) > 1 else "; these views are of one round: give all rounds' as a dossier")
             )
         findings, refused = attack_each(self.inner, [o.view for o in chosen], seed, f"'{self.name}' recovered")
         return joined(

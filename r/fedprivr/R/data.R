@@ -6,7 +6,7 @@
 #' @param x a data frame, or an array whose first dimension counts the examples.
 #' @param y with an array: a factor, names or whole numbers from 0 for classes, or quantities.
 #' @param target with a data frame: the column to predict; the last by default.
-#' @param keys whose each row is, for `partition = "natural"`: a column's name, or a vector.
+#' @param keys whose each row is, for `partition = "natural"`: the name of a data frame's column, or an array's vector.
 #' @param test share of the rows held out for testing.
 #' @param name what to call it.
 #' @param kind of arrays: what examples are, such as `"features"` for numbers of any range.
@@ -21,15 +21,17 @@ fp_dataset <- function(x, y = NULL, target = NULL, keys = NULL, test = 0.2, name
   if (!is.numeric(test) || length(test) != 1 || test < 0 || test >= 1) {
     refuse("ParameterError", "test = %s is no share; give a number from 0 to below 1", deparse(test)[1])
   }
+  check_known(keys, "keys")
   if (is.data.frame(x)) {
+    if (nrow(x) < 2) refuse("DataError", "x has %d rows; give two or more", nrow(x))
     for (column in names(x)) check_column(x[[column]], sprintf("column '%s'", column))
     made <- fp_try(fp("data.table")$from_frame(as.data.frame(x), name, target, test_fraction = test, keys = keys))
     return(structure(made, class = "fp_data"))
   }
-  if (is.null(y)) refuse("DataError", "an array x needs y: a factor of classes, or numbers")
   if (!is.numeric(x) || length(dim(x)) < 2) {
     refuse("DataError", "x is a %s; give a data frame, or an array of numbers [n, ...]", class(x)[1])
   }
+  if (is.null(y)) refuse("DataError", "an array x needs y: a factor of classes, or numbers")
   if (length(y) != dim(x)[1]) refuse("DataError", "x has %d examples and y %d; give one a row", dim(x)[1], length(y))
   check_known(x, "x")
   check_known(y, "y")

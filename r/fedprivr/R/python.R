@@ -1,8 +1,8 @@
 #' The Python module fedpriv, or one of its modules
 #'
-#' Everything that fedpriv has in Python can be used from R: `fp()$load("clinic")`. Python is looked for once, when it
-#' is first needed: `RETICULATE_PYTHON`, then a `.venv` in the working directory or above it, then what [fp_install()]
-#' made. Wrap a call in [fp_try()] to get its error as a condition.
+#' Everything that fedpriv has in Python can be used from R: `fp()$load("clinic")`. Python is looked for when fedprivr
+#' is loaded, or else when it is first needed: `RETICULATE_PYTHON`, then a `.venv` in the working directory or above it,
+#' then what [fp_install()] made. Wrap a call in [fp_try()] to get its error as a condition.
 #' @param module name below fedpriv, such as `"rounds.exposure"`; the default is fedpriv itself.
 #' @return a Python module.
 #' @examples
@@ -11,21 +11,24 @@
 #' }
 #' @export
 fp <- function(module = NULL) {
-  if (!reticulate::py_available() && is.na(Sys.getenv("RETICULATE_PYTHON", NA))) {
-    python <- find_python()
-    if (is.null(python)) refuse("PythonError",
-                                "no Python has fedpriv; run fp_install(checkout), or set RETICULATE_PYTHON")
-    Sys.setenv(RETICULATE_PYTHON = python)
-  }
+  if (!choose_python()) refuse("PythonError", "no Python has fedpriv; run fp_install(), or set RETICULATE_PYTHON")
   name <- paste(c("fedpriv", module), collapse = ".")
   tryCatch({
+    reticulate::import("importlib.metadata")$version("fedpriv") # a checkout's folder can be imported, without plug-ins
     reticulate::import("fedpriv.base.lazy")$quiet_tensorflow()
     reticulate::import(name)
   }, error = function(e) {
-    refuse("PythonError", "%s has no %s: %s. Run fp_install(checkout), or set RETICULATE_PYTHON to one that has it.",
-           Sys.getenv("RETICULATE_PYTHON", "Python"), name, strsplit(conditionMessage(e), "\n")[[1]][1])
+    refuse("PythonError", "%s has no %s: %s. Run fp_install(checkout) or set RETICULATE_PYTHON, and restart R.",
+           Sys.getenv("RETICULATE_PYTHON", "Python"), name, sub("\n.*", "", conditionMessage(e)))
   })
 }
+
+choose_python <- function() {
+  if (reticulate::py_available() || nzchar(Sys.getenv("RETICULATE_PYTHON"))) return(TRUE)
+  !is.null(python <- find_python()) && Sys.setenv(RETICULATE_PYTHON = python)
+}
+
+.onLoad <- function(...) choose_python()
 
 find_python <- function(folder = getwd()) {
   above <- folder
@@ -55,16 +58,14 @@ fp_install <- function(checkout = ".") {
   if (!all(file.exists(files))) refuse("DataError", "'%s' is no checkout of fedpriv; give its folder", checkout)
   python <- file.path(home(), "bin", "python")
   uv <- Sys.which("uv")
-  run <- function(command, ...) {
-    failed <- system2(command, shQuote(c(...))) != 0
-    if (failed) refuse("PythonError", "could not be run: %s", paste(command, ...))
+  run <- function(...) {
+    command <- c(...)
+    if (system2(command[1], shQuote(command[-1]))) refuse("PythonError", "could not be run: %s", toString(command))
   }
   dir.create(dirname(home()), recursive = TRUE, showWarnings = FALSE)
   if (nzchar(uv)) run(uv, "venv", "--quiet", "--python", "3.11", home()) else run("python3.11", "-m", "venv", home())
-  pip <- function(...) {
-    if (nzchar(uv)) run(uv, "pip", "install", "--python", python, "--no-deps", ...)
-    else run(python, "-m", "pip", "install", "--no-deps", ...)
-  }
+  installer <- if (nzchar(uv)) c(uv, "pip", "install", "--python", python) else c(python, "-m", "pip", "install")
+  pip <- function(...) run(installer, "--no-deps", ...)
   pip("-r", files[2])
   pip(normalizePath(checkout))
   invisible(python)

@@ -119,8 +119,9 @@ fp_attack <- function(attack = "modern", on = NULL, data = "fashion_small", mode
 fp_images <- function(found) {
   long <- function(x, image, what) {
     at <- expand.grid(row = seq_len(dim(x)[1]), column = seq_len(dim(x)[2]), channel = seq_len(dim(x)[3]))
-    data.frame(image = image, what = what, at, value = as.vector(x))
+    data.frame(image = image, what = factor(what, c("original", "found")), at, value = as.vector(x))
   }
+  if (!length(attr(found, "attempts"))) refuse("ParameterError", "nothing was found; give an fp_attack() that applies")
   aligned <- fp("metrics.score")$aligned
   parts <- lapply(attr(found, "attempts"), function(one) {
     truth <- one$observation$truth$x
@@ -137,9 +138,7 @@ fp_images <- function(found) {
       rows <- c(rows, list(long(take(part$made), image, "found")))
     }
   }
-  table <- do.call(rbind, rows)
-  table$what <- factor(table$what, c("original", "found"))
-  table
+  do.call(rbind, rows)
 }
 
 #' Run an experiment's grid
