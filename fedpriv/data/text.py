@@ -169,8 +169,8 @@ def from_texts(
             raise DataError(f"{where}: column '{label}' has {len(classes)} different labels; expected classes")
         if len(classes) == len(labels) > ROWS_ALONE:
             raise DataError(
-                f"{where}: column '{label}' has another value in each of {len(labels)} rows; expected classes of several "
-                "rows (for the next tokens of texts give task=next_token)"
+                f"{where}: column '{label}' has another value in each of {len(labels)} rows; expected classes of "
+                "several rows (for the next tokens of texts give task=next_token)"
             )
         number = {c: i for i, c in enumerate(classes)}
         numbers = np.array([number[c] for c in labels], np.int32)

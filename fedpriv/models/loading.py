@@ -93,9 +93,9 @@ def _load(target: Any, name: str, text: str, facts: Facts, given: Config) -> Mod
     call = {**given}
     if "vocabulary" in accepted and facts.vocabulary is None and "vocabulary" not in given:
         raise ModelError(
-            f"model '{name}' needs tokens, of which it asks the vocabulary, but examples of shape {shape} are not known "
-            "to be any; use data of kind tokens, such as 'sentences', your own .txt or .jsonl, or a CSV file with a "
-            "column 'text' (in Python, give the dataset itself in place of its shape)"
+            f"model '{name}' needs tokens, of which it asks the vocabulary, but these examples of shape {shape} are "
+            "none; use data of kind tokens, such as 'sentences', a .txt or .jsonl file, or a CSV file with a column "
+            "'text' (in Python, give the dataset itself in place of its shape)"
         )
     if facts.vocabulary is not None and "vocabulary" not in accepted and _is_own(target):
         raise ModelError(
