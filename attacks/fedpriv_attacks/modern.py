@@ -63,6 +63,7 @@ class Modern(Attack):
     An error is that of the examples as they were minimized: clipping takes images nearer to the true ones, but the
     update that they give farther from the observed one. Where clipping moves them by more than a tenth of the range,
     the error is that of the clipped ones: what explains the update by values that no image has explains nothing.
+    Of texts it is that of the tokens, not of the points that were minimized.
 
     Evaluations and seconds are those of all attacks tried together. `extra["tried"]` says what each came to.
     """
@@ -170,7 +171,7 @@ def _error(attack: Attack, view: View, finding: Finding) -> float:
     free = None
     if isinstance(attack, Inversion) and finding.x is not None:
         free = unsettled(view, finding, attack.equipped(view).recipe())
-    if free is None:
+    if free is None or finding.x is None or free.shape != finding.x.shape:  # points of an embedding are no tokens
         return mismatch(view, finding)
     kind = view.data_kind
     moved = np.sqrt(np.mean((kind.to_unit(free) - kind.to_unit(finding.x)) ** 2))

@@ -283,7 +283,8 @@ def attack(
 
 def _trained(checkpoint: Path, setting: Setting) -> np.ndarray:
     """The weights in a checkpoint of this setting's model."""
-    from fedpriv.experiment.assembly import make_model
+    from fedpriv.data.tokenizer import read
+    from fedpriv.experiment.assembly import datasets, make_model
     from fedpriv.rounds.checkpoint import Checkpoint
 
     saved, model = Checkpoint.load(checkpoint), make_model(setting)
@@ -293,6 +294,14 @@ def _trained(checkpoint: Path, setting: Setting) -> np.ndarray:
         raise ParameterError(
             f"{checkpoint} holds a '{held}'{size}, but --model is '{model.name}' of {model.spec.size}; give the same "
             "model and data"
+        )
+    training, _ = datasets(setting.data, setting.data_dir)
+    beside, own = checkpoint.with_suffix(".tokenizer.json"), getattr(training.kind, "tokenizer", None)
+    if own is not None and beside.is_file() and (theirs := read(beside)).digest != own.digest:
+        raise ParameterError(
+            f"{checkpoint} was trained on the tokens of {beside} ({theirs.size:,} of digest {theirs.digest[:12]}), but "
+            f"'{setting.data}' has tokenizer '{own.name}' ({own.size:,} of digest {own.digest[:12]}), whose numbers "
+            f"mean other texts; give tokenizer={beside}"
         )
     weights: np.ndarray = saved.weights
     return weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ class Gathered:
       warned: what defenses had to say, by run and trial.
       cells: of each trial on rows of a table, which cells are right.
       cell_runs: the seed of each of these.
+      doubts: why findings are not sure or not whole, as the attack itself says, and in how many trials.
     """
 
     attack: str
@@ -59,6 +61,7 @@ class Gathered:
     warned: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
     cells: list[Cells] = field(default_factory=list)
     cell_runs: list[int] = field(default_factory=list)
+    doubts: Counter[str] = field(default_factory=Counter)
 
     def add(self, result: Trial, truth: Truth, run: int, columns: Row) -> list[Row]:
         """Takes one trial's result in; returns its rows, with these columns first and the `number` of each."""
@@ -67,6 +70,8 @@ class Gathered:
         self.runs.append(run)
         rows = [{**row, **result.finding.measures} for row in score.rows(**columns)]
         self.rows += rows
+        if doubt := result.finding.extra.get("reason"):
+            self.doubts[str(doubt)] += 1
         if "reconstructions" in self.goal.draws:
             self._keep_pictures(result.finding, score, truth, run, rows)
             self._keep_cells(result.finding, score, truth, run)
@@ -125,9 +130,16 @@ class Gathered:
 
     def summary(self) -> Row:
         """Of all trials that the attack applied to, and how many it did not; of rows of a table, by column too."""
-        told = {"inapplicable": len(self.refused), "warnings": self.warnings()}
+        told: Row = {"inapplicable": len(self.refused), "warnings": self.warnings()}
+        if self.doubts:
+            told["doubts"] = self.doubted()
         columns = self.by_column()
         return self.goal.details(self.scores, self.runs) | told | ({"by_column": columns} if columns else {})
+
+    def doubted(self) -> list[str]:
+        """Why findings are not sure or not whole, the most frequent reason first."""
+        many = len(self.scores)
+        return [f"in {n} of {many} trials: {why}" if many > 1 else why for why, n in self.doubts.most_common()]
 
     def warnings(self) -> list[str]:
         """What defenses had to say, and in how many trials."""
@@ -273,6 +285,8 @@ def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: s
     if gathered.refused:
         every = len(gathered.refused) + len(gathered.scores)
         typer.echo(f"It does not apply to {len(gathered.refused)} of {every} trials, which count neither way.")
+    for doubt in gathered.doubted():
+        typer.echo(f"Attack '{gathered.attack}' claims nothing exact: {doubt}.")
     for warning in gathered.warnings():
         typer.echo(f"Warning: {warning}.")
 

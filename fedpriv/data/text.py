@@ -33,6 +33,8 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lz
 
 #: Most different labels that are taken for classes.
 MAX_CLASSES = 65536
+#: Rows from which on labels that are all different are no classes.
+ROWS_ALONE = 10
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Length = Annotated[int, Field(ge=1, le=65536)]
@@ -143,7 +145,9 @@ def from_texts(
     rows = rows.set_axis(named, axis=1)
     for option, given in (("column", column), ("label", label), ("keys", keys)):
         if given is not None and given not in named:
-            raise ParameterError(f"{where} has no column {option}='{given}'.{printable(did_you_mean(given, named))}")
+            raise ParameterError(
+                f"{option}='{given}': {where} has no such column.{printable(did_you_mean(given, named))}"
+            )
     if label is None and task != "next_token":
         label = next((c for c in named if c.lower() in TARGETS and c not in (column, keys)), None)
     if task == "classes" and label is None:
@@ -151,6 +155,8 @@ def from_texts(
     if label is not None and (task == "next_token" or running):
         given_as = "task=next_token" if task == "next_token" else "running=true"
         raise ParameterError(f"label={label}: {given_as} takes the next tokens for targets; leave one of them out")
+    if column is not None and column in (label, keys):
+        raise ParameterError(f"{where}: column '{column}' cannot be the texts and their labels or keys; name another")
     column = column or _text_column([c for c in named if c not in (label, keys)], where)
     texts = _texts(rows[column].tolist(), f"{where}: column '{column}'")
     owners = None if keys is None else np.array(_plain(rows[keys].tolist(), f"{where}: column '{keys}'"))
@@ -161,6 +167,11 @@ def from_texts(
             raise DataError(f"{where}: column '{label}' is always '{classes[0]}'; nothing to predict")
         if len(classes) > MAX_CLASSES:
             raise DataError(f"{where}: column '{label}' has {len(classes)} different labels; expected classes")
+        if len(classes) == len(labels) > ROWS_ALONE:
+            raise DataError(
+                f"{where}: column '{label}' has another value in each of {len(labels)} rows; expected classes of "
+                "several rows (for the next tokens of texts give task=next_token)"
+            )
         number = {c: i for i, c in enumerate(classes)}
         numbers = np.array([number[c] for c in labels], np.int32)
         held_out = _held_out(texts, test_fraction)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,10 +84,14 @@ def arm(index: int) -> Arm:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The style, while the block runs; the program's own settings come back afterwards."""
+    """The style, while the block runs; the program's own settings come back afterwards.
+
+    A sign that the font lacks, as of an emoji, stands as one for its script; that is to be seen, and no warning.
+    """
     import matplotlib
 
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
         matplotlib.rcdefaults()  # a user's matplotlibrc must not change published figures
         matplotlib.rcParams.update(_STYLE)
         yield

@@ -72,6 +72,8 @@ def text_grid(
         else:
             _below(figure, page, originals, rows, captions, original_label, width, measure)
         key = "Boxed and bold: right in its place. Underlined: in the original, elsewhere. Plain: not in it."
+        if _has_open_places(originals, rows):
+            key += f" {NOTHING}: nothing there."
         page.put(_MARGIN, page.foot + 0.02, key, size=SMALL, color=QUIET)
         page.draw(figure, width, page.foot + 0.22)
     return figure
@@ -218,6 +220,11 @@ def marked(original: Sequence[str], found: Sequence[str]) -> list[tuple[str, Mar
             made.append((t, "elsewhere" if left[t] > 0 else "wrong"))
             left[t] -= 1
     return made
+
+
+def _has_open_places(originals: Sequence[Sequence[str]], rows: Mapping[str, Sequence[Tokens] | str]) -> bool:
+    texts = [(o, t) for found in rows.values() if not isinstance(found, str) for o, t in zip(originals, found)]
+    return any((NOTHING, "wrong") in marked(o, t) for o, t in texts if t is not None and not isinstance(t, str))
 
 
 def _tokens(

@@ -93,8 +93,14 @@ def _load(target: Any, name: str, text: str, facts: Facts, given: Config) -> Mod
     call = {**given}
     if "vocabulary" in accepted and facts.vocabulary is None and "vocabulary" not in given:
         raise ModelError(
-            f"model '{name}' needs tokens, of which it asks the vocabulary; use data of kind tokens, and give the "
-            "dataset itself in place of its shape"
+            f"model '{name}' needs tokens, of which it asks the vocabulary, but these examples of shape {shape} are "
+            "none; use data of kind tokens, such as 'sentences', a .txt or .jsonl file, or a CSV file with a column "
+            "'text' (in Python, give the dataset itself in place of its shape)"
+        )
+    if facts.vocabulary is not None and "vocabulary" not in accepted and _is_own(target):
+        raise ModelError(
+            f"model '{name}' computes with the values of an example, but the numbers of tokens are names; use 'gpt', "
+            "'lstm' or 'gru', or for one target a sequence 'bert' or 'bag_of_embeddings'"
         )
     for key, value in facts._asdict().items():
         if key in accepted and (value is not None or key not in given):
@@ -131,6 +137,10 @@ def _signature(target: Any) -> dict[str, inspect.Parameter]:
         return registry.parameters_of(target)
     except (TypeError, ValueError):  # built-in callables tell no signature
         return {}
+
+
+def _is_own(target: Any) -> bool:
+    return str(getattr(target, "__module__", "")).startswith("fedpriv.models.")
 
 
 def _refuse_unknown(given: Config, accepted: Collection[str], name: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from fedpriv_attacks.inversion.stages import mismatch
@@ -9,7 +11,10 @@ from fedpriv_attacks.modern import Modern
 
 from fedpriv.base import registry
 from fedpriv.base.errors import CapabilityError
+from fedpriv.data.dataset import Dataset
+from fedpriv.data.kinds.tokens import Tokens
 from fedpriv.metrics.image import psnr
+from fedpriv.models import load
 from fedpriv.threat.attack import Finding
 
 SHAPE = (8, 8, 1)
@@ -79,3 +84,14 @@ def test_where_nothing_applies_every_reason_is_given(helpers):
     view = helpers.make_view(helpers.dense(SHAPE), helpers.smooth_images(2, SHAPE), [1, 2])
     with pytest.raises(CapabilityError, match=r"idlg: .*2 examples"):
         Modern(attacks=("idlg",)).run(view)
+
+
+def test_texts_are_judged_by_their_tokens(helpers):
+    kind = Tokens(length=5, vocabulary=20, padding=0)
+    x, y = np.array([[3, 7, 4, 9, 2]], np.int32), np.array([1], np.int32)
+    model = load("gpt(layers=1,width=8,heads=1,dtype=float64)", Dataset("made", x, y, 2, kind=kind))
+    view = dataclasses.replace(helpers.make_view(model, x.astype(np.float32), y), data_kind=kind)
+    finding = Modern(attacks=("rgap", "tag(restarts=1,optimizer.steps=200)")).run(view)
+    assert finding.extra["chosen"] == "tag"
+    assert finding.extra["tried"][-1]["mismatch"] == mismatch(view, finding)
+    assert finding.x.shape == (1, 5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedpriv.base.errors import ParameterError
+from fedpriv.figures.save import png
 from fedpriv.figures.text_grid import marked, text_captions, text_grid
 from fedpriv.metrics.score import ImageScore, Score
 
@@ -25,6 +26,15 @@ def test_marks_by_hand():
 
 def test_a_token_counts_elsewhere_as_often_as_it_is_there():
     assert [m for _, m in marked(["a", "b", "c"], ["b", "a", "a"])] == ["elsewhere", "elsewhere", "wrong"]
+
+
+def test_open_places_are_explained_and_signs_without_a_glyph_are_no_warning(recwarn):
+    key = words(text_grid([["a", "b"]], {"arm": [["a", ""]]}))[-1].get_text()
+    assert key.endswith("–: nothing there.")
+    figure = text_grid([["a", "\U0001f469"]], {"arm": [["a", "\U0001f469"]]})
+    assert "nothing there" not in words(figure)[-1].get_text()
+    assert png(figure)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("arms", [1, 2])

@@ -75,6 +75,12 @@ def test_a_model_of_tokens_asks_for_them():
         load("gpt", (16, 16, 1), 4)
 
 
+@pytest.mark.parametrize("name", ["2nn", "logistic", "lenet"])
+def test_numbers_of_tokens_are_no_values(name):
+    with pytest.raises(ModelError, match=f"'{name}' computes with the values .* use 'gpt'"):
+        load(name, Facts((8,), 4, (), vocabulary=30))
+
+
 def test_written_and_given_parameters():
     assert load("2nn(hidden=[7,8])", (6, 6, 1), 3).spec.shapes[0] == (36, 7)
     assert load("convnet(width=3)", (6, 6, 1), 3, width=5).spec.shapes[0] == (3, 3, 1, 5)
