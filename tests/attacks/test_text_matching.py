@@ -11,6 +11,8 @@ from fedpriv_attacks.inversion.dlg import DLG
 from fedpriv_attacks.inversion.inverting_gradients import InvertingGradients
 from fedpriv_attacks.inversion.lamp import LAMP
 from fedpriv_attacks.inversion.tag import TAG
+from fedpriv_attacks.labels.auto import Auto
+from fedpriv_attacks.labels.inference import Known
 from fedpriv_attacks.modern import Modern
 from fedpriv_attacks.parts.embedding import Embedding
 from fedpriv_attacks.parts.initializers import Points
@@ -217,6 +219,13 @@ def test_an_attack_told_the_rows_finds_no_token_whose_row_did_not_move(helpers, 
     assert set(found.x.ravel()) <= set(x.ravel())  # far from done, and among the tokens there are
     points = part.decode(tf.constant(found.extra["variables"][0]), (2, LENGTH, 16)).numpy()
     assert not set(Embedding().found(view, points).ravel()) <= set(x.ravel())
+
+
+def test_next_tokens_may_be_known(helpers, models):
+    x, y = text(2, each=True)
+    view = view_of(helpers, models["next"], x, y, knows=("labels",))
+    for part in (Auto(), Known()):
+        np.testing.assert_array_equal(part(view).y, y)
 
 
 def test_an_adversary_of_a_federation_is_told_the_lengths(models):
