@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny
 from fedpriv.base import registry
 from fedpriv.base.errors import CapabilityError, DivergenceError, FedprivError, ModelError
 from fedpriv.base.types import Config
+from fedpriv.data.kinds.tokens import Tokens
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
@@ -22,6 +23,13 @@ from fedpriv_attacks.parts.priors import TotalVariation
 
 #: Root mean square by which clipping may move examples, in parts of their range: at best 20 dB from the truth.
 MOVED = 0.1
+
+#: What is tried on text where nobody has said what else.
+ON_TOKENS = (
+    "dager(seconds=60)",
+    "dlg(labels=auto,restarts=1,optimizer.max_evaluations=2000)",
+    "lamp",
+)
 
 
 def _attack(value: Any) -> Any:
@@ -64,6 +72,9 @@ class Modern(Attack):
     update that they give farther from the observed one. Where clipping moves them by more than a tenth of the range,
     the error is that of the clipped ones: what explains the update by values that no image has explains nothing.
     Of texts it is that of the tokens, not of the points that were minimized.
+
+    On text, unless `attacks` says what else, it is DAGER, which is exact where a batch has fewer tokens than the model
+    is wide, then points of the embedding matched by DLG and by LAMP.
 
     Evaluations and seconds are those of all attacks tried together. `extra["tried"]` says what each came to.
     """
@@ -123,7 +134,7 @@ class Modern(Attack):
         content = half_of_digits(floor) if self.tolerance is None else max(self.tolerance, floor)
         tried: list[dict[str, Any]] = []
         found: list[tuple[float, Attack, Finding]] = []
-        for attack in self.attacks:
+        for attack in self.tried_on(view):
             try:
                 finding = self._suited(attack, view).run(view, seed)
             except (CapabilityError, ModelError, DivergenceError) as e:
@@ -153,6 +164,12 @@ class Modern(Attack):
             compile_seconds=sum(f.compile_seconds for f in findings),
             extra={**best.extra, "chosen": chosen.name, "tried": tried},
         )
+
+    def tried_on(self, view: View) -> tuple[Attack, ...]:
+        """The attacks, or on text those for text, unless others than the default were asked for."""
+        if not isinstance(view.data_kind, Tokens) or self.attacks != type(self)().attacks:
+            return self.attacks
+        return tuple(registry.attacks.create(text) for text in ON_TOKENS)
 
     def _suited(self, attack: Attack, view: View) -> Attack:
         """The same attack without total variation where examples have no neighbouring values; asked for its way."""

@@ -20,15 +20,14 @@ from fedpriv.models.tasks.regression import Regression
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.trial import isolated
 from fedpriv.testing.case import CASES, OVER_ROUNDS, Case, own_case, pages_of
-from fedpriv.testing.closeness import NOTHING, Closeness, blank, closeness
+from fedpriv.testing.closeness import NOTHING, Closeness, blank, closeness, measure
 from fedpriv.testing.references import holds
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.dossier import Dossier
 from fedpriv.threat.observation import Episode, Observation
+from fedpriv.threat.truth import Truth
 from fedpriv.threat.view import View
 
-#: dB by which reconstructions must be nearer than a blank image, and than what the control gets.
-GAIN = 3.0
 #: Fraction of labels that must be found, and that who claims labels alone must not find in noise.
 LABELS = 0.75
 
@@ -41,7 +40,8 @@ class Checked:
       attack: as a user would write it.
       case: name of the case.
       found: how near each observation's finding came.
-      blank: PSNR in dB, by observation, of examples of one value.
+      blank: by observation, how near one comes who knows next to nothing (`closeness.blank`): PSNR in dB of examples
+        of one value; of texts, the share of tokens in [0, 1].
       control: how near came what was found in noise in place of the update; zeros where the attack refused it.
       refused: by control and by thing taken away from the view, what the attack said, where it refused.
     """
@@ -59,13 +59,14 @@ def check_attack(
     case: Case | Exposure | str | None = None,
     *,
     seed: int = 0,
-    gain: float = GAIN,
+    gain: float | None = None,
     labels: float = LABELS,
 ) -> Checked:
     """Checks that an attack keeps the promises of its kind; meant to be the body of a test.
 
-    - It works: on each observation of a known case its examples are nearer to the truth than a blank image, and than
-      the control, by `gain`; of the labels it finds the share `labels`. What the adversary knows anyhow is not judged.
+    - It works: on each observation of a known case its examples are nearer to the truth than a blank image (texts: than
+      one token repeated), and than the control, by `gain`; of the labels it finds the share `labels`. What the
+      adversary knows anyhow is not judged.
     - It fails when it should: with noise, or nothing, in place of the update it finds neither. A finding there would
       be the attack's memory or its prior, not the update.
     - It refuses a view that lacks what it `needs`, with a CapabilityError. Taking away something that it does not
@@ -81,7 +82,8 @@ def check_attack(
       case: a case, an exposure of at least two trials, or a name from CASES; None takes the first of CASES that gives
         what the attack needs and that it does not refuse.
       seed: the attack's own seed.
-      gain: dB.
+      gain: in the measure of the examples' kind (`closeness.measure`); None is 3 dB, and for texts a quarter of the
+        tokens.
       labels: a fraction.
 
     Raises:
@@ -135,11 +137,15 @@ def _made(attack: Any) -> Attack:
 class _Check:
     """One check under way: runs the attack, and gathers what it breaks."""
 
-    def __init__(self, attack: Attack, seed: int, gain: float, labels: float) -> None:
+    def __init__(self, attack: Attack, seed: int, gain: float | None, labels: float) -> None:
         self._attack, self._seed, self._gain, self._labels = attack, seed, gain, labels
         self.label = attack.name or type(attack).__name__
         self.problems: list[str] = []
         self.refused: dict[str, str] = {}
+
+    def gain(self, truth: Truth) -> float:
+        """By how much examples must be nearer than those of one who knows nothing."""
+        return measure(truth.kind).gain if self._gain is None else self._gain
 
     def broken(self, problem: str) -> None:
         """Notes a broken promise, once."""
@@ -269,8 +275,11 @@ class _Check:
                     self.refused[name] = str(outcome)
                 elif (found := self.finding(outcome, control, where)) is not None:
                     came = closeness(found, truth)
-                if came.psnr is not None and came.psnr >= blank(truth) + self._gain:
-                    self.broken(f"it finds the examples ({came.psnr:.1f} dB) with {where}: they come from elsewhere")
+                gain, written = self.gain(truth), measure(truth.kind).written
+                if came.examples is not None and came.examples >= blank(truth) + gain:
+                    self.broken(
+                        f"it finds the examples ({written(came.examples)}) with {where}: they come from elsewhere"
+                    )
                 if name == "noise":
                     near = near if number else came
                     right.append(came.labels or 0.0)
@@ -288,14 +297,16 @@ class _Check:
             if finding is None:
                 return
             near = closeness(finding, observation.truth)
-            if near.psnr is not None:
+            if near.examples is not None:
                 judged = True
-                least = max(blank(observation.truth), control.psnr or 0.0) + self._gain
-                if near.psnr < least:
+                how, gain = measure(observation.truth.kind), self.gain(observation.truth)
+                least = max(blank(observation.truth), control.examples or 0.0) + gain
+                if near.examples < least:
                     self.broken(
-                        f"on observation {number} its examples come to {near.psnr:.1f} dB; {least:.1f} dB is "
-                        f"{self._gain:g} above a blank image and above what it finds in noise. If it needs more steps, "
-                        "give check_attack one with more; if it is made for something else, give it a case"
+                        f"on observation {number} its examples come to {how.written(near.examples)}; "
+                        f"{how.written(least)} is {gain:g} above {how.blank} and above what it finds in noise. If it "
+                        "needs more steps, give check_attack one with more; if it is made for something else, give it "
+                        "a case"
                     )
             if near.labels is not None and _unlabelled(observation.held):
                 judged = True

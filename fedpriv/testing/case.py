@@ -1,4 +1,4 @@
-"""Case: small known updates that an attack is checked on. The kit's own are made from embedded images."""
+"""Case: small known updates that an attack is checked on. The kit's own are made from data inside the package."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, KerasModel
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.embedded import fashion_small
+from fedpriv.data.loading import load as load_data
+from fedpriv.models import load as load_model
 from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure
@@ -168,6 +170,12 @@ def _batch_statistics() -> Exposure:
     return Exposure(model, data, trials=2, weights=weights, adversary=Adversary().knowing("batch_statistics"))
 
 
+def _text() -> Exposure:
+    data, _ = load_data("sentences(tokenizer=characters,length=8)")
+    long = np.flatnonzero((data.x != 0).all(axis=1))[::700]
+    return Exposure(load_model("gpt(width=32,heads=2)", data), data.take(long), trials=2)
+
+
 def _sums() -> Exposure:
     """Cohorts of two out of three clients, whose sums over three rounds can be told apart; the model hardly moves."""
     procedure = Procedure.fedsgd(learning_rate=1e-6, weighting="uniform")
@@ -205,8 +213,8 @@ class InTurn(Selection):
         return population - 1
 
 
-#: The kit's cases, in the order in which one is looked for, and what each is. All are of Fashion-MNIST images made
-#: smaller, of a few thousand weights, and of two clients that have never been seen before.
+#: The kit's cases, in the order in which one is looked for, and what each is. All but `text` are of Fashion-MNIST
+#: images made smaller; all are of a few thousand weights and of two clients that have never been seen before.
 CASES: dict[str, str] = {
     "single": "one 7x7 image, one step, a sigmoid layer",
     "single_relu": "one 7x7 image, one step, a ReLU layer",
@@ -216,6 +224,7 @@ CASES: dict[str, str] = {
     "labels": "two 7x7 images, one step, a sigmoid layer; the adversary knows the labels",
     "running_statistics": "one 7x7 image, one step, a convolution with trained batch-norm statistics",
     "batch_statistics": "the same; the adversary also knows the batch-norm statistics of the client's batch",
+    "text": "eight letters of a sentence, one step, a decoder of two blocks",
     "sums": "three rounds' secure sums over two of three clients with one 7x7 image each, a ReLU layer",
 }
 
@@ -231,6 +240,7 @@ _MAKERS: dict[str, Callable[[], Exposure]] = {
     "labels": _labels,
     "running_statistics": _running_statistics,
     "batch_statistics": _batch_statistics,
+    "text": _text,
     "sums": _sums,
 }
 

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.types import Nested
+from fedpriv.data.kind import Kind
 from fedpriv.data.kinds.tokens import Tokens
 from fedpriv.data.loading import load
 from fedpriv.defense.stations import Defense, Station
@@ -226,7 +227,7 @@ class Auxiliary(Knowledge):
           ParameterError: the examples or classes do not fit the model.
           UnknownNameError, DataError: no such data.
         """
-        x, y, classes = _examples(self.data, self.examples, per_class)
+        x, y, classes, _ = _examples(self.data, self.examples, per_class)
         if x.shape[1:] != tuple(model.input_shape) or classes != model.num_classes:
             raise ParameterError(
                 f"auxiliary data '{self.data}' have examples {list(x.shape[1:])} of {classes} classes, but model "
@@ -234,6 +235,10 @@ class Auxiliary(Knowledge):
                 "shape"
             )
         return x, y
+
+    def kind(self) -> Kind:
+        """What its examples are; errors as `load`'s, but for the model."""
+        return _examples(self.data, self.examples, None)[3]
 
 
 class Generator(Knowledge):
@@ -271,11 +276,11 @@ class Statistics(Knowledge):
 
 
 @functools.lru_cache(maxsize=4)
-def _examples(data: str, most: int | None, per_class: int | None) -> tuple[np.ndarray, np.ndarray, int]:
+def _examples(data: str, most: int | None, per_class: int | None) -> tuple[np.ndarray, np.ndarray, int, Kind]:
     train, _ = load(data)
     labels = train.y[:most]
     chosen = np.arange(len(labels))
     if per_class is not None:
         rows = [np.flatnonzero(labels == c)[:per_class] for c in range(train.num_classes)]
         chosen = np.sort(np.concatenate(rows))
-    return train.floats(chosen), labels[chosen].astype(np.int64), train.num_classes
+    return train.floats(chosen), labels[chosen].astype(np.int64), train.num_classes, train.kind

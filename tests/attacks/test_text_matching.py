@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from fedpriv_attacks.inversion.dlg import DLG
 from fedpriv_attacks.inversion.inverting_gradients import InvertingGradients
 from fedpriv_attacks.inversion.lamp import LAMP
 from fedpriv_attacks.inversion.tag import TAG
+from fedpriv_attacks.labels.auto import Auto
+from fedpriv_attacks.labels.inference import Known
+from fedpriv_attacks.modern import Modern
 from fedpriv_attacks.parts.embedding import Embedding
 from fedpriv_attacks.parts.initializers import Points
 from fedpriv_attacks.parts.language_model import NGrams, count, nats, perplexity
@@ -18,6 +22,7 @@ from fedpriv_attacks.parts.objectives import Cosine, SquaredAndAbsolute
 from fedpriv_attacks.parts.optimizers.first_order import Adam
 from fedpriv_attacks.parts.priors import EmbeddingLength, Scene
 
+from fedpriv.base import registry
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.data.dataset import Dataset
@@ -25,6 +30,9 @@ from fedpriv.data.kinds.tokens import Tokens
 from fedpriv.models import load
 from fedpriv.models.sequences import with_presence
 from fedpriv.models.spec import Spec
+from fedpriv.rounds.exposure import Exposure
+from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.knowledge import Auxiliary
 
 LENGTH, VOCABULARY = 6, 30
 KIND = Tokens(length=LENGTH, vocabulary=VOCABULARY, padding=0)
@@ -200,6 +208,118 @@ def test_orders_keep_every_place_and_what_is_beyond_the_end(make):
     assert changed.any(0).all()
     if make is orders:
         assert changed.sum(1).max() == 1  # one sentence at a time
+
+
+def test_an_attack_told_the_rows_finds_no_token_whose_row_did_not_move(helpers, models):
+    x, y = text(2, seed=3)
+    part = Embedding(table="tokens")
+    few = DLG(coordinates=part, labels="known", restarts=1, optimizer="lbfgs(max_evaluations=2)")
+    view = view_of(helpers, models["classes"], x, y, knows=("labels",))
+    found = few.run(view, seed=1)
+    assert set(found.x.ravel()) <= set(x.ravel())  # far from done, and among the tokens there are
+    points = part.decode(tf.constant(found.extra["variables"][0]), (2, LENGTH, 16)).numpy()
+    assert not set(Embedding().found(view, points).ravel()) <= set(x.ravel())
+
+
+def test_next_tokens_may_be_known(helpers, models):
+    x, y = text(2, each=True)
+    view = view_of(helpers, models["next"], x, y, knows=("labels",))
+    for part in (Auto(), Known()):
+        np.testing.assert_array_equal(part(view).y, y)
+
+
+def test_an_adversary_of_a_federation_is_told_the_lengths(models):
+    x, y = text(4, lengths=[6, 2, 3, 5])
+    data = Dataset("made", x, y, 2, kind=KIND)
+    adversary = Adversary().knowing("sequence_lengths")
+    views = [o.view for o in Exposure(models["classes"], data, trials=2, batch=2, adversary=adversary)]
+    assert [list(Embedding().lengths_of(view)) for view in views] == [[6, 2], [3, 5]]
+    alone = [o.view for o in Exposure(models["classes"], data, trials=2, batch=2)]
+    assert [list(Embedding().lengths_of(view)) for view in alone] == [[6, 6], [5, 5]]
+
+
+def two_epochs(helpers, models, rate):
+    x, y = text(2, seed=2)
+    return view_of(helpers, models["classes"], x, y, procedure=helpers.local_steps(2, rate)), x, y
+
+
+def test_what_points_miss_of_two_epochs_is_of_the_steps_size(helpers, models):
+    missed = []
+    for rate in (0.01, 0.001):
+        view, x, y = two_epochs(helpers, models, rate)
+        model, kept = view.model, Embedding().compared(view.model)
+        rows = model.spec.unflatten_numpy(view.weights)[model.embedding.table]
+        found = view.simulate(with_presence(tf.constant(rows[x]), x != 0), tf.constant(y)).numpy()
+        ours, theirs = (model.spec.unflatten_numpy(a) for a in (found, view.observed))
+        ours, theirs = (np.concatenate([parts[i].ravel() for i in kept]) for parts in (ours, theirs))
+        missed.append(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+    assert 0.01 < missed[0] < 0.2
+    assert missed[1] < 0.2 * missed[0]
+
+
+@pytest.mark.slow
+def test_two_local_epochs_do_not_hide_a_batch(helpers, models):
+    view, x, _ = two_epochs(helpers, models, 0.001)
+    found = DLG(labels="auto", restarts=2).run(view, seed=1).x
+    assert max((found == x).mean(), (found[::-1] == x).mean()) > 0.9
+
+
+@pytest.mark.parametrize("name", ["class_representatives", "maximum_posterior", "ggl", "gradinversion", "dlf", "rgap"])
+def test_attacks_on_images_refuse_text_by_name(name, view):
+    with pytest.raises(CapabilityError):
+        registry.attacks.create(name).run(view)
+
+
+@pytest.mark.slow
+def test_modern_finds_a_text_with_what_is_made_for_text(view):
+    finding = Modern().run(view, seed=1)
+    assert (finding.x == text()[0]).all()
+    assert finding.extra["tried"][0]["attack"] == "dager"
+
+
+def test_modern_takes_attacks_on_text_and_leaves_its_configuration(view, helpers):
+    modern, images = Modern(), helpers.make_view(helpers.dense(), helpers.smooth_images(1, (8, 8, 1), 1), [7])
+    assert [a.name for a in modern.tried_on(view)] == ["dager", "dlg", "lamp"]
+    assert modern.tried_on(images) == modern.attacks
+    assert [a["name"] for a in modern.config()["attacks"]][:3] == ["first_layer", "rgap", "spear"]
+    asked = Modern(attacks=["inverting_gradients"])
+    assert asked.tried_on(view) == asked.attacks
+    with pytest.raises(CapabilityError, match=r"none of the attacks of 'modern' applies.*numbers of tokens are names"):
+        asked.run(view)
+
+
+def test_the_language_model_s_text_is_read_from_a_path_if_its_tokens_are_the_clients_(view, tmp_path):
+    x, y = text(5, seed=8)
+
+    def saved(name, kind):
+        np.savez(tmp_path / name, x_train=x, y_train=y, x_test=text(3, seed=9)[0], y_test=y[:3], kind=kind)
+        return Reorder(auxiliary=str(tmp_path / name))
+
+    moves = saved("own.npz", f"tokens(length={LENGTH},vocabulary={VOCABULARY},padding=0)")
+    assert moves.brings() == (Auxiliary(data=str(tmp_path / "own.npz")),)
+    wanted = [a for part in count(x, VOCABULARY, 0) for a in part]
+    for found, right in zip(moves.tensors(view), wanted, strict=True):
+        np.testing.assert_array_equal(found, right)
+    with pytest.raises(CapabilityError, match="consists of 31 tokens, but the clients' of 30 tokens"):
+        saved("other.npz", f"tokens(length={LENGTH},vocabulary={VOCABULARY + 1},padding=0)").tensors(view)
+    with pytest.raises(CapabilityError, match="'fashion_small' consists of images"):
+        Reorder(auxiliary="fashion_small").tensors(view)
+
+
+def test_language_weighs_against_the_objective_s_logarithm(view):
+    """A tenth of a nat's worth does not overrule an objective that the move raises tenfold."""
+    x = text()[0]
+    known = count(np.repeat(x, 20, 0), VOCABULARY, 0)
+    own = tuple(tf.constant(a) for part in known for a in part)
+    rows = view.model.spec.unflatten_numpy(view.weights)[view.model.embedding.table]
+    v = tf.constant(rows[x[0, ::-1]].reshape(-1) / np.float32(Embedding().tensors(view)[0]))
+    ground = ground_of(view, own)
+    for least in (1e-9, 1e-3):
+        worse = functools.partial(tf.constant, [least] + [10 * least] * 40)
+        _, moved = Reorder(candidates=40, language=0.1).moved(v, lambda rows, w=worse: w(), ground, [7, 0])
+        assert not moved
+        _, moved = Reorder(candidates=40, language=10).moved(v, lambda rows, w=worse: w(), ground, [7, 0])
+        assert moved
 
 
 def ground_of(view, own=()):

@@ -46,13 +46,20 @@ SHIPPED: dict[str, list[tuple[str, str | None]]] = {
     "cocktail_party": [("cocktail_party(optimizer=adam(steps=700,learning_rate=0.01))", "batch")],
     "sparse_first_layer": [("sparse_first_layer", "single_relu")],
     "sum_difference": [("sum_difference(inner=first_layer)", None)],
+    "tag": [("tag(optimizer.steps=300)", "text")],
+    "lamp": [("lamp(optimizer.steps=300,initializer=points(draws=10,permutations=10))", "text")],
+    "dager": [("dager", "text")],
+    "token_set": [("token_set", "text")],
     "cocktail_party_box": [("cocktail_party_box(optimizer=adam(steps=700,learning_rate=0.01))", "batch")],
 }
-#: Made for noise that is declared, one client's rounds, or gossip, which no case of the kit is; they have own tests.
-ELSEWHERE = {"maximum_posterior", "round_average", "functional_marginalization"}
+#: Made for noise that is declared, one client's rounds, gossip or tables; no case of the kit is. They have own tests.
+ELSEWHERE = {"maximum_posterior", "round_average", "functional_marginalization", "tableak"}
 RUNS = [(text, case) for name in SHIPPED for text, case in SHIPPED[name]]
 #: The default run has another preset of the same class for these.
-SLOW = ("inversion(", "dlg(labels=known", "idlg(", "class_representatives(", "gias(", "cocktail_party(")
+SLOW = (
+    *("inversion(", "dlg(labels=known", "idlg(", "class_representatives(", "gias(", "cocktail_party("),
+    *("tag(", "lamp(", "dager"),
+)
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,11 @@ class LAMP(Inversion):
     NeurIPS, arXiv 2202.08827. `lamp(objective=squared_and_absolute)` is the paper's other variant. Of several sequences
     it takes the lengths to be known (`sequence_lengths`), and without that, all to be as long as the longest.
 
-    Differs from the paper: the language model is counted in the adversary's auxiliary text and not GPT-2, and is left
-    out where there is none; 100 starts and orders of them are tried, not 500; tensors that rounding alone moved do not
-    count; and the nearest token is that of the first attention's inputs
-    (`coordinates=embedding(distance=cosine)` is the paper's).
+    Differs from the paper: the language model is counted in the adversary's auxiliary text and not GPT-2, is left out
+    where there is none, and weighs against the objective's logarithm; 100 starts and orders of them are tried, not
+    500; tensors that rounding alone moved do not count; and the nearest token is that of the first attention's inputs
+    (`coordinates=embedding(distance=cosine)` is the paper's). On the small untrained models of this package it is not
+    ahead of `tag`.
     """
 
     name: ClassVar[str] = "lamp"

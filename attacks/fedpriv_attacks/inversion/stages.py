@@ -55,7 +55,13 @@ def unsettled_mismatch(view: View, finding: Finding, recipe: Recipe) -> float:
 
 
 def unsettled(view: View, finding: Finding, recipe: Recipe) -> np.ndarray | None:
-    """The examples `[n, ...]` as they entered the model at the end; None where several copies were minimized."""
+    """The examples `[n, ...]` as they entered the model at the end.
+
+    None where several copies were minimized, and of points of an embedding: they leave out its table, so what explains
+    an update is the tokens.
+    """
+    if recipe.coordinates.space == "points":
+        return None
     shape = (view.total_examples, *recipe.coordinates.shape(view.model))
     size = recipe.coordinates.size(shape)
     variables = finding.extra["variables"]

@@ -122,6 +122,8 @@ class Known(LabelInference):
                 f"the known labels range from {y.min()} to {y.max()}, but model '{view.model.name}' has classes 0 to "
                 f"{view.model.num_classes - 1}; give labels of those classes"
             )
+        if y.ndim > 1:  # next tokens: how many there are of each says nothing of the examples' classes
+            return InferredLabels(y.astype(np.int32), "known")
         return InferredLabels(y.astype(np.int32), "known", np.bincount(y, minlength=view.model.num_classes))
 
 

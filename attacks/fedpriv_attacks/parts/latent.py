@@ -87,7 +87,8 @@ class Latent(Coordinates):
         return load_generator(self.generator)
 
     def check(self, view: View) -> None:
-        """Raises a ParameterError unless the generator makes the model's inputs."""
+        """Raises a ParameterError unless the generator makes the model's inputs, and a CapabilityError for text."""
+        super().check(view)
         self.decoder().require(view.model.input_shape, f"model '{view.model.name}'")
 
     def latents(self, shape: Shape) -> int:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from fedpriv.threat.view import View
     from fedpriv_attacks.parts.coordinates import Coordinates
 
+#: Smallest objective told from zero.
+TINY = 1e-30
+
 #: `[c, k]` variables to `[c]` objectives.
 Scores = Callable[[Tensor], Tensor]
 
@@ -83,17 +86,22 @@ class Reorder(Moves):
 
     Balunovic, Dimitrov, Jovanovic, Vechev 2022, "LAMP: Extracting Text from Gradients with Language Model Priors",
     NeurIPS, arXiv 2202.08827. Gradients find which tokens there are before they find where. A candidate is one such
-    move in one sentence, and counts by the objective plus how unlikely its tokens are in a language model. The paper's
-    is GPT-2; here it is one of three tokens counted in the adversary's text (`language_model`), whose vocabulary must
-    be the model's. Without text the objective alone decides.
+    move in one sentence, and counts by the objective and by how unlikely its tokens are in a language model. The
+    paper's is GPT-2; here it is one of three tokens counted in the adversary's text (`language_model`), whose
+    vocabulary must be the model's. Without text the objective alone decides.
+
+    The paper adds the two. An objective falls by orders of magnitude as points settle, so that one weight is too little
+    at first and, at the end, overrules an update that was matched exactly. Here a nat weighs against the objective's
+    logarithm, which is the likelihood of an error whose size nobody knows.
     """
 
     kind: ClassVar[str] = "reorder"
     paper: ClassVar[str] = "Balunovic, Dimitrov, Jovanovic, Vechev 2022, arXiv 2202.08827"
 
     language: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        default=0.02,
-        description="what a nat of a token's negative log-likelihood counts beside the objective.",
+        default=0.1,
+        description="what a nat of a token's mean negative log-likelihood counts beside the objective's logarithm: a "
+        "move that makes tokens a nat likelier may raise the objective by e to this.",
     )
     auxiliary: str | None = Field(
         default="auto",
@@ -134,11 +142,23 @@ class Reorder(Moves):
             )
 
     def tensors(self, view: View) -> tuple[np.ndarray, ...]:
-        """The language model's counts, if there is text."""
+        """The language model's counts, if there is text.
+
+        Raises:
+          CapabilityError: its tokens are not those of the clients.
+        """
         text, kind = self.text(view), view.data_kind
         if text is None:
             return ()
         assert isinstance(kind, Tokens)
+        theirs = text.kind()
+        if not isinstance(theirs, Tokens) or _vocabulary(theirs, kind) != _vocabulary(kind, theirs):
+            raise CapabilityError(
+                f"moves '{self.kind}': the language model's text '{text.data}' consists of "
+                f"{theirs.noun + 's' if not isinstance(theirs, Tokens) else _vocabulary(theirs, kind)}, but the "
+                f"clients' of {_vocabulary(kind, theirs if isinstance(theirs, Tokens) else kind)}; give text cut by "
+                "the same tokenizer, as text(path=...,tokenizer=tokenizer.json), or moves.auxiliary=none"
+            )
         x, _ = text.load(view.model)
         return flat(_counted(_Rows(x), kind.vocabulary, kind.padding))
 
@@ -153,8 +173,11 @@ class Reorder(Moves):
         many = self.candidates + 1
         candidates = tf.gather(tf.repeat(x[None], many, 0), places, axis=2, batch_dims=2)
         rows = tf.concat([tf.reshape(candidates, [many, size]), tf.repeat(rest[None], many, 0)], 1)
-        values = tf.cast(scores(rows), tf.float64) + self.unlikely(candidates, ground)
+        values = tf.cast(scores(rows), tf.float64)
         values = tf.where(tf.math.is_finite(values), values, tf.constant(np.inf, tf.float64))
+        # Objectives that are logarithms already may be negative.
+        values = tf.where(tf.reduce_all(values >= 0), tf.math.log(tf.maximum(values, TINY)), values)
+        values += self.unlikely(candidates, ground)
         best = tf.argmin(values, output_type=tf.int32)
         return rows[best], best > 0
 
@@ -211,6 +234,14 @@ def shuffles(many: int, lengths: Tensor, length: int, seed: Seed) -> Tensor:
     drawn = tf.random.stateless_uniform([many, n, length], seed)
     inside = tf.broadcast_to(place < lengths[None, :, None], [many, n, length])
     return tf.argsort(tf.where(inside, drawn, tf.cast(place + 1, tf.float32)), axis=2, stable=True)
+
+
+def _vocabulary(kind: Tokens, other: Tokens) -> str:
+    """What the tokens of a kind are, as far as another can be compared with it: where both say their tokenizer."""
+    tokens = f"{kind.vocabulary} tokens"
+    if kind.tokenizer is None or other.tokenizer is None:
+        return tokens
+    return f"{tokens} of tokenizer '{kind.tokenizer.name}' ({kind.tokenizer.digest})"
 
 
 class _Rows:
