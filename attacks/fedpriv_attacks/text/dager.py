@@ -12,7 +12,6 @@ from pydantic import Field
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Tensors
-from fedpriv.models.model import Model
 from fedpriv.models.tasks.next_token import NextToken
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.replays import unmeasured
@@ -22,7 +21,7 @@ from fedpriv_attacks.labels.last_layer import check_linear
 from fedpriv_attacks.text.encoder import search_whole
 from fedpriv_attacks.text.prefixes import grow, token_table
 from fedpriv_attacks.text.rows import moved_tokens, tokens_by_place
-from fedpriv_attacks.text.span import ROOM, Span, input_room, read_span
+from fedpriv_attacks.text.span import ROOM, Reader, Span, input_room, read_span
 from fedpriv_attacks.text.targets import Targets, find_targets
 
 Count = Annotated[int, Field(ge=1)]
@@ -141,7 +140,8 @@ class DAGER(Attack):
         (length,), padding = model.input_shape, getattr(view.data_kind, "padding", None)
         vocabulary = model.spec.shapes[model.embedding.table][0]  # type: ignore[union-attr]
         most = None if n is None else n * length
-        first, second, reading = _spans(view, weights, vocabulary, length, n)
+        layers = _Layers.of(view, weights, vocabulary, length, n)
+        first, second, reading = layers.span, layers.whole, layers.reading
         tokens = np.arange(vocabulary)
         moved = moved_tokens(view) if self.rows == "use" else None
         if moved is not None:
@@ -156,7 +156,7 @@ class DAGER(Attack):
             "holds": first.spare > 0 and (second is None or second.spare > 0),
             "vocabulary": len(tokens),
         }
-        candidates, near = self._candidates(model, weights, first, tokens, length)
+        candidates, near = self._candidates(layers.first, weights, first, tokens, length)
         condition["chance"] = first.chance(float(np.max(near))) * len(tokens) if len(near) else 1.0
         reasons = []
         for span, which in ((first, "first"), (second, "second")):
@@ -167,7 +167,7 @@ class DAGER(Attack):
                 )
         extra: dict[str, Any] = {"condition": condition, "candidates": [len(c) for c in candidates]}
         causal = all(a.causal for a in model.attention)
-        if second is None:
+        if layers.second is None or second is None:
             found_tokens, distances, tested, late = [], [], 0, False
             if n == 1 and all(len(c) == 1 for c in candidates):
                 found_tokens, distances = [np.array([c[0] for c in candidates], np.int32)], [float(np.max(near))]
@@ -177,7 +177,7 @@ class DAGER(Attack):
             beam = self.beam or (max(32, 4 * (n or 8)) if second.gap > CLEAR else 2 * (n or 16))
             if not model.attention[0].others and len(candidates[0]) < len(tokens):
                 candidates[0] = tokens  # the first place leaves nothing in the queries' gradient
-            grown = grow(model.attention[1], weights, second, candidates, n or 1, beam, deadline)
+            grown = grow(layers.second, weights, second, candidates, n or 1, beam, deadline)
             found_tokens, distances, tested, late = grown.tokens, grown.distances, grown.tested, grown.late
             if grown.forced:
                 reasons.append(f"no token passed the second attention's test at place {grown.forced[0] + 1}")
@@ -187,8 +187,8 @@ class DAGER(Attack):
                 candidates = [c if t is None or not len(t) else t for c, t in zip(candidates, told, strict=True)]
                 extra["candidates"] = [len(c) for c in candidates]
             whole = search_whole(
-                model.attention[-1] if reading != "all" else model.attention[1],
-                weights, second, reading, candidates, near_by_place(first, model, weights, candidates, length), n or 1,
+                layers.second, weights, second, reading, candidates,
+                near_by_place(layers.first, first, weights, candidates, length), n or 1,
                 padding, self.starts, deadline, seed,
             )  # fmt: skip
             found_tokens, distances, tested, late = whole.tokens, whole.distances, whole.tested, whole.late
@@ -205,12 +205,12 @@ class DAGER(Attack):
         return _Found(x, None, lengths, float("inf"), reasons, extra, flat, [float(distances[i]) for i in order])
 
     def _candidates(
-        self, model: Model, weights: Tensors, first: Span, tokens: np.ndarray, length: int
+        self, reader: Reader, weights: Tensors, first: Span, tokens: np.ndarray, length: int
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """For each place the tokens that pass the first layer's test, nearest first, and the distances of all."""
         if first.spare <= 0 or not len(tokens):
             return [tokens] * length, np.zeros(0)
-        table = token_table(model.attention[0], weights, tokens, length)
+        table = token_table(reader, weights, tokens, length)
         near, ratio = first.distances(table.reshape(-1, table.shape[-1]))
         near, ratio = near.reshape(length, -1), ratio.reshape(length, -1)
         bar = first.threshold(self.chance / len(tokens))
@@ -262,32 +262,54 @@ def _exact(view: View) -> float:
 Reading = Literal["all", "first", "last"]
 
 
-def _spans(
-    view: View, weights: Tensors, vocabulary: int, length: int, n: int | None
-) -> tuple[Span, Span | None, Reading]:
-    """The first attention's span, that of the layer to test sequences against, and which places it holds."""
-    model = view.model
-    most = None if n is None else n * length
-    attentions = model.attention
-    first = read_span(view, attentions[0], most, input_room(attentions[0], weights, vocabulary, length))
-    if first is None:
-        raise CapabilityError(
-            f"the queries' kernel '{model.spec.names[attentions[0].query]}' of model '{model.name}' did not move in "
-            f"round {view.round}, so no token can be tested against its gradient; use an update from a client that "
-            "trains its attention, or 'token_set', which reads the embedding's rows"
-        )
-    if len(attentions) == 1:
-        return first, None, "all"
-    every = isinstance(model.task, NextToken) or len(attentions) > 2
-    reading: Reading = "all" if every else ("last" if attentions[1].causal else "first")
-    room = input_room(attentions[1], weights, vocabulary, length)
-    if every:
-        return first, read_span(view, attentions[1], most, room), reading
-    return first, read_span(view, attentions[1], n, room, queries_only=True), reading
+@dataclass(frozen=True, eq=False)
+class _Layers:
+    """The first attention with its span, and what sequences are tested against, if there is anything: kernels that see
+    what a place has gathered from others, their span, and which places of a sequence it holds."""
+
+    first: Reader
+    span: Span
+    second: Reader | None
+    whole: Span | None
+    reading: Reading
+
+    @classmethod
+    def of(cls, view: View, weights: Tensors, vocabulary: int, length: int, n: int | None) -> _Layers:
+        """What the update of a view shows."""
+        model = view.model
+        most = None if n is None else n * length
+
+        def spanned(reader: Reader, tokens: int | None) -> Span | None:
+            return read_span(view, reader, tokens, input_room(reader, weights, vocabulary, length))
+
+        attentions = model.attention
+        first = Reader.of_attention(attentions[0])
+        span = spanned(first, most)
+        if span is None:
+            raise CapabilityError(
+                f"the queries' kernel '{model.spec.names[attentions[0].query]}' of model '{model.name}' did not move in"
+                f" round {view.round}, so no token can be tested against its gradient; use an update from a client "
+                "that trains its attention, or 'token_set', which reads the embedding's rows"
+            )
+        each = isinstance(model.task, NextToken)
+        dense = Reader.of_dense(attentions[0])
+        # Before the last block every place matters to what the last attention reads.
+        every = each or len(attentions) > 1
+        if dense is not None and (whole := spanned(dense, most if every else n)) is not None:
+            return cls(first, span, dense, whole, "all" if every else _end(dense))
+        if len(attentions) == 1:
+            return cls(first, span, None, None, "all")
+        every = each or len(attentions) > 2
+        second = Reader.of_attention(attentions[1], queries_only=not every)
+        return cls(first, span, second, spanned(second, most if every else n), "all" if every else _end(second))
+
+
+def _end(reader: Reader) -> Reading:
+    return "last" if reader.causal else "first"
 
 
 def near_by_place(
-    first: Span, model: Model, weights: Tensors, candidates: list[np.ndarray], length: int
+    reader: Reader, first: Span, weights: Tensors, candidates: list[np.ndarray], length: int
 ) -> list[np.ndarray]:
     """The first layer's distances of each place's candidates."""
     found = []
@@ -295,7 +317,7 @@ def near_by_place(
         if not len(tokens) or first.spare <= 0:
             found.append(np.ones(len(tokens)))
             continue
-        table = token_table(model.attention[0], weights, tokens, length)[place]
+        table = token_table(reader, weights, tokens, length)[place]
         found.append(first.distances(table)[0])
     return found
 

@@ -10,9 +10,8 @@ import numpy as np
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import Purpose, generator
 from fedpriv.base.types import Tensors
-from fedpriv.models.sequences import Attention
 from fedpriv_attacks.text.prefixes import Grown, chunk_size
-from fedpriv_attacks.text.span import ROOM, Span
+from fedpriv_attacks.text.span import ROOM, Reader, Span
 
 #: Starts that go on side by side.
 _SIDE = 8
@@ -26,19 +25,19 @@ class _Test:
 
     def __init__(
         self,
-        attention: Attention,
+        reader: Reader,
         weights: Tensors,
         span: Span,
         reading: Literal["all", "first", "last"],
         padding: int | None,
     ) -> None:
-        self._attention, self._weights, self._span = attention, weights, span
+        self._weights, self._span = weights, span
         self._reading, self._padding = reading, padding
         self.tested = 0
 
         @tf.function(autograph=False, reduce_retracing=True)
         def inputs(x):  # type: ignore[no-untyped-def]
-            return attention.inputs(weights, x)
+            return reader.inputs(weights, x)
 
         self._inputs = inputs
 
@@ -73,7 +72,7 @@ class _Test:
 
 
 def search_whole(
-    attention: Attention,
+    reader: Reader,
     weights: Tensors,
     span: Span,
     reading: Literal["all", "first", "last"],
@@ -94,7 +93,7 @@ def search_whole(
     The search ends when `most` sequences pass.
 
     Args:
-      attention: of the layer tested against.
+      reader: of the layer tested against.
       weights: tensors in the spec's shapes.
       span: of its inputs.
       reading: which places of a sequence the span holds.
@@ -122,7 +121,7 @@ def search_whole(
             tokens, distances = np.append(tokens, padding), np.append(distances, distances.max())
         options.append(tokens.astype(np.int32))
         weighed.append(distances)
-    test = _Test(attention, weights, span, reading, padding)
+    test = _Test(reader, weights, span, reading, padding)
     rng = generator(seed, Purpose.ATTACK)
     best: dict[tuple[int, ...], tuple[float, float]] = {}
     rounds = 0
