@@ -19,6 +19,7 @@ from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.matching import checked_update, noise_floor
 from fedpriv_attacks.labels.last_layer import check_linear
 from fedpriv_attacks.text.encoder import search_whole
+from fedpriv_attacks.text.exchange import exchange
 from fedpriv_attacks.text.prefixes import grow, token_table
 from fedpriv_attacks.text.rows import moved_tokens, tokens_by_place
 from fedpriv_attacks.text.span import ROOM, Reader, Span, input_room, read_span
@@ -112,6 +113,8 @@ class DAGER(Attack):
         for flat in points:
             found = self._search(view, flat, n, seed, deadline)
             found = _with_targets(view, found, n)
+            if found.options and not found.misfit <= _exact(view) and Capability.SINGLE_STEP in view.capabilities:
+                found = self._exchanged(view, found, n, seed, deadline)
             if best is None or found.rank() < best.rank():
                 best = found
             if best.misfit <= _exact(view) or time.monotonic() > deadline:
@@ -166,6 +169,7 @@ class DAGER(Attack):
                     "dimensions, so every token passes its test: there are too many tokens for this width, or noise"
                 )
         extra: dict[str, Any] = {"condition": condition, "candidates": [len(c) for c in candidates]}
+        options: list[np.ndarray] = []
         causal = all(a.causal for a in model.attention)
         if layers.second is None or second is None:
             found_tokens, distances, tested, late = [], [], 0, False
@@ -192,6 +196,7 @@ class DAGER(Attack):
                 padding, self.starts, deadline, seed,
             )  # fmt: skip
             found_tokens, distances, tested, late = whole.tokens, whole.distances, whole.tested, whole.late
+            options = whole.options
         if late:
             reasons.append(f"the search ended after {self.seconds:g} s")
         extra |= {"tested": tested, "distances": [float(d) for d in distances]}
@@ -202,7 +207,20 @@ class DAGER(Attack):
             x[row, : lengths[row]] = found_tokens[i]
         if padding is None:
             x, lengths = x[lengths == length], lengths[lengths == length]
-        return _Found(x, None, lengths, float("inf"), reasons, extra, flat, [float(distances[i]) for i in order])
+        return _Found(
+            x, None, lengths, float("inf"), reasons, extra, flat, [float(distances[i]) for i in order], options
+        )
+
+    def _exchanged(self, view: View, found: _Found, n: int | None, seed: int, deadline: float) -> _Found:
+        """With tokens sorted anew into sequences by replays, if that comes nearer."""
+        if n is None or Capability.PROCEDURE not in view.capabilities or isinstance(view.model.task, NextToken):
+            return found
+        padding = getattr(view.data_kind, "padding", None)
+        sequences = [row[:many] for row, many in zip(found.searched, found.searched_lengths, strict=True)]
+        made = exchange(view, sequences, found.options, n, padding, _exact(view), deadline, seed)
+        if made is not None and not made[2] >= found.misfit:
+            found.x, found.y, found.misfit = made
+        return found
 
     def _candidates(
         self, reader: Reader, weights: Tensors, first: Span, tokens: np.ndarray, length: int
@@ -237,6 +255,10 @@ class _Found:
     extra: dict[str, Any]
     flat: np.ndarray
     distances: list[float]
+    options: list[np.ndarray]
+
+    def __post_init__(self) -> None:
+        self.searched, self.searched_lengths = self.x, self.lengths
 
     def rank(self) -> tuple[float, float]:
         """Lower is better."""

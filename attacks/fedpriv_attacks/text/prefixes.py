@@ -13,7 +13,7 @@ from fedpriv.base.types import Tensors
 from fedpriv_attacks.text.span import ROOM, Reader, Span
 
 #: Numbers that one call of the model may hold at once.
-_NUMBERS = 4_000_000
+_NUMBERS = 16_000_000
 
 
 @dataclass(eq=False)
@@ -26,6 +26,7 @@ class Grown:
       tested: sequences tested.
       late: whether the deadline ended the search.
       forced: places at which nothing passed, so that the nearest were kept.
+      options: each place's tokens, where these were told by themselves.
     """
 
     tokens: list[np.ndarray] = field(default_factory=list)
@@ -33,6 +34,7 @@ class Grown:
     tested: int = 0
     late: bool = False
     forced: list[int] = field(default_factory=list)
+    options: list[np.ndarray] = field(default_factory=list)
 
 
 def chunk_size(length: int, width: int) -> int:

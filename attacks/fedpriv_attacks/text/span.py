@@ -30,6 +30,10 @@ SLACK = 1000.0
 ARITHMETIC = 16.0
 
 
+#: Relative distance below which vectors are not told apart, as differences of squares do not show it.
+LEAST = 1e-7
+
+
 @dataclass(frozen=True, eq=False)
 class Span:
     """The span of the inputs of one attention, as an update shows it.
@@ -66,18 +70,17 @@ class Span:
           `[n]` distances over lengths, in [0, 1], in which a direction counts the less the more surely it is in the
           span; and `[n]` the distances over what errors of the gradient explain, at most `ROOM` for its inputs.
         """
-        parts = np.square(np.asarray(x, np.float64) @ self.directions)
-        lengths = np.maximum(parts.sum(1), 1e-300)
-        known = np.zeros(len(self.directions))
-        known[: len(self.values)] = np.square(self.values)
+        x = np.asarray(x, np.float64)
+        lengths = np.maximum(np.einsum("ij,ij->i", x, x), 1e-300)
+        kept = np.square(x @ self.directions[:, : self.rank])
+        strength = np.square(self.values[: self.rank])
         floor = max(self.floor**2, 1e-300)
-        soft = parts @ np.where(np.arange(len(known)) < self.rank, floor / (known + floor), 1.0)
-        kept = parts[:, : self.rank]
+        outside = np.maximum(lengths - kept.sum(1), 0.0)
+        soft = outside + kept @ (floor / (strength + floor))
         # x = G c for inputs, so an error N of the gradient moves x by N c.
-        errors = self.floor * np.sqrt((kept / np.square(self.values[: self.rank])).sum(1))
-        outside = np.sqrt(np.maximum(parts[:, self.rank :].sum(1), 0.0))
-        least = 1e-12 * np.sqrt(lengths)
-        return np.sqrt(soft / lengths), outside / np.maximum(errors, least)
+        errors = self.floor * np.sqrt(kept @ (1 / strength))
+        least = LEAST * np.sqrt(lengths)
+        return np.sqrt(soft / lengths), np.sqrt(outside) / np.maximum(errors, least)
 
     def chance(self, distance: float) -> float:
         """The probability that a vector of a random direction is as near to the span, `P(Beta(s/2, r/2) <= distance^2)`
