@@ -44,14 +44,17 @@ class DAGER(Attack):
     from the first place on, each longer prefix tested against the second layer's gradient; an encoder's are searched
     for whole. Update, sum of updates and batch are the same to it: the span is that of all their tokens.
 
-    What differs from the paper: the kernels of keys and values, which see the same inputs, are tested together with
-    the queries' (the first place of a decoder leaves no trace in the queries); ranks and thresholds follow from the
+    What differs from the paper: sequences are tested against the last kernel of the first block's dense part, where the
+    model has one, whose inputs have four times the width's dimensions and depend on the sequence through one attention;
+    where tokens can be told by place but not which belong together, replays sort them (`exchange.py`). The kernels of
+    keys and values, which see the same inputs, are tested together with the queries' (the first place of a decoder leaves no trace in the queries); ranks and thresholds follow from the
     spectrum of the errors and the chance of random directions rather than from tolerances set by model and batch;
     sequences' targets, their repetitions and a last token that is only a target are solved for (`targets.py`), and the
     whole is replayed: only what the replay confirms is called exact.
 
-    What it takes, `extra["condition"]` says before the search: the most tokens that can be behind the update, the
-    dimensions of the inputs, the ranks that the layers show, and how many of the vocabulary pass by chance. With
+    What it takes, `extra["condition"]` says before the search: the most tokens that can be behind the update and the
+    dimensions of the inputs, of which the former must be fewer (`promised`, where that is so for certain), the ranks
+    that the layers show, and how many of the vocabulary pass by chance. With
     several local steps the inputs drift, and the tests with them: ranks are then cut at the number of tokens, and the
     weights half-way are tried as well.
     """
@@ -87,7 +90,8 @@ class DAGER(Attack):
           A Finding with `x` `[m, length]`, token numbers as float32, m at most the number of sequences, and `y` their
           targets. Its objective is the replayed update's squared distance from the one observed, relative to the
           latter's square, where the view can replay; else not-a-number. `extra` has `exact` (whether the replay
-          confirms it), `reason` (why not, else ""), `condition` (see the class), `tested` (sequences), `distances` (of
+          confirms it), `reason` (why not, else ""), `warnings` (the same for a user), `condition` (see the class),
+            `tested` (sequences), `distances` (of
           the sequences from the second layer's span) and `candidates` (tokens by place that passed the first test).
 
         Raises:
@@ -126,6 +130,8 @@ class DAGER(Attack):
         elif best.misfit > _exact(view):
             reasons = [*reasons, f"the replayed update is off by {np.sqrt(best.misfit):.1e} of its length"]
         exact = np.isfinite(best.misfit) and best.misfit <= _exact(view)
+        condition = best.extra["condition"]
+        warnings = [] if exact else _warnings(condition, Capability.SINGLE_STEP in view.capabilities)
         x = best.x if n is None else best.x[:n]
         y = best.y if n is None or best.y is None else best.y[:n]
         return Finding(
@@ -133,8 +139,13 @@ class DAGER(Attack):
             y=y,
             objective=best.misfit,
             seconds=time.perf_counter() - began,
-            measures={"rank": float(best.extra["condition"]["ranks"][0])},
-            extra={"exact": bool(exact), "reason": "" if exact else "; ".join(reasons), **best.extra},
+            measures={"rank": float(condition["ranks"][0])},
+            extra={
+                "exact": bool(exact),
+                "reason": "" if exact else "; ".join(reasons),
+                "warnings": warnings,
+                **best.extra,
+            },
         )
 
     def _search(self, view: View, flat: np.ndarray, n: int | None, seed: int, deadline: float) -> _Found:
@@ -156,6 +167,7 @@ class DAGER(Attack):
             "ranks": [first.rank] + ([] if second is None else [second.rank]),
             "gaps": [first.gap] + ([] if second is None else [second.gap]),
             "spare": [first.spare] + ([] if second is None else [second.spare]),
+            "promised": most is not None and most < first.room and Capability.SINGLE_STEP in view.capabilities,
             "holds": first.spare > 0 and (second is None or second.spare > 0),
             "vocabulary": len(tokens),
         }
@@ -279,6 +291,26 @@ def _exact(view: View) -> float:
     _, norm = checked_update(view)
     # A step that is taken apart from the weights is not rounded to their precision.
     return arithmetic if Capability.SINGLE_STEP in view.capabilities else arithmetic + 4 * noise_floor(view, norm)
+
+
+def _warnings(condition: dict[str, Any], single: bool) -> list[str]:
+    """What a user must know of a finding that no replay confirms, in words that are the same for trials alike."""
+    most, room = condition["tokens_at_most"], condition["room"]
+    if not single:
+        return [
+            "dager's finding is not confirmed: several local steps move the weights, and their order is unknown to a "
+            "replay; read the scores as what it found, not as exact"
+        ]
+    if most is not None and most >= room:
+        return [
+            f"dager's finding is not confirmed: up to {most} tokens can be behind an update, but it can tell fewer "
+            f"than the {room} dimensions of their inputs; where padding and repetitions leave no fewer, only a wider model "
+            "or fewer texts are read exactly"
+        ]
+    return [
+        "dager's finding is not confirmed by a replay: noise, rounding, a defense that the replay does not take into "
+        "account, or an end of the search by its seconds"
+    ]
 
 
 Reading = Literal["all", "first", "last"]

@@ -60,34 +60,49 @@ def exchange(
         x = _sorted(found if first else [], options, n, padding, rng)
         first = False
         y = rng.integers(0, classes, n)
-        value = misfit(x, y)
-        moved = True
-        while moved and value > enough and time.monotonic() < deadline:
+        values = misfit(x, y)
+        stuck, by = 0, 0
+        # Where one distance is at a trap's bottom the other one often is not.
+        while stuck < 2 and values[0] > enough and time.monotonic() < deadline:
             moved = False
             for a, b in _moves(x, y, options, classes, padding, rng):
                 tried = misfit(a, b)
-                if tried < value * (1 - 1e-6):
-                    x[:], y[:], value, moved = a, b, tried, True
-                if value <= enough or time.monotonic() > deadline:
+                if tried[by] < values[by] * (1 - 1e-6):
+                    x[:], y[:], values, moved = a, b, tried, True
+                if values[0] <= enough or time.monotonic() > deadline:
                     break
-        if best is None or value < best[2]:
-            best = x.copy(), y.astype(np.int32), value
+            if best is None or values[0] < best[2]:
+                best = x.copy(), y.astype(np.int32), values[0]
+            stuck = 0 if moved else stuck + 1
+            by = by if moved else 1 - by
     return best
 
 
-def _misfit(view: View) -> Callable[[np.ndarray, np.ndarray], float]:
-    """The replayed update's squared distance from the one observed, relative to the latter's square."""
-    dtype = view.model.spec.dtype
-    observed = tf.constant(view.observed, dtype)
-    power = float(np.sum(np.square(np.asarray(view.observed, np.float64)))) or 1.0
+def _misfit(view: View) -> Callable[[np.ndarray, np.ndarray], tuple[float, float]]:
+    """The replayed update's squared distance from the one observed, relative to the latter's square, and the sum of
+    such of each tensor.
+
+    How sequences are made up shows in tensors whose gradients are small, as those of an attention's queries.
+    """
+    spec = view.model.spec
+    observed = np.asarray(view.observed, np.float64)
+    weights = np.zeros(len(observed))
+    for name in spec.names:
+        power = float(np.sum(np.square(observed[spec.slice_of(name)])))
+        if power:
+            weights[spec.slice_of(name)] = 1 / power
+    power = float(observed @ observed) or 1.0
+    seen, by_tensor = tf.constant(observed, spec.dtype), tf.constant(weights, tf.float64)
 
     @tf.function(autograph=False)
-    def distance(x: Tensor, y: Tensor) -> Tensor:
-        return tf.reduce_sum(tf.square(tf.cast(view.simulate(x, y) - observed, tf.float64)))
+    def distances(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        squares = tf.square(tf.cast(view.simulate(x, y) - seen, tf.float64))
+        return tf.reduce_sum(squares * by_tensor), tf.reduce_sum(squares)
 
-    def misfit(x: np.ndarray, y: np.ndarray) -> float:
+    def misfit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
         with unmeasured():
-            return float(distance(tf.constant(x, dtype), tf.constant(y, tf.int32))) / power
+            relative, whole = distances(tf.constant(x, spec.dtype), tf.constant(y, tf.int32))
+        return float(whole) / power, float(relative)
 
     return misfit
 
