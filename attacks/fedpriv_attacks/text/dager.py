@@ -47,10 +47,11 @@ class DAGER(Attack):
     What differs from the paper: sequences are tested against the last kernel of the first block's dense part, where the
     model has one, whose inputs have four times the width's dimensions and depend on the sequence through one attention;
     where tokens can be told by place but not which belong together, replays sort them (`exchange.py`). The kernels of
-    keys and values, which see the same inputs, are tested together with the queries' (the first place of a decoder leaves no trace in the queries); ranks and thresholds follow from the
-    spectrum of the errors and the chance of random directions rather than from tolerances set by model and batch;
-    sequences' targets, their repetitions and a last token that is only a target are solved for (`targets.py`), and the
-    whole is replayed: only what the replay confirms is called exact.
+    keys and values, which see the same inputs, are tested together with the queries' (the first place of a decoder
+    leaves no trace in the queries); ranks and thresholds follow from the spectrum of the errors and the chance of
+    random directions rather than from tolerances set by model and batch; sequences' targets, their repetitions and a
+    last token that is only a target are solved for (`targets.py`), and the whole is replayed: only what the replay
+    confirms is called exact.
 
     What it takes, `extra["condition"]` says before the search: the most tokens that can be behind the update and the
     dimensions of the inputs, of which the former must be fewer (`promised`, where that is so for certain), the ranks
@@ -304,8 +305,8 @@ def _warnings(condition: dict[str, Any], single: bool) -> list[str]:
     if most is not None and most >= room:
         return [
             f"dager's finding is not confirmed: up to {most} tokens can be behind an update, but it can tell fewer "
-            f"than the {room} dimensions of their inputs; where padding and repetitions leave no fewer, only a wider model "
-            "or fewer texts are read exactly"
+            f"than the {room} dimensions of their inputs; where padding and repetitions leave no fewer, only a wider "
+            "model or fewer texts are read exactly"
         ]
     return [
         "dager's finding is not confirmed by a replay: noise, rounding, a defense that the replay does not take into "
