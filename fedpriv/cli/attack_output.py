@@ -43,6 +43,7 @@ class Gathered:
       ways: progress of each trial, without its images.
       first: the first finding with a path, and its originals.
       warned: what defenses had to say, by run and trial.
+      told: likewise what the attack said of its own condition, in a finding's `extra["warnings"]`.
       cells: of each trial on rows of a table, which cells are right.
       cell_runs: the seed of each of these.
       doubts: why findings are not sure or not whole, as the attack itself says, and in how many trials.
@@ -59,6 +60,7 @@ class Gathered:
     ways: list[Progress] = field(default_factory=list)
     first: tuple[Finding, Array] | None = None
     warned: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
+    told: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
     cells: list[Cells] = field(default_factory=list)
     cell_runs: list[int] = field(default_factory=list)
     doubts: Counter[str] = field(default_factory=Counter)
@@ -66,6 +68,8 @@ class Gathered:
     def add(self, result: Trial, truth: Truth, run: int, columns: Row) -> list[Row]:
         """Takes one trial's result in; returns its rows, with these columns first and the `number` of each."""
         score, before = result.score, len(self.rows)
+        if said := result.finding.extra.get("warnings"):
+            self.told[run, len(self.scores)] = tuple(said)
         self.scores.append(score)
         self.runs.append(run)
         rows = [{**row, **result.finding.measures} for row in score.rows(**columns)]
@@ -142,10 +146,13 @@ class Gathered:
         return [f"in {n} of {many} trials: {why}" if many > 1 else why for why, n in self.doubts.most_common()]
 
     def warnings(self) -> list[str]:
-        """What defenses had to say, and in how many trials."""
+        """What defenses and the attack had to say, and in how many trials."""
         from fedpriv.rounds.record import in_words
 
-        return in_words(self.warned.values(), f"{len(self.warned)} trials")
+        return [
+            *in_words(self.warned.values(), f"{len(self.warned)} trials"),
+            *in_words(self.told.values(), f"{len(self.scores)} trials"),
+        ]
 
     def write(self, out: Path, config: Config, seed: int) -> None:
         """A table of the rows, `summary.json`, and the figures there is something to draw for."""

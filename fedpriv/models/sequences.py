@@ -42,6 +42,19 @@ def with_presence(points: Tensor, present: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Product:
+    """A kernel and what it is multiplied with, so that its gradient's columns lie in the span of these inputs.
+
+    Attributes:
+      kernel: index in the spec of the kernel `[units, outputs]`.
+      inputs: `(weights, x) -> [n, length, units]`, for token numbers or points as those of an `Attention`; traceable.
+    """
+
+    kernel: int
+    inputs: Callable[[Tensors, Examples], Tensor]
+
+
+@dataclass(frozen=True)
 class Attention:
     """One self-attention.
 
@@ -55,9 +68,12 @@ class Attention:
       others: indices in the spec of further kernels that the same inputs are multiplied with from the left, as those of
         keys and values. The first place of a causal attention has no other choice than itself, so it leaves nothing in
         the queries' gradient, but in the values'.
+      narrow: the second kernel of the block's dense part, whose inputs have more dimensions than the block's width, so
+        that the span of the same number of places leaves more of them free; None where there is no such part.
     """
 
     query: int
     inputs: Callable[[Tensors, Examples], Tensor]
     causal: bool
     others: tuple[int, ...] = ()
+    narrow: Product | None = None

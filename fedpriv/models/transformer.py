@@ -13,7 +13,7 @@ from fedpriv.base.errors import ModelError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Examples, Tensor, Tensors
 from fedpriv.models.model import Model
-from fedpriv.models.sequences import Attention, Embedding
+from fedpriv.models.sequences import Attention, Embedding, Product
 from fedpriv.models.spec import Spec
 from fedpriv.models.task import Task
 from fedpriv.models.tasks.next_token import NextToken
@@ -177,6 +177,16 @@ def _model(name: str, shape: _Shape) -> Model:
 
         return inputs
 
+    def narrowed(block: int) -> Callable[[Tensors, Examples], Tensor]:
+        def inputs(weights: Tensors, x: Examples) -> Tensor:
+            w = dict(zip(spec.names, weights))
+            rows, length, present = _blocks(shape, w, x, block, normed=False)
+            rows = _attended(shape, w, f"block{block}", rows, length, _hidden(shape, present, length, rows.dtype))
+            rows = _norm(rows, w, f"block{block}/norm2") if shape.causal else rows
+            return tf.reshape(_widened(w, f"block{block}", rows), [-1, length, 4 * shape.width])
+
+        return inputs
+
     return Model(
         name=name,
         input_shape=(shape.length,),
@@ -198,6 +208,7 @@ def _model(name: str, shape: _Shape) -> Model:
                 entering(i),
                 shape.causal,
                 (where[f"block{i}/key/kernel"], where[f"block{i}/value/kernel"]),
+                Product(where[f"block{i}/narrow/kernel"], narrowed(i)),
             )
             for i in range(shape.layers)
         ),
@@ -257,8 +268,11 @@ def _outputs(shape: _Shape, w: dict[str, Tensor], x: Examples) -> Tensor:
     return _dense(last_present(h, present), w, "head")
 
 
-def _blocks(shape: _Shape, w: dict[str, Tensor], x: Examples, count: int) -> tuple[Tensor, int, Tensor | None]:
-    """What enters the attention of block `count`, or leaves the last block if there are only that many.
+def _blocks(
+    shape: _Shape, w: dict[str, Tensor], x: Examples, count: int, normed: bool = True
+) -> tuple[Tensor, int, Tensor | None]:
+    """What enters the attention of block `count`, or leaves the last block if there are only that many; what enters
+    the normalization before that attention, if not `normed`.
 
     Places lie in the rows of a matrix `[n length, width]`: a product of a batch of matrices with one kernel would have
     a kernel's gradient for each of them. Returns (rows, length, which places hold tokens).
@@ -277,13 +291,20 @@ def _blocks(shape: _Shape, w: dict[str, Tensor], x: Examples, count: int) -> tup
     hidden = _hidden(shape, present, length, h.dtype)
     for i in range(count):
         block = f"block{i}"
+        h = _attended(shape, w, block, h, length, hidden)
         if shape.causal:
-            h += _attend(shape, w, block, _norm(h, w, f"{block}/norm1"), length, hidden)
             h += _wide(w, block, _norm(h, w, f"{block}/norm2"))
         else:
-            h = _norm(h + _attend(shape, w, block, h, length, hidden), w, f"{block}/norm1")
             h = _norm(h + _wide(w, block, h), w, f"{block}/norm2")
-    return _norm(h, w, f"block{count}/norm1") if shape.causal and count < shape.layers else h, length, present
+    normed = normed and shape.causal and count < shape.layers
+    return _norm(h, w, f"block{count}/norm1") if normed else h, length, present
+
+
+def _attended(shape: _Shape, w: dict[str, Tensor], block: str, h: Tensor, length: int, hidden: Tensor | None) -> Tensor:
+    """A block's rows after its attention, before its dense part."""
+    if shape.causal:
+        return h + _attend(shape, w, block, _norm(h, w, f"{block}/norm1"), length, hidden)
+    return _norm(h + _attend(shape, w, block, h, length, hidden), w, f"{block}/norm1")
 
 
 def _hidden(shape: _Shape, present: Tensor | None, length: int, dtype: str) -> Tensor | None:
@@ -315,7 +336,11 @@ def _attend(shape: _Shape, w: dict[str, Tensor], block: str, h: Tensor, length: 
 
 
 def _wide(w: dict[str, Tensor], block: str, h: Tensor) -> Tensor:
-    return _dense(gelu(_dense(h, w, f"{block}/wide")), w, f"{block}/narrow")
+    return _dense(_widened(w, block, h), w, f"{block}/narrow")
+
+
+def _widened(w: dict[str, Tensor], block: str, h: Tensor) -> Tensor:
+    return gelu(_dense(h, w, f"{block}/wide"))
 
 
 def gelu(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Prefixes: sequences of a decoder, grown token by token, each step tested against the span of the next layer."""
+"""Prefixes: sequences of a decoder, grown token by token, each step tested against the span of a later layer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import numpy as np
 
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Tensors
-from fedpriv.models.sequences import Attention
-from fedpriv_attacks.text.span import ROOM, Span
+from fedpriv_attacks.text.span import ROOM, Reader, Span
 
 #: Numbers that one call of the model may hold at once.
-_NUMBERS = 4_000_000
+_NUMBERS = 16_000_000
 
 
 @dataclass(eq=False)
@@ -27,6 +26,7 @@ class Grown:
       tested: sequences tested.
       late: whether the deadline ended the search.
       forced: places at which nothing passed, so that the nearest were kept.
+      options: each place's tokens, where these were told by themselves.
     """
 
     tokens: list[np.ndarray] = field(default_factory=list)
@@ -34,6 +34,7 @@ class Grown:
     tested: int = 0
     late: bool = False
     forced: list[int] = field(default_factory=list)
+    options: list[np.ndarray] = field(default_factory=list)
 
 
 def chunk_size(length: int, width: int) -> int:
@@ -42,7 +43,7 @@ def chunk_size(length: int, width: int) -> int:
 
 
 def grow(
-    attention: Attention,
+    reader: Reader,
     weights: Tensors,
     span: Span,
     candidates: list[np.ndarray],
@@ -57,7 +58,7 @@ def grow(
     span over all their places, go on.
 
     Args:
-      attention: of the layer tested against, causal.
+      reader: of the layer tested against, causal.
       weights: tensors in the spec's shapes.
       span: of its inputs.
       candidates: for each place the tokens to try.
@@ -76,7 +77,7 @@ def grow(
             found.late = True
             break
         longer = np.concatenate([np.repeat(alive, len(tokens), 0), np.tile(tokens, len(alive))[:, None]], axis=1)
-        near, ratio = last_distances(attention, weights, span, longer.astype(np.int32), width, deadline)
+        near, ratio = last_distances(reader, weights, span, longer.astype(np.int32), width, deadline)
         found.tested += len(near)
         passes = ratio <= ROOM
         if span.spare <= 0:
@@ -104,16 +105,16 @@ def grow(
 
 
 def last_distances(
-    attention: Attention, weights: Tensors, span: Span, x: np.ndarray, width: int, deadline: float
+    reader: Reader, weights: Tensors, span: Span, x: np.ndarray, width: int, deadline: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`Span.distances` of what enters the attention at the last place of sequences `[n, places]`; infinite for those
+    """`Span.distances` of what the kernels see at the last place of sequences `[n, places]`; infinite for those
     that the deadline left no time for."""
     near, ratio = np.full(len(x), np.inf), np.full(len(x), np.inf)
     size = chunk_size(x.shape[1], width)
     for i in range(0, len(x), size):
         if i and time.monotonic() > deadline:
             break
-        part = attention.inputs(weights, tf.constant(x[i : i + size]))[:, -1].numpy()
+        part = reader.inputs(weights, tf.constant(x[i : i + size]))[:, -1].numpy()
         near[i : i + size], ratio[i : i + size] = span.distances(part)
     return near, ratio
 
@@ -122,14 +123,14 @@ def last_distances(
 Table = Callable[[int], np.ndarray]
 
 
-def token_table(attention: Attention, weights: Tensors, tokens: np.ndarray, length: int) -> np.ndarray:
+def token_table(reader: Reader, weights: Tensors, tokens: np.ndarray, length: int) -> np.ndarray:
     """What enters the first attention for each token at each place, `[length, tokens, width]` float32.
 
     A first attention's inputs at a place depend on nothing but the token there.
     """
-    width = int(weights[attention.query].shape[0])
+    width = int(weights[reader.kernels[0]].shape[0])
     parts, size = [], max(16, _NUMBERS // (length * width))
     for i in range(0, len(tokens), size):
         x = np.repeat(tokens[i : i + size, None], length, axis=1).astype(np.int32)
-        parts.append(attention.inputs(weights, tf.constant(x)).numpy())
+        parts.append(reader.inputs(weights, tf.constant(x)).numpy())
     return np.concatenate(parts).transpose(1, 0, 2)

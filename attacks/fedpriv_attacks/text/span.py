@@ -7,13 +7,14 @@ for a known probability, so membership can be tested vector by vector.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedpriv.base.errors import DivergenceError
 from fedpriv.base.lazy import tf
-from fedpriv.base.types import Tensors
+from fedpriv.base.types import Examples, Tensor, Tensors
 from fedpriv.models.sequences import Attention
 from fedpriv.threat.view import View
 from fedpriv_attacks.exact.dense_input import declared_noise
@@ -27,6 +28,10 @@ EDGE = 1.2
 SLACK = 1000.0
 #: Error of a kernel's gradient, in units of the precision, relative to its norm, as its arithmetic leaves it.
 ARITHMETIC = 16.0
+
+
+#: Relative distance below which vectors are not told apart, as differences of squares do not show it.
+LEAST = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,18 +70,17 @@ class Span:
           `[n]` distances over lengths, in [0, 1], in which a direction counts the less the more surely it is in the
           span; and `[n]` the distances over what errors of the gradient explain, at most `ROOM` for its inputs.
         """
-        parts = np.square(np.asarray(x, np.float64) @ self.directions)
-        lengths = np.maximum(parts.sum(1), 1e-300)
-        known = np.zeros(len(self.directions))
-        known[: len(self.values)] = np.square(self.values)
+        x = np.asarray(x, np.float64)
+        lengths = np.maximum(np.einsum("ij,ij->i", x, x), 1e-300)
+        kept = np.square(x @ self.directions[:, : self.rank])
+        strength = np.square(self.values[: self.rank])
         floor = max(self.floor**2, 1e-300)
-        soft = parts @ np.where(np.arange(len(known)) < self.rank, floor / (known + floor), 1.0)
-        kept = parts[:, : self.rank]
+        outside = np.maximum(lengths - kept.sum(1), 0.0)
+        soft = outside + kept @ (floor / (strength + floor))
         # x = G c for inputs, so an error N of the gradient moves x by N c.
-        errors = self.floor * np.sqrt((kept / np.square(self.values[: self.rank])).sum(1))
-        outside = np.sqrt(np.maximum(parts[:, self.rank :].sum(1), 0.0))
-        least = 1e-12 * np.sqrt(lengths)
-        return np.sqrt(soft / lengths), outside / np.maximum(errors, least)
+        errors = self.floor * np.sqrt(kept @ (1 / strength))
+        least = LEAST * np.sqrt(lengths)
+        return np.sqrt(soft / lengths), np.sqrt(outside) / np.maximum(errors, least)
 
     def chance(self, distance: float) -> float:
         """The probability that a vector of a random direction is as near to the span, `P(Beta(s/2, r/2) <= distance^2)`
@@ -96,17 +100,41 @@ class Span:
         return float(np.sqrt(beta.ppf(min(probability, 0.5), self.spare / 2, max(self.rank, 1) / 2)))
 
 
-def read_span(
-    view: View, attention: Attention, tokens: int | None, room: int, queries_only: bool = False
-) -> Span | None:
-    """The span of an attention's inputs; None where none of its kernels moved.
+@dataclass(frozen=True)
+class Reader:
+    """Kernels that the same inputs are multiplied with, whose gradients are read together.
+
+    Attributes:
+      kernels: indices in the spec.
+      inputs: `(weights, x) -> [n, length, units]`, what they are multiplied with.
+      causal: whether inputs at a place depend on no later one.
+    """
+
+    kernels: tuple[int, ...]
+    inputs: Callable[[Tensors, Examples], Tensor]
+    causal: bool
+
+    @classmethod
+    def of_attention(cls, attention: Attention, queries_only: bool = False) -> Reader:
+        """The kernels of its queries, keys and values; the latter two hold mixtures where few places are read."""
+        others = () if queries_only else attention.others
+        return cls((attention.query, *others), attention.inputs, attention.causal)
+
+    @classmethod
+    def of_dense(cls, attention: Attention) -> Reader | None:
+        """The last kernel of the block's dense part, if the block has one."""
+        narrow = attention.narrow
+        return None if narrow is None else cls((narrow.kernel,), narrow.inputs, attention.causal)
+
+
+def read_span(view: View, reader: Reader, tokens: int | None, room: int) -> Span | None:
+    """The span of a reader's inputs; None where none of its kernels moved.
 
     Args:
       view: whose update is read.
-      attention: which.
+      reader: which kernels.
       tokens: the most vectors that can be behind it, if that is known: larger ranks are errors.
       room: see `Span`.
-      queries_only: leave out keys and values, whose gradients hold mixtures where few places are read.
 
     Raises:
       DivergenceError: the update is not finite.
@@ -118,9 +146,9 @@ def read_span(
     single = view.procedure is not None and view.num_examples is not None and view.clients == 1
     single = single and max(view.procedure.local_steps(n) for n in view.num_examples) == 1 and not view.defenses  # type: ignore[union-attr]
     parts = []
-    for index in (attention.query, *(() if queries_only else attention.others)):
-        where, shape = spec.slice_of(spec.names[index]), spec.shapes[index]
-        gradient = update[where].reshape(shape)
+    for index in reader.kernels:
+        where, units = spec.slice_of(spec.names[index]), spec.shapes[index][0]
+        gradient = update[where].reshape(units, -1)
         if not np.isfinite(gradient).all():
             raise DivergenceError(
                 f"the update of '{spec.names[index]}' of round {view.round} is not finite, so no tokens can be tested "
@@ -169,12 +197,12 @@ def numeric_rank(values: np.ndarray, most: int, columns: int) -> tuple[int, floa
     return rank, float(max(values[rank], values[0] * 1e-15))
 
 
-def input_room(attention: Attention, weights: Tensors, vocabulary: int, length: int, seed: int = 0) -> int:
-    """Dimensions that an attention's inputs can span, by the rank of those of random sequences."""
+def input_room(reader: Reader, weights: Tensors, vocabulary: int, length: int, seed: int = 0) -> int:
+    """Dimensions that a reader's inputs can span, by the rank of those of random sequences."""
     rng = np.random.default_rng(seed)
-    width = int(weights[attention.query].shape[0])
+    width = int(weights[reader.kernels[0]].shape[0])
     rows = -(-4 * width // length)
     x = rng.integers(0, vocabulary, (rows, length)).astype(np.int32)
-    found = attention.inputs(weights, tf.constant(x)).numpy().reshape(-1, width).astype(np.float64)
+    found = reader.inputs(weights, tf.constant(x)).numpy().reshape(-1, width).astype(np.float64)
     values = np.linalg.svd(found, compute_uv=False)
     return int(np.sum(values > values[0] * 1e-5))

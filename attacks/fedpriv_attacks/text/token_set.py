@@ -50,8 +50,9 @@ class TokenSet(Attack):
     different directions, and exact where every token occurs once. For a next-token model, rows of the head or a bias of
     the logits would count targets.
 
-    The finding's `x` holds the tokens in falling order of their counts, filled into sequences one after the other:
-    their order, and which tokens stood in one sequence, stay unknown, so it is scored as a bag of tokens.
+    The finding's `x` holds every token once, then their repetitions, both in falling order of counts, filled into
+    sequences one after the other: their order, and which tokens stood in one sequence, stay unknown, so it is scored as
+    a bag of tokens.
     """
 
     name: ClassVar[str] = "token_set"
@@ -85,7 +86,9 @@ class TokenSet(Attack):
         n = None if view.num_examples is None else view.total_examples
         counts = _counts(rows.sizes[tokens], None if n is None else n * length, padding is not None)
         order = np.lexsort((tokens, -counts))
-        bag = np.repeat(tokens[order], counts[order])
+        # Every token once before any repetition, so that no estimate of counts can crowd one out.
+        ranked = tokens[order]
+        bag = np.concatenate([ranked, np.repeat(ranked, counts[order] - 1)])
         many = n if n is not None else max(1, -(-len(bag) // length))
         x = np.full(many * length, np.nan, np.float32)
         used = bag[: many * length]

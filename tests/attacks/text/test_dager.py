@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 from fedpriv_attacks.text.dager import DAGER
+from fedpriv_attacks.text.exchange import exchange
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.kinds.tokens import Tokens
+from fedpriv.data.loading import load as load_data
 from fedpriv.models import load
 from fedpriv.procedure.procedure import Procedure
 
@@ -68,6 +71,61 @@ def test_classes_of_sequences_are_told_by_the_last_place(helpers):
     assert same(finding, data)
 
 
+def test_sentences_with_repeated_unknown_and_padded_tokens(helpers):
+    _, test = load_data("sentences")
+    data = test.take(np.random.default_rng(3).permutation(len(test))[:2])
+    assert (data.x == 0).any()
+    assert np.unique(data.x[data.x > 0]).size < (data.x > 0).sum() < 63
+    finding = attacked(helpers, "gpt", data)
+    assert finding.extra["exact"], finding.extra["reason"]
+    assert same(finding, data)
+    assert finding.extra["warnings"] == []
+
+
+def test_a_single_block_is_enough_where_the_dense_part_is_read(helpers):
+    data = texts(2, 6, 150, True, 11)
+    finding = attacked(helpers, "gpt(width=32,layers=1)", data)
+    assert finding.extra["exact"], finding.extra["reason"]
+    assert same(finding, data)
+
+
+def test_what_is_promised_goes_by_the_most_tokens_there_can_be(helpers):
+    short, long = texts(2, 8, 60, True, 12), texts(4, 8, 60, True, 12, padded=[(0, 3), (1, 3), (2, 3), (3, 3)])
+    certain = attacked(helpers, "gpt(width=32)", short)
+    assert certain.extra["condition"]["promised"]
+    lucky = attacked(helpers, "gpt(width=32)", long)
+    assert not lucky.extra["condition"]["promised"]
+    assert lucky.extra["exact"]
+    full = attacked(helpers, "gpt(width=32)", texts(5, 8, 150, True, 6), DAGER(seconds=2, beam=4))
+    assert "40 tokens" in full.extra["warnings"][0]
+    assert "31 dimensions" in full.extra["warnings"][0]
+
+
+def test_replays_sort_what_the_span_tells_by_place_alone(helpers):
+    data = texts(2, 6, 150, False, 13)
+    view = view_of(helpers, "bert(width=64)", data)
+    options = [np.unique(data.x[:, p]) for p in range(6)]
+    x, y, misfit = exchange(view, [], options, 2, 0, 1e-9, time.monotonic() + 60, 0)
+    assert misfit < 1e-9
+    assert sorted(map(tuple, x.tolist())) == sorted(map(tuple, data.x.tolist()))
+    assert sorted(y.tolist()) == sorted(data.y.tolist())
+
+
+@pytest.mark.slow
+def test_a_wrong_batch_is_never_called_exact(helpers):
+    draws = np.random.default_rng(0)
+    exact = 0
+    for seed in range(100):
+        n, length = int(draws.integers(1, 5)), int(draws.integers(3, 7))
+        each = bool(draws.integers(2))
+        data = texts(n, length, int(draws.integers(8, 60)), each, seed, padded=[(0, max(2, length // 2))])
+        name = "gpt(width=16)" if each or draws.integers(2) else "bert(width=16)"
+        finding = attacked(helpers, name, data, DAGER(seconds=3))
+        assert not finding.extra["exact"] or same(finding, data), seed
+        exact += finding.extra["exact"]
+    assert exact > 40
+
+
 def test_an_encoder_is_searched_whole(helpers):
     data = texts(2, 6, 150, False, 3)
     assert len(np.unique(data.x)) == data.x.size
@@ -81,7 +139,7 @@ def test_more_tokens_than_the_width_are_not_claimed(helpers):
     finding = attacked(helpers, "gpt(width=32)", data, DAGER(seconds=5, beam=8))
     assert not finding.extra["exact"]
     assert not finding.extra["condition"]["holds"]
-    assert finding.extra["condition"]["spare"] == [0, 0]
+    assert finding.extra["condition"]["spare"][0] == 0
     assert "too many tokens for this width" in finding.extra["reason"]
 
 

@@ -9,9 +9,13 @@ import pytest
 from fedpriv_attacks.text.token_set import TokenSet, _counts
 
 from fedpriv.base.errors import CapabilityError
+from fedpriv.base.lazy import tf
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.kinds.tokens import Tokens
 from fedpriv.models import load
+from fedpriv.procedure.procedure import Procedure
+from fedpriv.rounds.exposure import Exposure
+from fedpriv.rounds.trial import run_trial
 
 
 def texts(n, length, vocabulary, each, seed=0):
@@ -87,3 +91,24 @@ def test_bag_of_tokens_with_repeats(helpers):
     finding = TokenSet().run(view_of(helpers, "gpt(width=32)", data))
     true = Counter(data.x.ravel().tolist())
     assert set(finding.extra["tokens"]) == set(true)
+    assert set(finding.x.ravel().astype(int).tolist()) == set(true)  # none is crowded out by repetitions
+
+
+def tagger():
+    """A Keras model."""
+    layers = tf.keras.layers
+    x = tf.keras.Input([8])
+    h = layers.GlobalAveragePooling1D()(layers.Embedding(120, 8)(x))
+    return tf.keras.Model(x, layers.Dense(2)(h))
+
+
+@pytest.mark.parametrize("name", ["bag_of_embeddings", "lstm", "gru", f"{__name__}:tagger"])
+def test_sets_of_other_models_and_several_local_steps(helpers, name):
+    data = texts(6, 8, 120, False, 3)
+    model = load(name, data)
+    steps = Procedure(local_epochs=2, batch_size=2, client={"learning_rate": 0.1})
+    observation = next(iter(Exposure(model, data, 1, batch=6, procedure=steps)))
+    trial = run_trial(TokenSet(), observation)
+    assert trial.finding.extra["exact"]
+    assert trial.finding.extra["set"] == sorted(set(data.x.ravel().tolist()))
+    assert trial.score.rows()[0]["set_accuracy"] == 1.0
