@@ -65,13 +65,12 @@ def test_a_checkpoint_of_other_tokens_is_refused(run, tmp_path):
 def test_why_nothing_was_claimed_is_said(run, tmp_path):
     file = tmp_path / "a.csv"
     file.write_text("text,label\n" + "\n".join(f"word{i} stands {i % 3} here,{'xy'[i % 2]}" for i in range(10)))
-    given = ("attack", "dager", "--data", f"text(path={file},length=4)", *TINY, "-n", 1, "--seed", 0)
-    status, out, _ = run(*given, "--out", tmp_path / "out")
+    given = ("attack", "token_set", "--data", f"text(path={file},length=4)", *TINY, "-n", 1, "--seed", 0)
+    status, out, _ = run(*given, "-d", "top_k(fraction=0.1)", "--out", tmp_path / "out")
     assert status == 0
-    assert "Attack 'dager' claims nothing exact: " in out
-    assert "the model has a single attention" in out
     kept = json.loads((tmp_path / "out" / "summary.json").read_text())["summary"]["doubts"]
-    assert "the model has a single attention" in kept[0]
+    assert len(kept) == 1
+    assert f"Attack 'token_set' claims nothing exact: {kept[0]}" in out
 
 
 def test_an_experiment_keeps_the_tokenizers_of_its_data(npz, tmp_path):

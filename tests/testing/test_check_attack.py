@@ -43,6 +43,7 @@ SHIPPED: dict[str, list[tuple[str, str | None]]] = {
     "labels": [("labels", "single_relu")],
     "rgap": [("rgap", None)],
     "spear": [("spear(max_samples=1000)", "batch")],
+    "peel": [("peel", "batch")],
     "cocktail_party": [("cocktail_party(optimizer=adam(steps=700,learning_rate=0.01))", "batch")],
     "sparse_first_layer": [("sparse_first_layer", "single_relu")],
     "sum_difference": [("sum_difference(inner=first_layer)", None)],

@@ -26,6 +26,7 @@ SHIPPED = {
     "local_dp": "local_dp(clip=0.05,noise_multiplier=0.1)",
     "top_k": "top_k(fraction=0.1)",
     "random_k": "random_k(fraction=0.1)",
+    "freeze": "freeze(layers=[dense/bias])",
     "fixed_point": "fixed_point(bits=16,range=1)",
     "secret_sharing": "secret_sharing(aggregators=3,range=1)",
     "light_secagg": "light_secagg(range=1)",

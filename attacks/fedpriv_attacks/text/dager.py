@@ -21,7 +21,7 @@ from fedpriv_attacks.labels.last_layer import check_linear
 from fedpriv_attacks.text.encoder import search_whole
 from fedpriv_attacks.text.exchange import exchange
 from fedpriv_attacks.text.prefixes import grow, token_table
-from fedpriv_attacks.text.rows import moved_tokens, tokens_by_place
+from fedpriv_attacks.text.rows import moved_tokens, sparsified, tokens_by_place
 from fedpriv_attacks.text.span import ROOM, Reader, Span, input_room, read_span
 from fedpriv_attacks.text.targets import Targets, find_targets
 
@@ -168,13 +168,20 @@ class DAGER(Attack):
             "ranks": [first.rank] + ([] if second is None else [second.rank]),
             "gaps": [first.gap] + ([] if second is None else [second.gap]),
             "spare": [first.spare] + ([] if second is None else [second.spare]),
-            "promised": most is not None and most < first.room and Capability.SINGLE_STEP in view.capabilities,
-            "holds": first.spare > 0 and (second is None or second.spare > 0),
+            "promised": most is not None
+            and most < first.room
+            and Capability.SINGLE_STEP in view.capabilities
+            and not sparsified(view),
+            "holds": first.spare > 0 and (second is None or second.spare > 0) and not sparsified(view),
             "vocabulary": len(tokens),
         }
         candidates, near = self._candidates(layers.first, weights, first, tokens, length)
         condition["chance"] = first.chance(float(np.max(near))) * len(tokens) if len(near) else 1.0
         reasons = []
+        if n is None:
+            reasons.append("how many texts there are is unknown, and one was looked for")
+        if sparsified(view):
+            reasons.append("a defense leaves coordinates out, so that gradients span other directions than the inputs")
         for span, which in ((first, "first"), (second, "second")):
             if span is not None and span.spare <= 0:
                 reasons.append(
@@ -188,7 +195,7 @@ class DAGER(Attack):
             found_tokens, distances, tested, late = [], [], 0, False
             if n == 1 and all(len(c) == 1 for c in candidates):
                 found_tokens, distances = [np.array([c[0] for c in candidates], np.int32)], [float(np.max(near))]
-            reasons.append("the model has a single attention, so tokens cannot be told to belong together")
+            reasons.append("no second gradient shows which tokens belong together")
         elif causal and reading == "all":
             # Where no gap sets inputs apart, as after several steps, near misses pass too, and only the nearest go on.
             beam = self.beam or (max(32, 4 * (n or 8)) if second.gap > CLEAR else 2 * (n or 16))

@@ -23,10 +23,16 @@ def row_sizes(view: View) -> np.ndarray | None:
     return np.linalg.norm(update.reshape(spec.shapes[embedding.table]), axis=1)
 
 
+def sparsified(view: View) -> bool:
+    """Whether a known defense leaves coordinates out, so that a row that did not arrive may be of a token too."""
+    return view.visible is not None or any(p.sparsifies for defense in view.defenses for p in defense.parts())
+
+
 def moved_tokens(view: View) -> np.ndarray | None:
-    """Tokens whose row moved, `[m]`; None where that says nothing: the table is tied or frozen, or all rows moved."""
+    """Tokens whose row moved, `[m]`; None where that says nothing: the table is tied or frozen, all rows moved, or
+    rows may be left out."""
     sizes = row_sizes(view)
-    if sizes is None or view.model.embedding.tied:  # type: ignore[union-attr]
+    if sizes is None or view.model.embedding.tied or sparsified(view):  # type: ignore[union-attr]
         return None
     found = np.flatnonzero(sizes > 0)
     return found if 0 < len(found) < len(sizes) else None

@@ -15,6 +15,7 @@ from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
 from fedpriv_attacks.exact.dense_input import declared_noise
 from fedpriv_attacks.inversion.matching import checked_update
+from fedpriv_attacks.text.rows import sparsified
 from fedpriv_attacks.text.span import numeric_rank
 
 
@@ -45,8 +46,8 @@ class TokenSet(Attack):
     leaves the wider gap is taken (Gupta, Huang, Zhong, Gao, Li, Chen 2022, arXiv 2205.08514, go by sizes).
     `extra["gap"]` says how wide: the smallest size taken over the largest left out.
 
-    How often a token occurs is estimated by the size of its row, whose parts add up; `extra["counts"]` makes the
-    numbers of the most likely whole counts with the known total. They are a guess where gradients of one token point in
+    How often a token occurs is estimated by the size of its row, whose parts add up; `extra["tokens"]` has the
+    most likely whole counts with the known total. They are a guess where gradients of one token point in
     different directions, and exact where every token occurs once. For a next-token model, rows of the head or a bias of
     the logits would count targets.
 
@@ -70,8 +71,9 @@ class TokenSet(Attack):
         Returns:
           A Finding with `x` `[n, length]` float32, tokens in no order (only as many rows as the tokens found fill, if n
           is unknown), not-a-number where none is left. `extra` has `tokens`: counts by token; `set`, the tokens;
-          `source`, which rows were compared; `gap`; and `exact`, whether absent rows are exactly zero, so that
-          the set is no guess.
+          `source`, which rows were compared; `gap`; and `exact`, whether absent rows are exactly zero and none is
+          left out by a known defense, so that no token of the set is a guess (`reason` where it is not). A token that
+          the model makes nothing of, as one that wins no maximum of a pooling, leaves no trace and is missed.
 
         Raises:
           CapabilityError: the model has no embedding, its rows did not move, or all moved and none stands out.
@@ -95,7 +97,9 @@ class TokenSet(Attack):
         x[: len(used)] = used
         if padding is not None:
             x[len(used) :] = padding
-        exact = rows.gap == float("inf")
+        less = sparsified(view)
+        exact = rows.gap == float("inf") and not less
+        why = "a defense leaves coordinates out, so a row that is zero may be of a token too" if less else ""
         return Finding(
             x=x.reshape(many, length),
             seconds=time.perf_counter() - began,
@@ -106,6 +110,7 @@ class TokenSet(Attack):
                 "source": rows.source,
                 "gap": rows.gap,
                 "exact": exact,
+                "reason": "" if exact else why or "absent rows moved too, and the set is what stands out",
             },
         )
 
@@ -113,9 +118,10 @@ class TokenSet(Attack):
         model = view.model
         embedding = model.embedding
         if embedding is None:
+            told = "; ".join(note for note in model.notes if "embedding" in note.lower())
             raise CapabilityError(
-                f"attack 'token_set' reads the rows of an embedding, but model '{model.name}' has none; use a model of "
-                "tokens, such as 'gpt'"
+                f"attack 'token_set' reads the rows of one trained embedding of the tokens, but model '{model.name}' "
+                f"has none that is known{f' ({told})' if told else ''}; use a model of tokens, such as 'gpt'"
             )
         spec, name = model.spec, model.spec.names[embedding.table]
         shape = spec.shapes[embedding.table]

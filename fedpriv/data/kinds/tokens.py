@@ -139,6 +139,7 @@ class Tokens(Kind):
 
     def text(self, x: np.ndarray) -> str:
         """A sequence `[length]` in words, without padding; the token numbers where there is no tokenizer."""
+        x = np.asarray(x, np.float64)
         numbers = self._numbers(x[np.isfinite(x)])
         return " ".join(map(str, numbers)) if self.tokenizer is None else self.tokenizer.decode(numbers)
 
@@ -152,6 +153,7 @@ class Tokens(Kind):
 
     def words(self, x: np.ndarray) -> list[str] | None:
         """Each place's token, "" for padding and places that nothing is claimed of; None for a text of these alone."""
+        x = np.asarray(x, np.float64)
         there = np.isfinite(x)
         if not there.any():
             return None
