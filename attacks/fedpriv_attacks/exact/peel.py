@@ -316,12 +316,14 @@ class _Peeling:
 
     def _valid(self, x: np.ndarray, error: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Those in the kind's range that fire their unit; those that agree within their errors as their mean."""
+        if not len(x):
+            return x, error
         kind, shape = self.view.data_kind, self.view.model.input_shape
         slack = 6 * error + 1e-3
-        moved = np.abs(np.asarray(kind.settle(x.reshape(-1, *shape))).reshape(len(x), -1) - x).max(axis=1, initial=0)
+        moved = np.abs(np.asarray(kind.settle(x.reshape(-1, *shape))).reshape(len(x), -1) - x).max(axis=1)
         drive = np.einsum("mi,im->m", x, self.layer.kernel_weights[:, units]) + self.layer.bias_weights[units]
         margin = slack * self.loudness[units]
-        kept = np.flatnonzero((moved <= slack * max(1.0, float(np.ptp(x)) if len(x) else 1.0)) & (drive > -margin))
+        kept = np.flatnonzero((moved <= slack * max(1.0, float(np.ptp(x)))) & (drive > -margin))
         x, error = x[kept], error[kept]
         # A few random projections tell examples apart as well as all their values do.
         seen = x @ np.random.default_rng(0).normal(size=(x.shape[1], 8)) / np.sqrt(8.0 * x.shape[1])
