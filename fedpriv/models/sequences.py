@@ -55,9 +55,11 @@ class Attention:
       others: indices in the spec of further kernels that the same inputs are multiplied with from the left, as those of
         keys and values. The first place of a causal attention has no other choice than itself, so it leaves nothing in
         the queries' gradient, but in the values'.
+      heads: how many heads share the kernels' columns, the first with the first ones; None where it is unknown.
     """
 
     query: int
     inputs: Callable[[Tensors, Examples], Tensor]
     causal: bool
     others: tuple[int, ...] = ()
+    heads: int | None = None

@@ -198,6 +198,7 @@ def _model(name: str, shape: _Shape) -> Model:
                 entering(i),
                 shape.causal,
                 (where[f"block{i}/key/kernel"], where[f"block{i}/value/kernel"]),
+                shape.heads,
             )
             for i in range(shape.layers)
         ),
