@@ -29,6 +29,8 @@ _PAPER = "Fowl, Geiping, Reich, Wen, Czaja, Goldblum, Goldstein 2023, arXiv 2201
 _OFF, _NEXT = 0.03, 0.2
 #: How far apart two readings of one sequence's first places may be, relative to how much these differ by token.
 _APART = 0.05
+#: How much of a reading's error, in the dimensions that are known, may be in those that heads write to.
+_SLACK = 4.0
 #: Differences below so many units in the last place of what they are differences of are empty bins.
 _ROUNDING = 30.0
 
@@ -110,7 +112,8 @@ class _Reading:
       block, bin: which.
       place, token: what stands there.
       firsts: what the heads passed on, by head `[m]`; fewer where the place sees fewer of the first ones.
-      size: the bias's gradient there.
+      size: what the token left in the dimension that is the same for all.
+      slack: what the firsts may be off by, for each unit of how far the reading is from its token.
     """
 
     block: int
@@ -119,6 +122,7 @@ class _Reading:
     token: int
     firsts: list[np.ndarray]
     size: float
+    slack: float
 
 
 @dataclass(eq=False)
@@ -218,30 +222,30 @@ class Decepticons(Attack):
 
 
 def _bins(view: View, imprint: Imprint, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients of a block's bins: of the kernel `[bins, width]` and the bias `[bins]`, and which are not empty."""
-    spec, flat = view.model.spec, np.asarray(view.observed, np.float64)
-    names = f"block{block}/wide/kernel", f"block{block}/wide/bias"
-    kernel, bias = (flat[spec.slice_of(n)].reshape(spec.shapes[spec.names.index(n)]) for n in names)
-    kernel, bias = (kernel * imprint.signs).T, bias * imprint.signs
+    """What a block's bins leave in the kernel `[bins, width]`, how much each, `[bins]`, and which are not empty."""
+    spec, name = view.model.spec, f"block{block}/wide/kernel"
+    where, shape = spec.slice_of(name), spec.shapes[spec.names.index(name)]
+    update, weights = (np.asarray(a, np.float64)[where].reshape(shape) for a in (view.observed, view.weights))
+    left = (update * imprint.signs).T / imprint.gain
     if block == imprint.parts.imprinted[-1]:  # its last unit's bin has no end
-        kernel, bias = np.append(kernel, np.zeros((1, kernel.shape[1])), 0), np.append(bias, 0)
-    sizes = np.linalg.norm(kernel, axis=1)
-    found = kernel[:-1] - kernel[1:]
-    floor = _ROUNDING * float(np.finfo(spec.dtype).eps) * np.maximum(sizes[:-1], sizes[1:])
-    change = bias[:-1] - bias[1:]
-    return found, change, (np.linalg.norm(found, axis=1) > floor) & (change != 0)
+        left = np.append(left, np.zeros((1, shape[0])), 0)
+    found = left[:-1] - left[1:]
+    sizes = np.linalg.norm(left, axis=1)
+    rounded = float(np.linalg.norm(weights, axis=0).max()) / imprint.gain
+    floor = _ROUNDING * float(np.finfo(spec.dtype).eps) * np.maximum(rounded, np.maximum(sizes[:-1], sizes[1:]))
+    return found, found[:, imprint.constant], (np.linalg.norm(found, axis=1) > floor) & (found[:, imprint.constant] != 0)
 
 
 def _read(
     view: View, imprint: Imprint, h: np.ndarray, padding: int | None, off: float
 ) -> tuple[list[_Reading], int]:
-    """Bins with one token, each token once, and how many bins are not empty."""
+    """Bins with one token, and how many bins are not empty."""
     matched, places, vocabulary = imprint.matched, *h.shape[:2]
     candidates = h[:, :, matched].reshape(-1, len(matched))
     known = _unit(candidates).astype(np.float32)
     if padding is not None:
         known.reshape(places, vocabulary, -1)[:, padding] = 0
-    found: dict[tuple[Any, ...], _Reading] = {}
+    found: list[_Reading] = []
     filled = 0
     for block in imprint.parts.imprinted:
         kernel, bias, there = _bins(view, imprint, block)
@@ -260,11 +264,10 @@ def _read(
                 continue
             place, token = divmod(int(best), vocabulary)
             firsts = _firsts(imprint, seen[row], h[place, token], place)
-            reading = _Reading(block, int(bin_), place, token, firsts, float(bias[bin_]))
-            key = (place, token, *(tuple(np.round(f, 1)) for f in firsts))
-            if key not in found or abs(found[key].size) < abs(reading.size):
-                found[key] = reading
-    return list(found.values()), filled
+            slack = _SLACK * apart * float(np.linalg.norm(h[place, token, matched])) / imprint.strength
+            reading = _Reading(block, int(bin_), place, token, firsts, float(bias[bin_]), slack)
+            found.append(reading)
+    return found, filled
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -286,16 +289,20 @@ def _grouped(imprint: Imprint, readings: list[_Reading], h: np.ndarray) -> list[
     """Readings by sequence: those whose first places agree."""
     seen = sources(imprint.parts, h)
     spread = [float(seen[j][:, d].std(0).mean()) * np.sqrt(len(d)) for j, d in enumerate(imprint.passed)]
+    whole = len(imprint.passed)
     groups: list[_Group] = []
-    # Places that see all of the first ones come before those that see only some.
-    for reading in sorted(readings, key=lambda r: (-len(r.firsts), -abs(r.size))):
-        same = [
-            g
-            for g in groups
-            if all(
-                np.linalg.norm(a - b) <= _APART * s for a, b, s in zip(reading.firsts, g.firsts, spread, strict=False)
+    # Places that see all of the first ones come before those that see only some; the clean ones before the others.
+    for reading in sorted(readings, key=lambda r: (-len(r.firsts), r.slack)):
+        away = [
+            max(
+                float(np.linalg.norm(a - b)) / (_APART * s + reading.slack)
+                for a, b, s in zip(reading.firsts, g.firsts, spread, strict=False)
             )
+            for g in groups
         ]
+        same = [g for g, a in zip(groups, away, strict=True) if a <= 1]
+        if len(same) > 1 and len(reading.firsts) == whole:
+            same = [groups[int(np.argmin(away))]]
         if not same:
             same = [_Group(reading.firsts)]
             groups += same

@@ -98,9 +98,8 @@ class Imprint:
       parts: the transformer.
       bins: k, how many bins all blocks have.
       signs: of each unit's gradient, `[units]`.
-      steepness: what the measurement is multiplied with.
-      measurement: `[width]`.
-      thresholds: by block, rising, `[units]`.
+      gain: of the normalization before a wide layer, in which the steepness of the measurement lies.
+      constant: the dimension in which a wide layer sees `gain` whatever the token, and has its thresholds.
       passed: by head, the dimensions that it passes the first places' values on in, `[m]`.
       strength: what these values are multiplied with.
       pushed: dimensions that the second dense layers write to.
@@ -109,9 +108,8 @@ class Imprint:
     parts: Parts
     bins: int
     signs: np.ndarray
-    steepness: float
-    measurement: np.ndarray
-    thresholds: tuple[np.ndarray, ...]
+    gain: float
+    constant: int
     passed: tuple[np.ndarray, ...]
     strength: float
     pushed: np.ndarray
@@ -119,7 +117,7 @@ class Imprint:
     @property
     def matched(self) -> np.ndarray:
         """Dimensions that hold nothing but a token and its place."""
-        taken = np.concatenate([*self.passed, self.pushed])
+        taken = np.concatenate([*self.passed, self.pushed, [self.constant]])
         return np.setdiff1d(np.arange(self.parts.width), taken)
 
 
@@ -175,6 +173,7 @@ def plant(model: Model, weights: bytes, seed: int, blur: float, change: float, w
     share = min(each, width // 4 // many)
     passed = tuple(np.sort(mixed[j * share : (j + 1) * share]) for j in range(many))
     pushed = np.sort(mixed[many * share : many * share + max(2, width // 8)])
+    constant = int(mixed[-1])
 
     for block in range(parts.blocks):
         for norm in ("norm1", "norm2"):
@@ -198,7 +197,7 @@ def plant(model: Model, weights: bytes, seed: int, blur: float, change: float, w
     bins = len(parts.imprinted) * (units - 1) + 1
     drawn = _drawn(parts, h, passed, spread, max(_LEAST, _EACH * bins), draws)
     measurement = draws.normal(size=width)
-    measurement[pushed] = 0
+    measurement[pushed], measurement[constant] = 0, 0
     used = measurement != 0
     measurement[used] -= measurement[used].mean()
     measurement /= (drawn @ measurement).std()
@@ -209,15 +208,19 @@ def plant(model: Model, weights: bytes, seed: int, blur: float, change: float, w
     signs = np.resize(_SIGNS, units)
     push = np.zeros(width)
     push[pushed] = np.resize((1.0, -1.0), len(pushed)) / np.sqrt(len(pushed))
-    size = float(np.sqrt((drawn**2).mean()) if not parts.causal else spread) * np.sqrt(width)
+    # What a dense part adds to: the representation itself, or what a normalization with the gain made of it.
+    size = np.sqrt(width) * (spread if parts.causal else steepness)
     for block in parts.imprinted:
         own = edges[block * (units - 1) : block * (units - 1) + units]
         some = values[:: max(1, len(values) // 4096)]
         added = np.maximum(steepness * (some[:, None] - own), 0) @ signs
         middle = float(np.median(added))
         scale = change * size / max(float(np.quantile(np.abs(added - middle), 0.9)), steepness * 1e-6)
-        w[f"block{block}/wide/kernel"][:] = steepness * measurement[:, None]
-        w[f"block{block}/wide/bias"][:] = -steepness * own
+        # Small weights and large inputs: a client's update is the difference of rounded weights.
+        norm = f"block{block}/{'norm2' if parts.causal else 'norm1'}"
+        w[f"{norm}/gamma"][:], w[f"{norm}/gamma"][constant], w[f"{norm}/beta"][constant] = steepness, 0, steepness
+        w[f"block{block}/wide/kernel"][:] = measurement[:, None]
+        w[f"block{block}/wide/kernel"][constant], w[f"block{block}/wide/bias"][:] = -own, 0
         w[f"block{block}/narrow/kernel"][:] = scale * signs[:, None] * push
         w[f"block{block}/narrow/bias"][:] = -scale * middle * push
     _louder(parts, w)
@@ -287,18 +290,14 @@ def read_imprint(model: Model, flat: np.ndarray, who: str) -> Imprint | None:
     parts = parts_of(model, who)
     spec = model.spec
     w = _float_weights(spec, flat)
-    thresholds, steepness = [], 0.0
-    measurement = np.zeros(parts.width)
+    norm = "norm2" if parts.causal else "norm1"
+    (constant,) = found if len(found := np.flatnonzero(w[f"block0/{norm}/beta"])) == 1 else (-1,)
+    gain = float(w[f"block0/{norm}/beta"][constant])
     for block in parts.imprinted:
         kernel = w[f"block{block}/wide/kernel"]
-        steepness = float(np.linalg.norm(kernel[:, 0]))
-        if not steepness or np.any(kernel != kernel[:, :1]):
+        others = np.delete(kernel, constant, 0)
+        if constant < 0 or np.any(others != others[:, :1]) or np.any(np.diff(kernel[constant]) > 0):
             return None
-        measurement = kernel[:, 0]
-        own = -w[f"block{block}/wide/bias"]
-        if np.any(np.diff(own) < 0):
-            return None
-        thresholds.append(own)
     narrow = w["block0/narrow/kernel"]
     pushed = np.flatnonzero(np.any(narrow, axis=0))
     attended = w["block0/attended/kernel"]
@@ -310,11 +309,10 @@ def read_imprint(model: Model, flat: np.ndarray, who: str) -> Imprint | None:
         return None
     return Imprint(
         parts=parts,
-        bins=len(thresholds) * (len(thresholds[0]) - 1) + 1,
+        bins=len(parts.imprinted) * (len(narrow) - 1) + 1,
         signs=np.sign(narrow[:, pushed[0]] * narrow[0, pushed[0]]),
-        steepness=steepness,
-        measurement=measurement / steepness,
-        thresholds=tuple(t / steepness for t in thresholds),
+        gain=gain,
+        constant=int(constant),
         passed=tuple(np.array(groups[j]) for j in sorted(groups)),
         strength=float(np.abs(attended).max()),
         pushed=pushed,
