@@ -233,12 +233,14 @@ def _bins(view: View, imprint: Imprint, block: int) -> tuple[np.ndarray, np.ndar
     sizes = np.linalg.norm(left, axis=1)
     rounded = float(np.linalg.norm(weights, axis=0).max()) / imprint.gain
     floor = _ROUNDING * float(np.finfo(spec.dtype).eps) * np.maximum(rounded, np.maximum(sizes[:-1], sizes[1:]))
-    return found, found[:, imprint.constant], (np.linalg.norm(found, axis=1) > floor) & (found[:, imprint.constant] != 0)
+    return (
+        found,
+        found[:, imprint.constant],
+        (np.linalg.norm(found, axis=1) > floor) & (found[:, imprint.constant] != 0),
+    )
 
 
-def _read(
-    view: View, imprint: Imprint, h: np.ndarray, padding: int | None, off: float
-) -> tuple[list[_Reading], int]:
+def _read(view: View, imprint: Imprint, h: np.ndarray, padding: int | None, off: float) -> tuple[list[_Reading], int]:
     """Bins with one token, and how many bins are not empty."""
     matched, places, vocabulary = imprint.matched, *h.shape[:2]
     candidates = h[:, :, matched].reshape(-1, len(matched))

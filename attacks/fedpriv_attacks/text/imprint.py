@@ -164,7 +164,10 @@ def plant(model: Model, weights: bytes, seed: int, blur: float, change: float, w
     flat = np.frombuffer(weights, dtype).astype(np.float64)
     w = dict(zip(spec.names, (a.copy() for a in spec.unflatten_numpy(flat)), strict=True))
     draws = np.random.default_rng(seed)
-    h = tokens_and_places(parts, flat)
+    units = spec.shapes[spec.names.index("block0/wide/kernel")][1]
+    bins = len(parts.imprinted) * (units - 1) + 1
+    _enlarge(parts, w, 100.0 * bins)  # about the largest activation
+    h = tokens_and_places(parts, spec.flatten_numpy([w[n] for n in spec.names]))
     spread = float(np.sqrt(np.mean((h - h.mean(-1, keepdims=True)) ** 2)))
     heads = parts.heads()
     each = width // heads
@@ -187,14 +190,6 @@ def plant(model: Model, weights: bytes, seed: int, blur: float, change: float, w
         slots = j * each + np.arange(share)
         w["block0/value/kernel"][passed[j], slots] = 1
         w["block0/attended/kernel"][slots, passed[j]] = spread
-    if not parts.each:  # the mean of all places, to the place that is read
-        last = f"block{parts.blocks - 1}"
-        for part in ("value", "attended"):
-            w[f"{last}/{part}/kernel"][:] = np.eye(width)
-        w[f"{last}/narrow/kernel"][:], w[f"{last}/narrow/bias"][:] = 0, 0
-
-    units = spec.shapes[spec.names.index("block0/wide/kernel")][1]
-    bins = len(parts.imprinted) * (units - 1) + 1
     drawn = _drawn(parts, h, passed, spread, max(_LEAST, _EACH * bins), draws)
     measurement = draws.normal(size=width)
     measurement[pushed], measurement[constant] = 0, 0
@@ -208,14 +203,16 @@ def plant(model: Model, weights: bytes, seed: int, blur: float, change: float, w
     signs = np.resize(_SIGNS, units)
     push = np.zeros(width)
     push[pushed] = np.resize((1.0, -1.0), len(pushed)) / np.sqrt(len(pushed))
-    # What a dense part adds to: the representation itself, or what a normalization with the gain made of it.
-    size = np.sqrt(width) * (spread if parts.causal else steepness)
+    # Before a normalization, places that are the only ones with bins may hold a large constant besides.
+    constants = parts.causal and model.embedding is not None and model.embedding.positions is None
+    constants = constants and len(parts.imprinted) == 1
+    size = steepness if not parts.causal or constants else spread
     for block in parts.imprinted:
         own = edges[block * (units - 1) : block * (units - 1) + units]
         some = values[:: max(1, len(values) // 4096)]
         added = np.maximum(steepness * (some[:, None] - own), 0) @ signs
         middle = float(np.median(added))
-        scale = change * size / max(float(np.quantile(np.abs(added - middle), 0.9)), steepness * 1e-6)
+        scale = change * size * np.sqrt(width) / max(float(np.quantile(np.abs(added - middle), 0.9)), steepness * 1e-6)
         # Small weights and large inputs: a client's update is the difference of rounded weights.
         norm = f"block{block}/{'norm2' if parts.causal else 'norm1'}"
         w[f"{norm}/gamma"][:], w[f"{norm}/gamma"][constant], w[f"{norm}/beta"][constant] = steepness, 0, steepness
@@ -223,6 +220,13 @@ def plant(model: Model, weights: bytes, seed: int, blur: float, change: float, w
         w[f"block{block}/wide/kernel"][constant], w[f"block{block}/wide/bias"][:] = -own, 0
         w[f"block{block}/narrow/kernel"][:] = scale * signs[:, None] * push
         w[f"block{block}/narrow/bias"][:] = -scale * middle * push
+        if constants:
+            w[f"block{block}/narrow/bias"][used] += steepness * np.resize((1.0, -1.0), used.sum())
+    if not parts.each:  # the mean of all places, to the place that is read
+        last = f"block{parts.blocks - 1}"
+        w[f"{last}/value/kernel"][:] = np.eye(width)
+        w[f"{last}/attended/kernel"][:] = np.eye(width) * (size if parts.causal else 1)
+        w[f"{last}/narrow/kernel"][:], w[f"{last}/narrow/bias"][:] = 0, 0
     _louder(parts, w)
     return spec.flatten_numpy([w[n].astype(dtype) for n in spec.names])
 
@@ -266,6 +270,28 @@ def _drawn(
         other[own] = what[own]
         found[:, dimensions] += strength * sources(parts, h[at, other])[:, dimensions]
     return normalized(found)
+
+
+def _enlarge(parts: Parts, w: dict[str, np.ndarray], size: float) -> None:
+    """Makes a decoder's tokens and places as large as what its dense parts make of them.
+
+    Normalizations undo it, but the gradients of second layers shrink to the size of the others': an update in which
+    they stand out would be clipped to them. Where positions are fixed, tokens are made as large as these.
+    """
+    embedding = parts.model.embedding
+    assert embedding is not None
+    table = w[parts.model.spec.names[embedding.table]]
+    if not parts.causal:
+        return
+    if embedding.positions is None:
+        table *= sinusoids(parts.model.input_shape[0], parts.width).std() / max(float(table.std()), 1e-12)
+        return
+    places = w[parts.model.spec.names[embedding.positions]]
+    if embedding.tied:  # the last normalization's gain gets the table's size as its gradient
+        size = np.sqrt(size)
+    factor = size / max(float(np.hypot(table.std(), places.std())), 1e-12)
+    table *= factor
+    places *= factor
 
 
 def _louder(parts: Parts, w: dict[str, np.ndarray]) -> None:
