@@ -1,4 +1,4 @@
-"""Decepticons: a malicious server's transformer, whose dense parts sort tokens into bins, and what it reads off them."""
+"""Decepticons: a malicious server's transformer, whose dense parts sort tokens into bins, and what it shows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.matching import checked_update
 from fedpriv_attacks.labels.last_layer import check_linear
-from fedpriv_attacks.text.imprint import Imprint, normalized, parts_of, plant, read_imprint, sources, tokens_and_places
+from fedpriv_attacks.text.imprint import Imprint, parts_of, plant, read_imprint, sources, tokens_and_places
 
 #: Ids of clients, or numbers of rounds.
 Numbers = tuple[Annotated[int, Field(ge=0)], ...] | None
@@ -31,6 +31,8 @@ _OFF, _NEXT = 0.03, 0.2
 _APART = 0.05
 #: How much of a reading's error, in the dimensions that are known, may be in those that heads write to.
 _SLACK = 4.0
+#: Up to what misfit, relative to their sizes, readings tell a sequence's class.
+_FIT = 0.3
 #: Differences below so many units in the last place of what they are differences of are empty bins.
 _ROUNDING = 30.0
 
@@ -378,7 +380,7 @@ def _classes(view: View, imprint: Imprint, x: np.ndarray, readings: list[list[_R
             each = tf.unstack(logits, num=model.num_classes)
         return tf.nn.softmax(logits), [tf.stack([tape.gradient(one, b) for one in each]) for b in biases]
 
-    found = np.zeros(len(x), np.int32)
+    found, off = np.zeros(len(x), np.int32), np.zeros(len(x))
     for i, row in enumerate(filled):
         predictions, by_logit = slopes(tf.constant(row, dtype))
         factors = predictions.numpy().astype(np.float64) - np.eye(model.num_classes)
@@ -389,5 +391,8 @@ def _classes(view: View, imprint: Imprint, x: np.ndarray, readings: list[list[_R
             expected += [bins[:, r.bin] for r in readings[i] if r.block == block]
         ordered = [r.size for b in imprint.parts.imprinted for r in readings[i] if r.block == b]
         scale = -view.client_rate / view.total_examples
-        found[i] = int(np.argmin(np.linalg.norm(scale * np.array(expected).T - np.array(ordered), axis=1)))
-    return found
+        misfits = np.linalg.norm(scale * np.array(expected).T - np.array(ordered), axis=1)
+        found[i] = int(np.argmin(misfits))
+        off[i] = float(misfits.min()) / float(np.linalg.norm(ordered))
+    # Scaled or clipped updates have sizes that say nothing.
+    return found if float(np.median(off)) <= _FIT else None

@@ -240,7 +240,7 @@ def _looks(seen: np.ndarray, many: int) -> np.ndarray:
     mean = flat.mean(0)
     scatter = (flat - mean).T @ (flat - mean) / len(flat)
     scatter += np.eye(len(mean)) * np.trace(scatter) / len(mean) * 1e-4
-    found = []
+    found: list[np.ndarray] = []
     for j in range(many):
         look = np.linalg.solve(scatter, seen[j].mean(0) - mean)
         scores = seen @ look
