@@ -171,7 +171,7 @@ def plant(model: Model, weights: bytes, seed: int, blur: float, change: float, w
     spread = float(np.sqrt(np.mean((h - h.mean(-1, keepdims=True)) ** 2)))
     heads = parts.heads()
     each = width // heads
-    many = min(heads, _PLACES, len(h))
+    many = min(heads, _PLACES, len(h), width // 8)  # two dimensions each at least
     mixed = draws.permutation(width)
     share = min(each, width // 4 // many)
     passed = tuple(np.sort(mixed[j * share : (j + 1) * share]) for j in range(many))

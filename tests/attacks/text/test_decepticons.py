@@ -20,6 +20,8 @@ from fedpriv.rounds.exposure import Exposure
 from fedpriv.threat.acts import Occasion
 from fedpriv.threat.adversary import Adversary
 
+MORE = [("gpt", 1), ("gpt", 4), ("bert", 1), ("bert", 8)]
+
 MALICIOUS = Adversary.parse("server(acts=[decepticons])")
 
 
@@ -37,7 +39,9 @@ def planted(model, client=0, **parameters):
 
 
 def view_of(helpers, model, data, **more):
-    more = {"weights": planted(model), **more}
+    more.setdefault("weights", None)
+    if more["weights"] is None:
+        more["weights"] = planted(model)
     return dataclasses.replace(helpers.make_view(model, data.x, data.y, **more), data_kind=data.kind)
 
 
@@ -71,8 +75,10 @@ def test_tokens_are_alone_in_their_bins_by_the_law(helpers, width, n, bins):
     assert np.mean(shares) == pytest.approx(finding.extra["condition"]["alone"], abs=0.07)
 
 
-@pytest.mark.parametrize("name", ["gpt", "bert"])
-@pytest.mark.parametrize("batch", [1, 4, 8])
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [("gpt", 8), ("bert", 4), *(pytest.param(*p, marks=pytest.mark.slow) for p in MORE)],
+)
 def test_sentences_beyond_the_width(name, batch):
     """As many tokens as the law allows for, or more, and none that is wrong, whatever the width."""
     train, _ = sentences()
@@ -89,20 +95,15 @@ def test_sentences_beyond_the_width(name, batch):
 
 def test_a_secure_sum_is_one_larger_batch_to_it():
     """Secure aggregation is executed; behind clipping too, since all parts of the update are of one size."""
-    train, _ = sentences()
+    data = texts(40, 10, 300, False)
     line = [defenses.create("clip(norm=1)"), defenses.create("secagg")]
-    options = {"batch": 2, "cohort": 3, "defenses": line, "trials": 1}
-    (o,) = Exposure(load("gpt", train), train, adversary=MALICIOUS, **options)
+    (o,) = Exposure(load("gpt", data), data, adversary=MALICIOUS, batch=3, cohort=3, defenses=line, trials=1)
     assert (o.view.kind, o.view.clients) == ("sum", 3)
     finding = Decepticons().run(o.view)
     share, wrong, _ = judged(finding, o.truth.x)
-    assert share > law(finding, int(np.sum(o.truth.x != 0))) - 0.05
+    assert share > law(finding, 90) - 0.05
     assert wrong == 0
     assert finding.y is None  # what was clipped has no size to tell classes by
-    alone = Adversary.parse("server(acts=[decepticons(clients=[0])])")
-    (o,) = Exposure(load("gpt", train), train, adversary=alone, **options)
-    with pytest.raises(CapabilityError, match="all clients behind the update must get it"):
-        Decepticons().run(o.view)
 
 
 def test_sequences_that_begin_alike_are_told_apart(helpers):
@@ -157,8 +158,9 @@ def test_a_client_that_looks_sees_it(helpers):
     model = load("gpt(width=16)", data)
     weights = model.initial_weights(0)
     view = helpers.make_view(model, data.x, data.y, observed=weights * 0)
-    for _ in range(30):
-        weights += 20 * np.asarray(dataclasses.replace(view, weights=weights).simulate(data.x.astype(np.float32), data.y))
+    x = data.x.astype(np.float32)
+    for _ in range(40):
+        weights = weights + np.asarray(dataclasses.replace(view, weights=weights).simulate(x, data.y))
     sent = DecepticonsAct().broadcast(weights, Occasion(0, 0, model.spec, model))
 
     def kernel(flat):
