@@ -45,21 +45,26 @@ class DecepticonsAct(Act):
     take the same random measurement of what they see, less thresholds at quantiles of its distribution; a token's
     gradient thus reaches the units whose threshold it exceeds, and the difference of two neighbours holds the tokens
     between. The first attention passes on what stands at the first places, one head for each, in a quarter of the
-    dimensions; the others pass on nothing. Quantiles are of random tokens at random places, from the table and
+    dimensions; the others pass on nothing. Second layers are scaled so that gradients arrive, and a token changes
+    little. Quantiles are of random tokens at random places, from the table and
     positions that the server broadcasts: no user's text enters.
 
     What differs from the paper: up to four first places are passed on rather than one, so that sequences may begin
-    with the same token; heads look at a place by a linear discriminant; the second layer's signs alternate as + - - +,
-    so that the large activations that make GELU turn sharply cancel, and the representation changes by `change`
-    alone; blocks share their border thresholds. Where one place of a sequence is read (classes), gradients have to be
-    brought to the others: the last attention then averages all places, and the last dense part has no bins.
+    with the same token, and heads look at a place by a linear discriminant. The second layer's signs alternate as
+    + - - +, so that the large activations that make GELU turn sharply cancel, and the representation changes by
+    `change` alone. What makes them large lies in the normalization's gain, and thresholds in a row of the kernel, since
+    a client sends the difference of rounded weights. A decoder's embedding is enlarged, which normalizations undo, so
+    that no part of the update outweighs the bins. Blocks share their border thresholds. Where one place of a sequence
+    is read (classes), gradients have to be brought to the others: the last attention then averages all places, and the
+    last dense part has no bins.
 
-    How it shows: a client that looks at the weights sees it at once. The columns of a wide kernel are all the same
-    (rank 1; an honest one has full rank), with entries thousands of times as large as before; keys and queries of
-    later blocks are zero. The predictions are those of a model that never saw an order of words: its loss on the
-    client's own text is near or above that of guessing, whatever the last round's was, and its update moves biases of
-    the wide layers that are large already. A client that compares the broadcast with its last model, or evaluates it
-    before training, is warned; one that only checks shapes, sizes of updates or finite values is not.
+    How it shows: a client that looks at the weights sees it at once. The columns of a wide kernel differ in one row
+    only (rank 2; an honest one has full rank), the normalization before it has gains in the thousands, a decoder's
+    embedding is larger by as much, and the attention of later blocks is zero or the mean. A client that evaluates what
+    it gets finds next tokens that the last model knew badly predicted, since nothing but a token itself and the first
+    places reach them; a classifier that goes by single words may keep its accuracy, so that its loss warns nobody. The
+    update is many times as long as an honest one. A client that only checks shapes and finite values sees nothing, and
+    clipping alone does not help.
 
     Attributes:
       clients: ids of those who get it; None is everybody.

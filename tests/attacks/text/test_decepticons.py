@@ -11,6 +11,7 @@ from fedpriv_attacks.text.decepticons import Decepticons, DecepticonsAct
 from scipy.optimize import linear_sum_assignment
 
 from fedpriv.base.errors import CapabilityError, FedprivError
+from fedpriv.base.lazy import tf
 from fedpriv.base.registry import defenses
 from fedpriv.data.corpora import sentences
 from fedpriv.data.dataset import Dataset
@@ -20,7 +21,7 @@ from fedpriv.rounds.exposure import Exposure
 from fedpriv.threat.acts import Occasion
 from fedpriv.threat.adversary import Adversary
 
-MORE = [("gpt", 1), ("gpt", 4), ("bert", 1), ("bert", 8)]
+MORE = [("gpt", 1), ("gpt", 4), ("bert", 1), ("bert", 4), ("bert", 8)]
 
 MALICIOUS = Adversary.parse("server(acts=[decepticons])")
 
@@ -77,7 +78,7 @@ def test_tokens_are_alone_in_their_bins_by_the_law(helpers, width, n, bins):
 
 @pytest.mark.parametrize(
     ("name", "batch"),
-    [("gpt", 8), ("bert", 4), *(pytest.param(*p, marks=pytest.mark.slow) for p in MORE)],
+    [("gpt", 8), *(pytest.param(*p, marks=pytest.mark.slow) for p in MORE)],
 )
 def test_sentences_beyond_the_width(name, batch):
     """As many tokens as the law allows for, or more, and none that is wrong, whatever the width."""
@@ -97,7 +98,7 @@ def test_a_secure_sum_is_one_larger_batch_to_it():
     """Secure aggregation is executed; behind clipping too, since all parts of the update are of one size."""
     data = texts(40, 10, 300, False)
     line = [defenses.create("clip(norm=1)"), defenses.create("secagg")]
-    (o,) = Exposure(load("gpt", data), data, adversary=MALICIOUS, batch=3, cohort=3, defenses=line, trials=1)
+    (o,) = Exposure(load("bert", data), data, adversary=MALICIOUS, batch=3, cohort=3, defenses=line, trials=1)
     assert (o.view.kind, o.view.clients) == ("sum", 3)
     finding = Decepticons().run(o.view)
     share, wrong, _ = judged(finding, o.truth.x)
@@ -153,13 +154,13 @@ def test_models_that_cannot_be_planted_are_named(helpers, name, each, reason):
 
 
 def test_a_client_that_looks_sees_it(helpers):
-    """Kernels of rank 2, and a model that no longer knows what it had learnt."""
-    data = texts(8, 8, 40, False, 2)
+    """Kernels of rank 2, and next tokens that the model knew and no longer does."""
+    data = texts(4, 8, 20, True, 2)
     model = load("gpt(width=16)", data)
     weights = model.initial_weights(0)
     view = helpers.make_view(model, data.x, data.y, observed=weights * 0)
     x = data.x.astype(np.float32)
-    for _ in range(40):
+    for _ in range(60):
         weights = weights + np.asarray(dataclasses.replace(view, weights=weights).simulate(x, data.y))
     sent = DecepticonsAct().broadcast(weights, Occasion(0, 0, model.spec, model))
 
@@ -167,13 +168,12 @@ def test_a_client_that_looks_sees_it(helpers):
         return flat[model.spec.slice_of("block0/wide/kernel")].reshape(16, 64)
 
     def loss(flat):
-        tensors = model.spec.unflatten_numpy(flat)
-        return float(np.mean(model.example_losses(tensors, data.x.astype(np.float32), data.y)))
+        return float(np.mean(model.example_losses(model.spec.unflatten_numpy(flat), x, tf.constant(data.y))))
 
     assert np.linalg.matrix_rank(kernel(weights)) == 16
     assert np.linalg.matrix_rank(kernel(sent)) == 2
-    assert loss(weights) < 0.5
-    assert loss(sent) > 0.9
+    assert loss(weights) < 0.3
+    assert loss(sent) > 1.5
 
 
 def test_the_threat_line_says_what_is_changed():
