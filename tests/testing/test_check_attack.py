@@ -49,7 +49,7 @@ SHIPPED: dict[str, list[tuple[str, str | None]]] = {
     "cocktail_party_box": [("cocktail_party_box(optimizer=adam(steps=700,learning_rate=0.01))", "batch")],
 }
 #: Made for noise that is declared, one client's rounds, or gossip, which no case of the kit is; they have own tests.
-ELSEWHERE = {"maximum_posterior", "round_average", "functional_marginalization"}
+ELSEWHERE = {"decepticons", "maximum_posterior", "round_average", "functional_marginalization"}
 RUNS = [(text, case) for name in SHIPPED for text, case in SHIPPED[name]]
 #: The default run has another preset of the same class for these.
 SLOW = ("inversion(", "dlg(labels=known", "idlg(", "class_representatives(", "gias(", "cocktail_party(")

@@ -11,6 +11,8 @@ from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
+from fedpriv.defense.codec import Codec
+from fedpriv.defense.protocol import Protocol
 from fedpriv.models.tasks.classes import Classes
 from fedpriv.threat.acts import Act, Occasion
 from fedpriv.threat.attack import Attack, Capability, Finding
@@ -32,7 +34,7 @@ _APART = 0.05
 #: How much of a reading's error, in the dimensions that are known, may be in those that heads write to.
 _SLACK = 4.0
 #: Up to what misfit, relative to their sizes, readings tell a sequence's class.
-_FIT = 0.3
+_FIT = 1.0
 #: Differences below so many units in the last place of what they are differences of are empty bins.
 _ROUNDING = 30.0
 
@@ -175,7 +177,8 @@ class Decepticons(Attack):
 
         Returns:
           A Finding with `x` `[n, length]` float32, not-a-number at places that stay open (as many rows as sequences
-          were told apart, if n is unknown), and `y`, classes, where they can be told and every row has tokens.
+          were told apart, if n is unknown), and `y`, classes, unless several steps or a known defense that
+          scales updates make sizes say nothing (0 where a row has no reading).
           `extra` has `condition` (`bins`, `tokens_at_most`, `alone`: the share of tokens expected alone), `filled`
           (bins that are not empty), `read` (those that matched a token), `mixed` (those that did not), `sequences`
           (how many were told apart) and `reason` (why nothing is claimed, else "").
@@ -359,9 +362,10 @@ def _classes(view: View, imprint: Imprint, x: np.ndarray, readings: list[list[_R
     """Each sequence's class `[n]`: the one whose gradient is nearest to what was read; None where that says nothing."""
     model = view.model
     single = {Capability.SINGLE_STEP, Capability.NUM_EXAMPLES} <= view.capabilities
-    if not isinstance(model.task, Classes) or not single or not view.client_rate or len(readings) < len(x):
+    if not isinstance(model.task, Classes) or not single or not view.client_rate:
         return None
-    if not len(x) or not all(readings):
+    # What scales an update leaves sizes that say nothing.
+    if any(not isinstance(part, Protocol | Codec) for defense in view.defenses for part in defense.parts()):
         return None
     spec, dtype = model.spec, model.spec.dtype
     padding = getattr(view.data_kind, "padding", None)
@@ -386,8 +390,9 @@ def _classes(view: View, imprint: Imprint, x: np.ndarray, readings: list[list[_R
         return tf.nn.softmax(logits), [tf.stack([tape.gradient(one, b) for one in each]) for b in biases]
 
     found, off = np.zeros(len(x), np.int32), np.zeros(len(x))
-    for i, row in enumerate(filled):
-        predictions, by_logit = slopes(tf.constant(row, dtype))
+    told = [i for i in range(min(len(x), len(readings))) if readings[i]]
+    for i in told:
+        predictions, by_logit = slopes(tf.constant(filled[i], dtype))
         factors = predictions.numpy().astype(np.float64) - np.eye(model.num_classes)
         expected = []
         for block, slope in zip(imprint.parts.imprinted, by_logit, strict=True):
@@ -399,5 +404,4 @@ def _classes(view: View, imprint: Imprint, x: np.ndarray, readings: list[list[_R
         misfits = np.linalg.norm(scale * np.array(expected).T - np.array(ordered), axis=1)
         found[i] = int(np.argmin(misfits))
         off[i] = float(misfits.min()) / float(np.linalg.norm(ordered))
-    # Scaled or clipped updates have sizes that say nothing.
-    return found if float(np.median(off)) <= _FIT else None
+    return found if not told or float(np.median(off[told])) <= _FIT else None
