@@ -394,12 +394,14 @@ def _classes(view: View, imprint: Imprint, x: np.ndarray, readings: list[list[_R
     for i in told:
         predictions, by_logit = slopes(tf.constant(filled[i], dtype))
         factors = predictions.numpy().astype(np.float64) - np.eye(model.num_classes)
+        # A place that is read directly weighs much more, and a decoder's last may be missing.
+        used = [r for r in readings[i] if not imprint.parts.causal or r.place < ends[i] - 1] or readings[i]
         expected = []
         for block, slope in zip(imprint.parts.imprinted, by_logit, strict=True):
             gradient = factors @ slope.numpy().astype(np.float64) * imprint.signs
             bins = gradient - np.append(gradient[:, 1:], np.zeros((len(gradient), 1)), 1)
-            expected += [bins[:, r.bin] for r in readings[i] if r.block == block]
-        ordered = [r.size for b in imprint.parts.imprinted for r in readings[i] if r.block == b]
+            expected += [bins[:, r.bin] for r in used if r.block == block]
+        ordered = [r.size for b in imprint.parts.imprinted for r in used if r.block == b]
         scale = -view.client_rate / view.total_examples
         misfits = np.linalg.norm(scale * np.array(expected).T - np.array(ordered), axis=1)
         found[i] = int(np.argmin(misfits))
