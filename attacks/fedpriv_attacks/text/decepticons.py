@@ -161,9 +161,9 @@ class Decepticons(Attack):
     ones fall into one bin, and are read as one. Sequences that share all first places are told apart only by chance:
     the first gets what is read, and others tokens that contradict it.
 
-    Noise that exceeds a bin's gradient, several local steps, whose rounding at large weights does, and optimizers that
-    scale each weight leave nothing that matches, and nothing is claimed. Classes follow from the size of a sequence's
-    gradients where n and the learning rate are known; next tokens are those of `x`, shifted.
+    Noise that exceeds a bin's gradient and optimizers that scale each weight leave nothing that matches, and nothing is
+    claimed; several local steps are read as far as the bins stay where they were. Classes follow from the size of a
+    sequence's gradients where n and the learning rate are known; next tokens are those of `x`, shifted.
     """
 
     name: ClassVar[str] = "decepticons"

@@ -95,7 +95,7 @@ def test_sentences_beyond_the_width(name, batch):
 
 
 def test_a_secure_sum_is_one_larger_batch_to_it():
-    """Secure aggregation is executed; behind clipping too, since all parts of the update are of one size."""
+    """Secure aggregation is executed; behind clipping too, since bins are no small part of the update."""
     data = texts(40, 10, 300, False)
     line = [defenses.create("clip(norm=1)"), defenses.create("secagg")]
     (o,) = Exposure(load("bert", data), data, adversary=MALICIOUS, batch=3, cohort=3, defenses=line, trials=1)
