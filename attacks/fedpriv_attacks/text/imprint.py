@@ -203,7 +203,7 @@ def plant(model: Model, weights: bytes, seed: int, blur: float, change: float, w
     signs = np.resize(_SIGNS, units)
     push = np.zeros(width)
     push[pushed] = np.resize((1.0, -1.0), len(pushed)) / np.sqrt(len(pushed))
-    # Before a normalization, places that are the only ones with bins may hold a large constant besides.
+    # Fixed positions cannot be enlarged; where no later block has bins, a large constant does the same.
     constants = parts.causal and model.embedding is not None and model.embedding.positions is None
     constants = constants and len(parts.imprinted) == 1
     size = steepness if not parts.causal or constants else spread
