@@ -70,6 +70,7 @@ class Attention:
         the queries' gradient, but in the values'.
       narrow: the second kernel of the block's dense part, whose inputs have more dimensions than the block's width, so
         that the span of the same number of places leaves more of them free; None where there is no such part.
+      heads: how many heads share the kernels' columns, the first with the first ones; None where it is unknown.
     """
 
     query: int
@@ -77,3 +78,4 @@ class Attention:
     causal: bool
     others: tuple[int, ...] = ()
     narrow: Product | None = None
+    heads: int | None = None

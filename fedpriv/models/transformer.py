@@ -209,6 +209,7 @@ def _model(name: str, shape: _Shape) -> Model:
                 shape.causal,
                 (where[f"block{i}/key/kernel"], where[f"block{i}/value/kernel"]),
                 Product(where[f"block{i}/narrow/kernel"], narrowed(i)),
+                shape.heads,
             )
             for i in range(shape.layers)
         ),

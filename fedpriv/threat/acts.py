@@ -31,11 +31,13 @@ class Occasion:
       round: from 0.
       client: its id.
       spec: the weights' layout.
+      model: what they are weights of; None where it is not told.
     """
 
     round: int
     client: int
     spec: Spec
+    model: Model | None = None
 
 
 class Act(Written):

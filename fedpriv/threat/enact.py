@@ -10,13 +10,13 @@ import numpy as np
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.federation.federation import Federation
-from fedpriv.models.spec import Spec
+from fedpriv.models.model import Model
 from fedpriv.threat.acts import Act, Occasion
 from fedpriv.threat.tap import Tap
 
 
 def planted(
-    taps: Iterable[Tap], weights: np.ndarray, clients: Sequence[int], round_number: int, spec: Spec
+    taps: Iterable[Tap], weights: np.ndarray, clients: Sequence[int], round_number: int, model: Model
 ) -> dict[int, np.ndarray]:
     """The weights `[d]` that single clients are sent in place of `weights [d]`, by id, by the acts of `taps`."""
     acts = [act for tap in taps for act in tap.adversary.acts if act.changes == "broadcast"]
@@ -24,7 +24,7 @@ def planted(
     for client in clients if acts else ():
         sent = weights
         for act in acts:
-            sent = act.broadcast(sent, Occasion(round_number, client, spec))
+            sent = act.broadcast(sent, Occasion(round_number, client, model.spec, model))
         if sent is not weights:
             found[client] = sent
     return found

@@ -20,6 +20,7 @@ from fedpriv.defense.stations import Defense
 from fedpriv.engine.result import CohortResult, CohortTask
 from fedpriv.federation.federation import Federation
 from fedpriv.models.model import Moments
+from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.dossier import dossiers
 from fedpriv.threat.enact import check_enacted
 from fedpriv.threat.exchange import Exchange
@@ -220,8 +221,7 @@ def _observation(
     """The view of what was seen, and the truth behind it."""
     adversary = tap.adversary
     truth = _truth(federation, [c for c in seen.clients if c != seen.own])
-    single = len(seen.clients) == 1 and adversary.at.sees_messages
-    sent = task.sent.get(seen.clients[0], task.weights) if single else task.weights
+    sent = _sent(task, seen, adversary)
     facts = Facts(
         kind=seen.kind,
         labels=truth.y,
@@ -258,6 +258,15 @@ def _observation(
         data_kind=federation.train.kind,
     )
     return Observation(view, truth)
+
+
+def _sent(task: CohortTask, seen: Seen, adversary: Adversary) -> np.ndarray:
+    """The weights `[d]` that the clients behind a view got, where the adversary sees messages and all got the same;
+    else those that were broadcast."""
+    if not adversary.at.sees_messages or not seen.clients:
+        return task.weights
+    first, *rest = (task.sent.get(c, task.weights) for c in seen.clients)
+    return first if all(w is first or np.array_equal(w, first) for w in rest) else task.weights
 
 
 def _sizes_are_public(federation: Federation) -> bool:

@@ -53,8 +53,9 @@ SHIPPED: dict[str, list[tuple[str, str | None]]] = {
     "token_set": [("token_set", "text")],
     "cocktail_party_box": [("cocktail_party_box(optimizer=adam(steps=700,learning_rate=0.01))", "batch")],
 }
-#: Made for noise that is declared, one client's rounds, gossip or tables; no case of the kit is. They have own tests.
-ELSEWHERE = {"maximum_posterior", "round_average", "functional_marginalization", "tableak"}
+#: Made for noise that is declared, one client's rounds, gossip, tables or planted weights; no case of the kit is. They
+#: have own tests.
+ELSEWHERE = {"decepticons", "maximum_posterior", "round_average", "functional_marginalization", "tableak"}
 RUNS = [(text, case) for name in SHIPPED for text, case in SHIPPED[name]]
 #: The default run has another preset of the same class for these.
 SLOW = (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedpriv.base.errors import CapabilityError, DataError, FedprivError, ParameterError
+from fedpriv.base.registry import defenses
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.threat.acts import Act, Occasion, Plant
 from fedpriv.threat.adversary import Adversary
@@ -68,6 +69,18 @@ def test_an_eavesdropper_sees_what_was_sent_to_each_and_an_observer_does_not(fed
     np.testing.assert_array_equal(on_the_wire[1].weights, weights)
     (public,) = [o.view for o in seen if o.view.adversary == observer]
     np.testing.assert_array_equal(public.weights, on_the_wire[0].weights)
+
+
+def test_a_sum_is_seen_from_what_all_behind_it_got(federate, trap):
+    """A sum of clients who got different weights is seen from the broadcast."""
+    path, weights = trap
+    everybody, one = (Adversary.parse(f"server(acts=[plant(weights={path}{who})])") for who in ("", ",clients=[1]"))
+    federation = federate(defenses=[defenses.create("secagg")], **SETTINGS)
+    sent = federation.start().weights
+    for adversary, got in ((everybody, weights), (one, sent)):
+        (o,) = listen(federation, adversary).observations
+        assert o.view.kind == "sum"
+        np.testing.assert_array_equal(o.view.weights, got)
 
 
 def test_only_in_the_rounds_that_it_names(federate, trap):
