@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,8 +29,6 @@ STACKS: dict[str, tuple[str, ...]] = {
 }
 CLIENTS, COHORT, EXAMPLES = 100, 20, 60
 WARMUP = 2
-#: Folders of a checkout that hold packages.
-SOURCES = (".", "attacks", "defenses", "experiments")
 
 
 def main(
@@ -139,19 +136,9 @@ def compared(against: Path, rounds: int, pairs: int) -> dict[str, dict[str, Any]
 
 def _in_process(checkout: Path, rounds: int) -> dict[str, list[float]]:
     """Another process's times, which runs that checkout's packages with this file's workload."""
-    from fedpriv.base.errors import FedprivError
+    from experiments.benchmarks.elsewhere import run_elsewhere
 
-    paths = [str(checkout / folder) for folder in SOURCES]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    arguments = ["defended_rounds", "--only", "--rounds", str(rounds)]
-    code = f"import runpy, sys; sys.argv = {arguments!r}; runpy.run_path({__file__!r}, run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=checkout, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise FedprivError(f"the code in '{checkout}' cannot run this workload: {last}")
-    found: dict[str, list[float]] = json.loads(done.stdout.strip().splitlines()[-1])
+    found: dict[str, list[float]] = run_elsewhere(checkout, __file__, ["--only", "--rounds", str(rounds)])
     return found
 
 

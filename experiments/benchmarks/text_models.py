@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -33,8 +32,6 @@ MODELS: dict[str, bool] = {
     "bag_of_embeddings": False,
 }
 VOCABULARY = 1000
-#: Folders of a checkout that hold packages.
-SOURCES = (".", "attacks", "defenses", "experiments")
 
 
 def main(
@@ -161,19 +158,10 @@ def _in_process(
     checkout: Path, names: tuple[str, ...], turns: int, batch: int, length: int
 ) -> dict[str, dict[str, float]]:
     """Another process's times, which runs that checkout's packages with this file's workload."""
-    from fedpriv.base.errors import FedprivError
+    from experiments.benchmarks.elsewhere import run_elsewhere
 
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(checkout / folder) for folder in SOURCES)}
-    arguments = ["text_models", "--only", *("--turns", str(turns), "--batch", str(batch), "--length", str(length))]
-    arguments += ["--models", ";".join(names)]
-    code = f"import runpy, sys; sys.argv = {arguments!r}; runpy.run_path({__file__!r}, run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=checkout, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise FedprivError(f"the code in '{checkout}' cannot run this workload: {last}")
-    found: dict[str, dict[str, float]] = json.loads(done.stdout.strip().splitlines()[-1])
+    arguments = ["--only", *("--turns", str(turns), "--batch", str(batch), "--length", str(length))]
+    found: dict[str, dict[str, float]] = run_elsewhere(checkout, __file__, [*arguments, "--models", ";".join(names)])
     return found
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -161,26 +161,21 @@ class Arm:
 
     def scores(self) -> tuple[list[Any], list[int], list[Hashable]]:
         """The scores, with the seed and the number of each one's view."""
-        scores: list[Any] = []
-        runs: list[int] = []
-        batches: list[Hashable] = []
-        for result in self.results:
-            for k, view in enumerate(result.views):
-                if view.score is not None:
-                    scores.append(view.score)
-                    runs.append(result.cell.seed)
-                    batches.append(result.batch(k))
-        return scores, runs, batches
+        return self._gathered("score")
 
     def cells(self) -> tuple[list[Cells], list[int], list[Hashable]]:
         """The cells of the views on rows of a table, with the seed and the number of each one's view."""
-        found: list[Cells] = []
+        return self._gathered("cells")
+
+    def _gathered(self, what: Literal["score", "cells"]) -> tuple[list[Any], list[int], list[Hashable]]:
+        """That of each view that has it, with the view's seed and number."""
+        found: list[Any] = []
         runs: list[int] = []
         batches: list[Hashable] = []
         for result in self.results:
             for k, view in enumerate(result.views):
-                if view.cells is not None:
-                    found.append(view.cells)
+                if (value := getattr(view, what)) is not None:
+                    found.append(value)
                     runs.append(result.cell.seed)
                     batches.append(result.batch(k))
         return found, runs, batches

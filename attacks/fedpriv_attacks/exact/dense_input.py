@@ -145,6 +145,12 @@ def dense_input(view: View) -> DenseInput:
     )
 
 
+def rank_above_rounding(sizes: np.ndarray, shape: tuple[int, ...], rounding: float) -> int:
+    """How many of the falling singular values exceed the largest that rounding alone gives a matrix of that shape."""
+    floor = 1.5 * rounding * (np.sqrt(shape[0]) + np.sqrt(shape[1]))
+    return int(np.sum(sizes > max(floor, 1e-13 * sizes[0])))
+
+
 def declared_noise(view: View) -> float:
     """Standard deviation of an entry of what was observed, from noise that known defenses add to each update.
 

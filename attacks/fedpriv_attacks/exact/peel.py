@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Tensor, Tensors
+from fedpriv.models.model import Model
 from fedpriv.models.tasks.binary import Binary
 from fedpriv.models.tasks.regression import Regression
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
-from fedpriv_attacks.exact.dense_input import DenseNames, dense_input, find_dense_input
+from fedpriv_attacks.exact.dense_input import DenseNames, dense_input, find_dense_input, rank_above_rounding
 from fedpriv_attacks.exact.single_gradient import relative_misfit
 from fedpriv_attacks.inversion.matching import checked_update
 
@@ -177,8 +181,7 @@ def _space(k: np.ndarray, most: int, rounding: float, seed: int) -> _Space:
         q = k.T @ (k @ q)
     q = np.linalg.qr(q)[0]
     left, sizes, right = np.linalg.svd(k @ q, full_matrices=False)
-    floor = 1.5 * rounding * (np.sqrt(k.shape[0]) + np.sqrt(k.shape[1]))
-    rank = min(most, int(np.sum(sizes > max(floor, 1e-13 * sizes[0]))))
+    rank = min(most, rank_above_rounding(sizes, k.shape, rounding))
     return _Space(left[:, :rank], sizes[:rank], q @ right[:rank].T)
 
 
@@ -300,11 +303,11 @@ class _Peeling:
     def _candidates(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Examples that units would give if they were lone, `[m, inputs]`, each once, and their errors."""
         layer = self.layer
+        if layer.bias is None:
+            return self._directions(left)
         # Noise has as many directions as the column has entries, the column itself only the rank's.
         noise = layer.rounding * np.sqrt(self.space.rank / len(left))
         units = np.flatnonzero((np.abs(left[-1]) > 20 * noise) & ~self.explained)
-        if layer.bias is None:
-            return self._directions(left)
         columns = self.space.left @ (self.space.left.T @ left[:, units])
         size = np.abs(columns[-1])
         order = np.argsort(-size, kind="stable")
@@ -432,25 +435,14 @@ def _shares(view: View, names: DenseNames) -> Callable[[np.ndarray], np.ndarray]
     return shares
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """A compiled function by model; graphs are kept for the models of late."""
-
-    made: dict[Any, Any] = field(default_factory=dict)
-
-
-_KEPT = _Kept()
-
-
-def _compiled(model: Any, names: DenseNames) -> Callable[[Any, Any], Any]:
-    key = (model.apply, names)
-    if key in _KEPT.made:
-        return _KEPT.made[key]  # type: ignore[no-any-return]
+@functools.lru_cache(maxsize=8)
+def _compiled(model: Model, names: DenseNames) -> Callable[..., Tensor]:
+    """The function behind `_shares` at one point of the way; graphs are kept for the models of late."""
     where = list(model.spec.names).index(names.bias or names.kernel)
     dtype = model.spec.dtype
     softmax = model.task.softmax
 
-    def one(weights: Any, x: Any) -> Any:
+    def one(weights: Tensors, x: Examples) -> Tensor:
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             flat = tf.reshape(x, [-1])
             if names.bias is not None:
@@ -473,10 +465,10 @@ def _compiled(model: Any, names: DenseNames) -> Callable[[Any, Any], Any]:
     spec = [tf.TensorSpec(s, dtype) for s in model.spec.shapes]
 
     @tf.function(autograph=False, input_signature=[spec, tf.TensorSpec([None, *model.input_shape], dtype)])
-    def together(weights: Any, x: Any) -> Any:
+    def together(weights: Tensors, x: Examples) -> Tensor:
         return tf.vectorized_map(lambda e: one(weights, e), x)
 
-    while len(_KEPT.made) >= 8:
-        _KEPT.made.pop(next(iter(_KEPT.made)))
-    _KEPT.made[key] = together
     return together  # type: ignore[no-any-return]
+
+
+atexit.register(_compiled.cache_clear)  # compiled functions must go before TensorFlow does

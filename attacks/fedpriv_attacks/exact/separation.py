@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedpriv_attacks.exact.dense_input import DenseInput
+from fedpriv_attacks.exact.dense_input import DenseInput, rank_above_rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +102,7 @@ def _plausible(layer: DenseInput, unit: int, x: np.ndarray, error: float) -> boo
 def _column_space(layer: DenseInput, most: int | None) -> tuple[np.ndarray, np.ndarray]:
     """An orthonormal basis of the kernel gradient's columns `[inputs, r]`, and the columns in it `[r, units]`."""
     left, sizes, right = np.linalg.svd(layer.kernel, full_matrices=False)
-    # The largest singular value that rounding alone gives a matrix of this shape.
-    floor = 1.5 * layer.rounding * (np.sqrt(layer.inputs) + np.sqrt(layer.units))
-    rank = max(1, int(np.sum(sizes > max(floor, 1e-13 * sizes[0]))))
+    rank = max(1, rank_above_rounding(sizes, layer.kernel.shape, layer.rounding))
     rank = rank if most is None else min(rank, most)
     return left[:, :rank], sizes[:rank, None] * right[:rank]
 

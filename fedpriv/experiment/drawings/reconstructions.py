@@ -27,6 +27,9 @@ ROWS, ACROSS = 10, 8
 #: Most texts of one grid.
 TEXTS = 3
 
+#: A figure's title, its arms, and the axes that tell them apart.
+Part = tuple[str, Sequence[Arm], Sequence[str]]
+
 
 def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     """Originals and reconstructions, arms below each other that attack the same images."""
@@ -57,22 +60,13 @@ def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Dr
 
         return draw
 
-    titles = [title for title, _, _ in parts]
-    made = []
-    for i, (title, part, axes) in enumerate(parts):
-        alike = [k for k, t in enumerate(titles) if t == title]
-        number = part_of(alike.index(i) + 1, len(alike))
-        made.append(
-            Drawn(
-                part_stem("reconstructions", i + 1, len(parts)),
-                f"Reconstructions{': ' + title if title else ''}{number}",
-                "Originals, and what each attack made of what its adversary saw; PSNR in dB and SSIM below each image. "
-                f"First images of seed {part[0].results[0].cell.seed}.",
-                f"Originals and reconstructions of {len(part)} arms, numbers below each image.",
-                drawn(part, axes),
-            )
-        )
-    return made
+    return _drawn(
+        parts,
+        "Originals, and what each attack made of what its adversary saw; PSNR in dB and SSIM below each image. First "
+        "images",
+        "Originals and reconstructions of {} arms, numbers below each image.",
+        drawn,
+    )
 
 
 def text_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
@@ -106,6 +100,22 @@ def text_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
 
         return draw
 
+    return _drawn(
+        parts,
+        "Originals, and what each attack made of what its adversary saw, with ROUGE-L and the share of tokens right in "
+        "place. First texts",
+        "Texts and their reconstructions by {} arms, right tokens in boxes.",
+        drawn,
+    )
+
+
+def _drawn(
+    parts: Sequence[Part],
+    about: str,
+    alternative: str,
+    drawn: Callable[[Sequence[Arm], Sequence[str]], Callable[[], Figure]],
+) -> list[Drawn]:
+    """A figure for each part, numbered where several have one title."""
     titles = [title for title, _, _ in parts]
     made = []
     for i, (title, part, axes) in enumerate(parts):
@@ -115,9 +125,8 @@ def text_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
             Drawn(
                 part_stem("reconstructions", i + 1, len(parts)),
                 f"Reconstructions{': ' + title if title else ''}{number}",
-                "Originals, and what each attack made of what its adversary saw, with ROUGE-L and the share of tokens "
-                f"right in place. First texts of seed {part[0].results[0].cell.seed}.",
-                f"Texts and their reconstructions by {len(part)} arms, right tokens in boxes.",
+                f"{about} of seed {part[0].results[0].cell.seed}.",
+                alternative.format(len(part)),
                 drawn(part, axes),
             )
         )
@@ -134,8 +143,8 @@ def _captions(view: ViewResult) -> list[str]:
     return ["does not apply"] * view.units if view.score is None else quality_captions(view.score)
 
 
-def _parts(group: Sequence[Arm], varying: Sequence[str]) -> list[tuple[str, Sequence[Arm], Sequence[str]]]:
-    """(title, arms, axes that tell them apart) of each figure; what is too much for one goes by the first axis."""
+def _parts(group: Sequence[Arm], varying: Sequence[str]) -> list[Part]:
+    """Of each figure; what is too much for one goes by the first axis."""
     if len(group) <= ROWS or len(varying) < 2:
         return [("", group[i : i + ROWS], varying) for i in range(0, len(group), ROWS)]
     by_label: dict[Any, list[Arm]] = {}
