@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fedpriv_attacks.text.dager import DAGER
 from fedpriv_attacks.text.exchange import exchange
+from fedpriv_defenses.sparse import TopK
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.data.dataset import Dataset
@@ -184,3 +185,14 @@ def test_a_frozen_attention_and_a_model_without_one_are_refused(helpers):
     adam = sgd.model_copy(update={"client": sgd.client.model_copy(update={"kind": "adam"})})
     with pytest.raises(CapabilityError, match="adam"):
         attacked(helpers, "gpt(width=16)", data, procedure=adam)
+
+
+def test_what_a_defense_leaves_out_promises_nothing(helpers):
+    data = texts(1, 6, 60, False, 3)
+    view = view_of(helpers, "gpt(width=32,layers=2,tied=false)", data)
+    assert DAGER().run(view).extra["condition"]["promised"]
+    known = dataclasses.replace(view, defenses=(TopK(fraction=0.5),), states=((),))
+    condition = DAGER(seconds=5).run(known).extra["condition"]
+    assert not condition["promised"]
+    assert not condition["holds"]
+    assert condition["vocabulary"] == 59  # no token is ruled out by a row that did not arrive
