@@ -22,7 +22,7 @@ from fedpriv.procedure.procedure import Procedure, Sampling, Schedule
 from fedpriv.procedure.sampling import check_cohorts, cohort, trial_sampling
 from fedpriv.rounds.record import Record
 from fedpriv.threat.adversary import Adversary
-from fedpriv.threat.enact import enacted
+from fedpriv.threat.enact import carried, enacted
 from fedpriv.threat.observation import Episode, Observation
 from fedpriv.threat.observe import episodes
 from fedpriv.threat.tap import Tap
@@ -146,7 +146,9 @@ class Exposure:
         federation = self.federation
         weights = self.weights
         if weights is None:
-            weights = self.model.initial_weights(integer_seed(self.seed, Purpose.WEIGHTS, trial))
+            weights = federation.model.initial_weights(integer_seed(self.seed, Purpose.WEIGHTS, trial))
+        elif federation.model is not self.model:
+            weights = carried(self.model, self.adversary.acts, weights)
         state = federation.opened(trial * self.rounds, weights, self._members(trial))
         found: list[Observation] = []
         self._silent[trial] = []

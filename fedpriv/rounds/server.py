@@ -323,7 +323,7 @@ class ServerRounds:
             own=state.clients,
             wanted=self._wanted(listening, cohort),
             session=self._session(cohort, number, listening, weights),
-            sent={**planted(listening, weights, present, number, federation.model), **(sent or {})},
+            sent={**planted(listening, weights, present, number, federation), **(sent or {})},
         )
         result = self.engine.cohort(task)
         if result.aborted and federation.on_abort == "stop":

@@ -20,6 +20,7 @@ from fedpriv.base.types import Array
 from fedpriv.models.model import Model
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Procedure
+from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.written import Written, written
 
 
@@ -32,16 +33,25 @@ class Occasion:
       client: its id.
       spec: the weights' layout.
       model: what they are weights of; None where it is not told.
+      procedure: how clients will train from them; None where it is not told.
+      cohort: ids of all who are sent weights in the round, this client among them; empty where it is not told.
+      knowledge: what the adversary holds besides, such as auxiliary data.
     """
 
     round: int
     client: int
     spec: Spec
     model: Model | None = None
+    procedure: Procedure | None = None
+    cohort: tuple[int, ...] = ()
+    knowledge: frozenset[Knowledge] = frozenset()
 
 
 class Act(Written):
-    """Base of all acts. Override the method that `changes` names."""
+    """Base of all acts. Override the method that `changes` names.
+
+    An act on the model may override `broadcast` as well: what it has put in gets its weights there, anew each round.
+    """
 
     #: What it changes.
     changes: ClassVar[Literal["broadcast", "model", "procedure"]] = "broadcast"
@@ -59,6 +69,19 @@ class Act(Written):
     def model(self, model: Model) -> Model:
         """The model that the federation trains in place of `model`."""
         return model
+
+    def carried(self, weights: np.ndarray, before: Model, after: Model) -> np.ndarray:
+        """What weights `[d]` of the model before the act are in that after it, for an act on the model.
+
+        Raises:
+          ParameterError: the act does not say so, and changes how many there are.
+        """
+        if before.spec != after.spec:
+            raise ParameterError(
+                f"act '{self}' changes the model's weights, but does not say what trained ones become; "
+                "attack a fresh model, or override Act.carried"
+            )
+        return weights
 
     def procedure(self, procedure: Procedure) -> Procedure:
         """The procedure that clients follow in place of `procedure`."""

@@ -16,15 +16,17 @@ from fedpriv.threat.tap import Tap
 
 
 def planted(
-    taps: Iterable[Tap], weights: np.ndarray, clients: Sequence[int], round_number: int, model: Model
+    taps: Iterable[Tap], weights: np.ndarray, clients: Sequence[int], round_number: int, federation: Federation
 ) -> dict[int, np.ndarray]:
     """The weights `[d]` that single clients are sent in place of `weights [d]`, by id, by the acts of `taps`."""
-    acts = [act for tap in taps for act in tap.adversary.acts if act.changes == "broadcast"]
+    acts = [(act, tap.adversary.knowledge) for tap in taps for act in tap.adversary.acts if act.changes != "procedure"]
+    model, procedure, cohort = federation.model, federation.procedure, tuple(clients)
     found: dict[int, np.ndarray] = {}
     for client in clients if acts else ():
         sent = weights
-        for act in acts:
-            sent = act.broadcast(sent, Occasion(round_number, client, model.spec, model))
+        for act, knowledge in acts:
+            occasion = Occasion(round_number, client, model.spec, model, procedure, cohort, knowledge)
+            sent = act.broadcast(sent, occasion)
         if sent is not weights:
             found[client] = sent
     return found
@@ -47,6 +49,19 @@ def enacted(federation: Federation, acts: Sequence[Act]) -> Federation:
     changed = replace(federation, model=model, procedure=procedure)
     _ENACTED[changed] = tuple(acts)
     return changed
+
+
+def carried(model: Model, acts: Sequence[Act], weights: np.ndarray) -> np.ndarray:
+    """What weights `[d]` of a model are in the model as the acts leave it.
+
+    Raises:
+      ParameterError: an act does not say so.
+    """
+    for act in acts:
+        if act.changes == "model":
+            changed = act.model(model)
+            weights, model = act.carried(weights, model, changed), changed
+    return weights
 
 
 #: Which federations `enacted` has made, and by which acts.

@@ -1,0 +1,444 @@
+"""Robbing the Fed: a module that sorts examples into bins by a measurement, and what it shows of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fedpriv.base.errors import CapabilityError, ParameterError
+from fedpriv.models.model import Model
+from fedpriv.threat.acts import Act, Occasion
+from fedpriv.threat.attack import Attack, Capability, Finding
+from fedpriv.threat.view import View
+from fedpriv_attacks.exact.dense_input import declared_noise
+from fedpriv_attacks.inversion.matching import checked_update
+from fedpriv_attacks.labels.last_layer import check_linear
+from fedpriv_attacks.malicious.imprint import (
+    CAP,
+    CUMULATIVE,
+    SPARSE,
+    Ladder,
+    Measured,
+    Quantiles,
+    in_front,
+    ladder,
+    local_passes,
+    module_of,
+    probes,
+    single_step,
+    slopes,
+    with_module,
+    witnesses,
+)
+
+#: Ids of clients, or numbers of rounds.
+Numbers = tuple[Annotated[int, Field(ge=0)], ...] | None
+
+_PAPER = "Fowl, Geiping, Czaja, Goldblum, Goldstein 2022, arXiv 2110.13057"
+#: How far a step moves an example's measurement, in bins, where bins need not stay: as far as float32 resolves.
+_FAR = 1e3
+#: The same where several steps follow each other.
+_NEAR = 0.5
+#: Standard error of rounding a weight, in units of its precision.
+_ROUNDED = 0.25
+#: Standard errors within which readings agree.
+_ERRORS = 6.0
+
+
+class RobbingTheFedAct(Act):
+    """Puts a module before the model that sorts examples into bins, and plants its weights in each round.
+
+    Fowl, Geiping, Czaja, Goldblum, Goldstein 2022, "Robbing the Fed: Directly Obtaining Private Data in Federated
+    Learning with Modified Models", ICLR, arXiv 2110.13057. The units of a dense ReLU layer all take the same
+    measurement of the example, less thresholds at quantiles of its distribution. An example's gradient reaches the
+    units whose threshold it exceeds, equally, since all of them lead to the rest of the model by the same weights. The
+    difference of two neighbours' gradients holds the examples in the bin between, and of one alone it is the example.
+    A second dense layer gives back the example's shape.
+
+    With `sparse` each unit has two thresholds and is moved by the examples of one bin only, so that several local steps
+    leave the other bins where they were: the paper's variant for FedAvg.
+
+    What differs from the paper: the example itself is passed on beside the module (`skip`), so that the model behind it
+    trains as before; and the first layer sees `checks` squares of fixed directions of the example besides, by which
+    the attack certifies a reading: those of a mixture of examples are not the squares of the mixture.
+
+    How it shows: the model has two dense layers more than agreed, of twice the example's size times the bins. All
+    columns of the first kernel are multiples of each other (rank 1; an honest one has full rank), so are all rows of
+    the second, and biases rise like a ladder. A client sees it by the kernel's rank, by cosines of 1 between columns,
+    or by comparing the broadcast with the last one: the module's weights jump each round to where no update led. The
+    update is many times as long as an honest one, and nearly all of it lies in the first kernel.
+
+    Attributes:
+      bins: k. Alone in its bin is one of B examples with probability (1 - 1/k)^(B-1).
+      measurement: `mean` of the example's values (brightness), or a `random` direction.
+      quantiles: of the measurement: of auxiliary data where the adversary holds some (`held`), else of a `normal`
+        distribution; or of a `uniform` one.
+      mean, spread: of the measurement; None is that of auxiliary data, else 0.45 and 0.2 for an image's brightness, and
+        those of independent values with mean 0 and variance 1 for features.
+      sparse: two thresholds a unit.
+      skip: whether the example is passed on beside the module.
+      checks: how many squares certify a reading; 0 certifies none.
+      change: how much the module changes what the model gets, relative to an example's length; None is 0.1 with
+        `skip`, else 1. Two thresholds change less, since `drift` fixes their scale.
+      drift: how many bins a client's training moves the usual example's measurement; None is 0.5 for several local
+        steps of `sparse` ones, which should stay where they are, and 1000 otherwise, so that rounding is small.
+      clients: ids of those who are sent the planted weights; None is everybody. All have the module.
+      rounds: rounds in which; None is every round.
+      seed: of the directions; the same for all clients of a round, or their sum could not be read.
+    """
+
+    name: ClassVar[str] = "robbing_the_fed"
+    paper: ClassVar[str] = _PAPER
+    changes: ClassVar[Literal["broadcast", "model", "procedure"]] = "model"
+
+    bins: Annotated[int, Field(ge=2)] = 512
+    measurement: Measured = "mean"
+    quantiles: Quantiles = "held"
+    mean: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    spread: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    sparse: bool = False
+    skip: bool = True
+    checks: Annotated[int, Field(ge=0, le=64)] = 8
+    change: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    drift: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    clients: Numbers = None
+    rounds: Numbers = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def describe(self) -> str:
+        """In words."""
+        who = "every client" if self.clients is None else f"clients {list(self.clients)}"
+        when = "" if self.rounds is None else f" in rounds {list(self.rounds)}"
+        return (
+            f"the model, which gets a module of {self.bins} bins in front, and the module's weights that it sends to "
+            f"{who}{when} (units that sort examples by one measurement)"
+        )
+
+    def model(self, model: Model) -> Model:
+        """`model` behind the module.
+
+        Raises:
+          ModelError: it takes tokens, or has such a module already.
+        """
+        return in_front(model, self.bins, self.checks, self.sparse, self.skip, f"{self}+{model.name}")
+
+    def carried(self, weights: np.ndarray, before: Model, after: Model) -> np.ndarray:
+        """Trained weights, with the module's in front."""
+        return with_module(weights, before, after)
+
+    def broadcast(self, weights: np.ndarray, occasion: Occasion) -> np.ndarray:
+        """The weights `[d]` with the module's planted, for whom they are meant.
+
+        Raises:
+          ParameterError: the occasion names no model, or one without this module, or nothing says where the
+            measurement lies.
+        """
+        if self.clients is not None and occasion.client not in self.clients:
+            return weights
+        if self.rounds is not None and occasion.round not in self.rounds:
+            return weights
+        model = occasion.model
+        found = None if model is None else module_of(model)
+        if model is None or found is None:
+            raise ParameterError(
+                f"act '{self.name}': the occasion names no model that it has changed; give Occasion(..., model=act."
+                "model(model)), or use the act 'imprint' for a model that begins with a dense ReLU layer"
+            )
+        first = found[1]
+        parts = [np.array(w) for w in model.spec.unflatten_numpy(np.asarray(weights, model.spec.dtype))]
+        inputs, who = parts[first + 3].size, f"act '{self.name}'"
+        rungs = ladder(
+            who,
+            occasion,
+            inputs,
+            self.bins,
+            self.measurement,
+            self.quantiles,
+            self.mean,
+            self.spread,
+            self.seed,
+        )
+        x, y = probes(occasion, model, self.seed)
+        usual = float(np.sqrt(np.mean(np.sum(np.square(x.reshape(len(x), -1), dtype=np.float64), 1))))
+        for i in range(4):
+            parts[first + i][:] = 0
+        if not self.skip:
+            parts[first + 3][:] = x.mean(0).reshape(-1)
+        towards = np.random.default_rng(self.seed).normal(size=inputs)
+        towards /= np.linalg.norm(towards)
+        felt = slopes(model, parts, f"{found[0]}/back/bias", x, y) @ towards
+        pull = float(np.sqrt(np.mean(np.square(felt)))) * local_passes(occasion.procedure) * (usual**2 + 1)
+        once = occasion.procedure is not None and single_step(occasion.procedure)
+        drift = self.drift or (_NEAR if self.sparse and not once else _FAR)
+        planted = _planted(rungs, self, towards, usual, pull or 1.0, drift)
+        for i, tensor in enumerate(planted):
+            parts[first + i][: len(tensor)] = tensor  # rows of the kernel that checks take stay 0
+        return model.spec.flatten_numpy(parts)
+
+
+def _planted(
+    rungs: Ladder, act: RobbingTheFedAct, towards: np.ndarray, usual: float, pull: float, drift: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The module's kernel `[inputs, bins]`, bias, second kernel and second bias.
+
+    Args:
+      rungs: measurement and thresholds.
+      act: bins and change.
+      towards: `[inputs]`, along which all units change the example.
+      usual: an example's length.
+      pull: how far a client's training moves the usual example's pre-activation where second weights are `towards`.
+      drift: how many bins it shall move.
+    """
+    k, low = act.bins, rungs.thresholds[:-1]
+    middle = 0.5 * (rungs.thresholds[k // 2 - 1] + rungs.thresholds[k // 2 + 1])
+    if act.sparse:
+        widths = np.diff(rungs.thresholds)
+        scale = CAP / widths
+        strength = drift * CAP / pull
+        offset = strength * CAP * k / 2
+    else:
+        change = act.change or (0.1 if act.skip else 1.0)
+        # Above its threshold by a standard deviation, as the usual unit is, each of k gives strength * gain.
+        both = change * usual / k
+        gain = float(np.sqrt(both * pull * k / (2.5 * drift)))
+        scale = np.full(k, gain / rungs.spread)
+        strength = both / gain
+        offset = strength * float(np.sum(scale * np.maximum(middle - low, 0)))
+    kernel = rungs.direction[:, None] * scale
+    back = np.tile(strength * towards, (k, 1))
+    return kernel, -low * scale, back, -offset * towards
+
+
+@dataclass(frozen=True, eq=False)
+class Bins:
+    """What an update says of each bin.
+
+    Attributes:
+      sums: `[bins, inputs + checks]`, examples (and their squares) times their weights.
+      weights: `[bins]`, the sums of these weights.
+      errors: `[bins]`, size of the error of an entry of `sums` or `weights`.
+      filled: bool `[bins]`.
+    """
+
+    sums: np.ndarray
+    weights: np.ndarray
+    errors: np.ndarray
+    filled: np.ndarray
+
+
+def read_bins(
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    planted: np.ndarray,
+    offset: np.ndarray,
+    sparse: bool,
+    epsilon: float,
+    noise: float,
+    most: int | None,
+) -> Bins:
+    """The bins of an update.
+
+    Args:
+      kernel, bias: updates `[rows, bins]` and `[bins]`.
+      planted, offset: the weights that these moved, in the same shapes.
+      sparse: whether each unit is a bin; else it holds all bins from its own on.
+      epsilon: relative standard error of a weight.
+      noise: standard deviation of an entry, declared by the clients' defenses.
+      most: examples behind the update, or None.
+    """
+    sizes = np.sqrt(np.mean(np.square(kernel), 0)) + np.sqrt(np.mean(np.square(planted), 0))
+    sizes += np.abs(bias) / np.sqrt(len(kernel)) + np.abs(offset) / np.sqrt(len(kernel))
+    errors = np.hypot(epsilon * sizes, noise)
+    if not sparse:
+        beyond = np.append(errors[1:], 0.0)
+        kernel = kernel - np.append(kernel[:, 1:], np.zeros((len(kernel), 1)), 1)
+        bias = bias - np.append(bias[1:], 0.0)
+        errors = np.hypot(errors, beyond)
+    sums = kernel.T
+    if most is not None and 2 * most <= len(bias):  # most bins are empty, and show what noise there is
+        empty = np.sqrt(np.mean(np.square(sums), 1))
+        errors = np.maximum(errors, float(np.median(empty)))
+    length = np.sqrt(np.mean(np.square(sums), 1))
+    return Bins(sums, bias, errors, (length > 3 * errors) | (np.abs(bias) > _ERRORS * errors))
+
+
+class RobbingTheFed(Attack):
+    """Reads examples off the bins that acts `robbing_the_fed` or `imprint` planted.
+
+    Fowl, Geiping, Czaja, Goldblum, Goldstein 2022, arXiv 2110.13057; see the acts for the weights, without which this
+    attack is refused. Update, sum of clients' updates and batch are the same to it.
+
+    With k bins of equal mass and n examples, one is alone in its bin with probability (1 - 1/k)^(n-1), which
+    `extra["condition"]` says in advance. A bin's reading is certified as one example by the squares that the module
+    sees beside it (see the act's `checks`): for two examples with weights w and 1 - w they are off by w (1 - w) times
+    the square of their difference. What is not certified is claimed only if `claims` is `all`.
+
+    Noise of about a bin's gradient leaves nothing certified. Behind optimizers that scale each weight the attack is
+    refused. Several local steps move cumulative bins (see the act's `sparse`).
+    """
+
+    name: ClassVar[str] = "robbing_the_fed"
+    paper: ClassVar[str] = _PAPER
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE})
+
+    claims: Literal["certified", "all"] = Field(
+        default="certified", description="which readings are claimed: those certified to be one example, or all."
+    )
+    tolerance: Annotated[float, Field(gt=0, le=0.1)] = Field(
+        default=0.01, description="by how much a certified reading's squares may be off, as far as errors explain it."
+    )
+
+    def attack(self, view: View, seed: int) -> Finding:
+        """Reads the bins.
+
+        Returns:
+          A Finding with `x` `[n, *input_shape]` float32, not-a-number where nothing is claimed; as many rows as
+          claims, if n is unknown. `extra` has `condition` (`bins`, `alone`: the share of examples expected alone),
+          `filled` (bins that are not empty), `certified`, `mixed` (filled bins of several examples), `unclear` (filled
+          ones whose errors are too large to tell), `expected_error` (by claim) and `reason` (why nothing is certified,
+          else "").
+
+        Raises:
+          CapabilityError: the weights carry no imprint, the module did not move, or the client's optimizer scales every
+            weight on its own.
+          DivergenceError: the update is not finite.
+        """
+        began = time.perf_counter()
+        check_linear(view.procedure)
+        checked_update(view)
+        found = module_of(view.model)
+        if found is None:
+            raise CapabilityError(
+                f"attack '{self.name}' reads the bins of an imprint, but model '{view.model.name}' of round "
+                f"{view.round} has none: let the adversary be server(acts=[robbing_the_fed])"
+            )
+        prefix, first = found
+        spec = view.model.spec
+        update, weights = (
+            [np.asarray(a, np.float64) for a in spec.unflatten_numpy(np.asarray(flat))]
+            for flat in (view.observed, view.weights)
+        )
+        inputs = int(np.prod(view.model.input_shape))
+        planted, offset = weights[first], weights[first + 1]
+        if not one_measurement(planted[:inputs]):
+            raise CapabilityError(
+                f"attack '{self.name}' reads the bins of an imprint, but the weights of round {view.round} carry none: "
+                "all clients behind the update must get it; plant it for everybody, in every round that is attacked"
+            )
+        if not np.any(update[first]):
+            raise CapabilityError(
+                f"the imprint '{spec.names[first]}' did not move in round {view.round}, so the update says nothing "
+                "about examples; use an update from a client that trains it"
+            )
+        n = None if view.num_examples is None else view.total_examples
+        bins = read_bins(
+            update[first],
+            update[first + 1],
+            planted,
+            offset,
+            prefix == SPARSE,
+            _ROUNDED * float(np.finfo(spec.dtype).eps) * np.sqrt(1 + _steps(view)),
+            declared_noise(view),
+            n,
+        )
+        readings = certify(bins, inputs, self.tolerance)
+        rows = readings.certified if self.claims == "certified" else readings.order
+        x = np.full((len(rows) if n is None else n, *view.model.input_shape), np.nan, np.float32)
+        chosen = rows[: len(x)]
+        if len(chosen):
+            claimed = readings.x[chosen].reshape(-1, *view.model.input_shape)
+            x[: len(chosen)] = view.data_kind.settle(claimed)
+        k, filled = len(bins.weights), int(np.sum(bins.filled))
+        certified = len(readings.certified)
+        unclear = int(np.sum(bins.filled & ~readings.clear))
+        reason = ""
+        if not certified:
+            checks = planted.shape[0] - inputs
+            reason = (
+                f"none of {filled} filled bins is certified: {unclear} are too noisy to tell, {filled - unclear} hold "
+                "several examples"
+                if checks
+                else "the module has no checks that could certify a reading"
+            )
+        return Finding(
+            x=x,
+            seconds=time.perf_counter() - began,
+            measures={"certified": float(certified)},
+            extra={
+                "condition": {"bins": k, "alone": None if n is None else (1 - 1 / k) ** (n - 1)},
+                "filled": filled,
+                "certified": certified,
+                "mixed": filled - certified - unclear,
+                "unclear": unclear,
+                "expected_error": [float(readings.errors[i]) for i in chosen],
+                "reason": reason,
+            },
+        )
+
+
+def _steps(view: View) -> float:
+    """Local steps of the client that makes most; a guess where that is unknown."""
+    if view.procedure is None or view.num_examples is None:
+        return 16.0
+    return float(max(view.procedure.local_steps(n) for n in view.num_examples))
+
+
+def one_measurement(kernel: np.ndarray) -> bool:
+    """Whether all columns `[inputs, bins]` are positive multiples of each other."""
+    lengths = np.linalg.norm(kernel, axis=0)
+    if not lengths.all():
+        return False
+    units = kernel / lengths
+    return bool(np.max(np.abs(units - units[:, :1])) < 1e-5 * np.max(np.abs(units[:, 0])))
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """What bins hold.
+
+    Attributes:
+      x: `[bins, inputs]`, each bin's weighted mean.
+      errors: `[bins]`, standard error of one of its values.
+      clear: bool `[bins]`, filled ones that can be told to hold one example or several.
+      certified: numbers of bins that hold one example, the surest first.
+      order: numbers of all filled bins, the certified ones first.
+    """
+
+    x: np.ndarray
+    errors: np.ndarray
+    clear: np.ndarray
+    certified: np.ndarray
+    order: np.ndarray
+
+
+def certify(bins: Bins, inputs: int, tolerance: float) -> Readings:
+    """Readings of bins, and which of them are single examples.
+
+    Args:
+      bins: as read.
+      inputs: values of an example; what follows in `Bins.sums` are its checks.
+      tolerance: see `RobbingTheFed`.
+    """
+    there = bins.weights != 0
+    safe = np.where(there, bins.weights, 1.0)
+    means = bins.sums / safe[:, None]
+    x, squares = means[:, :inputs], means[:, inputs:]
+    checks = squares.shape[1]
+    unit = np.where(there, bins.errors / np.abs(safe), 1e6)
+    errors = unit * np.sqrt(1 + np.mean(np.square(x), 1))
+    if checks:
+        seen = x @ witnesses(inputs, checks)
+        off = np.abs(squares - np.square(seen))
+        doubt = _ERRORS * (unit[:, None] * (1 + np.abs(squares)) + 2 * np.abs(seen) * errors[:, None])
+        scale = 1 + np.abs(squares)
+        clear = bins.filled & np.all(doubt <= tolerance * scale, 1)
+        single = clear & np.all(off <= np.maximum(doubt, 1e-2 * tolerance * scale), 1)
+    else:
+        clear = single = np.zeros(len(x), bool)
+    by_error = np.argsort(errors, kind="stable")
+    certified = by_error[single[by_error]]
+    return Readings(x, errors, clear, certified, np.append(certified, by_error[(bins.filled & ~single)[by_error]]))
