@@ -24,14 +24,12 @@ Quantiles = Literal["held", "normal", "uniform"]
 
 #: Names of the module's tensors: of one whose units fire above their threshold, and of one with two thresholds.
 CUMULATIVE, SPARSE = "imprint", "sparse_imprint"
-#: Height at which a unit with two thresholds stops.
-CAP = 0.01
 #: Mean and standard deviation of an image's mean brightness, where nothing else is known.
 BRIGHTNESS = (0.45, 0.2)
 #: Standard deviations within which the outermost thresholds of a normal distribution lie.
 _OUTERMOST = 8.0
 #: Examples on which the rest of the model is tried.
-_PROBES = 16
+_PROBES = 64
 
 
 @dataclass(frozen=True)
@@ -156,11 +154,27 @@ def slopes(model: Model, weights: list[np.ndarray], name: str, x: np.ndarray, y:
     return np.asarray(found, np.float64)
 
 
+def sensitive(felt: np.ndarray, seed: int) -> np.ndarray:
+    """A direction `[inputs]` of length 1 in which the loss of every example changes, from gradients `[m, inputs]`."""
+    draws = np.random.default_rng(seed)
+    _, sizes, right = np.linalg.svd(felt, full_matrices=False)
+    rank = int(np.sum(sizes > 1e-3 * sizes[0])) if sizes[0] > 0 else 0
+    if not rank:
+        right, rank = draws.normal(size=(1, felt.shape[1])), 1
+    towards = draws.normal(size=rank) @ right[:rank]
+    return np.asarray(towards / np.linalg.norm(towards))
+
+
 def local_passes(procedure: Procedure | None) -> float:
     """Learning rate times how often an example's own gradient moves a client's weights, over the batch it is in."""
     if procedure is None:
         return 0.1
     return procedure.client.learning_rate * procedure.local_epochs / (procedure.batch_size or 1)
+
+
+def cap(bins: int) -> float:
+    """Height at which a unit with two thresholds stops; small, so that a step on what follows is."""
+    return float(0.8 / np.sqrt(bins))
 
 
 def single_step(procedure: Procedure) -> bool:
@@ -175,7 +189,7 @@ def witnesses(inputs: int, count: int) -> np.ndarray:
 
 
 def in_front(model: Model, bins: int, count: int, sparse: bool, skip: bool, name: str) -> Model:
-    """`model` behind an imprint module: dense, ReLU (or a clip at `CAP`), dense back to the example's shape.
+    """`model` behind an imprint module: dense, ReLU (or a clip at `cap`), dense back to the example's shape.
 
     Args:
       model: of images or features.
@@ -216,7 +230,7 @@ def in_front(model: Model, bins: int, count: int, sparse: bool, skip: bool, name
         if count:
             given = tf.concat([flat, tf.square(tf.matmul(flat, tf.constant(seen, flat.dtype)))], 1)
         z = tf.matmul(given, kernel) + bias
-        fired = tf.clip_by_value(z, 0.0, CAP) if sparse else tf.nn.relu(z)
+        fired = tf.clip_by_value(z, 0.0, cap(bins)) if sparse else tf.nn.relu(z)
         out = tf.matmul(fired, back) + shift
         return tf.reshape(flat + out if skip else out, [-1, *shape])
 

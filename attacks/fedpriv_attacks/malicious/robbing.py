@@ -18,8 +18,7 @@ from fedpriv_attacks.exact.dense_input import declared_noise
 from fedpriv_attacks.inversion.matching import checked_update
 from fedpriv_attacks.labels.last_layer import check_linear
 from fedpriv_attacks.malicious.imprint import (
-    CAP,
-    CUMULATIVE,
+    cap,
     SPARSE,
     Ladder,
     Measured,
@@ -29,6 +28,7 @@ from fedpriv_attacks.malicious.imprint import (
     local_passes,
     module_of,
     probes,
+    sensitive,
     single_step,
     slopes,
     with_module,
@@ -39,14 +39,17 @@ from fedpriv_attacks.malicious.imprint import (
 Numbers = tuple[Annotated[int, Field(ge=0)], ...] | None
 
 _PAPER = "Fowl, Geiping, Czaja, Goldblum, Goldstein 2022, arXiv 2110.13057"
-#: How far a step moves an example's measurement, in bins, where bins need not stay: as far as float32 resolves.
-_FAR = 1e3
+#: How far a step moves an example's measurement, in bins, where bins need not stay: so that what they hold is no small part of the
+#: update. Quantizing leaves it then.
+_FAR = 1e6
 #: The same where several steps follow each other.
 _NEAR = 0.5
 #: Standard error of rounding a weight, in units of its precision.
 _ROUNDED = 0.25
-#: Standard errors within which readings agree.
-_ERRORS = 6.0
+#: Standard errors within which checks agree, in the mean of several.
+_AGREE = 3.0
+#: By how much checks may be off in any case, relative to 1 plus themselves.
+_EXACT = 1e-4
 
 
 class RobbingTheFedAct(Act):
@@ -82,10 +85,10 @@ class RobbingTheFedAct(Act):
       sparse: two thresholds a unit.
       skip: whether the example is passed on beside the module.
       checks: how many squares certify a reading; 0 certifies none.
-      change: how much the module changes what the model gets, relative to an example's length; None is 0.1 with
-        `skip`, else 1. Two thresholds change less, since `drift` fixes their scale.
+      change: how much the module changes the usual example's loss at most, to first order; None is 0.1 with `skip`,
+        else 1.
       drift: how many bins a client's training moves the usual example's measurement; None is 0.5 for several local
-        steps of `sparse` ones, which should stay where they are, and 1000 otherwise, so that rounding is small.
+        steps, so that bins stay where they are, and for one so many that rounding and quantizing leave them.
       clients: ids of those who are sent the planted weights; None is everybody. All have the module.
       rounds: rounds in which; None is every round.
       seed: of the directions; the same for all clients of a round, or their sum could not be read.
@@ -168,45 +171,54 @@ class RobbingTheFedAct(Act):
             parts[first + i][:] = 0
         if not self.skip:
             parts[first + 3][:] = x.mean(0).reshape(-1)
-        towards = np.random.default_rng(self.seed).normal(size=inputs)
-        towards /= np.linalg.norm(towards)
-        felt = slopes(model, parts, f"{found[0]}/back/bias", x, y) @ towards
-        pull = float(np.sqrt(np.mean(np.square(felt)))) * local_passes(occasion.procedure) * (usual**2 + 1)
+        felt = slopes(model, parts, f"{found[0]}/back/bias", x, y)
+        # Half of them give the direction, the others tell how much it matters.
+        towards = sensitive(felt[::2], self.seed)
+        felt = max(float(np.median(np.abs(felt[1::2] @ towards))), 1e-12)
+        passes = local_passes(occasion.procedure)
         once = occasion.procedure is not None and single_step(occasion.procedure)
-        drift = self.drift or (_NEAR if self.sparse and not once else _FAR)
-        planted = _planted(rungs, self, towards, usual, pull or 1.0, drift)
+        drift = self.drift or (_FAR if once else _NEAR)
+        planted = _planted(rungs, self, towards, felt, usual, passes, drift)
         for i, tensor in enumerate(planted):
             parts[first + i][: len(tensor)] = tensor  # rows of the kernel that checks take stay 0
         return model.spec.flatten_numpy(parts)
 
 
 def _planted(
-    rungs: Ladder, act: RobbingTheFedAct, towards: np.ndarray, usual: float, pull: float, drift: float
+    rungs: Ladder,
+    act: RobbingTheFedAct,
+    towards: np.ndarray,
+    felt: float,
+    usual: float,
+    passes: float,
+    drift: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The module's kernel `[inputs, bins]`, bias, second kernel and second bias.
 
     Args:
       rungs: measurement and thresholds.
       act: bins and change.
-      towards: `[inputs]`, along which all units change the example.
+      towards: `[inputs]` of length 1, along which all units change the example.
+      felt: by how much the usual loss changes with a step of 1 there.
       usual: an example's length.
-      pull: how far a client's training moves the usual example's pre-activation where second weights are `towards`.
+      passes: see `local_passes`.
       drift: how many bins it shall move.
     """
     k, low = act.bins, rungs.thresholds[:-1]
+    moved = passes * (usual**2 + 1)  # a pre-activation, where the loss has a slope of 1 in it
     middle = 0.5 * (rungs.thresholds[k // 2 - 1] + rungs.thresholds[k // 2 + 1])
+    change = act.change or (0.1 if act.skip else 1.0)
     if act.sparse:
-        widths = np.diff(rungs.thresholds)
-        scale = CAP / widths
-        strength = drift * CAP / pull
-        offset = strength * CAP * k / 2
+        top = cap(k)
+        scale = top / np.diff(rungs.thresholds)
+        strength = min(drift * top / moved, change / (top * k)) / felt
+        offset = strength * top * k / 2
     else:
-        change = act.change or (0.1 if act.skip else 1.0)
-        # Above its threshold by a standard deviation, as the usual unit is, each of k gives strength * gain.
-        both = change * usual / k
-        gain = float(np.sqrt(both * pull * k / (2.5 * drift)))
+        # The usual unit is above its threshold by a standard deviation, which the scale makes `gain`.
+        # A second step must not grow on the first one's change of the second kernel.
+        gain = float(np.sqrt(min(change * moved / (2.5 * drift), 0.1 / (k * passes))))
         scale = np.full(k, gain / rungs.spread)
-        strength = both / gain
+        strength = change / (k * gain * felt)
         offset = strength * float(np.sum(scale * np.maximum(middle - low, 0)))
     kernel = rungs.direction[:, None] * scale
     back = np.tile(strength * towards, (k, 1))
@@ -263,7 +275,7 @@ def read_bins(
         empty = np.sqrt(np.mean(np.square(sums), 1))
         errors = np.maximum(errors, float(np.median(empty)))
     length = np.sqrt(np.mean(np.square(sums), 1))
-    return Bins(sums, bias, errors, (length > 3 * errors) | (np.abs(bias) > _ERRORS * errors))
+    return Bins(sums, bias, errors, (length > 3 * errors) | (np.abs(bias) > 6 * errors))
 
 
 class RobbingTheFed(Attack):
@@ -432,11 +444,13 @@ def certify(bins: Bins, inputs: int, tolerance: float) -> Readings:
     errors = unit * np.sqrt(1 + np.mean(np.square(x), 1))
     if checks:
         seen = x @ witnesses(inputs, checks)
-        off = np.abs(squares - np.square(seen))
-        doubt = _ERRORS * (unit[:, None] * (1 + np.abs(squares)) + 2 * np.abs(seen) * errors[:, None])
-        scale = 1 + np.abs(squares)
-        clear = bins.filled & np.all(doubt <= tolerance * scale, 1)
-        single = clear & np.all(off <= np.maximum(doubt, 1e-2 * tolerance * scale), 1)
+        off = np.sqrt(np.mean(np.square(squares - np.square(seen)), 1))
+        doubt = np.sqrt(
+            np.mean(np.square(unit[:, None] * (1 + np.abs(squares))) + np.square(2 * seen * errors[:, None]), 1)
+        )
+        scale = 1 + np.mean(np.abs(squares), 1)
+        clear = bins.filled & (_AGREE * doubt <= tolerance * scale)
+        single = clear & (off <= np.maximum(_AGREE * doubt, _EXACT * scale))
     else:
         clear = single = np.zeros(len(x), bool)
     by_error = np.argsort(errors, kind="stable")
