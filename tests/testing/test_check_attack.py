@@ -58,6 +58,7 @@ SHIPPED: dict[str, list[tuple[str, str | None]]] = {
 ELSEWHERE = {
     "decepticons",
     "robbing_the_fed",
+    "loki",
     "maximum_posterior",
     "round_average",
     "functional_marginalization",

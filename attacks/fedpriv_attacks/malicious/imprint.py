@@ -24,6 +24,8 @@ Quantiles = Literal["held", "normal", "uniform"]
 
 #: Names of the module's tensors: of one whose units fire above their threshold, and of one with two thresholds.
 CUMULATIVE, SPARSE = "imprint", "sparse_imprint"
+#: The same behind a convolution whose channels are sets for one client each.
+SETS, SPARSE_SETS = "imprint_sets", "sparse_imprint_sets"
 #: Mean and standard deviation of an image's mean brightness, where nothing else is known.
 BRIGHTNESS = (0.45, 0.2)
 #: Standard deviations within which the outermost thresholds of a normal distribution lie.
@@ -200,55 +202,89 @@ def in_front(model: Model, bins: int, count: int, sparse: bool, skip: bool, name
       name: of the new model.
 
     Raises:
-      ModelError: the model takes no numbers.
+      ModelError: the model takes no numbers, or has such a module.
+    """
+    inputs = int(np.prod(model.input_shape))
+    seen = witnesses(inputs, count)
+
+    def module(weights: Tensors, flat: Tensor) -> Tensor:
+        given = flat
+        if count:
+            given = tf.concat([flat, tf.square(tf.matmul(flat, tf.constant(seen, flat.dtype)))], 1)
+        return binned(weights, given, sparse)
+
+    shapes = {"kernel": (inputs + count, bins), "bias": (bins,), "back/kernel": (bins, inputs), "back/bias": (inputs,)}
+    return behind(model, name, SPARSE if sparse else CUMULATIVE, shapes, module, skip)
+
+
+def binned(weights: Tensors, given: Tensor, sparse: bool) -> Tensor:
+    """Bins' units of what a module sees `[n, rows]`, and back; `weights` are kernel, bias, second kernel and bias."""
+    kernel, bias, back, shift = weights
+    z = tf.matmul(given, kernel) + bias
+    fired = tf.clip_by_value(z, 0.0, cap(int(bias.shape[0]))) if sparse else tf.nn.relu(z)
+    return tf.matmul(fired, back) + shift
+
+
+def behind(
+    model: Model,
+    name: str,
+    prefix: str,
+    own: dict[str, tuple[int, ...]],
+    module: Callable[[Tensors, Tensor], Tensor],
+    skip: bool,
+) -> Model:
+    """`model` behind a module, whose weights follow the model's buffers.
+
+    Args:
+      model: of images or features.
+      name: of the new model.
+      prefix: of the names of the module's tensors.
+      own: their names and shapes.
+      module: `(its weights, examples [n, inputs]) -> [n, inputs]`.
+      skip: whether the examples are added to that.
+
+    Raises:
+      ModelError: the model takes no numbers, or is behind a module already.
     """
     if model.embedding is not None or not model.input_shape:
         raise ModelError(
             f"model '{model.name}' takes tokens, which an imprint module cannot measure; use 'decepticons'"
         )
-    spec, first = model.spec, model.buffers
-    prefix = SPARSE if sparse else CUMULATIVE
-    inputs, shape = int(np.prod(model.input_shape)), tuple(model.input_shape)
-    if any(n.startswith((f"{CUMULATIVE}/", f"{SPARSE}/")) for n in spec.names):
+    if module_of(model) is not None:
         raise ModelError(f"model '{model.name}' has an imprint module already; give the act once")
-    names = tuple(f"{prefix}/{n}" for n in ("kernel", "bias", "back/kernel", "back/bias"))
-    shapes = ((inputs + count, bins), (bins,), (bins, inputs), (inputs,))
+    spec, first, many = model.spec, model.buffers, len(own)
+    inputs, shape = int(np.prod(model.input_shape)), tuple(model.input_shape)
+    shapes = tuple(own.values())
     changed = Spec(
-        (*spec.names[:first], *names, *spec.names[first:]),
+        (*spec.names[:first], *(f"{prefix}/{n}" for n in own), *spec.names[first:]),
         (*spec.shapes[:first], *shapes, *spec.shapes[first:]),
         spec.dtype,
     )
-    seen = witnesses(inputs, count)
 
     def inner(weights: Tensors) -> list[Tensor]:
-        return [*weights[:first], *weights[first + 4 :]]
+        return [*weights[:first], *weights[first + many :]]
 
     def passed(weights: Tensors, x: Examples) -> Tensor:
-        kernel, bias, back, shift = weights[first : first + 4]
         flat = tf.reshape(x, [-1, inputs])
-        given = flat
-        if count:
-            given = tf.concat([flat, tf.square(tf.matmul(flat, tf.constant(seen, flat.dtype)))], 1)
-        z = tf.matmul(given, kernel) + bias
-        fired = tf.clip_by_value(z, 0.0, cap(bins)) if sparse else tf.nn.relu(z)
-        out = tf.matmul(fired, back) + shift
+        out = module(weights[first : first + many], flat)
         return tf.reshape(flat + out if skip else out, [-1, *shape])
 
     def initialize(seed: int) -> list[np.ndarray]:
         draws = generator(seed, Purpose.WEIGHTS)
-        own = [
-            np.asarray(draws.uniform(-1, 1, s) * np.sqrt(6 / sum(s)) if len(s) == 2 else np.zeros(s), spec.dtype)
-            for s in shapes
-        ]
+        begun = []
+        for s in shapes:
+            ways = (int(np.prod(s[:-1])), int(np.prod([*s[:-2], s[-1]]))) if len(s) > 1 else (1, 1)
+            value = draws.uniform(-1, 1, s) * np.sqrt(6 / sum(ways)) if len(s) > 1 else np.zeros(s)
+            begun.append(np.asarray(value, spec.dtype))
         theirs = list(model.initialize(seed))
-        return [*theirs[:first], *own, *theirs[first:]]
+        return [*theirs[:first], *begun, *theirs[first:]]
 
-    def behind(function: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    def after(function: Callable[..., Any] | None) -> Callable[..., Any] | None:
         if function is None:
             return None
         return lambda weights, x, *more: function(inner(weights), passed(weights, x), *more)
 
-    apply, moments, advance = behind(model.apply), behind(model.moments), behind(model.advance)
+    apply, moments, advance = after(model.apply), after(model.moments), after(model.advance)
     assert apply is not None
     estimates, sent = model.estimates, model.sent
 
@@ -260,13 +296,14 @@ def in_front(model: Model, bins: int, count: int, sparse: bool, skip: bool, name
         assert sent is not None
         return sent(inner(weights), inner(update))
 
+    kinds = tuple("conv" if len(s) == 4 else "dense" for s in shapes)
     return replace(
         model,
         name=name,
         spec=changed,
         apply=apply,
         initialize=initialize,
-        layers=(*model.layers[:first], *("dense",) * 4, *model.layers[first:]) if model.layers else (),
+        layers=(*model.layers[:first], *kinds, *model.layers[first:]) if model.layers else (),
         chain=(),
         moments=moments,
         advance=advance,
@@ -277,7 +314,7 @@ def in_front(model: Model, bins: int, count: int, sparse: bool, skip: bool, name
 
 def module_of(model: Model) -> tuple[str, int] | None:
     """(prefix of its tensors' names, index of the first in the spec) of a model's imprint module; None without one."""
-    for prefix in (CUMULATIVE, SPARSE):
+    for prefix in (CUMULATIVE, SPARSE, SETS, SPARSE_SETS):
         if f"{prefix}/kernel" in model.spec.names:
             return prefix, model.spec.names.index(f"{prefix}/kernel")
     return None
@@ -287,6 +324,6 @@ def with_module(weights: np.ndarray, before: Model, after: Model) -> np.ndarray:
     """Weights `[d]` of a model, with those that its imprint module begins with put in."""
     found = module_of(after)
     assert found is not None
-    own = after.initialize(0)[found[1] : found[1] + 4]
+    own = after.initialize(0)[found[1] : found[1] + len(after.spec.names) - len(before.spec.names)]
     theirs = before.spec.unflatten_numpy(np.asarray(weights, before.spec.dtype))
     return after.spec.flatten_numpy([*theirs[: found[1]], *own, *theirs[found[1] :]])

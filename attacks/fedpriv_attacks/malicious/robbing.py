@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -11,18 +12,20 @@ from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.models.model import Model
+from fedpriv.procedure.procedure import Procedure
 from fedpriv.threat.acts import Act, Occasion
 from fedpriv.threat.attack import Attack, Capability, Finding
+from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.exact.dense_input import declared_noise
 from fedpriv_attacks.inversion.matching import checked_update
 from fedpriv_attacks.labels.last_layer import check_linear
 from fedpriv_attacks.malicious.imprint import (
-    cap,
     SPARSE,
     Ladder,
     Measured,
     Quantiles,
+    cap,
     in_front,
     ladder,
     local_passes,
@@ -39,8 +42,8 @@ from fedpriv_attacks.malicious.imprint import (
 Numbers = tuple[Annotated[int, Field(ge=0)], ...] | None
 
 _PAPER = "Fowl, Geiping, Czaja, Goldblum, Goldstein 2022, arXiv 2110.13057"
-#: How far a step moves an example's measurement, in bins, where bins need not stay: so that what they hold is no small part of the
-#: update. Quantizing leaves it then.
+#: How far a step moves an example's measurement, in bins, where bins need not stay: so far that what they hold is no
+#: small part of the update, which rounding and quantizing leave.
 _FAR = 1e6
 #: The same where several steps follow each other.
 _NEAR = 0.5
@@ -52,7 +55,100 @@ _AGREE = 3.0
 _EXACT = 1e-4
 
 
-class RobbingTheFedAct(Act):
+class ModuleAct(Act):
+    """Base of acts that put a module of bins before the model."""
+
+    changes: ClassVar[Literal["broadcast", "model", "procedure"]] = "model"
+
+    bins: Annotated[int, Field(ge=2)] = 512
+    measurement: Measured = "mean"
+    quantiles: Quantiles = "held"
+    mean: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    spread: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    sparse: bool = False
+    skip: bool = True
+    checks: Annotated[int, Field(ge=0, le=64)] = 8
+    change: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    drift: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    rounds: Numbers = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def carried(self, weights: np.ndarray, before: Model, after: Model) -> np.ndarray:
+        """Trained weights, with the module's in front."""
+        return with_module(weights, before, after)
+
+    def ladder(self, occasion: Occasion, inputs: int) -> Ladder:
+        """The measurement and its thresholds, for examples of `inputs` values."""
+        return ladder(
+            f"act '{self.name}'",
+            occasion,
+            inputs,
+            self.bins,
+            self.measurement,
+            self.quantiles,
+            self.mean,
+            self.spread,
+            self.seed,
+        )
+
+    def planted(self, weights: np.ndarray, occasion: Occasion, scale: float = 1.0) -> list[np.ndarray]:
+        """The model's tensors with the module's dense layers planted, those that see an example as if they saw `scale`
+        times the example; rows of the first kernel beyond the example's values are 0.
+
+        Raises:
+          ParameterError: the occasion names no model, or one without this module, or nothing says where the
+            measurement lies.
+        """
+        model = occasion.model
+        found = None if model is None else module_of(model)
+        if model is None or found is None:
+            raise ParameterError(
+                f"act '{self.name}': the occasion names no model that it has changed; give Occasion(..., model=act."
+                "model(model)), or use the act 'imprint' for a model that begins with a dense ReLU layer"
+            )
+        first, spec = found[1], model.spec
+        parts = [np.array(w) for w in spec.unflatten_numpy(np.asarray(weights, spec.dtype))]
+        own = _module(self, model, spec.flatten_numpy(parts).tobytes(), occasion.procedure, occasion.knowledge, scale)
+        for i, tensor in enumerate(own):
+            parts[first + i][:] = 0
+            parts[first + i][: len(tensor)] = tensor
+        return parts
+
+
+@functools.lru_cache(maxsize=2)
+def _module(
+    act: ModuleAct,
+    model: Model,
+    weights: bytes,
+    procedure: Procedure | None,
+    knowledge: frozenset[Knowledge],
+    scale: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The planted module's kernel `[inputs, bins]`, bias, second kernel and second bias; the same for all clients."""
+    occasion = Occasion(0, 0, model.spec, model, procedure, (), knowledge)
+    parts = [np.array(w) for w in model.spec.unflatten_numpy(np.frombuffer(weights, model.spec.dtype))]
+    found = module_of(model)
+    assert found is not None
+    first = found[1]
+    x, y = probes(occasion, model, act.seed)
+    usual = scale * float(np.sqrt(np.mean(np.sum(np.square(x.reshape(len(x), -1), dtype=np.float64), 1))))
+    for i in range(4):
+        parts[first + i][:] = 0
+    if not act.skip:
+        parts[first + 3][:] = x.mean(0).reshape(-1)
+    slope = slopes(model, parts, f"{found[0]}/back/bias", x, y)
+    # Half of them give the direction, the others tell how much it matters.
+    towards = sensitive(slope[::2], act.seed)
+    felt = max(float(np.median(np.abs(slope[1::2] @ towards))), 1e-12)
+    once = procedure is not None and single_step(procedure)
+    drift = act.drift or (_FAR if once else _NEAR)
+    kernel, *others = planted_module(
+        act.ladder(occasion, x[0].size), act, towards, felt, usual, local_passes(procedure), drift
+    )
+    return kernel / scale, *others
+
+
+class RobbingTheFedAct(ModuleAct):
     """Puts a module before the model that sorts examples into bins, and plants its weights in each round.
 
     Fowl, Geiping, Czaja, Goldblum, Goldstein 2022, "Robbing the Fed: Directly Obtaining Private Data in Federated
@@ -96,21 +192,8 @@ class RobbingTheFedAct(Act):
 
     name: ClassVar[str] = "robbing_the_fed"
     paper: ClassVar[str] = _PAPER
-    changes: ClassVar[Literal["broadcast", "model", "procedure"]] = "model"
 
-    bins: Annotated[int, Field(ge=2)] = 512
-    measurement: Measured = "mean"
-    quantiles: Quantiles = "held"
-    mean: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    spread: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    sparse: bool = False
-    skip: bool = True
-    checks: Annotated[int, Field(ge=0, le=64)] = 8
-    change: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    drift: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     clients: Numbers = None
-    rounds: Numbers = None
-    seed: Annotated[int, Field(ge=0)] = 0
 
     def describe(self) -> str:
         """In words."""
@@ -129,64 +212,18 @@ class RobbingTheFedAct(Act):
         """
         return in_front(model, self.bins, self.checks, self.sparse, self.skip, f"{self}+{model.name}")
 
-    def carried(self, weights: np.ndarray, before: Model, after: Model) -> np.ndarray:
-        """Trained weights, with the module's in front."""
-        return with_module(weights, before, after)
-
     def broadcast(self, weights: np.ndarray, occasion: Occasion) -> np.ndarray:
-        """The weights `[d]` with the module's planted, for whom they are meant.
-
-        Raises:
-          ParameterError: the occasion names no model, or one without this module, or nothing says where the
-            measurement lies.
-        """
+        """The weights `[d]` with the module's planted, for whom they are meant; errors as `planted`'s."""
         if self.clients is not None and occasion.client not in self.clients:
             return weights
         if self.rounds is not None and occasion.round not in self.rounds:
             return weights
-        model = occasion.model
-        found = None if model is None else module_of(model)
-        if model is None or found is None:
-            raise ParameterError(
-                f"act '{self.name}': the occasion names no model that it has changed; give Occasion(..., model=act."
-                "model(model)), or use the act 'imprint' for a model that begins with a dense ReLU layer"
-            )
-        first = found[1]
-        parts = [np.array(w) for w in model.spec.unflatten_numpy(np.asarray(weights, model.spec.dtype))]
-        inputs, who = parts[first + 3].size, f"act '{self.name}'"
-        rungs = ladder(
-            who,
-            occasion,
-            inputs,
-            self.bins,
-            self.measurement,
-            self.quantiles,
-            self.mean,
-            self.spread,
-            self.seed,
-        )
-        x, y = probes(occasion, model, self.seed)
-        usual = float(np.sqrt(np.mean(np.sum(np.square(x.reshape(len(x), -1), dtype=np.float64), 1))))
-        for i in range(4):
-            parts[first + i][:] = 0
-        if not self.skip:
-            parts[first + 3][:] = x.mean(0).reshape(-1)
-        felt = slopes(model, parts, f"{found[0]}/back/bias", x, y)
-        # Half of them give the direction, the others tell how much it matters.
-        towards = sensitive(felt[::2], self.seed)
-        felt = max(float(np.median(np.abs(felt[1::2] @ towards))), 1e-12)
-        passes = local_passes(occasion.procedure)
-        once = occasion.procedure is not None and single_step(occasion.procedure)
-        drift = self.drift or (_FAR if once else _NEAR)
-        planted = _planted(rungs, self, towards, felt, usual, passes, drift)
-        for i, tensor in enumerate(planted):
-            parts[first + i][: len(tensor)] = tensor  # rows of the kernel that checks take stay 0
-        return model.spec.flatten_numpy(parts)
+        return occasion.spec.flatten_numpy(self.planted(weights, occasion))
 
 
-def _planted(
+def planted_module(
     rungs: Ladder,
-    act: RobbingTheFedAct,
+    act: ModuleAct,
     towards: np.ndarray,
     felt: float,
     usual: float,
@@ -353,7 +390,7 @@ class RobbingTheFed(Attack):
             planted,
             offset,
             prefix == SPARSE,
-            _ROUNDED * float(np.finfo(spec.dtype).eps) * np.sqrt(1 + _steps(view)),
+            rounding_of(view),
             declared_noise(view),
             n,
         )
@@ -392,11 +429,12 @@ class RobbingTheFed(Attack):
         )
 
 
-def _steps(view: View) -> float:
-    """Local steps of the client that makes most; a guess where that is unknown."""
-    if view.procedure is None or view.num_examples is None:
-        return 16.0
-    return float(max(view.procedure.local_steps(n) for n in view.num_examples))
+def rounding_of(view: View) -> float:
+    """Relative standard error of a weight from rounding it after each local step; a guess where these are unknown."""
+    steps = 16
+    if view.procedure is not None and view.num_examples is not None:
+        steps = max(view.procedure.local_steps(n) for n in view.num_examples)
+    return float(_ROUNDED * np.finfo(view.model.spec.dtype).eps * np.sqrt(1 + steps))
 
 
 def one_measurement(kernel: np.ndarray) -> bool:
