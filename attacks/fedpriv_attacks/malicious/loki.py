@@ -15,11 +15,10 @@ from fedpriv.models.model import Model
 from fedpriv.threat.acts import Occasion
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
-from fedpriv_attacks.exact.dense_input import declared_noise
 from fedpriv_attacks.inversion.matching import checked_update
 from fedpriv_attacks.labels.last_layer import check_linear
 from fedpriv_attacks.malicious.imprint import SETS, SPARSE_SETS, behind, binned, module_of, witnesses
-from fedpriv_attacks.malicious.robbing import ModuleAct, certify, read_bins, rounding_of
+from fedpriv_attacks.malicious.robbing import ModuleAct, certify, noise_of, read_bins, rounding_of
 
 _PAPER = "Zhao, Sharma, Elkordy, Ezzeldin, Avestimehr, Bagchi 2023, arXiv 2303.12233"
 
@@ -28,18 +27,18 @@ class LokiAct(ModuleAct):
     """Puts a convolution and a module of bins before the model, and sends each client kernels of its own.
 
     Zhao, Sharma, Elkordy, Ezzeldin, Avestimehr, Bagchi 2023, "LOKI: Large-scale Data Reconstruction Attack against
-    Federated Learning through Model Manipulation", IEEE S&P 2024, arXiv 2303.12233. The convolution's channels are sets,
-    one a client. A client's kernels are the identity in its own set and zero in the others, so that its examples reach
-    the rows of the dense layer that belong to its set, and no other client's do. A secure sum adds the clients' updates
-    up, and still has each client's rows apart: the sum of n clients is read like n updates.
+    Federated Learning through Model Manipulation", IEEE S&P 2024, arXiv 2303.12233. The convolution's channels are
+    sets, one a client. A client's kernels are the identity in its own set and zero in the others, so that its examples
+    reach the rows of the dense layer that belong to its set, and no other client's do. A secure sum adds the clients'
+    updates up, and still has each client's rows apart: the sum of n clients is read like n updates.
 
     The dense layer's units are bins as in `robbing_the_fed`, with two thresholds each (`sparse`) so that they hold over
     several local steps. `scale` is the paper's convolutional scaling factor, which keeps the kernels where they are
     while clients train.
 
-    What differs from the paper: biases are shared by all clients, so in their place each set has one channel that is 1
-    for its own client alone (a bias of the convolution), averaged over the image, and its row of the dense kernel says
-    how much a bin weighs; and squares certify readings (`checks`), see `robbing_the_fed`.
+    What differs from the paper: biases are shared by all clients, so in their place each set has one channel that is
+    constant for its own client alone, and 0 else (a bias of the convolution). It is averaged over the image, and its
+    row of the dense kernel says how much a bin weighs. Squares certify readings (`checks`), see `robbing_the_fed`.
 
     How it shows: the model has a convolution and two dense layers more than agreed, and the first dense kernel has as
     many rows as an example has values, times the clients. All but one set of kernels that a client gets are zero and
@@ -66,8 +65,8 @@ class LokiAct(ModuleAct):
         """In words."""
         when = "" if self.rounds is None else f" in rounds {list(self.rounds)}"
         return (
-            f"the model, which gets a convolution and {self.bins} bins in front, and their weights that it sends{when}: "
-            f"to each of up to {self.sets} clients kernels that lead its examples to rows of its own"
+            f"the model, which gets a convolution and {self.bins} bins in front, and their weights that it "
+            f"sends{when}: to each of up to {self.sets} clients kernels that lead its examples to rows of its own"
         )
 
     def model(self, model: Model) -> Model:
@@ -136,7 +135,7 @@ class LokiAct(ModuleAct):
         kernels[:], shift[:] = 0, 0
         for c in range(channels):
             kernels[1, 1, c, mine * (channels + 1) + c] = self.scale
-        shift[mine * (channels + 1) + channels] = 1
+        shift[mine * (channels + 1) + channels] = self.scale
         return occasion.spec.flatten_numpy(parts)
 
 
@@ -209,20 +208,19 @@ class Loki(Attack):
         x, errors, client = [], [], []
         filled = certified = unclear = 0
         for s in range(act.sets):
-            # Rows of the kernel in place of bias and example; as if the layer saw the example itself.
+            # A row of the kernel takes the bias's place; the layer saw `scale` times the example, and `scale` there.
             part = moved[s]
-            seen = np.concatenate([part[:inputs] / scale, part[inputs + 1 :] / scale**2])
             bins = read_bins(
-                seen,
+                np.delete(part, inputs, 0),
                 part[inputs],
-                np.concatenate([planted[:inputs] / scale, planted[inputs + 1 :] / scale**2]),
+                np.delete(planted, inputs, 0),
                 planted[inputs],
                 act.sparse,
                 rounding_of(view),
-                declared_noise(view),
+                noise_of(view),
                 each,
             )
-            readings = certify(bins, inputs, self.tolerance)
+            readings = certify(bins, inputs, self.tolerance, scale)
             chosen = readings.certified if self.claims == "certified" else readings.order
             x += [readings.x[i] for i in chosen]
             errors += [float(readings.errors[i]) for i in chosen]

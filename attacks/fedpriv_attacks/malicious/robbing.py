@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError, ParameterError
+from fedpriv.defense.codec import Codec
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.threat.acts import Act, Occasion
@@ -142,10 +143,10 @@ def _module(
     felt = max(float(np.median(np.abs(slope[1::2] @ towards))), 1e-12)
     once = procedure is not None and single_step(procedure)
     drift = act.drift or (_FAR if once else _NEAR)
-    kernel, *others = planted_module(
+    kernel, bias, back, shift = planted_module(
         act.ladder(occasion, x[0].size), act, towards, felt, usual, local_passes(procedure), drift
     )
-    return kernel / scale, *others
+    return kernel / scale, bias, back, shift
 
 
 class RobbingTheFedAct(ModuleAct):
@@ -391,7 +392,7 @@ class RobbingTheFed(Attack):
             offset,
             prefix == SPARSE,
             rounding_of(view),
-            declared_noise(view),
+            noise_of(view),
             n,
         )
         readings = certify(bins, inputs, self.tolerance)
@@ -437,6 +438,14 @@ def rounding_of(view: View) -> float:
     return float(_ROUNDED * np.finfo(view.model.spec.dtype).eps * np.sqrt(1 + steps))
 
 
+def noise_of(view: View) -> float:
+    """Standard deviation of an entry of what was observed, from declared noise of known defenses and from encoding."""
+    links = [link for defense in view.defenses for link in defense.parts()]
+    coded = [link.l2_error(view.plan) for link in links if isinstance(link, Codec)]
+    step = sum(coded) / np.sqrt(view.update_size)  # at most, of one client
+    return float(np.hypot(declared_noise(view), step / np.sqrt(3 * (view.clients or 1))))
+
+
 def one_measurement(kernel: np.ndarray) -> bool:
     """Whether all columns `[inputs, bins]` are positive multiples of each other."""
     lengths = np.linalg.norm(kernel, axis=0)
@@ -465,13 +474,14 @@ class Readings:
     order: np.ndarray
 
 
-def certify(bins: Bins, inputs: int, tolerance: float) -> Readings:
+def certify(bins: Bins, inputs: int, tolerance: float, factor: float = 1.0) -> Readings:
     """Readings of bins, and which of them are single examples.
 
     Args:
       bins: as read.
       inputs: values of an example; what follows in `Bins.sums` are its checks.
       tolerance: see `RobbingTheFed`.
+      factor: of the squares.
     """
     there = bins.weights != 0
     safe = np.where(there, bins.weights, 1.0)
@@ -482,10 +492,9 @@ def certify(bins: Bins, inputs: int, tolerance: float) -> Readings:
     errors = unit * np.sqrt(1 + np.mean(np.square(x), 1))
     if checks:
         seen = x @ witnesses(inputs, checks)
-        off = np.sqrt(np.mean(np.square(squares - np.square(seen)), 1))
-        doubt = np.sqrt(
-            np.mean(np.square(unit[:, None] * (1 + np.abs(squares))) + np.square(2 * seen * errors[:, None]), 1)
-        )
+        off = np.sqrt(np.mean(np.square(squares - factor * np.square(seen)), 1))
+        own, through = unit[:, None] * (1 + np.abs(squares)), 2 * factor * seen * errors[:, None]
+        doubt = np.sqrt(np.mean(np.square(own) + np.square(through), 1))
         scale = 1 + np.mean(np.abs(squares), 1)
         clear = bins.filled & (_AGREE * doubt <= tolerance * scale)
         single = clear & (off <= np.maximum(_AGREE * doubt, _EXACT * scale))
