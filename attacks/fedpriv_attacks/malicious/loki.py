@@ -18,7 +18,7 @@ from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.matching import checked_update
 from fedpriv_attacks.labels.last_layer import check_linear
 from fedpriv_attacks.malicious.imprint import SETS, SPARSE_SETS, behind, binned, module_of, witnesses
-from fedpriv_attacks.malicious.robbing import ModuleAct, certify, noise_of, read_bins, rounding_of
+from fedpriv_attacks.malicious.robbing import ModuleAct, certify, distinct, noise_of, read_bins, rounding_of
 
 _PAPER = "Zhao, Sharma, Elkordy, Ezzeldin, Avestimehr, Bagchi 2023, arXiv 2303.12233"
 
@@ -59,7 +59,7 @@ class LokiAct(ModuleAct):
     bins: Annotated[int, Field(ge=2)] = 128
     sparse: bool = True
     sets: Annotated[int, Field(ge=1)] = 16
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3.0
 
     def describe(self) -> str:
         """In words."""
@@ -206,7 +206,7 @@ class Loki(Attack):
         n = None if view.num_examples is None else view.total_examples
         each = None if view.num_examples is None else max(view.num_examples)
         x, errors, client = [], [], []
-        filled = certified = unclear = 0
+        filled = certified = mixed = unclear = 0
         for s in range(act.sets):
             # A row of the kernel takes the bias's place; the layer saw `scale` times the example, and `scale` there.
             part = moved[s]
@@ -222,11 +222,13 @@ class Loki(Attack):
             )
             readings = certify(bins, inputs, self.tolerance, scale)
             chosen = readings.certified if self.claims == "certified" else readings.order
+            chosen = chosen[distinct(readings.x[chosen])]
             x += [readings.x[i] for i in chosen]
             errors += [float(readings.errors[i]) for i in chosen]
             client += [s] * len(chosen)
             filled += int(np.sum(bins.filled))
-            certified += len(readings.certified)
+            certified += len(distinct(readings.x[readings.certified]))
+            mixed += int(np.sum(bins.filled & readings.clear)) - len(readings.certified)
             unclear += int(np.sum(bins.filled & ~readings.clear))
         order = np.argsort(errors, kind="stable")[:n]
         claimed = np.full((len(order) if n is None else n, *model.input_shape), np.nan, np.float32)
@@ -245,7 +247,7 @@ class Loki(Attack):
                 "client": [client[i] for i in order],
                 "filled": filled,
                 "certified": certified,
-                "mixed": filled - certified - unclear,
+                "mixed": mixed,
                 "unclear": unclear,
                 "expected_error": [errors[i] for i in order],
                 "reason": reason,

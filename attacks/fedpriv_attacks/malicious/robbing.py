@@ -52,6 +52,8 @@ _NEAR = 0.5
 _ROUNDED = 0.25
 #: Standard errors within which checks agree, in the mean of several.
 _AGREE = 3.0
+#: Root mean square difference below which two readings are one example.
+_ALIKE = 0.01
 #: By how much checks may be off in any case, relative to 1 plus themselves.
 _EXACT = 1e-4
 
@@ -397,13 +399,14 @@ class RobbingTheFed(Attack):
         )
         readings = certify(bins, inputs, self.tolerance)
         rows = readings.certified if self.claims == "certified" else readings.order
+        rows = rows[distinct(readings.x[rows])]
         x = np.full((len(rows) if n is None else n, *view.model.input_shape), np.nan, np.float32)
         chosen = rows[: len(x)]
         if len(chosen):
             claimed = readings.x[chosen].reshape(-1, *view.model.input_shape)
             x[: len(chosen)] = view.data_kind.settle(claimed)
         k, filled = len(bins.weights), int(np.sum(bins.filled))
-        certified = len(readings.certified)
+        certified = len(distinct(readings.x[readings.certified]))
         unclear = int(np.sum(bins.filled & ~readings.clear))
         reason = ""
         if not certified:
@@ -422,7 +425,7 @@ class RobbingTheFed(Attack):
                 "condition": {"bins": k, "alone": None if n is None else (1 - 1 / k) ** (n - 1)},
                 "filled": filled,
                 "certified": certified,
-                "mixed": filled - certified - unclear,
+                "mixed": filled - len(readings.certified) - unclear,
                 "unclear": unclear,
                 "expected_error": [float(readings.errors[i]) for i in chosen],
                 "reason": reason,
@@ -453,6 +456,15 @@ def one_measurement(kernel: np.ndarray) -> bool:
         return False
     units = kernel / lengths
     return bool(np.max(np.abs(units - units[:, :1])) < 1e-5 * np.max(np.abs(units[:, 0])))
+
+
+def distinct(x: np.ndarray) -> np.ndarray:
+    """Numbers of the rows of `x` `[m, inputs]` that no earlier one is like: what moved to a next bin is read twice."""
+    kept: list[int] = []
+    for i, row in enumerate(x):
+        if not kept or np.min(np.mean(np.square(x[kept] - row), 1)) > _ALIKE**2:
+            kept.append(i)
+    return np.array(kept, int)
 
 
 @dataclass(frozen=True, eq=False)
