@@ -78,7 +78,7 @@ def test_one_broadcast_for_all_ends_it(fashion, network):
 
 
 def test_noise_ends_it(fashion, network):
-    o = seen(network, fashion[1], line=["local_dp(clip=1,noise_multiplier=1)"], cohort=2)
+    o = seen(network, fashion[1], line=["local_dp(clip=1,noise_multiplier=1)"], cohort=1)
     finding = Loki().run(o.view)
     assert finding.extra["certified"] == 0
     assert "too noisy" in finding.extra["reason"]
@@ -97,7 +97,6 @@ def test_what_cannot_be_is_named(fashion, network):
     sent = [
         act.broadcast(changed.initial_weights(0), Occasion(0, c, changed.spec, changed, cohort=(5, 9))) for c in (5, 9)
     ]
-    differ = [
-        n for n, a, b in zip(changed.spec.names, *(changed.spec.unflatten_numpy(w) for w in sent)) if (a != b).any()
-    ]
+    tensors = zip(changed.spec.names, *(changed.spec.unflatten_numpy(w) for w in sent), strict=True)
+    differ = [name for name, a, b in tensors if (a != b).any()]
     assert differ == ["sparse_imprint_sets/conv/kernel", "sparse_imprint_sets/conv/bias"]

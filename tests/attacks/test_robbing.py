@@ -12,6 +12,7 @@ from fedpriv_attacks.malicious.robbing import RobbingTheFed, RobbingTheFedAct
 from fedpriv.base.errors import CapabilityError, FedprivError, ModelError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.registry import defenses
+from fedpriv.data.kinds.features import Features
 from fedpriv.data.loading import load as load_data
 from fedpriv.models import load
 from fedpriv.procedure.procedure import make_procedure
@@ -33,7 +34,7 @@ def network(fashion):
     return load("2nn(hidden=[32,32])", fashion[0])
 
 
-def malicious(act="robbing_the_fed(bins=256)", held=500):
+def malicious(act="robbing_the_fed(bins=256)", held=4000):
     knows = f",knows=[auxiliary(data=fashion_small,examples={held})]" if held else ""
     return Adversary.parse(f"server(acts=[{act}]{knows})")
 
@@ -49,7 +50,7 @@ def judged(finding, x):
     return int(np.sum(errors < WRONG)), int(np.sum(errors >= WRONG))
 
 
-def seen(network, data, act="robbing_the_fed(bins=256)", held=500, **more):
+def seen(network, data, act="robbing_the_fed(bins=256)", held=4000, **more):
     more = {"trials": 1, "batch": 32, **more}
     (o,) = Exposure(network, data, adversary=malicious(act, held), **more)
     return o
@@ -69,8 +70,8 @@ def planted(act, model, weights=None):
 
 
 def test_examples_are_alone_by_the_law(helpers):
-    """(1 - 1/k)^(B-1) of a batch of B, over 60 batches, with an interval; and no claim that is none of them."""
-    k, b, batches = 64, 32, 60
+    """(1 - 1/k)^(B-1) of a batch of B, over 50 batches, with an interval; and no claim that is none of them."""
+    k, b, batches = 64, 32, 50
     act = RobbingTheFedAct(bins=k, quantiles="uniform", mean=0.5, spread=12**-0.5)
     changed, weights = planted(act, load("mlp(hidden=[24],activation=relu)", input_shape=(16,), num_classes=5))
     shares, claims = [], 0
@@ -78,6 +79,7 @@ def test_examples_are_alone_by_the_law(helpers):
         x = features(b, seed)
         y = np.random.default_rng(seed).integers(0, 5, b)
         view = helpers.make_view(changed, x, y, weights=weights)
+        view = dataclasses.replace(view, data_kind=Features(shape=(16,), low=-8, high=8))
         finding = RobbingTheFed().run(view)
         right, wrong = judged(finding, x)
         bins = np.minimum((x.mean(1) * k).astype(int), k - 1)
@@ -93,20 +95,23 @@ def test_examples_are_alone_by_the_law(helpers):
     half = 3 * np.std(shares, ddof=1) / np.sqrt(batches)
     assert half < 0.05
     assert abs(np.mean(shares) - law) < half + 0.01
-    assert claims > 1000
+    assert claims > 900
 
 
-@pytest.mark.parametrize(
-    "act", ["robbing_the_fed(bins=512)", "robbing_the_fed(bins=512,skip=false,measurement=random)"]
-)
-def test_images_come_near_the_law(fashion, network, act):
-    o = seen(network, fashion[1], act, batch=64)
-    finding = RobbingTheFed().run(o.view)
-    right, wrong = judged(finding, o.truth.x)
-    assert wrong == 0
-    assert right / 64 > finding.extra["condition"]["alone"] - 0.12
-    psnr = -20 * np.log10(np.median(finding.extra["expected_error"]))
-    assert psnr > 80
+@pytest.mark.parametrize("more", ["", ",skip=false,measurement=random"])
+def test_images_come_near_the_law(fashion, network, more):
+    """Exactly those are found that are alone in their bins, and these are about as many as for equal masses."""
+    adversary = malicious(f"robbing_the_fed(bins=512{more})")
+    shares = []
+    for o in Exposure(network, fashion[1], trials=4, batch=64, adversary=adversary):
+        finding = RobbingTheFed().run(o.view)
+        right, wrong = judged(finding, o.truth.x)
+        kernel, bias = o.view.model.spec.unflatten_numpy(o.view.weights)[:2]
+        bins = np.sum(o.truth.x.reshape(64, -1) @ kernel[:784] + bias > 0, 1)
+        assert (right, wrong) == (np.sum(np.bincount(bins) == 1), 0)
+        assert np.median(finding.extra["expected_error"]) < 1e-4  # 80 dB
+        shares.append(right / 64)
+    assert np.mean(shares) == pytest.approx(finding.extra["condition"]["alone"], abs=0.06)
 
 
 def test_a_secure_sum_is_one_larger_batch_to_it(fashion, network):
@@ -136,18 +141,19 @@ def test_the_tff_engine_brings_the_same(fashion, network):
     np.testing.assert_allclose(*found, atol=1e-4)
 
 
-@pytest.mark.parametrize("defense", ["local_dp(clip=1,noise_multiplier=1)", "per_layer_clip(norm=0.1)"])
-def test_noise_and_clipping_of_each_layer_leave_nothing_certified(fashion, network, defense):
-    """Noise drowns bins; layers clipped by factors of their own give another ratio of kernel to bias."""
+@pytest.mark.parametrize("defense", ["local_dp(clip=1,noise_multiplier=1)", "random_k(fraction=0.1)"])
+def test_noise_and_missing_weights_leave_nothing_certified(fashion, network, defense):
     o = seen(network, fashion[1], defenses=[defenses.create(defense)])
     finding = RobbingTheFed().run(o.view)
     assert finding.extra["certified"] == 0
-    assert "none of" in finding.extra["reason"]
+    assert finding.extra["reason"]
     assert not np.isfinite(finding.x).any()
 
 
-def test_clipping_the_whole_update_does_not_help(fashion, network):
-    o = seen(network, fashion[1], defenses=[defenses.create("clip(norm=1)")])
+@pytest.mark.parametrize("defense", ["clip(norm=1)", "per_layer_clip(total=1)"])
+def test_clipping_does_not_help(fashion, network, defense):
+    """A factor for a whole layer leaves the ratio of its kernel to its bias."""
+    o = seen(network, fashion[1], defenses=[defenses.create(defense)])
     right, wrong = judged(RobbingTheFed().run(o.view), o.truth.x)
     assert (right > 20, wrong) == (True, 0)
 
@@ -164,13 +170,15 @@ def test_readings_of_several_examples_are_claimed_only_if_asked_for(fashion, net
     assert judged(RobbingTheFed(claims="all").run(unchecked.view), o.truth.x)[0] > 20
 
 
-def test_the_model_behind_the_module_keeps_its_predictions(fashion, network):
+def test_the_model_behind_the_module_keeps_its_losses(fashion, network):
+    """By as much as `change` says, to first order; without `skip` it sees the measurement alone."""
     weights = network.initial_weights(3)
-    changed, sent = planted(RobbingTheFedAct(bins=64), network, weights)
-    x = tf.constant(fashion[1].floats(np.arange(200)))
-    before = tf.argmax(network.logits(weights, x), 1).numpy()
-    after = tf.argmax(changed.logits(sent, x), 1).numpy()
-    assert np.mean(before == after) > 0.8
+    x, y = tf.constant(fashion[1].floats(np.arange(200))), tf.constant(fashion[1].y[:200].astype(np.int32))
+    before = network.example_losses(network.spec.unflatten(tf.constant(weights)), x, y).numpy()
+    for skip, near in ((True, True), (False, False)):
+        changed, sent = planted(RobbingTheFedAct(bins=64, skip=skip), network, weights)
+        after = changed.example_losses(changed.spec.unflatten(tf.constant(sent)), x, y).numpy()
+        assert (np.median(np.abs(after - before)) < 0.15) == near
 
 
 def test_how_it_shows(network):
@@ -184,10 +192,39 @@ def test_how_it_shows(network):
     assert np.linalg.matrix_rank(honest) == 64
 
 
+def test_a_models_own_first_layer_can_be_made_the_module(fashion):
+    """Nothing but the broadcast changes; 2 units a bin. Two weighings and a replay certify."""
+    model = load("2nn(hidden=[256,32])", fashion[0])
+    o = seen(model, fashion[1], "imprint")
+    assert o.view.model is model
+    finding = RobbingTheFed().run(o.view)
+    right, wrong = judged(finding, o.truth.x)
+    assert wrong == 0
+    assert finding.extra["condition"] == {"bins": 128, "alone": pytest.approx((1 - 1 / 128) ** 31)}
+    assert right == finding.extra["certified"] > 32 * finding.extra["condition"]["alone"] - 6
+    kernel, bias, following = model.spec.unflatten_numpy(o.view.weights)[:3]
+    assert (np.linalg.matrix_rank(kernel), np.linalg.matrix_rank(following)) == (1, 2)
+    assert (np.diff(bias) <= 0).all()
+
+
+def test_where_a_models_own_layer_certifies_nothing(fashion):
+    """Several local steps are not replayed; and what has no dense ReLU layer in front has no bins to make."""
+    model = load("2nn(hidden=[64,32])", fashion[0])
+    procedure = make_procedure(local_epochs=2, batch_size=4)
+    o = seen(model, fashion[1], "imprint", batch=8, procedure=procedure)
+    finding = RobbingTheFed().run(o.view)
+    assert finding.extra["certified"] == 0
+    assert "one local step" in finding.extra["reason"]
+    with pytest.raises(CapabilityError, match="no dense layer that sees the raw example"):
+        seen(load("convnet(width=4)", fashion[0]), fashion[1], "imprint", batch=1)
+    with pytest.raises(CapabilityError, match="no bias or no ReLU"):
+        seen(load("mlp", fashion[0]), fashion[1], "imprint", batch=1)
+
+
 def test_auxiliary_data_tell_where_thresholds_lie(fashion, network):
     """Known ones spread examples over more bins than assumed ones, and the threat line says so."""
     filled = []
-    for held in (500, 0):
+    for held in (4000, 0):
         o = seen(network, fashion[1], held=held, batch=64)
         filled.append(RobbingTheFed().run(o.view).extra["filled"])
         assert ("auxiliary data" in o.view.adversary.describe()) == bool(held)

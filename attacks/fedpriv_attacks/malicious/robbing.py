@@ -18,10 +18,11 @@ from fedpriv.threat.acts import Act, Occasion
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
-from fedpriv_attacks.exact.dense_input import declared_noise
+from fedpriv_attacks.exact.dense_input import DenseNames, declared_noise, find_dense_input
 from fedpriv_attacks.inversion.matching import checked_update
 from fedpriv_attacks.labels.last_layer import check_linear
 from fedpriv_attacks.malicious.imprint import (
+    CUMULATIVE,
     SPARSE,
     Ladder,
     Measured,
@@ -52,6 +53,8 @@ _NEAR = 0.5
 _ROUNDED = 0.25
 #: Standard errors within which checks agree, in the mean of several.
 _AGREE = 3.0
+#: How far a pair's weights may be from those of one example, relative to them.
+_WEIGHED = 2e-3
 #: Root mean square difference below which two readings are one example.
 _ALIKE = 0.01
 #: By how much checks may be off in any case, relative to 1 plus themselves.
@@ -318,6 +321,198 @@ def read_bins(
     return Bins(sums, bias, errors, (length > 3 * errors) | (np.abs(bias) > 6 * errors))
 
 
+class ImprintAct(Act):
+    """Sends weights that turn the model's own first dense ReLU layer into bins; the model stays as agreed.
+
+    Fowl, Geiping, Czaja, Goldblum, Goldstein 2022, arXiv 2110.13057, for models that begin with two dense layers, such
+    as '2nn'. Of u units, u // 2 bins are made: units go in pairs of one threshold, which lead to the next layer by two
+    different rows, so that a bin is weighed twice. Of one example both weighings give the same ratio.
+
+    How it shows: shapes are as agreed. The first kernel has rank 1 and its columns come in equal pairs, the second has
+    rank 2, and biases rise like a ladder: the kernel's rank, or cosines between columns, tell a client that looks. The
+    rest of the model sees the measurement alone, so that the loss of the broadcast is about that of guessing: a client
+    that evaluates what it gets before it trains sees it at once in a model that was better in the round before.
+
+    Attributes:
+      measurement, quantiles, mean, spread, drift, clients, rounds, seed: as in `robbing_the_fed`.
+    """
+
+    name: ClassVar[str] = "imprint"
+    paper: ClassVar[str] = _PAPER
+
+    measurement: Measured = "mean"
+    quantiles: Quantiles = "held"
+    mean: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    spread: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    drift: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    clients: Numbers = None
+    rounds: Numbers = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def describe(self) -> str:
+        """In words."""
+        who = "every client" if self.clients is None else f"clients {list(self.clients)}"
+        when = "" if self.rounds is None else f" in rounds {list(self.rounds)}"
+        return f"the weights it sends to {who}{when} (a first layer whose units sort examples by one measurement)"
+
+    def broadcast(self, weights: np.ndarray, occasion: Occasion) -> np.ndarray:
+        """The planted weights `[d]`, for whom they are meant.
+
+        Raises:
+          CapabilityError: the model does not begin with a dense ReLU layer with a bias and another dense layer.
+          ParameterError: the occasion names no model, or nothing says where the measurement lies.
+        """
+        if self.clients is not None and occasion.client not in self.clients:
+            return weights
+        if self.rounds is not None and occasion.round not in self.rounds:
+            return weights
+        if occasion.model is None:
+            raise ParameterError(f"act '{self.name}': the occasion names no model; give Occasion(..., model=model)")
+        flat = np.ascontiguousarray(weights, occasion.spec.dtype).tobytes()
+        return _planted_layer(self, occasion.model, flat, occasion.procedure, occasion.knowledge).copy()
+
+
+@functools.lru_cache(maxsize=2)
+def _planted_layer(
+    act: ImprintAct, model: Model, weights: bytes, procedure: Procedure | None, knowledge: frozenset[Knowledge]
+) -> np.ndarray:
+    occasion, spec = Occasion(0, 0, model.spec, model, procedure, (), knowledge), model.spec
+    names, following = layers_of(model, f"act '{act.name}'")
+    parts = [np.array(w) for w in spec.unflatten_numpy(np.frombuffer(weights, spec.dtype))]
+    first, bias = spec.names.index(names.kernel), spec.names.index(names.bias or "")
+    inputs, units = spec.shapes[first]
+    k = units // 2
+    rungs = ladder(
+        f"act '{act.name}'", occasion, inputs, k, act.measurement, act.quantiles, act.mean, act.spread, act.seed
+    )
+    x, _ = probes(occasion, model, act.seed)
+    usual = float(np.mean(np.sum(np.square(x.reshape(len(x), -1), dtype=np.float64), 1)))
+    once = procedure is not None and single_step(procedure)
+    drift = act.drift or (_FAR if once else _NEAR)
+    gain = float(np.sqrt(0.1 * local_passes(procedure) * (usual + 1) / (2.5 * drift)))
+    low = np.repeat(rungs.thresholds[:-1], 2)
+    parts[first][:], parts[bias][:] = 0, -gain  # an odd unit fires for nobody
+    parts[first][:, : 2 * k] = rungs.direction[:, None] * gain / (rungs.spread * names.input_scale)
+    parts[bias][: 2 * k] = -low * gain / rungs.spread
+    rows = np.random.default_rng(act.seed).normal(size=(2, spec.shapes[following][1])) / (gain * k)
+    parts[following][: 2 * k] = np.tile(rows, (k, 1))
+    middle = float(np.sum(np.maximum(rungs.thresholds[k // 2] - rungs.thresholds[:-1], 0))) * gain / rungs.spread
+    if spec.shapes[following + 1] == spec.shapes[following][1:]:
+        parts[following + 1][:] = -middle * rows.sum(0)
+    return spec.flatten_numpy(parts)
+
+
+def layers_of(model: Model, who: str) -> tuple[DenseNames, int]:
+    """The first dense ReLU layer of a model, and the index of the next dense kernel.
+
+    Raises:
+      CapabilityError: it does not begin with these.
+    """
+    names = find_dense_input(model)
+    spec = model.spec
+    if names.bias is None or not names.rectified:
+        raise CapabilityError(
+            f"{who} makes bins of a first dense layer's ReLU units by their biases, but '{names.kernel}' of model "
+            f"'{model.name}' has no bias or no ReLU; use the act 'robbing_the_fed', which brings a layer of its own"
+        )
+    first = spec.names.index(names.kernel)
+    units = spec.shapes[first][1]
+    for i in range(first + 1, len(spec.shapes) - 1):
+        if len(spec.shapes[i]) == 2 and spec.shapes[i][0] == units:
+            return names, i
+    raise CapabilityError(
+        f"{who} needs a second dense layer after '{names.kernel}', which model '{model.name}' does not have; use the "
+        "act 'robbing_the_fed'"
+    )
+
+
+def read_pairs(view: View) -> tuple[Bins, Bins] | None:
+    """Both weighings of the bins that act `imprint` made of a model's first layer; None without an imprint."""
+    model, spec = view.model, view.model.spec
+    try:
+        names, _ = layers_of(model, "attack 'robbing_the_fed'")
+    except CapabilityError:
+        return None
+    first, bias = spec.names.index(names.kernel), spec.names.index(names.bias or "")
+    update, weights = (
+        [np.asarray(a, np.float64) for a in spec.unflatten_numpy(np.asarray(flat))]
+        for flat in (view.observed, view.weights)
+    )
+    k = spec.shapes[first][1] // 2
+    kernel, offset = weights[first][:, : 2 * k], weights[bias][: 2 * k]
+    if k < 2 or not np.array_equal(offset[::2], offset[1::2]) or not one_measurement(kernel):
+        return None
+    n = None if view.num_examples is None else view.total_examples
+    noise, rounding = noise_of(view), rounding_of(view)
+    moved, shifted = update[first][:, : 2 * k] / names.input_scale, update[bias][: 2 * k]
+    found = [
+        read_bins(moved[:, i::2], shifted[i::2], kernel[:, i::2], offset[i::2], False, rounding, noise, n)
+        for i in range(2)
+    ]
+    return found[0], found[1]
+
+
+def certify_pairs(view: View, one: Bins, two: Bins, tolerance: float) -> tuple[Readings, str]:
+    """Readings of bins that are weighed twice, and why none could be certified where that is so.
+
+    A single example has the same ratio in both weighings, and its weights are those that the replayed client gives it
+    with one of the labels. Without replay of one step nothing is certified: examples of one linear region of the
+    network could be weighed alike.
+    """
+    there = (one.weights != 0) & (two.weights != 0)
+    louder = np.where((np.abs(one.weights) >= np.abs(two.weights))[:, None], one.sums, two.sums)
+    weight = np.where(np.abs(one.weights) >= np.abs(two.weights), one.weights, two.weights)
+    x = louder / np.where(weight != 0, weight, 1.0)[:, None]
+    size = np.sqrt(1 + np.mean(np.square(x), 1))
+    errors = np.where(weight != 0, one.errors / np.maximum(np.abs(weight), 1e-300), 1e6) * size
+    quiet = np.where(there, np.minimum(np.abs(one.weights), np.abs(two.weights)), 1e-300)
+    doubt = np.maximum(one.errors, two.errors) / quiet * size
+    apart = np.sqrt(np.mean(np.square(one.sums / _nonzero(one.weights) - two.sums / _nonzero(two.weights)), 1))
+    filled = one.filled & two.filled & there
+    clear = filled & (_AGREE * doubt <= tolerance)
+    single = clear & (apart <= np.maximum(_AGREE * doubt, _EXACT))
+    reason = ""
+    needed = {Capability.SINGLE_STEP, Capability.NUM_EXAMPLES, Capability.SOFTMAX}
+    if not needed <= view.capabilities or not view.client_rate or view.model.couples_examples:
+        single[:] = False
+        reason = "one local step at a known rate of a softmax classifier has to be replayed to certify a reading"
+    elif view.model.num_classes < 3:
+        single[:] = False
+        reason = "with two classes all examples of a linear region are weighed alike, so nothing certifies a reading"
+    elif single.any():
+        which = np.flatnonzero(single)
+        single[which] = _weighed_as_one(view, x[which], one.weights[which], two.weights[which], which)
+    order = np.argsort(errors, kind="stable")
+    certified = order[single[order]]
+    rest = order[((one.filled | two.filled) & ~single)[order]]
+    return Readings(x, errors, clear, certified, np.append(certified, rest)), reason
+
+
+def _nonzero(weights: np.ndarray) -> np.ndarray:
+    return np.where(weights != 0, weights, 1.0)[:, None]
+
+
+def _weighed_as_one(view: View, x: np.ndarray, one: np.ndarray, two: np.ndarray, bins: np.ndarray) -> np.ndarray:
+    """Which examples `[m, inputs]` have the weights, in both weighings, of one example with some label; bool `[m]`."""
+    model, classes = view.model, view.model.num_classes
+    names, _ = layers_of(model, "")
+    parts = model.spec.unflatten_numpy(np.asarray(view.weights, model.spec.dtype))
+    many = np.repeat(x, classes, 0).reshape(-1, *model.input_shape)
+    y = np.tile(np.arange(classes), len(x)).astype(model.task.target_dtype)
+    slope = slopes(model, parts, names.bias or "", many, y).reshape(len(x), classes, -1)
+    at = np.arange(len(x))
+    # A bin's own pair is at the kink; the next lower one is surely on.
+    lower = np.maximum(bins - 1, 0)
+    expected = (
+        -float(view.client_rate or 0)
+        / view.total_examples
+        * np.stack([slope[at, :, 2 * lower], slope[at, :, 2 * lower + 1]], -1)
+    )
+    seen = np.stack([one, two], -1)[:, None]
+    off = np.linalg.norm(expected - seen, axis=-1) / np.linalg.norm(seen, axis=-1)
+    return np.asarray(off.min(1) < _WEIGHED)
+
+
 class RobbingTheFed(Attack):
     """Reads examples off the bins that acts `robbing_the_fed` or `imprint` planted.
 
@@ -363,11 +558,8 @@ class RobbingTheFed(Attack):
         check_linear(view.procedure)
         checked_update(view)
         found = module_of(view.model)
-        if found is None:
-            raise CapabilityError(
-                f"attack '{self.name}' reads the bins of an imprint, but model '{view.model.name}' of round "
-                f"{view.round} has none: let the adversary be server(acts=[robbing_the_fed])"
-            )
+        if found is None or found[0] not in (CUMULATIVE, SPARSE):
+            return self._of_planted_layer(view, began)
         prefix, first = found
         spec = view.model.spec
         update, weights = (
@@ -398,6 +590,24 @@ class RobbingTheFed(Attack):
             n,
         )
         readings = certify(bins, inputs, self.tolerance)
+        reason = "" if planted.shape[0] > inputs else "the module has no checks that could certify a reading"
+        return self._finding(view, bins, readings, n, reason, began)
+
+    def _of_planted_layer(self, view: View, began: float) -> Finding:
+        """Of a model's own first layer, which act `imprint` planted."""
+        pairs = read_pairs(view)
+        if pairs is None:
+            raise CapabilityError(
+                f"attack '{self.name}' reads the bins of an imprint, but model '{view.model.name}' of round "
+                f"{view.round} has none: let the adversary be server(acts=[robbing_the_fed]), or "
+                "server(acts=[imprint]) where the model begins with a dense ReLU layer; all clients behind the update "
+                "must get it"
+            )
+        n = None if view.num_examples is None else view.total_examples
+        readings, reason = certify_pairs(view, *pairs, self.tolerance)
+        return self._finding(view, pairs[0], readings, n, reason, began)
+
+    def _finding(self, view: View, bins: Bins, readings: Readings, n: int | None, reason: str, began: float) -> Finding:
         rows = readings.certified if self.claims == "certified" else readings.order
         rows = rows[distinct(readings.x[rows])]
         x = np.full((len(rows) if n is None else n, *view.model.input_shape), np.nan, np.float32)
@@ -408,15 +618,13 @@ class RobbingTheFed(Attack):
         k, filled = len(bins.weights), int(np.sum(bins.filled))
         certified = len(distinct(readings.x[readings.certified]))
         unclear = int(np.sum(bins.filled & ~readings.clear))
-        reason = ""
-        if not certified:
-            checks = planted.shape[0] - inputs
+        if not certified and not reason:
             reason = (
                 f"none of {filled} filled bins is certified: {unclear} are too noisy to tell, {filled - unclear} hold "
                 "several examples"
-                if checks
-                else "the module has no checks that could certify a reading"
             )
+        elif certified:
+            reason = ""
         return Finding(
             x=x,
             seconds=time.perf_counter() - began,
