@@ -127,6 +127,15 @@ class Defense(Plugin):
         """What a user must be told of a round in which this defense's log had these means, a sentence a line; or ""."""
         return ""
 
+    def refusal(self, received: Mapping[int, np.ndarray], number: int) -> str:
+        """Why clients refuse to take part in a round, once they have compared what they got; by default "".
+
+        Args:
+          received: weights `[d]` that each client got, by id; clients compare over a channel of their own.
+          number: of the round, from 0.
+        """
+        return ""
+
     def notes(self, plan: Plan) -> Sequence[str]:
         """What a user should know of it in this federation beforehand, as sentences without a full stop."""
         return ()

@@ -325,7 +325,7 @@ class ServerRounds:
             session=self._session(cohort, number, listening, weights),
             sent={**planted(listening, weights, present, number, federation), **(sent or {})},
         )
-        result = self.engine.cohort(task)
+        result = self._refused(task) or self.engine.cohort(task)
         if result.aborted and federation.on_abort == "stop":
             raise AbortError(
                 f"round {number} was aborted: {result.aborted}; it moved nothing. Go on with the next round by "
@@ -374,6 +374,15 @@ class ServerRounds:
         )
         own = state.clients.after(result.own, number)
         return State(number + 1, after, server, states, own), record
+
+    def _refused(self, task: CohortTask) -> CohortResult | None:
+        """The outcome of a round that clients refuse before they train, or None where none does."""
+        received = {c: task.sent.get(c, task.weights) for c in task.clients}
+        why = "; ".join(filter(None, (link.refusal(received, task.round) for link in self.line.links)))
+        if not why:
+            return None
+        nothing = np.zeros(self.plan.spec.size, np.float64)
+        return CohortResult(total=nothing, weight=0.0, survivors=[], dropped=[], loss=math.nan, aborted=why)
 
     def _rate(self, number: int) -> float:
         """The clients' learning rate in a round."""

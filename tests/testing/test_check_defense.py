@@ -27,6 +27,7 @@ SHIPPED = {
     "top_k": "top_k(fraction=0.1)",
     "random_k": "random_k(fraction=0.1)",
     "freeze": "freeze(layers=[dense/bias])",
+    "watch_gradients": "watch_gradients(answer=withhold,isolated=0.01)",
     "fixed_point": "fixed_point(bits=16,range=1)",
     "secret_sharing": "secret_sharing(aggregators=3,range=1)",
     "light_secagg": "light_secagg(range=1)",
@@ -52,6 +53,8 @@ ELSEWHERE = {
     "ckks_sum",
     "paillier_sum",
     "distributed_dp",
+    "watch_weights",
+    "broadcast_commitment",
 } | {n for n in registry.defenses.names() if n.startswith("tff_")}
 
 
