@@ -55,7 +55,9 @@ SHIPPED: dict[str, list[tuple[str, str | None]]] = {
 }
 #: Made for noise that is declared, one client's rounds, gossip, tables or planted weights; no case of the kit is. They
 #: have own tests.
-ELSEWHERE = {"decepticons", "maximum_posterior", "round_average", "functional_marginalization", "tableak"}
+ELSEWHERE = {"decepticons", "maximum_posterior", "round_average", "functional_marginalization", "tableak"} | {
+    *("curious", "fishing", "suppression"),
+}
 RUNS = [(text, case) for name in SHIPPED for text, case in SHIPPED[name]]
 #: The default run has another preset of the same class for these.
 SLOW = (
