@@ -1,0 +1,80 @@
+"""Fishing: one example's gradient out of a batch's mean, by class and by feature, and where it is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from fedpriv_attacks.malicious.fishing import Fishing, FishingAct
+
+from fedpriv.base.errors import CapabilityError, ParameterError
+from fedpriv.base.registry import defenses
+from fedpriv.data.embedded import fashion_small
+from fedpriv.models import load
+from fedpriv.rounds.exposure import Exposure
+from fedpriv.threat.acts import Occasion
+from fedpriv.threat.adversary import Adversary
+
+
+def chosen(labels):
+    """The first examples with these labels, in order."""
+    train, _ = fashion_small()
+    rows = [np.flatnonzero(train.y == c)[list(labels[:i]).count(c)] for i, c in enumerate(labels)]
+    return dataclasses.replace(train, x=train.x[rows], y=train.y[rows])
+
+
+def exposed(text, labels, line=()):
+    data = chosen(labels)
+    given = tuple(defenses.create(d) for d in line)
+    (o,) = Exposure(
+        load("2nn", data), data, trials=1, batch=len(labels), adversary=Adversary.parse(text), defenses=given
+    )
+    return o
+
+
+MIXED = [0, 1, 2, 4, 5, 6, 7, 8, 9] * 3 + [3]
+
+
+def test_the_only_example_of_a_class_is_all_of_the_gradient():
+    o = exposed("server(acts=[fishing(label=3)])", MIXED)
+    finding = Fishing(then="first_layer").run(o.view)
+    assert finding.extra["caught"] == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(finding.x[0], o.truth.x[-1], atol=1e-2)
+    assert finding.y[0] == 3
+    assert np.isnan(finding.x[1:]).all()
+
+
+def test_feature_fishing_takes_one_of_many_of_a_class():
+    act = "fishing(label=3,data=fashion_small,quantile=0.03)"
+    o = exposed(f"server(acts=[{act}])", [3] * 20)
+    plain = Fishing(then="first_layer").run(exposed("server(acts=[fishing(label=3)])", [3] * 20).view)
+    assert "20 examples were caught" in plain.extra["reason"]
+    finding = Fishing(then="first_layer").run(o.view)
+    print(finding.extra)
+    assert round(finding.extra["caught"]) == 1
+    assert np.abs(o.truth.x - finding.x[0]).max(axis=(1, 2, 3)).min() < 1e-2
+
+
+def test_a_class_that_is_absent_gives_nothing():
+    finding = Fishing().run(exposed("server(acts=[fishing(label=3)])", MIXED[:-1]).view)
+    assert finding.extra["reason"] == "no example of class 3 was caught"
+    assert np.isnan(finding.x).all()
+
+
+def test_per_example_clipping_with_noise_leaves_nothing():
+    line = ("dp_sgd(clip_norm=1,noise_multiplier=1)",)
+    finding = Fishing(then="first_layer").run(exposed("server(acts=[fishing(label=3)])", MIXED, line).view)
+    assert "no count" in finding.extra["reason"] or "no example" in finding.extra["reason"]
+    assert np.isnan(finding.x).all()
+
+
+def test_mistakes_are_named():
+    with pytest.raises(CapabilityError, match=r"server\(acts=\[fishing\(label=0\)\]\)"):
+        Fishing().run(exposed("server", [0, 1]).view)
+    model = load("2nn", chosen([0, 1]))
+    weights = model.initial_weights(0)
+    with pytest.raises(ParameterError, match="classes 0 to 9"):
+        FishingAct(label=10).broadcast(weights, Occasion(0, 0, model.spec, model))
+    sent = FishingAct(label=3).broadcast(weights, Occasion(0, 0, model.spec, model))
+    assert np.linalg.matrix_rank(sent[model.classifier_kernel()].reshape(-1, 10)) == 1
