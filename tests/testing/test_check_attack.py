@@ -63,7 +63,6 @@ ELSEWHERE = {
     "round_average",
     "functional_marginalization",
     "tableak",
-ELSEWHERE = {"decepticons", "maximum_posterior", "round_average", "functional_marginalization", "tableak"} | {
     *("curious", "fishing", "suppression"),
 }
 RUNS = [(text, case) for name in SHIPPED for text, case in SHIPPED[name]]

@@ -27,6 +27,7 @@ class WatchGradients(Watch):
       Plain Sight", arXiv 2306.03013. 1 / (n - 1) where all n weigh the same; a batch of 1 says nothing (0).
     - `isolated`: the share of examples that have, in a dense layer, a unit nearly all of whose bias gradient (99%) is
       theirs, which therefore holds them in the clear, or the difference of two neighbouring units that does.
+    - `silent`: the share of units of such a layer that no example moves, the largest over layers.
 
     It sees what an act does rather than how, and alarms as well at an honest server's model that happens to leak:
     wide ReLU layers and few examples. Acts that single out by decoding after the sum (SEER, arXiv 2306.03013) pass.
@@ -34,10 +35,11 @@ class WatchGradients(Watch):
 
     name: ClassVar[str] = "watch_gradients"
     paper: ClassVar[str] = "Garov et al. 2024, arXiv 2306.03013"
-    measures: ClassVar[tuple[str, ...]] = ("dominance", "isolated")
+    measures: ClassVar[tuple[str, ...]] = ("dominance", "isolated", "silent")
 
     dominance: Annotated[float, Field(gt=0)] = Field(default=3.0, description="alarms above.")
     isolated: Annotated[float, Field(gt=0)] = Field(default=0.5, description="alarms above, a share of the examples.")
+    silent: Annotated[float, Field(gt=0, le=1)] = Field(default=0.8, description="alarms above, a share of the units.")
     examples: Annotated[int, Field(ge=2)] = Field(default=32, description="how many of its examples it looks at.")
 
     def check(self, plan: Plan) -> None:
@@ -46,7 +48,7 @@ class WatchGradients(Watch):
             raise StackError(f"{self.name}: the model has no dense layer with a bias to look at; use watch_weights")
 
     def measured(self, x: Examples, y: Labels, context: Context) -> tuple[dict[str, Scalar], dict[str, Scalar], Nested]:
-        """Both measures."""
+        """All three measures."""
         spec, model = context.plan.spec, context.model
         tensors = tuple(spec.unflatten(context.weights))
         biases, kernels = _biases(spec), [i for i, n in enumerate(spec.names) if n.endswith("kernel")]
@@ -68,6 +70,7 @@ class WatchGradients(Watch):
         dominance = tf.reduce_max(largest / tf.maximum(tf.reduce_sum(norms, axis=0) - largest, 1e-30 + 1e-6 * largest))
         isolated = tf.reduce_max(tf.stack([_isolated(g) for g in gradients]))
         values = {"dominance": tf.where(several, dominance, zero), "isolated": tf.where(several, isolated, zero)}
+        values["silent"] = tf.reduce_max(tf.stack([_silent(g) for g in gradients]))
         alarms = {name: value > getattr(self, name) for name, value in values.items()}
         return values, alarms, ()
 
@@ -91,3 +94,8 @@ def _isolated(gradients: Tensor) -> Scalar:
     total = tf.reduce_sum(found, axis=0)
     lone = (found > _OWN * total) & (found > 0)
     return tf.reduce_mean(tf.cast(tf.reduce_any(lone, axis=1), gradients.dtype))
+
+
+def _silent(gradients: Tensor) -> Scalar:
+    """The share of columns of `gradients [n, units]` that are zero."""
+    return tf.reduce_mean(tf.cast(tf.reduce_all(tf.equal(gradients, 0), axis=0), gradients.dtype))

@@ -30,6 +30,8 @@ class WatchWeights(Watch):
       About sqrt(2 ln(units) / inputs) at an honest start, and 1 where all units measure the same.
     - `rank`: the squared Frobenius norm over the squared spectral norm, over the smaller side; the least over kernels.
       It alarms below its threshold.
+    - `balance`: the share of units with exactly as many negative weights as others; the largest over kernels. About
+      sqrt(2 / (pi inputs)) by chance, and 1 in trap weights as published (Boenisch et al. 2023, arXiv 2112.02918).
     - `change`: the distance of all weights from those of the client's last round, relative to these.
     - `loss`: the loss on the client's own examples, over that of its last round.
 
@@ -40,10 +42,11 @@ class WatchWeights(Watch):
 
     name: ClassVar[str] = "watch_weights"
     paper: ClassVar[str] = "after Carletti et al. 2025, arXiv 2511.10502"
-    measures: ClassVar[tuple[str, ...]] = ("similarity", "rank", "change", "loss")
+    measures: ClassVar[tuple[str, ...]] = ("similarity", "rank", "balance", "change", "loss")
 
     similarity: Annotated[float, Field(gt=0)] = Field(default=0.95, description="alarms above.")
-    rank: Annotated[float, Field(ge=0, le=1)] = Field(default=0.005, description="alarms below.")
+    rank: Annotated[float, Field(ge=0, le=1)] = Field(default=0.02, description="alarms below.")
+    balance: Annotated[float, Field(gt=0)] = Field(default=0.5, description="alarms above.")
     change: Annotated[float, Field(gt=0)] = Field(default=1.0, description="alarms above.")
     loss: Annotated[float, Field(gt=0)] = Field(default=3.0, description="alarms above.")
 
@@ -59,21 +62,23 @@ class WatchWeights(Watch):
         return (np.zeros(plan.spec.size, plan.spec.dtype), np.zeros([], plan.spec.dtype), np.zeros([], np.bool_))
 
     def measured(self, x: Examples, y: Labels, context: Context) -> tuple[dict[str, Scalar], dict[str, Scalar], Nested]:
-        """All four measures."""
+        """All five measures."""
         spec, flat = context.plan.spec, context.weights
         tensors = spec.unflatten(flat)
         kernels = [tensors[i] for i in _kernels(spec)]
         similarity = tf.reduce_max(tf.stack([_similarity(k) for k in kernels]))
         rank = tf.reduce_min(tf.stack([_rank(k) for k in kernels]))
+        balance = tf.reduce_max(tf.stack([_balance(k) for k in kernels]))
         _, last, before, there = context.own
         own = tf.reduce_mean(context.model.example_losses(tensors, x, y, training=False))
         zero = tf.zeros([], spec.dtype)
         change = tf.where(there, tf.math.divide_no_nan(tf.norm(flat - last), tf.norm(last)), zero)
         jump = tf.where(there, tf.math.divide_no_nan(own, before), zero)
-        values = {"similarity": similarity, "rank": rank, "change": change, "loss": jump}
+        values = {"similarity": similarity, "rank": rank, "balance": balance, "change": change, "loss": jump}
         alarms = {
             "similarity": similarity > self.similarity,
             "rank": rank < self.rank,
+            "balance": balance > self.balance,
             "change": change > self.change,
             "loss": jump > self.loss,
         }
@@ -98,8 +103,14 @@ def _similarity(kernel: Tensor) -> Scalar:
 
 def _rank(kernel: Flat) -> Scalar:
     """The squared Frobenius norm over the squared spectral norm, by power iterations, over the smaller side."""
-    vector = tf.random.stateless_normal([kernel.shape[1], 1], (0, 1), kernel.dtype)
+    vector = tf.random.stateless_normal([kernel.shape[1], 1], (0, 1), dtype=kernel.dtype)
     for _ in range(_POWER_STEPS):
         vector = tf.math.l2_normalize(tf.matmul(kernel, tf.matmul(kernel, vector), transpose_a=True), epsilon=1e-30)
     largest = tf.reduce_sum(tf.matmul(kernel, vector) ** 2)
     return tf.math.divide_no_nan(tf.reduce_sum(kernel**2), largest) / min(kernel.shape)
+
+
+def _balance(kernel: Tensor) -> Scalar:
+    """The share of columns of which exactly half are negative."""
+    negative = tf.reduce_sum(tf.cast(kernel < 0, tf.int32), axis=0)
+    return tf.reduce_mean(tf.cast(tf.equal(2 * negative, kernel.shape[0]), kernel.dtype))
