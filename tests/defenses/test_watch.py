@@ -25,8 +25,9 @@ CLIENTS, EACH, WIDTH, UNITS = 3, 16, 36, 64
 def data():
     rng = np.random.default_rng(0)
     n = CLIENTS * EACH
+    x = rng.uniform(size=(n, WIDTH)).astype(np.float32)
     kind = Features(shape=(WIDTH,))
-    return Dataset("made", rng.uniform(size=(n, WIDTH)).astype(np.float32), np.arange(n, dtype=np.int32) % 3, 3, kind)
+    return Dataset("made", x, np.arange(n, dtype=np.int32) % 3, 3, kind=kind)
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +131,12 @@ def test_single_examples_and_dead_units_are_seen_in_gradients(model, data):
     def dead(first, second):
         first[:], second[:] = -1, -1
 
-    watch = WatchGradients(isolated=0.9)
-    (sorted_,) = run(made(model, data, watch), Plant(weights=changed(model, bins))).records
-    honest = run(made(model, data, watch)).records[0].metrics["watch_gradients/isolated"]
-    assert sorted_.metrics["watch_gradients/isolated"] > honest
+    def rare(first, second):  # each unit looks at one feature, and fires for its largest values
+        first[:], second[:] = np.eye(WIDTH)[:, np.arange(UNITS) % WIDTH], -0.94
+
+    watch = WatchGradients(isolated=0.6)
+    (lone,) = run(made(model, data, watch), Plant(weights=changed(model, rare))).records
+    assert lone.metrics["watch_gradients/alarm_isolated"] == 1
     (silent,) = run(made(model, data, watch), Plant(weights=changed(model, dead))).records
     assert silent.metrics["watch_gradients/alarm_silent"] == 1
     assert silent.metrics["watch_gradients/silent"] == 1
@@ -143,7 +146,7 @@ def test_a_last_layer_that_lets_one_class_through_is_dominated(model, data):
     """Of a client's examples one is of class 2; with all others certain, its gradient is all there is."""
     y = np.zeros(len(data.x), np.int32)
     y[::EACH] = 2
-    one = Dataset("made", data.x, y, 3, data.kind)
+    one = Dataset("made", data.x, y, 3, kind=data.kind)
     name = model.spec.names[-1]
 
     def certain(weights, occasion):
