@@ -38,7 +38,7 @@ class WatchGradients(Watch):
     measures: ClassVar[tuple[str, ...]] = ("dominance", "isolated", "silent")
 
     dominance: Annotated[float, Field(gt=0)] = Field(default=3.0, description="alarms above.")
-    isolated: Annotated[float, Field(gt=0)] = Field(default=0.5, description="alarms above, a share of the examples.")
+    isolated: Annotated[float, Field(gt=0)] = Field(default=0.7, description="alarms above, a share of the examples.")
     silent: Annotated[float, Field(gt=0, le=1)] = Field(default=0.8, description="alarms above, a share of the units.")
     examples: Annotated[int, Field(ge=2)] = Field(default=32, description="how many of its examples it looks at.")
 

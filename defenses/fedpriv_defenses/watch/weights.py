@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import tf
-from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Tensor
+from fedpriv.base.types import Examples, Labels, Nested, Scalar, Tensor
 from fedpriv.defense.stations import Context, Plan
 from fedpriv.models.spec import Spec
 from fedpriv_defenses.watch.watch import Watch
@@ -28,8 +28,8 @@ class WatchWeights(Watch):
 
     - `similarity`: the median over units of the largest absolute cosine to another unit; the largest over kernels.
       About sqrt(2 ln(units) / inputs) at an honest start, and 1 where all units measure the same.
-    - `rank`: the squared Frobenius norm over the squared spectral norm, over the smaller side; the least over kernels.
-      It alarms below its threshold.
+    - `rank`: the stable rank, the squared Frobenius norm over the squared spectral norm; the least over kernels. 1 where
+      all units measure the same. It alarms below its threshold.
     - `balance`: the share of units with exactly as many negative weights as others; the largest over kernels. About
       sqrt(2 / (pi inputs)) by chance, and 1 in trap weights as published (Boenisch et al. 2023, arXiv 2112.02918).
     - `change`: the distance of all weights from those of the client's last round, relative to these.
@@ -45,7 +45,7 @@ class WatchWeights(Watch):
     measures: ClassVar[tuple[str, ...]] = ("similarity", "rank", "balance", "change", "loss")
 
     similarity: Annotated[float, Field(gt=0)] = Field(default=0.95, description="alarms above.")
-    rank: Annotated[float, Field(ge=0, le=1)] = Field(default=0.02, description="alarms below.")
+    rank: Annotated[float, Field(ge=0)] = Field(default=1.5, description="alarms below.")
     balance: Annotated[float, Field(gt=0)] = Field(default=0.5, description="alarms above.")
     change: Annotated[float, Field(gt=0)] = Field(default=1.0, description="alarms above.")
     loss: Annotated[float, Field(gt=0)] = Field(default=3.0, description="alarms above.")
@@ -101,13 +101,13 @@ def _similarity(kernel: Tensor) -> Scalar:
     return tf.sort(largest)[kernel.shape[1] // 2]
 
 
-def _rank(kernel: Flat) -> Scalar:
-    """The squared Frobenius norm over the squared spectral norm, by power iterations, over the smaller side."""
+def _rank(kernel: Tensor) -> Scalar:
+    """The squared Frobenius norm over the squared spectral norm, by power iterations."""
     vector = tf.random.stateless_normal([kernel.shape[1], 1], (0, 1), dtype=kernel.dtype)
     for _ in range(_POWER_STEPS):
         vector = tf.math.l2_normalize(tf.matmul(kernel, tf.matmul(kernel, vector), transpose_a=True), epsilon=1e-30)
     largest = tf.reduce_sum(tf.matmul(kernel, vector) ** 2)
-    return tf.math.divide_no_nan(tf.reduce_sum(kernel**2), largest) / min(kernel.shape)
+    return tf.math.divide_no_nan(tf.reduce_sum(kernel**2), largest)
 
 
 def _balance(kernel: Tensor) -> Scalar:
