@@ -28,8 +28,8 @@ class WatchWeights(Watch):
 
     - `similarity`: the median over units of the largest absolute cosine to another unit; the largest over kernels.
       About sqrt(2 ln(units) / inputs) at an honest start, and 1 where all units measure the same.
-    - `rank`: the stable rank, the squared Frobenius norm over the squared spectral norm; the least over kernels. 1 where
-      all units measure the same. It alarms below its threshold.
+    - `rank`: the stable rank, the squared Frobenius norm over the squared spectral norm; the least over kernels.
+      1 where all units measure the same. It alarms below its threshold.
     - `balance`: the share of units with exactly as many negative weights as others; the largest over kernels. About
       sqrt(2 / (pi inputs)) by chance, and 1 in trap weights as published (Boenisch et al. 2023, arXiv 2112.02918).
     - `change`: the distance of all weights from those of the client's last round, relative to these.
