@@ -109,7 +109,7 @@ class Curious(FirstLayer):
     paper: ClassVar[str] = _PAPER
 
     def attack(self, view: View, seed: int) -> Finding:
-        """As `first_layer`; `measures` has `extracted`, the examples found.
+        """As `first_layer`; `measures` has `extracted`, the examples found; `extra` a `reason` where no unit fired.
 
         Raises:
           CapabilityError: the weights carry no traps; else as `first_layer`.
@@ -124,6 +124,11 @@ class Curious(FirstLayer):
                 "clients behind the update must get them; let the adversary be server(acts=[curious]), or use "
                 "'first_layer' or 'peel'"
             )
+        if not view.observed[spec.slice_of(names.kernel)].any():  # no unit fired for anybody
+            n = 0 if view.num_examples is None else view.total_examples
+            x = np.full((n, *view.model.input_shape), np.nan, np.float32)
+            reason = "no example fires any unit; plant them with a larger scale"
+            return Finding(x=x, measures={"extracted": 0.0}, extra={"separated": 0, "reason": reason})
         found = super().attack(view, seed)
         return replace(found, measures={**found.measures, "extracted": float(found.extra["separated"])})
 

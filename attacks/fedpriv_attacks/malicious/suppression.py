@@ -52,7 +52,9 @@ class SuppressionAct(Act):
     def describe(self) -> str:
         """In words."""
         when = "" if self.rounds is None else f" in rounds {list(self.rounds)}"
-        return f"the weights it sends to every client but {list(self.target)}{when} (no ReLU fires, so gradients vanish)"
+        return (
+            f"the weights it sends to every client but {list(self.target)}{when} (no unit fires, no gradient is left)"
+        )
 
     def broadcast(self, weights: np.ndarray, occasion: Occasion) -> np.ndarray:
         """Dead weights `[d]`, or for a target the same with a unit that is always 1.
