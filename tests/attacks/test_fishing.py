@@ -53,7 +53,7 @@ def test_feature_fishing_takes_one_of_many_of_a_class():
     plain = Fishing(then="first_layer").run(exposed("server(acts=[fishing(label=3)])", [3] * n).view)
     assert "12 examples were caught" in plain.extra["reason"]
     once = 0
-    for seed in range(4):
+    for seed in range(8):
         o = exposed(f"server(acts=[fishing(label=3,data=fashion_small,quantile={q:.4f},seed={seed})])", [3] * n)
         finding = Fishing(then="first_layer", most=1).run(o.view)
         if not finding.extra["reason"]:
