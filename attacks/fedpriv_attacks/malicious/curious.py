@@ -126,7 +126,7 @@ class Curious(FirstLayer):
                 "clients behind the update must get them; let the adversary be server(acts=[curious]), or use "
                 "'first_layer' or 'peel'"
             )
-        if not view.observed[spec.slice_of(names.kernel)].any():  # no unit fired for anybody
+        if not np.asarray(view.observed)[spec.slice_of(names.kernel)].any():  # no unit fired for anybody
             n = 0 if view.num_examples is None else view.total_examples
             x = np.full((n, *view.model.input_shape), np.nan, np.float32)
             reason = "no example fires any unit; plant them with a larger scale"
