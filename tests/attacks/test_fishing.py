@@ -12,32 +12,34 @@ from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.registry import defenses
 from fedpriv.data.embedded import fashion_small
 from fedpriv.models import load
+from fedpriv.procedure.procedure import Procedure
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.threat.acts import Occasion
 from fedpriv.threat.adversary import Adversary
 
 
 def chosen(labels):
-    """The first examples with these labels, in order."""
-    train, _ = fashion_small()
+    """The first test examples with these labels, in order; none of them is auxiliary."""
+    _, train = fashion_small()
     rows = [np.flatnonzero(train.y == c)[list(labels[:i]).count(c)] for i, c in enumerate(labels)]
     return dataclasses.replace(train, x=train.x[rows], y=train.y[rows])
 
 
-def exposed(text, labels, line=()):
+def exposed(text, labels, line=(), engine="graph"):
     data = chosen(labels)
     given = tuple(defenses.create(d) for d in line)
-    (o,) = Exposure(
-        load("2nn", data), data, trials=1, batch=len(labels), adversary=Adversary.parse(text), defenses=given
-    )
+    procedure = Procedure.fedsgd().model_copy(update={"weighting": "uniform"})
+    more = {"adversary": Adversary.parse(text), "defenses": given, "procedure": procedure, "engine": engine}
+    (o,) = Exposure(load("mlp(hidden=[64],activation=relu)", data), data, trials=1, batch=len(labels), **more)
     return o
 
 
 MIXED = [0, 1, 2, 4, 5, 6, 7, 8, 9] * 3 + [3]
 
 
-def test_the_only_example_of_a_class_is_all_of_the_gradient():
-    o = exposed("server(acts=[fishing(label=3)])", MIXED)
+@pytest.mark.parametrize("engine", ["graph", pytest.param("tff", marks=pytest.mark.slow)])
+def test_the_only_example_of_a_class_is_all_of_the_gradient(engine):
+    o = exposed("server(acts=[fishing(label=3)])", MIXED, engine=engine)
     finding = Fishing(then="first_layer").run(o.view)
     assert finding.extra["caught"] == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(finding.x[0], o.truth.x[-1], atol=1e-2)
@@ -46,14 +48,19 @@ def test_the_only_example_of_a_class_is_all_of_the_gradient():
 
 
 def test_feature_fishing_takes_one_of_many_of_a_class():
-    act = "fishing(label=3,data=fashion_small,quantile=0.03)"
-    o = exposed(f"server(acts=[{act}])", [3] * 20)
-    plain = Fishing(then="first_layer").run(exposed("server(acts=[fishing(label=3)])", [3] * 20).view)
-    assert "20 examples were caught" in plain.extra["reason"]
-    finding = Fishing(then="first_layer").run(o.view)
-    print(finding.extra)
-    assert round(finding.extra["caught"]) == 1
-    assert np.abs(o.truth.x - finding.x[0]).max(axis=(1, 2, 3)).min() < 1e-2
+    """A binomial number of the n examples lies below the quantile q of auxiliary data: one with n q (1-q)^(n-1)."""
+    n, q = 12, 1 / 12
+    plain = Fishing(then="first_layer").run(exposed("server(acts=[fishing(label=3)])", [3] * n).view)
+    assert "12 examples were caught" in plain.extra["reason"]
+    once = 0
+    for seed in range(8):
+        o = exposed(f"server(acts=[fishing(label=3,data=fashion_small,quantile={q:.4f},seed={seed})])", [3] * n)
+        finding = Fishing(then="first_layer", most=1).run(o.view)
+        if not finding.extra["reason"]:
+            once += 1
+            assert finding.extra["caught"] == pytest.approx(1, abs=0.1)
+            assert np.abs(o.truth.x - finding.x[0]).max(axis=(1, 2, 3)).min() < 0.05
+    assert once >= 1
 
 
 def test_a_class_that_is_absent_gives_nothing():
@@ -63,7 +70,7 @@ def test_a_class_that_is_absent_gives_nothing():
 
 
 def test_per_example_clipping_with_noise_leaves_nothing():
-    line = ("dp_sgd(clip_norm=1,noise_multiplier=1)",)
+    line = ("dp_sgd(clip=1,noise_multiplier=1)",)
     finding = Fishing(then="first_layer").run(exposed("server(acts=[fishing(label=3)])", MIXED, line).view)
     assert "no count" in finding.extra["reason"] or "no example" in finding.extra["reason"]
     assert np.isnan(finding.x).all()

@@ -44,7 +44,7 @@ class CuriousAct(Act):
     name: ClassVar[str] = "curious"
     paper: ClassVar[str] = _PAPER
 
-    scale: Annotated[float, Field(gt=0, le=1)] = 0.95
+    scale: Annotated[float, Field(gt=0, le=1)] = 0.9
     deviation: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     clients: Numbers = None
@@ -101,7 +101,9 @@ class Curious(FirstLayer):
 
     Boenisch et al. 2023, arXiv 2112.02918; see the act `curious`, without which this attack is refused:
     `server(acts=[curious])`. It reads as `first_layer` does, with the same certificate: an example is claimed only if
-    two units give the same, or if its share of the gradient is the one that it causes itself. Nothing is guessed.
+    two units give the same, or if its share of the gradient is the one that it causes itself. At scales below 0.9
+    (clothes) units fire for so few examples that two of a class may always fire together, in one ratio; their mixture
+    then passes as one example, a false claim that this certificate cannot tell.
     Sums over clients that all got the traps are one larger batch to it. Noise above a unit's gradient leaves nothing.
     """
 
@@ -109,7 +111,7 @@ class Curious(FirstLayer):
     paper: ClassVar[str] = _PAPER
 
     def attack(self, view: View, seed: int) -> Finding:
-        """As `first_layer`; `measures` has `extracted`, the examples found.
+        """As `first_layer`; `measures` has `extracted`, the examples found; `extra` a `reason` where no unit fired.
 
         Raises:
           CapabilityError: the weights carry no traps; else as `first_layer`.
@@ -124,6 +126,11 @@ class Curious(FirstLayer):
                 "clients behind the update must get them; let the adversary be server(acts=[curious]), or use "
                 "'first_layer' or 'peel'"
             )
+        if not np.asarray(view.observed)[spec.slice_of(names.kernel)].any():  # no unit fired for anybody
+            n = 0 if view.num_examples is None else view.total_examples
+            x = np.full((n, *view.model.input_shape), np.nan, np.float32)
+            reason = "no example fires any unit; plant them with a larger scale"
+            return Finding(x=x, measures={"extracted": 0.0}, extra={"separated": 0, "reason": reason})
         found = super().attack(view, seed)
         return replace(found, measures={**found.measures, "extracted": float(found.extra["separated"])})
 

@@ -184,7 +184,8 @@ class Fishing(Attack):
                 "clients behind the update must get it; let the adversary be server(acts=[fishing(label=0)])"
             )
         check_linear(view.procedure)
-        checked_update(view)
+        if np.any(np.asarray(view.observed)):  # an update of zeros says that nothing was caught
+            checked_update(view)
         label, model, n = acts[0].label, view.model, view.total_examples
         kernel, bias = _last(model, who)
         observed = np.asarray(view.observed, np.float64) * n

@@ -53,7 +53,7 @@ class SuppressionAct(Act):
         """In words."""
         when = "" if self.rounds is None else f" in rounds {list(self.rounds)}"
         return (
-            f"the weights it sends to every client but {list(self.target)}{when} (no ReLU fires, so gradients vanish)"
+            f"the weights it sends to every client but {list(self.target)}{when} (no unit fires, no gradient is left)"
         )
 
     def broadcast(self, weights: np.ndarray, occasion: Occasion) -> np.ndarray:
