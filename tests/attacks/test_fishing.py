@@ -47,6 +47,7 @@ def test_the_only_example_of_a_class_is_all_of_the_gradient(engine):
     assert np.isnan(finding.x[1:]).all()
 
 
+@pytest.mark.slow
 def test_feature_fishing_takes_one_of_many_of_a_class():
     """A binomial number of the n examples lies below the quantile q of auxiliary data: one with n q (1-q)^(n-1)."""
     n, q = 12, 1 / 12

@@ -62,6 +62,7 @@ def test_stages_are_judged_before_their_images_are_clipped(helpers):
     assert attack.with_(stages=2).run(view).extra["stages"][0] == pytest.approx(unclipped, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_where_noise_decides_the_prior_stays(helpers):
     model = helpers.dense(SHAPE)
     x, y = helpers.smooth_images(1, SHAPE, 3), [5]

@@ -109,6 +109,7 @@ def test_sensitivity_is_the_derivative_in_the_true_output():
     assert abs(ours.sum() / defined.sum() - 1) < 0.15
 
 
+@pytest.mark.slow
 def test_buffers_and_batch_statistics():
     model = load_model("resnet20", input_shape=(8, 8, 3), num_classes=4)
     found = sensitivities(model, model.initial_weights(0))

@@ -132,7 +132,9 @@ class Curious(FirstLayer):
             reason = "no example fires any unit; plant them with a larger scale"
             return Finding(x=x, measures={"extracted": 0.0}, extra={"separated": 0, "reason": reason})
         found = super().attack(view, seed)
-        return replace(found, measures={**found.measures, "extracted": float(found.extra["separated"])})
+        doubt = "two examples that always fire together pass for one here, and the certificate cannot tell"
+        extra = {"reason": doubt, **found.extra} if found.extra["separated"] else found.extra
+        return replace(found, extra=extra, measures={**found.measures, "extracted": float(found.extra["separated"])})
 
 
 def is_trap(kernel: np.ndarray) -> bool:

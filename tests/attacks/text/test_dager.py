@@ -90,6 +90,7 @@ def test_a_single_block_is_enough_where_the_dense_part_is_read(helpers):
     assert same(finding, data)
 
 
+@pytest.mark.slow
 def test_what_is_promised_goes_by_the_most_tokens_there_can_be(helpers):
     short, long = texts(2, 8, 60, True, 12), texts(4, 8, 60, True, 12, padded=[(0, 3), (1, 3), (2, 3), (3, 3)])
     certain = attacked(helpers, "gpt(width=32)", short)
