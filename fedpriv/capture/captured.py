@@ -248,8 +248,8 @@ def _statistics(
         what = "the update" if is_update else "the files"
         raise ParameterError(
             f"model '{model.name}' keeps running statistics ('{model.spec.names[1]}', ...) that {what} do not tell; "
-            "build it with batch_norm=train if the client normalized with its batches' own and did not send them, or give "
-            "both files whole"
+            "build it with batch_norm=train if the client normalized with its batches' own and did not send "
+            "them, or give both files whole"
         )
     share = np.ones(model.spec.shapes[0])
     return [share, *(a for a in before if a is not None)], [share, *(a for a in after if a is not None)]

@@ -151,7 +151,7 @@ def _hint(view: View, simulated: Array) -> str:
         return "The replay moves nothing."
     factor = float(a @ b / (a @ a))
     left = float(np.linalg.norm(b - factor * a) / np.linalg.norm(b))
-    if left < 0.02:
+    if left < min(0.02, 0.1 * float(np.linalg.norm(b - a) / np.linalg.norm(b))):
         rate = factor * (view.client_rate or 1.0)
         sign = " (a negative one: before and after may be exchanged)" if factor < 0 else ""
         return (
@@ -165,7 +165,8 @@ def _hint(view: View, simulated: Array) -> str:
     worst, best = max(parts, key=parts.__getitem__), min(parts, key=parts.__getitem__)
     return (
         f"It is furthest off at '{worst}' ({parts[worst]:.2g}), least at '{best}' ({parts[best]:.2g}). Other "
-        "preprocessing of the examples, another loss, dropout, other steps or another matching of weights would do that."
+        "preprocessing of the examples, another loss, dropout, other steps or another matching of weights would do "
+        "that."
     )
 
 

@@ -29,7 +29,8 @@ def stated_procedure(text: str, num_examples: tuple[int, ...] | None = None) -> 
 
     Args:
       text: `key=value` with commas between: `epochs`, `batch_size` (without one, or `none`, all examples are one
-        batch), `client.learning_rate`, `client.momentum` (then SGD has it), `client.weight_decay`, `client.kind`, `proximal`,
+        batch), `client.learning_rate`, `client.momentum` (then SGD has it), `client.weight_decay`, `client.kind`,
+        `proximal`,
         `steps` (instead of epochs), `batch_selection`; `lr`, `momentum`, `weight_decay` and `optimizer` are short.
       num_examples: of each client, which `steps` take to tell the epochs.
 
