@@ -48,7 +48,7 @@ def channels_first(x: np.ndarray) -> torch.Tensor:
 
 
 def wide(model: nn.Module) -> nn.Module:
-    """Weights uniform in [-0.5, 0.5], as in Zhu, Liu, Han 2019 (arXiv 1906.08935), whose attack is the easiest there."""
+    """Weights uniform in [-0.5, 0.5], as in Zhu, Liu, Han 2019 (arXiv 1906.08935)."""
     for p in model.parameters():
         nn.init.uniform_(p, -0.5, 0.5)
     return model

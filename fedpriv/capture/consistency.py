@@ -153,10 +153,10 @@ def _hint(view: View, simulated: Array) -> str:
     left = float(np.linalg.norm(b - factor * a) / np.linalg.norm(b))
     if left < min(0.02, 0.1 * float(np.linalg.norm(b - a) / np.linalg.norm(b))):
         rate = factor * (view.client_rate or 1.0)
-        sign = " (a negative one: before and after may be exchanged)" if factor < 0 else ""
-        return (
-            f"It is {factor:.4g} times what the procedure gives{sign}: a learning rate of {rate:.4g} would explain it."
-        )
+        explained = f": a learning rate of {rate:.4g} would explain it" if factor > 0 else ""
+        return f"It is {factor:.4g} times what the procedure gives{explained}."
+    if factor < 0 and left < 0.7:
+        return "It points the other way: before and after may be exchanged, or a gradient's sign."
     parts = {}
     for name in spec.names[view.model.buffers :]:
         part = spec.slice_of(name)

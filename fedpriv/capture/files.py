@@ -6,7 +6,9 @@ import io
 import json
 import math
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,21 @@ _SAFETENSORS = {
     "U8": "u1",
     "BOOL": "?",
 }
+#: What reading a file of an unknown sender may raise.
+UNREADABLE = (
+    *(
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        EOFError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+    ),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 #: Bytes of the head of a `.safetensors` file; the format's own limit.
 _HEAD = 100_000_000
 #: What a checkpoint calls its state dict.
@@ -98,7 +115,7 @@ def read(path: str | Path) -> Stored:
         return Stored(name, _keras(path), "keras")
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError, MemoryError) as e:
+    except UNREADABLE as e:
         raise DataError(f"{name}: cannot be read: {reason(e)}; it may be truncated, or of another format") from e
 
 
@@ -162,22 +179,33 @@ def _keras(path: Path) -> dict[str, Array]:
         with zipfile.ZipFile(path) as archive:
             if "model.weights.h5" not in archive.namelist():
                 raise DataError(f"{path}: a zip archive without 'model.weights.h5', so not one of Keras")
-            opened: Any = io.BytesIO(archive.read("model.weights.h5"))
+            raw = archive.read("model.weights.h5")
     else:
-        opened = path
+        raw = path.read_bytes()
     found, ordered = dict[str, Array](), False
-    with h5py.File(opened, "r") as file:
+    with h5py.File(io.BytesIO(raw), "r") as file:
+
+        def own(group: Any, name: str) -> Any:
+            """What lies in this file itself: links to others and shapes larger than the file are not followed."""
+            if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+                raise DataError(f"{path}: '{printable(name)}' is a link to another file, which is not followed")
+            item = group[name]
+            if isinstance(item, h5py.Dataset) and (item.is_virtual or item.external or item.nbytes > len(raw)):
+                raise DataError(f"{path}: '{printable(name)}' does not lie in the file itself; save the weights anew")
+            return item
+
         root = file.get("model_weights", file)
 
         def visit(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset) and "optimizer" not in name.split("/")[0]:
-                found[name] = item[()]
+                found[name] = own(root, name)[()]
 
         ordered = "layer_names" in root.attrs
         if ordered:  # this format keeps the model's order
             for layer in _texts(root.attrs["layer_names"]):
-                for weight in _texts(root[layer].attrs["weight_names"]):
-                    found[weight] = root[layer][weight][()]
+                group = own(root, layer)
+                for weight in _texts(group.attrs["weight_names"]):
+                    found[weight] = own(group, weight)[()]
         else:
             root.visititems(visit)
     if not found:

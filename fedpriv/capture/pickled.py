@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import pickletools
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +102,10 @@ def read_pickled(path: str) -> Any:
         ) from e
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, EOFError) as e:
+    except (
+        *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ArithmeticError),
+        *(MemoryError, zlib.error, struct.error),
+    ) as e:
         raise DataError(f"{path}: cannot be read: {reason(e)}; save the state dict anew") from e
 
 

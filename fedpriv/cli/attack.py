@@ -239,8 +239,8 @@ def attack(
 
     The images are drawn from the test set, or from the training set where the test set has too few; which it was, and
     of which classes, is said at the end. Each image is one client's whole batch, unless --batch says otherwise.
-    Without --checkpoint every trial attacks a freshly initialized model. With --before, what is attacked is a round that
-    another program trained. With --out, attacks that can are asked to keep
+    Without --checkpoint every trial attacks a freshly initialized model. With --before, what is attacked is a round
+    that another program trained. With --out, attacks that can are asked to keep
     the examples along the way, for the film strip and the curve.
     """
     from fedpriv.base.atomic import check_folder
