@@ -211,6 +211,7 @@ def _weights_and_change(
         before, after = _statistics(arrangement, first, second, is_update)
         starts, ends = [*before, *starts], [*after, *ends]
     elif arrangement.ignored:
+        _check_frozen_statistics(model, arrangement, first)
         notes.append(
             f"the files' running statistics ('{printable(arrangement.ignored[0])}', ...) are no weights of model "
             f"'{model.name}': {_normalizes(model)}"
@@ -225,6 +226,26 @@ def _weights_and_change(
             "(PyTorch's state_dict() refers to the weights, which change; save a copy before training)"
         )
     return weights, change, absent
+
+
+def _check_frozen_statistics(model: Model, arrangement: Arrangement, first: Stored) -> None:
+    """Raises ParameterError where a model that normalizes with statistics of its own has others than the file."""
+    if model.running is None:
+        return
+    own = [np.asarray(a, np.float64) for pair in model.running for a in pair]
+    told = [first.arrays[n] for n in arrangement.ignored if n in first.arrays]
+    if sorted(a.shape for a in own) != sorted(a.shape for a in told):
+        return
+    for name in arrangement.ignored:
+        if name in first.arrays and not any(
+            a.shape == first.arrays[name].shape and np.allclose(a, first.arrays[name], rtol=1e-4, atol=1e-6)
+            for a in own
+        ):
+            raise ParameterError(
+                f"model '{model.name}' normalizes with frozen statistics, and '{printable(name)}' of {first.source} is "
+                "none of them; build it with the client's, with batch_norm=train if the client used its batches' own, or "
+                "with batch_norm=running if it kept running ones"
+            )
 
 
 def _normalizes(model: Model) -> str:

@@ -203,7 +203,7 @@ def _last_bias(view: View, moved: Array, rounding: float) -> list[Remark]:
     if not decays and off > grain:
         remarks.append(
             Remark(
-                "contradiction",
+                "open" if view.procedure is None else "contradiction",
                 f"The last bias's update adds up to {off:.2g} of its size; under softmax cross-entropy and SGD it "
                 "adds up to 0. Another loss, weight decay, noise, or an update that is not whole would do that.",
             )

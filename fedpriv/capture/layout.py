@@ -270,8 +270,8 @@ class _Matching:
         more = len(self.missing) + len(self.extra) - len(said)
         return (
             f"{self.given.source} does not hold the weights of model '{self.model.name}': {'; '.join(said)}"
-            f"{f'; and {more} more' if more else ''}. Give the model that was trained, or say which is which by "
-            "assigned={weight: array}; layers that were frozen and not sent are named by frozen"
+            f"{f'; and {more} more' if more else ''}. Give the model that was trained, or say which array is which "
+            "weight (assign); layers that were frozen and not sent are named as such (frozen)"
         )
 
     def arrangement(self) -> Arrangement:

@@ -368,8 +368,9 @@ def _write(captured: Capture, made: Attack, setting: Setting, found: list[Any], 
         pictures = np.clip(finding.x[:12], 0, 1)
         if np.isfinite(pictures).any():
             kept = pictures[np.isfinite(pictures).all((1, 2, 3))]
-            label = f"Found by {made.name}, not scored"
-            save(reconstruction_grid(kept, {}, original_label=label), out / "reconstructions", origin)
+            captions = {made.name: ["not scored"] * len(kept)}
+            figure = reconstruction_grid(kept, {}, captions, original_label=made.name)
+            save(figure, out / "reconstructions", origin)
 
 
 def _config(captured: Capture, made: Attack, setting: Setting) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedpriv import load_model, make_attack
+from fedpriv.base.errors import ParameterError
 from fedpriv.capture import captured
 
 STATED = "epochs=2, batch_size=4, client.learning_rate=0.1, momentum=0.9, weight_decay=0.01"
@@ -79,6 +80,15 @@ def test_batch_normalization_in_train_mode_with_its_statistics_sent_and_not(netw
             ((mean, _),) = made.view.moments_of_batch
             ((own, _),) = model.moments(model.spec.unflatten_numpy(made.view.weights), x)
             np.testing.assert_allclose(mean, own, atol=1e-5)
+
+
+def test_frozen_statistics_that_are_not_the_clients_are_refused(network, path):
+    files = {"before": path("torch_norm_before.pt"), "after": path("torch_norm_after.pt")}
+    own = captured(network("normalized(batch_norm=eval)"), **files, procedure="lr=0.1", examples=8)
+    assert "frozen statistics of its own" in own.warnings[0]  # the client's first round: both have mean 0, variance 1
+    swapped = {"before": files["after"], "after": files["before"]}
+    with pytest.raises(ParameterError, match=r"'1\.running_mean' of .* is none of them"):
+        captured(network("normalized(batch_norm=eval)"), **swapped, procedure="lr=0.1", examples=8)
 
 
 def test_what_flower_passes_is_a_list_without_names(path, truth):
