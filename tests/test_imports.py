@@ -70,7 +70,7 @@ WINGS = (
         "threat",
         "metrics",
     ),
-    *("rounds", "figures", "report", "experiment", "testing", "cli"),
+    *("capture", "rounds", "figures", "report", "experiment", "testing", "cli"),
 )
 
 

@@ -76,3 +76,17 @@ def test_a_state_survives_numpy():
         state, w = stepper.next(stepper.initialize([[2]], "float32"), w, g, rate)
         kept = tf.nest.map_structure(lambda a: tf.convert_to_tensor(np.asarray(a)), state)
         np.testing.assert_array_equal(stepper.next(state, w, g, rate)[1][0], stepper.next(kept, w, g, rate)[1][0])
+
+
+@pytest.mark.parametrize("kind", ["sgd", "momentum"])
+def test_weight_decay_is_pytorchs(kind):
+    """g <- g + decay w, then the optimizer; two steps by hand."""
+    rate, decay, momentum = 0.1, 0.05, 0.9 if kind == "momentum" else 0.0
+    stepper = optimizers.build(Optimizer(kind=kind, learning_rate=rate, momentum=0.9, weight_decay=decay))
+    w, state = (tf.constant([1.0, -2.0], tf.float64),), stepper.initialize([(2,)], "float64")
+    by_hand, velocity = np.array([1.0, -2.0]), np.zeros(2)
+    for g in ([0.3, 0.1], [-0.2, 0.4]):
+        state, w = stepper.next(state, w, (tf.constant(g, tf.float64),), tf.constant(rate, tf.float64))
+        velocity = momentum * velocity + np.array(g) + decay * by_hand
+        by_hand = by_hand - rate * velocity
+    np.testing.assert_allclose(w[0], by_hand, rtol=1e-14)

@@ -81,3 +81,15 @@ def test_cohort_sizes():
     assert (Sampling.fixed(4).expected(10), Sampling.fixed(4).largest(10)) == (4, 4)
     assert (Sampling.poisson(0.25).expected(10), Sampling.poisson(0.25).largest(10)) == (2.5, 10)
     assert (Sampling.full().expected(10), Sampling.full().largest(10)) == (10, 10)
+
+
+def test_without_decay_nothing_of_it_is_written_so_that_old_identities_stay():
+    plain = Procedure().model_dump(mode="json")
+    assert "weight_decay" not in plain["client"]
+    decaying = make_procedure(client={"weight_decay": 0.01}).model_dump(mode="json")
+    assert decaying["client"]["weight_decay"] == 0.01
+    assert Procedure.model_validate(decaying).client.weight_decay == 0.01
+    with pytest.raises(ParameterError, match="only clients decay weights"):
+        make_procedure(server={"weight_decay": 0.01})
+    with pytest.raises(ParameterError, match="weight_decay"):
+        make_procedure(client={"weight_decay": -1})

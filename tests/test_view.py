@@ -63,6 +63,7 @@ CASES = {
     "five epochs of momentum": {"batch_size": None, "local_epochs": 5, "client": {"kind": "momentum"}},
     "adam": {"batch_size": None, "local_epochs": 2, "client": {"kind": "adam", "learning_rate": 0.01}},
     "proximal": {"batch_size": None, "local_epochs": 3, "proximal": 0.5},
+    "weight decay": {"batch_size": None, "local_epochs": 3, "client": {"kind": "momentum", "weight_decay": 0.1}},
     "step limit": {"batch_size": None, "local_epochs": 9, "max_local_steps": 2},
     "clipped": {"batch_size": None, "local_epochs": 2, "defenses": (Clip(norm=0.02),)},
     "third-party defense": {"batch_size": None, "local_epochs": 2, "defenses": (HalfRate(),)},

@@ -201,6 +201,34 @@ def attack(
         int, typer.Option(min=1, help="Attack the same images under this many seeds, from --seed on.")
     ] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for the figures, the rows and the summary.")] = None,
+    before: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights that a client got in a round trained elsewhere: .npz, .npy, .keras, .h5, .pt, .safetensors. "
+            "Attacks that round instead; see docs/bring_your_own.md."
+        ),
+    ] = None,
+    after: Annotated[Path | None, typer.Option(help="The weights that it sent back.")] = None,
+    update: Annotated[Path | None, typer.Option(help="What it sent instead of weights.")] = None,
+    update_is: Annotated[str, typer.Option(help="gradient, or difference (after minus before).")] = "gradient",
+    procedure: Annotated[
+        str | None,
+        typer.Option(help="How it trained: 'epochs=3, batch_size=32, client.learning_rate=0.01, momentum=0.9'."),
+    ] = None,
+    examples: Annotated[
+        str | None, typer.Option(help="How many examples it had; of the mean of several clients: 32,32,32.")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Its examples, .npz with x and y: checks the procedure, and scores.")
+    ] = None,
+    shape: Annotated[str | None, typer.Option(help="An example's shape, such as 28x28x1, if no data says it.")] = None,
+    classes: Annotated[int | None, typer.Option(min=0, help="Classes; 0 where targets are quantities.")] = None,
+    layout: Annotated[str | None, typer.Option(help="Whose axes the files have: torch or keras.")] = None,
+    flatten: Annotated[str | None, typer.Option(help="Who flattens images: torch or keras.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option(help="A weight and the array that it is: dense1/kernel=fc1.weight. Repeat.")
+    ] = None,
+    frozen: Annotated[list[str] | None, typer.Option(help="A layer that was not trained. Repeat.")] = None,
     seed: options.Seed = 0,
     json_lines: options.Json = False,
 ) -> None:
@@ -211,11 +239,13 @@ def attack(
 
     The images are drawn from the test set, or from the training set where the test set has too few; which it was, and
     of which classes, is said at the end. Each image is one client's whole batch, unless --batch says otherwise.
-    Without --checkpoint every trial attacks a freshly initialized model. With --out, attacks that can are asked to keep
+    Without --checkpoint every trial attacks a freshly initialized model. With --before, what is attacked is a round
+    that another program trained. With --out, attacks that can are asked to keep
     the examples along the way, for the film strip and the curve.
     """
     from fedpriv.base.atomic import check_folder
     from fedpriv.cli.attack_output import Gathered, show_inapplicable, show_row, show_summary
+    from fedpriv.cli.captured_round import Captured, attack_captured
     from fedpriv.data.tokenizer import keep
     from fedpriv.experiment.assembly import describe_images, make_stage, threat_line
     from fedpriv.rounds.attempts import attempts
@@ -223,6 +253,12 @@ def attack(
     from fedpriv.threat.observe import check_taps
     from fedpriv.threat.tap import Tap
 
+    given = Captured(
+        before, after, update, update_is, procedure, examples, truth, shape, classes, layout, flatten, assign, frozen
+    )
+    if given.asked():
+        attack_captured(written, given, name, out, seed, repeats, json_lines)
+        return
     written.exclusive("local_steps", "local_epochs")
     setting = written.setting({"attack": name, "film": out is not None})
     made, asked = setting.made_attack(), setting.made_goal()
@@ -258,9 +294,9 @@ def attack(
                     gathered.refuse(attempt.result)
                     show_inapplicable(attempt.result, at, json_lines)
                     continue
-                truth = attempt.observation.truth
-                for row in gathered.add(attempt.result, truth, run, at):
-                    show_row(row, row["number"], asked.unit, asked.row_columns(truth.kind), json_lines)
+                behind = attempt.observation.truth
+                for row in gathered.add(attempt.result, behind, run, at):
+                    show_row(row, row["number"], asked.unit, asked.row_columns(behind.kind), json_lines)
     except KeyboardInterrupt:
         interrupted = True
     finally:

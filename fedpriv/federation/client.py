@@ -286,7 +286,7 @@ class Client:
     @cached_property
     def _plain(self) -> bool:
         """Whether a local step is SGD on the loss alone, with nobody at the gradient station."""
-        sgd = self.procedure.client.kind == "sgd" and not self.procedure.proximal
+        sgd = self.procedure.client.kind == "sgd" and self.procedure.client.linear and not self.procedure.proximal
         return sgd and not self.line.acts(Station.GRADIENT)
 
     def _gradient(

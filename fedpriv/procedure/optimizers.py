@@ -32,6 +32,8 @@ class Stepper:
     2021, arXiv 2003.00295), epsilon being that paper's tau. The correction c is not in its listing, but in the
     optimizers its experiments used.
 
+    With weight decay, g is the gradient plus `weight_decay` w.
+
     Attributes:
       optimizer: the parameters; its schedule is the caller's business.
     """
@@ -64,6 +66,8 @@ class Stepper:
           rate: scalar learning rate, in the weights' precision.
         """
         o = self.optimizer
+        if o.weight_decay:
+            gradient = _each(lambda w, g: g + o.weight_decay * w, weights, gradient)
         if o.kind == "sgd":
             return (), _each(lambda w, g: w - rate * g, weights, gradient)
         if o.kind == "momentum":

@@ -196,6 +196,35 @@ class Optimizer(_Frozen):
     )
     epsilon: Positive = Field(default=1e-3, description="for the adaptive ones; epsilon is Reddi et al.'s tau.")
     schedule: Schedule = Field(default=Schedule(), description="learning-rate factor by round.")
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description=(
+            "for clients: that times the weights is added to every gradient before anything else (L2, as PyTorch's SGD "
+            "and Adam do it)."
+        ),
+    )
+
+    @pydantic.model_serializer(mode="wrap")
+    def _as_before(self, handler: Any) -> Any:
+        """Without decay it is written as before there was any, and identified by that."""
+        written = handler(self)
+        if not self.weight_decay:
+            written.pop("weight_decay", None)
+        return written
+
+    @property
+    def linear(self) -> bool:
+        """Whether steps are a linear function of gradients alone: of plain SGD, with momentum or not."""
+        return self.kind in ("sgd", "momentum") and not self.weight_decay
+
+    @property
+    def nonlinearity(self) -> str:
+        """Why its steps are no linear function of gradients, in words; "" where they are."""
+        if self.kind not in ("sgd", "momentum"):
+            return f"'{self.kind}', which scales every weight's gradient on its own"
+        if self.weight_decay:
+            return f"'{self.kind}' with weight_decay={self.weight_decay:g}, which moves weights that no example moved"
+        return ""
 
 
 class Procedure(_Frozen):
@@ -236,6 +265,15 @@ class Procedure(_Frozen):
         if self.batch_selection == "shuffled":
             written.pop("batch_selection", None)
         return written
+
+    @pydantic.model_validator(mode="after")
+    def _clients_decay(self) -> Procedure:
+        if self.server.weight_decay:
+            raise ValueError(
+                f"server.weight_decay={self.server.weight_decay:g}: only clients decay weights; "
+                "give client.weight_decay"
+            )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _drawn_to_a_size(self) -> Procedure:

@@ -94,8 +94,9 @@ def test_noise_of_the_server_is_the_same_too(federate, address):
 
 
 @pytest.mark.parametrize("client", ["momentum", "adam"])
-def test_client_optimizers_and_the_proximal_term(federate, address, client):
-    agree(*both(federate, address, client={"kind": client, "learning_rate": 0.02}, proximal=0.1, batch_size=4))
+def test_client_optimizers_with_weight_decay_and_the_proximal_term(federate, address, client):
+    given = {"kind": client, "learning_rate": 0.02, "weight_decay": 0.1}
+    agree(*both(federate, address, client=given, proximal=0.1, batch_size=4))
 
 
 def zoo(name, shape=(16, 16, 1), **procedure):

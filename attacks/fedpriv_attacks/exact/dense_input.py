@@ -103,10 +103,10 @@ def dense_input(view: View) -> DenseInput:
             f"the first dense layer can be read only off a real update, which this view does not hold: "
             f"{view.describe()} Use an adversary that sees an update or a sum"
         )
-    if view.procedure is not None and view.procedure.client.kind not in ("sgd", "momentum"):
+    if view.procedure is not None and not view.procedure.client.linear:
         raise CapabilityError(
-            f"the client's optimizer is '{view.procedure.client.kind}', which scales every weight's gradient on its "
-            "own, so the update of a dense layer is no mixture of its inputs; this needs clients that use SGD"
+            f"the client's optimizer is {view.procedure.client.nonlinearity}, so the update of a "
+            "dense layer is no mixture of its inputs; this needs clients that use plain SGD"
         )
     names = find_dense_input(model)
     flat, weights = np.asarray(view.observed, np.float64), np.asarray(view.weights, np.float64)

@@ -44,10 +44,11 @@ def single_gradient(view: View, attack: str) -> SingleGradient:
             f"attack '{attack}' solves the equations of a single example, but {view.total_examples} examples are "
             "behind this update; use 'dlg' or 'first_layer', or clients with one example each"
         )
-    if view.procedure is not None and view.procedure.client.kind not in ("sgd", "momentum"):
+    if view.procedure is not None and not view.procedure.client.linear:
         raise CapabilityError(
-            f"attack '{attack}' needs the gradient, but the client's optimizer is '{view.procedure.client.kind}', "
-            "whose step is no multiple of it; use 'dlg', which replays the optimizer"
+            f"attack '{attack}' needs the gradient, but the client's optimizer is "
+            f"{view.procedure.client.nonlinearity}, so its step is no multiple of it; use 'dlg', which "
+            "replays the optimizer"
         )
     update, _ = checked_update(view)
     spec, rate = view.model.spec, float(view.client_rate or 1.0)

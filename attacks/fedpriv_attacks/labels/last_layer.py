@@ -182,10 +182,10 @@ def check_linear(procedure: Procedure | None) -> None:
     Raises:
       CapabilityError: an adaptive client optimizer.
     """
-    if procedure is not None and procedure.client.kind not in ("sgd", "momentum"):
+    if procedure is not None and not procedure.client.linear:
         raise CapabilityError(
-            f"the client's optimizer '{procedure.client.kind}' divides each weight's gradient by its own size, so the "
-            "update's magnitudes count no labels; 'idlg' (one example, signs only) and 'joint' still work"
+            f"the client's optimizer is {procedure.client.nonlinearity}, so the update's magnitudes count no "
+            "labels; 'idlg' (one example, signs only) and 'joint' still work"
         )
 
 
