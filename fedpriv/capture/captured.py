@@ -243,8 +243,8 @@ def _check_frozen_statistics(model: Model, arrangement: Arrangement, first: Stor
         ):
             raise ParameterError(
                 f"model '{model.name}' normalizes with frozen statistics, and '{printable(name)}' of {first.source} is "
-                "none of them; build it with the client's, with batch_norm=train if the client used its batches' own, or "
-                "with batch_norm=running if it kept running ones"
+                "none of them; build it with the client's, with batch_norm=train if the client used its batches' own, "
+                "or with batch_norm=running if it kept running ones"
             )
 
 
