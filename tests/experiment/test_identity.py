@@ -81,8 +81,8 @@ WITH = {
     "exposure.corrupted": {"exposure.adversary": "aggregators", "defense": ["secret_sharing(aggregators=3)"]},
 }
 
-#: Parameters of optimizers, samplings and schedules that the kind in use does not have.
-UNUSED = ("schedule.", "sampling.size", "sampling.rate", "sampling.strategy")
+#: Parameters of optimizers, samplings and schedules that the kind in use, or the server, does not have.
+UNUSED = ("schedule.", "sampling.size", "sampling.rate", "sampling.strategy", "server.weight_decay")
 #: Where files lie: the fingerprint of what is read there is in the key (tests of the runner change the data).
 ELSEWHERE = ("data_dir",)
 
