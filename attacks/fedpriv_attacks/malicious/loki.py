@@ -50,7 +50,22 @@ class LokiAct(ModuleAct):
       scale: of the identity kernels.
       bins: of each client: one of B examples of a client is alone with probability (1 - 1/bins)^(B-1), however many
         clients there are.
-      measurement, quantiles, mean, spread, sparse, skip, checks, change, drift, rounds, seed: as in `robbing_the_fed`.
+      measurement: `mean` of the example's values (brightness), or a `random` direction.
+      quantiles: of the measurement: of auxiliary data where the adversary holds some (`held`), else of a `normal`
+        distribution; or of a `uniform` one.
+      mean: of the measurement; None is that of auxiliary data, else 0.45 for an image's brightness, and that of
+        independent values with mean 0 for features.
+      spread: standard deviation of the measurement; None is that of auxiliary data, else 0.2 for an image's brightness,
+        and that of independent values with variance 1 for features.
+      sparse: two thresholds a unit, so that bins hold over local steps.
+      skip: whether the example is passed on beside the module.
+      checks: how many squares certify a reading; 0 certifies none.
+      change: how much the module changes the usual example's loss at most, to first order; None is 0.1 with `skip`,
+        else 1.
+      drift: how many bins a client's training moves the usual example's measurement; None is 0.5 for several local
+        steps, so that bins stay where they are, and for one so many that rounding and quantizing leave them.
+      rounds: rounds in which; None is every round.
+      seed: of the directions; the same for all clients of a round, or their sum could not be read.
     """
 
     name: ClassVar[str] = "loki"

@@ -182,8 +182,10 @@ class RobbingTheFedAct(ModuleAct):
       measurement: `mean` of the example's values (brightness), or a `random` direction.
       quantiles: of the measurement: of auxiliary data where the adversary holds some (`held`), else of a `normal`
         distribution; or of a `uniform` one.
-      mean, spread: of the measurement; None is that of auxiliary data, else 0.45 and 0.2 for an image's brightness, and
-        those of independent values with mean 0 and variance 1 for features.
+      mean: of the measurement; None is that of auxiliary data, else 0.45 for an image's brightness, and that of
+        independent values with mean 0 for features.
+      spread: standard deviation of the measurement; None is that of auxiliary data, else 0.2 for an image's brightness,
+        and that of independent values with variance 1 for features.
       sparse: two thresholds a unit.
       skip: whether the example is passed on beside the module.
       checks: how many squares certify a reading; 0 certifies none.
@@ -334,7 +336,18 @@ class ImprintAct(Act):
     that evaluates what it gets before it trains sees it at once in a model that was better in the round before.
 
     Attributes:
-      measurement, quantiles, mean, spread, drift, clients, rounds, seed: as in `robbing_the_fed`.
+      measurement: `mean` of the example's values (brightness), or a `random` direction.
+      quantiles: of the measurement: of auxiliary data where the adversary holds some (`held`), else of a `normal`
+        distribution; or of a `uniform` one.
+      mean: of the measurement; None is that of auxiliary data, else 0.45 for an image's brightness, and that of
+        independent values with mean 0 for features.
+      spread: standard deviation of the measurement; None is that of auxiliary data, else 0.2 for an image's brightness,
+        and that of independent values with variance 1 for features.
+      drift: how many bins a client's training moves the usual example's measurement; None is 0.5 for several local
+        steps, so that bins stay where they are, and for one so many that rounding and quantizing leave them.
+      clients: ids of those who are sent the planted weights; None is everybody.
+      rounds: rounds in which; None is every round.
+      seed: of the directions; the same for all clients of a round, or their sum could not be read.
     """
 
     name: ClassVar[str] = "imprint"
