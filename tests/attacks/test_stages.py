@@ -9,10 +9,12 @@ import pytest
 from fedpriv_attacks.inversion.dlg import DLG
 from fedpriv_attacks.inversion.inversion import Inversion
 from fedpriv_attacks.inversion.inverting_gradients import InvertingGradients
+from fedpriv_attacks.inversion.matching import _CACHE, Restarts, reconstruct
 from fedpriv_attacks.inversion.stages import heaviest, mismatch, unsettled_mismatch
-from fedpriv_attacks.parts.optimizers.first_order import Adam
+from fedpriv_attacks.parts.optimizers.first_order import SGD
 from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS
 
+from fedpriv.base.errors import ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.metrics.image import psnr
 
@@ -87,12 +89,37 @@ def test_no_stage_is_made_at_the_noise_floor(helpers):
     assert len(found.extra["stages"]) == 1
 
 
-def test_the_rate_of_first_order_optimizers_falls_with_the_prior(monkeypatch, helpers):
-    seen = []
-    slowed = Adam.slowed
-    monkeypatch.setattr(Adam, "slowed", lambda self, factor: seen.append(factor) or slowed(self, factor))
+def test_stages_are_runs_of_lighter_priors_and_slower_rates_in_one_graph(helpers):
     view = helpers.make_view(helpers.dense(SHAPE), helpers.smooth_images(1, SHAPE, 3), [5])
-    InvertingGradients(optimizer="adam(steps=5)", stages=3, easing=0.16).run(view)
-    assert seen == pytest.approx([0.16**0.25, 0.16**0.5])
-    assert Adam(learning_rate=0.5).slowed(0.5).learning_rate == 0.25
+    easing, prior = 0.16, "total_variation(weight={})"
+    attack = InvertingGradients(optimizer="adam(steps=20)", stages=3, easing=easing, priors=prior.format(0.01))
+    _CACHE.clear()
+    found = attack.run(view)
+    assert len(_CACHE) == 1
+    x = None
+    for stage in range(3):
+        rate = attack.optimizer.learning_rate * easing ** (stage / 4)
+        once = attack.with_(
+            stages=1, priors=prior.format(0.01 * easing**stage), optimizer=f"adam(steps=20,learning_rate={rate})"
+        )
+        seen = reconstruct(view, once.recipe(), Restarts(), once.initializer, found.y, 0, x)
+        x = seen.extra["variables"]
+        error = unsettled_mismatch(view, seen, once.recipe())
+        assert found.extra["stages"][stage] == pytest.approx(error, rel=1e-2)
+    # The factors count: without them the last stage ends elsewhere.
+    plain = attack.with_(easing=1.0).run(view)
+    assert plain.extra["stages"][0] == found.extra["stages"][0]
+    assert plain.extra["stages"][2] != pytest.approx(found.extra["stages"][2], rel=0.05)
+
+
+def test_only_optimizers_with_a_rate_take_a_pace():
+    def bowl(v):
+        return tf.reduce_sum(v**2), 2 * v
+
+    start, half = tf.constant([1.0, -2.0]), tf.constant(0.5)
+    once = SGD(steps=1, learning_rate=0.1).slowed(0.5).minimize(bowl, start)
+    np.testing.assert_allclose(SGD(steps=1, learning_rate=0.1).minimize(bowl, start, pace=half).position, once.position)
+    np.testing.assert_allclose(once.position, [0.9, -1.8], rtol=1e-6)
+    with pytest.raises(ParameterError, match="'lbfgs' has no learning rate"):
+        LBFGS().minimize(bowl, start, pace=half)
     assert LBFGS().slowed(0.5) == LBFGS()

@@ -16,7 +16,7 @@ from fedpriv.data.kinds.tokens import Tokens
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
-from fedpriv_attacks.inversion.matching import Recipe, Restarts, checked_update, reconstruct
+from fedpriv_attacks.inversion.matching import Ease, Recipe, Restarts, checked_update, reconstruct
 from fedpriv_attacks.inversion.stages import heaviest, joined, unsettled_mismatch
 from fedpriv_attacks.labels.inference import Joint, LabelInference
 from fedpriv_attacks.parts.component import WRITTEN, Component, changed, create, read, saved
@@ -278,14 +278,15 @@ class Inversion(Attack):
         for stage in range(1, self.stages):
             if errors[-1] <= first.extra["noise_floor"]:
                 break
-            eased = replace(
-                recipe,
-                priors=tuple(p.with_(weight=p.weight * self.easing**stage) for p in recipe.priors),
-                optimizer=recipe.optimizer.slowed(self.easing ** (stage / 4)),
-            )
+            slower = self.easing ** (stage / 4)
+            ease = Ease(self.easing**stage, slower)
+            same = recipe.optimizer.paced  # other optimizers are another graph, unless they have nothing to slow
+            eased = recipe if same else replace(recipe, optimizer=recipe.optimizer.slowed(slower))
             before, once = found[-1].extra, replace(restarts, most=1)
             start = before["variables"], before["memory"]
-            found.append(reconstruct(views[0], eased, once, self.initializer, labels, seed, *start, others=views[1:]))
+            found.append(
+                reconstruct(views[0], eased, once, self.initializer, labels, seed, *start, others=views[1:], ease=ease)
+            )
             errors.append(error(found[-1]))
             wholes.append(joined(wholes[-1], found[-1]))
         kept = heaviest(errors)

@@ -104,6 +104,18 @@ class Restarts:
             )
 
 
+class Ease(NamedTuple):
+    """How a stage differs from its recipe. Numbers only, so that all stages run in one graph.
+
+    Attributes:
+      priors: factor on the weights of all priors.
+      pace: factor on the learning rate, for optimizers that have one (`Optimizer.paced`).
+    """
+
+    priors: float = 1.0
+    pace: float = 1.0
+
+
 class _Start(NamedTuple):
     x: Examples  # [copies * n, ...], as they entered the model
     relaxed: Labels  # [n, *task.relaxed_shape], the dummy targets, such as probabilities
@@ -165,6 +177,7 @@ def reconstruct(
     variables: np.ndarray | None = None,
     memory: tuple[np.ndarray, ...] | None = None,
     others: Sequence[View] = (),
+    ease: Ease = Ease(),  # noqa: B008
 ) -> Finding:
     """Runs `recipe` on `view` and keeps the start with the lowest objective, or pools all starts.
 
@@ -181,6 +194,7 @@ def reconstruct(
       memory: likewise what its optimizer had learned, `extra["memory"]`; None is nothing.
       others: more views of the same clients on the same examples, such as of other rounds; the objectives of all are
         added.
+      ease: factors on the recipe's weights of priors and learning rate.
 
     Returns:
       A Finding whose `x` is made valid, since everybody knows the examples' kind (images are clipped to [0, 1]); its
@@ -228,6 +242,7 @@ def reconstruct(
         tf.constant(target, tf.float64),
         tuple(tuple(tf.constant(t, dtype) for t in own) for own in tensors),
         (tuple(tf.constant(t, dtype) for t in mine[0]), tuple(tf.constant(t) for t in mine[1])),
+        tf.constant(ease, tf.float64),
     )
     layout = _layout(view.static, recipe, given)
     blank = recipe.optimizer.blank(recipe.group * layout.size, str(np.dtype(dtype)))
@@ -510,6 +525,7 @@ def _compile(
         target: Scalar,
         tensors: Sequence[tuple[Tensor, ...]],
         mine: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
+        ease: Tensor,
         starts: Tensor,
         memory: tuple[Tensor, ...],
         seed: Seed,
@@ -526,7 +542,7 @@ def _compile(
                 for prior, own in zip(recipe.priors, tensors)
                 if prior.over == over
             ]
-            return tf.add_n(found) if found else None
+            return tf.cast(ease[0], dtype) * tf.add_n(found) if found else None
 
         def member(v: Flat) -> Scalar:
             x, labels, own = unpack(v, y, sent.weights, placed)
@@ -580,7 +596,9 @@ def _compile(
             leap = Leap(moves.every, moves.burn_in, make)
         if recipe.tries != (1, 0):
             starts = _best_start(starts, scores, layout, placed, recipe.tries[1], seed)
-        more = {} if leap is None else {"leap": leap}
+        more: dict[str, Any] = {} if leap is None else {"leap": leap}
+        if recipe.optimizer.paced:
+            more["pace"] = ease[1]
         minimum = recipe.optimizer.minimize(
             value_and_gradient, tf.reshape(starts, [-1]), target, project if recipe.box else None, memory, **more
         )
@@ -608,6 +626,7 @@ def _compile(
         tf.TensorSpec([], tf.float64),
         tuple(tuple(tf.TensorSpec(shape, dtype) for shape in own) for own in shapes),
         (placing, moving),
+        tf.TensorSpec([2], tf.float64),
         tf.TensorSpec([group * recipe.tries[0], layout.size], dtype),
         tuple(tf.TensorSpec(a.shape, a.dtype) for a in learned),
         tf.TensorSpec([2], tf.int32),

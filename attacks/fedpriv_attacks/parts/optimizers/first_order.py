@@ -30,6 +30,7 @@ class FirstOrder(Optimizer):
 
     projects: ClassVar[bool] = True
     leaps: ClassVar[bool] = True
+    paced: ClassVar[bool] = True
 
     steps: Annotated[int, Field(ge=1)] = Field(
         default=1000,
@@ -120,12 +121,13 @@ class FirstOrder(Optimizer):
         project: Projection | None,
         memory: tuple[Tensor, ...] = (),
         leap: Leap | None = None,
+        pace: Scalar | None = None,
     ) -> Minimum:
         """See `Optimizer.minimize`."""
         start = tf.convert_to_tensor(start)
         seed = _seed(start) if self.langevin else None
         dtype, steps = start.dtype, self.steps
-        rates = self.rates()
+        rates = self.rates() if pace is None else self.rates() * tf.cast(pace, tf.float64)
         # One row more, never used, for the last pass through the loop, which only evaluates.
         table = tf.cast(tf.pad(tf.concat([rates[:, None], self.table(rates)], 1), [[0, 1], [0, 0]]), dtype)
         row_of = tf.constant(self.rows(), tf.int32)

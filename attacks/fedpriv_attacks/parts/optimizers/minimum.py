@@ -95,6 +95,8 @@ class Optimizer(Component):
     projects: ClassVar[bool] = False
     #: Whether `minimize` takes leaps.
     leaps: ClassVar[bool] = False
+    #: Whether `minimize` takes a pace; others are slowed by other settings, which makes another graph.
+    paced: ClassVar[bool] = False
 
     target: float | None = Field(default=None, description="stop once the objective is at most this (None: never).")
     history: Annotated[int, Field(ge=2)] = Field(default=128, description="rows of the history kept, at least 2.")
@@ -116,6 +118,7 @@ class Optimizer(Component):
         project: Projection | None = None,
         memory: tuple[Tensor, ...] = (),
         leap: Leap | None = None,
+        pace: Scalar | None = None,
     ) -> Minimum:
         """Minimizes from `start`; traceable, pure and deterministic.
 
@@ -127,14 +130,17 @@ class Optimizer(Component):
           project: `[k] -> [k]`, applied after each step, such as onto a box.
           memory: that of a minimum of a like objective, whose `position` is `start`; empty sets out anew.
           leap: made every so many steps; what was found before counts no longer once one has led to another point.
+          pace: scalar tensor, factor on the learning rate, as `slowed` but in the same graph.
 
         Raises:
-          ParameterError: this optimizer cannot project, or leap.
+          ParameterError: this optimizer cannot project, leap, or take a pace.
         """
         target = self.target if target is None else target
         if leap is not None and not self.leaps:
             raise ParameterError(f"optimizer '{self.kind}' takes no moves between its steps; use 'adam', or moves=none")
-        more = {} if leap is None else {"leap": leap}
+        if pace is not None and not self.paced:
+            raise ParameterError(f"optimizer '{self.kind}' has no learning rate to pace; use 'adam', or its `slowed`")
+        more = {name: given for name, given in (("leap", leap), ("pace", pace)) if given is not None}
         if tf.executing_eagerly():
 
             def run(x: Flat) -> tuple[Nested, ...]:
