@@ -44,8 +44,9 @@ class Outcome:
     Attributes:
       facts: single values, such as `accuracy` and `epsilon`; they become columns.
       scores: of the attack, one dict a view: its `trial`, and what `Goal.dump` made of the score with the attack's own
-        `measures`, and of rows of a table the `cells`; or, where the attack does not apply, the reason as
-        `inapplicable`, and how many `units` it is about.
+        `measures`, of rows of a table the `cells`, and of its `control`, where it has one, the same or the reason why
+        there is none as `inapplicable`; or, where the attack does not apply, the reason as `inapplicable`, and how many
+        `units` it is about.
       rounds: of the training, one row each.
       arrays: `weights` of a training; `originals` and `found` of an attack, and the `strip_...` of its film strip. Of
         texts `words` and `found_words` `[n, length]`, "" for places without a token, and `found_known` `[n]`, whether
@@ -163,7 +164,7 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
     staged = make_stage(setting, seed, weights)
     images, threat = describe_images(setting, staged, seed), threat_line(setting, staged)
     try:
-        for attempt in attempts(made, staged, goal, seed):
+        for attempt in attempts(made, staged, goal, seed, setting.control):
             gathered.take(attempt, setting.exposure.batch * setting.exposure.population)
     finally:
         staged.exposure.federation.close()
@@ -210,6 +211,10 @@ class _Gathered:
             self.replayed.append(set(result.finding.replayed))
             measures = {name: float(value) for name, value in result.finding.measures.items()}
             self.scores.append({"trial": attempt.trial, **self.goal.dump(result.score), "measures": jsonable(measures)})
+            if isinstance(attempt.control, Trial):
+                self.scores[-1]["control"] = self.goal.dump(attempt.control.score)
+            elif attempt.control is not None:
+                self.scores[-1]["control"] = {"inapplicable": attempt.control.reason}
         if attempt.observation is None:
             return
         self.warned[attempt.trial] = attempt.observation.warnings
