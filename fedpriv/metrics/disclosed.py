@@ -15,8 +15,8 @@ from fedpriv.threat.goal import Goal
 #: What the sentences mean.
 RULE = (
     "The same attack with the same seeds was also given Gaussian noise of each update's norm. The update is said to "
-    "have given something away where the 95% interval of the paired difference lies above zero; otherwise what the attack "
-    "claims is said to be its prior's, as far as so many trials can show."
+    "have given something away where the 95% interval of the paired difference lies above zero; otherwise what the "
+    "attack claims is said to be its prior's, as far as so many trials can show."
 )
 
 
@@ -99,10 +99,18 @@ class Disclosed:
             "beyond_control_interval": self.interval,
         }
 
+    def reading(self) -> str:
+        """In a few words, whose the claim is."""
+        if self.pair is None:
+            return "no control"
+        if self.shown is None:
+            return "alike in all" if self.alike and self.pair.batches > 1 else "no interval"
+        return "the update's" if self.shown else f"the {self._whose()}'s"
+
     def sentence(self) -> str:
         """What noise gives, what the update gave away beyond that, and whether that may be nothing."""
         if self.pair is None:
-            return f"There is no control: {self._reasons()}."
+            return f"There is no control: {self.reasons()}."
         pair, gain = self.pair, self.gain or 0.0
         label = self.column.label if self.column.label[:2].isupper() else _lower(self.column.label)
         said = (
@@ -123,7 +131,7 @@ class Disclosed:
         else:
             said += f"; the difference is {self._text(gain)} in a single trial ({self._pairs()}), which has no interval"
         if self.missing:
-            said += f". In {self.missing.total()} of {self.trials} trials there is no control: {self._reasons()}"
+            said += f". In {self.missing.total()} of {self.trials} trials there is no control: {self.reasons()}"
         return f"{said}."
 
     def _text(self, value: float) -> str:
@@ -139,10 +147,13 @@ class Disclosed:
         return f"95% interval {low} to {high}, {self._pairs()}"
 
     def _prior(self) -> str:
-        whose = "generator" if self.generative else "attack"
-        return f"what is {'drawn' if self.drawn else 'claimed'} is the {whose}'s, not the update's"
+        return f"what is {'drawn' if self.drawn else 'claimed'} is the {self._whose()}'s, not the update's"
 
-    def _reasons(self) -> str:
+    def _whose(self) -> str:
+        return "generator" if self.generative else "attack"
+
+    def reasons(self) -> str:
+        """Why trials have no control, the most frequent first."""
         return "; ".join(why.rstrip(".").removeprefix("there is no control: ") for why, _ in self.missing.most_common())
 
 
