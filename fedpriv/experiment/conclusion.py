@@ -122,7 +122,11 @@ def _disclosed(attacked: Sequence[Arm]) -> list[str]:
             f"In {len(told) - less} of {len(told)} settings with a control the update gave something away; in the "
             "others what was found is the attack's prior, or too few trials tell. A table below says which."
         ]
-    return [f"{', '.join(_words(arm)) + ': ' if arm.labels else ''}{found.sentence()}" for arm, found in told]
+    said = []
+    for arm, found in told:
+        sentence, name = found.sentence(), ", ".join(_words(arm))
+        said.append(f"{name}: {sentence[:1].lower()}{sentence[1:]}" if name else sentence)
+    return said
 
 
 def _words(arm: Arm, *without: str) -> list[str]:

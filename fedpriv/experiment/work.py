@@ -48,9 +48,9 @@ class Outcome:
         there is none as `inapplicable`; or, where the attack does not apply, the reason as `inapplicable`, and how many
         `units` it is about.
       rounds: of the training, one row each.
-      arrays: `weights` of a training; `originals` and `found` of an attack, and the `strip_...` of its film strip. Of
-        texts `words` and `found_words` `[n, length]`, "" for places without a token, and `found_known` `[n]`, whether
-        there is one.
+      arrays: `weights` of a training; `originals` and `found` of an attack, `from_noise` of its control, and the
+        `strip_...` of its film strip. Of texts `words` and `found_words` `[n, length]`, "" for places without a token,
+        and `found_known` `[n]`, whether there is one.
       seconds: wall-clock.
     """
 
@@ -193,6 +193,8 @@ class _Gathered:
     scores: list[Row] = field(default_factory=list)
     originals: list[np.ndarray] = field(default_factory=list)
     found: list[np.ndarray] = field(default_factory=list)
+    from_noise: list[np.ndarray] = field(default_factory=list)
+    drawn_from_noise: bool = False
     words: list[tuple[list[str], list[str] | None]] = field(default_factory=list)
     replayed: list[set[str]] = field(default_factory=list)
     strip: dict[str, np.ndarray] = field(default_factory=dict)
@@ -234,6 +236,10 @@ class _Gathered:
             matched = aligned(result.finding, result.score, truth.kind)
         self.originals.append(truth.x)
         self.found.append(np.full_like(truth.x, np.nan) if matched is None else matched)
+        beside = attempt.control
+        drawn = aligned(beside.finding, beside.score, truth.kind) if isinstance(beside, Trial) else None
+        self.from_noise.append(np.full_like(truth.x, np.nan) if drawn is None else drawn)
+        self.drawn_from_noise |= drawn is not None
         pairs = zip(self.originals[-1], self.found[-1], strict=True)
         self.words += [
             (original, truth.kind.words(b)) for a, b in pairs if (original := truth.kind.words(a)) is not None
@@ -263,6 +269,8 @@ class _Gathered:
             made = {"words": np.array(originals), "found_words": np.array(blank), "found_known": np.array(known)}
             return made | self.strip
         kept = {"originals": self.originals, "found": self.found}
+        if self.drawn_from_noise:
+            kept["from_noise"] = self.from_noise
         return {name: np.concatenate(parts)[: self.keep_images] for name, parts in kept.items()} | self.strip
 
 
