@@ -113,9 +113,7 @@ class Disclosed:
             return f"There is no control: {self.reasons()}."
         pair, gain = self.pair, self.gain or 0.0
         label = self.column.label if self.column.label[:2].isupper() else _lower(self.column.label)
-        said = (
-            f"Of the {label} of {self._text(pair.second)}, noise in place of the update gives {self._text(pair.first)}"
-        )
+        said = f"Of {self._text(pair.second)} {label}, noise in place of the update gives {self._text(pair.first)}"
         if gain == 0 and self.alike:
             said += f", {self.unit} by {self.unit} the same; {self._prior()}"
         elif self.shown:
