@@ -203,11 +203,11 @@ def _controls(made: Sequence[Arm]) -> Table | None:
         row: Row = {**arm.labels, "quantity": found.column.title}
         if found.pair is not None:
             low, high = found.interval or (None, None)
-            row |= {"from the update": found.column.text(found.pair.second)}
-            row |= {"from noise": found.column.text(found.pair.first)}
-            row |= {"given away": found.column.text(found.gain)}
+            row |= {"from the update": found.printed(found.pair.second)}
+            row |= {"from noise": found.printed(found.pair.first)}
+            row |= {"given away": found.printed(found.gain)}
             if low is not None and high is not None:
-                row["95% interval"] = f"{found.column.text(low)} to {found.column.text(high)}"
+                row["95% interval"] = f"{found.printed(low)} to {found.printed(high)}"
             row |= {"pairs": found.pair.pairs, "evaluations on noise": found.evaluations}
             row["seconds on noise"] = found.seconds
         row["reading"] = found.reading()

@@ -15,8 +15,8 @@ from fedpriv.threat.goal import Goal
 #: What the sentences mean.
 RULE = (
     "The same attack with the same seeds was also given Gaussian noise of each update's norm. The update is said to "
-    "have given something away where the 95% interval of the paired difference lies above zero; otherwise what the "
-    "attack claims is said to be its prior's, as far as so many trials can show."
+    "have given something away where the 95% interval of the paired difference lies above zero, as printed; otherwise "
+    "what the attack claims is said to be its prior's, as far as so many trials can show."
 )
 
 
@@ -51,7 +51,7 @@ class Disclosed:
       alike: whether all pairs differ by the same.
       unit: what a pair is, such as "image"; "" where only whole summaries could be compared.
       generative: whether the attack uses a generator.
-      drawn: whether it claims examples.
+      drawn: whether it claims images.
       seconds, evaluations: of all the controls; the attack's own cost does not count them.
     """
 
@@ -88,7 +88,9 @@ class Disclosed:
             return None
         if self.gain == 0 and self.alike:
             return False
-        return None if self.interval is None else self.interval[0] > 0
+        if self.interval is None:
+            return None
+        return self.interval[0] > 0 and self.printed(self.interval[0]) != self.printed(0.0)
 
     def row(self) -> Row:
         """The numbers themselves, for tables."""
@@ -120,12 +122,13 @@ class Disclosed:
             said += f"; the update gave away {self._text(gain)} ({self._interval()})"
         elif self.interval is not None:
             what = f"the update gave away {self._text(gain)}" if gain >= 0 else "the update gave away nothing"
-            holds = "which holds 0" if self.interval[1] >= 0 else "below 0"
+            holds = "which holds 0" if self.interval[1] >= 0 else "none of it above 0"
+            holds = holds if self.interval[0] <= 0 else "which is 0 as printed"
             said += f"; {what} ({self._interval()}, {holds}): {self._prior()}"
         elif not self.unit:
             said += f"; the difference is {self._text(gain)}, without an interval, since no single answer is scored"
         elif self.alike and pair.batches > 1:
-            said += f"; the update gave away {self._text(gain)} (alike in all {self._pairs()})"
+            said += f"; the difference is {self._text(gain)}, alike in all {self._pairs()}"
         else:
             said += f"; the difference is {self._text(gain)} in a single trial ({self._pairs()}), which has no interval"
         if self.missing:
@@ -133,7 +136,13 @@ class Disclosed:
         return f"{said}."
 
     def _text(self, value: float) -> str:
-        return f"{self.column.text(value)} {self.column.unit}".strip()
+        return f"{self.printed(value)} {self.column.unit}".strip()
+
+    def printed(self, value: float | None) -> str:
+        """A value of the column, without the sign of a zero."""
+        zero = self.column.text(0.0)
+        text = self.column.text(value)
+        return zero if text == f"-{zero}" else text
 
     def _pairs(self) -> str:
         assert self.pair is not None
@@ -141,7 +150,7 @@ class Disclosed:
 
     def _interval(self) -> str:
         assert self.interval is not None
-        low, high = map(self.column.text, self.interval)
+        low, high = map(self.printed, self.interval)
         return f"95% interval {low} to {high}, {self._pairs()}"
 
     def _prior(self) -> str:
@@ -188,7 +197,7 @@ def disclosed(goal: Goal, trials: Sequence[Controlled], generative: bool) -> Dis
         alike=alike,
         unit=unit,
         generative=generative,
-        drawn="reconstructions" in goal.draws,
+        drawn="reconstructions" in goal.draws and goal.unit == "image",
         seconds=float(sum(t.control.seconds for t in both)),
         evaluations=int(sum(t.control.evaluations for t in both)),
     )

@@ -128,8 +128,12 @@ def test_the_words_follow_the_interval():
         "generator's, not the update's."
     )
     worse = told(-2.0, (-3.0, -1.0), generative=False)
-    assert "gave away nothing (95% interval -3.0 to -1.0, 4 images, below 0)" in worse.sentence()
+    assert "gave away nothing (95% interval -3.0 to -1.0, 4 images, none of it above 0)" in worse.sentence()
     assert worse.reading() == "the attack's"
+    hair = told(0.02, (0.01, 0.03))
+    assert (hair.shown, hair.reading()) == (False, "the generator's")
+    assert "0.0 dB (95% interval 0.0 to 0.0, 4 images, which is 0 as printed)" in hair.sentence()
+    assert "-0.0" not in told(-0.02, (-0.03, -0.01)).sentence()
     once = told(2.0, None, pair=Paired("psnr", 3, 10.0, 12.0, 2.0, None, None, 1))
     assert "in a single trial (3 images), which has no interval" in once.sentence()
     assert (once.shown, once.reading()) == (None, "no interval")
