@@ -57,6 +57,7 @@ class Purpose(enum.IntEnum):
     LAB = 8
     IMAGES = 9
     GOSSIP = 16
+    CONTROL = 17
 
 
 def fresh() -> int:

@@ -43,6 +43,18 @@ OPTIONS = (
         ("goal",),
     ),
     Mapped(
+        "control",
+        Annotated[
+            str,
+            typer.Option(
+                help="Whether the attack also gets noise in place of each update, to tell what the update gave away: "
+                "noise, none, or auto for attacks that use a generator."
+            ),
+        ],
+        "auto",
+        ("control",),
+    ),
+    Mapped(
         "auxiliary",
         Annotated[
             int, typer.Option(min=0, help="Examples of its own that the adversary holds, of those not attacked.")
@@ -250,6 +262,7 @@ def attack(
     from fedpriv.experiment.assembly import describe_images, make_stage, threat_line
     from fedpriv.rounds.attempts import attempts
     from fedpriv.rounds.trial import Inapplicable
+    from fedpriv.threat.control import is_generative
     from fedpriv.threat.observe import check_taps
     from fedpriv.threat.tap import Tap
 
@@ -277,7 +290,7 @@ def attack(
 
     options.say_notes(federation, json_lines)
     threat = threat_line(setting, staged)
-    gathered = Gathered(made.name or type(made).__name__, asked)
+    gathered = Gathered(made.name or type(made).__name__, asked, is_generative(made), setting.controlled)
     interrupted = False
     try:
         for run in range(seed, seed + repeats):
@@ -285,7 +298,7 @@ def attack(
             if run != seed:
                 staged.exposure.federation.close()
                 staged = make_stage(setting, run, weights, images=seed)
-            for attempt in attempts(made, staged, asked, run):
+            for attempt in attempts(made, staged, asked, run, setting.control):
                 at = {"trial": attempt.number, **columns}
                 if attempt.observation is not None:
                     gathered.warned[run, attempt.trial] = attempt.observation.warnings
@@ -295,8 +308,8 @@ def attack(
                     show_inapplicable(attempt.result, at, json_lines)
                     continue
                 behind = attempt.observation.truth
-                for row in gathered.add(attempt.result, behind, run, at):
-                    show_row(row, row["number"], asked.unit, asked.row_columns(behind.kind), json_lines)
+                for row in gathered.add(attempt.result, behind, run, at, attempt.control):
+                    show_row(row, row["number"], asked.unit, gathered.row_columns(behind.kind), json_lines)
     except KeyboardInterrupt:
         interrupted = True
     finally:

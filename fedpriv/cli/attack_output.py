@@ -15,7 +15,9 @@ from fedpriv.base.types import Array, Config, Row
 
 if TYPE_CHECKING:
     from fedpriv.base.column import Column
+    from fedpriv.data.kind import Kind
     from fedpriv.metrics.cells import Cells
+    from fedpriv.metrics.disclosed import Disclosed
     from fedpriv.metrics.progress import Progress
     from fedpriv.metrics.score import Score
     from fedpriv.rounds.trial import Inapplicable, Trial
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from fedpriv.threat.goal import Goal
     from fedpriv.threat.truth import Truth
 
+#: What is drawn from the control.
+NOISE = "noise in place of the update"
 #: Images in the grid of reconstructions, and in the film strip.
 GRID, STRIP = 12, 6
 
@@ -34,6 +38,8 @@ class Gathered:
     Attributes:
       attack: the attack's name, for figures.
       goal: what was asked.
+      generative: whether the attack uses a generator.
+      controlled: whether it has a control.
       scores: one a trial that the attack applied to.
       runs: the seed of each.
       refused: trials that it did not apply to.
@@ -47,10 +53,14 @@ class Gathered:
       cells: of each trial on rows of a table, which cells are right.
       cell_runs: the seed of each of these.
       doubts: why findings are not sure or not whole, as the attack itself says, and in how many trials.
+      controls: of each score, that of the same attack on noise in place of the update, or why there is none, or None.
+      from_noise: what was drawn from noise, beside `pictures`.
     """
 
     attack: str
     goal: Goal
+    generative: bool = False
+    controlled: bool = False
     scores: list[Any] = field(default_factory=list)
     runs: list[int] = field(default_factory=list)
     refused: list[Inapplicable] = field(default_factory=list)
@@ -64,20 +74,29 @@ class Gathered:
     cells: list[Cells] = field(default_factory=list)
     cell_runs: list[int] = field(default_factory=list)
     doubts: Counter[str] = field(default_factory=Counter)
+    controls: list[Any] = field(default_factory=list)
+    from_noise: list[tuple[Array, list[str]]] = field(default_factory=list)
 
-    def add(self, result: Trial, truth: Truth, run: int, columns: Row) -> list[Row]:
+    def add(
+        self, result: Trial, truth: Truth, run: int, columns: Row, control: Trial | Inapplicable | None = None
+    ) -> list[Row]:
         """Takes one trial's result in; returns its rows, with these columns first and the `number` of each."""
+        from fedpriv.metrics.disclosed import control_rows
+
         score, before = result.score, len(self.rows)
+        beside = getattr(control, "score", None)
+        self.controls.append(beside if beside is not None else getattr(control, "reason", None))
         if said := result.finding.extra.get("warnings"):
             self.told[run, len(self.scores)] = tuple(said)
         self.scores.append(score)
         self.runs.append(run)
-        rows = [{**row, **result.finding.measures} for row in score.rows(**columns)]
+        noise = control_rows(self.goal, score, beside)
+        rows = [{**a, **result.finding.measures, **b} for a, b in zip(score.rows(**columns), noise, strict=True)]
         self.rows += rows
         if doubt := result.finding.extra.get("reason"):
             self.doubts[str(doubt)] += 1
         if "reconstructions" in self.goal.draws:
-            self._keep_pictures(result.finding, score, truth, run, rows)
+            self._keep_pictures(result.finding, score, truth, run, rows, control)
             self._keep_cells(result.finding, score, truth, run)
         return [{**row, "number": before + i} for i, row in enumerate(rows, 1)]
 
@@ -85,7 +104,15 @@ class Gathered:
         """Notes a trial that the attack does not apply to."""
         self.refused.append(result)
 
-    def _keep_pictures(self, finding: Finding, score: Score, truth: Truth, run: int, rows: list[Row]) -> None:
+    def _keep_pictures(
+        self,
+        finding: Finding,
+        score: Score,
+        truth: Truth,
+        run: int,
+        rows: list[Row],
+        control: Trial | Inapplicable | None,
+    ) -> None:
         import numpy as np
 
         from fedpriv.figures.reconstructions import quality_captions
@@ -102,12 +129,53 @@ class Gathered:
         drawable = truth.x.ndim == 4 and truth.x.shape[-1] in (1, 3)
         if drawable and found is not None and shown < GRID and run == self.runs[0]:
             self.pictures.append((truth.x, found, quality_captions(score)))
+            self._keep_noise(truth, control)
         curved = "psnr" in {c.name for c in truth.kind.columns}
         if curved and finding.path is not None and finding.history is not None and len(finding.path):
             way = progress(finding, truth.x, truth.kind)
             self.ways.append(replace(way, x=np.zeros(0, np.float32)))
             if drawable and self.first is None:
                 self.first = finding, truth.x
+
+    def _keep_noise(self, truth: Truth, control: Trial | Inapplicable | None) -> None:
+        import numpy as np
+
+        from fedpriv.figures.reconstructions import quality_captions
+        from fedpriv.metrics.score import aligned
+        from fedpriv.rounds.trial import Trial
+
+        if isinstance(control, Trial) and (made := aligned(control.finding, control.score, truth.kind)) is not None:
+            self.from_noise.append((made, quality_captions(control.score)))
+        else:
+            self.from_noise.append((np.full_like(truth.x, np.nan), [""] * len(truth.x)))
+
+    def row_columns(self, kind: Kind) -> tuple[Column, ...]:
+        """What is shown of a row while it runs: of the control the first quantity that units are compared by."""
+        own = self.goal.row_columns(kind)
+        if not self.controlled:
+            return own
+        lead = self.goal.pairs[0]
+        like = next((c for c in own if c.name == lead), None)
+        shown = self.goal.mean_of(lead) if like is None else like
+        beside = replace(shown, name=f"control_{lead}", label=f"{shown.label} of noise")
+        place = len(own) if like is None else own.index(like) + 1
+        return (*own[:place], beside, *own[place:])
+
+    def disclosed(self) -> Disclosed | None:
+        """What the updates gave away beyond noise in their place; None where there is no control."""
+        from fedpriv.metrics.disclosed import Controlled, disclosed
+
+        trials = [
+            Controlled(
+                score=score,
+                control=None if isinstance(control, str) else control,
+                reason=control if isinstance(control, str) else "",
+                batch=self.runs[:k].count(run),
+                run=run,
+            )
+            for k, (score, control, run) in enumerate(zip(self.scores, self.controls, self.runs, strict=True))
+        ]
+        return disclosed(self.goal, trials, self.generative)
 
     def _keep_cells(self, finding: Finding, score: Score, truth: Truth, run: int) -> None:
         from fedpriv.metrics.cells import cells
@@ -137,7 +205,10 @@ class Gathered:
         told: Row = {"inapplicable": len(self.refused), "warnings": self.warnings()}
         if self.doubts:
             told["doubts"] = self.doubted()
-        columns = self.by_column()
+        columns, found = self.by_column(), self.disclosed()
+        if found is not None:
+            cost = {"control_evaluations": found.evaluations, "control_seconds": found.seconds}
+            told |= {"compared": found.column.name, **found.row(), **cost, "given_away": found.sentence()}
         return self.goal.details(self.scores, self.runs) | told | ({"by_column": columns} if columns else {})
 
     def doubted(self) -> list[str]:
@@ -226,7 +297,11 @@ class Gathered:
 
         originals, found = (np.concatenate([p[k] for p in self.pictures])[:GRID] for k in (0, 1))
         captions = [text for _, _, texts in self.pictures for text in texts][:GRID]
-        return reconstruction_grid(originals, {"reconstruction": found}, {"reconstruction": captions})
+        rows, texts = {"reconstruction": found}, {"reconstruction": captions}
+        if self.controlled:
+            rows[NOISE] = np.concatenate([x for x, _ in self.from_noise])[:GRID]
+            texts[NOISE] = [text for _, said in self.from_noise for text in said][:GRID]
+        return reconstruction_grid(originals, rows, texts)
 
     def _text_grid(self) -> Any:
         from fedpriv.figures.text_grid import text_grid
@@ -287,7 +362,9 @@ def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: s
         who = {"adversary": adversary, "threat": threat}
         typer.echo(to_json(jsonable({"kind": "summary", **gathered.summary(), **who, **images})))
         return
-    typer.echo(f"{gathered.goal.describe(gathered.scores, gathered.runs)}\n{threat}\n{images['attacked']}")
+    found = gathered.disclosed()
+    given = "" if found is None else f"{found.sentence()}\n"
+    typer.echo(f"{gathered.goal.describe(gathered.scores, gathered.runs)}\n{given}{threat}\n{images['attacked']}")
     _show_columns(gathered.by_column())
     if gathered.refused:
         every = len(gathered.refused) + len(gathered.scores)

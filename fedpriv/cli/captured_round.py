@@ -24,7 +24,25 @@ if TYPE_CHECKING:
 
 #: Options of `fedpriv attack` that mean something here as well.
 SHARED = frozenset(
-    ("data", "data_dir", "model", "defense", "adversary", "knows", "blind", "threshold", "lpips", "goal", "weighting")
+    (
+        "data",
+        "data_dir",
+        "model",
+        "defense",
+        "adversary",
+        "knows",
+        "blind",
+        "threshold",
+        "lpips",
+        "goal",
+        "weighting",
+        "control",
+    )
+)
+#: Said where a control would be scored, and there is nothing to score by.
+UNCONTROLLED = (
+    "Nor is there a control, which needs the truth: pictures may be the attack's prior rather than the update's; give "
+    "--truth to tell."
 )
 #: What an adversary may know of a round that nobody here has run.
 _KNOWABLE = {"num_examples", "procedure", "defense", "labels", "auxiliary", "generator", "statistics"}
@@ -253,7 +271,8 @@ def _scored(
 ) -> None:
     from fedpriv.base.seeds import Purpose, integer_seed
     from fedpriv.cli.attack_output import Gathered, show_row, show_summary
-    from fedpriv.rounds.trial import Inapplicable, try_trial
+    from fedpriv.rounds.trial import Inapplicable, try_control, try_trial
+    from fedpriv.threat.control import is_generative
     from fedpriv.threat.observation import Observation
     from fedpriv.threat.truth import Truth
 
@@ -262,14 +281,17 @@ def _scored(
     truth = Truth(x, y, clients, kind=data.kind, num_classes=captured.view.model.num_classes)
     observation = Observation(captured.view, truth, captured.warnings)
     asked = asked.about(data.kind.measured)
-    gathered = Gathered(made.name or type(made).__name__, asked)
+    gathered = Gathered(made.name or type(made).__name__, asked, is_generative(made), setting.controlled)
     for run in range(seed, seed + repeats):
-        result = try_trial(made, observation, integer_seed(run, Purpose.ATTACK, 0), asked)
+        own = integer_seed(run, Purpose.ATTACK, 0)
+        result = try_trial(made, observation, own, asked)
         if isinstance(result, Inapplicable):
             raise CapabilityError(f"attack '{made.name}' does not apply: {result.reason}")
         at = {"trial": 0, **({"seed": run} if repeats > 1 else {})}
-        for row in gathered.add(result, truth, run, at):
-            show_row(row, row["number"], asked.unit, asked.row_columns(truth.kind), json_lines)
+        noise = integer_seed(run, Purpose.CONTROL, 0)
+        control = try_control(made, observation, own, asked, noise) if setting.controlled else None
+        for row in gathered.add(result, truth, run, at, control):
+            show_row(row, row["number"], asked.unit, gathered.row_columns(truth.kind), json_lines)
     threat = captured.view.adversary.describe(made.brings())
     images = {"attacked": f"Attacked: a captured round of {len(x)} examples, those of {given.truth}."}
     show_summary(gathered, json_lines, str(captured.view.adversary), threat, images)
@@ -308,6 +330,7 @@ def _unscored(
         typer.echo(
             "No truth was given, so nothing is scored: these are the attack's own words about its finding. A replay "
             "error near the rounding means that what was found explains the update, not that nothing else would.\n"
+            + (f"{UNCONTROLLED}\n" if setting.controlled else "")
             + captured.view.adversary.describe(made.brings())
         )
     if out is not None:

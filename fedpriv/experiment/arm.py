@@ -15,6 +15,8 @@ from fedpriv.data.kind import Measured
 from fedpriv.experiment.experiment import Cell
 from fedpriv.experiment.work import Outcome
 from fedpriv.metrics.cells import Cells
+from fedpriv.metrics.disclosed import Controlled, Disclosed, disclosed
+from fedpriv.threat.control import is_generative
 
 if TYPE_CHECKING:
     from fedpriv.threat.goal import Goal
@@ -40,6 +42,8 @@ class ViewResult:
       measures: the attack's own numbers.
       way: `evaluations` `[k]` and `psnr` `[k, n]` along the attack's way, where that was kept.
       cells: which cells are right, where the examples are rows of a table.
+      control: score of the same attack on noise in place of the update; None where there is none.
+      uncontrolled: why there is none though one was asked for, or "".
     """
 
     trial: int
@@ -50,6 +54,8 @@ class ViewResult:
     measures: Mapping[str, float]
     way: Mapping[str, Any] | None = None
     cells: Cells | None = None
+    control: Any = None
+    uncontrolled: str = ""
 
 
 @dataclass
@@ -89,7 +95,11 @@ class CellResult:
             units = saved["units"] if refused else len(goal.units(score))
             measures = {k: float("nan") if v is None else float(v) for k, v in saved.get("measures", {}).items()}
             own = Cells.load(saved["cells"]) if "cells" in saved else None
-            found.append(ViewResult(saved["trial"], first, units, score, refused, measures, saved.get("way"), own))
+            beside = saved.get("control") or {}
+            why = beside.get("inapplicable", "")
+            control = goal.load(beside) if beside and not why else None
+            way = saved.get("way")
+            found.append(ViewResult(saved["trial"], first, units, score, refused, measures, way, own, control, why))
             first += units
         return found
 
@@ -163,6 +173,26 @@ class Arm:
         """The scores, with the seed and the number of each one's view."""
         return self._gathered("score")
 
+    @cached_property
+    def disclosed(self) -> Disclosed | None:
+        """What the updates gave away beyond noise in their place; None where there is no control."""
+        if self.goal is None:
+            return None
+        trials = [
+            Controlled(
+                score=view.score,
+                control=view.control,
+                reason=view.uncontrolled,
+                batch=result.batch(k),
+                run=result.cell.seed,
+            )
+            for result in self.results
+            for k, view in enumerate(result.views)
+            if view.score is not None
+        ]
+        made = self.results[0].cell.setting.made_attack()
+        return disclosed(self.goal, trials, made is not None and is_generative(made))
+
     def cells(self) -> tuple[list[Cells], list[int], list[Hashable]]:
         """The cells of the views on rows of a table, with the seed and the number of each one's view."""
         return self._gathered("cells")
@@ -191,6 +221,7 @@ class Arm:
         if scores and self.goal is not None:
             row |= self.goal.summarize(scores, runs, batches)
             row |= self._measures()
+            row |= {} if self.disclosed is None else self.disclosed.row()
         if self.goal is not None:
             row["attack_knows_defense"] = self.results[0].facts.get("adaptive")
         if self.refused:

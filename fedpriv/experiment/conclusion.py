@@ -12,6 +12,7 @@ from fedpriv.base.column import Column
 from fedpriv.experiment.arm import Arm, attacked_arms, by_goal, strength, words
 from fedpriv.experiment.compare import compare_arms
 from fedpriv.experiment.experiment import Experiment
+from fedpriv.metrics.disclosed import RULE
 
 #: What the sentences mean, whatever is asked; each goal adds its own.
 RULES = (
@@ -27,6 +28,7 @@ def sentences(experiment: Experiment, arms: Sequence[Arm]) -> list[str]:
     for asked in by_goal([a for a in arms if a.results]):
         attacked = attacked_arms(asked)
         said += _strongest(attacked) if attacked else []
+        said += _disclosed(attacked)
         for axis in dict.fromkeys(n for a in attacked for n in a.labels):
             said += _trend(axis, attacked)
     said += _cost([a for a in arms if a.results])
@@ -36,7 +38,8 @@ def sentences(experiment: Experiment, arms: Sequence[Arm]) -> list[str]:
 def rules(arms: Sequence[Arm]) -> list[str]:
     """What the sentences on these arms mean."""
     goals = {a.goal.name: a.goal.rules for a in arms if a.goal is not None}
-    return [*dict.fromkeys(rule for rules in goals.values() for rule in rules), *RULES]
+    control = [RULE] if any(a.disclosed is not None for a in arms) else []
+    return [*dict.fromkeys(rule for rules in goals.values() for rule in rules), *control, *RULES]
 
 
 def warnings(arms: Sequence[Arm]) -> list[str]:
@@ -107,6 +110,22 @@ def _strongest(attacked: Sequence[Arm]) -> list[str]:
         head = f"{name}: " if name else ""
         assert best.goal is not None
         said.append(f"{head}{who}{among} {best.goal.verdict(best.row())}.")
+    return said
+
+
+def _disclosed(attacked: Sequence[Arm]) -> list[str]:
+    """For each arm with a control, what its updates gave away."""
+    told = [(arm, arm.disclosed) for arm in attacked if arm.disclosed is not None]
+    if len(told) > 12:  # a table says it better
+        less = sum(not found.shown for _, found in told)
+        return [
+            f"In {len(told) - less} of {len(told)} settings with a control the update gave something away; in the "
+            "others what was found is the attack's prior, or too few trials tell. A table below says which."
+        ]
+    said = []
+    for arm, found in told:
+        sentence, name = found.sentence(), ", ".join(_words(arm))
+        said.append(f"{name}: {sentence[:1].lower()}{sentence[1:]}" if name else sentence)
     return said
 
 

@@ -50,7 +50,7 @@ def amount(job: Job) -> float:
     """What its time grows with: trials, or rounds times clients."""
     setting = job.cell.setting
     if job.kind == "attack":
-        return float(setting.exposure.trials)
+        return float(setting.exposure.trials * (2 if setting.controlled else 1))
     clients = setting.training.clients or 100
     return setting.training.rounds * setting.training.procedure(clients).sampling.expected(clients)
 

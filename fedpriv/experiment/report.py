@@ -19,6 +19,7 @@ from fedpriv.experiment.grid import matches
 from fedpriv.experiment.store import Store
 from fedpriv.experiment.table import gather, write_tables
 from fedpriv.metrics.cells import by_column
+from fedpriv.metrics.disclosed import RULE
 from fedpriv.report.manifest import write_manifest
 from fedpriv.report.page import Figure, Report, Section, Table
 from fedpriv.threat.goal import interval_name
@@ -26,6 +27,8 @@ from fedpriv.threat.goal import interval_name
 #: The values of an axis are compared with its first one in at most so many rows.
 PAIRS = 200
 
+#: What an arm's row has of its control.
+CONTROL = ("control", "beyond_control", "beyond_control_interval")
 #: Sentences on attacked examples in a report.
 SHOWN = 4
 #: Pixels an inch of a report's PNG figures: half as many again as the page shows; the PDF beside it is for print.
@@ -138,7 +141,7 @@ def _shared(experiment: Experiment) -> list[Row]:
     for key, value in flat[0].items():
         if any(f.get(key) != value for f in flat) or value is None or value == []:
             continue
-        if not {"training": trained, "exposure": attacked}.get(key.partition(".")[0], True):
+        if not {"training": trained, "exposure": attacked, "control": attacked}.get(key.partition(".")[0], True):
             continue
         if any(part in key for part in ("beta_", "schedule", "momentum", "epsilon", "worker", "data_dir")):
             continue
@@ -165,7 +168,7 @@ def _tables(
     note = " ".join([note, *dict.fromkeys(goal.table_note for goal in goals.values() if goal.table_note)])
     if any(a.refused for a in made):
         note += " Inapplicable counts views that an attack does not apply to; no other number counts them."
-    hidden = ("evaluations_median", *MEANT)  # the latter have a table of their own
+    hidden = ("evaluations_median", *MEANT, *CONTROL)  # the latter have tables of their own
     keys = [k for k in dict.fromkeys(k for r in rows for k in r) if k not in hidden]
     formats = {"p_value": ".2g", "p_holm": ".2g", "bytes_up": ",.0f", "seconds_median": ".2f", "rounds_done": ".0f"}
     columns = {c.name: c for goal in goals.values() for c in goal.columns()}
@@ -186,8 +189,37 @@ def _tables(
             Table(shown, caption="Paired differences from the first value of each axis", formats=formats, note=how)
         )
         files.append(("paired differences, CSV", "differences.csv"))
-    more = [table for table in (_by_column(made), _meant(made)) if table is not None]
+    more = [table for table in (_controls(made), _by_column(made), _meant(made)) if table is not None]
     return Section("Results", tables=[tables[0], *more, *tables[1:]], files=files)
+
+
+def _controls(made: Sequence[Arm]) -> Table | None:
+    """What updates gave away, beyond what the same attack makes of noise."""
+    rows: list[Row] = []
+    for arm in attacked_arms(made):
+        found = arm.disclosed
+        if found is None:
+            continue
+        row: Row = {**arm.labels, "quantity": found.column.title}
+        if found.pair is not None:
+            low, high = found.interval or (None, None)
+            row |= {"from the update": found.printed(found.pair.second)}
+            row |= {"from noise": found.printed(found.pair.first)}
+            row |= {"given away": found.printed(found.gain)}
+            if low is not None and high is not None:
+                row["95% interval"] = f"{found.printed(low)} to {found.printed(high)}"
+            row |= {"pairs": found.pair.pairs, "evaluations on noise": found.evaluations}
+            row["seconds on noise"] = found.seconds
+        row["reading"] = found.reading()
+        if found.missing:
+            row["without control"] = f"{found.missing.total()} of {found.trials}: {found.reasons()}"
+        rows.append(row)
+    if not rows:
+        return None
+    formats = {"evaluations on noise": ",.0f", "seconds on noise": ".1f", "pairs": ".0f"}
+    keys = list(dict.fromkeys(k for row in rows for k in row))
+    note = f"{RULE} The attack's own evaluations and seconds do not count those on noise."
+    return Table(rows, keys, "What the update gave away", formats=formats, note=note)
 
 
 def _by_column(made: Sequence[Arm]) -> Table | None:

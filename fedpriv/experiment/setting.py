@@ -18,6 +18,7 @@ from fedpriv.defense.protocol import Protocol
 from fedpriv.procedure.procedure import Count, Optimizer, Procedure, Sampling
 from fedpriv.procedure.sampling import check_cohorts, trial_sampling
 from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.control import Control, is_controlled
 from fedpriv.threat.goal import Goal, goal_of
 from fedpriv.topology.carrier import settings_of
 from fedpriv.topology.gossip import Gossip
@@ -326,6 +327,13 @@ class Setting(pydantic.BaseModel):
         default=None,
         description="what is asked, such as `membership(fpr=0.01)`; None is what the attack answers.",
     )
+    control: Control = Field(
+        default="auto",
+        description=(
+            "whether the attack also gets noise of each update's norm in its place, to tell what the update gave away: "
+            "`noise`, `none`, or `auto` for attacks that use a generator."
+        ),
+    )
     training: Training = Field(default=Training(), description="the federation trained first.")
     exposure: Exposed = Field(default=Exposed(), description="the rounds attacked.")
     threshold_db: float | None = Field(
@@ -439,6 +447,12 @@ class Setting(pydantic.BaseModel):
             made = made.with_(path=True)
         return made
 
+    @property
+    def controlled(self) -> bool:
+        """Whether its attack has a control."""
+        made = self.made_attack()
+        return made is not None and is_controlled(made, self.control)
+
     def attacked_topology(self) -> str:
         """That of the rounds that are attacked."""
         return self.training.topology if self.exposure.topology is None else self.exposure.topology
@@ -505,9 +519,11 @@ class Setting(pydantic.BaseModel):
             exposure["topology"] = _topology_identity(self.attacked_topology())
         if not self.exposure.auxiliary:
             del exposure["auxiliary"]  # results from before there was any stay valid
+        control = {"control": "noise"} if self.controlled else {}  # results without one stay valid
         return (
             self.training_identity()
             | weights
+            | control
             | ({} if goal is None else goal.identity())
             | {
                 "defense": [d.config() for d in self.made_defenses()],

@@ -223,7 +223,7 @@ class Store:
 
 def _kept(name: str, array: np.ndarray) -> np.ndarray:
     """Images for figures in half precision, good for 70 dB: their scores are made already. All else as it is."""
-    if name not in ("originals", "found", "strip_x", "strip_originals"):
+    if name not in ("originals", "found", "from_noise", "strip_x", "strip_originals"):
         return array
     with np.errstate(over="ignore"):  # of a reconstruction that ran away
         return array.astype(np.float16)

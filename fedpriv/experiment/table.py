@@ -12,6 +12,7 @@ from fedpriv.base.types import Row
 from fedpriv.experiment.arm import Arm, CellResult
 from fedpriv.experiment.experiment import Cell, Experiment
 from fedpriv.experiment.store import Job, Saved, Store, attack_job, training_job
+from fedpriv.metrics.disclosed import control_rows
 
 #: Significant digits in `table.csv`: a float32 has nine.
 DIGITS = 9
@@ -91,11 +92,11 @@ def image_rows(results: Sequence[CellResult]) -> list[Row]:
             if view.score is None:
                 rows.append({**head, "status": f"does not apply: {view.inapplicable}", "trial": k, **facts})
                 continue
-            for unit in view.score.rows():
+            beside = control_rows(cell.setting.made_goal(), view.score, view.control)
+            for unit, noise in zip(view.score.rows(), beside, strict=True):
                 size = unit.pop("batch")
-                rows.append(
-                    {**head, "status": "done", "trial": k, **unit, "batch_images": size, **view.measures, **facts}
-                )
+                own = {**unit, **noise, "batch_images": size, **view.measures}
+                rows.append({**head, "status": "done", "trial": k, **own, **facts})
     return rows
 
 

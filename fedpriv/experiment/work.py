@@ -44,12 +44,13 @@ class Outcome:
     Attributes:
       facts: single values, such as `accuracy` and `epsilon`; they become columns.
       scores: of the attack, one dict a view: its `trial`, and what `Goal.dump` made of the score with the attack's own
-        `measures`, and of rows of a table the `cells`; or, where the attack does not apply, the reason as
-        `inapplicable`, and how many `units` it is about.
+        `measures`, of rows of a table the `cells`, and of its `control`, where it has one, the same or the reason why
+        there is none as `inapplicable`; or, where the attack does not apply, the reason as `inapplicable`, and how many
+        `units` it is about.
       rounds: of the training, one row each.
-      arrays: `weights` of a training; `originals` and `found` of an attack, and the `strip_...` of its film strip. Of
-        texts `words` and `found_words` `[n, length]`, "" for places without a token, and `found_known` `[n]`, whether
-        there is one.
+      arrays: `weights` of a training; `originals` and `found` of an attack, `from_noise` of its control, and the
+        `strip_...` of its film strip. Of texts `words` and `found_words` `[n, length]`, "" for places without a token,
+        and `found_known` `[n]`, whether there is one.
       seconds: wall-clock.
     """
 
@@ -163,7 +164,7 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
     staged = make_stage(setting, seed, weights)
     images, threat = describe_images(setting, staged, seed), threat_line(setting, staged)
     try:
-        for attempt in attempts(made, staged, goal, seed):
+        for attempt in attempts(made, staged, goal, seed, setting.control):
             gathered.take(attempt, setting.exposure.batch * setting.exposure.population)
     finally:
         staged.exposure.federation.close()
@@ -192,6 +193,8 @@ class _Gathered:
     scores: list[Row] = field(default_factory=list)
     originals: list[np.ndarray] = field(default_factory=list)
     found: list[np.ndarray] = field(default_factory=list)
+    from_noise: list[np.ndarray] = field(default_factory=list)
+    drawn_from_noise: bool = False
     words: list[tuple[list[str], list[str] | None]] = field(default_factory=list)
     replayed: list[set[str]] = field(default_factory=list)
     strip: dict[str, np.ndarray] = field(default_factory=dict)
@@ -210,6 +213,10 @@ class _Gathered:
             self.replayed.append(set(result.finding.replayed))
             measures = {name: float(value) for name, value in result.finding.measures.items()}
             self.scores.append({"trial": attempt.trial, **self.goal.dump(result.score), "measures": jsonable(measures)})
+            if isinstance(attempt.control, Trial):
+                self.scores[-1]["control"] = self.goal.dump(attempt.control.score)
+            elif attempt.control is not None:
+                self.scores[-1]["control"] = {"inapplicable": attempt.control.reason}
         if attempt.observation is None:
             return
         self.warned[attempt.trial] = attempt.observation.warnings
@@ -229,6 +236,10 @@ class _Gathered:
             matched = aligned(result.finding, result.score, truth.kind)
         self.originals.append(truth.x)
         self.found.append(np.full_like(truth.x, np.nan) if matched is None else matched)
+        beside = attempt.control
+        drawn = aligned(beside.finding, beside.score, truth.kind) if isinstance(beside, Trial) else None
+        self.from_noise.append(np.full_like(truth.x, np.nan) if drawn is None else drawn)
+        self.drawn_from_noise |= drawn is not None
         pairs = zip(self.originals[-1], self.found[-1], strict=True)
         self.words += [
             (original, truth.kind.words(b)) for a, b in pairs if (original := truth.kind.words(a)) is not None
@@ -258,6 +269,8 @@ class _Gathered:
             made = {"words": np.array(originals), "found_words": np.array(blank), "found_known": np.array(known)}
             return made | self.strip
         kept = {"originals": self.originals, "found": self.found}
+        if self.drawn_from_noise:
+            kept["from_noise"] = self.from_noise
         return {name: np.concatenate(parts)[: self.keep_images] for name, parts in kept.items()} | self.strip
 
 

@@ -9,8 +9,9 @@ from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.seeds import Purpose, integer_seed
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.stage import Stage
-from fedpriv.rounds.trial import Inapplicable, Trial, try_trial
+from fedpriv.rounds.trial import Inapplicable, Trial, try_control, try_trial
 from fedpriv.threat.attack import Attack
+from fedpriv.threat.control import Control, is_controlled
 from fedpriv.threat.goal import Goal, goal_of
 from fedpriv.threat.observation import Episode, Observation
 from fedpriv.threat.truth import Truth
@@ -25,12 +26,15 @@ class Attempt:
       number: from 0 over all attempts; the attack's seed is `integer_seed(seed, Purpose.ATTACK, number)`.
       observation: view and truth, or an episode; None where the adversary does not exist, or no sum came out.
       result: finding and score, or why the attack does not apply.
+      control: the same of the attack, with the same seed, on noise in place of the update; None where it has no
+        control, or does not apply to the update. The noise's seed is `integer_seed(seed, Purpose.CONTROL, number)`.
     """
 
     trial: int
     number: int
     observation: Observation | Episode | None
     result: Trial | Inapplicable
+    control: Trial | Inapplicable | None = None
 
     @property
     def truth(self) -> Truth:
@@ -62,7 +66,9 @@ class Attempt:
         return len(self.truth.y if self.truth.answer is None else self.truth.answer)
 
 
-def attempts(attack: Attack, rounds: Stage | Exposure, goal: Goal | None = None, seed: int = 0) -> Iterator[Attempt]:
+def attempts(
+    attack: Attack, rounds: Stage | Exposure, goal: Goal | None = None, seed: int = 0, control: Control = "auto"
+) -> Iterator[Attempt]:
     """Attacks one observation after the other; an attack that remembers gets each trial's rounds as one episode.
 
     Args:
@@ -70,12 +76,14 @@ def attempts(attack: Attack, rounds: Stage | Exposure, goal: Goal | None = None,
       rounds: what is attacked; a Stage where the goal has questions.
       goal: what is asked; None for what the attack answers.
       seed: of the attack's draws, together with an attempt's number.
+      control: `noise` also runs the attack on noise in place of each update, `none` does not, `auto` does for an attack
+        that uses a generator.
 
     Raises:
       ParameterError: the adversary listens in several rounds a trial, and the attack looks at one.
     """
     exposure = rounds.exposure if isinstance(rounds, Stage) else rounds
-    asked = goal_of(attack) if goal is None else goal
+    asked, controlled = goal_of(attack) if goal is None else goal, is_controlled(attack, control)
     if exposure.rounds > 1 and not attack.remembers():
         raise ParameterError(
             f"attack '{attack.name}' looks at one view, but the adversary listens in rounds={exposure.rounds} a trial; "
@@ -94,8 +102,12 @@ def attempts(attack: Attack, rounds: Stage | Exposure, goal: Goal | None = None,
             yield Attempt(trial=trial, number=number, observation=None, result=Inapplicable(why))
             number += 1
         for observation in seen:
-            result = try_trial(attack, observation, integer_seed(seed, Purpose.ATTACK, number), asked)
-            yield Attempt(trial=trial, number=number, observation=observation, result=result)
+            own = integer_seed(seed, Purpose.ATTACK, number)
+            result, beside = try_trial(attack, observation, own, asked), None
+            if controlled and isinstance(result, Trial):
+                noise = integer_seed(seed, Purpose.CONTROL, number)
+                beside = try_control(attack, observation, own, asked, noise)
+            yield Attempt(trial=trial, number=number, observation=observation, result=result, control=beside)
             number += 1
 
 

@@ -6,9 +6,10 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from fedpriv.base.errors import CapabilityError
+from fedpriv.base.errors import CapabilityError, FedprivError
 from fedpriv.defense.stations import labels
 from fedpriv.threat.attack import Attack, Finding
+from fedpriv.threat.control import in_noise
 from fedpriv.threat.dossier import Dossier
 from fedpriv.threat.goal import Goal, goal_of
 from fedpriv.threat.observation import Episode, Observation
@@ -72,6 +73,26 @@ def try_trial(attack: Attack, observation: Observation | Episode, seed: int, goa
     except CapabilityError as e:
         return Inapplicable(str(e))
     return _scored(attack, finding, observation, goal)
+
+
+def try_control(
+    attack: Attack, observation: Observation | Episode, seed: int, goal: Goal, noise: int
+) -> Trial | Inapplicable:
+    """As `try_trial`, on noise of the update's norm in place of the update; see `fedpriv.threat.control.in_noise`.
+
+    An attack that fails on noise, by whatever error of ours, has no control.
+
+    Args:
+      attack: the attack.
+      observation: as it is attacked.
+      seed: the attack's own, that of the trial.
+      goal: what is asked.
+      noise: seed of the noise.
+    """
+    try:
+        return _scored(attack, isolated(attack, in_noise(observation.held, noise), seed), observation, goal)
+    except FedprivError as e:
+        return Inapplicable(str(e))
 
 
 def _scored(attack: Attack, finding: Finding, observation: Observation | Episode, goal: Goal) -> Trial:

@@ -144,6 +144,14 @@ class Goal(Plugin):
             raise ParameterError(f"goal '{self.name}' has no column '{name}'; it has {', '.join(found)}")
         return found[name]
 
+    def mean_of(self, quantity: str) -> Column:
+        """The column that is the mean of one of `pairs` over units; the headline where none is named after it."""
+        found = {c.name: c for c in self.columns()}
+        for name in (f"{quantity}_mean", f"{quantity}_rate", self.headline):
+            if name in found:
+                return found[name]
+        return self.column(self.headline)
+
     def count(self, row: Mapping[str, Any]) -> str:
         """How many units a summary is about, in words; the first column holds the number."""
         first = self.columns()[0]

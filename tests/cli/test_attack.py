@@ -31,6 +31,36 @@ def test_the_table_and_the_files(run, npz, tmp_path):
     assert (out_dir / "reconstructions.png").stat().st_size > 1000
 
 
+def test_a_generative_attack_has_a_control_by_itself(run, strict, tmp_path):
+    own = ("attack", "ggl(optimizer.steps=40,restarts=1)", "--model", "logistic", "--images", 2)
+    status, out, err = run(*own, "--out", tmp_path / "out")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0].split()[:8] == ["image", "PSNR", "dB", "PSNR", "of", "noise", "dB", "SSIM"]
+    (said,) = (line for line in out.splitlines() if "noise in place of the update gives" in line)
+    assert said.startswith("Of ")
+    assert "2 images" in said
+    saved = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert saved["summary"]["given_away"] == said
+    assert saved["summary"]["control_evaluations"] == 82
+    assert saved["summary"]["evaluations_total"] == 82  # its own, without the control's
+    gains = [row["psnr"] - row["control_psnr"] for row in saved["images"]]
+    assert saved["summary"]["beyond_control"] == pytest.approx(sum(gains) / 2)
+    assert "control_psnr" in (tmp_path / "out" / "images.csv").read_text().splitlines()[0]
+
+
+def test_a_control_can_be_asked_for(run, strict, npz):
+    asked = ("attack", f"idlg{QUICK}", *TINY, "--data", npz, "--control")
+    *rows, summary = strict(run(*asked, "noise", "--json")[1])
+    assert all(row["control_psnr"] < row["psnr"] for row in rows)
+    assert summary["compared"] == "psnr_mean"
+    assert summary["beyond_control_interval"][0] > 0
+    assert "the update gave away" in summary["given_away"]
+    status, out, err = run(*asked, "noisy")
+    assert (status, out) == (2, "")
+    assert "--control" in err
+    assert "'noise'" in err
+
+
 def test_updates_that_round_to_zero_are_warned_of(run, strict, npz, tmp_path):
     def attack(resolution, *more):
         sharing = f"secret_sharing(range=8,resolution={resolution})"

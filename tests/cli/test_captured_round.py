@@ -15,7 +15,7 @@ SHAPED = ("--examples", "2", "--shape", "14x14x1", "--classes", "10")
 
 
 def test_with_the_truth_it_is_checked_and_scored(run, tmp_path):
-    status, out, err = run("attack", "first_layer", *FLOWER, *TRUTH, "--out", tmp_path)
+    status, out, err = run("attack", "first_layer", *FLOWER, *TRUTH, "--control", "noise", "--out", tmp_path)
     assert (status, err) == (0, "")
     assert "dense1/kernel  196x40  arr_0  40x196       shape  transposed" in out
     assert re.search(r"Replayed on the truth: relative error \de-07: consistent\.", out)
@@ -24,12 +24,16 @@ def test_with_the_truth_it_is_checked_and_scored(run, tmp_path):
     saved = json.loads((tmp_path / "summary.json").read_text())
     assert saved["provenance"]["config"]["procedure"]["local_epochs"] == 2
     assert (tmp_path / "reconstructions.png").is_file()
+    assert "noise in place of the update gives" in saved["summary"]["given_away"]
+    assert saved["summary"]["beyond_control"] > 20
+    assert all(row["control_psnr"] < 20 for row in saved["images"])
 
 
 def test_without_the_truth_nothing_is_scored_and_the_words_say_so(run, strict, tmp_path):
-    status, out, err = run("attack", "first_layer", *FLOWER, *SHAPED, "--out", tmp_path)
+    status, out, err = run("attack", "first_layer", *FLOWER, *SHAPED, "--control", "noise", "--out", tmp_path)
     assert (status, err) == (0, "")
     assert "found: 2 of 2 images" in out
+    assert "Nor is there a control, which needs the truth" in out
     assert "No truth was given, so nothing is scored" in out
     assert "PSNR" not in out
     with np.load(tmp_path / "found.npz") as found, np.load(STORED / "flower_truth.npz") as truth:

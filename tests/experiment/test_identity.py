@@ -32,6 +32,7 @@ OTHER = {
     "defense": ["clip(norm=2)"],
     "attack": "idlg",
     "goal": "labels",
+    "control": "noise",
     "metrics": ["gap=fedpriv.metrics.image:mse"],
     "threshold_db": 20.0,
     "accountant": "pld",
@@ -139,6 +140,18 @@ def test_every_field_is_in_the_key_or_named_as_free(path, value):
 
 def test_the_usual_policy_for_aborted_rounds_leaves_keys_as_they_were():
     assert not {"on_abort", "on_overflow"} & set(Setting.model_validate(BASE).training_identity())
+
+
+def test_a_control_is_in_the_key_where_there_is_one_and_nowhere_else():
+    base, ggl = Setting.model_validate(BASE), changed("attack", "ggl")
+    assert keys(changed("control", "none")) == keys(base)
+    assert "control" not in base.identity()
+    assert ggl.identity()["control"] == "noise"
+    asked = ggl.model_copy(update={"control": "noise"})
+    assert keys(asked) == keys(ggl)
+    without = ggl.model_copy(update={"control": "none"})
+    assert without.identity() == {k: v for k, v in ggl.identity().items() if k != "control"}
+    assert keys(without)[1] == keys(ggl)[1]
 
 
 def test_the_seed_and_the_spelling():

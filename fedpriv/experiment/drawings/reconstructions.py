@@ -56,14 +56,24 @@ def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Dr
                 rows[name] = outcome.arrays["found"][:across]
                 said = [text for view in arm.results[0].views for text in _captions(view)]
                 captions[name] = said[: len(originals)]
+                if "from_noise" in outcome.arrays:
+                    beside = f"{name}: from noise" if name else "From noise"
+                    rows[beside] = outcome.arrays["from_noise"][:across]
+                    said = [text for view in arm.results[0].views for text in _control_captions(view)]
+                    captions[beside] = said[: len(originals)]
             return reconstruction_grid(originals, rows, captions, columns=across)
 
         return draw
 
+    noise = (
+        " 'From noise' is what the same attack made of noise in place of the update."
+        if any("from_noise" in arm.results[0].attacked.arrays for arm in pictured if arm.results[0].attacked)
+        else ""
+    )
     return _drawn(
         parts,
-        "Originals, and what each attack made of what its adversary saw; PSNR in dB and SSIM below each image. First "
-        "images",
+        f"Originals, and what each attack made of what its adversary saw; PSNR in dB and SSIM below each image.{noise} "
+        "First images",
         "Originals and reconstructions of {} arms, numbers below each image.",
         drawn,
     )
@@ -141,6 +151,10 @@ def _kept(arm: Arm, name: str) -> Any:
 
 def _captions(view: ViewResult) -> list[str]:
     return ["does not apply"] * view.units if view.score is None else quality_captions(view.score)
+
+
+def _control_captions(view: ViewResult) -> list[str]:
+    return ["no control"] * view.units if view.control is None else quality_captions(view.control)
 
 
 def _parts(group: Sequence[Arm], varying: Sequence[str]) -> list[Part]:

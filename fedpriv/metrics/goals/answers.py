@@ -109,6 +109,10 @@ class YesNo(Goal):
             *COSTS,
         )
 
+    def mean_of(self, quantity: str) -> Column:
+        """The share of answers that are right."""
+        return self.column("accuracy_of_answers")
+
     def row_columns(self, kind: Kind | None = None) -> tuple[Column, ...]:
         """The right answer, the confidence, whether the guess is right, and cost."""
         return (

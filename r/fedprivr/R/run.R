@@ -83,7 +83,7 @@ fp_attack <- function(attack = "modern", on = NULL, data = "fashion_small", mode
         cohort = whole(cohort, "cohort"), defenses = defenses_of(defenses),
         adversary = fp()$Adversary$parse(text(adversary, "adversary")), seed = seed
       ), more))
-      reticulate::iterate(fp("rounds.attempts")$attempts(attack, exposure, seed = seed))
+      reticulate::iterate(fp("rounds.attempts")$attempts(attack, exposure, seed = seed, control = "none"))
     } else {
       heard <- if (inherits(on, "fp_table")) attr(on, "observations") else if (is.list(on)) on else list(on)
       seen <- vapply(heard, inherits, TRUE, "fedpriv.threat.observation.Observation")
