@@ -35,6 +35,15 @@ _CLOSE_LOOK = 64
 _BINS = 2048
 #: Steps in which a hit's zeros are sharpened.
 _POLISHING = 8
+#: Fixed points: steps, how the zeros' width narrows, as the inverse of its square, and how much of Newton's correction
+#: is applied. Whole corrections leap at wide zeros, and smaller ones are slow.
+_TURNS, _NARROWING, _CORRECTION = 60, (1.0, 30.0), (0.8, 0.9)
+#: An entry within this of zero, relative to the root mean square, counts as one before a fixed point is sharpened.
+_NEAR = 0.1
+#: Two fixed points with a cosine above this are one.
+_SAME = 0.98
+#: Steps of reweighted least squares that sharpen a fixed point.
+_SHARPENING = 8
 #: Reweighted least squares: the exponent p of the measure sum |v|^p, and the steps that shrink its smoothing.
 _EXPONENT, _STEPS, _SMOOTHING = 0.5, 30, (1.0, 1e-4)
 
@@ -96,6 +105,7 @@ class SparseDirections:
     live_rows: np.ndarray = field(init=False)
     seen: int = 0
     draws: int = 0
+    turns: int = 0
     descents: int = 0
     planes: int = 0
 
@@ -152,6 +162,52 @@ class SparseDirections:
         vectors = self._inverses(chosen).transpose(0, 2, 1).reshape(-1, self.rank)
         self.draws += len(vectors)
         return self._consider(vectors)
+
+    def turn(self, starts: int) -> bool:
+        """Turns `starts` vectors to fixed points of a smooth count of zeros; whether any new one was kept.
+
+        The count is sum exp(-a v^2 / 2), with `a` growing. Its maxima on the sphere are fixed points of an approximate
+        Newton step (Hyvärinen 1999). All starts share two matrix products a step, where reweighted least squares solves a
+        system for each.
+        """
+        if self.rank < 3 or self.live <= self.rank:
+            return False
+        self.turns += starts
+        rows = self._rows32 * np.float32(np.sqrt(self.live))
+        q = rows[self.rng.integers(0, self.live, starts)]
+        if len(self.directions):  # half of them away from what was found
+            others = np.linalg.svd(self.directions)[2][len(self.directions) :].astype(np.float32)
+            if len(others) > 1:
+                q[::2] = q[::2] @ others.T @ others
+        damping = self.rng.uniform(*_CORRECTION, (starts, 1)).astype(np.float32)
+        for a in np.geomspace(*_NARROWING, _TURNS).astype(np.float32):
+            q /= np.maximum(np.linalg.norm(q, axis=1, keepdims=True), np.float32(1e-20))
+            v = q @ rows.T
+            square = v * v
+            bell = np.exp(square * (-a / 2))
+            slope = np.mean(bell * (1 - a * square), axis=1, keepdims=True)
+            q = damping * slope * q - (v * bell) @ rows / np.float32(self.live)
+        q = q.astype(np.float64)
+        q /= np.maximum(np.linalg.norm(q, axis=1, keepdims=True), 1e-20)
+        return self._consider(self._sharpened(self._promising(q)))
+
+    def _promising(self, q: np.ndarray) -> np.ndarray:
+        """Those of unit vectors `q` that are nearly zero most often, each once, and not known yet."""
+        entries = q.astype(np.float32) @ self._rows32.T
+        near = np.count_nonzero(np.abs(entries) < _NEAR / np.sqrt(len(self.basis)), axis=1)
+        q = q[np.argsort(-near, kind="stable")]
+        close = np.abs(q @ q.T) > _SAME
+        q = q[~np.any(np.tril(close, -1), axis=1)]
+        if len(self.directions):
+            q = q[~np.any(np.abs(q @ self.directions.T) > _SAME, axis=1)]
+        return q[:_CLOSE_LOOK]
+
+    def _sharpened(self, q: np.ndarray) -> np.ndarray:
+        for smooth in _NEAR * np.geomspace(1.0, 1e-3, _SHARPENING) / np.sqrt(len(self.basis)):
+            q = q / np.linalg.norm(q, axis=1, keepdims=True)
+            weights = (np.square(q @ self._rows.T) + smooth**2) ** (_EXPONENT / 2 - 1)
+            q = np.linalg.solve(self._weighted_squares(weights), q[:, :, None])[:, :, 0]
+        return q
 
     def descend(self, starts: int) -> bool:
         """Lowers sum |v|^p from `starts` vectors of each kind; whether any new one was kept.
