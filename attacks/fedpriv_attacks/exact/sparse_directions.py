@@ -7,9 +7,9 @@ them with probability about 2^-(rank - 1) (Dimitrov, Baader, Müller, Vechev 202
 of rank - 1 out of the same rank rows come from one matrix inverse, so draws are made that way (`draw`).
 
 To find all of them at once is to learn a complete dictionary with sparse codes, as Bakarsky, Dimitrov, Baader, Vechev
-2025 noted (SPEAR++, arXiv 2510.24200); non-convex methods do so in polynomial time. Ours is `turn`: fixed points of a
-smooth count of zeros, as in independent component analysis (Hyvärinen 1999), for many starts at once. Half of the starts
-first turn within the space orthogonal to the vectors found so far, where the others stand out.
+2025 noted, whose search for that reason reaches batches ten times as large (SPEAR++, arXiv 2510.24200). Ours is `turn`:
+fixed points of a smooth count of zeros, as in independent component analysis (Hyvärinen 1999), for many starts at once.
+Half of the starts first turn within the space orthogonal to the vectors found so far, where the others stand out.
 
 Three shortcuts of our own reach the vectors that these hit too rarely, such as those of similar examples, whose
 zeros overlap:
@@ -51,8 +51,8 @@ _APART = (1.0, 3.0)
 _PURE = 0.7
 #: An entry within this of zero, relative to the root mean square, counts as one before a fixed point is sharpened.
 _NEAR = 0.1
-#: Share of such entries from which a start counts as a hit; a normal variable has 0.08, a sum of two half of its parts'.
-_HIT = 0.3
+#: Share of such entries from which a start counts as a hit; a normal variable has 0.08.
+_HIT = 0.25
 #: Two fixed points with a cosine above this are one.
 _SAME = 0.98
 #: Steps of reweighted least squares that sharpen a fixed point.
@@ -193,8 +193,8 @@ class SparseDirections:
         """Turns `starts` vectors to fixed points of a smooth count of zeros; whether any new one was kept.
 
         The count is sum exp(-a v^2 / 2), with `a` growing. Its maxima on the sphere are fixed points of an approximate
-        Newton step (Hyvärinen 1999). All starts share two matrix products a step, where reweighted least squares solves a
-        system for each.
+        Newton step (Hyvärinen 1999). All starts share two matrix products a step, where reweighted least squares solves
+        a system for each.
         """
         if self.rank < 3 or self.live <= self.rank:
             return False
