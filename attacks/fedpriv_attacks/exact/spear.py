@@ -420,6 +420,8 @@ def update_error(view: View, x: np.ndarray, y: np.ndarray) -> float:
     """Relative distance of the update replayed from `x` and `y` to the observed one; not-a-number if unknown."""
     if view.procedure is None or view.num_examples is None or view.client_rate is None or len(x) != view.total_examples:
         return float("nan")
+    if not np.isfinite(x).all():
+        return float("nan")
     observed = np.asarray(view.observed, np.float64)
     with unmeasured():  # it judges a finding, and made none
         replayed = view.simulate(tf.constant(x, view.model.spec.dtype), tf.constant(y, tf.int32)).numpy()
