@@ -247,7 +247,7 @@ def assert_certified_rows_are_exact(finding, x):
     sure = np.array(finding.extra["certified"])
     assert sure.sum() == finding.extra["recovered"]
     nearest = [min((float(np.sqrt(np.mean(np.square(f - o)))), i) for i, o in enumerate(x)) for f in finding.x[sure]]
-    assert all(error < EXACT for error, _ in nearest)
+    assert all(error < EXACT for error, _ in nearest), (nearest, finding.extra)
     assert len({i for _, i in nearest}) == len(nearest)
     missing = np.isnan(finding.x).all(axis=(1, 2, 3))
     assert np.isfinite(finding.x[~missing]).all()

@@ -29,8 +29,9 @@ Count = Annotated[int, Field(ge=1)]
 EXACT = 1e-3
 #: Share of units that agree from which an example is given where noise rules out full agreement.
 BLURRED = 0.9
-#: Largest part of a certified example's gradient in the logits that its labels leave unexplained.
-MISFIT = 1e-2
+#: Largest part of a certified example's gradient in the logits that its labels leave unexplained, and how many times
+#: the error that noise makes in a value may come on top: a mixture of examples is off by its weights.
+MISFIT, NOISE_ROOM = 1e-5, 30.0
 #: Sampling is tried in each round if it is expected to take fewer draws than this.
 MANY = 3e6
 #: Reweighted least squares are tried in each round up to this rank.
@@ -153,7 +154,8 @@ class SPEAR(Attack):
         labels = count_labels(view, layer, x, found.d[given], known) if len(given) else _NOTHING
         settled = view.data_kind.settle(x)
         moved = np.abs(settled - x).max(axis=tuple(range(1, x.ndim)), initial=0.0)
-        proven = (moved < 10 * EXACT) & (labels.misfits < MISFIT) & ~noisy[given] & found.scaled
+        room = NOISE_ROOM * errors[given]
+        proven = (moved < EXACT + room) & (labels.misfits < MISFIT + room) & ~noisy[given] & found.scaled
         which = np.repeat(np.arange(len(x)), labels.multiplicities)[:known]
         extra["multiplicities"] = labels.multiplicities
         reasons = []
