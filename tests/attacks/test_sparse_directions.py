@@ -29,11 +29,11 @@ def searched(basis, rounds, way, seed=0, **options):
     search = SparseDirections(basis, np.random.default_rng(seed), **options)
     for _ in range(rounds):
         for step in way:
-            getattr(search, step)({"draw": 4096, "descend": 32, "climb": 4}[step])
+            getattr(search, step)({"draw": 4096, "turn": 64, "descend": 32, "climb": 4}[step])
     return search
 
 
-@pytest.mark.parametrize("way", [("draw",), ("descend",), ("draw", "climb")])
+@pytest.mark.parametrize("way", [("draw",), ("turn",), ("descend",), ("draw", "climb")])
 @pytest.mark.parametrize("noise", [0.0, 1e-7])
 def test_each_way_finds_all_of_six(way, noise):
     basis, truth = subspace(80, 6, noise=noise)
@@ -137,3 +137,31 @@ def test_the_expectation_is_met_by_drawing():
             search.draw(7)
         draws.append(search.draws)
     assert np.mean(draws) == pytest.approx(expected_draws(7, 200), rel=0.7)
+
+
+def test_turning_finds_all_of_many_where_drawing_finds_none():
+    basis, truth = subspace(600, 24, seed=2)
+    assert expected_draws(24, 600) > 4e7
+    assert found(searched(basis, 6, ("turn", "turn", "climb")), truth) == 24
+    assert found(searched(basis, 2, ("draw",)), truth) == 0
+
+
+def test_turning_hits_nothing_in_a_subspace_without_sparse_vectors():
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(300, 10)))[0]
+    search = searched(basis, 3, ("turn",), sparsity=0.25)
+    assert search.hits == 0
+    assert len(search.directions) == 0
+    assert search.expected_turns() > search.turns
+
+
+def test_the_expected_number_of_turns_is_right_to_a_factor_of_four():
+    ratios = []
+    for seed in range(6):
+        basis, truth = subspace(300, 12, seed=seed)
+        search = SparseDirections(basis, np.random.default_rng(seed))
+        search.turn(64)
+        expected = search.expected_turns()
+        while found(search, truth) < 12 and search.turns < 40 * expected:
+            search.turn(8)
+        ratios.append(search.turns / expected)
+    assert 1 / 4 < np.median(ratios) < 4

@@ -7,10 +7,12 @@ import time
 
 import numpy as np
 import pytest
-from fedpriv_attacks.exact.dense_input import DenseInput
+from fedpriv_attacks.exact.dense_input import DenseInput, dense_input
 from fedpriv_attacks.exact.low_rank import low_rank
-from fedpriv_attacks.exact.spear import EXACT, SPEAR, Solver
+from fedpriv_attacks.exact.sparse_directions import SparseDirections
+from fedpriv_attacks.exact.spear import EXACT, SPEAR, Forecast, Solver
 
+from fedpriv.base import registry
 from fedpriv.base.errors import CapabilityError, DivergenceError
 from fedpriv.base.lazy import tf
 from fedpriv.data import load as load_data
@@ -82,6 +84,18 @@ def test_fashion_images_through_a_federation():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("width", "n"), [(1000, 32), (2000, 64)])
+def test_large_batches_where_the_width_allows(width, n):
+    training, test = load_data("fashion_small")
+    data = training if test is None else test
+    model = zoo.mlp_2nn(data.input_shape, data.num_classes, [width, 200])
+    observation = Exposure(model, data, 1, n, procedure=Procedure.fedsgd(), seed=7).observe(0)[0]
+    trial = run_trial(SPEAR(seconds=600), observation, threshold_db=60)
+    assert trial.finding.extra["exact"], trial.finding.extra["reason"]
+    assert all(image.success for image in trial.score.images)
+
+
+@pytest.mark.slow
 def test_sixteen_fashion_images():
     training, test = load_data("fashion_small")
     data = training if test is None else test
@@ -94,8 +108,6 @@ def test_a_sum_of_clients_is_one_batch():
     training, test = load_data("fashion_small")
     data = training if test is None else test
     model = zoo.mlp_2nn(data.input_shape, data.num_classes)
-    from fedpriv.base import registry
-
     defense = (registry.defenses.create("secret_sharing(aggregators=3)"),)
     exposure = Exposure(model, data, 1, 2, 3, Procedure.fedsgd(weighting="uniform"), defense, seed=3)
     observation = exposure.observe(0)[0]
@@ -158,7 +170,7 @@ def test_synthetic_gradients_with_a_known_factorization():
     rng = np.random.default_rng(0)
     x = rng.uniform(size=(7, 42))
     layer = _synthetic(x, rng)
-    found, _ = SPEAR()._search(layer, low_rank(layer), 0, time.perf_counter())
+    found, _, _ = SPEAR()._search(layer, low_rank(layer), 0, time.perf_counter())
     assert found.score == 1
     order = match(found.x.astype(np.float32), x.astype(np.float32))
     np.testing.assert_allclose(found.x[order], x, atol=1e-9)
@@ -227,7 +239,92 @@ def test_too_hard_a_batch_is_owned_up_to(helpers):
     assert "direction" in finding.extra["reason"]
     assert finding.extra["score"] < 1
     assert finding.x.shape == (9, *SHAPE)
-    assert np.isfinite(finding.x).all()
+    assert_certified_rows_are_exact(finding, x)
+
+
+def assert_certified_rows_are_exact(finding, x):
+    """Certified rows are originals, each of another; what is not claimed is not-a-number with label -1."""
+    sure = np.array(finding.extra["certified"])
+    assert sure.sum() == finding.extra["recovered"]
+    nearest = [min((float(np.sqrt(np.mean(np.square(f - o)))), i) for i, o in enumerate(x)) for f in finding.x[sure]]
+    assert all(error < EXACT for error, _ in nearest), (nearest, finding.extra)
+    assert len({i for _, i in nearest}) == len(nearest)
+    missing = np.isnan(finding.x).all(axis=(1, 2, 3))
+    assert np.isfinite(finding.x[~missing]).all()
+    np.testing.assert_array_equal(finding.y == -1, missing)
+
+
+def test_the_certified_part_of_a_batch_that_was_not_finished(helpers, model, monkeypatch):
+    """Two of eight examples fire nearly the same units: only their sum is found, and the other six are exact."""
+    x, y = batch(8, 3)
+    view = helpers.make_view(model, x, y)
+    layer = dense_input(view)
+    factors = low_rank(layer, 8)
+    a = np.linalg.lstsq(x.reshape(8, -1).T, layer.kernel, rcond=None)[0] @ factors.units
+    a /= np.linalg.norm(a, axis=1, keepdims=True)
+    mixed = a.copy()
+    mixed[6], mixed[7] = a[6] + a[7], a[6] - 0.5 * a[7]
+    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
+
+    def stopped(self, layer, factors, seed, began):
+        search = SparseDirections(factors.units, np.random.default_rng(0))
+        search.directions = mixed
+        return Solver(layer, factors).reconstruct(mixed), search, Forecast(8, search.live, 9e3, 7e4, False)
+
+    monkeypatch.setattr(SPEAR, "_search", stopped)
+    finding = SPEAR(seconds=100).run(view)
+    assert finding.extra["certified"] == [True] * 6 + [False] * 2
+    assert np.isnan(finding.x[6:]).all()
+    assert_certified_rows_are_exact(finding, x)
+    assert sorted(finding.y[:6]) == sorted(y[:6])
+    assert "6 of 8 examples are certified" in finding.extra["reason"]
+    assert "may take about 70000 s for 8 examples, and ends after 100 s" in finding.extra["warnings"][0]
+
+
+def test_a_hopeless_search_ends_at_once_and_says_why(helpers):
+    """Twenty examples in at most 60 units: hardly any vector has more zeros than chance gives it."""
+    x, y = batch(20, 1)
+    view = helpers.make_view(zoo.mlp_2nn(SHAPE, CLASSES, [60]), x, y)
+    finding = SPEAR(seconds=0.01).run(view)
+    assert finding.extra["recovered"] == 0
+    assert np.isnan(finding.x).all()
+    assert set(finding.y) == {-1}
+    assert "0 of 20 examples are certified" in finding.extra["reason"]
+    assert finding.extra["warnings"]
+
+
+def test_a_forecast_far_beyond_the_seconds_ends_the_search():
+    forecast = Forecast(20, 40, 1e5, 4321.0, True)
+    assert forecast.warnings(5000) == []
+    assert not forecast.hopeless(1000)
+    assert forecast.hopeless(400)
+    assert "at least about 4000 s for 20 examples, and ends after 100 s" in forecast.warnings(100)[0]
+    assert "20 examples in 40 active units may take at least about 4321 s" in forecast.says
+
+
+def test_modern_goes_on_where_only_a_part_was_found(helpers, model):
+    x, y = batch(20, 1)
+    view = helpers.make_view(zoo.mlp_2nn(SHAPE, CLASSES, [60]), x, y)
+    finding = registry.attacks.create("modern(attacks=[spear(seconds=0.01)])").run(view)
+    assert finding.extra["tried"][0]["mismatch"] == float("inf")
+
+
+@pytest.mark.slow
+def test_no_certificate_is_false_in_a_hundred_batches(helpers):
+    rng = np.random.default_rng(11)
+    complete = 0
+    for i in range(100):
+        model = zoo.mlp_2nn(SHAPE, CLASSES, [int(rng.integers(20, 90)), 40])
+        x, y = batch(int(rng.integers(2, 13)), 1000 + i)
+        if i % 3 == 0:  # similar examples, whose sums are sparse
+            x[1:] = np.clip(0.8 * x[:1] + 0.2 * x[1:], 0, 1)
+        try:
+            finding = SPEAR(seconds=1).run(helpers.make_view(model, x, y), i)
+        except CapabilityError:  # too narrow for that many
+            continue
+        assert_certified_rows_are_exact(finding, x)
+        complete += finding.extra["exact"]
+    assert complete > 30
 
 
 def test_too_large_a_batch_is_refused_with_its_cost(helpers, model):

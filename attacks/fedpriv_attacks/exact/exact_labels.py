@@ -27,11 +27,13 @@ class Labels:
       multiplicities: `[k]` int, how often each of the distinct examples occurs.
       y: `[sum of multiplicities]` int32, their labels, in that order.
       residual: how much of the examples' gradients no labels explain, relative.
+      misfits: `[k]`, how far each example's gradient in the logits is from that of its labels, relative to its length.
     """
 
     multiplicities: np.ndarray
     y: np.ndarray
     residual: float
+    misfits: np.ndarray
 
 
 def count_labels(view: View, layer: DenseInput, x: np.ndarray, d: np.ndarray, examples: int | None) -> Labels:
@@ -63,14 +65,23 @@ def count_labels(view: View, layer: DenseInput, x: np.ndarray, d: np.ndarray, ex
     residual = float(np.linalg.norm(explained - target)) / max(float(np.linalg.norm(target)), 1e-300)
     k = len(x)
     if examples is None or examples <= k:
-        return Labels(np.ones(k, np.int64), np.argmin(error, axis=1).astype(np.int32), residual)
+        single = np.argmin(error, axis=1).astype(np.int32)
+        return Labels(np.ones(k, np.int64), single, residual, _misfits(error, p - np.eye(model.num_classes)[single]))
     # Where a label does not occur, error / p is m w; most labels do not occur, or occur with other examples.
     often = np.median(error / np.maximum(p, 1e-12), axis=1)
     scale = _weight(view, often, examples)
     times = np.maximum(np.rint(often / scale), 1).astype(np.int64)
     counts = times[:, None] * p - error / scale
-    y = [np.repeat(np.arange(model.num_classes), _integers(c, t)) for c, t in zip(counts, times, strict=True)]
-    return Labels(times, np.concatenate(y).astype(np.int32), residual)
+    whole = np.array([_integers(c, t) for c, t in zip(counts, times, strict=True)]).reshape(-1, model.num_classes)
+    y = np.concatenate([np.repeat(np.arange(model.num_classes), c) for c in whole]).astype(np.int32)
+    return Labels(times, y, residual, _misfits(error, times[:, None] * p - whole))
+
+
+def _misfits(error: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Of each row of `error` `[k, classes]`, the part that no multiple of that of `expected` explains, relative."""
+    unit = expected / np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-300)
+    rest = error - np.sum(error * unit, axis=1, keepdims=True) * unit
+    return np.linalg.norm(rest, axis=1) / np.maximum(np.linalg.norm(error, axis=1), 1e-300)
 
 
 def _weight(view: View, often: np.ndarray, examples: int) -> float:

@@ -6,7 +6,12 @@ them, that is the vector; it shows by being zero in many more rows. With half of
 them with probability about 2^-(rank - 1) (Dimitrov, Baader, Müller, Vechev 2024, arXiv 2403.03945). All rank choices
 of rank - 1 out of the same rank rows come from one matrix inverse, so draws are made that way (`draw`).
 
-Three shortcuts of our own reach the vectors that draws hit too rarely, such as those of similar examples, whose
+To find all of them at once is to learn a complete dictionary with sparse codes, as Bakarsky, Dimitrov, Baader, Vechev
+2025 noted, whose search for that reason reaches batches ten times as large (SPEAR++, arXiv 2510.24200). Ours is `turn`:
+fixed points of a smooth count of zeros, as in independent component analysis (Hyvärinen 1999), for many starts at once.
+Half of the starts first turn within the space orthogonal to the vectors found so far, where the others stand out.
+
+Three shortcuts of our own reach the vectors that these hit too rarely, such as those of similar examples, whose
 zeros overlap:
 
 - `descend` starts anywhere and lowers a concave measure of sparsity by reweighted least squares, as in compressed
@@ -33,8 +38,25 @@ _FIRST_LOOK = 48
 _CLOSE_LOOK = 64
 #: Bins for the angles of a plane; an angle off by one bin stays within the tolerance for a zero.
 _BINS = 2048
+#: Pairs of vectors whose planes one call looks at, at most.
+_PAIRS = 1000
 #: Steps in which a hit's zeros are sharpened.
 _POLISHING = 8
+#: Fixed points: steps, how the zeros' width narrows, as the inverse of its square, and how much of Newton's correction
+#: is applied. Whole corrections leap at wide zeros, and smaller ones are slow.
+_TURNS, _NARROWING, _CORRECTION = 60, (1.0, 30.0), (0.8, 0.9)
+#: The same in the space orthogonal to what was found, where the zeros are blurred.
+_APART = (1.0, 3.0)
+#: A vector with this share of the zeros of the sparsest one is taken for one of the unknown vectors, not a sum.
+_PURE = 0.7
+#: An entry within this of zero, relative to the root mean square, counts as one before a fixed point is sharpened.
+_NEAR = 0.1
+#: Share of such entries from which a start counts as a hit; a normal variable has 0.08.
+_HIT = 0.25
+#: Two fixed points with a cosine above this are one.
+_SAME = 0.98
+#: Steps of reweighted least squares that sharpen a fixed point.
+_SHARPENING = 8
 #: Reweighted least squares: the exponent p of the measure sum |v|^p, and the steps that shrink its smoothing.
 _EXPONENT, _STEPS, _SMOOTHING = 0.5, 30, (1.0, 1e-4)
 
@@ -80,6 +102,8 @@ class SparseDirections:
       live_rows: which rows are not zero throughout.
       seen: how many were ever passed over.
       draws: vectors drawn.
+      turns: starts of `turn`.
+      hits: how many of these ended where a vector is near to zero far more often than by chance, repeated ones counted.
       descents: starts of `descend`.
       planes: planes that `climb` looked at.
     """
@@ -96,6 +120,8 @@ class SparseDirections:
     live_rows: np.ndarray = field(init=False)
     seen: int = 0
     draws: int = 0
+    turns: int = 0
+    hits: int = 0
     descents: int = 0
     planes: int = 0
 
@@ -138,6 +164,16 @@ class SparseDirections:
         least = max(int(np.ceil(self.sparsity * self.live)), min(some, self.live // 2))
         return max(least, int(self.zeros[-1])) if self.complete else least
 
+    def expected_turns(self) -> float:
+        """How many starts of `turn` it takes until all vectors are found, judged by those made so far.
+
+        If a share p of the starts ends at some unknown vector, each equally often, it takes rank H_rank / p (the coupon
+        collector). Without any hit p is taken for at most one in the starts made, so that the number is a lower bound.
+        `climb` finds vectors too, and some vectors are hit less often than others: it is right to a factor of about 4.
+        """
+        harmonic = sum(1 / k for k in range(1, self.rank + 1))
+        return self.rank * harmonic * max(self.turns, 1) / max(self.hits, 1)
+
     def draw(self, count: int) -> bool:
         """Draws about `count` more vectors; whether any was kept."""
         if self.rank == 1:  # nothing to choose: the one vector needs no zeros
@@ -152,6 +188,63 @@ class SparseDirections:
         vectors = self._inverses(chosen).transpose(0, 2, 1).reshape(-1, self.rank)
         self.draws += len(vectors)
         return self._consider(vectors)
+
+    def turn(self, starts: int) -> bool:
+        """Turns `starts` vectors to fixed points of a smooth count of zeros; whether any new one was kept.
+
+        The count is sum exp(-a v^2 / 2), with `a` growing. Its maxima on the sphere are fixed points of an approximate
+        Newton step (Hyvärinen 1999). All starts share two matrix products a step, where reweighted least squares solves
+        a system for each.
+        """
+        if self.rank < 3 or self.live <= self.rank:
+            return False
+        self.turns += starts
+        rows = self._rows32 * np.float32(np.sqrt(self.live))
+        q = rows[self.rng.integers(0, self.live, starts)]
+        known = self.directions[self.zeros > _PURE * self.zeros[0]] if len(self.directions) else self.directions
+        others = np.linalg.svd(known)[2][len(known) :].astype(np.float32) if len(known) else known
+        widths = np.geomspace(*_NARROWING, _TURNS)
+        if 1 < len(others) < self.rank:
+            half = starts // 2
+            part = self._turned(q[:half] @ others.T, rows @ others.T, np.geomspace(*_APART, _TURNS // 2))
+            q[:half] = self._turned(part @ others, rows, np.geomspace(_APART[1], _NARROWING[1], _TURNS // 2))
+            q[half:] = self._turned(q[half:], rows, widths)
+        else:
+            q = self._turned(q, rows, widths)
+        q = q.astype(np.float64)
+        q /= np.maximum(np.linalg.norm(q, axis=1, keepdims=True), 1e-20)
+        return self._consider(self._sharpened(self._promising(q)))
+
+    def _turned(self, q: np.ndarray, rows: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        """Fixed points from `q` `[n, k]` for rows `[live, k]` of root mean square 1, unit length."""
+        damping = self.rng.uniform(*_CORRECTION, (len(q), 1)).astype(np.float32)
+        for a in widths.astype(np.float32):
+            q = q / np.maximum(np.linalg.norm(q, axis=1, keepdims=True), np.float32(1e-20))
+            v = q @ rows.T
+            square = v * v
+            bell = np.exp(square * (-a / 2))
+            slope = np.mean(bell * (1 - a * square), axis=1, keepdims=True)
+            q = damping * slope * q - (v * bell) @ rows / np.float32(self.live)
+        return np.asarray(q)
+
+    def _promising(self, q: np.ndarray) -> np.ndarray:
+        """Those of unit vectors `q` that are nearly zero most often, each once, and not known yet."""
+        entries = q.astype(np.float32) @ self._rows32.T
+        near = np.count_nonzero(np.abs(entries) < _NEAR / np.sqrt(len(self.basis)), axis=1)
+        self.hits += int(np.count_nonzero(near > max(_HIT * self.live, self.rank + 2)))
+        q = q[np.argsort(-near, kind="stable")]
+        close = np.abs(q @ q.T) > _SAME
+        q = q[~np.any(np.tril(close, -1), axis=1)]
+        if len(self.directions):
+            q = q[~np.any(np.abs(q @ self.directions.T) > _SAME, axis=1)]
+        return q[:_CLOSE_LOOK]
+
+    def _sharpened(self, q: np.ndarray) -> np.ndarray:
+        for smooth in _NEAR * np.geomspace(1.0, 1e-3, _SHARPENING) / np.sqrt(len(self.basis)):
+            q = q / np.linalg.norm(q, axis=1, keepdims=True)
+            weights = (np.square(q @ self._rows.T) + smooth**2) ** (_EXPONENT / 2 - 1)
+            q = np.linalg.solve(self._weighted_squares(weights), q[:, :, None])[:, :, 0]
+        return q
 
     def descend(self, starts: int) -> bool:
         """Lowers sum |v|^p from `starts` vectors of each kind; whether any new one was kept.
@@ -191,7 +284,7 @@ class SparseDirections:
         """Looks for sparser vectors near those found; whether any was kept.
 
         Looks at `planes` planes around each vector, those left by random rows where it is zero, and at the planes
-        through pairs of vectors.
+        through pairs of vectors, of many a random thousand.
         """
         k = len(self.directions)
         if self.rank < 3 or k == 0 or self.live <= self.rank:
@@ -204,6 +297,9 @@ class SparseDirections:
         two = np.argpartition(others, 1, axis=1)[:, :2]
         around = self._inverses(np.concatenate([few, two], axis=1))[:, :, -2:]
         i, j = np.triu_indices(k, 1)
+        if len(i) > _PAIRS:
+            some = self.rng.choice(len(i), _PAIRS, replace=False)
+            i, j = i[some], j[some]
         pairs = np.stack([self.directions[i], self.directions[j]], axis=-1)
         # A direction may be off by more than the rounding, and zero in fewer rows than it could be.
         shaken = self.directions + self.rng.normal(0.0, 0.1 * self.tolerance, self.directions.shape)

@@ -16,7 +16,7 @@ from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.replays import unmeasured
 from fedpriv.threat.view import View
 from fedpriv_attacks.exact.dense_input import DenseInput, dense_input, find_dense_input
-from fedpriv_attacks.exact.exact_labels import count_labels
+from fedpriv_attacks.exact.exact_labels import Labels, count_labels
 from fedpriv_attacks.exact.low_rank import LowRank, low_rank
 from fedpriv_attacks.exact.single_step import require_single_step
 from fedpriv_attacks.exact.sparse_directions import SparseDirections, expected_draws
@@ -27,6 +27,17 @@ Count = Annotated[int, Field(ge=1)]
 
 #: Root-mean-square error of a value in [0, 1] up to which an example counts as exact: 60 dB.
 EXACT = 1e-3
+#: Share of units that agree from which an example is given where noise rules out full agreement.
+BLURRED = 0.9
+#: Largest part of a certified example's gradient in the logits that its labels leave unexplained, and how many times
+#: the error that noise makes in a value may come on top: a mixture of examples is off by its weights.
+MISFIT, NOISE_ROOM = 1e-5, 30.0
+#: Sampling is tried in each round if it is expected to take fewer draws than this.
+MANY = 3e6
+#: Reweighted least squares are tried in each round up to this rank.
+FEW = 12
+#: Rounds after which a search may be given up, and how many times the seconds allowed it must be expected to take.
+PROBES, HOPELESS = 4, 10.0
 #: How many times the noise that is left out of the factors a zero may differ from zero, relative to its vector.
 BLUR = 4.0
 
@@ -43,8 +54,14 @@ class SPEAR(Attack):
     1 the search ends.
 
     The paper searches by drawing rows (`search="sampling"`), which takes about 2^(n - 1) H_n draws for n examples.
-    The default, `search="descent"`, adds shortcuts of our own (see `sparse_directions.py`); the score, and thus
-    what counts as found, is the same.
+    Bakarsky, Dimitrov, Baader, Vechev 2025 (SPEAR++, arXiv 2510.24200) see it as dictionary learning, and come to
+    larger batches. The default, `search="descent"`, does so in a way of our own (see `sparse_directions.py`); the
+    score, and thus what counts as found, is the same.
+
+    How long the search may take is estimated after its first steps. If that is more than `seconds`, the finding warns
+    of it; if it is far more, the search ends there. In the end each example is claimed on its own grounds: its
+    pre-activations must be positive exactly where its direction is not zero, its values must be in the data's range,
+    and its labels must explain its gradient. One that is not all of that is not-a-number.
 
     Repeated examples are one direction; how often each occurs, and all labels, are read off the update once the
     examples are known. A layer without a bias hides each example's scale: they are then scaled to a largest value of
@@ -84,13 +101,16 @@ class SPEAR(Attack):
         """Searches, reconstructs, and says whether it succeeded.
 
         Returns:
-          A Finding whose objective is 1 minus the score. `extra` has `exact` (whether all examples are reconstructed,
-          with an expected error of at most 1e-3 a value), `reason` (why not, else ""), `score`, `error` (that expected
-          error, for the worst example, if the directions are right), `rank`, `directions` (found), `samples` (draws),
-          `expected_samples` (of plain sampling), `descents`, `planes`, `multiplicities` (of the distinct examples)
-          and `update_error`, the relative distance of the replayed update to the observed one where the view can
-          replay. Directions that were not found are filled up with any that complete the space, so that there is
-          always a claim to score.
+          A Finding whose objective is 1 minus the score, with `x` `[n, *input_shape]`, not-a-number where no example
+          was found and -1 for its label; if the adversary does not know n, as many as were found. `extra` has `exact`
+          (whether all examples are reconstructed, with an expected error of at most 1e-3 a value), `reason` (why not,
+          else ""), `certified` (which rows of `x` are exact, each on its own grounds), `recovered` (how many are),
+          `score`, `error` (that expected error, for the worst example, if the directions are right), `rank`,
+          `directions` (found), `samples` (draws), `expected_samples` (of plain sampling), `turns`, `expected_turns`
+          and `expected_seconds` (of the search, as estimated after its first steps; a lower bound if those found
+          nothing), `descents`, `planes`, `multiplicities` (of the distinct examples), `warnings`, and `update_error`,
+          the relative distance of the replayed update to the observed one where the view can replay. Where noise or
+          a missing bias rules out exact examples, those that are consistent but for that are given, not certified.
 
         Raises:
           CapabilityError: more than one local step; no dense layer with ReLU at the input; too many examples for the
@@ -111,7 +131,7 @@ class SPEAR(Attack):
         known = self.examples or (view.total_examples if view.num_examples is not None else None)
         epsilon = float(np.finfo(model.spec.dtype).eps)
         factors = low_rank(layer, known, epsilon)
-        found, search = self._search(layer, factors, seed, began)
+        found, search, forecast = self._search(layer, factors, seed, began)
         extra: dict[str, Any] = {
             "exact": False,
             "reason": "",
@@ -120,36 +140,61 @@ class SPEAR(Attack):
             "directions": len(search.directions),
             "samples": search.draws,
             "expected_samples": expected_draws(factors.rank, search.live),
+            "turns": search.turns,
+            "expected_turns": forecast.turns,
+            "expected_seconds": forecast.seconds,
             "descents": search.descents,
             "planes": search.planes,
+            "warnings": forecast.warnings(self.seconds),
         }
-        x = found.x.reshape(-1, *model.input_shape)
-        labels = count_labels(view, layer, x, found.d, known)
-        which = np.repeat(np.arange(len(x)), labels.multiplicities)
+        errors = _errors(found, factors, layer)
+        noisy = errors > EXACT
+        given = np.flatnonzero(found.agreement >= np.where(noisy, BLURRED, 1.0))
+        x = found.x[given].reshape(-1, *model.input_shape)
+        labels = count_labels(view, layer, x, found.d[given], known) if len(given) else _NOTHING
+        settled = view.data_kind.settle(x)
+        moved = np.abs(settled - x).max(axis=tuple(range(1, x.ndim)), initial=0.0)
+        room = NOISE_ROOM * errors[given]
+        proven = (moved < EXACT + room) & (labels.misfits < MISFIT + room) & ~noisy[given] & found.scaled
+        which = np.repeat(np.arange(len(x)), labels.multiplicities)[:known]
         extra["multiplicities"] = labels.multiplicities
         reasons = []
+        if forecast.hopeless(self.seconds):
+            reasons.append(forecast.says)
         if len(search.directions) < factors.rank:
             reasons.append(f"only {len(search.directions)} of {factors.rank} directions were found")
         elif found.score < 1:
             reasons.append(f"the score is {found.score:.4f}, so at least one direction is wrong")
         if not found.scaled:
             reasons.append(f"'{layer.kernel_name}' has no bias, so the examples' scales are guesses")
-        error = _error(found, factors, layer)
+        error = float(errors.max())
         extra["error"] = error
         if error > EXACT:
             reasons.append(f"noise in the update leaves an error of about {error:.1e} a value, above {EXACT:.0e}")
-        if known is not None and len(which) != known:
+        if not reasons and known is not None and len(which) != known:
             reasons.append(f"{known} examples, but only {len(which)} left a trace above the rounding")
+        if not reasons and not proven.all():
+            reasons.append(
+                f"{np.count_nonzero(~proven)} of {len(x)} examples are not explained by their labels or range"
+            )
+        n = known if known is not None and found.score < 1 else len(which)
+        claimed = np.full((n, *model.input_shape), np.nan, np.float32)
+        claimed[: len(which)] = settled[which]
+        y = np.full(n, -1, np.int32)
+        y[: len(which)] = labels.y[:n]
+        extra["certified"] = [*proven[which].tolist(), *[False] * (n - len(which))]
+        extra["recovered"] = sum(extra["certified"])
+        if reasons:
+            reasons.append(f"{extra['recovered']} of {n} examples are certified as exact")
         extra["reason"] = "; ".join(reasons)
         extra["exact"] = not reasons
-        x = view.data_kind.settle(x[which].reshape(-1, *view.model.input_shape)).astype(np.float32)
-        extra["update_error"] = update_error(view, x, labels.y)
+        extra["update_error"] = update_error(view, claimed, y)
         seconds = time.perf_counter() - began
-        return Finding(x, labels.y, 1 - found.score, search.draws, seconds, extra=extra)
+        return Finding(claimed, y, 1 - found.score, search.draws, seconds, extra=extra)
 
     def _search(
         self, layer: DenseInput, factors: LowRank, seed: int, began: float
-    ) -> tuple[Reconstruction, SparseDirections]:
+    ) -> tuple[Reconstruction, SparseDirections, Forecast]:
         solver = Solver(layer, factors)
         search = SparseDirections(
             factors.units,
@@ -176,27 +221,98 @@ class SPEAR(Attack):
         most = 16_384 if self.search == "sampling" else 2048
         chunk = int(np.clip(expected / 4, 8 * rank, most))
         best: Reconstruction | None = None
-        tried = 0
+        forecast: Forecast | None = None
+        tried, rounds, started = 0, 0, time.perf_counter()
         while True:
-            new = search.draw(chunk)
+            new = False
+            if self.search == "sampling" or rounds == 0 or expected < MANY:
+                new |= search.draw(chunk)
             if self.search == "descent" and not (new and search.complete):
-                new |= search.descend(16)
-                new |= search.climb()
+                new |= search.turn(int(np.clip(4 * rank, 32, 128)))
+                if forecast is None or rounds % 3 == 1:
+                    new |= search.climb()
+                if rank <= FEW or rounds % 3 == 2:
+                    new |= search.descend(16 if rank <= FEW else 8)
+            rounds += 1
             if search.complete:
                 if new or best is None:
                     now = solver.reconstruct(search.directions)
-                    best = now if best is None or now.score > best.score else best
+                    best = now if best is None or now.rank() > best.rank() else best
                 elif search.seen > tried and best.score < 1:  # no progress: what was passed over may be right
                     best = _exchanged(best, solver, search.passed_over[-(search.seen - tried) :])
                     tried = search.seen
                 if best.score == 1:
                     break
+            spent = time.perf_counter() - started
+            if forecast is None or (search.hits == 0 and rounds <= PROBES):
+                forecast = self._forecast(search, expected, spent)
+            if rounds >= PROBES and forecast.hopeless(self.seconds):
+                break
             if search.draws >= self.max_samples or time.perf_counter() - began > self.seconds:
                 break
+        if forecast is None:
+            forecast = self._forecast(search, expected, time.perf_counter() - started)
         if best is None:
             missing = np.linalg.svd(search.directions)[2][len(search.directions) :] if len(search.directions) else None
             best = solver.reconstruct(np.eye(rank) if missing is None else np.vstack([search.directions, missing]))
-        return best, search
+        return best, search, forecast
+
+    def _forecast(self, search: SparseDirections, draws: float, spent: float) -> Forecast:
+        """The cheaper of the two ways, at the speed so far."""
+        by_draws = draws * spent / max(search.draws, 1)
+        if self.search == "sampling" or not search.turns:
+            return Forecast(search.rank, search.live, float("nan"), by_draws, False)
+        turns = search.expected_turns()
+        by_turns = turns * spent / search.turns
+        return Forecast(
+            search.rank, search.live, turns, min(by_turns, by_draws), search.hits == 0 and by_turns < by_draws
+        )
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How long a search may take.
+
+    Attributes:
+      rank: vectors to be found.
+      live: rows that are not zero throughout.
+      turns: starts it may take; not-a-number if the search draws.
+      seconds: wall-clock it may take at the speed of the first steps.
+      bound: whether that is only a lower bound.
+    """
+
+    rank: int
+    live: int
+    turns: float
+    seconds: float
+    bound: bool
+
+    @property
+    def says(self) -> str:
+        """The estimate in words."""
+        more = "at least " if self.bound else ""
+        return (
+            f"the search for {self.rank} examples in {self.live} active units may take {more}about "
+            f"{self.seconds:.0f} s; a wider layer or a smaller batch makes it shorter"
+        )
+
+    def warnings(self, allowed: float) -> list[str]:
+        """What a user must know beforehand."""
+        if self.seconds <= allowed:
+            return []
+        rounded = f"{float(f'{self.seconds:.0e}'):.0f}"
+        more = "at least " if self.bound else ""
+        return [
+            f"spear's search may take {more}about {rounded} s for {self.rank} examples, and ends after {allowed:g} s; "
+            "raise 'seconds', or expect a part of the batch"
+        ]
+
+    def hopeless(self, allowed: float) -> bool:
+        """Whether the search is not worth going on with."""
+        return self.seconds > HOPELESS * allowed
+
+
+_NOTHING = Labels(np.zeros(0, np.int64), np.zeros(0, np.int32), 0.0, np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -210,6 +326,7 @@ class Reconstruction:
         lets tell.
       scaled: whether the bias's gradient fixed the scales.
       directions: `[rank, rank]` they come from.
+      agreement: `[rank]`, the same share for each example.
     """
 
     x: np.ndarray
@@ -217,6 +334,11 @@ class Reconstruction:
     score: float
     scaled: bool
     directions: np.ndarray
+    agreement: np.ndarray
+
+    def rank(self) -> tuple[int, float]:
+        """Higher is better: the examples in full agreement, then the score."""
+        return int(np.sum(self.agreement == 1)), self.score
 
 
 class Solver:
@@ -248,30 +370,36 @@ class Solver:
             scale = np.sign(x.sum(axis=1)) * np.abs(x).max(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             x, d = x / scale[:, None], d * scale[:, None]
-        if not np.isfinite(x).all():
-            return Reconstruction(np.nan_to_num(x), d, 0.0, layer.bias is not None, directions)
-        return Reconstruction(x, d, self._score(x, d), layer.bias is not None, directions)
+        finite = np.isfinite(x).all(axis=1)
+        x, d = np.nan_to_num(x), np.nan_to_num(d)
+        agreement, score = self._agreement(x, d)
+        agreement = np.where(finite, agreement, 0.0)
+        score = score if finite.all() else 0.0
+        return Reconstruction(x, d, score, layer.bias is not None, directions, agreement)
 
-    def _score(self, x: np.ndarray, d: np.ndarray) -> float:
+    def _agreement(self, x: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, float]:
+        """The share of units that agree, for each example `[rank]` and on the whole."""
         z = self._layer.preactivations(x)
         on = np.abs(d) > self._blur * np.sqrt(np.mean(np.square(d), axis=1, keepdims=True))
         # So near to zero that rounding decides about the sign.
         unclear = np.abs(z) < 10 * self._blur * np.sqrt(np.mean(np.square(z), axis=1, keepdims=True))
-        silent = (z > 0) & ~on & ~unclear
-        loud = (z <= 0) & on & ~unclear
+        silent = np.count_nonzero((z > 0) & ~on & ~unclear, axis=1)
+        loud = np.count_nonzero((z <= 0) & on & ~unclear, axis=1)
         # A few entries are as small as the noise by chance: those of normal variables, with the density 0.8 at zero.
-        chance = int(2 * 0.8 * self._blur * z.size)
-        wrong = np.count_nonzero(loud) + max(np.count_nonzero(silent) - chance, 0)
-        return 1 - wrong / z.size
+        chance = 2 * 0.8 * self._blur
+        wrong = loud.sum() + max(silent.sum() - int(chance * z.size), 0)
+        # Of one example there may be as many more as a Poisson variable has now and then.
+        few = int(chance * z.shape[1] + 3 * np.sqrt(chance * z.shape[1]))
+        return 1 - (loud + np.maximum(silent - few, 0)) / z.shape[1], 1 - float(wrong) / z.size
 
 
-def _error(found: Reconstruction, factors: LowRank, layer: DenseInput) -> float:
-    """What the noise left out of the factors does to the worst example, root-mean-square over its values."""
+def _errors(found: Reconstruction, factors: LowRank, layer: DenseInput) -> np.ndarray:
+    """What the noise left out of the factors does to each example `[rank]`, root-mean-square over its values."""
     entry = factors.tail / (np.sqrt(layer.inputs) + np.sqrt(layer.units))  # if it is the same for all entries
     with np.errstate(all="ignore"):
         spread = np.linalg.norm(np.linalg.pinv(np.nan_to_num(found.d)), axis=0)
     # Directions and scales carry the same noise as the mixtures they unmix.
-    return float(2 * entry * spread.max())
+    return np.asarray(2 * entry * spread)
 
 
 def _exchanged(best: Reconstruction, solver: Solver, others: np.ndarray) -> Reconstruction:
@@ -293,6 +421,8 @@ def _exchanged(best: Reconstruction, solver: Solver, others: np.ndarray) -> Reco
 def update_error(view: View, x: np.ndarray, y: np.ndarray) -> float:
     """Relative distance of the update replayed from `x` and `y` to the observed one; not-a-number if unknown."""
     if view.procedure is None or view.num_examples is None or view.client_rate is None or len(x) != view.total_examples:
+        return float("nan")
+    if not np.isfinite(x).all():
         return float("nan")
     observed = np.asarray(view.observed, np.float64)
     with unmeasured():  # it judges a finding, and made none

@@ -36,6 +36,8 @@ def mismatch(view: View, finding: Finding) -> float:
     n = view.total_examples
     if finding.x is None or finding.y is None or len(finding.x) != n or len(finding.y) != n:
         return float("inf")
+    if not np.isfinite(finding.x).all():  # missing examples, whose labels are no classes
+        return float("inf")
     x = np.asarray(finding.x, view.model.spec.dtype)
     return replayed_error(view, x, np.asarray(finding.y, view.model.task.target_dtype))
 
