@@ -293,7 +293,7 @@ def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: s
         every = len(gathered.refused) + len(gathered.scores)
         typer.echo(f"It does not apply to {len(gathered.refused)} of {every} trials, which count neither way.")
     for doubt in gathered.doubted():
-        typer.echo(f"Attack '{gathered.attack}' claims nothing exact: {doubt}.")
+        typer.echo(f"Attack '{gathered.attack}' found not all, or is not sure: {doubt}.")
     for warning in gathered.warnings():
         typer.echo(f"Warning: {warning}.")
 
