@@ -277,7 +277,9 @@ def attack(
 
     options.say_notes(federation, json_lines)
     threat = threat_line(setting, staged)
-    gathered = Gathered(made.name or type(made).__name__, asked)
+    line = federation.line
+    checks = tuple(label for label, link in zip(line.labels, line.links, strict=True) if link.alarms)
+    gathered = Gathered(made.name or type(made).__name__, asked, checks=checks)
     interrupted = False
     try:
         for run in range(seed, seed + repeats):

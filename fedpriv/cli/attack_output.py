@@ -47,6 +47,7 @@ class Gathered:
       cells: of each trial on rows of a table, which cells are right.
       cell_runs: the seed of each of these.
       doubts: why findings are not sure or not whole, as the attack itself says, and in how many trials.
+      checks: labels of the defenses with which clients check what they were sent.
     """
 
     attack: str
@@ -64,6 +65,7 @@ class Gathered:
     cells: list[Cells] = field(default_factory=list)
     cell_runs: list[int] = field(default_factory=list)
     doubts: Counter[str] = field(default_factory=Counter)
+    checks: tuple[str, ...] = ()
 
     def add(self, result: Trial, truth: Truth, run: int, columns: Row) -> list[Row]:
         """Takes one trial's result in; returns its rows, with these columns first and the `number` of each."""
@@ -135,6 +137,8 @@ class Gathered:
     def summary(self) -> Row:
         """Of all trials that the attack applied to, and how many it did not; of rows of a table, by column too."""
         told: Row = {"inapplicable": len(self.refused), "warnings": self.warnings()}
+        if self.checks:
+            told["alarms"] = self.alarms()
         if self.doubts:
             told["doubts"] = self.doubted()
         columns = self.by_column()
@@ -144,6 +148,11 @@ class Gathered:
         """Why findings are not sure or not whole, the most frequent reason first."""
         many = len(self.scores)
         return [f"in {n} of {many} trials: {why}" if many > 1 else why for why, n in self.doubts.most_common()]
+
+    def alarms(self) -> dict[str, int]:
+        """In how many trials some client alarmed, by check."""
+        heard = self.warned.values()
+        return {check: sum(any(w.startswith(f"{check}: ") for w in said) for said in heard) for check in self.checks}
 
     def warnings(self) -> list[str]:
         """What defenses and the attack had to say, and in how many trials."""
@@ -296,6 +305,8 @@ def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: s
         typer.echo(f"Attack '{gathered.attack}' found not all, or is not sure: {doubt}.")
     for warning in gathered.warnings():
         typer.echo(f"Warning: {warning}.")
+    for check, trials in gathered.alarms().items():
+        typer.echo(f"{check}: clients alarmed in {trials or 'none'} of {len(gathered.warned)} trials.")
 
 
 def _show_columns(rows: Sequence[Row]) -> None:

@@ -259,3 +259,14 @@ def test_what_cannot_be_is_named(fashion, network, helpers):
         RobbingTheFed().run(still)
     with pytest.raises(FedprivError, match="eavesdropper cannot do"):
         Adversary.parse("eavesdropper").acting("robbing_the_fed")
+
+
+def test_slopes_are_each_examples_own(fashion, network):
+    """What one example's loss changes by along a direction of the tensor, by central differences."""
+    parts, rng = network.spec.unflatten_numpy(network.initial_weights(0)), np.random.default_rng(0)
+    x, y, name = fashion[1].x[:3], fashion[1].y[:3], network.spec.names[1]
+    found, where = slopes(network, parts, name, x, y), network.spec.names.index(network.spec.names[1])
+    along, step = rng.normal(size=parts[where].shape), 1e-2
+    changed = [[p + s * along * (i == where) for i, p in enumerate(parts)] for s in (step, -step)]
+    up, down = (network.example_losses([np.float32(p) for p in parts], x, y).numpy() for parts in changed)
+    np.testing.assert_allclose(found @ along, (up - down) / (2 * step), rtol=2e-2, atol=1e-3)
