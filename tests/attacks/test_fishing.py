@@ -74,7 +74,7 @@ def test_a_class_that_is_absent_gives_nothing():
 
 def test_trials_with_and_without_a_catch_are_summarized_together():
     act, one = "server(acts=[fishing(label=3)])", Fishing(then="first_layer")
-    trials = [run_trial(one, exposed(act, labels)) for labels in (MIXED[:2] + [3], MIXED[:3])]
+    trials = [run_trial(one, exposed(act, labels)) for labels in ([*MIXED[:2], 3], MIXED[:3])]
     assert summarize([t.score for t in trials]).label_accuracy == pytest.approx(1 / 6)
 
 

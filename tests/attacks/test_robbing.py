@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from fedpriv_attacks.malicious.imprint import module_of
+from fedpriv_attacks.malicious.imprint import module_of, slopes
 from fedpriv_attacks.malicious.robbing import RobbingTheFed, RobbingTheFedAct
 
 from fedpriv.base.errors import CapabilityError, FedprivError, ModelError, ParameterError
