@@ -181,7 +181,8 @@ class Fishing(Attack):
         if len(acts) != 1 or not _planted(view, acts[0]):
             raise CapabilityError(
                 f"{who} reads what a planted last layer lets through, but that of round {view.round} is none: all "
-                "clients behind the update must get it, in this round too; let the adversary be server(acts=[fishing(label=0)])"
+                "clients behind the update must get it, in this round too; let the adversary be "
+                "server(acts=[fishing(label=0)])"
             )
         check_linear(view.procedure)
         # Above a feature's threshold nothing moves; class fishing always moves the last bias.
