@@ -267,6 +267,9 @@ def test_slopes_are_each_examples_own(fashion, network):
     x, y, name = fashion[1].x[:3], fashion[1].y[:3], network.spec.names[1]
     found, where = slopes(network, parts, name, x, y), network.spec.names.index(network.spec.names[1])
     along, step = rng.normal(size=parts[where].shape), 1e-2
-    changed = [[p + s * along * (i == where) for i, p in enumerate(parts)] for s in (step, -step)]
-    up, down = (network.example_losses([np.float32(p) for p in parts], x, y).numpy() for parts in changed)
+    changed = [[p + s * along if i == where else p for i, p in enumerate(parts)] for s in (step, -step)]
+    up, down = (
+        network.example_losses([tf.constant(p, tf.float32) for p in parts], tf.constant(x), tf.constant(y)).numpy()
+        for parts in changed
+    )
     np.testing.assert_allclose(found @ along, (up - down) / (2 * step), rtol=2e-2, atol=1e-3)
