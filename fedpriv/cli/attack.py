@@ -290,7 +290,10 @@ def attack(
 
     options.say_notes(federation, json_lines)
     threat = threat_line(setting, staged)
-    gathered = Gathered(made.name or type(made).__name__, asked, is_generative(made), setting.controlled)
+    line = federation.line
+    checks = tuple(label for label, link in zip(line.labels, line.links, strict=True) if link.alarms)
+    named = made.name or type(made).__name__
+    gathered = Gathered(named, asked, is_generative(made), setting.controlled, checks=checks)
     interrupted = False
     try:
         for run in range(seed, seed + repeats):

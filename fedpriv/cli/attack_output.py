@@ -55,6 +55,7 @@ class Gathered:
       doubts: why findings are not sure or not whole, as the attack itself says, and in how many trials.
       controls: of each score, that of the same attack on noise in place of the update, or why there is none, or None.
       from_noise: what was drawn from noise, beside `pictures`.
+      checks: labels of the defenses with which clients check what they were sent.
     """
 
     attack: str
@@ -76,6 +77,7 @@ class Gathered:
     doubts: Counter[str] = field(default_factory=Counter)
     controls: list[Any] = field(default_factory=list)
     from_noise: list[tuple[Array, list[str]]] = field(default_factory=list)
+    checks: tuple[str, ...] = ()
 
     def add(
         self, result: Trial, truth: Truth, run: int, columns: Row, control: Trial | Inapplicable | None = None
@@ -203,6 +205,8 @@ class Gathered:
     def summary(self) -> Row:
         """Of all trials that the attack applied to, and how many it did not; of rows of a table, by column too."""
         told: Row = {"inapplicable": len(self.refused), "warnings": self.warnings()}
+        if self.checks:
+            told["alarms"] = self.alarms()
         if self.doubts:
             told["doubts"] = self.doubted()
         columns, found = self.by_column(), self.disclosed()
@@ -215,6 +219,11 @@ class Gathered:
         """Why findings are not sure or not whole, the most frequent reason first."""
         many = len(self.scores)
         return [f"in {n} of {many} trials: {why}" if many > 1 else why for why, n in self.doubts.most_common()]
+
+    def alarms(self) -> dict[str, int]:
+        """In how many trials some client alarmed, by check."""
+        heard = self.warned.values()
+        return {check: sum(any(w.startswith(f"{check}: ") for w in said) for said in heard) for check in self.checks}
 
     def warnings(self) -> list[str]:
         """What defenses and the attack had to say, and in how many trials."""
@@ -370,9 +379,11 @@ def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: s
         every = len(gathered.refused) + len(gathered.scores)
         typer.echo(f"It does not apply to {len(gathered.refused)} of {every} trials, which count neither way.")
     for doubt in gathered.doubted():
-        typer.echo(f"Attack '{gathered.attack}' claims nothing exact: {doubt}.")
+        typer.echo(f"Attack '{gathered.attack}' found not all, or is not sure: {doubt}.")
     for warning in gathered.warnings():
         typer.echo(f"Warning: {warning}.")
+    for check, trials in gathered.alarms().items():
+        typer.echo(f"{check}: clients alarmed in {trials or 'none'} of {len(gathered.warned)} trials.")
 
 
 def _show_columns(rows: Sequence[Row]) -> None:

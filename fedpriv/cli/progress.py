@@ -53,6 +53,9 @@ class RoundProgress:
             parts.append(f"dropped {len(record.dropped)}")
         if record.lost and not record.aborted:
             parts.append(f"lost {len(record.lost)} of {record.cohort}")
+        for name, share in record.metrics.items():
+            if name.endswith("/alarm") and share > 0:
+                parts.append(f"{100 * share:.0f}% alarmed by {name.removesuffix('/alarm')}")
         if record.aborted:
             parts.append(f"aborted: {record.aborted}")
         text = "  ".join(parts)

@@ -316,7 +316,7 @@ def _draw_topology(federation: Federation, path: Path) -> None:
 
 
 def _conclude(federation: Federation, history: History, delta: float, checkpoint: Path | None) -> None:
-    from fedpriv.rounds.record import recommended_clip, warnings_of
+    from fedpriv.rounds.record import alarms_of, recommended_clip, warnings_of
 
     last = history.records[-1] if history.records else None
     if last is None:
@@ -362,6 +362,8 @@ def _conclude(federation: Federation, history: History, delta: float, checkpoint
     others = [[w for w in r.warnings if w != history.stopped] for r in history.records]
     for warning, rounds in warnings_of(others).items():
         typer.echo(f"Warning, in {rounds} of {len(history.records)} rounds: {warning}.")
+    for label, alarms in alarms_of(history.records).items():
+        typer.echo(f"{label}: {alarms}.")
     ledger = history.ledger
     if ledger is not None:
         adversaries: tuple[Against, ...] = ("released", "server")

@@ -78,6 +78,9 @@ class Defense(Plugin):
     sparsifies: ClassVar[bool] = False
     #: Whether what it leaves out is drawn anew each round, alike for all clients and whatever the update.
     draws_coordinates: ClassVar[bool] = False
+    #: Whether clients check with it what they were sent: then its log has `alarm`, 1 where a client alarms, and `warn`
+    #: says so.
+    alarms: ClassVar[bool] = False
     #: Whether it works otherwise for another number of planned rounds, so that no run goes on under another plan.
     plans_rounds: ClassVar[bool] = False
     #: Name of the attack that knows about this defense, if one ships; reports warn where there is none.

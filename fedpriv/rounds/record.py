@@ -98,6 +98,23 @@ def in_words(rounds: Iterable[Sequence[str]], of: str) -> list[str]:
     return [f"{said} (in {count} of {of})" for said, count in warnings_of(rounds).items()]
 
 
+def alarms_of(records: Sequence[Record]) -> dict[str, str]:
+    """What clients' checks of what they were sent came to, in words, by the check's label; see `Defense.alarms`."""
+    found = {}
+    for name in sorted({n for r in records for n in r.metrics if n.endswith("/alarm")}):
+        looked = [r for r in records if name in r.metrics]
+        rounds = sum(r.metrics[name] > 0 for r in looked)
+        visits = sum(r.cohort for r in looked)
+        alarmed = sum(r.metrics[name] * r.cohort for r in looked)
+        found[name.removesuffix("/alarm")] = (
+            f"clients alarmed in {rounds} of {len(looked)} rounds, {100 * alarmed / max(visits, 1):.1f}% of {visits} "
+            "client visits"
+            if rounds
+            else f"no client alarmed in {len(looked)} rounds"
+        )
+    return found
+
+
 def recommended_clip(records: Sequence[Record]) -> float | None:
     """A clip to begin with: the median update norm of undefended rounds (McMahan et al. 2018, arXiv 1710.06963).
 

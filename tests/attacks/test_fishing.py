@@ -11,9 +11,11 @@ from fedpriv_attacks.malicious.fishing import Fishing, FishingAct
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.registry import defenses
 from fedpriv.data.embedded import fashion_small
+from fedpriv.metrics.score import summarize
 from fedpriv.models import load
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.rounds.exposure import Exposure
+from fedpriv.rounds.trial import run_trial
 from fedpriv.threat.acts import Occasion
 from fedpriv.threat.adversary import Adversary
 
@@ -68,6 +70,18 @@ def test_a_class_that_is_absent_gives_nothing():
     finding = Fishing().run(exposed("server(acts=[fishing(label=3)])", MIXED[:-1]).view)
     assert finding.extra["reason"] == "no example of class 3 was caught"
     assert np.isnan(finding.x).all()
+
+
+def test_trials_with_and_without_a_catch_are_summarized_together():
+    act, one = "server(acts=[fishing(label=3)])", Fishing(then="first_layer")
+    trials = [run_trial(one, exposed(act, labels)) for labels in ([*MIXED[:2], 3], MIXED[:3])]
+    assert summarize([t.score for t in trials]).label_accuracy == pytest.approx(1 / 6)
+
+
+def test_an_update_of_zeros_was_withheld():
+    view = exposed("server(acts=[fishing(label=3)])", MIXED[:3]).view
+    with pytest.raises(CapabilityError, match="exactly zero"):
+        Fishing().run(dataclasses.replace(view, observed=np.zeros_like(view.observed)))
 
 
 def test_per_example_clipping_with_noise_leaves_nothing():

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from fedpriv_attacks.malicious.imprint import module_of
+from fedpriv_attacks.malicious.imprint import module_of, slopes
 from fedpriv_attacks.malicious.robbing import RobbingTheFed, RobbingTheFedAct
 
 from fedpriv.base.errors import CapabilityError, FedprivError, ModelError, ParameterError
@@ -259,3 +259,17 @@ def test_what_cannot_be_is_named(fashion, network, helpers):
         RobbingTheFed().run(still)
     with pytest.raises(FedprivError, match="eavesdropper cannot do"):
         Adversary.parse("eavesdropper").acting("robbing_the_fed")
+
+
+def test_slopes_are_each_examples_own(fashion, network):
+    """What one example's loss changes by along a direction of the tensor, by central differences."""
+    parts, rng = network.spec.unflatten_numpy(network.initial_weights(0)), np.random.default_rng(0)
+    x, y, name = fashion[1].x[:3], fashion[1].y[:3], network.spec.names[1]
+    found, where = slopes(network, parts, name, x, y), network.spec.names.index(network.spec.names[1])
+    along, step = rng.normal(size=parts[where].shape), 1e-2
+    changed = [[p + s * along if i == where else p for i, p in enumerate(parts)] for s in (step, -step)]
+    up, down = (
+        network.example_losses([tf.constant(p, tf.float32) for p in parts], tf.constant(x), tf.constant(y)).numpy()
+        for parts in changed
+    )
+    np.testing.assert_allclose(found @ along, (up - down) / (2 * step), rtol=2e-2, atol=1e-3)

@@ -259,3 +259,12 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(run, npz, tmp_p
     status, out, err = run("train", *small, "--checkpoint", tmp_path / "file" / "c.npz")
     assert (status, out) == (2, "")
     assert "cannot write" in err
+
+
+@pytest.mark.parametrize(("similarity", "said"), [(0.01, "2 of 2 trials"), (1, "none of 2 trials")])
+def test_alarms_of_clients_checks_are_counted(run, npz, similarity, said):
+    check = f"watch_weights(similarity={similarity},rank=0,balance=1)"
+    model = ("--model", "2nn(hidden=[16,16])", "--data", npz)
+    status, out, _ = run("attack", "first_layer", *model, "--images", 2, "--defense", check)
+    assert status == 0
+    assert f"watch_weights: clients alarmed in {said}." in out

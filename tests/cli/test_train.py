@@ -373,3 +373,13 @@ def test_a_checkpoint_without_word_of_its_clients_is_read_by_its_config(run, npz
     again = Checkpoint.load(path)
     assert {**again.dealt, "data": said["data"]} == said
     again.require_clients(said, path)
+
+
+@pytest.mark.parametrize(("similarity", "said"), [(0.01, "clients alarmed in 2 of 2"), (1, "no client alarmed in 2")])
+def test_alarms_stand_in_each_round_and_at_the_end(run, npz, similarity, said):
+    check = f"watch_weights(similarity={similarity},rank=0,balance=1)"
+    given = ("--model", "2nn(hidden=[16,16])", "--rounds", 2, "--data", npz, "--defense", check)
+    status, out, _ = run(*SMALL[:1], *SMALL[3:], *given)
+    assert status == 0
+    assert f"watch_weights: {said} rounds" in out
+    assert out.count("100% alarmed by watch_weights") == (2 if similarity < 1 else 0)

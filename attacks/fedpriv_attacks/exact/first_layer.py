@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,15 +23,29 @@ from fedpriv_attacks.labels.single import single_label
 
 #: Angle in radians within which two gradients are the same, besides what rounding gives.
 _SAME = 1e-4
+#: Misfit up to which a share of the gradient is one example's, besides what rounding gives, and at most.
+_ONE, _AT_MOST = 2e-5, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class _Claim:
-    """A separated example, its label, and the angle between its share of the gradient and what it would cause."""
+    """A separated example, its label, and how its share of the gradient differs from what it would cause.
+
+    Attributes:
+      angle: between the two, in radians.
+      misfit: length of their difference over the latter's length; not-a-number where it is not known what one example
+        weighs.
+    """
 
     example: Separated
     label: int
     angle: float
+    misfit: float
+
+    @property
+    def certified(self) -> bool:
+        """Whether the share is that of one example, not of a mixture of several that fire the same units."""
+        return self.misfit <= min(_ONE + 4 * self.example.error, _AT_MOST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +69,10 @@ class FirstLayer(Attack):
     an image in [0, 1] can have; where several lengths explain the update equally, `extra["ambiguous"]` is True.
 
     Of a batch, the examples are found that some unit of a ReLU layer fires for alone (see `separation.py`). It
-    needs a bias. `extra["separated"]` says how many there are; the rest is not-a-number, never a guess.
+    needs a bias. `extra["separated"]` says how many there are; the rest is not-a-number, never a guess. Two examples
+    that always fire together look like one. `extra["certified"]` marks those that weigh in the gradient what one
+    example with some label does, neither two nor a part: that is known for one local step of examples whose number is
+    known, not clipped. It takes layers in which few units fire for an example to get an unmarked, false one.
 
     Labels: of a single example by the sign of the last layer's update; of a separated one by comparing its share of
     the first layer's gradient with that of each label at the broadcast weights, which is exact for one local step.
@@ -66,6 +84,11 @@ class FirstLayer(Attack):
     paper: ClassVar[str] = "Phong et al. 2018; Geiping et al. 2020, arXiv 2003.14053; Boenisch et al. 2021, 2112.02918"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REAL_UPDATE})
 
+    @property
+    def certified_only(self) -> bool:
+        """Whether examples of a batch are left out that are not certified."""
+        return False
+
     def attack(self, view: View, seed: int) -> Finding:
         """Reads the examples off the first layer.
 
@@ -75,7 +98,9 @@ class FirstLayer(Attack):
           observed, relative to the latter's square, where every example and label was found; else not-a-number.
           `extra` has `separated`, `expected_error` (standard deviation of a value, by example, from rounding) and
           `units` (for how many units each was alone). For a batch also `apart` (see `separation.py`) and
-          `label_angles`, radians between an example's share of the gradient and the one that it causes with its label.
+          `label_angles`, radians between an example's share of the gradient and the one that it causes with its label,
+          `certified` (bool, by example), `misfits` (by example, the part of its share that one example's weight does
+          not explain) and `uncertified` (how many are left out).
           Where logits depend on the batch (batch statistics), its labels are told together (`joint_labels.py`), if all
           its examples were found.
           For a single example `rank_one_residual`, the part of the kernel's gradient that one example does not
@@ -93,7 +118,7 @@ class FirstLayer(Attack):
         if n == 1:
             read = _single(view, layer)
         else:
-            read = _batch(view, layer, n)
+            read = _batch(view, layer, n, self.certified_only)
         shape = view.model.input_shape
         found = view.data_kind.settle(read.x.reshape(-1, *shape)).astype(np.float32)
         x = np.full((n or len(found), *shape), np.nan, np.float32)
@@ -167,7 +192,7 @@ def _without_bias(view: View, layer: DenseInput, label: int | None) -> Scaled:
     return scale_by_replay(view, direction, label)
 
 
-def _batch(view: View, layer: DenseInput, n: int | None) -> _Read:
+def _batch(view: View, layer: DenseInput, n: int | None, certified_only: bool) -> _Read:
     """Several examples, or an unknown number."""
     many = "an unknown number of" if n is None else str(n)
     if layer.bias is None:
@@ -188,8 +213,13 @@ def _batch(view: View, layer: DenseInput, n: int | None) -> _Read:
             "'2nn'. Use clients with one example, 'cocktail_party' or 'dlg'"
         )
     one_step = Capability.SINGLE_STEP in view.capabilities
-    claims = [_Claim(s, *_label(view, layer, s)) for s in separate(layer, n)]
+    weights = weights_of_one(view, layer)
+    claims = [_claim(view, layer, s, weights) for s in separate(layer, n)]
     claims = [c for c in claims if len(c.example.units) > 1 or (one_step and c.angle < _SAME + 30 * c.example.error)]
+    every = len(claims)
+    if certified_only:
+        claims = [c for c in claims if c.certified]
+    uncertified = every - len(claims)
     claims.sort(key=lambda c: (-len(c.example.units), c.angle))
     kept: list[_Claim] = []
     for claim in claims:
@@ -202,20 +232,49 @@ def _batch(view: View, layer: DenseInput, n: int | None) -> _Read:
         "units": [len(c.example.units) for c in kept],
         "apart": [c.example.apart for c in kept],
         "label_angles": [c.angle for c in kept],
+        "misfits": [c.misfit for c in kept],
+        "certified": [c.certified for c in kept],
+        "uncertified": uncertified,
     }
     if view.model.couples_examples:  # alone, an example gives another gradient than it gave in its batch
         return _Read(x, None, {k: v for k, v in extra.items() if k != "label_angles"})
     return _Read(x, np.array([c.label for c in kept], np.int32), extra)
 
 
-def _label(view: View, layer: DenseInput, one: Separated) -> tuple[int, float]:
-    """The label whose gradient in the layer's pre-activations points along the example's own share, and the angle."""
+def _claim(view: View, layer: DenseInput, one: Separated, weights: Sequence[float]) -> _Claim:
+    """The label whose gradient in the layer's pre-activations is the example's own share, and how far it is from it."""
     gradients = label_gradients(view, layer, one.x)
-    gradients /= np.maximum(np.linalg.norm(gradients, axis=1, keepdims=True), 1e-300)
+    lengths = np.maximum(np.linalg.norm(gradients, axis=1), 1e-300)
     # A difference of unit vectors resolves small angles, which the cosine does not.
-    angles = np.linalg.norm(gradients - one.signal / max(float(np.linalg.norm(one.signal)), 1e-300), axis=1)
+    directions = gradients / lengths[:, None]
+    angles = np.linalg.norm(directions - one.signal / max(float(np.linalg.norm(one.signal)), 1e-300), axis=1)
     label = int(np.argmin(angles))
-    return label, float(angles[label])
+    if not len(weights) or view.model.couples_examples:
+        return _Claim(one, label, float(angles[label]), float("nan"))
+    assert layer.bias is not None
+    units = list(one.units)
+    # Several lone units are proof enough, and sharper than the share along the own direction, which others may blur.
+    lone = len(units) > 1
+    seen, expected = (layer.bias[units], gradients[:, units]) if lone else (one.signal, gradients)
+    sizes = np.maximum(np.linalg.norm(expected, axis=1), 1e-9 * lengths)
+    misfits = np.min([np.linalg.norm(seen / w - expected, axis=1) / sizes for w in weights], axis=0)
+    best = int(np.argmin(misfits))
+    fitting = _Claim(one, best, float(angles[best]), float(misfits[best]))
+    return fitting if fitting.certified else _Claim(one, label, float(angles[label]), float(misfits[label]))
+
+
+def weights_of_one(view: View, layer: DenseInput) -> tuple[float, ...]:
+    """What one example's gradient may be multiplied by in the layer's: a number for each size of client.
+
+    None at all where that is not known: without the numbers of examples or the rate, over several local steps. A client
+    that clips multiplies by less, so that nothing fits.
+    """
+    counts = view.num_examples
+    if counts is None or not layer.rate_known or Capability.SINGLE_STEP not in view.capabilities:
+        return ()
+    if view.plan.weighting == "examples":
+        return (1 / sum(counts),)
+    return tuple(sorted({1 / (len(counts) * n) for n in counts if n}))
 
 
 def label_gradients(view: View, layer: DenseInput, x: np.ndarray) -> np.ndarray:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.threat.acts import Act, Occasion
-from fedpriv.threat.attack import Finding
+from fedpriv.threat.attack import Capability, Finding
 from fedpriv.threat.view import View
 from fedpriv_attacks.exact.dense_input import find_dense_input
 from fedpriv_attacks.exact.first_layer import FirstLayer
+from fedpriv_attacks.inversion.matching import checked_update
 
 Numbers = tuple[Annotated[int, Field(ge=0)], ...] | None
 
@@ -100,21 +101,31 @@ class Curious(FirstLayer):
     """Reads single examples off trap weights that act `curious` planted.
 
     Boenisch et al. 2023, arXiv 2112.02918; see the act `curious`, without which this attack is refused:
-    `server(acts=[curious])`. It reads as `first_layer` does, with the same certificate: an example is claimed only if
-    two units give the same, or if its share of the gradient is the one that it causes itself. At scales below 0.9
-    (clothes) units fire for so few examples that two of a class may always fire together, in one ratio; their mixture
-    then passes as one example, a false claim that this certificate cannot tell.
+    `server(acts=[curious])`. It reads as `first_layer` does. Where units fire for few examples, two of a class may
+    always fire together, in one ratio, and look like one; so an example is claimed only if it weighs in the update what
+    one example does (`certified` in `first_layer`). That is not known over several local steps, of an unknown number
+    of examples, and behind clipping: nothing is claimed there unless `claims` is `all`. Neither is an example that is
+    in the batch twice.
     Sums over clients that all got the traps are one larger batch to it. Noise above a unit's gradient leaves nothing.
     """
 
     name: ClassVar[str] = "curious"
     paper: ClassVar[str] = _PAPER
 
+    claims: Literal["certified", "all"] = Field(
+        default="certified", description="which readings are claimed: those certified to be one example, or all."
+    )
+
+    @property
+    def certified_only(self) -> bool:
+        """Whether examples of a batch are left out that are not certified."""
+        return self.claims == "certified"
+
     def attack(self, view: View, seed: int) -> Finding:
-        """As `first_layer`; `measures` has `extracted`, the examples found; `extra` a `reason` where no unit fired.
+        """As `first_layer`; `measures` has `extracted`, the examples found; `extra` a `reason` where some are left out.
 
         Raises:
-          CapabilityError: the weights carry no traps; else as `first_layer`.
+          CapabilityError: the weights carry no traps, or the update is zero throughout; else as `first_layer`.
           DivergenceError: the update is not finite.
         """
         names, spec = find_dense_input(view.model), view.model.spec
@@ -123,18 +134,27 @@ class Curious(FirstLayer):
         if not is_trap(kernel):
             raise CapabilityError(
                 f"attack '{self.name}' reads what trap weights catch, but those of round {view.round} carry none: all "
-                "clients behind the update must get them; let the adversary be server(acts=[curious]), or use "
-                "'first_layer' or 'peel'"
+                "clients behind the update must get them, in this round too; let the adversary be "
+                "server(acts=[curious]), or use 'first_layer' or 'peel'"
             )
+        checked_update(view)
         if not np.asarray(view.observed)[spec.slice_of(names.kernel)].any():  # no unit fired for anybody
             n = 0 if view.num_examples is None else view.total_examples
             x = np.full((n, *view.model.input_shape), np.nan, np.float32)
             reason = "no example fires any unit; plant them with a larger scale"
-            return Finding(x=x, measures={"extracted": 0.0}, extra={"separated": 0, "reason": reason})
-        found = super().attack(view, seed)
-        doubt = "two examples that always fire together pass for one here, and the certificate cannot tell"
-        extra = {"reason": doubt, **found.extra} if found.extra["separated"] else found.extra
-        return replace(found, extra=extra, measures={**found.measures, "extracted": float(found.extra["separated"])})
+            found = {"separated": 0, "certified": [], "misfits": [], "uncertified": 0}
+            return Finding(
+                x=x, y=np.full(n, -1, np.int32), measures={"extracted": 0.0}, extra={**found, "reason": reason}
+            )
+        finding = super().attack(view, seed)
+        left = finding.extra.get("uncertified", 0)
+        reason = ""
+        if left:
+            known = Capability.SINGLE_STEP in view.capabilities and view.num_examples is not None and view.client_rate
+            why = "do not weigh what one example does" if known else "cannot be weighed, which takes one local step"
+            reason = f"{left} readings that {why} are left out: mixtures, or examples that are there twice"
+        extra, measures = {"reason": reason, **finding.extra}, {"extracted": float(finding.extra["separated"])}
+        return replace(finding, extra=extra, measures={**finding.measures, **measures})
 
 
 def is_trap(kernel: np.ndarray) -> bool:

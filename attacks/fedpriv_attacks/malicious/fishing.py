@@ -181,10 +181,12 @@ class Fishing(Attack):
         if len(acts) != 1 or not _planted(view, acts[0]):
             raise CapabilityError(
                 f"{who} reads what a planted last layer lets through, but that of round {view.round} is none: all "
-                "clients behind the update must get it; let the adversary be server(acts=[fishing(label=0)])"
+                "clients behind the update must get it, in this round too; let the adversary be "
+                "server(acts=[fishing(label=0)])"
             )
         check_linear(view.procedure)
-        if np.any(np.asarray(view.observed)):  # an update of zeros says that nothing was caught
+        # Above a feature's threshold nothing moves; class fishing always moves the last bias.
+        if acts[0].data is None or np.any(np.asarray(view.observed)):
             checked_update(view)
         label, model, n = acts[0].label, view.model, view.total_examples
         kernel, bias = _last(model, who)
@@ -200,7 +202,7 @@ class Fishing(Attack):
             reason = f"{count} examples were caught, more than most={self.most}; fish by a feature (data=...)"
         x = np.full((n, *model.input_shape), np.nan, np.float32)
         if reason:
-            return Finding(x=x, extra={"caught": caught, "reason": reason})
+            return Finding(x=x, y=np.full(n, -1, np.int32), extra={"caught": caught, "reason": reason})
         classes = model.num_classes
         columns = observed[kernel].reshape(-1, classes)
         others = np.arange(classes) != label

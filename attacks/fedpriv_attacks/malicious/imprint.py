@@ -149,11 +149,16 @@ def slopes(model: Model, weights: list[np.ndarray], name: str, x: np.ndarray, y:
     """The gradient of each example's loss in the tensor `name`, `[m, *shape]` float64."""
     given = [tf.constant(w, model.spec.dtype) for w in weights]
     where = model.spec.names.index(name)
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-        tape.watch(given[where])
-        losses = model.example_losses(given, tf.constant(x, model.spec.dtype), tf.constant(y))
-    found = tape.jacobian(losses, given[where], experimental_use_pfor=False)
-    return np.asarray(found, np.float64)
+    # One by one: a jacobian would take every example's losses through the model once for each example.
+    size = len(x) if model.couples_examples else 1
+    found = []
+    for i in range(0, len(x), size):
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(given[where])
+            some, targets = tf.constant(x[i : i + size], model.spec.dtype), tf.constant(y[i : i + size])
+            losses = model.example_losses(given, some, targets)
+        found.append(tape.jacobian(losses, given[where], experimental_use_pfor=False))
+    return np.concatenate(found).astype(np.float64)
 
 
 def sensitive(felt: np.ndarray, seed: int) -> np.ndarray:

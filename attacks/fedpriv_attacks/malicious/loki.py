@@ -18,7 +18,15 @@ from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.matching import checked_update
 from fedpriv_attacks.labels.last_layer import check_linear
 from fedpriv_attacks.malicious.imprint import SETS, SPARSE_SETS, behind, binned, module_of, witnesses
-from fedpriv_attacks.malicious.robbing import ModuleAct, certify, distinct, noise_of, read_bins, rounding_of
+from fedpriv_attacks.malicious.robbing import (
+    ModuleAct,
+    certify,
+    distinct,
+    noise_of,
+    one_measurement,
+    read_bins,
+    rounding_of,
+)
 
 _PAPER = "Zhao, Sharma, Elkordy, Ezzeldin, Avestimehr, Bagchi 2023, arXiv 2303.12233"
 
@@ -216,8 +224,10 @@ class Loki(Attack):
                 f"the module '{spec.names[first]}' did not move in round {view.round}, so the update says nothing "
                 "about examples; use an update from a client that trains it"
             )
-        occasion = Occasion(view.round, 0, spec, model, view.procedure, (0,), view.adversary.knowledge)
-        planted = spec.unflatten_numpy(act.broadcast(np.asarray(view.weights), occasion))[first][:rows]
+        planted = spec.unflatten_numpy(np.asarray(view.weights))[first][:rows]
+        if not one_measurement(planted[:inputs]):  # clients got different weights, so the view has those before
+            occasion = Occasion(view.round, 0, spec, model, view.procedure, (0,), view.adversary.knowledge)
+            planted = spec.unflatten_numpy(act.broadcast(np.asarray(view.weights), occasion))[first][:rows]
         n = None if view.num_examples is None else view.total_examples
         each = None if view.num_examples is None else max(view.num_examples)
         x, errors, client = [], [], []

@@ -29,6 +29,7 @@ class Watch(Defense):
     #: What is measured.
     measures: ClassVar[tuple[str, ...]] = ()
     replayable: ClassVar[bool] = False
+    alarms: ClassVar[bool] = True
 
     answer: Literal["warn", "withhold"] = Field(
         default="warn", description="what a client does when it alarms: `warn` only, or `withhold` its update."
