@@ -37,7 +37,6 @@ class Compressor(Defense):
 
     #: Whether `maps` may keep a bound: what is sent is never longer than the update.
     contracts: ClassVar[bool] = False
-    adaptive_attack: ClassVar[str] = ""
 
     error_feedback: bool = Field(
         default=False,
@@ -109,11 +108,3 @@ class Compressor(Defense):
     @abstractmethod
     def from_wire(self, bits: np.ndarray, spec: Spec) -> tuple[np.ndarray, ...]:
         """The message of these bits, to the last bit."""
-
-    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat] | None:
-        """Between what bounds an update lay, coordinate by coordinate, for the server to hold `sent [d]`.
-
-        `([d], [d])`, infinite where nothing is known, scaling with `sent`; or None where this says too little: then
-        another objective is the adaptive one. Traceable.
-        """
-        return None

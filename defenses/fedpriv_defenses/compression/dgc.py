@@ -13,7 +13,9 @@ from fedpriv.base.types import Flat, Nested, Scalar
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
+from fedpriv.models.spec import Spec
 from fedpriv_defenses.compression.compressor import float_bits
+from fedpriv_defenses.sparse import cells_of_largest
 
 
 class DGC(Defense):
@@ -80,3 +82,7 @@ class DGC(Defense):
             state=(tf.stop_gradient(u * (1 - mask)), tf.stop_gradient(v * (1 - mask))),
             bits=k * (float_bits(context.plan.spec) + index),
         )
+
+    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
+        """Of what is gathered, nothing that was left out is larger than the smallest value sent."""
+        return cells_of_largest(sent)
