@@ -32,7 +32,8 @@ class TernGrad(Compressor):
     replayable: ClassVar[bool] = False
 
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        default=2.5, description="standard deviations of its tensor beyond which a value is clipped; None clips nothing."
+        default=2.5,
+        description="standard deviations of its tensor beyond which a value is clipped; None clips nothing.",
     )
 
     def compress(self, whole: Flat, own: Nested, context: Context) -> tuple[Message, Nested]:
