@@ -40,7 +40,7 @@ class Combiner(Defense):
         return 1
 
     def check(self, plan: Plan) -> None:
-        """Raises StackError if clients are weighted, but the rule counts each of them once, or cohorts are too small."""
+        """Raises StackError if clients are weighted, but the rule counts each once, or cohorts are too small."""
         if plan.weighting == "examples" and not self.weighs:
             raise StackError(
                 f"{self.name} counts every client once, whatever the number of its examples; use weighting='uniform'"

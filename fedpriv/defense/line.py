@@ -178,9 +178,10 @@ class Line(Walker):
             return
         assert self._sender is not None
         if self.encodes:
+            coding = self._named(self.at(Station.ENCODE)[0])
             raise StackError(
-                f"{self._named(self._sender)} combines updates as real numbers, but {self._named(self.at(Station.ENCODE)[0])} "
-                "encodes them for a sum; leave one of them out"
+                f"{self._named(self._sender)} combines updates as real numbers, but {coding} encodes them for a sum; "
+                "leave one of them out"
             )
         if self.tallies:
             raise StackError(

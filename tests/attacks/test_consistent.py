@@ -1,4 +1,4 @@
-"""Matching compressed updates by what they leave open: zero at the truth, better than its static twin, named refusals."""
+"""Matching compressed updates by what they leave open: zero at the truth, better than without it, named refusals."""
 
 import numpy as np
 import pytest

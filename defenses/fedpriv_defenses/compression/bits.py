@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -29,7 +31,7 @@ def to_floats(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(np.packbits(bits).tobytes(), dtype.newbyteorder(">")).astype(dtype)
 
 
-def gamma(values: np.ndarray) -> np.ndarray:
+def gamma(values: Sequence[int] | np.ndarray) -> np.ndarray:
     """Positive integers in Elias's gamma code (Elias 1975), one after the other, as bits.
 
     n takes 2 floor(log2 n) + 1 bits: as many zeros as n has bits after its first, then n.

@@ -21,9 +21,9 @@ class QSGD(Compressor):
     """Each value as a random one of the two levels around it, its mean the value itself.
 
     Alistarh, Grubic, Li, Tomioka, Vojnović 2017, "QSGD: Communication-Efficient SGD via Gradient Quantization and
-    Encoding", NeurIPS, arXiv 1610.02132. Of a bucket of coordinates v with norm |v| a value becomes |v| sign(v_i) l / s,
-    l one of the two integers around s |v_i| / |v|. What is sent is unbiased; its variance is at most
-    min(n / s^2, sqrt(n) / s) |v|^2 for buckets of n with the Euclidean norm (their Lemma 3.1).
+    Encoding", NeurIPS, arXiv 1610.02132. Of a bucket of coordinates v with norm |v| a value becomes
+    |v| sign(v_i) l / s, l one of the two integers around s |v_i| / |v|. What is sent is unbiased; its variance is at
+    most min(n / s^2, sqrt(n) / s) |v|^2 for buckets of n with the Euclidean norm (their Lemma 3.1).
 
     On the wire, whichever is shorter: every level in as many bits as 2 s + 1 of them need, or, where most are zero,
     the levels that are not with the gaps between them in Elias's gamma code (the paper takes the omega code); one bit
@@ -93,10 +93,14 @@ class QSGD(Compressor):
         dense = bits.packed(levels + self.levels, self._width)
         found = np.flatnonzero(levels)
         gaps = np.append(found, spec.size) - np.append(-1, found)
-        each = [np.append(bits.gamma([abs(v)]), v < 0).astype(np.uint8) for v in levels[found]]
-        sparse = np.concatenate([part for gap, one in zip(gaps, [*each, []]) for part in (bits.gamma([gap]), one)])
+        parts: list[np.ndarray] = []
+        for gap, level in zip(gaps, np.append(levels[found], 0), strict=True):
+            parts.append(bits.gamma([gap]))
+            if level:
+                parts += [bits.gamma([abs(level)]), np.array([level < 0], np.uint8)]
+        sparse = np.concatenate(parts)
         short = len(sparse) < len(dense)
-        head = [bits.of_floats(message[1]), [short], sparse if short else dense]
+        head = [bits.of_floats(message[1]), np.array([short]), sparse if short else dense]
         return np.concatenate(head).astype(np.uint8)
 
     def from_wire(self, bits_: np.ndarray, spec: Spec) -> tuple[np.ndarray, ...]:

@@ -15,9 +15,9 @@ from fedpriv.defense.passed import Passed
 class NormBound(Combiner):
     """The weighted mean of updates that the server has clipped to a norm.
 
-    Sun, Kairouz, Suresh, McMahan 2019, "Can You Really Backdoor Federated Learning?", arXiv 1911.07963. Without a `norm`
-    it is the median norm of the round's updates. `clip` bounds the same at the client, where a secure sum may follow, but
-    a client that lies need not clip; here the server does it, so it must see each update.
+    Sun, Kairouz, Suresh, McMahan 2019, "Can You Really Backdoor Federated Learning?", arXiv 1911.07963. Without a
+    `norm` it is the median norm of the round's updates. `clip` bounds the same at the client, where a secure sum may
+    follow, but a client that lies need not clip; here the server does it, so it must see each update.
 
     No privacy. Formal guarantee: none. Log: `norm`, the bound, and `clipped`, the part of the clients beyond it.
     """
