@@ -40,7 +40,7 @@ class Consistent(Objective):
           CapabilityError: no known compressor was the last to act on one client's update.
         """
         names = labels(view.defenses)
-        acting = [i for i, d in enumerate(view.defenses) if Station.UPDATE in d.stations]
+        acting = [i for i, d in enumerate(view.defenses) if {Station.UPDATE, Station.GRADIENT} & set(d.stations)]
         i = acting[-1] if acting else None
         if view.kind != "update" or i is None:
             what = "is no single client's update" if view.kind != "update" else "was changed by no known defense"
@@ -53,6 +53,11 @@ class Consistent(Objective):
             raise CapabilityError(
                 f"objective '{self.kind}' goes by the cells of a compressor, but the last to act on the update is "
                 f"'{names[i]}', which has none; use 'squared_error', 'known_noise' or 'cosine'"
+            )
+        if Station.UPDATE not in link.stations and _steps(view) != 1:
+            raise CapabilityError(
+                f"objective '{self.kind}': '{names[i]}' changes every local step's gradient, so its cells are seen in "
+                f"an update of one step alone: {view.describe()}"
             )
         zeros = tf.zeros([view.model.spec.size], view.model.spec.dtype)
         if link.cells(zeros, view.model.spec) is None:
@@ -77,6 +82,13 @@ class Consistent(Objective):
     def floor(self, noise: float) -> float:
         """The noise itself, at most."""
         return noise
+
+
+def _steps(view: View) -> int | None:
+    """Local steps behind an update; None where they are unknown."""
+    if view.procedure is None or not view.num_examples:
+        return None
+    return max(view.procedure.local_steps(n) for n in view.num_examples)
 
 
 class _Fitted(Objective):
