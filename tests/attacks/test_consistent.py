@@ -113,6 +113,9 @@ def test_having_reckoned_with_cells_counts_as_knowing_the_defense():
     setting = Setting(attack="dlg(objective=consistent)", defense=("qsgd(norm=max)",), exposure=Exposed(images=1))
     assert adaptive(setting, {CELLS + "qsgd"})
     assert not adaptive(setting, {"qsgd"})
+    unknowing = setting.model_copy(update={"exposure": Exposed(images=1, knows_defense=False)})
+    assert not adaptive(unknowing, {CELLS + "qsgd"})
+    assert unknowing.exposure.identity() == Exposed(images=1, blind=("defense",)).identity()
     blind = setting.model_copy(update={"exposure": Exposed(images=1, blind=("defense",))})
     assert not adaptive(blind, {CELLS + "qsgd"})
 
