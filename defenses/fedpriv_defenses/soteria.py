@@ -75,14 +75,16 @@ class Soteria(Defense):
         x = tf.cast(context.x, spec.dtype)
         values, slopes = representation(context.model, weights, place, x)
         ratio = tf.math.divide_no_nan(tf.abs(values), slopes)
-        # A feature that no input moves, and is not zero, hides nothing by staying; one that is zero has nothing to hide.
+        # A feature that no input moves hides nothing by staying, and one that is zero has nothing to hide.
         count = min(features - 1, max(1, round(self.rate * features)))
         most = tf.math.top_k(ratio, count, sorted=False).indices
         rows = tf.shape(ratio)[0]
         where = tf.stack([tf.repeat(tf.range(rows), count), tf.reshape(most, [-1])], axis=1)
         kept = 1 - tf.scatter_nd(where, tf.ones_like(where[:, 0], spec.dtype), [rows, features])
         start = spec.offsets[place]
-        before, kernel, after = tf.split(gradient, [start, features * outputs, spec.size - start - features * outputs], 1)
+        before, kernel, after = tf.split(
+            gradient, [start, features * outputs, spec.size - start - features * outputs], 1
+        )
         masked = tf.reshape(kernel, [-1, features, outputs]) * tf.stop_gradient(kept)[:, :, None]
         out = tf.concat([before, tf.reshape(masked, [-1, features * outputs]), after], axis=1)
         lost = tf.reduce_sum(tf.cast(tf.logical_and(kept == 0, values != 0), spec.dtype))
