@@ -13,11 +13,19 @@ from fedpriv.base.types import Flat, Nested
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
+from fedpriv.models.spec import Spec
 
 
 def kept(fraction: float, size: int) -> int:
     """k, how many of d coordinates that fraction is; at least one."""
     return min(size, max(1, round(fraction * size)))
+
+
+def cells_of_largest(sent: Flat) -> tuple[Flat, Flat]:
+    """`Defense.cells` of the largest coordinates alone: those left out are no larger than the smallest one sent."""
+    size = tf.abs(sent)
+    least = tf.reduce_min(tf.where(size > 0, size, tf.fill(tf.shape(size), tf.cast(math.inf, size.dtype))))
+    return tf.where(size > 0, sent, -least), tf.where(size > 0, sent, least)
 
 
 def _bits(dtype: object) -> int:
@@ -75,6 +83,10 @@ class TopK(_Sparse):
         index = max(1, math.ceil(math.log2(size))) if k < size else 0
         return self._sent(update, places, k * (_bits(update.dtype) + index))
 
+    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
+        """What was left out is no larger than the smallest value sent."""
+        return cells_of_largest(sent)
+
 
 class RandomK(_Sparse):
     """All clients send the same coordinates of their updates, drawn anew each round from a public seed.
@@ -107,6 +119,11 @@ class RandomK(_Sparse):
         )
         places = tf.math.top_k(drawn, k, sorted=False).indices
         return self._sent(update, places, k * _bits(update.dtype))
+
+    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
+        """Of what was left out nothing is known."""
+        left, none = tf.equal(sent, 0), tf.fill(tf.shape(sent), tf.cast(math.inf, sent.dtype))
+        return tf.where(left, -none, sent), tf.where(left, none, sent)
 
     def step(self, weights: Flat, context: Context) -> Passed:
         """The weights as they are; the next round has another mask."""

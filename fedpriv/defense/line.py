@@ -12,6 +12,7 @@ from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import dp_accounting
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.claim import Claim
+from fedpriv.defense.combiner import Combiner
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.noise import given_multiplier, leaves_noise_open
 from fedpriv.defense.plan import Plan
@@ -29,6 +30,7 @@ class Line(Walker):
       defenses: as they were given; `links` are their parts, each settled at its place.
       protocol: the one at the message station, or None.
       aggregator: the one that takes the place of the weighted mean, or None.
+      combiner: the rule on the clients' own updates in the place of their weighted mean, or None.
       given: what each link is given on the way from update to message, and `made` what it makes of it; None where it
         acts at none of these stations.
       contribution: what one client's decoded contribution to the sum is.
@@ -52,7 +54,14 @@ class Line(Walker):
                 given_multiplier(defense)  # says what to give
         super().__init__(self.defenses, plan)
         self._places = [i for i, d in enumerate(self.defenses) for _ in d.parts()]
-        senders = [i for i, d in enumerate(self.links) if isinstance(d, Protocol | Aggregator)]
+        senders = [i for i, d in enumerate(self.links) if isinstance(d, Protocol | Aggregator | Combiner)]
+        combining = [i for i in senders if isinstance(self.links[i], Combiner)]
+        hiding = [i for i in senders if isinstance(self.links[i], Protocol)]
+        if combining and hiding:
+            raise StackError(
+                f"{self._named(combining[0])} combines each client's own update, but {self._named(hiding[0])} hides "
+                "all but their sum; robust rules and secure sums exclude each other, so keep one of them"
+            )
         if len(senders) > 1:
             raise StackError(
                 f"{' and '.join(map(self._named, senders))} each replace the client's message; keep one of them"
@@ -64,7 +73,9 @@ class Line(Walker):
         self._follow_domains()
         self.protocol = next((d for d in self.links if isinstance(d, Protocol)), None)
         self.aggregator = next((d for d in self.links if isinstance(d, Aggregator)), None)
+        self.combiner = next((d for d in self.links if isinstance(d, Combiner)), None)
         self._check_aggregator()
+        self._check_combiner()
         self._check_gradients()
         for place, defense in enumerate(self.defenses):
             own = [link for i, link in enumerate(self.links) if self._places[i] == place]
@@ -149,7 +160,7 @@ class Line(Walker):
         now: Domain = Real(self.bound)
         for i in coded:
             now = self.links[i].decoded(now, self.plan)
-        if self.aggregator is not None or not isinstance(now, Real):
+        if self.aggregator is not None or self.combiner is not None or not isinstance(now, Real):
             return Real()
         return now
 
@@ -160,6 +171,22 @@ class Line(Walker):
             raise StackError(
                 f"{self._named(acting[-1])} acts on the sum of the updates, but {self._named(self._sender)} gives "
                 "their mean alone; leave one of them out"
+            )
+
+    def _check_combiner(self) -> None:
+        if self.combiner is None:
+            return
+        assert self._sender is not None
+        if self.encodes:
+            coding = self._named(self.at(Station.ENCODE)[0])
+            raise StackError(
+                f"{self._named(self._sender)} combines updates as real numbers, but {coding} encodes them for a sum; "
+                "leave one of them out"
+            )
+        if self.tallies:
+            raise StackError(
+                f"{self._named(self._sender)} gives no sum, but the tally '{next(iter(self.tallies))}' is summed with "
+                "the updates; leave out the defense that reports it"
             )
 
     def _check_gradients(self) -> None:

@@ -27,6 +27,7 @@ from fedpriv.defense.passed import Passed
 from fedpriv.defense.plan import Plan
 from fedpriv.models.example_gradients import ExampleClip
 from fedpriv.models.model import Model
+from fedpriv.models.spec import Spec
 
 __all__ = ["Context", "Defense", "Plan", "Station", "labels", "state_array"]
 
@@ -192,6 +193,19 @@ class Defense(Plugin):
     def noise(self, plan: Plan) -> Noise | None:
         """The noise this defense adds, or None."""
         return None
+
+    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat] | None:
+        """For one that sends less of an update than it was: between what bounds the update lay, `([d], [d])`.
+
+        Coordinate by coordinate, for the server to hold `sent [d]`; infinite where nothing is known; scaling with
+        `sent`. Traceable. None, the default, where its message does not tell.
+        """
+        return None
+
+    @classmethod
+    def leaves_cells(cls) -> bool:
+        """Whether this defense overrides `cells`."""
+        return cls.cells is not Defense.cells
 
     def model(self, model: Model, plan: Plan | None) -> Model:
         """The model trained in place of `model`."""

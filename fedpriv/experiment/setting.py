@@ -222,6 +222,10 @@ class Exposed(pydantic.BaseModel):
     )
     knows: Texts = Field(default=(), description="short for `knows=[...]` in `adversary`, added to it.")
     blind: Texts = Field(default=(), description="short for `blind=[...]` in `adversary`, added to it.")
+    knows_defense: bool = Field(
+        default=True,
+        description="False is short for `blind=[defense]`: the attack meets defenses that it knows nothing of.",
+    )
 
     @pydantic.model_validator(mode="after")
     def _whole_trials(self) -> Exposed:
@@ -281,11 +285,12 @@ class Exposed(pydantic.BaseModel):
 
     def position(self) -> Adversary:
         """The adversary."""
-        return Adversary.parse(self.adversary, knows=self.knows, blind=self.blind, corrupted=self.corrupted)
+        blind = self.blind if self.knows_defense or "defense" in self.blind else (*self.blind, "defense")
+        return Adversary.parse(self.adversary, knows=self.knows, blind=blind, corrupted=self.corrupted)
 
     def identity(self) -> Config:
         """What an attack's outcome depends on, however the adversary was written."""
-        short = {"corrupted", "knows", "blind", "topology"}  # the setting adds the topology
+        short = {"corrupted", "knows", "blind", "knows_defense", "topology"}  # the setting adds the topology
         written = {k: v for k, v in self.model_dump(mode="json").items() if k not in short}
         # Results from when a trial was one round of all its clients stay valid.
         for name in ("rounds", "clients", "selection", "attrition", "server"):

@@ -22,7 +22,7 @@ from fedpriv.experiment.setting import Setting
 from fedpriv.rounds.attempts import Attempt, attempts
 from fedpriv.rounds.record import in_words
 from fedpriv.rounds.trial import Inapplicable, Trial
-from fedpriv.threat.replays import NOISE
+from fedpriv.threat.replays import CELLS, NOISE
 
 if TYPE_CHECKING:
     from fedpriv.federation.federation import Federation
@@ -299,6 +299,8 @@ def adaptive(setting: Setting, replayed: Collection[str]) -> bool | None:
         if isinstance(part, Protocol | Codec):  # the view holds what it leaves
             return True
         at_server = part.acts_at(Station.AGGREGATE) and not adversary.at.sees_only_released
+        if CELLS + label in replayed:
+            return True
         known = part.replayable or at_server or NOISE + label in replayed
         return known and part.replay() is not None and label in replayed
 

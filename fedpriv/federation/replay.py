@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Tensor
+from fedpriv.defense.combiner import Combiner
+from fedpriv.defense.passed import passed
 from fedpriv.defense.plan import Plan
 from fedpriv.defense.stations import Defense, Station
 from fedpriv.defense.walker import Walker
@@ -98,22 +100,28 @@ def replay_cohort(
     states = [tf.nest.map_structure(tf.convert_to_tensor, s) for s in states]
     client = Client(who.model, who.procedure, walker)
     uniform = who.plan.weighting == "uniform"
+    rule = next((d for d in who.defenses if isinstance(d, Combiner)), None) if who.released else None
     acts = walker.acts(*_CHANGING)
     one_step = all(who.procedure.local_steps(n) == 1 for n in counts)
     linear = who.procedure.client.kind in ("sgd", "momentum")
-    plain = one_step and linear and not acts and not who.model.couples_examples
+    plain = rule is None and one_step and linear and not acts and not who.model.couples_examples
     if len(counts) > 1 and plain and (not uniform or len(set(counts)) == 1):
         # One SGD step is linear in the gradient: the weighted mean of the clients' is the whole batch's.
         whole = who.procedure.model_copy(update={"batch_size": None})
         mean = _replay(Client(who.model, whole, Walker((), who.plan)), weights, rate, x, y, sum(counts), ())
     else:
         mean, start = tf.zeros([who.model.spec.size], who.model.spec.dtype), 0
+        single = []
         for n in counts:
             share = (1.0 if uniform else float(n)) / (len(counts) if uniform else sum(counts))
             own_x, own_y = (_part(a, 1, start, start + n) for a in (x, y))
             update = _replay(client, weights, rate, own_x, own_y, n, states)
+            single.append(update)
             mean = update if len(counts) == 1 else mean + share * update
             start += n
+        if rule is not None:
+            shares = tf.constant([1.0 if uniform else float(n) for n in counts], who.model.spec.dtype)
+            mean = passed(rule.combine(tf.stack(single), shares), rule.name, "combine").value
     if who.fixed_denominator:
         mean *= len(counts) / who.plan.expected_cohort  # the server divides by a public constant, not the cohort
     if who.released:

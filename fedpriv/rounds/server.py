@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from fedpriv.base.types import Array, Examples, Labels, Nested, Tensor
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.parties import Phase
 from fedpriv.defense.parties import client as client_party
+from fedpriv.defense.passed import passed
 from fedpriv.defense.protocol import Session
 from fedpriv.defense.stations import Context, Station
 from fedpriv.defense.walker import Walked
@@ -326,6 +327,8 @@ class ServerRounds:
             sent={**planted(listening, weights, present, number, federation), **(sent or {})},
         )
         result = self._refused(task) or self.engine.cohort(task)
+        if self.line.combiner is not None:
+            result = self._combined(result, self._watched(listening, cohort))
         if result.aborted and federation.on_abort == "stop":
             raise AbortError(
                 f"round {number} was aborted: {result.aborted}; it moved nothing. Go on with the next round by "
@@ -383,6 +386,26 @@ class ServerRounds:
             return None
         nothing = np.zeros(self.plan.spec.size, np.float64)
         return CohortResult(total=nothing, weight=0.0, survivors=[], dropped=[], loss=math.nan, aborted=why)
+
+    def _combined(self, result: CohortResult, watched: Collection[int]) -> CohortResult:
+        """The outcome with the combiner's update in place of the sum; of single updates only those that are watched."""
+        rule, there = self.line.combiner, result.survivors
+        assert rule is not None
+        kept = {c: u for c, u in result.updates.items() if c in watched}
+        if result.aborted or not there:
+            return replace(result, updates=kept)
+        if len(there) < rule.least():
+            why = f"{rule.name} needs {rule.least()} updates, and {len(there)} arrived"
+            nothing = np.zeros_like(result.total)
+            return replace(result, total=nothing, weight=0.0, survivors=[], updates=kept, aborted=why)
+        sizes = np.array([self.federation.partition.sizes[c] for c in there], self.plan.spec.dtype)
+        weights = np.ones_like(sizes) if self.plan.weighting == "uniform" else sizes / self.plan.max_examples
+        updates = tf.constant(np.stack([result.updates[c] for c in there]))
+        made = passed(rule.combine(updates, tf.constant(weights)), rule.name, "combine")
+        label = self.line.labels[self.line.links.index(rule)]
+        log = {f"{label}/{k}": float(v) for k, v in made.log.items()}
+        total = np.asarray(made.value, np.float64) * result.weight
+        return replace(result, total=total, updates=kept, log={**result.log, **log})
 
     def _rate(self, number: int) -> float:
         """The clients' learning rate in a round."""
@@ -462,6 +485,12 @@ class ServerRounds:
         """Clients whose own message some adversary can see."""
         if self.line.protocol is not None:
             return frozenset()
+        if self.line.combiner is not None:
+            return frozenset(int(c) for c in clients)
+        return self._watched(taps, clients)
+
+    def _watched(self, taps: Sequence[Tap], clients: Sequence[int]) -> frozenset[int]:
+        """Clients whose own message a tap is on."""
         seeing = [t for t in taps if t.adversary.at.sees_messages]
         chosen = [clients if t.clients is None else t.clients for t in seeing]
         return frozenset(int(c) for part in chosen for c in part)

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 
 #: Before a defense's label, that its declared noise was reckoned with.
 NOISE = "noise of "
+#: Before a defense's label, that what its message leaves open was reckoned with.
+CELLS = "cells of "
 
 _NOTES: ContextVar[set[str] | None] = ContextVar("replayed defenses", default=None)
 

@@ -9,6 +9,7 @@ from fedpriv_attacks.inversion.maximum_posterior import MaximumPosterior
 from fedpriv_attacks.parts.edge_density import EdgeDensity
 from fedpriv_attacks.parts.known_noise import KnownNoise, known_noise
 from fedpriv_attacks.rounds.round_average import RoundAverage
+from fedpriv_defenses.additive_noise import AdditiveNoise
 from fedpriv_defenses.central_dp import CentralDP
 from fedpriv_defenses.local_dp import LocalDP
 from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
@@ -224,3 +225,32 @@ def test_it_is_not_asked_about_a_whole_training(model, data):
     observation = next(iter(stage(Exposure(model, data, 1, 4), goal, members=train)))
     with pytest.raises(CapabilityError, match="whole training"):
         LikelihoodRatio().run(observation.view)
+
+
+def test_the_likelihood_is_squared_under_normal_and_absolute_under_laplace_noise(model, data):
+    for distribution in ("gaussian", "laplace"):
+        view = seen(model, data, AdditiveNoise(stddev=0.2, distribution=distribution), procedure=EQUAL)
+        norm = float(np.linalg.norm(view.observed))
+        objective, same = KnownNoise().prepared(view)
+        assert same is view
+        rng = np.random.default_rng(0)
+        a, b = (rng.normal(size=view.update_size).astype(np.float32) for _ in range(2))
+        value = float(objective(tf.constant(a / norm), tf.constant(b / norm), view.model.spec))
+        wanted = np.sum((a - b) ** 2) / (2 * 0.2**2)
+        if distribution == "laplace":
+            wanted = np.sum(np.abs(a - b)) * np.sqrt(2) / 0.2
+        assert objective.factor(view, norm) * value == pytest.approx(wanted, rel=1e-4)
+    both = seen(model, data, AdditiveNoise(stddev=0.2, distribution="laplace"), *local(0.1), procedure=EQUAL)
+    assert KnownNoise().prepared(both)[0] == KnownNoise()
+
+
+@pytest.mark.slow
+def test_under_laplace_noise_its_own_likelihood_reads_more(data):
+    model = lenet((28, 28, 1), 10, init="uniform")
+    stack, errors = (AdditiveNoise(stddev=3e-3, distribution="laplace"),), {}
+    known = Adversary().knowing("labels")
+    for name in ("squared_error", "known_noise"):
+        attack = DLG(restarts=1, objective=name, labels="known", **{"optimizer.max_evaluations": 200})
+        exposed = Exposure(model, data, 3, 1, defenses=stack, procedure=EQUAL, adversary=known)
+        errors[name] = np.mean([run_trial(attack, one, 0).score.images[0].mse for one in exposed])
+    assert errors["known_noise"] < errors["squared_error"]

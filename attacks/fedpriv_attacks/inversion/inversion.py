@@ -257,6 +257,9 @@ class Inversion(Attack):
         inferred = self.labels(seen, seed)
         labels = None if inferred is None else inferred.y
         recipe, restarts = self.recipe(), self.starts(view.total_examples)
+        prepared = [recipe.objective.prepared(one) for one in views]
+        recipe, views = replace(recipe, objective=prepared[0][0]), [one for _, one in prepared]
+        view, *others = views
         finding = reconstruct(view, recipe, restarts, self.initializer, labels, seed, others=others)
         if self.stages > 1:
             finding = self._eased(views, recipe, restarts, finding, labels, seed)

@@ -99,12 +99,24 @@ class KnownNoise(Objective):
 
     `e` is the squared error and s the standard deviation of the noise on one coordinate of what is observed, which an
     adversary who knows the defenses knows (`known_noise`). For normal noise its minimum is the maximum of the
-    likelihood; discrete Gaussian, Skellam and other noise is taken for normal of the same standard deviation. About
-    half the number of weights at the truth. A prior that is a negative log-density in nats then needs no tuning: the
-    sum is that of a posterior. Where the noise is not known, `noise_likelihood` finds it.
+    likelihood. Laplace noise, where it is all there is in one client's update, has its own: the sum of absolute
+    differences times sqrt(2) / s. Discrete Gaussian, Skellam and other noise, and sums, are taken for normal of the
+    same standard deviation. About half the number of weights at the truth, all of it for Laplace noise.
+
+    A prior that is a negative log-density in nats then needs no tuning: the sum is that of a posterior. Where the noise
+    is not known, `noise_likelihood` finds it.
     """
 
     kind: ClassVar[str] = "known_noise"
+    paper: ClassVar[str] = "Balunović et al. 2022, arXiv 2111.04706"
+
+    def prepared(self, view: View) -> tuple[Objective, View]:
+        """That of Laplace noise, where it stands alone."""
+        declared = [n for d in view.defenses for part in d.parts() if (n := part.noise(view.plan)) is not None]
+        alone = view.kind == "update" and len(declared) == 1 and declared[0].where == "update"
+        if alone and declared[0].distribution == "laplace":
+            return _KnownLaplace(layers=self.layers), view
+        return self, view
 
     def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """Half the squared error; `factor` makes nats of it."""
@@ -113,6 +125,20 @@ class KnownNoise(Objective):
     def factor(self, view: View, norm: float) -> float:
         """The observed update's squared norm over the noise's variance."""
         return (norm / required_noise(view, f"objective '{self.kind}'")) ** 2
+
+
+class _KnownLaplace(Objective):
+    """`KnownNoise` where the noise is Laplace's: |e| sqrt(2) / s, in nats."""
+
+    kind: ClassVar[str] = "known_noise"
+
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
+        """The sum of absolute differences; `factor` makes nats of it."""
+        return tf.reduce_sum(tf.abs(simulated - observed))
+
+    def factor(self, view: View, norm: float) -> float:
+        """The observed update's norm over the distribution's scale, the standard deviation over sqrt(2)."""
+        return norm * math.sqrt(2) / required_noise(view, f"objective '{self.kind}'")
 
 
 def averaged(views: Sequence[View]) -> np.ndarray:

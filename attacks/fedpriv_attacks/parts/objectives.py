@@ -82,6 +82,14 @@ class Objective(Component):
         """
         return 1.0
 
+    def prepared(self, view: View) -> tuple[Objective, View]:
+        """This objective, and the view, as they are matched; by default as they are.
+
+        Raises:
+          CapabilityError: the view is none that it can match.
+        """
+        return self, view
+
     def floor(self, noise: float) -> float:
         """Its value at the truth when the updates differ by rounding alone, of squared norm `noise`; 0 if unknown.
 

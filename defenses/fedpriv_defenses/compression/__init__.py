@@ -1,0 +1,1 @@
+"""Lossy compression of updates: what a client sends takes fewer bits, and is not what it computed."""

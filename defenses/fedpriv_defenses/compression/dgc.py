@@ -1,0 +1,88 @@
+"""DGC: the largest values alone, with what is left out gathered under momentum."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Nested, Scalar
+from fedpriv.defense.domain import Domain, Real
+from fedpriv.defense.passed import Passed
+from fedpriv.defense.stations import Context, Defense, Plan
+from fedpriv.models.spec import Spec
+from fedpriv_defenses.compression.compressor import float_bits
+from fedpriv_defenses.sparse import cells_of_largest
+
+
+class DGC(Defense):
+    """Deep gradient compression: a client sends the largest of its gathered values, and gathers the others on.
+
+    Lin, Han, Mao, Wang, Dally 2018, "Deep Gradient Compression: Reducing the Communication Bandwidth for Distributed
+    Training", ICLR, arXiv 1712.01887. From its update g a client makes u = momentum u + g (momentum correction) and v =
+    v + u (local accumulation), sends the largest values of v, and sets u and v to zero there (momentum factor masking).
+    `clip` shortens the update before it is gathered, to that over sqrt(clients a round), as the paper does with each
+    worker's gradient; with `warmup` the part that is sent begins at 25% and falls fourfold a round, down to `fraction`.
+    The paper chooses the largest of each tensor by a sample; here they are the largest of all, and exact.
+
+    What is kept is each client's own, over the rounds that it takes part in. Nothing is hidden for good: what is left
+    out is sent later. Formal guarantee: none. On the wire a value takes its bits and those of its index. A replay
+    assumes that nothing was gathered before. Log: `energy`, the part of v's squared norm that is sent.
+    """
+
+    name: ClassVar[str] = "dgc"
+    paper: ClassVar[str] = "Lin et al. 2018, arXiv 1712.01887"
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1e-3, description="part of the coordinates that is sent, at least one."
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="of the correction; 0 is none.")
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="norm of the cohort's update to which clients clip theirs; None clips nothing."
+    )
+    warmup: bool = Field(default=False, description="whether the part sent falls to `fraction` over the first rounds.")
+
+    def maps(self, given: Domain, plan: Plan) -> Domain:
+        """What was gathered has no bound."""
+        return Real()
+
+    def initial_client_state(self, plan: Plan) -> Nested:
+        """u and v, `[d]` each."""
+        return np.zeros([plan.spec.size], plan.spec.dtype), np.zeros([plan.spec.size], plan.spec.dtype)
+
+    def kept(self, size: int, number: Scalar) -> Scalar:
+        """How many of d coordinates are sent in a round, int32."""
+        least = tf.constant(self.fraction, tf.float64)
+        if self.warmup:
+            least = tf.maximum(least, 0.25 ** (tf.cast(number, tf.float64) + 1))
+        return tf.clip_by_value(tf.cast(tf.round(least * size), tf.int32), 1, size)
+
+    def update(self, update: Flat, context: Context) -> Passed:
+        """`[d]` to `[d]`, all but k of them 0; differentiable in the k that are sent."""
+        size = int(update.shape[0])
+        u, v = context.own
+        if self.clip is not None:
+            limit = self.clip / math.sqrt(context.plan.expected_cohort)
+            update *= tf.minimum(1.0, limit / tf.maximum(tf.sqrt(2 * tf.nn.l2_loss(update)), 1e-30))
+        u = self.momentum * u + update
+        v = v + u
+        k = self.kept(size, context.round)
+        magnitudes = tf.where(tf.math.is_finite(v), tf.abs(v), tf.zeros_like(v))
+        places = tf.math.top_k(tf.stop_gradient(magnitudes), k, sorted=False).indices
+        mask = tf.scatter_nd(places[:, None], tf.ones_like(places, update.dtype), [size])
+        sent = tf.where(tf.math.is_finite(v), v * mask, v)
+        whole, part = tf.reduce_sum(tf.square(v)), tf.reduce_sum(tf.square(sent))
+        index = max(1, math.ceil(math.log2(size)))
+        return Passed(
+            sent,
+            log={"energy": tf.math.divide_no_nan(part, whole)},
+            state=(tf.stop_gradient(u * (1 - mask)), tf.stop_gradient(v * (1 - mask))),
+            bits=k * (float_bits(context.plan.spec) + index),
+        )
+
+    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
+        """Of what is gathered, nothing that was left out is larger than the smallest value sent."""
+        return cells_of_largest(sent)

@@ -1,0 +1,73 @@
+"""OneBit: one bit a coordinate, with two levels for each weight tensor's columns."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from fedpriv.base.lazy import tf
+from fedpriv.base.types import Flat, Nested
+from fedpriv.defense.stations import Context
+from fedpriv.models.spec import Spec
+from fedpriv_defenses.compression import bits
+from fedpriv_defenses.compression.compressor import Compressor, Message, float_bits
+
+
+class OneBit(Compressor):
+    """Signs, and for each column of a weight tensor the mean of its positive and of its negative values.
+
+    Seide, Fu, Droppo, Li, Yu 2014, "1-Bit Stochastic Gradient Descent and its Application to Data-Parallel
+    Distributed Training of Speech DNNs", Interspeech. The two levels are those with the least squared error for the
+    threshold zero. A column is what enters one unit: all values with the same last index; a bias is one column. The
+    paper's error feedback is on unless it is turned off.
+
+    Formal guarantee: none. `objective=signed` knows its signs. Log: `error`.
+    """
+
+    name: ClassVar[str] = "one_bit"
+    paper: ClassVar[str] = "Seide et al. 2014"
+    contracts: ClassVar[bool] = True
+
+    error_feedback: bool = Field(default=True)
+
+    def compress(self, whole: Flat, own: Nested, context: Context) -> tuple[Message, Nested]:
+        """Which are not negative, bool `[d]`; levels of the columns `[2, columns]`, those of negative values first."""
+        columns, count = _columns(context.plan.spec)
+        positive = whole >= 0
+        levels = []
+        for side in (tf.logical_not(positive), positive):
+            counted = tf.cast(side, whole.dtype)
+            total = tf.math.unsorted_segment_sum(whole * counted, columns, count)
+            levels.append(tf.math.divide_no_nan(total, tf.math.unsorted_segment_sum(counted, columns, count)))
+        return (positive, tf.stack(levels)), own
+
+    def decompress(self, message: Message, spec: Spec) -> Flat:
+        """Each coordinate's level, `[d]`."""
+        columns, _ = _columns(spec)
+        low, high = tf.gather(message[1][0], columns), tf.gather(message[1][1], columns)
+        return tf.where(message[0], high, low)
+
+    def bits(self, message: Message, spec: Spec) -> int:
+        """One a coordinate, and two levels a column."""
+        return spec.size + 2 * _columns(spec)[1] * float_bits(spec)
+
+    def to_wire(self, message: tuple[np.ndarray, ...], spec: Spec) -> np.ndarray:
+        """Signs, then levels."""
+        return np.concatenate([message[0].astype(np.uint8), bits.of_floats(message[1].reshape(-1))])
+
+    def from_wire(self, bits_: np.ndarray, spec: Spec) -> tuple[np.ndarray, ...]:
+        """As `Compressor.from_wire`."""
+        levels = bits.to_floats(bits_[spec.size :], np.dtype(spec.dtype))
+        return bits_[: spec.size].astype(bool), levels.reshape(2, -1)
+
+
+def _columns(spec: Spec) -> tuple[np.ndarray, int]:
+    """(The column of each coordinate, int32 `[d]`; how many there are)."""
+    found, count = [], 0
+    for shape, size in zip(spec.shapes, spec.sizes, strict=True):
+        each = shape[-1] if len(shape) > 1 else 1
+        found.append(count + np.tile(np.arange(each), size // max(each, 1)))
+        count += each
+    return np.concatenate(found).astype(np.int32), count

@@ -1,0 +1,135 @@
+"""Soteria: the classifier's gradient without those features that tell most of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from fedpriv.base.errors import StackError
+from fedpriv.base.lazy import tf
+from fedpriv.base.types import Examples, Flat, Tensor, Tensors
+from fedpriv.defense.passed import Passed
+from fedpriv.defense.stations import Context, Defense, Plan
+from fedpriv.models.model import Model
+from fedpriv.models.spec import Spec
+
+
+class Soteria(Defense):
+    """Of each example's features those with the largest |r_i| / |dr_i/dx| are left out of the classifier's gradient.
+
+    Sun, Li, Wang, Yang, Li, Chen 2021, "Soteria: Provable Defense against Privacy Leakage in Federated Learning from
+    Representation Perspective", CVPR, arXiv 2012.06043. r `[features]` is the input of the last dense layer. A
+    representation r' that differs from r in few places, and whose input would be farthest from x to first order, is r
+    with those features set to zero (their Theorem on p = 0, q = 2). An example's gradient of the layer's kernel is r
+    times that of the logits; here it is r' times that. All other layers' gradients stay as they are.
+
+    So it hides features in one layer and nothing elsewhere. Balunović, Dimitrov, Staab, Vechev 2022 (arXiv 2111.04706)
+    match all other entries; so does `objective=consistent`, which sees in the zeros which ones were left out.
+
+    Costs one backward pass a feature, since each feature's derivative in the input is needed: many times a plain step.
+    For the same reason a replay leaves it out. Formal guarantee: none; the theorem is about one layer's representation.
+    Log: `pruned`, the part of the features left out that were not zero.
+    """
+
+    name: ClassVar[str] = "soteria"
+    paper: ClassVar[str] = "Sun et al. 2021, arXiv 2012.06043"
+    per_example: ClassVar[bool] = True
+    replayable: ClassVar[bool] = False
+    adaptive_attack: ClassVar[str] = ""
+
+    rate: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.8, description="part of the features that is left out, of each example."
+    )
+
+    def check(self, plan: Plan) -> None:
+        """Raises StackError where no dense layer of a classifier comes last."""
+        self._kernel(plan.spec)
+
+    def notes(self, plan: Plan) -> Sequence[str]:
+        """What it costs."""
+        features = self._kernel(plan.spec)[1][0]
+        return [f"soteria takes {features} backward passes more in every local step, one a feature"]
+
+    def _kernel(self, spec: Spec) -> tuple[int, tuple[int, int]]:
+        """(The last kernel's place, its shape `[features, classes]`)."""
+        for i in range(len(spec.names) - 1, max(len(spec.names) - 3, -1), -1):
+            shape = spec.shapes[i]
+            if len(shape) == 2:
+                return i, (shape[0], shape[1])
+            if len(shape) != 1:
+                break
+        last = spec.names[-1] if spec.names else "nothing"
+        raise StackError(
+            f"{self.name} defends the dense layer that comes last, but this model ends in '{last}' of shape "
+            f"{list(spec.shapes[-1]) if spec.names else []}; use a model with a dense classifier"
+        )
+
+    def gradient(self, gradient: Tensor, context: Context) -> Passed:
+        """`[b, d]` to `[b, d]`, with rows of zeros in the classifier's kernel."""
+        spec = context.plan.spec
+        place, (features, outputs) = self._kernel(spec)
+        weights = spec.unflatten(context.weights)
+        x = tf.cast(context.x, spec.dtype)
+        values, slopes = representation(context.model, weights, place, x)
+        ratio = tf.math.divide_no_nan(tf.abs(values), slopes)
+        # A feature that no input moves hides nothing by staying, and one that is zero has nothing to hide.
+        count = min(features - 1, max(1, round(self.rate * features)))
+        most = tf.math.top_k(ratio, count, sorted=False).indices
+        rows = tf.shape(ratio)[0]
+        where = tf.stack([tf.repeat(tf.range(rows), count), tf.reshape(most, [-1])], axis=1)
+        kept = 1 - tf.scatter_nd(where, tf.ones_like(where[:, 0], spec.dtype), [rows, features])
+        start = spec.offsets[place]
+        before, kernel, after = tf.split(
+            gradient, [start, features * outputs, spec.size - start - features * outputs], 1
+        )
+        masked = tf.reshape(kernel, [-1, features, outputs]) * tf.stop_gradient(kept)[:, :, None]
+        out = tf.concat([before, tf.reshape(masked, [-1, features * outputs]), after], axis=1)
+        lost = tf.reduce_sum(tf.cast(tf.logical_and(kept == 0, values != 0), spec.dtype))
+        return Passed(
+            tf.where(tf.math.is_finite(gradient), out, gradient),
+            log={"pruned": lost / tf.cast(rows * features, spec.dtype)},
+        )
+
+    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
+        """Of the classifier's kernel, what is zero is not known; all else is as it was."""
+        place, (features, outputs) = self._kernel(spec)
+        inside = np.zeros(spec.size, bool)
+        inside[spec.offsets[place] : spec.offsets[place] + features * outputs] = True
+        left = tf.logical_and(tf.equal(sent, 0), tf.constant(inside))
+        none = tf.fill(tf.shape(sent), tf.cast(np.inf, sent.dtype))
+        return tf.where(left, -none, sent), tf.where(left, none, sent)
+
+
+def representation(model: Model, weights: Tensors, kernel: int, x: Examples) -> tuple[Tensor, Tensor]:
+    """Each example's features before a last dense layer, and the norms of their derivatives in the input.
+
+    The layer is given a kernel that passes one feature on, and no bias, so that any model's features can be had
+    without its inside.
+
+    Args:
+      model: one that ends in that layer, its activation the loss's.
+      weights: in the spec's shapes.
+      kernel: which of them is the layer's kernel `[features, outputs]`.
+      x: `[b, *input_shape]`.
+
+    Returns:
+      (features `[b, features]`, norms `[b, features]`).
+    """
+    features, outputs = (int(n) for n in weights[kernel].shape)
+    blank = [tf.zeros_like(w) if i > kernel else w for i, w in enumerate(weights)]
+
+    def one(feature: Tensor) -> tuple[Tensor, Tensor]:
+        passing = tf.one_hot(feature, features, dtype=x.dtype)[:, None] * tf.one_hot(0, outputs, dtype=x.dtype)[None]
+        given = [passing if i == kernel else w for i, w in enumerate(blank)]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            value = model.apply(given, x, True)[:, 0]
+        slope = tf.convert_to_tensor(tape.gradient(value, x, unconnected_gradients="zero"))
+        axes = list(range(1, len(x.shape)))
+        return value, tf.sqrt(tf.reduce_sum(tf.square(slope), axis=axes))
+
+    found = tf.map_fn(one, tf.range(features), fn_output_signature=(x.dtype, x.dtype))
+    return tf.transpose(found[0]), tf.transpose(found[1])

@@ -1,0 +1,103 @@
+"""Soteria: its mask against the closed form, what it leaves alone, and the attack that sees its zeros."""
+
+import numpy as np
+import pytest
+from fedpriv_attacks.parts.consistent import Consistent
+from fedpriv_defenses.soteria import Soteria, representation
+
+from fedpriv.base.errors import CapabilityError, ParameterError, StackError
+from fedpriv.base.lazy import tf
+from fedpriv.base.registry import defenses
+from fedpriv.data.embedded import fashion_small
+from fedpriv.models.zoo import lenet, mlp
+from fedpriv.procedure.procedure import Procedure, make_procedure
+from fedpriv.rounds.exposure import Exposure
+
+EQUAL = Procedure.fedsgd(weighting="uniform")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return fashion_small()[1]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return mlp((28, 28, 1), 10, hidden=(20,), activation="sigmoid")
+
+
+def seen(model, data, *stack, batch=1, procedure=EQUAL):
+    return next(iter(Exposure(model, data, 1, batch, defenses=stack, procedure=procedure)))
+
+
+def closed_form(model, flat, x):
+    """A sigmoid layer's values s, and |dr/dx| = s (1 - s) |its column|."""
+    kernel, bias = model.spec.unflatten_numpy(flat)[:2]
+    values = 1 / (1 + np.exp(-(x.reshape(len(x), -1) @ kernel + bias)))
+    return values, values * (1 - values) * np.linalg.norm(kernel, axis=0)
+
+
+def test_features_and_their_slopes_are_those_of_the_closed_form(model, data):
+    flat, x = model.initial_weights(0), data.floats(np.arange(3))
+    weights = [tf.constant(w) for w in model.spec.unflatten_numpy(flat)]
+    values, slopes = representation(model, weights, 2, tf.constant(x))
+    expected = closed_form(model, flat, x)
+    np.testing.assert_allclose(values, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(slopes, expected[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_of_each_example_the_features_with_the_largest_ratio_are_left_out(batch, model, data):
+    plain, hidden = (seen(model, data, *stack, batch=batch) for stack in ((), (Soteria(rate=0.3),)))
+    values, slopes = closed_form(model, plain.view.weights, plain.truth.x)
+    kept = np.ones_like(values)
+    np.put_along_axis(kept, np.argsort(-values / slopes, axis=1)[:, :6], 0, axis=1)
+    before, after = (model.spec.unflatten_numpy(o.view.observed) for o in (plain, hidden))
+    for i in (0, 1, 3):
+        np.testing.assert_allclose(after[i], before[i], atol=1e-7)
+    logits = (values @ (w := model.spec.unflatten_numpy(plain.view.weights))[2]) + w[3]
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    blame = (p - np.eye(10)[plain.truth.y]) / batch
+    np.testing.assert_allclose(after[2], -(values * kept).T @ blame, atol=1e-6)
+    np.testing.assert_allclose(before[2], -values.T @ blame, atol=1e-6)
+
+
+def test_the_zeros_tell_what_was_left_out(data):
+    model = lenet((28, 28, 1), 10, init="uniform")
+    observation = seen(model, data, Soteria(rate=0.5))
+    fitted, view = Consistent().prepared(observation.view)
+    observed, truth = tf.constant(observation.view.observed), observation.truth
+    y = tf.constant(truth.y)
+    assert float(fitted(view.simulate(tf.constant(truth.x), y), observed, model.spec)) < 1e-9
+    assert float(fitted(view.simulate(tf.constant(1 - truth.x), y), observed, model.spec)) > 0.01
+    simulated = observation.view.simulate(tf.constant(truth.x), y).numpy()
+    assert np.sum((simulated - observation.view.observed) ** 2) / np.sum(observation.view.observed**2) > 1e-3
+
+
+def test_over_several_steps_the_zeros_are_gone(model, data):
+    observation = seen(model, data, Soteria(), batch=2, procedure=make_procedure(local_epochs=2, batch_size=None))
+    with pytest.raises(CapabilityError, match="an update of one step alone"):
+        Consistent().prepared(observation.view)
+
+
+@pytest.mark.parametrize("text", ["soteria(rate=0)", "soteria(rate=1)", "soteria(rate=-1)"])
+def test_impossible_rates_are_refused(text):
+    with pytest.raises(ParameterError, match="rate"):
+        defenses.create(text)
+
+
+def test_a_model_without_a_dense_classifier_is_refused(data):
+    keras = tf.keras
+    from fedpriv.models.keras_model import from_keras
+
+    model = from_keras(
+        keras.Sequential(
+            [
+                keras.layers.Input((28, 28, 1)),
+                keras.layers.Conv2D(10, 28),
+                keras.layers.Reshape((10,)),
+            ]
+        )
+    )
+    with pytest.raises(StackError, match="defends the dense layer that comes last"):
+        seen(model, data, Soteria())
