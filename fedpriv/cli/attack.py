@@ -72,6 +72,15 @@ OPTIONS = (
         ("exposure.batch",),
     ),
     Mapped(
+        "same_label",
+        Annotated[
+            int | None,
+            typer.Option(min=0, help="How many of a batch have one label together, the others one each; 0: no two."),
+        ],
+        None,
+        ("exposure.same_label",),
+    ),
+    Mapped(
         "cohort",
         Annotated[int, typer.Option(min=1, help="Clients a round (what a secure sum hides among).")],
         1,

@@ -166,6 +166,8 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None, i
     if how.order == "mixed":
         drawn = generator(seed if images is None else images, Purpose.IMAGES)
         data = data.take(drawn.permutation(len(data)))
+    if how.same_label is not None:
+        data = data.take(with_same_label(data, how.batch, how.images // how.batch, how.same_label))
 
     from fedpriv.rounds.exposure import Exposure
     from fedpriv.rounds.stage import stage
@@ -201,6 +203,51 @@ def make_stage(setting: Setting, seed: int, weights: np.ndarray | None = None, i
         outsiders=outsiders,
         images=images,
     )
+
+
+def with_same_label(data: Dataset, batch: int, clients: int, count: int) -> np.ndarray:
+    """An order of the examples in which so many of each batch have one label, and the others one each.
+
+    Args:
+      data: in the order in which examples are taken as far as labels allow.
+      batch: examples a client.
+      clients: how many batches are made, one after the other.
+      count: how many have one label together; 0 for none.
+
+    Returns:
+      `[n]` indices, the batches first, then all that are left, in their order.
+
+    Raises:
+      ParameterError: the data has no classes, too few of them, or too few examples of one.
+    """
+    kinds = batch - count + (count > 0)
+    if not data.num_classes or data.y.ndim != 1:
+        raise ParameterError(f"same_label={count}: the targets of '{data.name}' are no classes; leave it out")
+    there = len(np.unique(data.y))
+    if kinds > there:
+        raise ParameterError(
+            f"same_label={count} of batch={batch} takes {kinds} labels a batch, but '{data.name}' has {there}; take a "
+            f"smaller batch, or let at least {batch - there + 1} share one"
+        )
+    waiting = {int(c): list(np.flatnonzero(data.y == c)) for c in np.unique(data.y)}
+    order: list[int] = []
+    for _ in range(clients):
+        chosen: list[int] = []
+        # The label that is shared is that of the example whose turn it is, where enough of it are left.
+        turn = sorted((c for c in waiting if len(waiting[c]) >= max(count, 1)), key=lambda c: waiting[c][0])
+        if count and turn:
+            chosen += [waiting[turn[0]].pop(0) for _ in range(count)]
+        used = {int(data.y[i]) for i in chosen}
+        others = sorted((c for c in waiting if waiting[c] and c not in used), key=lambda c: waiting[c][0])
+        chosen += [waiting[c].pop(0) for c in others[: batch - count]]
+        if len(chosen) < batch:
+            raise ParameterError(
+                f"same_label={count}: '{data.name}' has too few examples of its classes for {clients} batches of "
+                f"{batch}; attack fewer images"
+            )
+        order += sorted(chosen)
+    rest = np.setdiff1d(np.arange(len(data.y)), order)
+    return np.concatenate([np.array(order, np.int64), rest])
 
 
 def threat_line(setting: Setting, staged: Stage) -> str:
@@ -257,5 +304,9 @@ def describe_images(setting: Setting, staged: Stage, seed: int) -> Row:
     if partial and attack is not None and not attack.remembers():
         # Who is in a view differs, and with it which image has which number: nothing to pair with.
         pool += f" of whom {setting.identity()}"
+    if exposed.same_label is not None:
+        pool += f" with {exposed.same_label} of {exposed.batch} alike"
+        alike = f"{exposed.same_label} of each {exposed.batch} share a label" if exposed.same_label else "no two alike"
+        how += f" so that of a client's labels {alike}"
     said = f"Attacked: {setting.exposure.images} examples of {source}{few}, {how}{': ' + what if what else ''}."
     return {"held_out": held_out, "classes": classes, "attacked": said, "images_of": pool}

@@ -170,6 +170,13 @@ class Exposed(pydantic.BaseModel):
         description="attack freshly initialized models, another one each trial, though a federation is trained.",
     )
     batch: Count = Field(default=1, description="images a client.")
+    same_label: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description=(
+            "how many of a client's images have one label together, while each of the others has a label of its own; "
+            "0 gives every image its own. None takes them as they come."
+        ),
+    )
     cohort: Count = Field(default=1, description="clients a trial, what a secure sum hides among.")
     rounds: Count = Field(
         default=1,
@@ -229,6 +236,11 @@ class Exposed(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="after")
     def _whole_trials(self) -> Exposed:
+        if self.same_label is not None and (self.same_label == 1 or self.same_label > self.batch):
+            raise ValueError(
+                f"same_label={self.same_label} of batch={self.batch}: give 0, so that each has a label of its own, or "
+                f"from 2 to {self.batch}" + ("; a batch of one has nothing to share" if self.batch == 1 else "")
+            )
         each = self.batch * self.population
         if self.images % each:
             nearest = max(1, round(self.images / each)) * each
@@ -293,7 +305,7 @@ class Exposed(pydantic.BaseModel):
         short = {"corrupted", "knows", "blind", "knows_defense", "topology"}  # the setting adds the topology
         written = {k: v for k, v in self.model_dump(mode="json").items() if k not in short}
         # Results from when a trial was one round of all its clients stay valid.
-        for name in ("rounds", "clients", "selection", "attrition", "server"):
+        for name in ("rounds", "clients", "selection", "attrition", "server", "same_label"):
             if getattr(self, name) == type(self).model_fields[name].default:
                 del written[name]
         return written | {"adversary": str(self.position())}
