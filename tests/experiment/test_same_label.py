@@ -21,7 +21,7 @@ def test_as_many_share_a_label_as_were_asked_for(count):
     assert sorted(order) == list(range(400))
     for labels in data.y[order[:48]].reshape(12, 4):
         counts = np.sort(np.unique(labels, return_counts=True)[1])[::-1]
-        assert list(counts) == ([count] if count else []) + [1] * (4 - count)
+        assert list(counts) == [*([count] if count else []), *[1] * (4 - count)]
 
 
 def test_what_is_not_attacked_keeps_its_order():
