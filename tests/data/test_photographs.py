@@ -24,7 +24,9 @@ def test_no_row_of_a_photograph_is_in_both_sets():
     rows = np.broadcast_to(np.arange(500, dtype=np.int32)[:, None, None], (500, 40, 3))
     noisy = rows + np.arange(40)[None, :, None] * 500  # contrast, and the row is still told by a value modulo 500
     sets = [set(np.unique(_patches(noisy, test) % 500)) for test in (False, True)]
-    assert sets[0] and sets[1] and not sets[0] & sets[1]
+    assert sets[0]
+    assert sets[1]
+    assert not sets[0] & sets[1]
 
 
 def test_it_is_loaded_by_name_and_in_part():
