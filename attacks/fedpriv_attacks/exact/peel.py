@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -146,6 +146,11 @@ class _Found:
         return np.append(self.x, 1.0)
 
 
+def _basis(rows: list[np.ndarray], size: int) -> np.ndarray:
+    """An orthonormal basis of what `rows`, each `[size]`, span, as columns."""
+    return np.linalg.qr(np.stack(rows).T)[0] if rows else np.zeros((size, 0))
+
+
 @dataclass(frozen=True, eq=False)
 class _Space:
     """K = left diag(sizes) right^T, cut off at its rank."""
@@ -164,6 +169,16 @@ class _Space:
         length = np.linalg.norm(d, axis=-1)
         rest = np.linalg.norm(d - (d @ right) @ right.T, axis=-1)
         return np.where(length > 0, rest / np.maximum(length, np.finfo(d.dtype).tiny), 1.0)
+
+    def near(self, d: np.ndarray) -> np.ndarray:
+        """Which of `d [m, directions, units]` have a direction of which at most `SCREEN` is outside.
+
+        By Pythagoras, at half of the cost, and with a margin for the digits that the difference loses.
+        """
+        inside = d.reshape(-1, d.shape[-1]) @ self.right.astype(d.dtype)
+        length = np.einsum("mdu,mdu->md", d, d)
+        rest = length - np.einsum("ij,ij->i", inside, inside).reshape(length.shape)
+        return ((rest <= (SCREEN**2 + 1e-3) * length) & (length > 0)).any(axis=1)
 
     def weight(self, row: np.ndarray, d: np.ndarray) -> float:
         """The weight at which taking `row d^T` off K lowers its rank."""
@@ -210,6 +225,7 @@ class _Peeling:
         self.scale = np.linalg.norm(self.k, axis=0) / np.sqrt(len(self.k))
         self.explained = np.zeros(layer.units, bool)
         self.loudness = np.linalg.norm(layer.kernel_weights, axis=0)
+        self.incoming = np.ascontiguousarray(layer.kernel_weights.T)
         self.found: list[_Found] = []
         self.waves: list[int] = []
         self.reason = ""
@@ -249,37 +265,41 @@ class _Peeling:
         x, error = self._candidates(left)
         if not len(x):
             return []
-        shares = self.shares(x).astype(np.float32)  # [m, directions, units]
+        shares = self.shares(x).astype(np.float32, copy=False)  # [m, directions, units]
+        near = np.flatnonzero(self.space.near(shares))
+        x, error, shares = x[near], error[near], shares[near]
         outside = self.space.outside(shares)
         which = np.argmin(outside, axis=1)
         best = outside[np.arange(len(x)), which]
+        unclear = self._unclear(x, error)
+        basis = _basis([f.share @ self.space.right for f in self.found], self.space.rank)
         new: list[_Found] = []
         for i in np.argsort(best, kind="stable"):
             if best[i] > SCREEN:
                 break
             share = shares[i, which[i]].astype(np.float64)
-            one = self._proven(x[i], share, int(which[i]), float(error[i]), float(best[i]))
-            if one is not None and self._is_new(one, new):
+            one = self._proven(x[i], share, int(which[i]), unclear[i], float(best[i]))
+            if one is None:
+                continue
+            # New is what is no mixture of those found: each takes a rank of its own.
+            inside = one.share @ self.space.right
+            rest = inside - basis @ (basis.T @ inside)
+            if np.linalg.norm(rest) > OWN * np.linalg.norm(inside):
                 new.append(one)
+                rest -= basis @ (basis.T @ rest)
+                basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
         return new
 
-    def _is_new(self, one: _Found, others: Sequence[_Found]) -> bool:
-        """Whether its share is none of those that were found, nor a mixture of them: each takes a rank of its own."""
-        known = [*self.found, *others]
-        if not known:
-            return True
-        c = one.share @ self.space.right
-        basis = np.linalg.qr(np.stack([f.share @ self.space.right for f in known]).T)[0]
-        return bool(np.linalg.norm(c - basis @ (basis.T @ c)) > OWN * np.linalg.norm(c))
+    def _unclear(self, x: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Units `[m, units]` so near to zero that the examples' errors decide whether they fire."""
+        return np.asarray(np.abs(self.layer.preactivations(x)) < 4 * error[:, None] * self.loudness)
 
-    def _proven(self, x: np.ndarray, share: np.ndarray, direction: int, error: float, outside: float) -> _Found | None:
+    def _proven(self, x: np.ndarray, share: np.ndarray, direction: int, unclear: np.ndarray, outside: float) -> _Found | None:
         """The example with its certificate, or None without one.
 
-        Units so near to zero that the example's error decides whether they fire are left out of the certificate, and
-        get the share that the row space gives them.
+        Units that are `unclear` are left out of the certificate, and get the share that the row space gives them.
         """
-        unclear = np.abs(self.layer.preactivations(x[None])[0]) < 4 * error * self.loudness
-        if np.sum(~unclear) < self.space.rank + LEAST_EQUATIONS:
+        if len(unclear) - np.count_nonzero(unclear) < self.space.rank + LEAST_EQUATIONS:
             return None
         if unclear.any():
             right, certain = self.space.right, np.where(unclear, 0.0, share)
@@ -324,23 +344,30 @@ class _Peeling:
         kind, shape = self.view.data_kind, self.view.model.input_shape
         slack = 6 * error + 1e-3
         moved = np.abs(np.asarray(kind.settle(x.reshape(-1, *shape))).reshape(len(x), -1) - x).max(axis=1)
-        drive = np.einsum("mi,im->m", x, self.layer.kernel_weights[:, units]) + self.layer.bias_weights[units]
+        drive = np.einsum("mi,mi->m", x, self.incoming[units]) + self.layer.bias_weights[units]
         margin = slack * self.loudness[units]
         kept = np.flatnonzero((moved <= slack * max(1.0, float(np.ptp(x)))) & (drive > -margin))
         x, error = x[kept], error[kept]
         # A few random projections tell examples apart as well as all their values do.
         seen = x @ np.random.default_rng(0).normal(size=(x.shape[1], 8)) / np.sqrt(8.0 * x.shape[1])
+        apart = np.sqrt(sum(np.subtract.outer(column, column) ** 2 for column in seen.T))
+        near = apart < 6 * np.add.outer(error, error)
+        np.fill_diagonal(near, True)
+        alone = near.sum(axis=1) == 1
+        free = np.ones(len(x), bool)
         means, errors = [], []
-        left = np.arange(len(x))
-        while len(left):
-            first, others = left[0], left[1:]
-            apart = np.linalg.norm(seen[others] - seen[first], axis=1)
-            near = apart < 6 * (error[others] + error[first])
-            group = np.append(first, others[near])
+        for first in range(len(x)):
+            if not free[first]:
+                continue
+            if alone[first]:
+                means.append(x[first])
+                errors.append(error[first])
+                continue
+            group = np.flatnonzero(near[first] & free)
+            free[group] = False
             trust = error[group] ** -2
             means.append(trust @ x[group] / trust.sum())
             errors.append(trust.sum() ** -0.5)
-            left = others[~near]
         return np.array(means).reshape(-1, x.shape[1]), np.array(errors)
 
     def _directions(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -349,7 +376,7 @@ class _Peeling:
         units = np.flatnonzero(size > 20 * self.layer.rounding * np.sqrt(len(left)))
         units = units[np.argsort(-size[units], kind="stable")]
         u = (left[:, units] / size[units]).T
-        u *= np.where(np.einsum("mi,im->m", u, self.layer.kernel_weights[:, units]) < 0, -1.0, 1.0)[:, None]
+        u *= np.where(np.einsum("mi,mi->m", u, self.incoming[units]) < 0, -1.0, 1.0)[:, None]
         kept = u.min(axis=1) >= -1e-3 * u.max(axis=1)
         u, units = u[kept], units[kept]
         _, first = np.unique(np.round(u @ np.random.default_rng(0).normal(size=u.shape[1]), 5), return_index=True)
@@ -384,15 +411,18 @@ class _Peeling:
             d = np.stack([f.weight * f.share for f in self.found])
             size = np.linalg.norm(left, axis=0) / np.sqrt(len(left))
             trust = self.explained / np.hypot(size, self.layer.rounding)
-            if np.linalg.matrix_rank(d * trust) < len(d):
+            q, r = np.linalg.qr((d * trust).T)
+            sizes = np.linalg.svd(r, compute_uv=False)
+            if sizes[-1] <= sizes[0] * max(d.shape) * np.finfo(d.dtype).eps:
                 return
-            rows = np.linalg.lstsq((d * trust).T, (self.k * trust).T, rcond=None)[0]  # [n, inputs (+ 1)]
-            spread = np.sqrt(np.diag(np.linalg.inv((d * trust) @ (d * trust).T)))
+            inverse = np.linalg.inv(r)
+            rows = inverse @ ((q.T * trust) @ self.k.T)  # [n, inputs (+ 1)]
+            spread = np.linalg.norm(inverse, axis=1)
             x = rows if self.layer.bias is None else rows[:, :-1] / rows[:, -1:]
-            shares = self.shares(x)[np.arange(len(x)), [f.direction for f in self.found]]
-            outside = self.space.outside(shares)
+            shares = self.shares(x)[np.arange(len(x)), [f.direction for f in self.found]].astype(np.float64)
+            outside, unclear = self.space.outside(shares), self._unclear(x, spread)
             for i, f in enumerate(self.found):
-                made = self._proven(x[i], shares[i], f.direction, float(spread[i]), float(outside[i]))
+                made = self._proven(x[i], shares[i], f.direction, unclear[i], float(outside[i]))
                 if made is not None and made.outside < 3 * f.outside:
                     self.found[i] = made
 
@@ -414,7 +444,7 @@ def _check(view: View, names: DenseNames) -> None:
 
 
 def _shares(view: View, names: DenseNames) -> Callable[[np.ndarray], np.ndarray]:
-    """Examples `[m, inputs]` to their gradients in the layer's pre-activations, `[m, directions, units]` float64.
+    """Examples `[m, inputs]` to their gradients in the layer's pre-activations, `[m, directions, units]` in the model's precision.
 
     One direction for each label, or one for a single output. Averaged along the way where there were several steps.
     """
@@ -429,8 +459,9 @@ def _shares(view: View, names: DenseNames) -> Callable[[np.ndarray], np.ndarray]
 
     def shares(x: np.ndarray) -> np.ndarray:
         given = tf.constant(x.reshape(-1, *model.input_shape), dtype)
-        found = np.mean([function(weights, given).numpy().astype(np.float64) for weights in places], axis=0)
-        return np.asarray(found)
+        if len(places) == 1:
+            return np.asarray(function(places[0], given))
+        return np.asarray(np.mean([function(weights, given).numpy().astype(np.float64) for weights in places], axis=0))
 
     return shares
 
