@@ -242,7 +242,9 @@ def test_the_2nn_without_its_first_bias():
     assert model.name == "2nn(hidden=[6,5],first_bias=False)"
 
 
-@pytest.mark.parametrize(("wrong", "says"), [({"spread": 0.0}, "spread=0"), ({"hidden": [], "spread": 1.0}, "has none")])
+@pytest.mark.parametrize(
+    ("wrong", "says"), [({"spread": 0.0}, "spread=0"), ({"hidden": [], "spread": 1.0}, "has none")]
+)
 def test_a_first_layer_that_cannot_be(wrong, says):
     with pytest.raises(ParameterError, match=says):
         zoo.mlp_2nn((4,), 3, **wrong)

@@ -30,6 +30,8 @@ LEAST_EQUATIONS = 30
 NODES = 5
 #: Part outside of the row space up to which a candidate is looked at closely.
 SCREEN = 0.25
+#: Lengths that are tried first of an example of which only the direction is known.
+LENGTHS = 32
 #: Part of a share that no example found before it has.
 OWN = 0.05
 
@@ -544,9 +546,17 @@ class _Peeling:
         u, units = u[kept], units[kept]
         _, first = np.unique(np.round(u @ np.random.default_rng(0).normal(size=u.shape[1]), 5), return_index=True)
         u, units = u[np.sort(first)], units[np.sort(first)]
-        if not len(u):
-            return u, np.zeros(0)
-        x = np.stack([self._length(one) for one in u])
+        if self.tail is not None and len(u):
+            top = 1 / u.max(axis=1, keepdims=True)
+            near = np.any([self.tail.near(top * i / LENGTHS * u).any(axis=1) for i in range(1, LENGTHS + 1)], axis=0)
+            u, units = u[near], units[near]
+        lengths = []
+        for one in u:
+            if time.perf_counter() > self.deadline:
+                break
+            lengths.append(self._length(one))
+        units = units[: len(lengths)]
+        x = np.stack(lengths) if lengths else u[:0]
         return x, np.full(len(units), self.layer.rounding) / np.maximum(size[units], 1e-300)
 
     def _length(self, u: np.ndarray) -> np.ndarray:
@@ -558,8 +568,8 @@ class _Peeling:
             i = int(np.argmin(outside))
             return float(scales[i]), float(outside[i])
 
-        scale, _ = best(top * np.arange(1, 33) / 32)
-        width = top / 32
+        scale, _ = best(top * np.arange(1, LENGTHS + 1) / LENGTHS)
+        width = top / LENGTHS
         for _ in range(7):
             scale, found = best(scale + width * np.linspace(-1, 1, 17))
             width /= 8
