@@ -113,7 +113,8 @@ def main(
                 r, wanted, lone, part, wrong, cpu = np.array(rows).T
                 typer.echo(
                     f"batch {size}, {count} steps of {rate:g}: r {r.mean():.2f}, lone units expected "
-                    f"{wanted.mean():.0f}, counted {lone.mean():.0f}, recovered {part.mean():.3f} ({part.min():.3f} to {part.max():.3f}), "
+                    f"{wanted.mean():.0f}, counted {lone.mean():.0f}, "
+                    f"recovered {part.mean():.3f} ({part.min():.3f} to {part.max():.3f}), "
                     f"wrong {wrong.sum():.0f}, CPU {np.median(cpu[1:] if len(cpu) > 1 else cpu):.2f} s"
                 )
 
