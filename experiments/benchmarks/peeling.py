@@ -54,7 +54,8 @@ def _procedure(steps: int, rate: float) -> Procedure:
 
 
 def _peeled(observation: Observation, units: int, seconds: float) -> tuple[float, ...]:
-    """r, lone units expected and counted, the part recovered, wrong finds, and CPU seconds of one batch."""
+    """r, lone units expected and counted, the part recovered, and how many finds lie farther than 0.01 from any example
+    in some value, the farthest's distance, and CPU seconds."""
     view, x = observation.view, observation.truth.x.reshape(len(observation.truth.x), -1)
     began = time.process_time()
     finding = Peel(seconds=seconds).run(view)
@@ -66,7 +67,8 @@ def _peeled(observation: Observation, units: int, seconds: float) -> tuple[float
     apart = np.abs(found - x[None]).max(axis=2) if len(found) else np.zeros((0, len(x)))
     right = apart.min(axis=1) < 1e-2
     part = len(set(apart.argmin(axis=1)[right])) / len(x)
-    return *expected_lone(x, units), alone, part, int(np.sum(~right)), cpu
+    worst = float(apart.min(axis=1).max(initial=0.0))
+    return *expected_lone(x, units), alone, part, int(np.sum(~right)), worst, cpu
 
 
 def _whole(data: str, data_dir: str | None) -> Dataset:
@@ -110,12 +112,12 @@ def main(
                     exposure = Exposure(made, drawn, 1, size, procedure=procedure, seed=seed, weights=weights)
                     (observation,) = exposure
                     rows.append(_peeled(observation, units, seconds))
-                r, wanted, lone, part, wrong, cpu = np.array(rows).T
+                r, wanted, lone, part, wrong, worst, cpu = np.array(rows).T
                 typer.echo(
                     f"batch {size}, {count} steps of {rate:g}: r {r.mean():.2f}, lone units expected "
                     f"{wanted.mean():.0f}, counted {lone.mean():.0f}, "
                     f"recovered {part.mean():.3f} ({part.min():.3f} to {part.max():.3f}), "
-                    f"wrong {wrong.sum():.0f}, CPU {np.median(cpu[1:] if len(cpu) > 1 else cpu):.2f} s"
+                    f"farther than 0.01: {wrong.sum():.0f}, farthest {worst.max():.1e}, CPU {np.median(cpu[1:] if len(cpu) > 1 else cpu):.2f} s"
                 )
 
 
