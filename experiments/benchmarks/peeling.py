@@ -117,7 +117,8 @@ def main(
                     f"batch {size}, {count} steps of {rate:g}: r {r.mean():.2f}, lone units expected "
                     f"{wanted.mean():.0f}, counted {lone.mean():.0f}, "
                     f"recovered {part.mean():.3f} ({part.min():.3f} to {part.max():.3f}), "
-                    f"farther than 0.01: {wrong.sum():.0f}, farthest {worst.max():.1e}, CPU {np.median(cpu[1:] if len(cpu) > 1 else cpu):.2f} s"
+                    f"farther than 0.01: {wrong.sum():.0f}, farthest {worst.max():.1e}, "
+                    f"CPU {np.median(cpu[1:] if len(cpu) > 1 else cpu):.2f} s"
                 )
 
 
