@@ -63,6 +63,7 @@ def _peeled(observation: Observation, units: int, seconds: float) -> tuple[float
     weights = view.model.spec.unflatten_numpy(np.asarray(view.weights))
     bias = weights[1] if weights[1].shape == (units,) else 0.0
     alone = int(np.sum(np.sum(x @ weights[0] + bias > 0, axis=0) == 1))
+    assert finding.x is not None
     found = finding.x[: finding.extra["recovered"]].reshape(-1, 1, x.shape[1])
     apart = np.abs(found - x[None]).max(axis=2) if len(found) else np.zeros((0, len(x)))
     right = apart.min(axis=1) < 1e-2

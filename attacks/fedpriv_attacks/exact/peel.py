@@ -277,13 +277,8 @@ def _tail(view: View, names: DenseNames, layer: DenseInput, space: _Space) -> _T
     if _steps(view) > 1 or not _is_dense(model, names):
         return None
     weights = np.asarray(view.weights, np.float64)
-    return _made_tail(
-        layer.kernel_weights,
-        layer.bias_weights,
-        *(weights[spec.slice_of(spec.names[i])].reshape(spec.shapes[i]) for i in _behind(model, names)),
-        model,
-        space.right,
-    )
+    kernel, bias = (weights[spec.slice_of(spec.names[i])].reshape(spec.shapes[i]) for i in _behind(model, names))
+    return _made_tail(layer.kernel_weights, layer.bias_weights, kernel, bias, model, space.right)
 
 
 def _behind(model: Model, names: DenseNames) -> list[int]:
@@ -321,7 +316,8 @@ def _is_dense(model: Model, names: DenseNames) -> bool:
     wanted = _compiled(model, names)([tf.constant(w, spec.dtype) for w in weights], given).numpy()
     first = weights[spec.names.index(names.kernel)] * names.input_scale
     shift = np.zeros(units) if names.bias is None else weights[spec.names.index(names.bias)]
-    made = _made_tail(first, shift, *(weights[i] for i in rest), model, np.eye(units, 1))
+    kernel, bias = (weights[i] for i in rest)
+    made = _made_tail(first, shift, kernel, bias, model, np.eye(units, 1))
     pairs = np.indices(wanted.shape[:2]).reshape(2, -1)
     shares = made.shares(x, *pairs).reshape(wanted.shape)
     return bool(np.linalg.norm(wanted - shares) < 1e-3 * np.linalg.norm(wanted))
