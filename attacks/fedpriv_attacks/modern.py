@@ -16,6 +16,7 @@ from fedpriv.data.kinds.tokens import Tokens
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
+from fedpriv_attacks.exact.dense_input import find_dense_input
 from fedpriv_attacks.inversion.inversion import Inversion
 from fedpriv_attacks.inversion.matching import checked_update, half_of_digits, noise_floor
 from fedpriv_attacks.inversion.stages import mismatch, replayed_error, unsettled
@@ -30,6 +31,10 @@ ON_TOKENS = (
     "dlg(labels=auto,restarts=1,optimizer.max_evaluations=2000)",
     "lamp",
 )
+
+
+#: What is tried first on models that begin with a dense layer and a ReLU, where nobody has said what else.
+ON_DENSE = "peel"
 
 
 def _attack(value: Any) -> Any:
@@ -72,6 +77,9 @@ class Modern(Attack):
     update that they give farther from the observed one. Where clipping moves them by more than a tenth of the range,
     the error is that of the clipped ones: what explains the update by values that no image has explains nothing.
     Of texts it is that of the tokens, not of the points that were minimized.
+
+    On models that begin with a dense layer and a ReLU, unless `attacks` says what else, `peel` is tried before all
+    others: what it finds is proven example by example.
 
     On text, unless `attacks` says what else, it is DAGER, which is exact where a batch has fewer tokens than the model
     is wide, then points of the embedding matched by DLG and by LAMP.
@@ -166,10 +174,15 @@ class Modern(Attack):
         )
 
     def tried_on(self, view: View) -> tuple[Attack, ...]:
-        """The attacks, or on text those for text, unless others than the default were asked for."""
-        if not isinstance(view.data_kind, Tokens) or self.attacks != type(self)().attacks:
+        """The attacks; unless others than the default were asked for, on text those for text, or `peel` before them.
+
+        What a view adds is no part of `config()`, so that the identity of stored results stays what it was.
+        """
+        if self.attacks != type(self)().attacks:
             return self.attacks
-        return tuple(registry.attacks.create(text) for text in ON_TOKENS)
+        if isinstance(view.data_kind, Tokens):
+            return tuple(registry.attacks.create(text) for text in ON_TOKENS)
+        return (registry.attacks.create(ON_DENSE), *self.attacks) if _begins_rectified(view) else self.attacks
 
     def _suited(self, attack: Attack, view: View) -> Attack:
         """The same attack without total variation where examples have no neighbouring values; asked for its way."""
@@ -181,6 +194,14 @@ class Modern(Attack):
         left = tuple(p for p in attack.priors if not isinstance(p, TotalVariation))
         suited = suited.with_(priors=left, stages=attack.stages if left else 1)
         return suited
+
+
+def _begins_rectified(view: View) -> bool:
+    """Whether the model begins with a dense layer and a ReLU."""
+    try:
+        return find_dense_input(view.model).rectified
+    except CapabilityError:
+        return False
 
 
 def _error(attack: Attack, view: View, finding: Finding) -> float:

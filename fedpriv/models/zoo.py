@@ -7,6 +7,7 @@ otherwise. `dtype="float64"` gives the same network in double precision.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -160,28 +161,56 @@ def mlp_2nn(
     input_shape: tuple[int, ...] = (28, 28, 1),
     num_classes: int = 10,
     hidden: list[int] = [200, 200],  # noqa: B006  never changed
+    spread: float | None = None,
+    first_bias: bool = True,
     dtype: Precision = "float32",
 ) -> Model:
     """The "2NN" of McMahan et al. 2017 (arXiv 1602.05629): two hidden layers of 200 ReLU units.
 
-    199,210 weights on 28x28x1 images and 10 classes, as in the paper.
+    199,210 weights on 28x28x1 images and 10 classes, as in the paper. With `hidden=[1000],spread=0.5` it is the network
+    that Shariati, Meybodi 2026 peel.
 
     Args:
       input_shape: one example's, of any rank; it is flattened.
       num_classes: number of logits.
       hidden: units of each hidden layer.
+      spread: standard deviation of the first layer's kernel, normal with mean zero; None draws it as the others.
+      first_bias: whether the first layer has a bias.
       dtype: precision of weights and arithmetic.
+
+    Raises:
+      ParameterError: a layer without units, a spread that is not above zero, or, of these two, one without a hidden
+        layer that it is about.
     """
-    name = label("2nn", hidden=(list(hidden), [200, 200]), dtype=(dtype, "float32"))
+    name = label(
+        "2nn",
+        hidden=(list(hidden), [200, 200]),
+        spread=(spread, None),
+        first_bias=(first_bias, True),
+        dtype=(dtype, "float32"),
+    )
     check_classes(name, input_shape, num_classes)
     if any(units < 1 for units in hidden):
         raise ParameterError(f"model '2nn': hidden={hidden}: each hidden layer needs at least one unit")
+    if spread is not None and not 0 < spread < math.inf:
+        raise ParameterError(f"model '2nn': spread={spread}: a standard deviation is finite and above 0; leave it out")
+    if not hidden and (spread is not None or not first_bias):
+        raise ParameterError(
+            f"model '2nn': spread={spread}, first_bias={first_bias} are about the first hidden layer, but hidden=[] "
+            "has none; give hidden=[1000], or use 'logistic'"
+        )
 
     def layers(common: dict[str, str]) -> list[Layer]:
         kl = tf.keras.layers
+        first: dict[str, Any] = {} if first_bias else {"use_bias": False}
+        if spread is not None:
+            first["kernel_initializer"] = tf.keras.initializers.RandomNormal(0.0, spread)
         return [
             kl.Flatten(name="flatten", **common),
-            *(kl.Dense(n, "relu", name=f"dense{i}", **common) for i, n in enumerate(hidden, 1)),
+            *(
+                kl.Dense(n, "relu", name=f"dense{i}", **(first if i == 1 else {}), **common)
+                for i, n in enumerate(hidden, 1)
+            ),
             kl.Dense(num_classes, name=f"dense{len(hidden) + 1}", **common),
         ]
 

@@ -223,3 +223,28 @@ def test_no_operations_beyond_those_of_hand_written_code():
     x, y = np.random.default_rng(0).uniform(size=(4, 28, 28, 1)).astype("float32"), tf.constant([1, 2, 3, 4])
     flat = tf.constant(model.initial_weights(0))
     np.testing.assert_array_equal(ours(flat, tf.constant(x), y), hand(flat, tf.constant(x), y))
+
+
+def test_the_first_layer_of_the_2nn_as_peeling_takes_it():
+    model = zoo.mlp_2nn((28, 28, 1), 10, hidden=[1000], spread=0.5)
+    first, bias, second, _ = model.initialize(3)
+    assert abs(np.std(first) - 0.5) < 5 * 0.5 / np.sqrt(2 * first.size)  # of a normal sample's deviation, five sigma
+    assert abs(np.mean(first)) < 5 * 0.5 / np.sqrt(first.size)
+    assert not bias.any()
+    assert np.abs(second).max() <= np.sqrt(6 / 1010)  # Glorot's bound, as without `spread`
+    assert model.name == "2nn(hidden=[1000],spread=0.5)"
+    assert not np.array_equal(first, model.initialize(4)[0])
+
+
+def test_the_2nn_without_its_first_bias():
+    model = zoo.mlp_2nn((4,), 3, hidden=[6, 5], first_bias=False)
+    assert model.spec.shapes == ((4, 6), (6, 5), (5,), (5, 3), (3,))
+    assert model.name == "2nn(hidden=[6,5],first_bias=False)"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"), [({"spread": 0.0}, "spread=0"), ({"hidden": [], "spread": 1.0}, "has none")]
+)
+def test_a_first_layer_that_cannot_be(wrong, says):
+    with pytest.raises(ParameterError, match=says):
+        zoo.mlp_2nn((4,), 3, **wrong)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -20,7 +20,7 @@ from fedpriv.models.tasks.binary import Binary
 from fedpriv.models.tasks.regression import Regression
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
-from fedpriv_attacks.exact.dense_input import DenseNames, dense_input, find_dense_input, rank_above_rounding
+from fedpriv_attacks.exact.dense_input import DenseInput, DenseNames, dense_input, find_dense_input, rank_above_rounding
 from fedpriv_attacks.exact.single_gradient import relative_misfit
 from fedpriv_attacks.inversion.matching import checked_update
 
@@ -30,6 +30,8 @@ LEAST_EQUATIONS = 30
 NODES = 5
 #: Part outside of the row space up to which a candidate is looked at closely.
 SCREEN = 0.25
+#: Lengths that are tried first of an example of which only the direction is known.
+LENGTHS = 32
 #: Part of a share that no example found before it has.
 OWN = 0.05
 
@@ -147,6 +149,25 @@ class _Found:
 
 
 @dataclass(frozen=True, eq=False)
+class _Sure:
+    """Examples `[m, inputs]`, their rows and shares in coordinates, shares `[m, units]`, and which units are unclear.
+
+    A unit is unclear if the example's error decides whether it fires.
+    """
+
+    x: np.ndarray
+    rows: np.ndarray
+    shares: np.ndarray
+    inside: np.ndarray
+    unclear: np.ndarray
+
+
+def _basis(rows: list[np.ndarray], size: int) -> np.ndarray:
+    """An orthonormal basis of what `rows`, each `[size]`, span, as columns."""
+    return np.linalg.qr(np.stack(rows).T)[0] if rows else np.zeros((size, 0))
+
+
+@dataclass(frozen=True, eq=False)
 class _Space:
     """K = left diag(sizes) right^T, cut off at its rank."""
 
@@ -165,9 +186,15 @@ class _Space:
         rest = np.linalg.norm(d - (d @ right) @ right.T, axis=-1)
         return np.where(length > 0, rest / np.maximum(length, np.finfo(d.dtype).tiny), 1.0)
 
+    def near(self, d: np.ndarray) -> np.ndarray:
+        """Of which of `d [m, directions, units]` at most `SCREEN` is outside, by Pythagoras: `[m, directions]`."""
+        inside = d.reshape(-1, d.shape[-1]) @ self.right.astype(d.dtype)
+        squares = np.einsum("ij,ij->i", inside, inside).reshape(d.shape[:-1])
+        return _near(np.einsum("mdu,mdu->md", d, d), squares)
+
     def weight(self, row: np.ndarray, d: np.ndarray) -> float:
-        """The weight at which taking `row d^T` off K lowers its rank."""
-        both = float(((d @ self.right) / self.sizes) @ (self.left.T @ row))
+        """The weight at which taking `row d^T`, both in coordinates `[rank]`, off K lowers its rank."""
+        both = float((d / self.sizes) @ row)
         return 1 / both if both else float("inf")
 
 
@@ -183,6 +210,117 @@ def _space(k: np.ndarray, most: int, rounding: float, seed: int) -> _Space:
     left, sizes, right = np.linalg.svd(k @ q, full_matrices=False)
     rank = min(most, rank_above_rounding(sizes, k.shape, rounding))
     return _Space(left[:, :rank], sizes[:rank], q @ right[:rank].T)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tail:
+    """A network whose ReLU goes into the outputs by one dense layer: what is near the row space, without gradients.
+
+    There the gradient of output o in the pre-activations is column o of that layer's kernel, where units are on. So
+    lengths, and parts within the row space, are sums over the units that are on, for many examples by one product.
+    """
+
+    incoming: np.ndarray
+    shift: np.ndarray
+    kernel: np.ndarray
+    bias: np.ndarray
+    softmax: bool
+    inside: np.ndarray
+    lengths: np.ndarray
+
+    def shares(self, x: np.ndarray, which: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        """`[pairs, units]`: of those of `x` that `which` says, the shares by direction, in the model's precision."""
+        z = self._preactivations(x)
+        on, kernel = (z > 0).astype(z.dtype), self.kernel.astype(z.dtype)
+        if not self.softmax:
+            return on[which] * kernel[:, 0]
+        mean = on * (self._likely(z).astype(z.dtype) @ kernel.T)
+        return mean[which] - on[which] * kernel.T[direction]
+
+    def _preactivations(self, x: np.ndarray) -> np.ndarray:
+        return x.astype(self.incoming.dtype) @ self.incoming + self.shift
+
+    def _likely(self, z: np.ndarray) -> np.ndarray:
+        logits = np.maximum(z, 0).astype(np.float64) @ self.kernel + self.bias
+        e = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    def _mixed(self, z: np.ndarray) -> np.ndarray:
+        """What part each output has in each direction, `[m, directions, outputs]`."""
+        if not self.softmax:
+            return np.ones((len(z), 1, 1))
+        p, count = self._likely(z), self.kernel.shape[1]
+        others = p @ (1 - np.eye(count))  # 1 - p would lose the digits of a sure label
+        return np.asarray(np.where(np.eye(count, dtype=bool), -others[:, None], p[:, None]))
+
+    def near(self, x: np.ndarray) -> np.ndarray:
+        """As `_Space.near`, from examples `[m, inputs]`."""
+        z = self._preactivations(x)
+        on, mixed = (z > 0).astype(np.float32), self._mixed(z)
+        count = self.kernel.shape[1]
+        inside = mixed @ (on @ self.inside).reshape(len(z), count, -1)
+        length = np.einsum("mdo,mdo->md", mixed @ (on @ self.lengths).reshape(len(z), count, count), mixed)
+        return np.asarray(_near(length, np.einsum("mdr,mdr->md", inside, inside)))
+
+
+def _near(length: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Where at most `SCREEN` is outside, from squares of lengths and of parts inside.
+
+    With a margin for the digits that the difference loses.
+    """
+    return np.asarray((length - inside <= (SCREEN**2 + 1e-3) * length) & (length > 0))
+
+
+def _tail(view: View, names: DenseNames, layer: DenseInput, space: _Space) -> _Tail | None:
+    """The network's tail, if it is one dense layer and the share is of one step."""
+    model, spec = view.model, view.model.spec
+    if _steps(view) > 1 or not _is_dense(model, names):
+        return None
+    weights = np.asarray(view.weights, np.float64)
+    kernel, bias = (weights[spec.slice_of(spec.names[i])].reshape(spec.shapes[i]) for i in _behind(model, names))
+    return _made_tail(layer.kernel_weights, layer.bias_weights, kernel, bias, model, space.right)
+
+
+def _behind(model: Model, names: DenseNames) -> list[int]:
+    """Which weights are not those of the first dense layer."""
+    return [i for i, name in enumerate(model.spec.names) if name not in (names.kernel, names.bias)]
+
+
+def _made_tail(
+    incoming: np.ndarray, shift: np.ndarray, kernel: np.ndarray, bias: np.ndarray, model: Model, right: np.ndarray
+) -> _Tail:
+    units, dtype = len(kernel), model.spec.dtype
+    return _Tail(
+        incoming=incoming.astype(dtype),
+        shift=shift.astype(dtype),
+        kernel=kernel,
+        bias=bias,
+        softmax=model.task.softmax,
+        inside=(kernel[:, :, None] * right[:, None]).reshape(units, -1).astype(np.float32),
+        lengths=(kernel[:, :, None] * kernel[:, None]).reshape(units, -1).astype(np.float32),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _is_dense(model: Model, names: DenseNames) -> bool:
+    """Whether the ReLU goes into the outputs by one dense layer, by shapes and then by gradients at random weights."""
+    spec, rest = model.spec, _behind(model, names)
+    units = spec.shapes[spec.names.index(names.kernel)][1]
+    shapes = [spec.shapes[i] for i in rest]
+    if [len(shape) for shape in shapes] != [2, 1] or shapes[0] != (units, *shapes[1]):
+        return False
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=s) / np.sqrt(max(1, int(np.prod(s[:-1])))) for s in spec.shapes]
+    x = rng.uniform(size=(4, int(np.prod(model.input_shape))))
+    given = tf.constant(x.reshape(-1, *model.input_shape), spec.dtype)
+    wanted = _compiled(model, names)([tf.constant(w, spec.dtype) for w in weights], given).numpy()
+    first = weights[spec.names.index(names.kernel)] * names.input_scale
+    shift = np.zeros(units) if names.bias is None else weights[spec.names.index(names.bias)]
+    kernel, bias = (weights[i] for i in rest)
+    made = _made_tail(first, shift, kernel, bias, model, np.eye(units, 1))
+    pairs = np.indices(wanted.shape[:2]).reshape(2, -1)
+    shares = made.shares(x, *pairs).reshape(wanted.shape)
+    return bool(np.linalg.norm(wanted - shares) < 1e-3 * np.linalg.norm(wanted))
 
 
 class _Peeling:
@@ -207,18 +345,23 @@ class _Peeling:
                 f"{max(widest, 0)} examples. Use a wider layer, smaller batches or 'cocktail_party'"
             )
         self.space = _space(self.k, self.most, layer.rounding, seed)
-        self.scale = np.linalg.norm(self.k, axis=0) / np.sqrt(len(self.k))
+        self.tail = _tail(view, names, layer, self.space)
+        # K's column space has few dimensions: what is left of K is kept as coordinates in it.
+        self.whole = self.space.left.T @ self.k
+        self.across = np.sum((self.k - self.space.left @ self.whole) ** 2, axis=0)
+        self.left = self.whole
+        self.scale = self._size(self.whole)
         self.explained = np.zeros(layer.units, bool)
         self.loudness = np.linalg.norm(layer.kernel_weights, axis=0)
+        self.incoming = np.ascontiguousarray(layer.kernel_weights.T)
         self.found: list[_Found] = []
         self.waves: list[int] = []
         self.reason = ""
 
     def run(self) -> list[_Found]:
         """All that can be peeled, without the adversary's own examples."""
-        left = self.k.copy()
         while len(self.found) < self.space.rank:
-            new = self._wave(left)
+            new = self._wave()
             if not new:
                 missing = self.space.rank - len(self.found)
                 self.reason = f"no unit is left that one of the other {missing} examples fires alone"
@@ -229,70 +372,107 @@ class _Peeling:
                 self.reason = "the time was over"
                 break
             self._polish()
-            left = self._left()
+            self._subtract()
         own = self.view.own
         if own is not None and own.slot is not None:
             theirs = own.x.reshape(len(own.x), -1)
             self.found = [f for f in self.found if np.abs(theirs - f.x).max(axis=1).min() > 1e-3]
         return self.found
 
-    def _left(self) -> np.ndarray:
-        """K without what was found explains, within K's column space, which takes most of the rounding away."""
-        rows = np.stack([f.row[: len(self.k)] for f in self.found])
-        left = self.k - rows.T @ np.stack([f.weight * f.share for f in self.found])
-        size = np.linalg.norm(left, axis=0) / np.sqrt(len(left))
-        self.explained = size < np.maximum(3 * self.layer.rounding, 1e-2 * self.scale)
-        return left
+    def _size(self, coordinates: np.ndarray) -> np.ndarray:
+        """Root mean square of each column with these coordinates `[rank, units]` and K's part across them."""
+        return np.asarray(np.sqrt((np.sum(coordinates**2, axis=0) + self.across) / len(self.k)))
 
-    def _wave(self, left: np.ndarray) -> list[_Found]:
+    def _subtract(self) -> tuple[np.ndarray, np.ndarray]:
+        """Takes what was found off K; the shares `[n, units]` by weight, and the size of each column left."""
+        rows = np.stack([f.row[: len(self.k)] for f in self.found]) @ self.space.left
+        d = np.stack([f.weight * f.share for f in self.found])
+        self.left = self.whole - rows.T @ d
+        size = self._size(self.left)
+        self.explained = size < np.maximum(3 * self.layer.rounding, 1e-2 * self.scale)
+        return d, size
+
+    def _wave(self) -> list[_Found]:
         """What can be proven now, the surest first."""
-        x, error = self._candidates(left)
+        x, error = self._candidates()
         if not len(x):
             return []
-        shares = self.shares(x).astype(np.float32)  # [m, directions, units]
-        outside = self.space.outside(shares)
+        kept, x_of, direction, shares = self._near(x)
+        if not len(kept):
+            return []
+        x, error = x[kept], error[kept]
+        outside = np.ones((len(x), int(direction.max()) + 1))
+        outside[x_of, direction] = self.space.outside(shares)
         which = np.argmin(outside, axis=1)
         best = outside[np.arange(len(x)), which]
+        place = np.zeros(outside.shape, int)
+        place[x_of, direction] = np.arange(len(x_of))
+        chosen = shares[place[np.arange(len(x)), which]].astype(np.float64)
+        sure = self._sure(x, error, chosen)
+        basis = _basis([f.share @ self.space.right for f in self.found], self.space.rank)
         new: list[_Found] = []
         for i in np.argsort(best, kind="stable"):
             if best[i] > SCREEN:
                 break
-            share = shares[i, which[i]].astype(np.float64)
-            one = self._proven(x[i], share, int(which[i]), float(error[i]), float(best[i]))
-            if one is not None and self._is_new(one, new):
+            one = self._proven(sure, i, int(which[i]), float(best[i]))
+            if one is None:
+                continue
+            # New is what is no mixture of those found: each takes a rank of its own.
+            inside = one.share @ self.space.right
+            rest = inside - basis @ (basis.T @ inside)
+            if np.linalg.norm(rest) > OWN * np.linalg.norm(inside):
                 new.append(one)
+                rest -= basis @ (basis.T @ rest)
+                basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
         return new
 
-    def _is_new(self, one: _Found, others: Sequence[_Found]) -> bool:
-        """Whether its share is none of those that were found, nor a mixture of them: each takes a rank of its own."""
-        known = [*self.found, *others]
-        if not known:
-            return True
-        c = one.share @ self.space.right
-        basis = np.linalg.qr(np.stack([f.share @ self.space.right for f in known]).T)[0]
-        return bool(np.linalg.norm(c - basis @ (basis.T @ c)) > OWN * np.linalg.norm(c))
+    def _near(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Which of `x` are near the row space, and the pairs of one of them and a direction that are, with shares."""
+        if self.tail is None:
+            whole = self.shares(x)  # [m, directions, units]
+            if whole.shape[0]:
+                whole = whole.astype(np.float32, copy=False)
+            near = self.space.near(whole)
+            kept = np.flatnonzero(near.any(axis=1))
+            x_of, direction = np.nonzero(near[kept])
+            return kept, x_of, direction, whole[kept[x_of], direction]
+        near = self.tail.near(x)
+        kept = np.flatnonzero(near.any(axis=1))
+        x_of, direction = np.nonzero(near[kept])
+        shares = self.tail.shares(x[kept], x_of, direction)
+        return kept, x_of, direction, shares.astype(np.float32, copy=False)
 
-    def _proven(self, x: np.ndarray, share: np.ndarray, direction: int, error: float, outside: float) -> _Found | None:
-        """The example with its certificate, or None without one.
+    def _sure(self, x: np.ndarray, error: np.ndarray, shares: np.ndarray) -> _Sure:
+        """What proofs of examples `[m, inputs]` with those shares `[m, units]` begin with."""
+        unclear = np.abs(self.layer.preactivations(x)) < 4 * error[:, None] * self.loudness
+        rows = x @ self.space.left[: x.shape[1]]
+        if self.layer.bias is not None:
+            rows += self.space.left[-1]
+        return _Sure(x, rows, shares, shares @ self.space.right, unclear)
+
+    def _proven(self, sure: _Sure, i: int, direction: int, outside: float) -> _Found | None:
+        """The i-th example with its certificate, or None without one.
 
         Units so near to zero that the example's error decides whether they fire are left out of the certificate, and
         get the share that the row space gives them.
         """
-        unclear = np.abs(self.layer.preactivations(x[None])[0]) < 4 * error * self.loudness
-        if np.sum(~unclear) < self.space.rank + LEAST_EQUATIONS:
+        space, right = self.space, self.space.right
+        x, share, inside, unclear = sure.x[i], sure.shares[i], sure.inside[i], np.flatnonzero(sure.unclear[i])
+        if self.layer.units - len(unclear) < space.rank + LEAST_EQUATIONS:
             return None
-        if unclear.any():
-            right, certain = self.space.right, np.where(unclear, 0.0, share)
-            gram = np.eye(self.space.rank) - right[unclear].T @ right[unclear]
-            inside = np.linalg.solve(gram + 1e-12 * np.eye(len(gram)), right.T @ certain)
+        if len(unclear):
+            few = right[unclear]
+            gram = (1 + 1e-12) * np.eye(space.rank) - few.T @ few
+            inside = np.linalg.solve(gram, inside - few.T @ share[unclear])
             fitted = right @ inside
-            rest = np.where(unclear, 0.0, share - fitted)
+            rest, certain = share - fitted, share.copy()
+            rest[unclear] = certain[unclear] = 0
             outside = float(np.linalg.norm(rest)) / max(float(np.linalg.norm(certain)), 1e-300)
-            share = np.where(unclear, fitted, share)
+            share = certain
+            share[unclear] = fitted[unclear]
         if not outside < self.tolerance:
             return None
-        row = np.append(x, 1.0)[: len(self.k)]
-        weight = self.space.weight(row, share)
+        weight = space.weight(sure.rows[i], inside)
         task, label = self.view.model.task, direction
         if isinstance(task, Binary):  # the one direction's factor is p - y times the example's weight
             label = int(weight < 0)
@@ -300,22 +480,22 @@ class _Peeling:
             return None
         return _Found(x, label, share, weight, outside, direction) if np.isfinite(weight) else None
 
-    def _candidates(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _candidates(self) -> tuple[np.ndarray, np.ndarray]:
         """Examples that units would give if they were lone, `[m, inputs]`, each once, and their errors."""
         layer = self.layer
         if layer.bias is None:
-            return self._directions(left)
+            return self._directions(self.space.left @ self.left)
         # Noise has as many directions as the column has entries, the column itself only the rank's.
-        noise = layer.rounding * np.sqrt(self.space.rank / len(left))
-        units = np.flatnonzero((np.abs(left[-1]) > 20 * noise) & ~self.explained)
-        columns = self.space.left @ (self.space.left.T @ left[:, units])
-        size = np.abs(columns[-1])
-        order = np.argsort(-size, kind="stable")
-        units, columns, size = units[order], columns[:, order], size[order]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            x = (columns[:-1] / columns[-1]).T
+        noise = layer.rounding * np.sqrt(self.space.rank / len(self.k))
+        shift = self.space.left[-1] @ self.left
+        size = np.abs(shift)
+        units = np.flatnonzero((size > 20 * noise) & ~self.explained)
+        units = units[np.argsort(-size[units], kind="stable")]
+        x = (self.left[:, units] / shift[units]).T @ self.space.left[:-1].T
         kept = np.isfinite(x).all(axis=1)
-        return self._valid(x[kept], noise / size[kept], units[kept])
+        if not kept.all():
+            x, units = x[kept], units[kept]
+        return self._valid(x, noise / size[units], units)
 
     def _valid(self, x: np.ndarray, error: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Those in the kind's range that fire their unit; those that agree within their errors as their mean."""
@@ -324,23 +504,31 @@ class _Peeling:
         kind, shape = self.view.data_kind, self.view.model.input_shape
         slack = 6 * error + 1e-3
         moved = np.abs(np.asarray(kind.settle(x.reshape(-1, *shape))).reshape(len(x), -1) - x).max(axis=1)
-        drive = np.einsum("mi,im->m", x, self.layer.kernel_weights[:, units]) + self.layer.bias_weights[units]
+        drive = np.einsum("mi,mi->m", x, self.incoming[units]) + self.layer.bias_weights[units]
         margin = slack * self.loudness[units]
         kept = np.flatnonzero((moved <= slack * max(1.0, float(np.ptp(x)))) & (drive > -margin))
         x, error = x[kept], error[kept]
         # A few random projections tell examples apart as well as all their values do.
         seen = x @ np.random.default_rng(0).normal(size=(x.shape[1], 8)) / np.sqrt(8.0 * x.shape[1])
+        near = np.abs(np.subtract.outer(seen[:, 0], seen[:, 0])) < 6 * np.add.outer(error, error)
+        one, other = np.nonzero(near)
+        near[one, other] = np.linalg.norm(seen[one] - seen[other], axis=1) < 6 * (error[one] + error[other])
+        np.fill_diagonal(near, True)
+        alone = near.sum(axis=1) == 1
+        free = np.ones(len(x), bool)
         means, errors = [], []
-        left = np.arange(len(x))
-        while len(left):
-            first, others = left[0], left[1:]
-            apart = np.linalg.norm(seen[others] - seen[first], axis=1)
-            near = apart < 6 * (error[others] + error[first])
-            group = np.append(first, others[near])
+        for first in range(len(x)):
+            if not free[first]:
+                continue
+            if alone[first]:
+                means.append(x[first])
+                errors.append(error[first])
+                continue
+            group = np.flatnonzero(near[first] & free)
+            free[group] = False
             trust = error[group] ** -2
             means.append(trust @ x[group] / trust.sum())
             errors.append(trust.sum() ** -0.5)
-            left = others[~near]
         return np.array(means).reshape(-1, x.shape[1]), np.array(errors)
 
     def _directions(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -349,14 +537,22 @@ class _Peeling:
         units = np.flatnonzero(size > 20 * self.layer.rounding * np.sqrt(len(left)))
         units = units[np.argsort(-size[units], kind="stable")]
         u = (left[:, units] / size[units]).T
-        u *= np.where(np.einsum("mi,im->m", u, self.layer.kernel_weights[:, units]) < 0, -1.0, 1.0)[:, None]
+        u *= np.where(np.einsum("mi,mi->m", u, self.incoming[units]) < 0, -1.0, 1.0)[:, None]
         kept = u.min(axis=1) >= -1e-3 * u.max(axis=1)
         u, units = u[kept], units[kept]
         _, first = np.unique(np.round(u @ np.random.default_rng(0).normal(size=u.shape[1]), 5), return_index=True)
         u, units = u[np.sort(first)], units[np.sort(first)]
-        if not len(u):
-            return u, np.zeros(0)
-        x = np.stack([self._length(one) for one in u])
+        if self.tail is not None and len(u):
+            top = 1 / u.max(axis=1, keepdims=True)
+            near = np.any([self.tail.near(top * i / LENGTHS * u).any(axis=1) for i in range(1, LENGTHS + 1)], axis=0)
+            u, units = u[near], units[near]
+        lengths = []
+        for one in u:
+            if time.perf_counter() > self.deadline:
+                break
+            lengths.append(self._length(one))
+        units = units[: len(lengths)]
+        x = np.stack(lengths) if lengths else u[:0]
         return x, np.full(len(units), self.layer.rounding) / np.maximum(size[units], 1e-300)
 
     def _length(self, u: np.ndarray) -> np.ndarray:
@@ -368,8 +564,8 @@ class _Peeling:
             i = int(np.argmin(outside))
             return float(scales[i]), float(outside[i])
 
-        scale, _ = best(top * np.arange(1, 33) / 32)
-        width = top / 32
+        scale, _ = best(top * np.arange(1, LENGTHS + 1) / LENGTHS)
+        width = top / LENGTHS
         for _ in range(7):
             scale, found = best(scale + width * np.linspace(-1, 1, 17))
             width /= 8
@@ -380,19 +576,22 @@ class _Peeling:
     def _polish(self) -> None:
         """All examples found at once, from the columns that they explain: linear in them once shares are known."""
         for _ in range(2):
-            left = self._left()
-            d = np.stack([f.weight * f.share for f in self.found])
-            size = np.linalg.norm(left, axis=0) / np.sqrt(len(left))
+            d, size = self._subtract()
             trust = self.explained / np.hypot(size, self.layer.rounding)
-            if np.linalg.matrix_rank(d * trust) < len(d):
+            q, r = np.linalg.qr((d * trust).T)
+            sizes = np.linalg.svd(r, compute_uv=False)
+            if sizes[-1] <= sizes[0] * max(d.shape) * np.finfo(d.dtype).eps:
                 return
-            rows = np.linalg.lstsq((d * trust).T, (self.k * trust).T, rcond=None)[0]  # [n, inputs (+ 1)]
-            spread = np.sqrt(np.diag(np.linalg.inv((d * trust) @ (d * trust).T)))
+            inverse = np.linalg.inv(r)
+            rows = (inverse @ ((q.T * trust) @ self.whole.T)) @ self.space.left.T  # [n, inputs (+ 1)]
+            spread = np.linalg.norm(inverse, axis=1)
             x = rows if self.layer.bias is None else rows[:, :-1] / rows[:, -1:]
-            shares = self.shares(x)[np.arange(len(x)), [f.direction for f in self.found]]
-            outside = self.space.outside(shares)
+            each, direction = np.arange(len(x)), np.array([f.direction for f in self.found])
+            shares = self.shares(x)[each, direction] if self.tail is None else self.tail.shares(x, each, direction)
+            shares = shares.astype(np.float64)
+            outside, sure = self.space.outside(shares), self._sure(x, spread, shares)
             for i, f in enumerate(self.found):
-                made = self._proven(x[i], shares[i], f.direction, float(spread[i]), float(outside[i]))
+                made = self._proven(sure, i, f.direction, float(outside[i]))
                 if made is not None and made.outside < 3 * f.outside:
                     self.found[i] = made
 
@@ -413,14 +612,19 @@ def _check(view: View, names: DenseNames) -> None:
         )
 
 
+def _steps(view: View) -> int:
+    """The most local steps that a client makes."""
+    procedure, counts = view.procedure, view.num_examples or (1,)
+    return max(procedure.local_steps(n) for n in counts) if procedure is not None else 1
+
+
 def _shares(view: View, names: DenseNames) -> Callable[[np.ndarray], np.ndarray]:
-    """Examples `[m, inputs]` to their gradients in the layer's pre-activations, `[m, directions, units]` float64.
+    """Examples `[m, inputs]` to their gradients in the layer's pre-activations, `[m, directions, units]`.
 
     One direction for each label, or one for a single output. Averaged along the way where there were several steps.
     """
     model, dtype = view.model, view.model.spec.dtype
-    procedure, counts = view.procedure, view.num_examples or (1,)
-    steps = max(procedure.local_steps(n) for n in counts) if procedure is not None else 1
+    steps = _steps(view)
     before = np.asarray(view.weights, np.float64)
     moved = np.zeros_like(before) if steps == 1 else np.asarray(view.observed, np.float64)
     times = [0.0] if steps == 1 else [i / steps for i in np.linspace(0, steps - 1, min(steps, NODES))]
@@ -429,8 +633,9 @@ def _shares(view: View, names: DenseNames) -> Callable[[np.ndarray], np.ndarray]
 
     def shares(x: np.ndarray) -> np.ndarray:
         given = tf.constant(x.reshape(-1, *model.input_shape), dtype)
-        found = np.mean([function(weights, given).numpy().astype(np.float64) for weights in places], axis=0)
-        return np.asarray(found)
+        if len(places) == 1:
+            return np.asarray(function(places[0], given))
+        return np.asarray(np.mean([function(weights, given).numpy().astype(np.float64) for weights in places], axis=0))
 
     return shares
 
