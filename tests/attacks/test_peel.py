@@ -123,3 +123,19 @@ def test_no_certificate_is_false(helpers, model):
         x, y = batch(n, seed)
         finding = Peel().run(helpers.make_view(model, x, y, weights=weights(model, seed)))
         assert nearest(finding, x)[0].max(initial=0) < 1e-2, seed
+
+
+def test_what_is_mixed_in_shows_in_the_weight(helpers, model, monkeypatch):
+    """Where the network is sure of a label, the row space does not see a hundredth of another example."""
+    n, rng = 34, np.random.default_rng(336)
+    x, y = rng.uniform(size=(n, *model.input_shape)).astype(np.float32), rng.integers(0, 5, n)
+    first, rng = model.initialize(0), np.random.default_rng(336)
+    limit = np.sqrt(6 / (first[2].shape[0] + first[2].shape[1]))
+    kernels = [rng.normal(0, 0.5, first[0].shape), first[1], rng.uniform(-limit, limit, first[2].shape), first[3]]
+    view = helpers.make_view(model, x, y, weights=model.spec.flatten_numpy(kernels).astype(np.float32))
+    finding = Peel().run(view)
+    assert nearest(finding, x)[0].max() < 5e-3
+    assert finding.extra["unsure"] > 0
+    assert "may be mixed into them" in finding.extra["reason"]
+    monkeypatch.setattr("fedpriv_attacks.exact.peel.MIXED", 1.0)
+    assert nearest(Peel().run(view), x)[0].max() > 1e-2

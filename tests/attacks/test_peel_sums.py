@@ -37,7 +37,7 @@ def found_in(finding, x):
 
 
 def test_a_secure_sum_of_64_clients_falls_and_lone_units_alone_do_not_do_it():
-    observation = sum_of(zoo.mlp_2nn(SHAPE, CLASSES, [400], spread=0.5), 64, SHARING)
+    observation = sum_of(zoo.mlp_2nn(SHAPE, CLASSES, [1200], spread=0.5), 64, SHARING)
     finding = peel.Peel().run(observation.view)
     assert found_in(finding, observation.truth.x) == (set(range(64)), 0)
     assert len(finding.extra["waves"]) > 1
@@ -54,7 +54,7 @@ def test_noise_at_the_clients_keeps_the_sum_closed():
 
 
 def test_dense_layers_behind_the_first():
-    observation = sum_of(zoo.mlp_2nn(SHAPE, CLASSES, [300, 40], spread=0.5), 16, SHARING)
+    observation = sum_of(zoo.mlp_2nn(SHAPE, CLASSES, [600, 40], spread=0.5), 16, SHARING)
     finding = peel.Peel().run(observation.view)
     assert found_in(finding, observation.truth.x) == (set(range(16)), 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -21,6 +21,7 @@ from fedpriv.models.tasks.regression import Regression
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
 from fedpriv_attacks.exact.dense_input import DenseInput, DenseNames, dense_input, find_dense_input, rank_above_rounding
+from fedpriv_attacks.exact.first_layer import weights_of_one
 from fedpriv_attacks.exact.single_gradient import relative_misfit
 from fedpriv_attacks.inversion.matching import checked_update
 
@@ -32,6 +33,8 @@ NODES = 5
 SCREEN = 0.25
 #: Lengths that are tried first of an example of which only the direction is known.
 LENGTHS = 32
+#: How far an example's weight may be from one example's, relative to it: what may be mixed in from another.
+MIXED = 2.5e-3
 #: Part of a share that no example found before it has.
 OWN = 0.05
 
@@ -81,8 +84,8 @@ class Peel(Attack):
           A finding with `x` `[n, *input_shape]`, not-a-number where no example was found; if the adversary does not
           know n, as many as were. Labels are given for classes and binary tasks, -1 for missing examples. `extra` has
           `recovered`, `certificates` (the part outside of the row space, by example), `waves` (rounds of peeling, and
-          how many each found), `weights` (of each example in the update), `rank` of the gradient, and `reason` why it
-          ended.
+          how many each found), `weights` (of each example in the update), `rank` of the gradient, `unsure` (how many
+          were left out since they do not weigh as one example does), and `reason` why it ended.
 
         Raises:
           CapabilityError: no first dense layer with a ReLU, logits that depend on the batch, a task of several
@@ -94,6 +97,7 @@ class Peel(Attack):
         peeling = _Peeling(view, self.tolerance, began + self.seconds, seed)
         found = peeling.run()
         model, known = view.model, view.num_examples is not None
+        found, unsure = _weighed(found, view, peeling)
         n = view.total_examples if known else len(found)
         whole = len(found) >= peeling.space.rank
         kept = _repeated(found, n) if whole else found[:n]
@@ -117,9 +121,41 @@ class Peel(Attack):
                 "weights": [one.weight for one in kept],
                 "waves": peeling.waves,
                 "rank": peeling.space.rank,
-                "reason": peeling.reason,
+                "unsure": unsure,
+                "reason": _reason(peeling.reason, unsure),
             },
         )
+
+
+def _weighed(found: list[_Found], view: View, peeling: _Peeling) -> tuple[list[_Found], int]:
+    """Those that weigh in the update what one example does, or several alike; and how many do not.
+
+    What is mixed into an example from another leaves no trace across the row space where the network is sure of both,
+    but moves its weight by as much as was mixed in. One example's weight follows from numbers and rate. Where it does
+    not, as behind clipping, one that most found ones have in common does; where there is none, nothing is told.
+    """
+    if not view.model.task.softmax or not found:
+        return found, 0
+    weights = np.array([f.weight for f in found])
+    rounding, space = peeling.layer.rounding, peeling.space
+    allowed = MIXED + 4 * np.array([rounding * space.spread(f.row[: len(space.left)], f.share) for f in found])
+
+    def off(units: Sequence[float]) -> np.ndarray:
+        ratio = weights[:, None] / np.asarray(units)
+        whole = np.maximum(np.round(ratio), 1)
+        return np.asarray(np.min(np.abs(ratio / whole - 1), axis=1))
+
+    known = weights_of_one(view, peeling.layer)
+    for units in (known, (float(np.median(weights)),) if len(found) > 2 else ()):
+        if units and np.mean(fits := off(units) < allowed) > 0.5:
+            kept = [f for f, fit in zip(found, fits, strict=True) if fit]
+            return kept, len(found) - len(kept)
+    return found, 0
+
+
+def _reason(ended: str, unsure: int) -> str:
+    left = f"{unsure} were left out, as something of others may be mixed into them" if unsure else ""
+    return "; ".join(filter(None, (ended, left)))
 
 
 def _repeated(found: list[_Found], n: int) -> list[_Found]:
@@ -191,6 +227,12 @@ class _Space:
         inside = d.reshape(-1, d.shape[-1]) @ self.right.astype(d.dtype)
         squares = np.einsum("ij,ij->i", inside, inside).reshape(d.shape[:-1])
         return _near(np.einsum("mdu,mdu->md", d, d), squares)
+
+    def spread(self, row: np.ndarray, d: np.ndarray) -> float:
+        """By what part `weight` moves, to first order, for independent noise of deviation 1 in each entry of K."""
+        row, d = self.left.T @ row, d @ self.right
+        both = np.linalg.norm(d / self.sizes) * np.linalg.norm(row / self.sizes)
+        return float(both) * abs(self.weight(row, d))
 
     def weight(self, row: np.ndarray, d: np.ndarray) -> float:
         """The weight at which taking `row d^T`, both in coordinates `[rank]`, off K lowers its rank."""
