@@ -156,9 +156,9 @@ def _refuse_stacked(given: Stored, assigned: Collection[str]) -> None:
             continue
         inside = "query, key and value" if last.startswith("in_proj") else "the matrices of all gates"
         raise ParameterError(
-            f"{given.source}: '{printable(name)}' is of a PyTorch layer that keeps {inside} in one array, and these are "
-            "not split or reordered here; store them in the order and shapes of the model's weights under its names, "
-            "or, where the orders agree, say which weight it is (assign)"
+            f"{given.source}: '{printable(name)}' is of a PyTorch layer that keeps {inside} in one array, and these "
+            "are not split or reordered here; store them in the order and shapes of the model's weights under its "
+            "names, or, where the orders agree, say which weight it is (assign)"
         )
 
 
