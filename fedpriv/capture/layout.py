@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,6 +130,7 @@ def arrange(
             raise ParameterError(f"model '{model.name}' has no weight '{target}'.{did_you_mean(target, names)}")
         if source not in given.arrays:
             raise ParameterError(f"{given.source} has no array '{source}'.{did_you_mean(source, given.arrays)}")
+    _refuse_stacked(given, (assigned or {}).values())
     tried: dict[Layout, _Matching] = {}
     for one in ("torch", "keras") if layout is None and given.layout is None else (layout or given.layout or "keras",):
         whose: Layout = "torch" if one == "torch" else "keras"
@@ -141,6 +142,24 @@ def arrange(
         best = min(tried.values(), key=lambda m: len(m.missing) + len(m.extra))
         raise ParameterError(best.complaint())
     return fitting[0].arrangement()
+
+
+#: PyTorch's names of arrays that keep several matrices: of recurrent layers and cells, and of attention.
+_STACKED = re.compile(r"(?:weight|bias)_(?:ih|hh)(?:_l\d+(?:_reverse)?)?|in_proj_(?:weight|bias)")
+
+
+def _refuse_stacked(given: Stored, assigned: Collection[str]) -> None:
+    """A GRU without biases would fit by its shapes, with its gates in the wrong order."""
+    for name in given.arrays:
+        last = name.rsplit(".", 1)[-1]
+        if name in assigned or not _STACKED.fullmatch(last):
+            continue
+        inside = "query, key and value" if last.startswith("in_proj") else "the matrices of all gates"
+        raise ParameterError(
+            f"{given.source}: '{printable(name)}' is of a PyTorch layer that keeps {inside} in one array, and these "
+            "are not split or reordered here; store them in the order and shapes of the model's weights under its "
+            "names, or, where the orders agree, say which weight it is (assign)"
+        )
 
 
 def unflattened(mapped: Arrangement, given: Stored) -> Stored:

@@ -47,6 +47,8 @@ UNCONTROLLED = (
 #: What an adversary may know of a round that nobody here has run.
 _KNOWABLE = {"num_examples", "procedure", "defense", "labels", "auxiliary", "generator", "statistics"}
 
+_CONTRADICTED = "Warning: the stated procedure cannot have made this update; the results may be worth nothing."
+
 
 @dataclass(frozen=True)
 class Captured:
@@ -111,6 +113,9 @@ def attack_captured(
         _unscored(captured, made, asked, setting, out, seed, repeats, json_lines)
     else:
         _scored(captured, made, asked, setting, data, given, out, seed, repeats, json_lines)
+    if check.contradicted and not json_lines:
+        # Said again, since many rows may stand between the first time and the scores.
+        typer.echo(_CONTRADICTED)
 
 
 def _refuse_others(written: Written) -> None:
@@ -253,7 +258,7 @@ def _show(captured: Capture, check: Check, given: Captured, setting: Setting, js
         )
     typer.echo(check.describe())
     if check.contradicted:
-        typer.echo("Warning: the stated procedure cannot have made this update; what follows may be worth nothing.")
+        typer.echo(_CONTRADICTED)
     typer.echo("")
 
 

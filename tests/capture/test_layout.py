@@ -91,3 +91,17 @@ def test_one_flat_vector_of_either_framework(small):
         np.testing.assert_allclose(array, want)
     with pytest.raises(ParameterError, match="one array of 7 numbers, but model"):
         arrange(model, Stored("w.npy", {"w": np.ones(7)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [("rnn.weight_ih_l0", "all gates"), ("cell.bias_hh", "all gates"), ("attention.in_proj_weight", "query, key")],
+)
+def test_arrays_of_several_matrices_are_refused_by_name_unless_assigned(small, name, inside):
+    model, weights = small
+    first, *others = as_torch(weights).items()
+    given = stored({name: first[1], **dict(others)}, "before")
+    with pytest.raises(ParameterError, match=rf"before: '{name}' is of a PyTorch layer that keeps .*{inside}"):
+        arrange(model, given)
+    target = next(iter(weights))
+    assert arrange(model, given, assigned={target: name}).matches[0].source == name

@@ -52,7 +52,10 @@ def test_a_procedure_that_cannot_be_is_warned_of(run):
     wrong = [*FLOWER[:-1], "lr=0.0001"]
     status, out, _ = run("attack", "first_layer", *wrong, *TRUTH)
     assert status == 0
-    assert "Warning: the stated procedure cannot have made this update" in out
+    warning = "Warning: the stated procedure cannot have made this update"
+    assert out.index(warning) < out.index("PSNR") < out.rindex(warning)
+    assert out.splitlines()[-1].startswith(warning)
+    assert warning not in run("attack", "first_layer", *FLOWER, *TRUTH)[1]
 
 
 @pytest.mark.parametrize(
