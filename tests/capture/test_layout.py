@@ -104,4 +104,5 @@ def test_arrays_of_several_matrices_are_refused_by_name_unless_assigned(small, n
     with pytest.raises(ParameterError, match=rf"before: '{name}' is of a PyTorch layer that keeps .*{inside}"):
         arrange(model, given)
     target = next(iter(weights))
-    assert arrange(model, given, assigned={target: name}).matches[0].source == name
+    found = arrange(model, given, layout="torch", assigned={target: name})
+    assert found.matches[0].source == name
