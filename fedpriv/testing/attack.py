@@ -457,6 +457,14 @@ def _contents(view: View | Dossier) -> Row:
     return {f.name: frozen(getattr(view, f.name)) for f in dataclasses.fields(view)}
 
 
+def _claimed(x: object, y: np.ndarray) -> np.ndarray:
+    """The labels but for the -1 of examples that were not found, whose rows are not-a-number."""
+    if not isinstance(x, np.ndarray) or len(x) != len(y):
+        return y
+    missing = ~np.isfinite(x.reshape(len(x), -1)).any(axis=1)
+    return y[~(missing & (y == -1))]
+
+
 def _form(finding: Finding, held: View | Dossier) -> list[str]:
     """What is wrong with a finding's shapes and dtypes."""
     problems = []
@@ -473,7 +481,7 @@ def _form(finding: Finding, held: View | Dossier) -> list[str]:
             problems.append(f"y is {_kind(y)}; return a NumPy array of integers")
         elif y.ndim != 1:
             problems.append(f"y has shape {list(y.shape)}; return [n]")
-        elif len(y) and not (y.min() >= 0 and y.max() < classes):
+        elif len(y) and not (_claimed(x, y).min(initial=0) >= 0 and y.max() < classes):
             problems.append(f"y has labels from {y.min()} to {y.max()}, but there are {classes} classes, from 0")
     # Rows of not-a-number at the end stand for examples that were not found, and need no label.
     if not problems and x is not None and y is not None and len(y) not in (len(x), _found(x)):

@@ -69,6 +69,7 @@ OTHER = {
     "exposure.server": {"learning_rate": 0.5},
     "training.topology": "gossip(graph=ring)",
     "exposure.topology": "gossip(graph=ring)",
+    "exposure.same_label": 0,
     "exposure.batch": 2,
     "exposure.cohort": 2,
 }

@@ -30,7 +30,9 @@ class OneBit(Compressor):
     paper: ClassVar[str] = "Seide et al. 2014"
     contracts: ClassVar[bool] = True
 
-    error_feedback: bool = Field(default=True)
+    error_feedback: bool = Field(
+        default=True, description="keep what the message left out, and add it to the client's next update."
+    )
 
     def compress(self, whole: Flat, own: Nested, context: Context) -> tuple[Message, Nested]:
         """Which are not negative, bool `[d]`; levels of the columns `[2, columns]`, those of negative values first."""

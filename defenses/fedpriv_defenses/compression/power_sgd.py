@@ -34,7 +34,9 @@ class PowerSGD(Compressor):
     paper: ClassVar[str] = "Vogels, Karimireddy, Jaggi 2019, arXiv 1905.13727"
     contracts: ClassVar[bool] = True
 
-    error_feedback: bool = Field(default=True)
+    error_feedback: bool = Field(
+        default=True, description="keep what the message left out, and add it to the client's next update."
+    )
     rank: Annotated[int, Field(ge=1)] = Field(default=2, description="columns of each factor.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="public; of the first Q.")
 
