@@ -12,6 +12,8 @@ class Mixture:
     Attributes:
       images: how many images a row is made of, k.
       public: how many of them are from public data, which give the row's label nothing.
+      data: which public data, a dataset's name or path.
+      pool: how many of its images are drawn from, from the first on.
       largest: the largest coefficient that an image can have.
       flips: whether each value's sign about `middle` is drawn anew.
       middle: what signs are about, in the units of examples.
@@ -19,6 +21,8 @@ class Mixture:
 
     images: int
     public: int = 0
+    data: str | None = None
+    pool: int = 0
     largest: float = 1.0
     flips: bool = False
     middle: float = 0.5

@@ -81,8 +81,15 @@ class InstaHide(Mixing):
 
     def mixture(self) -> Mixture:
         """Images added up and their signs drawn."""
-        public = self.images - self.private
-        return Mixture(images=self.images, public=public, largest=self.largest, flips=True, middle=self.middle)
+        return Mixture(
+            images=self.images,
+            public=self.images - self.private,
+            data=self.public,
+            pool=self.pool if self.public else 0,
+            largest=self.largest,
+            flips=True,
+            middle=self.middle,
+        )
 
     def model(self, model: Model, plan: Plan | None) -> Model:
         """As for all mixtures; and public images must be of the model's shape.
