@@ -64,7 +64,7 @@ def decode(
     seed: int = 0,
     labels: np.ndarray | None = None,
     public: Public | None = None,
-    restarts: int = 20,
+    restarts: int = 100,
 ) -> Decoded:
     """The n images that mixtures are made of.
 

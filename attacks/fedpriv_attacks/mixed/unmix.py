@@ -82,7 +82,7 @@ class Unmix(Attack):
         validate_default=True,
     )
     restarts: Annotated[int, Field(ge=1)] = Field(
-        default=20, description="random assignments of mixtures to images, where several images have one class."
+        default=100, description="random assignments of mixtures to images, where several images have one class."
     )
 
     def requirements(self) -> frozenset[Capability]:
