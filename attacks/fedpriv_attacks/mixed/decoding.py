@@ -65,6 +65,7 @@ def decode(
     labels: np.ndarray | None = None,
     public: Public | None = None,
     restarts: int = 100,
+    trust: np.ndarray | None = None,
 ) -> Decoded:
     """The n images that mixtures are made of.
 
@@ -73,7 +74,7 @@ def decode(
     and so on from several random assignments. Plain mixtures are linear in the images, so n independent ones determine
     them. With signs drawn anew the squares are what is left; these are linear in the n (n + 1) / 2 products of the
     images' values at a coordinate, of which as many independent mixtures are needed, and whose matrix has rank one.
-    Robust to single wrong mixtures: rows weigh less the worse they fit.
+    Mixtures weigh by how far they are trusted, and less the worse they fit.
 
     Args:
       encodings: `[m, p]`, values about the middle (`mixture.middle` subtracted) where signs are drawn.
@@ -84,22 +85,24 @@ def decode(
       labels: `[n]` int, the images' classes where they are known, in any order.
       public: of the public images in a mixture, if there are any.
       restarts: random assignments where several images have one class.
+      trust: `[m]`, the inverse of the squared error that each mixture may have, up to a factor; None is alike.
 
     Raises:
       CapabilityError: there are too few mixtures, or too few that tell images of one class apart.
     """
     shares = _strongest(np.asarray(shares, np.float64), mixture.private)
     encodings = np.asarray(encodings, np.float64)
-    y = np.sort(labels) if labels is not None else classes_of(shares, n)
+    trust = np.ones(len(shares)) if trust is None else np.asarray(trust, np.float64) / np.max(trust)
+    y = np.sort(labels) if labels is not None else classes_of(shares * trust[:, None], n)
     single = len(set(y.tolist())) == n
     measured = np.square(encodings) if mixture.flips else encodings
     if single:
         weights, used = shares[:, y], np.arange(len(shares))
         total = weights.sum(1, keepdims=True)
         weights = np.divide(weights, total, out=np.full_like(weights, 1 / n), where=total > 0)
-        fitted = _fitted(weights, measured, mixture, n)
+        fitted = _fitted(weights, measured, trust, mixture, n)
     else:
-        weights, used, fitted = _clustered(shares, measured, y, mixture, seed, restarts)
+        weights, used, fitted = _clustered(shares, measured, trust, y, mixture, seed, restarts)
     solved, residuals = fitted
     x = solved
     if mixture.flips:
@@ -109,10 +112,11 @@ def decode(
             products = products - public.rest[:, None, None]
         x = _rank_one(products, seen).T
         if public is None:
-            x = _refined(x, weights, np.abs(encodings[used]))
+            root = np.sqrt(trust[used])[:, None]
+            x = _refined(x, root * weights, root * np.abs(encodings[used]))
         else:
             x = x / np.sqrt(public.square)
-    return Decoded(x, y.astype(np.int32), float(np.sqrt(np.mean(np.square(residuals)))), len(used))
+    return Decoded(x, y.astype(np.int32), _root_mean_square(residuals, trust[used]), len(used))
 
 
 def classes_of(shares: np.ndarray, n: int) -> np.ndarray:
@@ -121,7 +125,7 @@ def classes_of(shares: np.ndarray, n: int) -> np.ndarray:
     Each image is in as many mixtures as any other, so a class's part of all shares is its part of the images.
     """
     mass = shares.sum(0) * n / shares.sum()
-    seen = shares.max(0) >= _SEEN
+    seen = shares.max(0) >= _SEEN * shares.sum(1).max()
     if seen.sum() > n:
         seen = mass >= np.sort(mass)[-n]
     counts = np.where(seen, np.maximum(np.floor(mass), 1), 0).astype(int)
@@ -180,7 +184,13 @@ def _features(weights: np.ndarray, mixture: Mixture) -> np.ndarray:
     return weights[..., i] * weights[..., j] * np.where(i == j, 1.0, 2.0)
 
 
-def _fitted(weights: np.ndarray, measured: np.ndarray, mixture: Mixture, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _root_mean_square(residuals: np.ndarray, trust: np.ndarray) -> float:
+    return float(np.sqrt(np.average(np.mean(np.square(residuals), 1), weights=trust)))
+
+
+def _fitted(
+    weights: np.ndarray, measured: np.ndarray, trust: np.ndarray, mixture: Mixture, n: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(Least squares solution, residuals `[m, p]`), rows weighing less the worse they fit.
 
     Raises:
@@ -193,26 +203,37 @@ def _fitted(weights: np.ndarray, measured: np.ndarray, mixture: Mixture, n: int)
     count = int(np.sum(sizes >= _RANK * sizes[0])) if len(sizes) else 0
     if count < rows.shape[1] or np.any(weights.max(0) < _CLEAR):
         raise CapabilityError(_too_few(count, n, mixture))
-    trust, solved = np.ones(len(rows)), np.zeros((whole.shape[1], measured.shape[1]))
+    fits, solved = np.ones(len(rows)), np.zeros((whole.shape[1], measured.shape[1]))
     for _ in range(10):
-        root = np.sqrt(trust)[:, None]
+        root = np.sqrt(trust * fits)[:, None]
         solved[there] = np.linalg.lstsq(root * rows, root * measured, rcond=None)[0]
         residuals = measured - rows @ solved[there]
         size = np.sqrt(np.mean(np.square(residuals), axis=1))
-        usual = max(float(np.median(size)), 1e-9)
-        trust = 1 / np.maximum(size / usual, 1) ** 2
+        order = np.argsort(size)
+        middle = np.searchsorted(np.cumsum(trust[order]), trust.sum() / 2)
+        usual = max(float(size[order[min(middle, len(order) - 1)]]), 1e-6)
+        # What was little trusted anyhow may fit as badly as that.
+        fits = 1 / np.maximum(size / usual * np.sqrt(trust), 1) ** 2
     return solved, residuals
 
 
 def _clustered(
-    shares: np.ndarray, measured: np.ndarray, y: np.ndarray, mixture: Mixture, seed: int, restarts: int
+    shares: np.ndarray,
+    measured: np.ndarray,
+    trust: np.ndarray,
+    y: np.ndarray,
+    mixture: Mixture,
+    seed: int,
+    restarts: int,
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """(Coefficients of the mixtures used `[u, n]`, which these are `[u]`, what `_fitted` gives of them)."""
     n = len(y)
     clear = np.sum(shares >= _CLEAR, axis=1) == mixture.private
-    clear &= np.isin(np.arange(shares.shape[1]), y)[None].repeat(len(shares), 0)[
-        np.arange(len(shares))[:, None], np.argsort(-shares, 1)[:, : mixture.private]
-    ].all(1)
+    clear &= (
+        np.isin(np.arange(shares.shape[1]), y)[None]
+        .repeat(len(shares), 0)[np.arange(len(shares))[:, None], np.argsort(-shares, 1)[:, : mixture.private]]
+        .all(1)
+    )
     used = np.flatnonzero(clear)
     if len(used) < n:
         raise CapabilityError(
@@ -221,13 +242,13 @@ def _clustered(
             "are needed; let the adversary listen in more rounds"
         )
     options = [_candidates(shares[t], y, mixture.private) for t in used]
-    seen, rng = measured[used], np.random.default_rng(seed)
+    seen, rng, root = measured[used], np.random.default_rng(seed), np.sqrt(trust[used])
     best: tuple[float, np.ndarray] | None = None
     for _ in range(restarts):
         chosen = np.array([rng.integers(len(o)) for o in options])
         for _ in range(_SWEEPS):
             rows = np.stack([_features(o[c], mixture) for o, c in zip(options, chosen, strict=True)])
-            solved = np.linalg.lstsq(rows, seen, rcond=1e-6)[0]
+            solved = np.linalg.lstsq(root[:, None] * rows, root[:, None] * seen, rcond=1e-6)[0]
             misses = [
                 np.sum(np.square(s - _features(o, mixture) @ solved), 1) for s, o in zip(seen, options, strict=True)
             ]
@@ -236,11 +257,11 @@ def _clustered(
                 break
             chosen = now
         # One bad reconstruction must not decide which assignment is best.
-        loss = float(np.sum([np.sqrt(m[c]) for m, c in zip(misses, chosen, strict=True)]))
+        loss = float(root @ np.array([np.sqrt(m[c]) for m, c in zip(misses, chosen, strict=True)]))
         if best is None or loss < best[0]:
             best = loss, np.stack([o[c] for o, c in zip(options, chosen, strict=True)])
     assert best is not None
-    return best[1], used, _fitted(best[1], seen, mixture, n)
+    return best[1], used, _fitted(best[1], seen, trust[used], mixture, n)
 
 
 def _candidates(shares: np.ndarray, y: np.ndarray, private: int) -> np.ndarray:

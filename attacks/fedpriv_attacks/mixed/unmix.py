@@ -24,6 +24,8 @@ from fedpriv_attacks.mixed.signs import Look, darker_border, look_of, signed, sm
 from fedpriv_attacks.modern import AttackPart
 from fedpriv_attacks.rounds.joined import attack_each
 
+#: Objective below which no mixtures are told to be better, in double precision.
+_EXACT = 1e-14
 #: Auxiliary images that signs are told by, from the first on.
 _MOST_IMAGES = 2000
 
@@ -60,7 +62,7 @@ class Unmix(Attack):
 
     What it assumes: the adversary knows the defense; a client holds the same examples in all rounds, takes all of them
     in one local step a round, and connects under its name. Fails with fewer mixtures, which it refuses; where the inner
-    attack fails on most rounds; and with known labels alone, since shares are what it goes by. `measures`:
+    attack matches few rounds exactly (a round weighs by the inverse of its objective); and with known labels alone, since shares are what it goes by. `measures`:
     `encodings`, how many mixtures were used of a client (the median), and `residual`, how badly they are explained.
     """
 
@@ -77,8 +79,9 @@ class Unmix(Attack):
     )
 
     inner: Annotated[AttackPart, AfterValidator(_inner)] = Field(
-        default="dlg",  # type: ignore[assignment]
-        description="the optimization attack that finds a round's mixtures, with `labels=joint`, such as `dlg`.",
+        default="dlg(restarts=16,tolerance=1e-11)",  # type: ignore[assignment]
+        description="the optimization attack that finds a round's mixtures, with `labels=joint`, such as `dlg`; give it "
+        "starts enough to reach an exact match in some rounds.",
         validate_default=True,
     )
     restarts: Annotated[int, Field(ge=1)] = Field(
@@ -137,7 +140,9 @@ class Unmix(Attack):
         shares = np.concatenate([f.extra["label_probabilities"] for f in found])
         n = page.total_examples
         look, public = self._prior(page, mixture) if mixture.flips else (None, None)
-        out = decode(encodings, shares, n, mixture, seed, page.labels, public, self.restarts)
+        # A match's error is about the square of its examples'; a round whose start was stuck has a far larger one.
+        trust = np.repeat([1 / max(f.objective, f.extra["noise_floor"], _EXACT) for f in found], n)
+        out = decode(encodings, shares, n, mixture, seed, page.labels, public, self.restarts, trust)
         if look is None:
             return out
         shift = 0.0 if public is None else public.shift
