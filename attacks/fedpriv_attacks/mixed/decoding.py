@@ -177,7 +177,7 @@ def _too_few(have: int, n: int, mixture: Mixture) -> str:
 
 
 def _features(weights: np.ndarray, mixture: Mixture) -> np.ndarray:
-    """What a mixture, or its square, is linear in: coefficients `[..., n]`, or their products `[..., n (n + 1) / 2]`."""
+    """What a mixture or its square is linear in: coefficients `[..., n]`, or products of them `[..., n (n + 1) / 2]`."""
     if not mixture.flips:
         return weights
     i, j = np.triu_indices(weights.shape[-1])
@@ -238,8 +238,8 @@ def _clustered(
     if len(used) < n:
         raise CapabilityError(
             f"n = {n} images are of {len(set(y.tolist()))} classes, so images of one class must be told apart, which "
-            f"mixtures of {mixture.private} classes alone allow: {len(used)} of {len(shares)} are such, and at least {n} "
-            "are needed; let the adversary listen in more rounds"
+            f"mixtures of {mixture.private} classes alone allow: {len(used)} of {len(shares)} are such, and at least "
+            f"{n} are needed; let the adversary listen in more rounds"
         )
     options = [_candidates(shares[t], y, mixture.private) for t in used]
     seen, rng, root = measured[used], np.random.default_rng(seed), np.sqrt(trust[used])

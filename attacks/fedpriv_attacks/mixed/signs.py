@@ -29,7 +29,7 @@ class Look:
 
 
 def look_of(images: np.ndarray, y: np.ndarray | None = None, classes: int = 1) -> Look:
-    """Of images like the clients', `[m, p]` about the middle of the range, of classes `y [m]` if these are the clients'.
+    """Of images like the clients', `[m, p]` about the middle of the range; by class `y [m]` where that is given.
 
     A class without images has the mean of all.
     """
@@ -86,7 +86,7 @@ def signed(values: np.ndarray, y: np.ndarray, look: Look, shift: np.ndarray | fl
 
 
 def darker_border(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """`values [n, p]` or their negatives, whichever are darker on the images' border, `shape` (height, width, channels)."""
+    """`values [n, p]` of images of `shape`, or their negatives, whichever are darker on the border."""
     border = np.ones(shape, bool)
     border[1:-1, 1:-1] = False
     return values if values[:, border.ravel()].mean() <= 0 else -values

@@ -61,9 +61,10 @@ class Unmix(Attack):
     solved in the mean over these, which takes hundreds.
 
     What it assumes: the adversary knows the defense; a client holds the same examples in all rounds, takes all of them
-    in one local step a round, and connects under its name. Fails with fewer mixtures, which it refuses; where the inner
-    attack matches few rounds exactly (a round weighs by the inverse of its objective); and with known labels alone, since shares are what it goes by. `measures`:
-    `encodings`, how many mixtures were used of a client (the median), and `residual`, how badly they are explained.
+    in one local step a round, and connects under its name. Rounds weigh by the inverse of the inner attack's objective,
+    so it fails where that matches none of them exactly, as in large batches and on ReLU networks. It refuses fewer
+    mixtures than it needs, and images that are all of one class. `measures`: `encodings`, how many mixtures were used of
+    a client (the median), and `residual`, how badly they are explained.
     """
 
     name: ClassVar[str] = "unmix"
@@ -80,8 +81,8 @@ class Unmix(Attack):
 
     inner: Annotated[AttackPart, AfterValidator(_inner)] = Field(
         default="dlg(restarts=16,tolerance=1e-11)",  # type: ignore[assignment]
-        description="the optimization attack that finds a round's mixtures, with `labels=joint`, such as `dlg`; give it "
-        "starts enough to reach an exact match in some rounds.",
+        description="the optimization attack that finds a round's mixtures, with `labels=joint`, such as `dlg`; give "
+        "it starts enough to reach an exact match in some rounds.",
         validate_default=True,
     )
     restarts: Annotated[int, Field(ge=1)] = Field(
