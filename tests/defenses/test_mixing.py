@@ -103,8 +103,8 @@ def test_public_images_leave_no_label(model, data):
     assert 0 <= found.min() <= found.max() <= 1
 
 
-@pytest.mark.parametrize("text", ["mixup", "instahide", "instahide(images=4,public=fashion_small)"])
-def test_training_with_it_learns(text, model, data):
+@pytest.mark.parametrize("text", ["mixup", "instahide"])
+def test_a_linear_model_learns_from_mixtures_and_nothing_from_random_signs(text, model, data):
     federation = Federation(
         model,
         data.take(np.arange(200)),
@@ -115,7 +115,8 @@ def test_training_with_it_learns(text, model, data):
         seed=1,
     )
     history = federation.run(5, evaluate_every=5)
-    assert history.accuracy > (0.45 if text == "mixup" else 0.15)
+    # Of values with random signs the mean says nothing, which is all that a linear model goes by.
+    assert (history.accuracy > 0.45) == (text == "mixup")
 
 
 def test_both_engines_train_on_the_same_mixtures(model, data):
@@ -183,5 +184,6 @@ def test_public_data_must_fit_and_be_there(model):
 def test_a_guarantee_for_examples_does_not_survive_mixing(model, data):
     from fedpriv_defenses.dp_sgd.dp_sgd import DPSGD
 
-    with pytest.raises(StackError, match="may put several of them into one"):
-        federated(model, data, MixUp(), DPSGD(clip=0.1, noise_multiplier=1.0), weighting="uniform").ledger()
+    federation = federated(model, data, MixUp(), DPSGD(clip=0.1, noise_multiplier=1.0), weighting="uniform")
+    assert federation.ledger() is None
+    assert any("may put several of them into one" in note for note in federation.line.notes())

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fedpriv.base.errors import FedprivError, StackError
 from fedpriv.base.lazy import tf
-from fedpriv.base.seeds import child, uniform
+from fedpriv.base.seeds import uniform
 from fedpriv.base.types import Examples, Scalar, Seed, Tensor
 from fedpriv.data.loading import load
 from fedpriv.defense.mixture import Mixture
@@ -138,8 +138,10 @@ class InstaHide(Mixing):
 
     def hidden(self, mixed: Examples, context: Context) -> Examples:
         """Each value's distance to the middle with a random sign."""
-        signs = tf.where(uniform(child(context.seed, _SIGNS), tf.shape(mixed)) < 0.5, -1.0, 1.0)
-        return self.middle + tf.cast(signs, mixed.dtype) * (mixed - self.middle)
+        count = tf.size(mixed)
+        octets = tf.reshape(tf.bitcast(context.words((count + 7) // 8, _SIGNS), tf.uint8), [-1])[:count]
+        signs = 1 - 2 * tf.cast(tf.bitwise.bitwise_and(octets, tf.constant(1, tf.uint8)), mixed.dtype)
+        return self.middle + tf.reshape(signs, tf.shape(mixed)) * (mixed - self.middle)
 
 
 @functools.lru_cache(maxsize=4)
