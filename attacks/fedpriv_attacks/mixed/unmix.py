@@ -63,8 +63,8 @@ class Unmix(Attack):
     What it assumes: the adversary knows the defense; a client holds the same examples in all rounds, takes all of them
     in one local step a round, and connects under its name. Rounds weigh by the inverse of the inner attack's objective,
     so it fails where that matches none of them exactly, as in large batches and on ReLU networks. It refuses fewer
-    mixtures than it needs, and images that are all of one class. `measures`: `encodings`, how many mixtures were used of
-    a client (the median), and `residual`, how badly they are explained.
+    mixtures than it needs, and images that are all of one class. `measures`: `encodings`, how many mixtures were used
+    of a client (the median), and `residual`, how badly they are explained.
     """
 
     name: ClassVar[str] = "unmix"
