@@ -177,7 +177,7 @@ def _too_few(have: int, n: int, mixture: Mixture) -> str:
 
 
 def _features(weights: np.ndarray, mixture: Mixture) -> np.ndarray:
-    """What mixtures or their squares are linear in: coefficients `[..., n]` or their products `[..., n (n + 1) / 2]`."""
+    """What mixtures, or squares, are linear in: coefficients `[..., n]` or their products `[..., n (n + 1) / 2]`."""
     if not mixture.flips:
         return weights
     i, j = np.triu_indices(weights.shape[-1])
