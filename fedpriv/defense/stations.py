@@ -22,6 +22,7 @@ from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Te
 from fedpriv.defense.claim import Claim
 from fedpriv.defense.context import Context
 from fedpriv.defense.domain import Domain, Real
+from fedpriv.defense.mixture import Mixture
 from fedpriv.defense.noise import Noise
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.plan import Plan
@@ -200,6 +201,10 @@ class Defense(Plugin):
         Coordinate by coordinate, for the server to hold `sent [d]`; infinite where nothing is known; scaling with
         `sent`. Traceable. None, the default, where its message does not tell.
         """
+        return None
+
+    def mixture(self) -> Mixture | None:
+        """For one that trains on mixtures of examples in place of them: how these are made; by default None."""
         return None
 
     @classmethod

@@ -35,6 +35,8 @@ SHIPPED = {
     "dgc": "dgc(fraction=0.1)",
     "additive_noise": "additive_noise(stddev=0.01)",
     "soteria": "soteria(rate=0.5)",
+    "mixup": "mixup",
+    "instahide": "instahide",
     "median": "median",
     "trimmed_mean": "trimmed_mean",
     "krum": "krum",

@@ -1,0 +1,1 @@
+"""Attacks on mixtures of images: telling apart what was mixed before training."""

@@ -1,0 +1,1 @@
+"""Input defenses: clients train on mixtures of their images in place of the images."""
