@@ -120,7 +120,11 @@ def test_a_linear_model_learns_from_mixtures_and_nothing_from_random_signs(text,
 
 
 def test_both_engines_train_on_the_same_mixtures(model, data):
-    runs = [federated(model, data, MixUp(), engine=engine).run(1, evaluate_every=0) for engine in ("graph", "tff")]
+    runs = []
+    for engine in ("graph", "tff"):
+        federation = federated(model, data, MixUp(), engine=engine)
+        runs.append(federation.run(1, evaluate_every=0))
+        federation.close()
     np.testing.assert_allclose(runs[0].weights, runs[1].weights, atol=1e-6)
 
 
