@@ -68,7 +68,7 @@ ELSEWHERE = {
 RUNS = [(text, case) for name in SHIPPED for text, case in SHIPPED[name]]
 #: The default run has another preset of the same class for these.
 SLOW = (
-    *("inversion(", "dlg(labels=known", "idlg(", "class_representatives(", "gias(", "cocktail_party("),
+    *("inversion(", "dlg(labels=known", "idlg(", "class_representatives(", "cpl(", "gias(", "cocktail_party("),
     *("tag(", "lamp(", "dager"),
 )
 
