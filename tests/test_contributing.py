@@ -46,6 +46,7 @@ def test_the_attack_passes_its_check(written):
     assert described(written.GradientDescent).keys() == {"steps", "rate"}
 
 
+@pytest.mark.slow
 def test_it_works_through_local_steps_too(written):
     checked = written.check_attack(written.GradientDescent(steps=400), "fedavg")
     assert min(near.psnr for near in checked.found) > 20

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field
 
 from fedpriv.base.errors import DataError, reason
@@ -101,9 +102,8 @@ def _patches(picture: np.ndarray, test: bool) -> np.ndarray:
         if (band % 4 == 1) != test:
             continue
         rows = picture[top : top + BAND]
-        for y in range(0, rows.shape[0] - SIDE + 1, STEP):
-            for x in range(0, rows.shape[1] - SIDE + 1, STEP):
-                patch = rows[y : y + SIDE, x : x + SIDE]
-                if np.std(patch.mean(axis=-1)) / 255 >= LEAST_CONTRAST:
-                    found.append(patch)
-    return np.stack(found)
+        every = sliding_window_view(rows, (SIDE, SIDE), (0, 1))[::STEP, ::STEP]
+        shades = sliding_window_view(rows.mean(axis=-1), (SIDE, SIDE))[::STEP, ::STEP]
+        shown = np.std(shades, axis=(2, 3)) / 255 >= LEAST_CONTRAST
+        found.append(np.moveaxis(every[shown], 1, -1))
+    return np.concatenate(found)

@@ -50,6 +50,7 @@ def test_images_come_apart_without_relu(helpers, images, activation):
     assert len(finding.history) > 2
 
 
+@pytest.mark.slow
 def test_the_box_separates_better_than_the_paper_in_the_same_time(helpers, images):
     x, y = images[0][:6], images[1][:6]
     view = helpers.make_view(zoo.mlp_2nn(), x, y)

@@ -84,6 +84,7 @@ def test_an_update_of_zeros_was_withheld():
         Fishing().run(dataclasses.replace(view, observed=np.zeros_like(view.observed)))
 
 
+@pytest.mark.slow
 def test_per_example_clipping_with_noise_leaves_nothing():
     line = ("dp_sgd(clip=1,noise_multiplier=1)",)
     finding = Fishing(then="first_layer").run(exposed("server(acts=[fishing(label=3)])", MIXED, line).view)

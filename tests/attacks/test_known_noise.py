@@ -165,6 +165,7 @@ def test_noise_averages_out_while_the_model_moves(model, data):
     assert rounds(model, data, 1e-3, 9, moving) < rounds(model, data, 1e-3, 1) / 4
 
 
+@pytest.mark.slow
 def test_one_round_gains_nothing(model, data):
     exposure = Exposure(model, data, 1, 1, defenses=local(1e-2), procedure=STANDS)
     inner = DLG(restarts=1, objective=KnownNoise(), optimizer="lbfgs(max_evaluations=20)")
@@ -193,6 +194,7 @@ def asked(attack, exposure, auxiliary=150):
     return goal.summarize([r.score for r in results]), results
 
 
+@pytest.mark.slow
 def test_a_candidates_own_gradient_tells_more_than_its_loss(model, data):
     exposure = Exposure(model, data, 3, 8, defenses=local(0.03))
     row, results = asked(LikelihoodRatio(), exposure)

@@ -55,7 +55,7 @@ def judged(finding, truth, clients):
     return right, wrong
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("epochs", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_secure_sum_of_16_clients_falls_apart(fashion, network, epochs):
     """Each client's images, attributed to it, by the law of its own batch of 4 and not that of 64."""
     procedure = make_procedure(local_epochs=epochs, batch_size=4 if epochs == 1 else 2)

@@ -36,7 +36,7 @@ def error(observation, written="dlg"):
     return float(np.mean((finding.x - observation.truth.x) ** 2)), finding
 
 
-@pytest.mark.parametrize("select", ["random", "largest", "first"])
+@pytest.mark.parametrize("select", ["largest", *(pytest.param(s, marks=pytest.mark.slow) for s in ("random", "first"))])
 def test_dlg_finds_the_image_where_a_tenth_is_encrypted(victims, select):
     first = victims(f"ckks(range=4,fraction=0.1,select={select})")[0]
     far, finding = error(first)

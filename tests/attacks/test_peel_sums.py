@@ -36,12 +36,13 @@ def found_in(finding, x):
     return set(apart.argmin(axis=1)[right]), int(np.sum(~right))
 
 
-def test_a_secure_sum_of_64_clients_falls_and_lone_units_alone_do_not_do_it():
-    observation = sum_of(zoo.mlp_2nn(SHAPE, CLASSES, [1200], spread=0.5), 64, SHARING)
+@pytest.mark.parametrize(("clients", "width"), [(24, 300), pytest.param(64, 1200, marks=pytest.mark.slow)])
+def test_a_secure_sum_falls_and_lone_units_alone_do_not_do_it(clients, width):
+    observation = sum_of(zoo.mlp_2nn(SHAPE, CLASSES, [width], spread=0.5), clients, SHARING)
     finding = peel.Peel().run(observation.view)
-    assert found_in(finding, observation.truth.x) == (set(range(64)), 0)
+    assert found_in(finding, observation.truth.x) == (set(range(clients)), 0)
     assert len(finding.extra["waves"]) > 1
-    assert FirstLayer().run(observation.view).extra["separated"] < 64
+    assert FirstLayer().run(observation.view).extra["separated"] < clients
 
 
 def test_noise_at_the_clients_keeps_the_sum_closed():

@@ -177,10 +177,15 @@ def episode(model, data, defense, rounds, seed=0, **more):
 
 def test_mixup_is_undone_from_updates(small, model):
     seen = episode(model, chosen(small, (0, 1, 2)), MixUp(), 2)
-    attack = Unmix(inner=INNER)
-    found = attack.run(seen.held, 0)
+    found = Unmix(inner=INNER).run(seen.held, 0)
     assert closeness(found, seen.truth).examples > 18
     assert found.measures["encodings"] == 6
+
+
+@pytest.mark.slow
+def test_noise_in_place_of_updates_is_no_mixture(small, model):
+    seen = episode(model, chosen(small, (0, 1, 2)), MixUp(), 2)
+    attack = Unmix(inner=INNER)
     noise = np.random.default_rng(0)
     spoiled = dataclasses.replace(
         seen.held,

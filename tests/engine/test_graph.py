@@ -200,6 +200,7 @@ def added_megabytes(few, many, hidden):
     return (after - before) / 1024, many * d * 4 / 2**20
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_cohort():
     added, at_once = added_megabytes(200, 2000, 50)
     assert at_once > 300

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 
 from experiments.benchmarks import gradient_matching as benchmark
 
 
+@pytest.mark.slow
 def test_rows_are_attacks_that_spend_their_whole_budget():
     view = benchmark.observed("lenet(init=uniform)", 1)
     assert view.update_size == 85_036

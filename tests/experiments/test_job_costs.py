@@ -12,6 +12,7 @@ from fedpriv.base.errors import ExperimentError
 from tests.experiment.conftest import SMALL, finish
 
 
+@pytest.mark.slow
 def test_what_is_measured_anew_renews_the_file_and_the_rest_stays(tmp_path):
     path, out, results = tmp_path / "small.yaml", tmp_path / "costs.json", tmp_path / "results"
     path.write_text(json.dumps(SMALL))

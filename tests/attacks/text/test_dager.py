@@ -44,7 +44,9 @@ def same(found, data):
     return mine == true
 
 
-@pytest.mark.parametrize(("n", "rows"), [(1, "use"), (3, "use"), (3, "ignore")])
+@pytest.mark.parametrize(
+    ("n", "rows"), [(3, "use"), *(pytest.param(*p, marks=pytest.mark.slow) for p in ((1, "use"), (3, "ignore")))]
+)
 def test_next_tokens_exactly(helpers, n, rows):
     data = texts(n, 8, 150, True, n)
     finding = attacked(helpers, "gpt(width=32)", data, DAGER(rows=rows))
@@ -136,6 +138,7 @@ def test_an_encoder_is_searched_whole(helpers):
     assert same(finding, data)
 
 
+@pytest.mark.slow
 def test_more_tokens_than_the_width_are_not_claimed(helpers):
     data = texts(5, 8, 150, True, 6)
     finding = attacked(helpers, "gpt(width=32)", data, DAGER(seconds=5, beam=8))

@@ -21,7 +21,7 @@ from fedpriv.rounds.exposure import Exposure
 from fedpriv.threat.acts import Occasion
 from fedpriv.threat.adversary import Adversary
 
-MORE = [("gpt", 1), ("gpt", 4), ("bert", 1), ("bert", 4), ("bert", 8)]
+MORE = [("gpt", 1), ("gpt", 4), ("gpt", 8), ("bert", 1), ("bert", 4), ("bert", 8)]
 
 MALICIOUS = Adversary.parse("server(acts=[decepticons])")
 
@@ -78,7 +78,7 @@ def test_tokens_are_alone_in_their_bins_by_the_law(helpers, width, n, bins):
 
 @pytest.mark.parametrize(
     ("name", "batch"),
-    [("gpt", 8), *(pytest.param(*p, marks=pytest.mark.slow) for p in MORE)],
+    [pytest.param(*p, marks=pytest.mark.slow) for p in MORE],
 )
 def test_sentences_beyond_the_width(name, batch):
     """As many tokens as the law allows for, or more, and none that is wrong, whatever the width."""
