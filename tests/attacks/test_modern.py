@@ -114,3 +114,17 @@ def test_peeling_comes_first_where_a_dense_relu_layer_does(helpers):
     assert "peel" not in str(registry.attacks.create("modern").config())
     smooth = helpers.make_view(helpers.dense((6, 7, 1), 5), x, y)
     assert "peel" not in [a.name for a in registry.attacks.create("modern").tried_on(smooth)]
+
+
+def test_on_models_with_kinks_curvature_is_not_tried(helpers):
+    shape = (16, 16, 1)
+    x, y = helpers.smooth_images(1, shape, 1), [4]
+    modern = registry.attacks.create("modern")
+
+    def tried(model, attack=modern):
+        return [a.name for a in attack.tried_on(helpers.make_view(model, x, y))]
+
+    rectified, smooth = (registry.models.load(name)(shape, 10) for name in ("cnn", "tanh_cnn"))
+    assert tried(rectified) == ["first_layer", "rgap", "spear", "inverting_gradients"]
+    assert tried(smooth) == [a.name for a in modern.attacks]
+    assert tried(rectified, modern.with_(attacks=SEARCH)) == ["dlg", "inverting_gradients"]
