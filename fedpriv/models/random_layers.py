@@ -29,10 +29,10 @@ def random_call(layer: Layer, source: Source) -> Callable[..., Tensor] | None:
     if type(layer) in dropouts and 0 < layer.rate < 1:
         return _dropout(layer, source)
     if type(layer) is kl.GaussianNoise and layer.stddev > 0:
-        return _normal(layer, source, lambda x, eps: x + tf.cast(layer.stddev, x.dtype) * eps)
+        return _normal(layer, source, lambda x, eps: x + float(layer.stddev) * eps)
     if type(layer) is kl.GaussianDropout and 0 < layer.rate < 1:
         spread = math.sqrt(layer.rate / (1 - layer.rate))
-        return _normal(layer, source, lambda x, eps: x * (1 + tf.cast(spread, x.dtype) * eps))
+        return _normal(layer, source, lambda x, eps: x * (1 + spread * eps))
     return None
 
 
@@ -103,7 +103,7 @@ def _sample(layer: Any, source: Source) -> Callable[..., Tensor]:
         eps = source.take(Draw(layer.name, _static(mean, layer.name)))
         if source.charging:
             divergence = (tf.square(mean) + tf.exp(log_variance) - 1 - log_variance) / 2
-            source.charge(tf.cast(layer.beta_kl, mean.dtype) * tf.reduce_sum(divergence, -1))
+            source.charge(layer.beta_kl * tf.reduce_sum(divergence, -1))
         return mean if eps is None else mean + tf.exp(log_variance / 2) * eps
 
     return call
@@ -116,7 +116,7 @@ def _dropout(layer: Any, source: Source) -> Callable[..., Tensor]:
         if training is False:
             return inputs
         mask = source.take(Draw(layer.name, _noise_shape(layer, inputs), "keep", keep))
-        return inputs if mask is None else inputs * (mask / tf.cast(keep, inputs.dtype))
+        return inputs if mask is None else inputs * (mask / keep)
 
     return call
 
