@@ -89,7 +89,9 @@ def test_runs_repeat_and_resume_to_the_same_bits(federate, model, tmp_path):
     whole, path = fresh().run(4), tmp_path / "run.ckpt"
     assert fresh().run(4, checkpoint=path, on_round=stop).interrupted
     assert fresh().run(4, checkpoint=path).weights.tobytes() == whole.weights.tobytes()
-    assert federate(model=model, batch_size=3, local_epochs=2, seed=1).run(4).weights.tobytes() != whole.weights.tobytes()
+    assert (
+        federate(model=model, batch_size=3, local_epochs=2, seed=1).run(4).weights.tobytes() != whole.weights.tobytes()
+    )
 
 
 def test_tff_trains_the_same(federate, model):
@@ -117,7 +119,7 @@ def test_dp_sgd_clips_each_example_at_its_own_draws(federate, model):
         model=model,
         partition=Partition("one", (np.arange(30),)),
         weighting="uniform",
-        batch_size=30,
+        batch_size=None,
         client={"learning_rate": 1.0},
         defenses=(DPSGD(clip=0.2, noise_multiplier=0.0),),
         rounds=1,

@@ -261,7 +261,9 @@ def cnn(
       precode_beta: weight in the loss of the bottleneck's divergence from N(0, 1), in nats.
       dtype: precision of weights and arithmetic.
     """
-    name = label("cnn", dropout=(dropout, 0.0), precode=(precode, 0), precode_beta=(precode_beta, 1e-3), dtype=(dtype, "float32"))
+    name = label(
+        "cnn", dropout=(dropout, 0.0), precode=(precode, 0), precode_beta=(precode_beta, 1e-3), dtype=(dtype, "float32")
+    )
     check_random("cnn", dropout, precode, precode_beta)
     check_classes(name, input_shape, num_classes)
     check_image(name, input_shape, 4)
@@ -347,7 +349,14 @@ def lenet(
       precode_beta: weight in the loss of the bottleneck's divergence from N(0, 1), in nats.
       dtype: precision of weights and arithmetic.
     """
-    name = label("lenet", init=(init, "default"), dropout=(dropout, 0.0), precode=(precode, 0), precode_beta=(precode_beta, 1e-3), dtype=(dtype, "float32"))
+    name = label(
+        "lenet",
+        init=(init, "default"),
+        dropout=(dropout, 0.0),
+        precode=(precode, 0),
+        precode_beta=(precode_beta, 1e-3),
+        dtype=(dtype, "float32"),
+    )
     check_random("lenet", dropout, precode, precode_beta)
     check_classes(name, input_shape, num_classes)
     check_image(name, input_shape)
@@ -407,7 +416,15 @@ def convnet(
       precode_beta: weight in the loss of the bottleneck's divergence from N(0, 1), in nats.
       dtype: precision of weights and arithmetic.
     """
-    name = label("convnet", width=(width, 32), norm=(norm, "none"), dropout=(dropout, 0.0), precode=(precode, 0), precode_beta=(precode_beta, 1e-3), dtype=(dtype, "float32"))
+    name = label(
+        "convnet",
+        width=(width, 32),
+        norm=(norm, "none"),
+        dropout=(dropout, 0.0),
+        precode=(precode, 0),
+        precode_beta=(precode_beta, 1e-3),
+        dtype=(dtype, "float32"),
+    )
     check_random("convnet", dropout, precode, precode_beta)
     check_classes(name, input_shape, num_classes)
     check_image(name, input_shape, 4)

@@ -52,7 +52,9 @@ def test_precode_is_a_sample_and_its_divergence():
     # Evaluation takes the mean, and adds nothing.
     still = model.apply(weights, X, False)
     np.testing.assert_allclose(still, (mean @ decoder + b3) @ last + b4, rtol=1e-12)
-    np.testing.assert_array_equal(model.example_losses(weights, X, tf.constant(Y), False), model.task.losses(still, tf.constant(Y)))
+    np.testing.assert_array_equal(
+        model.example_losses(weights, X, tf.constant(Y), False), model.task.losses(still, tf.constant(Y))
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,20 +111,24 @@ def test_running_statistics_move_as_the_draws_say():
 @pytest.mark.parametrize("text", ["2nn(hidden=[7],dropout=0.5,precode=2)", "lenet(dropout=0.5)"])
 def test_clipped_sums_of_examples_take_each_its_own_draws(text):
     model, weights = made(text, dtype="float32")
-    draws, x = values_of(model), X.astype("float32")
+    draws, x = values_of(model), tf.constant(X, tf.float32)
     assert shortcut(model)
     clip = ExampleClip(0.3)
     rows = []
     for i in range(5):
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            loss = model.example_losses(weights, x[i : i + 1], tf.constant(Y[i : i + 1]), True, [d[i : i + 1] for d in draws])
+            loss = model.example_losses(
+                weights, x[i : i + 1], tf.constant(Y[i : i + 1]), True, [d[i : i + 1] for d in draws]
+            )
         rows.append(np.concatenate([np.ravel(g) for g in tape.gradient(loss, weights, unconnected_gradients="zero")]))
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     wanted = np.sum(rows * np.minimum(1, 0.3 / norms), 0)
     assert np.any(norms > 0.3)
     for single in (True, False):
-        found = tf.function(lambda s=single: clipped_sum(model, weights, x, tf.constant(Y), clip, None, s, draws), autograph=False)()
+        found = tf.function(
+            lambda s=single: clipped_sum(model, weights, x, tf.constant(Y), clip, None, s, draws), autograph=False
+        )()
         np.testing.assert_allclose(np.concatenate([np.ravel(t) for t in found.total]), wanted, atol=1e-5)
 
 
