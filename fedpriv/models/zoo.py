@@ -360,8 +360,7 @@ def lenet(
     check_random("lenet", dropout, precode, precode_beta)
     check_classes(name, input_shape, num_classes)
     check_image(name, input_shape)
-    sides = [-(-(-(-side // 2)) // 2) for side in input_shape[:2]]
-    features = 12 * sides[0] * sides[1]
+    features = 12 * ((input_shape[0] + 3) // 4) * ((input_shape[1] + 3) // 4)
 
     def layers(common: dict[str, Any]) -> list[Layer]:
         kl = tf.keras.layers

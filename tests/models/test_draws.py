@@ -126,10 +126,10 @@ def test_clipped_sums_of_examples_take_each_its_own_draws(text):
     wanted = np.sum(rows * np.minimum(1, 0.3 / norms), 0)
     assert np.any(norms > 0.3)
     for single in (True, False):
-        found = tf.function(
-            lambda s=single: clipped_sum(model, weights, x, tf.constant(Y), clip, None, s, draws), autograph=False
-        )()
-        np.testing.assert_allclose(np.concatenate([np.ravel(t) for t in found.total]), wanted, atol=1e-5)
+        with_draws = tf.function(
+            lambda s=single: clipped_sum(model, weights, x, tf.constant(Y), clip, None, s, draws).total, autograph=False
+        )
+        np.testing.assert_allclose(np.concatenate([np.ravel(t) for t in with_draws()]), wanted, atol=1e-5)
 
 
 def keras(*layers):

@@ -150,7 +150,7 @@ def _page(objective: Objective, view: View, compared: Sequence[int]) -> _Page:
                 f"the observed update of round {view.round} is zero but for the embedding's table, which no point of "
                 "the embedding is matched to; use an attack that reads tokens off the table"
                 if view.model.embedding is not None
-                else f"the observed update of round {view.round} is zero in the {len(compared)} weight tensors that are "
+                else f"the observed update of round {view.round} is zero in the {len(compared)} tensors that are "
                 "compared, so there is nothing to match; use draws=joint"
             )
     return _Page(view, observed / norm, norm, objective.factor(view, norm))
