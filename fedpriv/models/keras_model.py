@@ -242,7 +242,8 @@ def _from_keras(
         least,
     )
     found = [slots.found[id(variables[i])] for i in order]
-    draws, charges = (), False
+    draws: tuple[Draw, ...] = ()
+    charges = False
     if drawing:
         start = [*first, *(variables[i].numpy() for i in order)]
         owners = [f.owner for f in found]
