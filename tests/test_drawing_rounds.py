@@ -92,6 +92,7 @@ def test_runs_repeat_and_resume_to_the_same_bits(federate, model, tmp_path):
     assert fresh(1).run(4).weights.tobytes() != whole.weights.tobytes()
 
 
+@pytest.mark.slow
 def test_tff_trains_the_same(federate, model):
     runtime = Runtime()
     try:
@@ -104,6 +105,7 @@ def test_tff_trains_the_same(federate, model):
     assert [r.loss for r in theirs.records] == pytest.approx([r.loss for r in ours.records], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_peers_draw_too(federate, model):
     """On the complete graph gossip is FedAvg, with the same draws."""
     even = Partition("even", tuple(np.arange(30).reshape(6, 5)))
@@ -138,6 +140,7 @@ def test_dp_sgd_clips_each_example_at_its_own_draws(federate, model):
     np.testing.assert_allclose(state.weights - start.weights, -clipped.mean(0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_with_both_still_learns(federate):
     model = load_model("2nn(hidden=[32],dropout=0.2,precode=16)", (4, 4, 1), 3)
     history = federate(model=model, batch_size=4, local_epochs=2, client={"learning_rate": 0.2}).run(15)

@@ -341,8 +341,8 @@ def lenet(
     Args:
       input_shape: `(height, width, channels)`.
       num_classes: number of logits.
-      init: `uniform` draws all weights and biases from U(-0.5, 0.5), as the paper's experiments do; `default` is
-        Keras's Glorot uniform with zero biases.
+      init: `uniform` draws all weights and biases from U(-0.5, 0.5), as the paper's experiments do, but for PRECODE's;
+        `default` is Keras's Glorot uniform with zero biases.
       dropout: share of the values entering the last layer that each example leaves out in training.
       precode: size of PRECODE's bottleneck before the last layer, 0 for none (Scheliga, Mäder, Seeland 2022, arXiv
         2108.04725, take 256).

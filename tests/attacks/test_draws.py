@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fedpriv_attacks.exact.first_layer import FirstLayer
 from fedpriv_attacks.inversion.dlg import DLG
 from fedpriv_attacks.inversion.inversion import Inversion
 from fedpriv_attacks.parts.replay import Exact, Sent
@@ -17,6 +18,7 @@ from fedpriv.models.draws import drawn, means
 from fedpriv.threat.replays import DRAWS
 
 SHAPE = (12, 12, 1)
+DENSE = "2nn(hidden=[20],dropout=0.5,precode=8,dtype=float64)"
 MODELS = {
     "dropout": "lenet(init=uniform,dropout=0.5,dtype=float64)",
     "precode": "lenet(init=uniform,precode=8,dtype=float64)",
@@ -25,7 +27,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def models():
-    return {name: load_model(text, SHAPE, 4) for name, text in MODELS.items()}
+    return {name: load_model(text, SHAPE, 4) for name, text in (MODELS | {"dense": DENSE}).items()}
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def attack(**options):
     return DLG(**{"restarts": 2, "optimizer": "lbfgs(max_evaluations=600)", **options})
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["dropout", pytest.param("precode", marks=pytest.mark.slow)])
 def test_who_reckons_with_the_draws_wins(seen, name):
     """One attack, one image; the adversary knows the defense, or does not."""
     view, x, draws = seen(name)
@@ -71,6 +73,13 @@ def test_who_reckons_with_the_draws_wins(seen, name):
         assert np.mean((found > 0.5) == (true.numpy() > 0.5)) > 0.9
 
 
+def test_a_first_dense_layer_gives_its_input_away_whatever_is_drawn_behind_it(seen):
+    view, x, _ = seen("dense")
+    found = FirstLayer().run(blind(view), 0)
+    np.testing.assert_allclose(found.x, x, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_omitting_what_drew_beats_the_means(seen):
     """Of PRECODE, with the cosine, to which the unknown slope's length is nothing."""
     view, x, _ = seen("precode")
@@ -128,7 +137,7 @@ def test_what_an_adversary_cannot_reckon_with_is_refused(seen, helpers, models):
         attack(replay="exact(draws=omit)").run(helpers.make_view(first, x, [0]), 0)
     with pytest.raises(CapabilityError, match="several are matched together"):
         attack(replay="exact(draws=joint)").attack_together((view, view), 0)
-    assert attack().attack_together((view, view), 0).extra.get("draws") is None
+    assert Exact().together() == Exact(draws="mean")
     plain = helpers.make_view(load_model("lenet(init=uniform)", SHAPE, 4), x, [0])
     assert Exact(draws="joint").way(plain.static) == "mean"
 

@@ -108,7 +108,9 @@ def test_running_statistics_move_as_the_draws_say():
     assert np.abs(outputs - plain).max() > 1e-3
 
 
-@pytest.mark.parametrize("text", ["2nn(hidden=[7],dropout=0.5,precode=2)", "lenet(dropout=0.5)"])
+@pytest.mark.parametrize(
+    "text", ["2nn(hidden=[7],dropout=0.5,precode=2)", pytest.param("lenet(dropout=0.5)", marks=pytest.mark.slow)]
+)
 def test_clipped_sums_of_examples_take_each_its_own_draws(text):
     model, weights = made(text, dtype="float32")
     draws, x = values_of(model), tf.constant(X, tf.float32)
