@@ -104,13 +104,22 @@ class Source(threading.local):
         finally:
             self.charging, self._found = False, None
 
-    def take(self, draw: Draw) -> Tensor | None:
+    def take(self, draw: Draw, rows: int | None) -> Tensor | None:
         """`[n, *shape]`, what a layer is to use; None where it is to go by the mean.
 
+        Args:
+          draw: what it draws.
+          rows: how many rows enter it, where that is static; inside `finding` one example is looked at.
+
         Raises:
-          ModelError: the model calls its layers in another way than when it was looked at.
+          ModelError: the model calls its layers in another way than when it was looked at, or rows are no examples.
         """
         if self._found is not None:
+            if rows not in (None, 1):
+                raise ModelError(
+                    f"layer '{draw.name}' draws for {rows} rows of one example (as inside TimeDistributed), where it "
+                    "needs a row an example; call it on the whole example"
+                )
             self._found.append(draw)
         if self._given is None:
             return None

@@ -100,7 +100,7 @@ def _layer_class() -> type[Layer]:
 def _sample(layer: Any, source: Source) -> Callable[..., Tensor]:
     def call(inputs: Tensor, training: Scalar | bool | None = None) -> Tensor:
         mean, log_variance = tf.split(inputs, 2, axis=-1)
-        eps = source.take(Draw(layer.name, _static(mean, layer.name)))
+        eps = source.take(Draw(layer.name, _static(mean, layer.name)), mean.shape[0])
         if source.charging:
             divergence = (tf.square(mean) + tf.exp(log_variance) - 1 - log_variance) / 2
             source.charge(layer.beta_kl * tf.reduce_sum(divergence, -1))
@@ -115,7 +115,7 @@ def _dropout(layer: Any, source: Source) -> Callable[..., Tensor]:
     def call(inputs: Tensor, training: Scalar | bool | None = None) -> Tensor:
         if training is False:
             return inputs
-        mask = source.take(Draw(layer.name, _noise_shape(layer, inputs), "keep", keep))
+        mask = source.take(Draw(layer.name, _noise_shape(layer, inputs), "keep", keep), inputs.shape[0])
         return inputs if mask is None else inputs * (mask / keep)
 
     return call
@@ -125,7 +125,7 @@ def _normal(layer: Layer, source: Source, change: Callable[[Tensor, Tensor], Ten
     def call(inputs: Tensor, training: Scalar | bool | None = None) -> Tensor:
         if training is False:
             return inputs
-        eps = source.take(Draw(layer.name, _static(inputs, layer.name)))
+        eps = source.take(Draw(layer.name, _static(inputs, layer.name)), inputs.shape[0])
         return inputs if eps is None else change(inputs, eps)
 
     return call

@@ -169,6 +169,8 @@ def test_what_draws_cannot_do_is_refused_by_name():
         from_keras(keras(kl.Dropout(0.4, noise_shape=(1, 4, 4, 1))))
     with pytest.raises(ModelError, match=r"draws random numbers in training \('alpha_dropout"):
         from_keras(keras(kl.AlphaDropout(0.4)))
+    with pytest.raises(ModelError, match="draws for 4 rows of one example"):
+        from_keras(keras(kl.TimeDistributed(kl.Dropout(0.4))))
     with pytest.raises(ModelError, match="TFF's learning processes have no place"):
         to_functional_model(made("lenet(precode=4)")[0], 0)
     for text, said in {
