@@ -7,6 +7,7 @@ import pytest
 from fedpriv_attacks.exact.first_layer import FirstLayer
 from fedpriv_attacks.inversion.dlg import DLG
 from fedpriv_attacks.inversion.inversion import Inversion
+from fedpriv_attacks.malicious.imprint import in_front
 from fedpriv_attacks.parts.replay import Exact, Sent
 
 from fedpriv.base.errors import CapabilityError
@@ -140,6 +141,18 @@ def test_what_an_adversary_cannot_reckon_with_is_refused(seen, helpers, models):
     assert Exact().together() == Exact(draws="mean")
     plain = helpers.make_view(load_model("lenet(init=uniform)", SHAPE, 4), x, [0])
     assert Exact(draws="joint").way(plain.static) == "mean"
+
+
+def test_a_planted_module_leaves_the_draws_behind_it(models):
+    model = models["precode"]
+    planted = in_front(model, 4, 0, False, True, "planted")
+    weights, x = planted.initialize(0), np.random.default_rng(0).uniform(size=(2, *SHAPE))
+    (draw,), (before,) = planted.draws, model.draws
+    assert draw.before == before.before + 4
+    values = drawn(planted.draws, tf.constant([1, 2], tf.int64), 2, "float64")
+    plain = planted.apply(weights, x, True)
+    np.testing.assert_array_equal(planted.stochastic(weights, x, None)[0], plain)
+    assert np.abs(planted.stochastic(weights, x, values)[0] - plain).max() > 1e-3
 
 
 def test_parts_of_before_keep_their_identity():
