@@ -157,7 +157,7 @@ def test_own_model_and_data(tmp_path: Path) -> None:
     assert "The same images: True" in said
     assert "The same initial weights: True" in said
     assert "60 clients with 1 to 14 images" in said
-    assert "dropout: model 'mine' draws random numbers in training ('dropout' (Dropout))" in said
+    assert "dropout: model 'mine' draws random numbers in training ('alpha_dropout' (AlphaDropout))" in said
     assert "remove those layers, or pass allow_stateful_random=True" in said
     assert "shape: model 'net' takes examples of shape (16, 16, 1), but the data has (28, 28, 1)" in said
     assert "classes: model 'net' has 4 outputs, but the data has 10 classes" in said

@@ -233,7 +233,7 @@ def _error(attack: Attack, view: View, finding: Finding) -> float:
     moved = np.sqrt(np.mean((kind.to_unit(free) - kind.to_unit(finding.x)) ** 2))
     if moved > MOVED:
         return mismatch(view, finding)
-    return replayed_error(view, free, finding.extra["label_probabilities"])
+    return replayed_error(view, free, finding.extra["label_probabilities"], finding.extra.get("draws", ()))
 
 
 def _leeway(view: View) -> float:

@@ -72,6 +72,12 @@ class Soteria(Defense):
         spec = context.plan.spec
         place, (features, outputs) = self._kernel(spec)
         weights = spec.unflatten(context.weights)
+        if context.model.draws:
+            raise StackError(
+                f"{self.name} goes by the features that enter the last layer, but model '{context.model.name}' draws "
+                f"random numbers in training ('{context.model.draws[0].name}'), so that those differ from the ones it "
+                "can compute; use one of the two"
+            )
         x = tf.cast(context.x, spec.dtype)
         values, slopes = representation(context.model, weights, place, x)
         ratio = tf.math.divide_no_nan(tf.abs(values), slopes)

@@ -100,8 +100,9 @@ print("The same initial weights:", np.array_equal(by_name.initial_weights(3), mo
 #
 # The model must be a pure function of its weights. So these are refused, each with a reason and a way out:
 #
-# - layers that draw random numbers (dropout, augmentation), unless you pass `allow_stateful_random=True` and give up
-#   that the same seed gives the same bits;
+# - layers that draw random numbers in a way that is not known (augmentation), unless you pass
+#   `allow_stateful_random=True` and give up that the same seed gives the same bits. What dropout and Gaussian noise
+#   draw comes from the run's seed;
 # - a softmax or sigmoid at the end (`outputs="probabilities"` leaves a softmax out);
 # - a shape or a number of classes that does not fit the data.
 #
@@ -121,7 +122,7 @@ def with_layer(layer: tf.keras.layers.Layer) -> tf.keras.Model:
 
 
 attempts = {
-    "dropout": lambda: from_keras(lambda: with_layer(tf.keras.layers.Dropout(0.2))),
+    "alpha dropout": lambda: from_keras(lambda: with_layer(tf.keras.layers.AlphaDropout(0.2))),
     "shape": lambda: from_keras(my_study.net, input_shape=(28, 28, 1)),
     "classes": lambda: from_keras(my_study.net, num_classes=10),
 }

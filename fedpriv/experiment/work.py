@@ -19,10 +19,11 @@ from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.experiment.assembly import describe_images, make_federation, make_stage, threat_line
 from fedpriv.experiment.attack_bounds import attack_bounds
 from fedpriv.experiment.setting import Setting
+from fedpriv.models.model import Model
 from fedpriv.rounds.attempts import Attempt, attempts
 from fedpriv.rounds.record import in_words
 from fedpriv.rounds.trial import Inapplicable, Trial
-from fedpriv.threat.replays import CELLS, NOISE
+from fedpriv.threat.replays import CELLS, DRAWS, NOISE
 
 if TYPE_CHECKING:
     from fedpriv.federation.federation import Federation
@@ -170,7 +171,7 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
         staged.exposure.federation.close()
     always = set.intersection(*gathered.replayed) if gathered.replayed else set()
     facts = {
-        "adaptive": adaptive(setting, always),
+        "adaptive": adaptive(setting, always, staged.exposure.federation.model),
         "replayed": sorted(label for label in always if not label.startswith(NOISE)),
         "threat": threat,
         **_notes(staged.exposure.federation),
@@ -274,7 +275,7 @@ class _Gathered:
         return {name: np.concatenate(parts)[: self.keep_images] for name, parts in kept.items()} | self.strip
 
 
-def adaptive(setting: Setting, replayed: Collection[str]) -> bool | None:
+def adaptive(setting: Setting, replayed: Collection[str], model: Model | None = None) -> bool | None:
     """Whether the attack knows the defenses and took each into account: it is named by it, or replayed it.
 
     A replay leaves out noise, so it counts where there is none, where what is seen is from before it, or where the
@@ -283,13 +284,17 @@ def adaptive(setting: Setting, replayed: Collection[str]) -> bool | None:
     Args:
       setting: attack, defenses and adversary.
       replayed: labels of the defenses that its replay was seen to run, and whose noise it knew; see `Finding.replayed`.
+      model: what is trained, whose draws are a defense as well.
 
     Returns:
       None without any defense.
     """
     made, defenses = setting.made_attack(), setting.made_defenses()
-    if made is None or not defenses:
+    draws = model is not None and bool(model.draws)
+    if made is None or not (defenses or draws):
         return None
+    if draws and model is not None and DRAWS + model.name not in replayed:
+        return False
     adversary = setting.exposure.position()
 
     def considered(label: str, defense: Defense) -> bool:

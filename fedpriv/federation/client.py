@@ -17,21 +17,26 @@ from fedpriv.data.kind import unit_floats
 from fedpriv.defense.plan import Plan
 from fedpriv.defense.stations import Context, Station
 from fedpriv.defense.walker import Walked, Walker
+from fedpriv.models.draws import drawn
 from fedpriv.models.example_gradients import ClippedSum, clipped_sum
 from fedpriv.models.model import Model
 from fedpriv.procedure import optimizers
 from fedpriv.procedure.procedure import Procedure
 
-#: Examples, targets and, where some rows are padding, a mask `[b]` of 0 and 1.
-Batch = tuple[Examples, Labels] | tuple[Examples, Labels, Tensor]
+#: Examples, targets and, where some rows are padding, a mask `[b]` of 0 and 1. A replay gives the model's draws
+#: besides, one tensor `[b, *shape]` each, or None for their means; else the client draws them.
+Batch = (
+    tuple[Examples, Labels] | tuple[Examples, Labels, Tensor] | tuple[Examples, Labels, Tensor | None, Tensors | None]
+)
 Batches = Callable[[Scalar], Batch]
 Epochs = Callable[[Scalar], Batches]
 
 #: What a client's draws are told apart by: station, link and local step, each in bits of its own.
 _LINK_BITS, _STEP_BITS = 12, 40
 _CLIENT_STATIONS = (Station.DATA, Station.BATCH, Station.GRADIENT, Station.UPDATE, Station.ENCODE)
-#: Where the stations' numbers end, the draws of batches begin.
+#: Where the stations' numbers end, the draws of batches begin, and then those of the model.
 _SELECTION = len(_CLIENT_STATIONS)
+_MODEL = _SELECTION + 1
 
 
 @dataclass(frozen=True)
@@ -229,7 +234,8 @@ class Client:
         direct = self._plain and not self.procedure.drawn and not self.line.acts(Station.BATCH, Station.UPDATE)
         if len(batches) == 1 and direct:
             # The step is the update. Taking it and subtracting the weights again would add two passes and rounding.
-            loss, change, buffers = _loss_and_gradient(self.model, initial, *batches[0][:2], -rate)
+            draws = self._draws(batches[0], visit, 0)
+            loss, change, buffers = _loss_and_gradient(self.model, initial, *batches[0][:2], -rate, draws=draws)
             moved = tuple(after - before for after, before in zip(buffers, initial))
             return Trained(self.model.spec.flatten(_headed(moved, change)), loss)
         carry = self._start(initial, flat, visit, prepared)
@@ -258,10 +264,11 @@ class Client:
         weights, optimizer_state, loss_sum, sums, own = carry
         x, y = batch[:2]
         mask = batch[2] if len(batch) > 2 else None
+        draws = self._draws(batch, visit, step)
         denominator = self.procedure.batch_size if self.procedure.drawn else None
         if self._plain and not self.line.acts(Station.BATCH):
             # The rate goes into the backward pass, which saves one pass over all weights in every step.
-            loss, change, buffers = _loss_and_gradient(self.model, weights, x, y, rate, mask, denominator)
+            loss, change, buffers = _loss_and_gradient(self.model, weights, x, y, rate, mask, denominator, draws)
             weights = _headed(buffers, tuple(w - c for w, c in zip(weights, change)))
             return weights, optimizer_state, loss_sum + loss, sums, own
         spec = self.model.spec
@@ -269,10 +276,10 @@ class Client:
         entered = self.walk(Station.BATCH, (x, y), visit, flat, own, step)
         (x, y), own = entered.value, _after(own, entered)
         if self._plain:
-            loss, change, buffers = _loss_and_gradient(self.model, weights, x, y, rate, mask, denominator)
+            loss, change, buffers = _loss_and_gradient(self.model, weights, x, y, rate, mask, denominator, draws)
             weights = _headed(buffers, tuple(w - c for w, c in zip(weights, change)))
             return weights, optimizer_state, loss_sum + loss, _added(sums, loss.dtype, entered), own
-        drawn = (mask, denominator, single)
+        drawn = (mask, denominator, single, draws)
         loss, gradient, buffers, walked = self._gradient(weights, flat, x, y, visit, own, step, *drawn)
         if walked is not None:
             own = _after(own, walked)
@@ -282,6 +289,15 @@ class Client:
         optimizer_state, weights = self.optimizer.next(optimizer_state, weights, gradient, rate)
         weights = _headed(buffers, weights)
         return weights, optimizer_state, loss_sum + loss, _added(sums, loss.dtype, entered, walked), own
+
+    def _draws(self, batch: Batch, visit: Visit, step: Scalar | int) -> Tensors | None:
+        """The model's draws in one local step, from the client's secret unless the batch brings them."""
+        if not self.model.draws or len(batch) > 3:
+            return batch[3] if len(batch) > 3 else None
+        place = (_MODEL << _LINK_BITS) << _STEP_BITS
+        seed = child(visit.secret, place + tf.cast(step, tf.int64))
+        rows = batch[0].shape[0] or tf.shape(batch[0])[0]
+        return drawn(self.model.draws, seed, rows, self.model.spec.dtype)
 
     @cached_property
     def _plain(self) -> bool:
@@ -301,14 +317,15 @@ class Client:
         mask: Tensor | None = None,
         denominator: int | None = None,
         single: bool = False,
+        draws: Tensors | None = None,
     ) -> tuple[Scalar, tuple[Tensor, ...], tuple[Tensor, ...], Walked | None]:
         acting = self.line.at(Station.GRADIENT)
         if not acting:
-            return *_loss_and_gradient(self.model, weights, x, y, 1.0, mask, denominator), None
+            return *_loss_and_gradient(self.model, weights, x, y, 1.0, mask, denominator, draws), None
         spec, buffers = self.model.spec, tuple[Tensor, ...]()
         clip, reports = self.line.example_clip, dict[str, Scalar]()
         if clip is not None:
-            made = clipped_sum(self.model, weights, x, y, clip, mask, single)
+            made = clipped_sum(self.model, weights, x, y, clip, mask, single, draws)
             # A batch's public size, however many examples this one has.
             size = self.procedure.batch_size or visit.num_examples
             share = tf.cast(clip.group, spec.dtype) / tf.cast(size, spec.dtype)
@@ -317,12 +334,13 @@ class Client:
             reports = self._clip_reports(made, acting[0], clip.group)
         elif self.line.links[acting[0]].per_example:
             # One example at a time, in the graph: vectorized_map falls back to a loop for convolution gradients.
-            def one(example: tuple[Examples, Labels]) -> tuple[Scalar, Flat]:
-                loss, gradient, _ = _loss_and_gradient(self.model, weights, example[0][None], example[1][None])
+            def one(example: tuple[Tensor, ...]) -> tuple[Scalar, Flat]:
+                own_x, own_y, *own_draws = (part[None] for part in example)
+                loss, gradient, _ = _loss_and_gradient(self.model, weights, own_x, own_y, draws=own_draws or None)
                 return loss, spec.flatten(gradient)
 
             loss, found = tf.map_fn(
-                one, (x, y), fn_output_signature=(spec.dtype, tf.TensorSpec([spec.size], spec.dtype))
+                one, (x, y, *(draws or ())), fn_output_signature=(spec.dtype, tf.TensorSpec([spec.size], spec.dtype))
             )
             if mask is not None:  # the station takes a mean over rows, so that what is padding must weigh nothing in it
                 rows = tf.cast(tf.shape(mask)[0], spec.dtype)
@@ -333,7 +351,7 @@ class Client:
                 else tf.math.divide_no_nan(tf.reduce_sum(loss * mask), tf.reduce_sum(mask))
             )
         else:
-            loss, gradient, buffers = _loss_and_gradient(self.model, weights, x, y, 1.0, mask, denominator)
+            loss, gradient, buffers = _loss_and_gradient(self.model, weights, x, y, 1.0, mask, denominator, draws)
             found = spec.flatten(gradient)
         walked = self.walk(Station.GRADIENT, found, visit, flat, own, step, x, y)
         walked.log |= reports
@@ -416,19 +434,16 @@ def _loss_and_gradient(
     scale: Scalar | float = 1.0,
     mask: Tensor | None = None,
     denominator: int | None = None,
+    draws: Tensors | None = None,
 ) -> tuple[Scalar, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """(mean loss of the batch, its gradient times `scale` with zeros for buffers, the buffers after the batch).
 
-    The gradient is the mean's, or the sum's over `denominator`; rows where `mask [b]` is 0 have no part in it.
+    The gradient is the mean's, or the sum's over `denominator`; rows where `mask [b]` is 0 have no part in it. `draws`
+    are the model's, one tensor `[b, *shape]` each, or None for their means.
     """
-    buffers: tuple[Tensor, ...] = ()
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
-        if model.advance is None:
-            losses = model.example_losses(weights, x, y, training=True)
-        else:
-            outputs, buffers = model.advance(weights, x)
-            losses = model.task.losses(outputs, y)
+        losses, buffers = model.trained(weights, x, y, draws)
     # The mean's 1/n enters as the backward pass's start: differentiating the mean itself takes a dozen operations.
     count = tf.shape(losses)
     share = tf.cast(scale, losses.dtype) / tf.cast(count[0] if denominator is None else denominator, losses.dtype)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
-from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Tensor
+from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Tensor, Tensors
 from fedpriv.defense.combiner import Combiner
 from fedpriv.defense.passed import passed
 from fedpriv.defense.plan import Plan
 from fedpriv.defense.stations import Defense, Station
 from fedpriv.defense.walker import Walker
-from fedpriv.federation.client import Batches, Client, Visit
+from fedpriv.federation.client import Batch, Batches, Client, Visit
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure
 
@@ -66,16 +66,18 @@ def replay_cohort(
     y: Labels,
     states: Sequence[Nested] = (),
     by_epoch: bool = False,
+    draws: Tensors = (),
 ) -> Flat:
     """What clients would have sent (their weighted mean), had they held `x` and `y`; `[d]`.
 
     Batches are taken in the order given, since the real order is unknown to an adversary. Defenses the
     adversary knows are replayed by their deterministic stand-ins. With `by_epoch`, `x [epochs, n, ...]` and
     `y [epochs, n, ...]` give every local epoch its own examples. `states` are those of `who.defenses`, as broadcast.
+    `draws` are the model's, `[passes, n, *shape]` each (`passes`); without them it goes by their means.
 
     Raises:
       CapabilityError: the adversary does not know the procedure or the number of examples.
-      ParameterError: `x` or `y` has another number of examples, or of epochs.
+      ParameterError: `x`, `y` or `draws` has another number of examples, or of epochs.
     """
     if who.procedure is None or who.num_examples is None:
         raise CapabilityError(
@@ -96,6 +98,7 @@ def replay_cohort(
                 f"examples or labels of shape {given_shape} given to a replay of {len(counts)} clients with "
                 f"{sum(counts)} examples{f' and {epochs} epochs' if by_epoch else ''}; give one row an example"
             )
+    _check_draws(who, draws)
     walker = Walker(who.defenses, who.plan)
     states = [tf.nest.map_structure(tf.convert_to_tensor, s) for s in states]
     client = Client(who.model, who.procedure, walker)
@@ -108,14 +111,15 @@ def replay_cohort(
     if len(counts) > 1 and plain and (not uniform or len(set(counts)) == 1):
         # One SGD step is linear in the gradient: the weighted mean of the clients' is the whole batch's.
         whole = who.procedure.model_copy(update={"batch_size": None})
-        mean = _replay(Client(who.model, whole, Walker((), who.plan)), weights, rate, x, y, sum(counts), ())
+        mean = _replay(Client(who.model, whole, Walker((), who.plan)), weights, rate, x, y, sum(counts), (), draws)
     else:
         mean, start = tf.zeros([who.model.spec.size], who.model.spec.dtype), 0
         single = []
         for n in counts:
             share = (1.0 if uniform else float(n)) / (len(counts) if uniform else sum(counts))
             own_x, own_y = (_part(a, 1, start, start + n) for a in (x, y))
-            update = _replay(client, weights, rate, own_x, own_y, n, states)
+            own_draws = tuple(_part(a, 1, start, start + n) for a in draws)
+            update = _replay(client, weights, rate, own_x, own_y, n, states, own_draws)
             single.append(update)
             mean = update if len(counts) == 1 else mean + share * update
             start += n
@@ -128,6 +132,31 @@ def replay_cohort(
         for defense, state in zip(reversed(who.defenses), reversed(states)):
             mean = defense.released(mean, state)
     return mean
+
+
+def passes(who: Replayed) -> int:
+    """How often the clients' examples are gone through, at most; in each pass a model draws anew.
+
+    Raises:
+      CapabilityError: the adversary does not know the procedure or the number of examples.
+    """
+    if who.procedure is None or who.num_examples is None:
+        raise CapabilityError("this adversary knows neither how often a client drew nor for how many examples")
+    return max(_epochs(who.procedure, n) for n in who.num_examples)
+
+
+def _check_draws(who: Replayed, draws: Tensors) -> None:
+    if not draws:
+        return
+    assert who.num_examples is not None
+    head = [passes(who), sum(who.num_examples)]
+    wanted = [[*head, *d.shape] for d in who.model.draws]
+    given = [list(a.shape) for a in draws]
+    if given != wanted:
+        raise ParameterError(
+            f"draws of shapes {given} given to a replay of model '{who.model.name}', which takes {wanted}: passes over "
+            "the examples, examples, and the shape of each draw"
+        )
 
 
 def _epochs(procedure: Procedure, n: int) -> int:
@@ -143,9 +172,16 @@ def _part(a: Tensor, axis: int, start: int, stop: int) -> Tensor:
 
 
 def _replay(
-    client: Client, weights: Flat, rate: Scalar | float, x: Examples, y: Labels, n: int, states: Sequence[Nested]
+    client: Client,
+    weights: Flat,
+    rate: Scalar | float,
+    x: Examples,
+    y: Labels,
+    n: int,
+    states: Sequence[Nested],
+    draws: Tensors = (),
 ) -> Flat:
-    """One client's update from `x [epochs, n, ...]`; one epoch of examples serves them all."""
+    """One client's update from `x [epochs, n, ...]`; one epoch of examples serves them all, but not of draws."""
     procedure = client.procedure
     steps, per_epoch = procedure.local_steps(n), procedure.steps_per_epoch(n)
     size = procedure.batch_size or n
@@ -159,15 +195,25 @@ def _replay(
     if steps <= UNROLL_STEPS:
         places = [(0 if repeated else i // per_epoch, (i % per_epoch) * size) for i in range(steps)]
         xs, ys = tf.unstack(x), tf.unstack(y)
-        batches = [(_part(xs[e], 0, s, min(s + size, n)), _part(ys[e], 0, s, min(s + size, n))) for e, s in places]
+        batches: list[Batch] = [
+            (_part(xs[e], 0, s, min(s + size, n)), _part(ys[e], 0, s, min(s + size, n))) for e, s in places
+        ]
+        if client.model.draws:
+            whole = [tf.unstack(a) for a in draws]
+            for i, (_, s) in enumerate(places):
+                mine = tuple(_part(a[i // per_epoch], 0, s, min(s + size, n)) for a in whole)
+                batches[i] = (*batches[i][:2], None, mine or None)
         return client.train_unrolled(weights, batches, rate, visit, prepared).update
 
     def epoch(number: Scalar) -> Batches:
         e = 0 if repeated else number
 
-        def batch(step: Scalar) -> tuple[Examples, Labels]:
+        def batch(step: Scalar) -> Batch:
             stop = tf.minimum((step + 1) * size, n)
-            return x[e, step * size : stop], y[e, step * size : stop]
+            found = x[e, step * size : stop], y[e, step * size : stop]
+            if not client.model.draws:
+                return found
+            return (*found, None, tuple(a[number, step * size : stop] for a in draws) or None)
 
         return batch
 

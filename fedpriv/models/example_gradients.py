@@ -88,6 +88,7 @@ def clipped_sum(
     clip: ExampleClip,
     mask: Tensor | None = None,
     single: bool = False,
+    draws: Tensors | None = None,
 ) -> ClippedSum:
     """The sum over examples of their gradients, each clipped; traceable.
 
@@ -100,13 +101,14 @@ def clipped_sum(
       mask: `[b]`, 0 for padding and 1 for examples; None where all are examples.
       single: take one group at a time even where there is a shortcut, which can be differentiated as often as the
         model can.
+      draws: the model's, one tensor `[b, *shape]` each, or None for their means.
     """
     dtype = tf.as_dtype(model.spec.dtype)
     mask = tf.ones(tf.shape(x)[:1], dtype) if mask is None else tf.cast(mask, dtype)
-    size = clip.group
+    size, draws = clip.group, tuple(draws or ())
     if size > 1 and (x.shape[0] is None or x.shape[0] % size):
         more = -tf.shape(x)[0] % size
-        x, y = (tf.concat([a, tf.repeat(a[:1], more, axis=0)], 0) for a in (x, y))
+        x, y, *draws = (tf.concat([a, tf.repeat(a[:1], more, axis=0)], 0) for a in (x, y, *draws))
         mask = tf.pad(mask, [[0, more]])
     quick = not single and not tf.executing_eagerly() and shortcut(model)
     weights, lanes = tuple(weights), max(1, default_threads()[1])
@@ -119,7 +121,7 @@ def clipped_sum(
     def part(first: Scalar, stop: Scalar | int) -> tuple[Any, ...]:
         part_x, part_y, part_mask = (a[first:stop] for a in (x, y, mask))
         one = _by_layers if quick else _one_group
-        return one(model, weights, part_x, part_y, part_mask, clip)
+        return one(model, weights, part_x, part_y, part_mask, clip, tuple(a[first:stop] for a in draws) or None)
 
     if known is not None and known <= rows:
         return ClippedSum(*part(0, known))
@@ -176,12 +178,18 @@ def _counts(
 
 
 def _one_group(
-    model: Model, weights: Tensors, x: Examples, y: Labels, mask: Tensor, clip: ExampleClip
+    model: Model,
+    weights: Tensors,
+    x: Examples,
+    y: Labels,
+    mask: Tensor,
+    clip: ExampleClip,
+    draws: Tensors | None = None,
 ) -> tuple[Any, ...]:
     """As `ClippedSum`'s fields, of one group's mean gradient by itself."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
-        losses = model.example_losses(weights, x, y, training=True)
+        losses = model.example_losses(weights, x, y, True, draws)
     gradient = tape.gradient(
         losses,
         weights,
@@ -464,11 +472,17 @@ def by_products(places: int, inner: int, outer: int) -> bool:
 
 
 def _by_layers(
-    model: Model, weights: Tensors, x: Examples, y: Labels, mask: Tensor, clip: ExampleClip
+    model: Model,
+    weights: Tensors,
+    x: Examples,
+    y: Labels,
+    mask: Tensor,
+    clip: ExampleClip,
+    draws: Tensors | None = None,
 ) -> tuple[Any, ...]:
     """As `ClippedSum`'s fields, of all examples at once, layer by layer."""
     own = [tf.identity(w) for w in weights]
-    losses = model.example_losses(own, x, y, training=True)
+    losses = model.example_losses(own, x, y, True, draws)
     uses = [uses_of(w, s) for w, s in zip(own, model.spec.shapes)]
     assert all(u is not None and _same_kind(u) for u in uses)
     outputs = list({id(use.output): use.output for found in uses for use in found or ()}.values())

@@ -6,6 +6,7 @@ import functools
 import re
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from fedpriv.base.errors import ModelError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, Examples, KerasModel, Layer, Tensor, Tensors
 from fedpriv.models.chain import describe, layers_of
+from fedpriv.models.draws import Draw, Source
 from fedpriv.models.keras_tokens import Attended, KerasTokens, unseen_rows_move, untied_head
 from fedpriv.models.model import Model, Moments
 from fedpriv.models.normalization import (
@@ -27,6 +29,7 @@ from fedpriv.models.normalization import (
     is_batch_norm,
     is_group_norm,
 )
+from fedpriv.models.random_layers import ENCODER, is_variational_sample, random_call
 from fedpriv.models.running import Running, Told
 from fedpriv.models.seeding import eagerly, first_line, seeded
 from fedpriv.models.sequences import Attention, Embedding
@@ -90,8 +93,10 @@ def from_keras(
         in training and running ones in evaluation, which become weights that clients move and send; `auto` is `eval`
         for a model that came with running statistics, and `running` for a new one. The model's `notes` say which.
         A batch normalization with `trainable=False` keeps its own under `running`, as under Keras.
-      allow_stateful_random: accept layers that draw random numbers when training (dropout, augmentation), giving
-        up that the same seed gives the same bits.
+      allow_stateful_random: accept layers that draw random numbers when training in a way that is not known here
+        (augmentation, dropout inside of recurrent layers), giving up that the same seed gives the same bits. Dropout,
+        spatial dropout, Gaussian noise and Gaussian dropout need no leave: what they draw comes from the run's seed
+        (`Model.draws`).
       verify: trace the model once in training and once in evaluation to make sure that it is a pure function.
         Leaving it out saves a second for a deep model that is known to be one.
       task: what its outputs are for, such as `binary` for one logit; None is `classes`, or `regression` where
@@ -157,6 +162,8 @@ def _from_keras(
     tokens.attach(slots)
     mode = chosen_mode(batch_norm, _batch_norms(keras_model))
     notes = _override(keras_model, slots, last, name, outputs, mode, recorder) + _scaled_again(keras_model)
+    source = Source()
+    drawing = _override_random(keras_model, slots, source)
 
     variables = list(keras_model.trainable_variables)
     missing = [v.name for v in variables if id(v) not in slots.found]
@@ -174,7 +181,11 @@ def _from_keras(
     if given:
         notes.append("its initial weights are those that the Keras model came with, whatever the seed")
 
-    random_layers = [layer for layer in _layers(keras_model) if getattr(layer, "_random_generator", None) is not None]
+    random_layers = [
+        layer
+        for layer in _layers(keras_model)
+        if getattr(layer, "_random_generator", None) is not None and layer not in drawing
+    ]
     if allow_stateful_random and random_layers:
         notes.append("draws random numbers while training, so the same seed does not give the same bits")
 
@@ -231,6 +242,16 @@ def _from_keras(
         least,
     )
     found = [slots.found[id(variables[i])] for i in order]
+    draws: tuple[Draw, ...] = ()
+    charges = False
+    if drawing:
+        start = [*first, *(variables[i].numpy() for i in order)]
+        owners = [f.owner for f in found]
+        draws, charges = _draws_of(keras_model, source, lambda x: applying(order)(start, x, True), shape, least)
+        draws = tuple(replace(d, before=_before(d, keras_model, owners, len(first))) for d in draws)
+    if draws:
+        called = ", ".join(dict.fromkeys(f"'{d.name}'" for d in draws))
+        notes.append(f"draws random numbers in training ({called}), from the run's seed")
     names = _unique([*(running.names if running else ()), *(f.path for f in found)])
     spec = Spec(names, (*(a.shape for a in first), *(tuple(f.variable.shape) for f in found)), dtype)
     named = {id(f.variable): n for f, n in zip(found, names[len(first) :])}
@@ -255,6 +276,16 @@ def _from_keras(
         assert running is not None
         logits, found = told(weights, x)
         return logits, running.moved(weights[: len(first)], found)
+
+    def stochastic(
+        weights: Tensors, x: Examples, values: Tensors | None
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        with source.giving(values) as penalties:
+            if running is None:
+                logits, moved = applying(order)(weights, x, True), ()
+            else:
+                logits, moved = advance(weights, x)
+            return logits, tf.add_n(penalties) if penalties else None, moved
 
     def estimates(weights: Tensors) -> Moments:
         assert running is not None
@@ -319,6 +350,8 @@ def _from_keras(
         task=made_task,
         embedding=embedding,
         attention=attention,
+        draws=draws,
+        stochastic=pure(stochastic) if draws or charges else None,
     )
 
 
@@ -629,6 +662,40 @@ def _override(
     elif ending == "softmax":
         raise ModelError(_ends_in(name, f"softmax (layer '{last.name}')"))
     return notes
+
+
+def _override_random(model: KerasModel, slots: Slots, source: Source) -> list[Layer]:
+    """Lets layers that draw take their draws from `source`; gives those layers."""
+    found = []
+    for layer in _layers(model):
+        called = random_call(layer, source)
+        if called is not None:
+            slots.overrides.append((layer, "call", tf.autograph.experimental.do_not_convert(called)))
+            found.append(layer)
+    return found
+
+
+def _draws_of(
+    model: KerasModel, source: Source, apply: Callable[[Examples], Tensor], shape: tuple[int, ...], least: int | None
+) -> tuple[tuple[Draw, ...], bool]:
+    """(What the model draws in one call, whether it adds to the loss)."""
+    with source.finding() as found:
+        apply(_example(shape, 1, least))
+        return tuple(found), bool(source.penalties)
+
+
+def _before(draw: Draw, model: KerasModel, owners: Sequence[Layer], first: int) -> int | None:
+    """How many of the first tensors belong to layers before the one that draws; its bottleneck's count as its own."""
+    layers = layers_of(model)
+    names = [layer.name for layer in layers or []]
+    if layers is None or names.count(draw.name) != 1:
+        return None
+    place = names.index(draw.name)
+    if is_variational_sample(layers[place]) and ENCODER in names:
+        place = names.index(ENCODER)
+    earlier = [any(owner is layer for layer in layers[:place]) for owner in owners]
+    count = earlier.index(False) if False in earlier else len(earlier)
+    return first + count if not any(earlier[count:]) else None
 
 
 def _caller(

@@ -11,6 +11,7 @@ from fedpriv.base.errors import ModelError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array, Examples, Flat, Labels, Tensor, Tensors
 from fedpriv.models.chain import ChainLayer
+from fedpriv.models.draws import Draw
 from fedpriv.models.sequences import Attention, Embedding
 from fedpriv.models.spec import Spec
 from fedpriv.models.task import Task
@@ -36,7 +37,8 @@ class Model:
       num_classes: how many classes its targets have; 0 where they are quantities.
       spec: the weights, buffers first.
       apply: `(weights, x [n, *input_shape], training) -> outputs [n, *task.output_shape]`; traceable, twice
-        differentiable in `weights` and `x`, creates no variable and draws no random number.
+        differentiable in `weights` and `x`, creates no variable and draws no random number. Of a model with `draws`
+        it is the one with their means.
       initialize: `(seed: int) -> list of arrays` in the spec's shapes; the same seed gives the same arrays.
       layers: for each weight tensor, the kind of the layer it belongs to (`dense`, `conv`, `norm`, ...); empty
         when unknown. Attacks that read single layers use it.
@@ -61,6 +63,11 @@ class Model:
         classes.
       embedding: for a model of tokens, where it keeps their vectors; `apply` then takes points of that space as well.
       attention: its self-attentions in the order they are applied; empty when there are none, or unknown.
+      draws: the random numbers that training takes for each example, in the order of `stochastic`; empty for none.
+      stochastic: for a model with draws, or whose loss in training has more than the task's, `(weights, x [n,
+        *input_shape], draws) -> (outputs, penalties [n] or None, buffers after this batch)`. `draws` is one tensor `[n,
+        *shape]` a draw, or None for their means; penalties are added to the examples' losses; buffers are () where the
+        model has none. Pure as `apply`, and twice differentiable in the draws as well.
     """
 
     name: str
@@ -82,6 +89,10 @@ class Model:
     task: Task = None  # type: ignore[assignment]  # filled in below
     embedding: Embedding | None = None
     attention: tuple[Attention, ...] = ()
+    draws: tuple[Draw, ...] = ()
+    stochastic: (
+        Callable[[Tensors, Examples, Tensors | None], tuple[Tensor, Tensor | None, tuple[Tensor, ...]]] | None
+    ) = None
 
     def __post_init__(self) -> None:
         if self.task is None:
@@ -115,16 +126,35 @@ class Model:
         """Outputs `[n, *task.output_shape]` for flat weights `[d]` and examples `[n, *input_shape]`."""
         return self.apply(self.spec.unflatten(flat), x, training)
 
-    def example_losses(self, weights: Tensors, x: Examples, y: Labels, training: bool = True) -> Tensor:
-        """The task's loss of each example, `[n]`.
+    def example_losses(
+        self, weights: Tensors, x: Examples, y: Labels, training: bool = True, draws: Tensors | None = None
+    ) -> Tensor:
+        """The loss of each example, `[n]`: the task's and, in training, what the model adds.
 
         Args:
           weights: tensors in the spec's shapes.
           x: `[n, *input_shape]`.
           y: targets `[n, *task.target_shape]`, or relaxed ones; see `Task`.
           training: passed to `apply`.
+          draws: in training, one tensor `[n, *shape]` a draw; None for their means.
         """
+        if training and self.stochastic is not None:
+            return self.trained(weights, x, y, draws)[0]
         return self.task.losses(self.apply(weights, x, training), y)
+
+    def trained(
+        self, weights: Tensors, x: Examples, y: Labels, draws: Tensors | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(loss of each example in training `[n]`, buffers after the batch); arguments as of `example_losses`."""
+        buffers: tuple[Tensor, ...] = ()
+        if self.stochastic is not None:
+            outputs, penalties, buffers = self.stochastic(weights, x, draws)
+            losses = self.task.losses(outputs, y)
+            return losses if penalties is None else losses + penalties, buffers
+        if self.advance is None:
+            return self.task.losses(self.apply(weights, x, True), y), buffers
+        outputs, buffers = self.advance(weights, x)
+        return self.task.losses(outputs, y), buffers
 
     def initial_weights(self, seed: int) -> np.ndarray:
         """Initial flat weights `[d]`."""

@@ -23,7 +23,7 @@ def to_functional_model(model: Model, seed: int) -> Any:
       seed: of the initial weights; `model.initialize(seed)` gives the same.
 
     Raises:
-      ModelError: the model has buffers, which TFF's processes never move.
+      ModelError: the model has buffers, which TFF's processes never move; or draws, or a loss of its own.
 
     Returns:
       A `tff.learning.models.FunctionalModel` on batches `(x, y)`: x `[n, *input_shape]` in the model's precision and
@@ -37,6 +37,11 @@ def to_functional_model(model: Model, seed: int) -> Any:
         raise ModelError(
             f"model '{model.name}' keeps running statistics among its weights, and TFF's learning processes never move "
             "those; build it with batch_norm=train, or train it with fedpriv's own Federation(engine='tff')"
+        )
+    if model.stochastic is not None:
+        raise ModelError(
+            f"model '{model.name}' draws random numbers in training or adds to the loss, for which TFF's learning "
+            "processes have no place; train it with fedpriv's own Federation(engine='tff')"
         )
     task = model.task
 

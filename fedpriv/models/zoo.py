@@ -18,6 +18,7 @@ from fedpriv.models.keras_model import from_keras
 from fedpriv.models.model import Model
 from fedpriv.models.normalization import MOMENTUM, NORMS, BatchNorm
 from fedpriv.models.padded_conv import padded_conv2d
+from fedpriv.models.random_layers import bottleneck, check_random, dropped
 from fedpriv.models.task import Task, create
 
 Precision = Literal["float32", "float64"]
@@ -163,6 +164,9 @@ def mlp_2nn(
     hidden: list[int] = [200, 200],  # noqa: B006  never changed
     spread: float | None = None,
     first_bias: bool = True,
+    dropout: float = 0.0,
+    precode: int = 0,
+    precode_beta: float = 1e-3,
     dtype: Precision = "float32",
 ) -> Model:
     """The "2NN" of McMahan et al. 2017 (arXiv 1602.05629): two hidden layers of 200 ReLU units.
@@ -176,6 +180,10 @@ def mlp_2nn(
       hidden: units of each hidden layer.
       spread: standard deviation of the first layer's kernel, normal with mean zero; None draws it as the others.
       first_bias: whether the first layer has a bias.
+      dropout: share of the values of each hidden layer that each example leaves out in training.
+      precode: size of PRECODE's bottleneck before the last layer, 0 for none (Scheliga, Mäder, Seeland 2022, arXiv
+        2108.04725, take 256).
+      precode_beta: weight in the loss of the bottleneck's divergence from N(0, 1), in nats.
       dtype: precision of weights and arithmetic.
 
     Raises:
@@ -187,9 +195,17 @@ def mlp_2nn(
         hidden=(list(hidden), [200, 200]),
         spread=(spread, None),
         first_bias=(first_bias, True),
+        dropout=(dropout, 0.0),
+        precode=(precode, 0),
+        precode_beta=(precode_beta, 1e-3),
         dtype=(dtype, "float32"),
     )
+    check_random("2nn", dropout, precode, precode_beta)
     check_classes(name, input_shape, num_classes)
+    if dropout and not hidden:
+        raise ParameterError(
+            f"model '2nn': dropout={dropout} is of hidden layers, but hidden=[] has none; give hidden=[200,200]"
+        )
     if any(units < 1 for units in hidden):
         raise ParameterError(f"model '2nn': hidden={hidden}: each hidden layer needs at least one unit")
     if spread is not None and not 0 < spread < math.inf:
@@ -208,16 +224,28 @@ def mlp_2nn(
         return [
             kl.Flatten(name="flatten", **common),
             *(
-                kl.Dense(n, "relu", name=f"dense{i}", **(first if i == 1 else {}), **common)
+                layer
                 for i, n in enumerate(hidden, 1)
+                for layer in (
+                    kl.Dense(n, "relu", name=f"dense{i}", **(first if i == 1 else {}), **common),
+                    *dropped(dropout, f"dropout{i}", common),
+                )
             ),
+            *bottleneck(hidden[-1] if hidden else math.prod(input_shape), precode, precode_beta, common),
             kl.Dense(num_classes, name=f"dense{len(hidden) + 1}", **common),
         ]
 
     return sequential(name, layers, input_shape, num_classes, dtype)
 
 
-def cnn(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10, dtype: Precision = "float32") -> Model:
+def cnn(
+    input_shape: tuple[int, ...] = (28, 28, 1),
+    num_classes: int = 10,
+    dropout: float = 0.0,
+    precode: int = 0,
+    precode_beta: float = 1e-3,
+    dtype: Precision = "float32",
+) -> Model:
     """The MNIST CNN of McMahan et al. 2017 (arXiv 1602.05629).
 
     Two 5x5 convolutions (32 and 64 channels, zero padding to the same size), each followed by ReLU and 2x2 max
@@ -227,9 +255,16 @@ def cnn(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10, dtype
     Args:
       input_shape: (height, width, channels).
       num_classes: number of classes.
+      dropout: share of the values entering the last layer that each example leaves out in training.
+      precode: size of PRECODE's bottleneck before the last layer, 0 for none (Scheliga, Mäder, Seeland 2022, arXiv
+        2108.04725, take 256).
+      precode_beta: weight in the loss of the bottleneck's divergence from N(0, 1), in nats.
       dtype: precision of weights and arithmetic.
     """
-    name = label("cnn", dtype=(dtype, "float32"))
+    name = label(
+        "cnn", dropout=(dropout, 0.0), precode=(precode, 0), precode_beta=(precode_beta, 1e-3), dtype=(dtype, "float32")
+    )
+    check_random("cnn", dropout, precode, precode_beta)
     check_classes(name, input_shape, num_classes)
     check_image(name, input_shape, 4)
 
@@ -242,6 +277,8 @@ def cnn(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10, dtype
             kl.MaxPooling2D(2, name="pool2", **common),
             kl.Flatten(name="flatten", **common),
             kl.Dense(512, "relu", name="dense1", **common),
+            *dropped(dropout, "dropout", common),
+            *bottleneck(512, precode, precode_beta, common),
             kl.Dense(num_classes, name="dense2", **common),
         ]
 
@@ -290,6 +327,9 @@ def lenet(
     input_shape: tuple[int, ...] = (32, 32, 3),
     num_classes: int = 100,
     init: Literal["default", "uniform"] = "default",
+    dropout: float = 0.0,
+    precode: int = 0,
+    precode_beta: float = 1e-3,
     dtype: Precision = "float32",
 ) -> Model:
     """The LeNet of "Deep Leakage from Gradients" (Zhu, Liu, Han 2019, arXiv 1906.08935).
@@ -301,13 +341,26 @@ def lenet(
     Args:
       input_shape: `(height, width, channels)`.
       num_classes: number of logits.
-      init: `uniform` draws all weights and biases from U(-0.5, 0.5), as the paper's experiments do; `default` is
-        Keras's Glorot uniform with zero biases.
+      init: `uniform` draws all weights and biases from U(-0.5, 0.5), as the paper's experiments do, but for PRECODE's;
+        `default` is Keras's Glorot uniform with zero biases.
+      dropout: share of the values entering the last layer that each example leaves out in training.
+      precode: size of PRECODE's bottleneck before the last layer, 0 for none (Scheliga, Mäder, Seeland 2022, arXiv
+        2108.04725, take 256).
+      precode_beta: weight in the loss of the bottleneck's divergence from N(0, 1), in nats.
       dtype: precision of weights and arithmetic.
     """
-    name = label("lenet", init=(init, "default"), dtype=(dtype, "float32"))
+    name = label(
+        "lenet",
+        init=(init, "default"),
+        dropout=(dropout, 0.0),
+        precode=(precode, 0),
+        precode_beta=(precode_beta, 1e-3),
+        dtype=(dtype, "float32"),
+    )
+    check_random("lenet", dropout, precode, precode_beta)
     check_classes(name, input_shape, num_classes)
     check_image(name, input_shape)
+    features = 12 * ((input_shape[0] + 3) // 4) * ((input_shape[1] + 3) // 4)
 
     def layers(common: dict[str, Any]) -> list[Layer]:
         kl = tf.keras.layers
@@ -324,6 +377,8 @@ def lenet(
                 for i, stride in enumerate((2, 2, 1), 1)
             ),
             kl.Flatten(name="flatten", **common),
+            *dropped(dropout, "dropout", common),
+            *bottleneck(features, precode, precode_beta, common),
             kl.Dense(num_classes, name="dense", **weights()),
         ]
 
@@ -335,6 +390,9 @@ def convnet(
     num_classes: int = 10,
     width: int = 32,
     norm: Literal["none", "batch_eval", "batch_train", "batch_running", "group"] = "none",
+    dropout: float = 0.0,
+    precode: int = 0,
+    precode_beta: float = 1e-3,
     dtype: Precision = "float32",
 ) -> Model:
     """A small ConvNet after the one in "Inverting Gradients" (Geiping et al. 2020, arXiv 2003.14053).
@@ -351,13 +409,28 @@ def convnet(
       norm: what stands between each convolution and its ReLU: nothing, group normalization (groups of 8 channels, or
         all of them), or batch normalization with frozen statistics (`batch_eval`), with the batch's own
         (`batch_train`) or with running ones (`batch_running`); see `resnet20` for what these mean.
+      dropout: share of the values entering the last layer that each example leaves out in training.
+      precode: size of PRECODE's bottleneck before the last layer, 0 for none (Scheliga, Mäder, Seeland 2022, arXiv
+        2108.04725, take 256).
+      precode_beta: weight in the loss of the bottleneck's divergence from N(0, 1), in nats.
       dtype: precision of weights and arithmetic.
     """
-    name = label("convnet", width=(width, 32), norm=(norm, "none"), dtype=(dtype, "float32"))
+    name = label(
+        "convnet",
+        width=(width, 32),
+        norm=(norm, "none"),
+        dropout=(dropout, 0.0),
+        precode=(precode, 0),
+        precode_beta=(precode_beta, 1e-3),
+        dtype=(dtype, "float32"),
+    )
+    check_random("convnet", dropout, precode, precode_beta)
     check_classes(name, input_shape, num_classes)
     check_image(name, input_shape, 4)
     if width < 1:
         raise ParameterError(f"model 'convnet': width={width}: at least one channel is needed")
+
+    features = 4 * width * (input_shape[0] // 4) * (input_shape[1] // 4)
 
     def layers(common: dict[str, str]) -> list[Layer]:
         kl = tf.keras.layers
@@ -380,6 +453,8 @@ def convnet(
             *conv(4, 4 * width),
             kl.AveragePooling2D(2, name="pool2", **common),
             kl.Flatten(name="flatten", **common),
+            *dropped(dropout, "dropout", common),
+            *bottleneck(features, precode, precode_beta, common),
             kl.Dense(num_classes, name="dense", **common),
         ]
 

@@ -147,6 +147,11 @@ class BatchStatistics(Knowledge):
         changing = [d.name for d in federation.defenses if d.acts_at(Station.BATCH) or d.acts_at(Station.DATA)]
         if model.moments is None:
             why = f"model '{model.name}' has no batch normalization (or does not say what enters it); use one that has"
+        elif model.draws:
+            why = (
+                f"model '{model.name}' draws random numbers in training ('{model.draws[0].name}'), on which its "
+                "statistics depend; use one that draws none"
+            )
         elif federation.line.protocol is not None or not position.sees_messages:
             why = "it sees a sum over clients, each with a batch of its own; let it be a server without a secure sum"
         elif several:

@@ -15,6 +15,8 @@ from contextvars import ContextVar
 NOISE = "noise of "
 #: Before a defense's label, that what its message leaves open was reckoned with.
 CELLS = "cells of "
+#: Before a model's name, that what it draws in training was reckoned with.
+DRAWS = "draws of "
 
 _NOTES: ContextVar[set[str] | None] = ContextVar("replayed defenses", default=None)
 

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from fedpriv.base.errors import CapabilityError, ParameterError, SharedGraphError
 from fedpriv.base.lazy import tf
-from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Tensor
+from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Tensor, Tensors
 from fedpriv.data.kind import Kind
 from fedpriv.data.kinds.default import kind_of
 from fedpriv.defense.stations import Defense, Plan
-from fedpriv.federation.replay import Replayed, replay_cohort
+from fedpriv.federation.replay import Replayed, passes, replay_cohort
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Procedure
-from fedpriv.threat.replays import note
+from fedpriv.threat.replays import DRAWS, note
 
 #: Fields of a View that are its own, and where a component gets them instead.
 OF_ONE_VIEW = {
@@ -81,6 +81,7 @@ class Static:
       released: whether it is what the server released, in whose units a replay then is.
       own_slot: which of the clients is the adversary itself, or None.
       data_kind: what examples are, which is public; None goes by the model's input shape.
+      reckons_draws: whether the adversary knows that the model's draws are a defense, and may take them for unknowns.
     """
 
     model: Model
@@ -92,6 +93,7 @@ class Static:
     released: bool = False
     own_slot: int | None = None
     data_kind: Kind = None  # type: ignore[assignment]  # filled in below
+    reckons_draws: bool = False
 
     def __post_init__(self) -> None:
         if self.data_kind is None:
@@ -109,7 +111,7 @@ class Static:
     def _key(self) -> tuple[Hashable, ...]:
         known = tuple((label, type(d), None if d is None else repr(d.config())) for label, d in self.stand_ins)
         counts, units = (self.num_examples, self.own_slot), (self.fixed_denominator, self.released)
-        return (self.model, self.plan, self.procedure, counts, known, units, self.data_kind)
+        return (self.model, self.plan, self.procedure, counts, known, units, self.data_kind, self.reckons_draws)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Static) and self._key == other._key
@@ -131,7 +133,14 @@ class Static:
         return sum(n for slot, n in enumerate(self.num_examples) if slot != self.own_slot)
 
     def simulate(
-        self, weights: Flat, rate: Scalar | float, x: Examples, y: Labels, inputs: Inputs, by_epoch: bool = False
+        self,
+        weights: Flat,
+        rate: Scalar | float,
+        x: Examples,
+        y: Labels,
+        inputs: Inputs,
+        by_epoch: bool = False,
+        draws: Tensors = (),
     ) -> Flat:
         """What the clients would have sent, had they held `x` and `y`. Pure, traceable, differentiable.
 
@@ -143,17 +152,37 @@ class Static:
           y: labels `[n]` int or probabilities `[n, num_classes]`; with `by_epoch` likewise.
           inputs: `View.inputs`, as tensors or arrays.
           by_epoch: see x.
+          draws: of a model that draws, one tensor `[passes, n, *shape]` a draw of `model.draws`, taken for what the
+            clients drew; without them the model goes by their means.
 
         Returns:
           `[d]`, the update or the weighted mean of updates.
 
         Raises:
           CapabilityError: the adversary does not know the procedure or the number of examples.
-          ParameterError: `x` or `y` has another number of examples.
+          ParameterError: `x`, `y` or `draws` has another number of examples.
         """
+        if draws and self.own_slot is not None:
+            raise CapabilityError("a replay with draws takes no examples of the adversary's own; leave the draws out")
         if self.own_slot is not None and self.num_examples is not None:
             x, y = self._with_own(x, y, inputs, by_epoch)
-        who = Replayed(
+        update = replay_cohort(self._replayed(), weights, rate, x, y, inputs.states, by_epoch, draws)
+        note(label for label, _ in self.stand_ins)
+        if draws:
+            note([DRAWS + self.model.name])
+        return update if inputs.visible is None else update * tf.cast(inputs.visible, update.dtype)
+
+    @property
+    def passes(self) -> int:
+        """How often the clients went through their examples, at most; in each pass a model drew anew.
+
+        Raises:
+          CapabilityError: the adversary does not know the procedure or the number of examples.
+        """
+        return passes(self._replayed())
+
+    def _replayed(self) -> Replayed:
+        return Replayed(
             model=self.model,
             plan=self.plan,
             procedure=self.procedure,
@@ -162,9 +191,6 @@ class Static:
             fixed_denominator=self.fixed_denominator,
             released=self.released,
         )
-        update = replay_cohort(who, weights, rate, x, y, inputs.states, by_epoch)
-        note(label for label, _ in self.stand_ins)
-        return update if inputs.visible is None else update * tf.cast(inputs.visible, update.dtype)
 
     def _with_own(self, x: Examples, y: Labels, inputs: Inputs, by_epoch: bool) -> tuple[Examples, Labels]:
         """`x` and `y` with the adversary's own examples where they belong."""

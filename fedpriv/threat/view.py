@@ -235,7 +235,8 @@ class View:
         Returns:
           `[d]` float: the replayed update (or weighted mean of updates), 0 where `visible` says that the adversary
           holds nothing. The batch order of the real client is unknown, so batches are taken in the order given, the
-          same in every epoch.
+          same in every epoch. So are the draws of a model that has some, which go by their means; `Static.simulate`
+          takes others.
 
         Raises:
           CapabilityError: the adversary does not know the procedure or the number of examples.
@@ -273,6 +274,7 @@ class View:
             released=self.kind == "released",
             own_slot=None if self.own is None else self.own.slot,
             data_kind=self.data_kind,
+            reckons_draws=bool(self.model.draws) and "defense" in self.adversary.knows,
         )
 
     def inputs(self) -> Inputs:

@@ -258,6 +258,8 @@ class Inversion(Attack):
         labels = None if inferred is None else inferred.y
         recipe, restarts = self.recipe(), self.starts(view.total_examples)
         prepared = [recipe.objective.prepared(one) for one in views]
+        if others and view.model.draws:
+            recipe = replace(recipe, replay=recipe.replay.together())
         recipe, views = replace(recipe, objective=prepared[0][0]), [one for _, one in prepared]
         view, *others = views
         finding = reconstruct(view, recipe, restarts, self.initializer, labels, seed, others=others)

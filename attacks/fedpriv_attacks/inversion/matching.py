@@ -149,8 +149,17 @@ def _page(objective: Objective, view: View, compared: Sequence[int]) -> _Page:
             raise CapabilityError(
                 f"the observed update of round {view.round} is zero but for the embedding's table, which no point of "
                 "the embedding is matched to; use an attack that reads tokens off the table"
+                if view.model.embedding is not None
+                else f"the observed update of round {view.round} is zero in the {len(compared)} tensors that are "
+                "compared, so there is nothing to match; use draws=joint"
             )
     return _Page(view, observed / norm, norm, objective.factor(view, norm))
+
+
+def _compared(recipe: Recipe, static: Static) -> list[int]:
+    """Which of the model's weight tensors are compared."""
+    replayed = set(recipe.replay.compared(static))
+    return [i for i in recipe.coordinates.compared(static.model) if i in replayed]
 
 
 class _Layout(NamedTuple):
@@ -203,7 +212,8 @@ def reconstruct(
       `label_probabilities`, the dummy targets,
       `variables`, `[group, k]`, the optimizer's at the end of that start, `memory`, what it has learned, and
       `noise_floor`, the squared error that
-      rounding of the weights leaves even at the truth. Of pooled starts, `entropy` and `uncertainty` of a table's cells
+      rounding of the weights leaves even at the truth; where the replay looks for what the model drew, `draws`, arrays
+      `[passes, n, *shape]`. Of pooled starts, `entropy` and `uncertainty` of a table's cells
       (`ensemble.Pooled`) as well; objective, history and path are the best start's.
 
     Raises:
@@ -213,7 +223,7 @@ def reconstruct(
     recipe.coordinates.check(view)
     if recipe.moves is not None:
         recipe.moves.check(view, recipe.coordinates)
-    compared = recipe.coordinates.compared(view.model)
+    compared = _compared(recipe, view.static)
     pages = [_page(recipe.objective, page, compared) for page in (view, *others)]
     for other in others:
         if other.static != view.static:
@@ -286,7 +296,7 @@ def reconstruct(
     def examples(x: np.ndarray) -> np.ndarray:
         return kind.settle(recipe.coordinates.found(view, one(x, claimed))).astype(np.float32)
 
-    settled, more = examples(best.x.numpy()), {}
+    settled, more = examples(best.x.numpy()), _draws_found(view, recipe, layout, best)
     if restarts.pooled:
         ends = [(f.x.numpy(), f.relaxed.numpy()) for f in found]
         members = [one(x, y if given else task.harden(own)) for x, own in ends]
@@ -294,7 +304,8 @@ def reconstruct(
         pooled = pool(np.stack(members), own, np.asarray(objectives), kind, y if given else None)
         settled, relaxed = kind.settle(pooled.x).astype(np.float32), pooled.relaxed
         claimed = y if given else task.harden(relaxed)
-        more = {"entropy": pooled.entropy, "uncertainty": pooled.uncertainty} if pooled.entropy is not None else {}
+        if pooled.entropy is not None:
+            more |= {"entropy": pooled.entropy, "uncertainty": pooled.uncertainty}
 
     return Finding(
         x=settled,
@@ -317,6 +328,13 @@ def reconstruct(
             **more,
         },
     )
+
+
+def _draws_found(view: View, recipe: Recipe, layout: _Layout, best: _Start) -> dict[str, Any]:
+    """What the model drew, where that was looked for: `draws`, arrays `[passes, n, *shape]`."""
+    own = tf.reshape(best.minimum.position, [recipe.group, -1])[0, layout.size - layout.own :]
+    found = recipe.replay.draws_of(view.static, own)
+    return {"draws": tuple(a.numpy() for a in found)} if found else {}
 
 
 def checked_update(view: View) -> tuple[np.ndarray, float]:
@@ -392,7 +410,7 @@ def _layout(static: Static, recipe: Recipe, given: bool) -> _Layout:
     n = static.total_examples
     shape = (recipe.replay.copies(static) * n, *recipe.coordinates.shape(static.model))
     logits = 0 if given else n * int(np.prod(recipe.coordinates.free_targets(static.model.task)))
-    return _Layout(n, shape, recipe.coordinates.size(shape), logits, len(recipe.replay.variables()))
+    return _Layout(n, shape, recipe.coordinates.size(shape), logits, len(recipe.replay.unknowns(static)))
 
 
 def _variables(
@@ -408,7 +426,7 @@ def _variables(
     if layout.logits:
         parts.append(tf.random.stateless_normal([layout.logits], seeds[1], 0.0, restarts.label_spread, dtype))
     if layout.own:
-        parts.append(tf.constant(recipe.replay.variables(), dtype))
+        parts.append(tf.constant(recipe.replay.unknowns(view.static), dtype))
     return tf.concat(parts, 0)
 
 
@@ -486,7 +504,7 @@ def _compile(
     placing = tuple(tf.TensorSpec(np.shape(t), dtype) for t in mine[0])
     moving = tuple(tf.TensorSpec(np.shape(t), np.asarray(t).dtype) for t in mine[1])
     coordinates, data_kind = recipe.coordinates, static.data_kind
-    compared = coordinates.compared(model)
+    compared = _compared(recipe, static)
     spec = model.spec
     if len(compared) < len(spec.sizes):
         spec = Spec(tuple(spec.names[i] for i in compared), tuple(spec.shapes[i] for i in compared), spec.dtype)

@@ -39,7 +39,8 @@ def mismatch(view: View, finding: Finding) -> float:
     if not np.isfinite(finding.x).all():  # missing examples, whose labels are no classes
         return float("inf")
     x = np.asarray(finding.x, view.model.spec.dtype)
-    return replayed_error(view, x, np.asarray(finding.y, view.model.task.target_dtype))
+    targets = np.asarray(finding.y, view.model.task.target_dtype)
+    return replayed_error(view, x, targets, finding.extra.get("draws", ()))
 
 
 def unsettled_mismatch(view: View, finding: Finding, recipe: Recipe) -> float:
@@ -53,7 +54,7 @@ def unsettled_mismatch(view: View, finding: Finding, recipe: Recipe) -> float:
     x = unsettled(view, finding, recipe)
     if x is None:
         return mismatch(view, finding)
-    return replayed_error(view, x, finding.extra["label_probabilities"])
+    return replayed_error(view, x, finding.extra["label_probabilities"], finding.extra.get("draws", ()))
 
 
 def unsettled(view: View, finding: Finding, recipe: Recipe) -> np.ndarray | None:
@@ -76,20 +77,25 @@ def unsettled(view: View, finding: Finding, recipe: Recipe) -> np.ndarray | None
     return x
 
 
-def replayed_error(view: View, x: Examples | Array, targets: ArrayLike) -> float:
+def replayed_error(view: View, x: Examples | Array, targets: ArrayLike, draws: Sequence[Array] = ()) -> float:
     """Squared error of the update replayed from examples, relative to the observed update's squared norm.
 
     Args:
       view: what was observed.
       x: the examples `[n, *input_shape]`, in the model's precision.
       targets: as `View.simulate` takes them.
+      draws: what the model is taken to have drawn, as `Static.simulate` takes it; () for the means.
 
     Returns:
       The error; infinite where it is not finite.
     """
     observed = np.asarray(view.observed, np.float64)
     with unmeasured():  # it judges a finding, and made none
-        replayed = view.simulate(tf.constant(x), tf.constant(targets)).numpy().astype(np.float64)
+        rate = tf.constant(0.0 if view.client_rate is None else view.client_rate, view.model.spec.dtype)
+        weights = tf.constant(view.weights, view.model.spec.dtype)
+        given = weights, rate, tf.constant(x), tf.constant(targets), view.inputs()
+        values = tuple(tf.constant(a) for a in draws)
+        replayed = view.static.simulate(*given, draws=values).numpy().astype(np.float64)
     error = float(np.sum((replayed - observed) ** 2) / np.sum(observed**2))
     return error if np.isfinite(error) else float("inf")
 

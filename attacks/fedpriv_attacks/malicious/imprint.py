@@ -291,6 +291,7 @@ def behind(
 
     apply, moments, advance = after(model.apply), after(model.moments), after(model.advance)
     assert apply is not None
+    draws = tuple(d if d.before is None else replace(d, before=d.before + many) for d in model.draws)
     estimates, sent = model.estimates, model.sent
 
     def estimated(weights: Tensors) -> Moments:
@@ -312,6 +313,8 @@ def behind(
         chain=(),
         moments=moments,
         advance=advance,
+        draws=draws,
+        stochastic=after(model.stochastic),
         estimates=None if estimates is None else estimated,
         sent=None if sent is None else was_sent,
     )

@@ -6,16 +6,21 @@ exact replay is too long to differentiate, or where the batch order it needs is 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
+from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
-from fedpriv.base.types import Examples, Flat, Labels, Scalar
+from fedpriv.base.seeds import Purpose, graph_seed
+from fedpriv.base.types import Config, Examples, Flat, Labels, Scalar, Tensor
+from fedpriv.models.draws import drawn
 from fedpriv.threat.attack import Capability
+from fedpriv.threat.replays import DRAWS, note
 from fedpriv.threat.static import Inputs, Static
 from fedpriv_attacks.parts.component import Component
 
@@ -49,6 +54,26 @@ class Replay(Component):
         """Starting values `[m]` of variables of its own, optimized along with the examples."""
         return np.zeros(0)
 
+    def unknowns(self, static: Static) -> np.ndarray:
+        """As `variables`, for views like these."""
+        return self.variables()
+
+    def together(self) -> Replay:
+        """What takes its place where views of several rounds are matched together.
+
+        Raises:
+          CapabilityError: it replays one round alone.
+        """
+        return self
+
+    def compared(self, static: Static) -> list[int]:
+        """Which of the model's weight tensors it replays, so that an objective may compare them."""
+        return list(range(len(static.model.spec.shapes)))
+
+    def draws_of(self, static: Static, own: Flat) -> tuple[Tensor, ...]:
+        """The model's draws that its variables `[m]` stand for, `[passes, n, *shape]` each; () for their means."""
+        return ()
+
     @abstractmethod
     def __call__(self, static: Static, sent: Sent, x: Examples, y: Labels, own: Flat) -> Flat:
         """The simulated update `[d]`; traceable, differentiable in `x`, `y` and `own`.
@@ -63,13 +88,109 @@ class Replay(Component):
 
 
 class Exact(Replay):
-    """The view's own replay: local steps, batches in the order given, and known defenses."""
+    """The view's own replay: local steps, batches in the order given, known defenses, and what the model draws.
+
+    Nobody tells an attacker what a model with dropout or PRECODE drew. Of the ways to go on, `mean` knows nothing of
+    it: the model that is evaluated. `own` takes the mean of replays with draws of the attacker's own, an estimate of
+    the expected update. `joint` looks for the draws along with the examples, masks relaxed to [0, 1] (Scheliga, Mäder,
+    Seeland 2022, "Dropout is NOT All You Need to Prevent Gradient Leakage", arXiv 2208.06163). `omit` compares only
+    the layers before the first that draws, of PRECODE before its encoder (Scheliga, Mäder, Seeland 2022, "Combining
+    Variational Modeling with Partial Gradient Perturbation to Prevent Deep Gradient Leakage", arXiv 2208.04767).
+    """
 
     kind: ClassVar[str] = "exact"
 
+    draws: Literal["auto", "mean", "own", "joint", "omit"] = Field(
+        default="auto",
+        description="what the client's draws are taken for, where the model draws (dropout, PRECODE): `mean`, `own`, "
+        "`joint` or `omit`, see `Exact`; `auto` is `joint` for an adversary that knows the defense, else `mean`.",
+    )
+    samples: Annotated[int, Field(ge=1)] = Field(default=8, description="replays of `own`, each with other draws.")
+
+    def config(self) -> Config:
+        """As of any part; results from before models drew stay valid."""
+        config = super().config()
+        for name in ("draws", "samples"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del config[name]
+        return config
+
+    def together(self) -> Replay:
+        """Of several rounds, in each of which the clients drew anew: their means, unless others were asked for."""
+        if self.draws == "joint":
+            raise CapabilityError(
+                f"replay '{self.kind}(draws=joint)' looks for one round's draws, but several are matched together, "
+                "each with draws of its own; use draws=mean or draws=own, or match one round"
+            )
+        return self.with_(draws="mean") if self.draws == "auto" else self
+
+    def way(self, static: Static) -> str:
+        """What the draws are taken for here.
+
+        Raises:
+          CapabilityError: the adversary does not know the defense that it is to reckon with.
+        """
+        if not static.model.draws:
+            return "mean"
+        if self.draws == "auto":
+            # An adversary's own examples stand among those replayed, with draws that are not looked for.
+            return "joint" if static.reckons_draws and static.own_slot is None else "mean"
+        if self.draws != "mean" and not static.reckons_draws:
+            raise CapabilityError(
+                f"replay '{self.kind}(draws={self.draws})' reckons with what model '{static.model.name}' draws, but "
+                "the adversary does not know the defense; let it know 'defense', or use draws=mean"
+            )
+        return self.draws
+
+    def unknowns(self, static: Static) -> np.ndarray:
+        """Of `joint`, a number for each value drawn: of a mask the logit's distance from its mean's."""
+        if self.way(static) != "joint":
+            return np.zeros(0)
+        each = sum(int(np.prod(d.shape)) for d in static.model.draws)
+        return np.zeros(static.passes * static.total_examples * each)
+
+    def compared(self, static: Static) -> list[int]:
+        """Of `omit`, the tensors before the first layer that draws."""
+        everything = super().compared(static)
+        if self.way(static) != "omit":
+            return everything
+        before = [d.before for d in static.model.draws]
+        if None in before or not min(b or 0 for b in before):
+            raise CapabilityError(
+                f"replay '{self.kind}(draws=omit)' compares the layers before those that draw, but model "
+                f"'{static.model.name}' has none, or its order of layers is unknown; use draws=joint"
+            )
+        return everything[: min(b for b in before if b is not None)]
+
+    def draws_of(self, static: Static, own: Flat) -> tuple[Tensor, ...]:
+        """Of `joint`, masks in (0, 1) and normal values as they are."""
+        if self.way(static) != "joint":
+            return ()
+        head, draws = (static.passes, static.total_examples), static.model.draws
+        parts = tf.split(own, [int(np.prod([*head, *d.shape])) for d in draws])
+        return tuple(
+            tf.reshape(tf.sigmoid(part + math.log(d.keep / (1 - d.keep))) if d.law == "keep" else part, head + d.shape)
+            for part, d in zip(parts, draws)
+        )
+
     def __call__(self, static: Static, sent: Sent, x: Examples, y: Labels, own: Flat) -> Flat:
-        """`view.simulate`."""
-        return static.simulate(sent.weights, sent.rate, x, y, sent.inputs)
+        """`view.simulate`, with draws."""
+
+        def replayed(draws: tuple[Tensor, ...] = ()) -> Flat:
+            return static.simulate(sent.weights, sent.rate, x, y, sent.inputs, draws=draws)
+
+        way = self.way(static)
+        if way == "omit":
+            note([DRAWS + static.model.name])
+        if way != "own":
+            return replayed(self.draws_of(static, own))
+        passes, n, dtype = static.passes, static.total_examples, static.model.spec.dtype
+        found = []
+        for i in range(self.samples):  # the same in every evaluation, as an optimizer needs them
+            seed = tf.constant(graph_seed(i, Purpose.ATTACK), tf.int64)
+            values = drawn(static.model.draws, seed, passes * n, dtype)
+            found.append(replayed(tuple(tf.reshape(v, [passes, n, *v.shape[1:]]) for v in values)))
+        return tf.add_n(found) / self.samples
 
 
 class OneGradient(Replay):
