@@ -26,6 +26,7 @@ from fedpriv.defense.mixture import Mixture
 from fedpriv.defense.noise import Noise
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.plan import Plan
+from fedpriv.defense.transformation import Transformation
 from fedpriv.models.example_gradients import ExampleClip
 from fedpriv.models.model import Model
 from fedpriv.models.spec import Spec
@@ -205,6 +206,10 @@ class Defense(Plugin):
 
     def mixture(self) -> Mixture | None:
         """For one that trains on mixtures of examples in place of them: how these are made; by default None."""
+        return None
+
+    def transformation(self) -> Transformation | None:
+        """For one that trains on transformed examples in place of them: how these are made; by default None."""
         return None
 
     @classmethod

@@ -37,6 +37,7 @@ SHIPPED = {
     "soteria": "soteria(rate=0.5)",
     "mixup": "mixup",
     "instahide": "instahide",
+    "ats": "ats",
     "median": "median",
     "trimmed_mean": "trimmed_mean",
     "krum": "krum",
