@@ -45,16 +45,16 @@ class Untransform(Attack):
 
     First an inner attack finds the images that were trained on, which are the transformed ones. For each of them and
     each way that the defense may have gone, the image is fitted whose transform is nearest, under a slight total
-    variation. The way whose fit is best was taken: a border that a shift left black, or values that no blend gives, tell
-    it. Where several fit alike, the adversary's auxiliary images decide (the nearest to the mean of its class), or
-    without any the fit of the largest contrast that still lies in [0, 1]. With these ways the inner attack is run again,
-    now through the transform in the replay, and its images are fitted once more: what leaves the frame is in no update,
-    and is filled smoothly from what is beside it.
+    variation. The way whose fit is best was taken: a border that a shift left black, or values that no blend gives,
+    tell it. Where several fit alike, the adversary's auxiliary images decide (the nearest to the mean of its class), or
+    without any the fit of the largest contrast that still lies in [0, 1]. With these ways the inner attack is run
+    again, now through the transform in the replay, and its images are fitted once more: what leaves the frame is in no
+    update, and is filled smoothly from what is beside it.
 
     That a known transform is no protection is shown by Balunović et al. 2022, arXiv 2111.04706, who have it in the
     simulated client, and by Warmerdam, Loerakker, Meijer, Nissen 2022, "[Re] Privacy-preserving collaborative learning
-    with automatic transformation search", ReScience C 8(2), who fit the shift along with the image. The fits per way, and
-    how ways are told apart, are ours.
+    with automatic transformation search", ReScience C 8(2), who fit the shift along with the image. The fits of each
+    way, and how ways are told apart, are ours.
 
     It fails where the inner attack does. It needs one client's update; ways are one an image. `measures`: `misfit`, the
     root mean square of what the last fits leave, in pixel values, and `open_ways`, how many ways fitted an image alike
@@ -184,8 +184,8 @@ def known_transformation(view: View) -> Known:
             return Known(found, view, place)
     there = ", ".join(labels(view.defenses)) or "none"
     raise CapabilityError(
-        f"attack 'untransform' undoes a transform that it knows, and knows of none here (defenses known: {there}); give "
-        f"it a run with ats and an adversary that knows 'defense', or use its inner attack alone. {view.describe()}"
+        f"attack 'untransform' undoes a transform that it knows, and knows of none here (defenses known: {there}); "
+        f"give it a run with ats and an adversary that knows 'defense', or use its inner attack alone. {view.describe()}"
     )
 
 

@@ -32,15 +32,15 @@ class ATS(Defense):
     Search", CVPR, arXiv 2011.12505. A policy names transforms of their library of 50 by number: `3-1-7` is a
     translation, a contrast and another translation. Of several (`3-1-7+43-18-18`, their hybrid) each image gets one at
     random; as in their code the direction of a shift, a shear or a blend is drawn for each image. `cifar100_resnet`,
-    `cifar100_convnet`, `fashion_resnet` and `fashion_convnet` are the hybrids that they found for that data and network.
-    `fedpriv policies` searches for others.
+    `cifar100_convnet`, `fashion_resnet` and `fashion_convnet` are the hybrids that they found for that data and
+    network. `fedpriv policies` searches for others.
 
-    A client draws once a round and keeps the transformed images through all of its local steps; the paper's loader draws
-    at every epoch. Images have 1 or 3 channels of values in [0, 1], and nothing is rounded to bytes on the way.
+    A client draws once a round and keeps the transformed images through all of its local steps; the paper's loader
+    draws at every epoch. Images have 1 or 3 channels of values in [0, 1], and nothing is rounded to bytes on the way.
 
     Formal guarantee: none. What a transform keeps can be read from the update of the transformed image, and undone:
-    attack `untransform`. Shifts alone take something away, the part of the image that leaves the frame. Balunović et al.
-    2022 (arXiv 2111.04706) reconstruct through it early in training, and Warmerdam et al. 2022 (ReScience C 8(2)) late,
+    attack `untransform`. Shifts alone take something away, the part of the image that leaves the frame. Balunović et
+    al. 2022 (arXiv 2111.04706) reconstruct through it early in training, and Warmerdam et al. 2022 (ReScience C 8(2)) late,
     by fitting the shift. Where a policy draws nothing, such as `0-9`, every attack that knows it replays it; else a
     replay leaves it out. Log: `changed`, the mean absolute difference that it made to a pixel.
     """
@@ -86,8 +86,8 @@ class ATS(Defense):
         shape = tuple(model.input_shape)
         if model.embedding is not None or len(shape) != 3 or shape[-1] not in (1, 3) or min(shape[:2]) < 3:
             raise StackError(
-                f"{self.name} transforms images [height, width, channels] of 1 or 3 channels and at least 3 x 3 pixels, "
-                f"but model '{model.name}' takes {list(shape)}; use a model and data of images"
+                f"{self.name} transforms images [height, width, channels] of 1 or 3 channels and at least 3 x 3 "
+                f"pixels, but model '{model.name}' takes {list(shape)}; use a model and data of images"
             )
         return model
 

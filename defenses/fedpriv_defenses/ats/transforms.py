@@ -1,7 +1,7 @@
 """Transforms: the image operations that policies are made of, as differentiable TensorFlow.
 
-They are those of AutoAugment (Cubuk, Zoph, Mane, Vasudevan, Le 2019, arXiv 1805.09501) with their ten magnitudes, as Gao
-et al. 2021 (arXiv 2011.12505) use them: geometry moves pixels and fills what comes into sight, enhancement blends an
+They are those of AutoAugment (Cubuk, Zoph, Mane, Vasudevan, Le 2019, arXiv 1805.09501) with their ten magnitudes, as
+Gao et al. 2021 (arXiv 2011.12505) use them: geometry moves pixels and fills what comes into sight, enhancement blends an
 image with a degenerate one, the others map values. They follow Pillow's definitions (nearest pixels for translation and
 rotation, cubic convolution with a = -1 for shear, a 3 x 3 smoothing for sharpness, luma weights 0.299, 0.587, 0.114) on
 pixels in [0, 1] without rounding to bytes. Posterizing and equalizing are steps, whose derivative is zero; they pass
@@ -19,7 +19,7 @@ import numpy as np
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Examples, Tensor
 
-#: Largest magnitude of each operation, at level 9; level 0 is none. `posterize` and `solarize` have tables of their own.
+#: Largest magnitude of each operation, at level 9; level 0 is none. `posterize` and `solarize` have their own tables.
 LARGEST = {
     "shear_x": 0.3,
     "shear_y": 0.3,
@@ -59,7 +59,7 @@ class Transform:
 
     @property
     def magnitude(self) -> float:
-        """Of that level: share of the size, shear, degrees, added to a blend's factor, bits, or a threshold in bytes."""
+        """Of that level: share of the size, shear, degrees, more of a blend's factor, bits, or a threshold in bytes."""
         if self.name == "posterize":
             return float(np.round(np.linspace(8, 4, 10))[self.level])
         if self.name == "solarize":
