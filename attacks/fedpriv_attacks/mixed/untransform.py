@@ -185,7 +185,8 @@ def known_transformation(view: View) -> Known:
     there = ", ".join(labels(view.defenses)) or "none"
     raise CapabilityError(
         f"attack 'untransform' undoes a transform that it knows, and knows of none here (defenses known: {there}); "
-        f"give it a run with ats and an adversary that knows 'defense', or use its inner attack alone. {view.describe()}"
+        "give it a run with ats and an adversary that knows 'defense', or use its inner attack alone. "
+        f"{view.describe()}"
     )
 
 

@@ -40,7 +40,7 @@ class ATS(Defense):
 
     Formal guarantee: none. What a transform keeps can be read from the update of the transformed image, and undone:
     attack `untransform`. Shifts alone take something away, the part of the image that leaves the frame. Balunović et
-    al. 2022 (arXiv 2111.04706) reconstruct through it early in training, and Warmerdam et al. 2022 (ReScience C 8(2)) late,
+    al. 2022 (arXiv 2111.04706) reconstruct through it early in training, Warmerdam et al. 2022 (ReScience C 8(2)) late,
     by fitting the shift. Where a policy draws nothing, such as `0-9`, every attack that knows it replays it; else a
     replay leaves it out. Log: `changed`, the mean absolute difference that it made to a pixel.
     """

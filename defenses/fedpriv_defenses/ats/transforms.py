@@ -1,9 +1,9 @@
 """Transforms: the image operations that policies are made of, as differentiable TensorFlow.
 
 They are those of AutoAugment (Cubuk, Zoph, Mane, Vasudevan, Le 2019, arXiv 1805.09501) with their ten magnitudes, as
-Gao et al. 2021 (arXiv 2011.12505) use them: geometry moves pixels and fills what comes into sight, enhancement blends an
-image with a degenerate one, the others map values. They follow Pillow's definitions (nearest pixels for translation and
-rotation, cubic convolution with a = -1 for shear, a 3 x 3 smoothing for sharpness, luma weights 0.299, 0.587, 0.114) on
+Gao et al. 2021 (arXiv 2011.12505) use them: geometry moves pixels and fills what comes into sight, enhancement blends
+an image with a degenerate one, the others map values. They follow Pillow's definitions (nearest pixels for translation
+and rotation, cubic convolution with a = -1 for shear, a 3 x 3 smoothing for sharpness, luma 0.299, 0.587, 0.114) on
 pixels in [0, 1] without rounding to bytes. Posterizing and equalizing are steps, whose derivative is zero; they pass
 derivatives straight through (Bengio, Léonard, Courville 2013, arXiv 1308.3432), so that replays can go through them.
 """
