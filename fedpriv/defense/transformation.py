@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from fedpriv.base.types import Examples, Tensor
-
-if TYPE_CHECKING:
-    from fedpriv.defense.stations import Defense
 
 
 @dataclass(frozen=True)
@@ -24,4 +21,4 @@ class Transformation:
 
     ways: int
     apply: Callable[[Examples, Tensor], Examples]
-    known: Callable[[tuple[int, ...]], Defense]
+    known: Callable[[tuple[int, ...]], Any]

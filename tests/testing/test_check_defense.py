@@ -34,6 +34,7 @@ SHIPPED = {
     "power_sgd": "power_sgd",
     "dgc": "dgc(fraction=0.1)",
     "additive_noise": "additive_noise(stddev=0.01)",
+    "outpost": "outpost",
     "soteria": "soteria(rate=0.5)",
     "mixup": "mixup",
     "instahide": "instahide",
