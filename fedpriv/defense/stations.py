@@ -196,6 +196,13 @@ class Defense(Plugin):
         """The noise this defense adds, or None."""
         return None
 
+    def begins(self, weights: Flat, own: Nested, plan: Plan) -> Flat:
+        """The weights `[d]` that a client begins its local steps from, for those it was sent and its own state.
+
+        For one by which clients keep weights to themselves. Updates are differences to what this gives.
+        """
+        return weights
+
     def noise_by_tensor(self, weights: Sequence[Array], steps: int) -> tuple[float, ...] | None:
         """For one whose noise's size follows from the weights: its standard deviation in an update, by tensor.
 

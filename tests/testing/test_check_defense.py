@@ -43,6 +43,7 @@ SHIPPED = {
     "trimmed_mean": "trimmed_mean",
     "krum": "krum",
     "norm_bound": "norm_bound(norm=0.05)",
+    "personal_layers": "personal_layers(layers=[dense/bias])",
     "freeze": "freeze(layers=[dense/bias])",
     "watch_gradients": "watch_gradients(answer=withhold,isolated=0.01)",
     "fixed_point": "fixed_point(bits=16,range=1)",
