@@ -56,6 +56,7 @@ SHIPPED = {
 }
 #: Other ways in which a defense of several works.
 WAYS = (
+    "ats(policy=fashion_resnet)",
     "fixed_point(bits=16,range=1,rounding=stochastic)",
     "fixed_point(bits=none,range=1,resolution=0.001)",
     "secret_sharing(among=clients,range=1)",

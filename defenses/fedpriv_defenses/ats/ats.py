@@ -125,7 +125,7 @@ class ATS(Defense):
                 if transform.directed:
                     there = tf.where(positive[:, j, None, None, None], there, transform(out, -1))
                 out = there
-            made = out if len(self.policies) == 1 else tf.where((policy == i)[:, None, None, None], out, made)
+            made = out if len(self.policies) == 1 else tf.where(tf.equal(policy, i)[:, None, None, None], out, made)
         return made
 
     def transformation(self) -> Transformation:

@@ -198,7 +198,7 @@ def _equalize(x: Examples, _: float) -> Examples:
     before = tf.cumsum(counts, axis=1, exclusive=True)
     safe = tf.maximum(step, 1)[:, None]
     table = tf.minimum((before + step[:, None] // 2) // safe, 255)
-    idle = (step == 0) | (tf.reduce_sum(tf.cast(present, tf.int32), 1) <= 1)
+    idle = tf.equal(step, 0) | (tf.reduce_sum(tf.cast(present, tf.int32), 1) <= 1)
     table = tf.where(idle[:, None], tf.range(256)[None], table)
     mapped = tf.cast(tf.gather(table, levels, batch_dims=1), x.dtype) / 255
     made = tf.transpose(tf.reshape(mapped, tf.stack([n, c, h, w])), [0, 2, 3, 1])
