@@ -10,6 +10,7 @@ from pydantic import Field
 
 from fedpriv.base.lazy import tf
 from fedpriv.base.seeds import child, uniform
+from fedpriv.base.select import kth_largest
 from fedpriv.base.types import Array, Flat, Nested, Tensor
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.noise import Noise
@@ -86,10 +87,11 @@ class Outpost(Defense):
         kept = tf.concat([part >= _smallest_of_largest(part, 1 - self.prune) for part in parts], 0) & (size > 0)
         alone = tf.reduce_sum(tf.cast(~kept & (size > 0), tf.int32))
         noisy = tf.maximum(round(self.fisher * spec.size) - alone, 0)
-        among = tf.sort(tf.where(kept, size, tf.zeros_like(size)), direction="DESCENDING")
-        enough = noisy < spec.size
-        least = tf.where(enough, among[tf.minimum(noisy, spec.size - 1)], tf.zeros([], size.dtype))
-        found = tf.where(size > least, deviations, tf.zeros_like(deviations))
+        # With share 1 all have it, and the smallest that was kept is above nothing.
+        among = tf.where(kept, size, tf.zeros_like(size))
+        least = kth_largest(among, tf.minimum(noisy + 1, spec.size))
+        every = noisy >= tf.reduce_sum(tf.cast(kept, tf.int32))
+        found = tf.where((size > least) | every, deviations, tf.zeros_like(deviations))
         return tf.where(kept, found, tf.fill(tf.shape(sent), tf.cast(np.inf, sent.dtype)))
 
     def notes(self, plan: Plan) -> Sequence[str]:
@@ -141,4 +143,4 @@ def _smallest_of_largest(sizes: Tensor, share: float) -> Tensor:
     """The smallest of the largest `share` of values `[n]`, of at least one."""
     n = int(sizes.shape[0])
     count = min(n, max(1, round(share * n)))
-    return tf.zeros([], sizes.dtype) if count == n else tf.sort(sizes)[n - count]
+    return tf.zeros([], sizes.dtype) if count == n else kth_largest(sizes, count)
