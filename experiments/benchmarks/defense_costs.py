@@ -52,6 +52,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=3, help="Timed rounds of each defense.")] = 15,
     model: Annotated[str, typer.Option(help="A model of 28 x 28 images, by name.")] = "2nn",
     only: Annotated[str | None, typer.Option(help="Only defenses whose text has this in it.")] = None,
+    skip: Annotated[str | None, typer.Option(help="No defenses whose text has this in it, such as soteria.")] = None,
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("results/benchmarks/defense_costs.json"),
 ) -> None:
     """Times every defense round by round and writes medians and paired ratios."""
@@ -59,9 +60,11 @@ def main(
     from fedpriv.base.errors import ParameterError
     from fedpriv.base.provenance import provenance
 
-    chosen = [d for d in DEFENSES if only is None or only in d]
+    chosen = [d for d in DEFENSES if (only is None or only in d) and (skip is None or skip not in d)]
     if not chosen:
-        raise ParameterError(f"--only '{only}' is in none of {', '.join(DEFENSES)}; give a part of one")
+        raise ParameterError(
+            f"--only '{only}' and --skip '{skip}' leave none of {', '.join(DEFENSES)}; give a part of one, and no such skip"
+        )
     load_before = os.getloadavg()
     rows = summary(timed(rounds, model, chosen))
     command = ["uv", "run", "python", "-m", "experiments.benchmarks.defense_costs", *sys.argv[1:]]
