@@ -63,7 +63,8 @@ def main(
     chosen = [d for d in DEFENSES if (only is None or only in d) and (skip is None or skip not in d)]
     if not chosen:
         raise ParameterError(
-            f"--only '{only}' and --skip '{skip}' leave none of {', '.join(DEFENSES)}; give a part of one, and no such skip"
+            f"--only '{only}' and --skip '{skip}' leave none of {', '.join(DEFENSES)}; give a part of one, and skip "
+            "less"
         )
     load_before = os.getloadavg()
     rows = summary(timed(rounds, model, chosen))
