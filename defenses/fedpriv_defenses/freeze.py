@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -45,15 +46,7 @@ class Freeze(Defense):
         Raises:
           ParameterError: the model has none of such a name, or none is left to train.
         """
-        for layer in self.layers:
-            if not any(_below(name, layer) for name in spec.names):
-                raise ParameterError(
-                    f"{self.name}: the model has no layer '{layer}'.{did_you_mean(layer, layers_of(spec))}"
-                )
-        found = [name for name in spec.names if any(_below(name, layer) for layer in self.layers)]
-        if len(found) == len(spec.names):
-            raise ParameterError(f"{self.name}: layers={list(self.layers)} are all there are; leave one to train")
-        return found
+        return tensors_of(self.layers, spec, self.name, "leave one to train")
 
     def check(self, plan: Plan) -> None:
         """Raises ParameterError for layers that the model does not have."""
@@ -78,6 +71,21 @@ class Freeze(Defense):
         kept = np.repeat([name not in gone for name in spec.names], spec.sizes)
         # Not a number in what is left out must still stop the client, not hide.
         return tf.where(tf.constant(kept) | ~tf.math.is_finite(flat), flat, tf.zeros_like(flat))
+
+
+def tensors_of(chosen: Sequence[str], spec: Spec, who: str, advice: str) -> list[str]:
+    """The tensors that are named, or below what is named.
+
+    Raises:
+      ParameterError: the model has none of such a name, or they are all there are.
+    """
+    for layer in chosen:
+        if not any(_below(name, layer) for name in spec.names):
+            raise ParameterError(f"{who}: the model has no layer '{layer}'.{did_you_mean(layer, layers_of(spec))}")
+    found = [name for name in spec.names if any(_below(name, layer) for layer in chosen)]
+    if len(found) == len(spec.names):
+        raise ParameterError(f"{who}: layers={list(chosen)} are all there are; {advice}")
+    return found
 
 
 def _below(name: str, layer: str) -> bool:

@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
-from fedpriv.base.types import Flat, Nested
+from fedpriv.base.select import mask_of_largest
+from fedpriv.base.types import Flat, Nested, Tensor
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
@@ -46,11 +47,9 @@ class _Sparse(Defense):
         """Leaving coordinates out lengthens nothing."""
         return given if isinstance(given, Real) else Real()
 
-    def _sent(self, update: Flat, places: Flat, bits: int) -> Passed:
-        size = update.shape[0]
-        mask = tf.scatter_nd(places[:, None], tf.ones_like(places, update.dtype), [size])
+    def _sent(self, update: Flat, mask: Tensor, bits: int) -> Passed:
         # Not a number in what is left out must still stop the client, not hide.
-        sparse = tf.where(tf.math.is_finite(update), update * mask, update)
+        sparse = tf.where(mask | ~tf.math.is_finite(update), update, tf.zeros_like(update))
         whole, part = tf.reduce_sum(tf.square(update)), tf.reduce_sum(tf.square(sparse))
         return Passed(sparse, log={"energy": tf.math.divide_no_nan(part, whole)}, bits=bits)
 
@@ -79,9 +78,8 @@ class TopK(_Sparse):
         size = int(update.shape[0])
         k = kept(self.fraction, size)
         magnitudes = tf.where(tf.math.is_finite(update), tf.abs(update), tf.zeros_like(update))
-        places = tf.math.top_k(tf.stop_gradient(magnitudes), k, sorted=False).indices
         index = max(1, math.ceil(math.log2(size))) if k < size else 0
-        return self._sent(update, places, k * (_bits(update.dtype) + index))
+        return self._sent(update, mask_of_largest(magnitudes, k), k * (_bits(update.dtype) + index))
 
     def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
         """What was left out is no larger than the smallest value sent."""
@@ -117,8 +115,7 @@ class RandomK(_Sparse):
         drawn = tf.random.stateless_uniform(
             [size], tf.stack([tf.constant(self.seed), tf.cast(context.state, tf.int32)])
         )
-        places = tf.math.top_k(drawn, k, sorted=False).indices
-        return self._sent(update, places, k * _bits(update.dtype))
+        return self._sent(update, mask_of_largest(drawn, k), k * _bits(update.dtype))
 
     def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
         """Of what was left out nothing is known."""

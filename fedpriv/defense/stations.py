@@ -26,6 +26,7 @@ from fedpriv.defense.mixture import Mixture
 from fedpriv.defense.noise import Noise
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.plan import Plan
+from fedpriv.defense.transformation import Transformation
 from fedpriv.models.example_gradients import ExampleClip
 from fedpriv.models.model import Model
 from fedpriv.models.spec import Spec
@@ -195,6 +196,38 @@ class Defense(Plugin):
         """The noise this defense adds, or None."""
         return None
 
+    def begins(self, weights: Flat, own: Nested, plan: Plan) -> Flat:
+        """The weights `[d]` that a client begins its local steps from, for those it was sent and its own state.
+
+        For one by which clients keep weights to themselves. Updates are differences to what this gives.
+        """
+        return weights
+
+    def noise_by_tensor(self, weights: Sequence[Array], steps: int) -> tuple[float, ...] | None:
+        """For one whose noise's size follows from the weights: its standard deviation in an update, by tensor.
+
+        Args:
+          weights: those that the client was sent, in the spec's shapes.
+          steps: local steps behind the update, at rate 1.
+
+        Returns:
+          One a tensor, of a coordinate, for those coordinates that have any; None, the default, where `noise` says it.
+        """
+        return None
+
+    def noise_by_coordinate(self, sent: Flat, deviations: Flat, spec: Spec) -> Flat:
+        """For the same: the standard deviation of the noise at each coordinate of `sent [d]`, as far as that tells.
+
+        Args:
+          sent: what the server holds of an update, or a multiple of it; traceable.
+          deviations: each coordinate's as `noise_by_tensor` has it, `[d]`.
+          spec: of the update.
+
+        Returns:
+          `[d]`: 0 where it was sent without noise, infinite where what was sent tells nothing; by default as given.
+        """
+        return deviations
+
     def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat] | None:
         """For one that sends less of an update than it was: between what bounds the update lay, `([d], [d])`.
 
@@ -205,6 +238,10 @@ class Defense(Plugin):
 
     def mixture(self) -> Mixture | None:
         """For one that trains on mixtures of examples in place of them: how these are made; by default None."""
+        return None
+
+    def transformation(self) -> Transformation | None:
+        """For one that trains on transformed examples in place of them: how these are made; by default None."""
         return None
 
     @classmethod

@@ -129,7 +129,7 @@ class Engine(ABC):
           them, or zeros where it is not finite, not bounded or not ok, and is not to be sent.
         """
         dtype, size = self.plan.spec.dtype, tf.shape(indices)[0]
-        prepared = None
+        prepared, flat = None, self.client.begun(flat, visit)
         if self.line.acts(Station.DATA):
             own = unit_floats(tf.gather(x, indices), dtype), tf.gather(y, indices)
             (x, y), prepared = self.client.prepare(*own, flat, visit)

@@ -15,7 +15,7 @@ from fedpriv.base.seeds import KEY_WORDS, child, fold, uniform
 from fedpriv.base.types import Examples, Flat, Labels, Nested, Scalar, Seed, Tensor, Tensors
 from fedpriv.data.kind import unit_floats
 from fedpriv.defense.plan import Plan
-from fedpriv.defense.stations import Context, Station
+from fedpriv.defense.stations import Context, Defense, Station
 from fedpriv.defense.walker import Walked, Walker
 from fedpriv.models.draws import drawn
 from fedpriv.models.example_gradients import ClippedSum, clipped_sum
@@ -167,6 +167,13 @@ class Client:
             names = sorted(out.log), sorted({**dict.fromkeys(self.line.tallies), **out.tally})
         return names
 
+    def begun(self, flat: Flat, visit: Visit) -> Flat:
+        """The weights `[d]` that a client begins from, for those it was sent."""
+        for i, link in enumerate(self.line.links):
+            if type(link).begins is not Defense.begins:
+                flat = tf.ensure_shape(link.begins(flat, visit.own[i], self.plan), flat.shape)
+        return flat
+
     def prepare(self, x: Examples, y: Labels, flat: Flat, visit: Visit) -> tuple[tuple[Examples, Labels], Walked]:
         """All of a client's examples through the data station: ((x, y), what the links reported)."""
         walked = self.walk(Station.DATA, (x, y), visit, flat, visit.own)
@@ -184,7 +191,7 @@ class Client:
         """Local training in a graph loop.
 
         Args:
-          flat: broadcast weights `[d]`.
+          flat: weights `[d]` to begin from: those broadcast, as `begun` gives them.
           epochs: `epoch -> (step -> (x [b, ...] float, y [b] int or [b, classes]))`, with a mask `[b]` where some rows
             are padding.
           num_examples: int32 scalar tensor or int.

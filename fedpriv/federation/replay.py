@@ -187,6 +187,7 @@ def _replay(
     size = procedure.batch_size or n
     own = [tf.nest.map_structure(tf.convert_to_tensor, s) for s in client.line.initial_client_states()]
     visit = Visit(tf.zeros([2], tf.int64), states, own, tf.constant(n, tf.int32))
+    weights = client.begun(weights, visit)
     repeated, prepared = x.shape[0] == 1, None
     if client.line.acts(Station.DATA):
         passes = [client.prepare(one_x, one_y, weights, visit) for one_x, one_y in zip(tf.unstack(x), tf.unstack(y))]

@@ -63,7 +63,7 @@ ELSEWHERE = {
     "round_average",
     "functional_marginalization",
     "tableak",
-    *("curious", "fishing", "suppression", "unmix"),
+    *("curious", "fishing", "suppression", "unmix", "untransform"),
 }
 RUNS = [(text, case) for name in SHIPPED for text, case in SHIPPED[name]]
 #: The default run has another preset of the same class for these.

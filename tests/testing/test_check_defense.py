@@ -34,13 +34,16 @@ SHIPPED = {
     "power_sgd": "power_sgd",
     "dgc": "dgc(fraction=0.1)",
     "additive_noise": "additive_noise(stddev=0.01)",
+    "outpost": "outpost",
     "soteria": "soteria(rate=0.5)",
     "mixup": "mixup",
     "instahide": "instahide",
+    "ats": "ats",
     "median": "median",
     "trimmed_mean": "trimmed_mean",
     "krum": "krum",
     "norm_bound": "norm_bound(norm=0.05)",
+    "personal_layers": "personal_layers(layers=[dense/bias])",
     "freeze": "freeze(layers=[dense/bias])",
     "watch_gradients": "watch_gradients(answer=withhold,isolated=0.01)",
     "fixed_point": "fixed_point(bits=16,range=1)",
@@ -53,6 +56,7 @@ SHIPPED = {
 }
 #: Other ways in which a defense of several works.
 WAYS = (
+    "ats(policy=fashion_resnet)",
     "fixed_point(bits=16,range=1,rounding=stochastic)",
     "fixed_point(bits=none,range=1,resolution=0.001)",
     "secret_sharing(among=clients,range=1)",

@@ -1,1 +1,1 @@
-"""Attacks on mixtures of images: telling apart what was mixed before training."""
+"""Attacks on images that were mixed or transformed before training: telling them apart, turning them back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,11 +12,14 @@ from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Flat, Scalar
 from fedpriv.defense.noise import Noise
-from fedpriv.defense.stations import labels
+from fedpriv.defense.stations import Defense, labels
 from fedpriv.models.spec import Spec
 from fedpriv.threat.replays import NOISE, note
 from fedpriv.threat.view import View
 from fedpriv_attacks.parts.objectives import Objective
+
+#: Least noise of a coordinate against the largest of a tensor's, where tensors have their own.
+_LEAST_SHARE = 0.1
 
 
 def known_noise(view: View) -> float:
@@ -101,7 +104,9 @@ class KnownNoise(Objective):
     adversary who knows the defenses knows (`known_noise`). For normal noise its minimum is the maximum of the
     likelihood. Laplace noise, where it is all there is in one client's update, has its own: the sum of absolute
     differences times sqrt(2) / s. Discrete Gaussian, Skellam and other noise, and sums, are taken for normal of the
-    same standard deviation. About half the number of weights at the truth, all of it for Laplace noise.
+    same standard deviation. Where the noise's size follows from the weights that were sent (`outpost`), each
+    coordinate's error in one client's update weighs by its own, and what was left out counts for nothing. About half
+    the number of weights at the truth, all of it for Laplace noise.
 
     A prior that is a negative log-density in nats then needs no tuning: the sum is that of a posterior. Where the noise
     is not known, `noise_likelihood` finds it.
@@ -112,7 +117,18 @@ class KnownNoise(Objective):
 
     def prepared(self, view: View) -> tuple[Objective, View]:
         """That of Laplace noise, where it stands alone."""
-        declared = [n for d in view.defenses for part in d.parts() if (n := part.noise(view.plan)) is not None]
+        noisy = [
+            (part, n, label)
+            for label, d in zip(labels(view.defenses), view.defenses, strict=True)
+            for part in d.parts()
+            if (n := part.noise(view.plan)) is not None
+        ]
+        declared = [n for _, n, _ in noisy]
+        if view.kind == "update" and len(noisy) == 1 and declared[0].scale is None:
+            found = _by_tensor(view, noisy[0][0])
+            if found is not None:
+                note([NOISE + noisy[0][2]])
+                return _KnownByTensor(layers=self.layers, defense=noisy[0][0], deviations=found), view
         alone = view.kind == "update" and len(declared) == 1 and declared[0].where == "update"
         if alone and declared[0].distribution == "laplace":
             return _KnownLaplace(layers=self.layers), view
@@ -139,6 +155,47 @@ class _KnownLaplace(Objective):
     def factor(self, view: View, norm: float) -> float:
         """The observed update's norm over the distribution's scale, the standard deviation over sqrt(2)."""
         return norm * math.sqrt(2) / required_noise(view, f"objective '{self.kind}'")
+
+
+class _KnownByTensor(Objective):
+    """`KnownNoise` where each tensor has its own: the sum of e^2 / (2 s^2) over what the update tells of, in nats."""
+
+    kind: ClassVar[str] = "known_noise"
+
+    defense: Any
+    deviations: Any
+
+    def __call__(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
+        """See `Objective.__call__`; the noise is that of the whole update, whichever layers count."""
+        defense: Defense = self.defense
+        largest = max(self.deviations)
+        given = tf.repeat(tf.constant(self.deviations, simulated.dtype), list(spec.sizes))
+        found = defense.noise_by_coordinate(observed, given, spec)
+        # What has no noise at all would weigh infinitely.
+        weights = 1 / tf.maximum(found, _LEAST_SHARE * largest)
+        if self.layers is not None:
+            chosen = set(self.chosen(spec))
+            weights *= tf.repeat(tf.constant([float(i in chosen) for i in range(len(spec.sizes))]), list(spec.sizes))
+        return tf.nn.l2_loss((simulated - observed) * weights)
+
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
+        """As called."""
+        return self(simulated, observed, spec)
+
+    def factor(self, view: View, norm: float) -> float:
+        """The observed update's squared norm: deviations are in its units."""
+        return norm**2
+
+
+def _by_tensor(view: View, defense: Defense) -> tuple[float, ...] | None:
+    """The noise's standard deviation in each tensor of one client's update; None where it is not known, or none."""
+    if view.procedure is None or view.client_rate is None or not view.num_examples:
+        return None
+    steps = view.procedure.local_steps(view.num_examples[0])
+    found = defense.noise_by_tensor(view.model.spec.unflatten_numpy(view.weights), steps)
+    if found is None or max(found) <= 0:
+        return None
+    return tuple(view.client_rate * s for s in found)
 
 
 def averaged(views: Sequence[View]) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.select import mask_of_largest
 from fedpriv.base.types import Flat, Nested, Scalar
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.passed import Passed
@@ -71,8 +72,7 @@ class DGC(Defense):
         v = v + u
         k = self.kept(size, context.round)
         magnitudes = tf.where(tf.math.is_finite(v), tf.abs(v), tf.zeros_like(v))
-        places = tf.math.top_k(tf.stop_gradient(magnitudes), k, sorted=False).indices
-        mask = tf.scatter_nd(places[:, None], tf.ones_like(places, update.dtype), [size])
+        mask = tf.cast(mask_of_largest(magnitudes, k), update.dtype)
         sent = tf.where(tf.math.is_finite(v), v * mask, v)
         whole, part = tf.reduce_sum(tf.square(v)), tf.reduce_sum(tf.square(sent))
         index = max(1, math.ceil(math.log2(size)))

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
-from fedpriv.base.types import Flat, Nested
+from fedpriv.base.types import Flat, Nested, Tensor
 from fedpriv.defense.stations import Context
 from fedpriv.models.spec import Spec
 from fedpriv_defenses.compression import bits
@@ -36,20 +36,23 @@ class OneBit(Compressor):
 
     def compress(self, whole: Flat, own: Nested, context: Context) -> tuple[Message, Nested]:
         """Which are not negative, bool `[d]`; levels of the columns `[2, columns]`, those of negative values first."""
-        columns, count = _columns(context.plan.spec)
+        spec = context.plan.spec
         positive = whole >= 0
         levels = []
         for side in (tf.logical_not(positive), positive):
             counted = tf.cast(side, whole.dtype)
-            total = tf.math.unsorted_segment_sum(whole * counted, columns, count)
-            levels.append(tf.math.divide_no_nan(total, tf.math.unsorted_segment_sum(counted, columns, count)))
+            total, count = (_column_sums(v, spec) for v in (whole * counted, counted))
+            levels.append(tf.math.divide_no_nan(total, count))
         return (positive, tf.stack(levels)), own
 
     def decompress(self, message: Message, spec: Spec) -> Flat:
         """Each coordinate's level, `[d]`."""
-        columns, _ = _columns(spec)
-        low, high = tf.gather(message[1][0], columns), tf.gather(message[1][1], columns)
-        return tf.where(message[0], high, low)
+        widths = [shape[-1] if len(shape) > 1 else 1 for shape in spec.shapes]
+        found = []
+        for signs, levels in zip(tf.split(message[0], list(spec.sizes)), tf.split(message[1], widths, 1), strict=True):
+            rows = tf.reshape(signs, [-1, int(levels.shape[1])])
+            found.append(tf.reshape(tf.where(rows, levels[1], levels[0]), [-1]))
+        return tf.concat(found, 0)
 
     def bits(self, message: Message, spec: Spec) -> int:
         """One a coordinate, and two levels a column."""
@@ -63,6 +66,13 @@ class OneBit(Compressor):
         """As `Compressor.from_wire`."""
         levels = bits.to_floats(bits_[spec.size :], np.dtype(spec.dtype))
         return bits_[: spec.size].astype(bool), levels.reshape(2, -1)
+
+
+def _column_sums(values: Flat, spec: Spec) -> Tensor:
+    """Sums of the columns, in their order, `[columns]`."""
+    parts = zip(tf.split(values, list(spec.sizes)), spec.shapes, strict=True)
+    sums = [tf.reduce_sum(tf.reshape(p, [-1, shape[-1] if len(shape) > 1 else 1]), 0) for p, shape in parts]
+    return tf.concat(sums, 0)
 
 
 def _columns(spec: Spec) -> tuple[np.ndarray, int]:

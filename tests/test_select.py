@@ -1,0 +1,34 @@
+"""Select: exactly the largest, by the bits of values, for many and for few, with ties and zeros."""
+
+import numpy as np
+import pytest
+
+from fedpriv.base.lazy import tf
+from fedpriv.base.select import _FEW, kth_largest, mask_of_largest
+
+
+def values(n, ties):
+    rng = np.random.default_rng(n)
+    found = np.abs(rng.normal(size=n) * 10.0 ** rng.integers(-30, 30, n)).astype(np.float32)
+    if ties:
+        found[rng.random(n) < 0.6] = 0.25
+        found[rng.random(n) < 0.1] = 0
+    return found
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("n", [50, _FEW + 7])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_largest_are_those_of_a_sort(n, ties, dtype):
+    x = values(n, ties).astype(dtype)
+    order = np.argsort(-x, kind="stable")
+    for k in (1, n // 10, n // 2, n - 1, n):
+        assert kth_largest(tf.constant(x), k).numpy() == x[order[k - 1]]
+        mask = mask_of_largest(tf.constant(x), k).numpy()
+        np.testing.assert_array_equal(np.flatnonzero(mask), np.sort(order[:k]))
+
+
+def test_it_is_traced():
+    x = values(_FEW + 1, False)
+    traced = tf.function(lambda v: kth_largest(v, 100), autograph=False)
+    assert traced(tf.constant(x)).numpy() == np.sort(x)[-100]
