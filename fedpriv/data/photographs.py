@@ -102,8 +102,8 @@ def _patches(picture: np.ndarray, test: bool) -> np.ndarray:
         if (band % 4 == 1) != test:
             continue
         rows = picture[top : top + BAND]
-        every = sliding_window_view(rows, (SIDE, SIDE), (0, 1))[::STEP, ::STEP]
+        every = sliding_window_view(rows, (SIDE, SIDE, rows.shape[2]))[::STEP, ::STEP, 0]
         shades = sliding_window_view(rows.mean(axis=-1), (SIDE, SIDE))[::STEP, ::STEP]
         shown = np.std(shades, axis=(2, 3)) / 255 >= LEAST_CONTRAST
-        found.append(np.moveaxis(every[shown], 1, -1))
+        found.append(every[shown])
     return np.concatenate(found)
