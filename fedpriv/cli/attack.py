@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,9 @@ from fedpriv.cli.mapped import Mapped, Written, mapped
 if TYPE_CHECKING:
     import numpy as np
 
+    from fedpriv.base.types import Row
     from fedpriv.experiment.setting import Setting
+    from fedpriv.rounds.trial import Inapplicable
 
 OPTIONS = (
     Mapped(
@@ -304,6 +307,7 @@ def attack(
     named = made.name or type(made).__name__
     gathered = Gathered(named, asked, is_generative(made), setting.controlled, checks=checks)
     interrupted = False
+    waiting: list[tuple[Inapplicable, Row]] = []  # a reason that all trials share is said once, at the end
     try:
         for run in range(seed, seed + repeats):
             columns = {"seed": run} if repeats > 1 else {}
@@ -317,8 +321,12 @@ def attack(
                 if isinstance(attempt.result, Inapplicable) or attempt.observation is None:
                     assert isinstance(attempt.result, Inapplicable)
                     gathered.refuse(attempt.result)
-                    show_inapplicable(attempt.result, at, json_lines)
+                    waiting.append((attempt.result, at))
+                    kinds = {re.sub(r"\d+", "", refused.reason) for refused, _ in waiting}  # but for the round's number
+                    if gathered.scores or json_lines or len(kinds) > 1:
+                        show_inapplicable(waiting, json_lines)
                     continue
+                show_inapplicable(waiting, json_lines)
                 behind = attempt.observation.truth
                 for row in gathered.add(attempt.result, behind, run, at, attempt.control):
                     show_row(row, row["number"], asked.unit, gathered.row_columns(behind.kind), json_lines)
@@ -330,6 +338,7 @@ def attack(
         reasons = [gathered.refused[0].reason, *gathered.warnings()]
         raise CapabilityError(f"attack '{made.name}' does not apply: {together(reasons)}")
     if not gathered.scores:
+        show_inapplicable(waiting, json_lines)
         raise KeyboardInterrupt
     show_summary(gathered, json_lines, str(adversary), threat, describe_images(setting, staged, seed))
     if out is not None:

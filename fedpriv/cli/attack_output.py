@@ -353,14 +353,16 @@ def _cell(value: Any, column: Column) -> str:
     return format(value, column.format)
 
 
-def show_inapplicable(result: Inapplicable, columns: Row, json_lines: bool) -> None:
-    """Prints that the attack does not apply to a trial, and why."""
+def show_inapplicable(waiting: list[tuple[Inapplicable, Row]], json_lines: bool) -> None:
+    """Prints that the attack does not apply to the trials in `waiting`, and why, and empties it."""
     from fedpriv.base.atomic import to_json
 
-    if json_lines:
-        typer.echo(to_json({"kind": "inapplicable", **columns, "reason": result.reason}))
-    else:
-        typer.echo(f"trial {columns['trial']}: does not apply: {result.reason}", err=True)
+    for result, columns in waiting:
+        if json_lines:
+            typer.echo(to_json({"kind": "inapplicable", **columns, "reason": result.reason}))
+        else:
+            typer.echo(f"trial {columns['trial']}: does not apply: {result.reason}", err=True)
+    waiting.clear()
 
 
 def show_summary(gathered: Gathered, json_lines: bool, adversary: str, threat: str, images: Row) -> None:

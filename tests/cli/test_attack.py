@@ -183,6 +183,13 @@ def test_an_attack_that_cannot_is_told_why(run, npz):
     assert "need 99 images" in err
 
 
+def test_one_reason_for_all_trials_is_said_once(run, npz):
+    status, out, err = run("attack", "untransform", *TINY, "--data", npz)
+    assert (status, out) == (2, "")
+    assert err.count("does not apply") == 1
+    assert err.count("knows of none here") == 1
+
+
 def test_a_trained_model_can_be_attacked(run, npz, tmp_path):
     path = tmp_path / "c"
     common = ("--data", npz, "--model", "logistic")
