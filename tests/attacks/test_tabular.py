@@ -29,7 +29,9 @@ def exposure(data, model, trials, batch=1, **options):
     return Exposure(made, test, trials, batch, **options)
 
 
-@pytest.mark.parametrize(("data", "model"), TABLES)
+@pytest.mark.parametrize(
+    ("data", "model"), [TABLES[0], *(pytest.param(*t, marks=pytest.mark.slow) for t in TABLES[1:])]
+)
 def test_dlg_reads_rows_and_targets_off_a_gradient(data, model):
     for observation in exposure(data, model, 2):
         trial = run_trial(QUICK, observation, 0)

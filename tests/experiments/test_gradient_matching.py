@@ -14,6 +14,7 @@ def test_rows_are_attacks_that_spend_their_whole_budget():
         assert finding.y == [0], name
 
 
+@pytest.mark.slow
 def test_every_row_is_compared_with_the_gradient_and_its_base(monkeypatch):
     rows = benchmark.measured(benchmark.observed("logistic", 1), 10, 1)
     assert list(rows) == list(benchmark.ROWS)

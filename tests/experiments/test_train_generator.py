@@ -17,6 +17,7 @@ def images(n, seed=0):
     return x
 
 
+@pytest.mark.slow
 def test_it_learns_and_repeats_itself():
     layers = architecture((8, 8, 1), 16, 4)
     runs = [train(images(256), layers, 3, 12, 32, 3e-3, seed) for seed in (0, 0, 1)]
