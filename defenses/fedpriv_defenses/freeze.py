@@ -67,10 +67,7 @@ class Freeze(Defense):
         return Passed(self._without(update, spec), bits=8 * int(update.dtype.size) * sent)
 
     def _without(self, flat: Flat, spec: Spec) -> Flat:
-        gone = set(self.frozen(spec))
-        kept = np.repeat([name not in gone for name in spec.names], spec.sizes)
-        # Not a number in what is left out must still stop the client, not hide.
-        return tf.where(tf.constant(kept) | ~tf.math.is_finite(flat), flat, tf.zeros_like(flat))
+        return without(flat, places_of(self.frozen(spec), spec))
 
 
 def tensors_of(chosen: Sequence[str], spec: Spec, who: str, advice: str) -> list[str]:
@@ -86,6 +83,18 @@ def tensors_of(chosen: Sequence[str], spec: Spec, who: str, advice: str) -> list
     if len(found) == len(spec.names):
         raise ParameterError(f"{who}: layers={list(chosen)} are all there are; {advice}")
     return found
+
+
+def places_of(names: Sequence[str], spec: Spec) -> np.ndarray:
+    """Bool `[d]`, True in the tensors of these names."""
+    chosen = set(names)
+    return np.repeat([name in chosen for name in spec.names], spec.sizes)
+
+
+def without(flat: Flat, places: np.ndarray) -> Flat:
+    """`[d]` with zeros where `places [d]` is True, but for values that are not finite."""
+    # Not a number in what is left out must still stop the client, not hide.
+    return tf.where(tf.constant(~places) | ~tf.math.is_finite(flat), flat, tf.zeros_like(flat))
 
 
 def _below(name: str, layer: str) -> bool:

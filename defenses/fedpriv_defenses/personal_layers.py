@@ -14,7 +14,7 @@ from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv.models.spec import Spec
-from fedpriv_defenses.freeze import tensors_of
+from fedpriv_defenses.freeze import places_of, tensors_of, without
 
 
 class PersonalLayers(Defense):
@@ -56,8 +56,7 @@ class PersonalLayers(Defense):
 
     def _places(self, spec: Spec) -> np.ndarray:
         """Bool `[d]`, True where a coordinate is personal."""
-        gone = set(self.personal(spec))
-        return np.repeat([name in gone for name in spec.names], spec.sizes)
+        return places_of(self.personal(spec), spec)
 
     def check(self, plan: Plan) -> None:
         """Raises ParameterError for layers that the model does not have."""
@@ -90,10 +89,8 @@ class PersonalLayers(Defense):
         where = tf.constant(np.flatnonzero(places))
         moved = tf.gather(update, where)
         own = tf.gather(context.weights, where) + moved
-        # Not a number in what is left out must still stop the client, not hide.
-        sent = tf.where(tf.constant(~places) | ~tf.math.is_finite(update), update, tf.zeros_like(update))
         bits = 8 * int(update.dtype.size) * int((~places).sum())
-        return Passed(sent, log={"moved": tf.norm(moved)}, state=(own, tf.constant(True)), bits=bits)
+        return Passed(without(update, places), log={"moved": tf.norm(moved)}, state=(own, tf.constant(True)), bits=bits)
 
     def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
         """Nothing is known of the personal layers; all else is as it was."""

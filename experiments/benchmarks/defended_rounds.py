@@ -13,11 +13,16 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
+
+if TYPE_CHECKING:
+    from fedpriv.data.dataset import Dataset
+    from fedpriv.models.model import Model
 
 #: Stacks by name, as on a command line.
 STACKS: dict[str, tuple[str, ...]] = {
@@ -27,7 +32,7 @@ STACKS: dict[str, tuple[str, ...]] = {
     "local DP": ("local_dp(clip=1,noise_multiplier=1)",),
     "secret sharing": ("clip(norm=1)", "secret_sharing(aggregators=3,range=1)"),
 }
-CLIENTS, COHORT, EXAMPLES = 100, 20, 60
+CLIENTS, COHORT, EXAMPLES, BATCH = 100, 20, 60, 10
 WARMUP = 2
 
 
@@ -73,34 +78,41 @@ def main(
 def timed(rounds: int) -> dict[str, list[float]]:
     """Seconds of each timed round, by stack; rounds alternate between stacks."""
     from experiments.benchmarks import workload
+    from fedpriv.models import load as load_model
+
+    model = load_model("2nn", input_shape=(784,), num_classes=10)
+    return by_turns(workload.images(), model, STACKS, rounds, time.perf_counter)
+
+
+def by_turns(
+    data: Dataset, model: Model, lines: Mapping[str, Sequence[str]], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """What each timed round takes by `clock`, by line of defenses; rounds alternate between lines."""
     from fedpriv.base import registry
     from fedpriv.data.partition import Partition
     from fedpriv.federation.federation import Federation
-    from fedpriv.models import load as load_model
     from fedpriv.procedure.procedure import Sampling, make_procedure
 
-    data = workload.images()
-    model = load_model("2nn", input_shape=(784,), num_classes=10)
     parts = np.split(np.random.default_rng(0).permutation(len(data))[: CLIENTS * EXAMPLES], CLIENTS)
     procedure = make_procedure(
         local_epochs=1,
-        batch_size=10,
+        batch_size=BATCH,
         client={"learning_rate": 0.1},
         sampling=Sampling.fixed(COHORT),
         weighting="uniform",
     )
     runs = {}
-    for name, written in STACKS.items():
+    for name, written in lines.items():
         defenses = tuple(registry.defenses.create(text) for text in written)
         federation = Federation(model, data, Partition("even", tuple(parts)), procedure, defenses, seed=0)
         runs[name] = [federation, federation.start()]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(WARMUP + rounds):
         for name, run in runs.items():
-            began = time.perf_counter()
+            began = clock()
             run[1], _ = run[0].step(run[1], evaluate=False)
             if turn >= WARMUP:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     for federation, _ in runs.values():
         federation.close()
     return seconds

@@ -17,6 +17,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from experiments.benchmarks.defended_rounds import BATCH, CLIENTS, COHORT, EXAMPLES, by_turns
+
 #: Every empirical defense, as on a command line.
 DEFENSES = (
     "freeze(layers=[{head}])",
@@ -43,8 +45,6 @@ DEFENSES = (
     "norm_bound(norm=1)",
     "soteria",
 )
-CLIENTS, COHORT, EXAMPLES, BATCH = 100, 20, 60, 10
-WARMUP = 2
 PLAIN = "none"
 
 
@@ -93,40 +93,14 @@ def main(
 
 def timed(rounds: int, model: str, chosen: list[str]) -> dict[str, list[float]]:
     """CPU seconds of each timed round, by defense; rounds alternate."""
-    from fedpriv.base import registry
     from fedpriv.data import fashion_small
-    from fedpriv.data.partition import Partition
-    from fedpriv.federation.federation import Federation
     from fedpriv.models import load as load_model
-    from fedpriv.procedure.procedure import Sampling, make_procedure
 
     data, _ = fashion_small()
     made = load_model(model, data)
     head = made.spec.names[-1].rpartition("/")[0]
-    parts = np.split(np.random.default_rng(0).permutation(len(data))[: CLIENTS * EXAMPLES], CLIENTS)
-    procedure = make_procedure(
-        local_epochs=1,
-        batch_size=BATCH,
-        client={"learning_rate": 0.1},
-        sampling=Sampling.fixed(COHORT),
-        weighting="uniform",
-    )
-    runs = {}
-    for text in (PLAIN, *chosen):
-        written = text.format(head=head)
-        defenses = () if text == PLAIN else (registry.defenses.create(written),)
-        federation = Federation(made, data, Partition("even", tuple(parts)), procedure, defenses, seed=0)
-        runs[written] = [federation, federation.start()]
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(WARMUP + rounds):
-        for name, run in runs.items():
-            began = time.process_time()
-            run[1], _ = run[0].step(run[1], evaluate=False)
-            if turn >= WARMUP:
-                seconds[name].append(time.process_time() - began)
-    for federation, _ in runs.values():
-        federation.close()
-    return seconds
+    lines = {PLAIN: (), **{(text := one.format(head=head)): (text,) for one in chosen}}
+    return by_turns(data, made, lines, rounds, time.process_time)
 
 
 def summary(seconds: dict[str, list[float]]) -> dict[str, dict[str, Any]]:

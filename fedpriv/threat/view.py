@@ -11,7 +11,7 @@ import numpy as np
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
-from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Tensor
+from fedpriv.base.types import Array, Examples, Flat, Labels, Nested, Scalar, Tensor, Tensors
 from fedpriv.data.kind import Kind
 from fedpriv.data.kinds.default import kind_of
 from fedpriv.defense.codec import Codec
@@ -225,26 +225,28 @@ class View:
             what += f", {np.count_nonzero(self.visible)} of its {self.visible.size} coordinates,"
         return f"{whose} holding {what} of round {self.round}, knowing {knows}."
 
-    def simulate(self, x: Examples, y: Labels) -> Flat:
+    def simulate(self, x: Examples, y: Labels, draws: Tensors = ()) -> Flat:
         """What `observed` would have been, had the clients held `x` and `y`. Pure, traceable, differentiable.
 
         Args:
           x: `[n, *input_shape]` float, n = `total_examples`, clients one after the other.
           y: targets `[n]`, or relaxed ones (such as probabilities `[n, num_classes]`); see `Task`.
+          draws: what a model that draws is taken to have drawn, as `Static.simulate` takes it; () for the means.
 
         Returns:
           `[d]` float: the replayed update (or weighted mean of updates), 0 where `visible` says that the adversary
           holds nothing. The batch order of the real client is unknown, so batches are taken in the order given, the
-          same in every epoch. So are the draws of a model that has some, which go by their means; `Static.simulate`
-          takes others.
+          same in every epoch.
 
         Raises:
           CapabilityError: the adversary does not know the procedure or the number of examples.
-          ParameterError: `x` or `y` has another number of examples.
+          ParameterError: `x`, `y` or `draws` has another number of examples.
         """
         dtype = self.model.spec.dtype
         rate = 0.0 if self.client_rate is None else self.client_rate
-        return self.simulate_from(tf.constant(self.weights, dtype), tf.constant(rate, dtype), x, y)
+        return self.static.simulate(
+            tf.constant(self.weights, dtype), tf.constant(rate, dtype), x, y, self.inputs(), draws=draws
+        )
 
     def simulate_from(
         self, weights: Flat, client_rate: Scalar | float, x: Examples, y: Labels, by_epoch: bool = False

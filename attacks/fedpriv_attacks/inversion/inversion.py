@@ -327,3 +327,14 @@ class Inversion(Attack):
         pooled = self.ensemble > 1
         most = self.ensemble if pooled else self.restarts
         return Restarts(most, self.target, self.tolerance, self.side_by_side, spread, pooled)
+
+
+def by_optimization(value: Attack, such: str) -> Inversion:
+    """An attack given as another's `inner`, if it matches an update by optimization.
+
+    Raises:
+      ValueError: it does not; `such` names ones that do.
+    """
+    if not isinstance(value, Inversion):
+        raise ValueError(f"'{value.name}' does not match an update by optimization; use one that does, such as {such}")
+    return value

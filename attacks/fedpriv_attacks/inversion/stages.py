@@ -91,11 +91,8 @@ def replayed_error(view: View, x: Examples | Array, targets: ArrayLike, draws: S
     """
     observed = np.asarray(view.observed, np.float64)
     with unmeasured():  # it judges a finding, and made none
-        rate = tf.constant(0.0 if view.client_rate is None else view.client_rate, view.model.spec.dtype)
-        weights = tf.constant(view.weights, view.model.spec.dtype)
-        given = weights, rate, tf.constant(x), tf.constant(targets), view.inputs()
         values = tuple(tf.constant(a) for a in draws)
-        replayed = view.static.simulate(*given, draws=values).numpy().astype(np.float64)
+        replayed = view.simulate(tf.constant(x), tf.constant(targets), values).numpy().astype(np.float64)
     error = float(np.sum((replayed - observed) ** 2) / np.sum(observed**2))
     return error if np.isfinite(error) else float("inf")
 

@@ -17,7 +17,7 @@ from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.dossier import Dossier
 from fedpriv.threat.knowledge import Auxiliary, Knowledge
 from fedpriv.threat.view import View
-from fedpriv_attacks.inversion.inversion import Inversion
+from fedpriv_attacks.inversion.inversion import by_optimization
 from fedpriv_attacks.labels.inference import Joint
 from fedpriv_attacks.mixed.decoding import Decoded, Public, decode, moments
 from fedpriv_attacks.mixed.signs import Look, darker_border, look_of, signed, smooth
@@ -31,14 +31,10 @@ _MOST_IMAGES = 2000
 
 
 def _inner(value: Attack) -> Attack:
-    if not isinstance(value, Inversion):
+    matching = by_optimization(value, "dlg or inversion(objective=cosine)")
+    if not isinstance(matching.labels, Joint):
         raise ValueError(
-            f"'{value.name}' does not match an update by optimization; use one that does, such as dlg or "
-            "inversion(objective=cosine)"
-        )
-    if not isinstance(value.labels, Joint):
-        raise ValueError(
-            f"labels={value.labels.describe()} finds one class an image, and mixtures have several; use labels=joint"
+            f"labels={matching.labels.describe()} finds one class an image, and mixtures have several; use labels=joint"
         )
     return value
 

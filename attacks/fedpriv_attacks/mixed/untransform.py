@@ -18,7 +18,7 @@ from fedpriv.defense.transformation import Transformation
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.knowledge import Auxiliary, Knowledge
 from fedpriv.threat.view import View
-from fedpriv_attacks.inversion.inversion import Inversion
+from fedpriv_attacks.inversion.inversion import by_optimization
 from fedpriv_attacks.modern import AttackPart
 
 #: Weight of an image's total variation against the squared misfit of a pixel: enough to fill what left the frame, too
@@ -32,12 +32,7 @@ _MOST_IMAGES = 2000
 
 
 def _inner(value: Attack) -> Attack:
-    if not isinstance(value, Inversion):
-        raise ValueError(
-            f"'{value.name}' does not match an update by optimization; use one that does, such as dlg or "
-            "inverting_gradients"
-        )
-    return value
+    return by_optimization(value, "dlg or inverting_gradients")
 
 
 class Untransform(Attack):

@@ -15,17 +15,12 @@ from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.dossier import Dossier
 from fedpriv.threat.knowledge import Knowledge
 from fedpriv.threat.view import View
-from fedpriv_attacks.inversion.inversion import Inversion
+from fedpriv_attacks.inversion.inversion import Inversion, by_optimization
 from fedpriv_attacks.modern import AttackPart
 
 
 def _inversion(value: Attack) -> Attack:
-    if not isinstance(value, Inversion):
-        raise ValueError(
-            f"'{value.name}' does not match an update by optimization; use one that does, such as dlg, "
-            "inverting_gradients or maximum_posterior"
-        )
-    return value
+    return by_optimization(value, "dlg, inverting_gradients or maximum_posterior")
 
 
 class RoundAverage(Attack):

@@ -47,16 +47,15 @@ class OneBit(Compressor):
 
     def decompress(self, message: Message, spec: Spec) -> Flat:
         """Each coordinate's level, `[d]`."""
-        widths = [shape[-1] if len(shape) > 1 else 1 for shape in spec.shapes]
-        found = []
-        for signs, levels in zip(tf.split(message[0], list(spec.sizes)), tf.split(message[1], widths, 1), strict=True):
+        found, sizes = [], list(spec.sizes)
+        for signs, levels in zip(tf.split(message[0], sizes), tf.split(message[1], _widths(spec), 1), strict=True):
             rows = tf.reshape(signs, [-1, int(levels.shape[1])])
             found.append(tf.reshape(tf.where(rows, levels[1], levels[0]), [-1]))
         return tf.concat(found, 0)
 
     def bits(self, message: Message, spec: Spec) -> int:
         """One a coordinate, and two levels a column."""
-        return spec.size + 2 * _columns(spec)[1] * float_bits(spec)
+        return spec.size + 2 * sum(_widths(spec)) * float_bits(spec)
 
     def to_wire(self, message: tuple[np.ndarray, ...], spec: Spec) -> np.ndarray:
         """Signs, then levels."""
@@ -70,16 +69,11 @@ class OneBit(Compressor):
 
 def _column_sums(values: Flat, spec: Spec) -> Tensor:
     """Sums of the columns, in their order, `[columns]`."""
-    parts = zip(tf.split(values, list(spec.sizes)), spec.shapes, strict=True)
-    sums = [tf.reduce_sum(tf.reshape(p, [-1, shape[-1] if len(shape) > 1 else 1]), 0) for p, shape in parts]
+    parts = zip(tf.split(values, list(spec.sizes)), _widths(spec), strict=True)
+    sums = [tf.reduce_sum(tf.reshape(part, [-1, width]), 0) for part, width in parts]
     return tf.concat(sums, 0)
 
 
-def _columns(spec: Spec) -> tuple[np.ndarray, int]:
-    """(The column of each coordinate, int32 `[d]`; how many there are)."""
-    found, count = [], 0
-    for shape, size in zip(spec.shapes, spec.sizes, strict=True):
-        each = shape[-1] if len(shape) > 1 else 1
-        found.append(count + np.tile(np.arange(each), size // max(each, 1)))
-        count += each
-    return np.concatenate(found).astype(np.int32), count
+def _widths(spec: Spec) -> list[int]:
+    """How many columns each tensor has: its outputs, or one."""
+    return [shape[-1] if len(shape) > 1 else 1 for shape in spec.shapes]
