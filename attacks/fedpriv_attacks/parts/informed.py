@@ -1,0 +1,83 @@
+"""Informed: the objective that the known defenses call for."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from fedpriv.base.errors import CapabilityError
+from fedpriv.base.types import Flat, Scalar
+from fedpriv.models.spec import Spec
+from fedpriv.threat.view import View
+from fedpriv_attacks.parts.component import read, saved
+from fedpriv_attacks.parts.consistent import Consistent
+from fedpriv_attacks.parts.known_noise import KnownNoise, known_noise
+from fedpriv_attacks.parts.objectives import Objective, Signed, SquaredError
+
+#: Absolute values of a tensor's entries count as one where they differ by less, relatively.
+_ONE_SIZE = 1e-4
+
+
+class Informed(Objective):
+    """What the known defenses call for: the likelihood of their noise, what their messages leave open, or signs.
+
+    One attack for a comparison of many defenses. In this order: `known_noise` where the defenses declare noise that is
+    in the view; `consistent` where the last of them sends less of an update than it was and says what that leaves
+    open; `signed` where a defense is known and all of a tensor's entries that are not zero have one absolute value;
+    else, and for an adversary that knows no defense, `otherwise`. `layers` is handed on.
+
+    It fails where the objective that it takes does: noise above the update, too few values sent.
+    """
+
+    kind: ClassVar[str] = "informed"
+    paper: ClassVar[str] = "a choice; see the objectives that it takes"
+
+    otherwise: Annotated[Objective, read("objective"), saved] = Field(
+        default_factory=SquaredError,
+        description="the objective where no known defense calls for one.",
+    )
+
+    def prepared(self, view: View) -> tuple[Objective, View]:
+        """The objective for this view's known defenses, and the view as it is matched."""
+        chosen = self._chosen(view)
+        return (chosen if self.layers is None else chosen.with_(layers=self.layers)).prepared(view)
+
+    def _chosen(self, view: View) -> Objective:
+        if not view.defenses:
+            return self.otherwise
+        if _tells_noise(view):
+            return KnownNoise()
+        try:
+            Consistent().prepared(view)
+            return Consistent()
+        except CapabilityError:
+            return Signed() if _signs(view) else self.otherwise
+
+    def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
+        """Only what `prepared` gives knows the defenses."""
+        raise CapabilityError(f"objective '{self.kind}' needs a view to learn its defenses from")
+
+
+def _tells_noise(view: View) -> bool:
+    """Whether the noise in what is observed is declared, and known."""
+    objective, _ = KnownNoise().prepared(view)
+    if type(objective) is not KnownNoise:
+        return True
+    try:
+        return known_noise(view) > 0
+    except CapabilityError:
+        return False
+
+
+def _signs(view: View) -> bool:
+    """Whether each tensor's entries have one absolute value, or are zero, and some tensor has several."""
+    several = False
+    assert view.observed is not None
+    for part in view.model.spec.unflatten_numpy(view.observed):
+        sizes = np.abs(part[part != 0])
+        if sizes.size and np.ptp(sizes) > _ONE_SIZE * sizes.max():
+            return False
+        several |= sizes.size > 1
+    return several
