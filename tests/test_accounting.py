@@ -45,6 +45,7 @@ def true_replacement_divergence(order: float, rate: float, multiplier: float) ->
     return float(special.logsumexp(exponent) + np.log(x[1] - x[0])) / (order - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "multiplier"), [(10, 1.0), (50, 2.0), (90, 2.0), (100, 4.0)])
 def test_fixed_size_sampling_bounds_the_true_divergence_of_replacing_a_client(size, multiplier):
     from fedpriv.base.lazy import dp_accounting

@@ -101,6 +101,7 @@ def gave_away(made, generative=False):
     return disclosed(goal_of(Blind()), trials, generative)
 
 
+@pytest.mark.slow
 def test_a_control_is_the_same_attack_with_the_same_seed_on_noise(toy, logistic_model):
     def made(**more):
         return list(attempts(Blind(), exposure(toy, logistic_model), seed=9, **more))
@@ -142,6 +143,7 @@ def test_an_attack_that_refuses_noise_has_no_control_and_says_why(toy, logistic_
     assert [a.control for a in attempts(Wary(), rounds, seed=9, control="noise")] == [None] * 4
 
 
+@pytest.mark.slow
 def test_dlg_draws_from_the_update_and_not_from_itself():
     """A strong signal: on a sigmoid LeNet an update gives the image away, and noise of its norm does not."""
     from fedpriv_attacks.inversion.dlg import DLG

@@ -68,6 +68,7 @@ def test_a_loss_distribution_gives_the_closed_form_where_there_is_one():
     assert found.advantage == pytest.approx(exact.advantage, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_sampling_bounds_more_tightly_and_renyi_less():
     sampled = dp_accounting.PoissonSampledDpEvent(0.1, GAUSSIAN(1.0))
     rates = np.array([1e-3, 0.01, 0.1])
@@ -108,6 +109,7 @@ def test_the_bound_by_renyi_divergences_is_looser():
     assert alone == pytest.approx(math.sqrt(0.1 * math.e))
 
 
+@pytest.mark.slow
 def test_sampling_the_likelihood_ratio_gives_both_the_closed_form_and_the_distributions_number():
     found, error = sampled_reconstruction(2.0, rate=1.0, rounds=4, prior=0.1, samples=40_000)
     assert abs(found - GaussianTradeOff(1.0).reconstruction(0.1)) < 4 * error

@@ -45,6 +45,7 @@ def test_a_budget_that_makes_no_sense_is_named(text, message):
         Budget.of(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("accountant", "expected"), [("rdp", 0.714), ("pld", 0.616)])
 def test_published_noise_for_a_budget(accountant, expected):
     """(2, 1e-6) with q = 1e-3 over 1,500 rounds."""
@@ -164,6 +165,7 @@ def ledger_with_rounds(rounds):
     return ledger
 
 
+@pytest.mark.slow
 def test_phases_add_up_under_other_noise_and_sampling():
     first, second = setup_of(), setup_of(Sampling.poisson(0.01))
     ledger = Ledger(first, [claim_of(1.2)])

@@ -107,6 +107,7 @@ def test_another_federation_is_refused_by_name(noisy, tmp_path):
         noisy().run(2, checkpoint=path, weights=noisy().start().weights + 1)
 
 
+@pytest.mark.slow
 def test_damage_anywhere_is_found_or_harmless(federate, tmp_path):
     path, damaged = tmp_path / "run.ckpt", tmp_path / "damaged.ckpt"
     federate(server={"kind": "momentum"}).run(2, checkpoint=path)
@@ -142,6 +143,7 @@ def test_what_is_no_checkpoint_is_said_so(tmp_path):
         Checkpoint.load(tmp_path / "array.npy")
 
 
+@pytest.mark.slow
 def test_a_failed_save_leaves_the_old_file_whole(federate, tmp_path, monkeypatch):
     import os
 

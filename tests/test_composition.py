@@ -41,6 +41,7 @@ def test_nested_events_have_a_multiplier_where_they_are_gaussian():
     assert gaussian_multiplier(dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.GaussianDpEvent(1.0))) is None
 
 
+@pytest.mark.slow
 def test_the_mu_of_sampled_rounds_lies_above_the_whole_privacy_curve():
     composed = sampled(1.2, 0.05, 50)
     found = composed.concentrated()
@@ -91,6 +92,7 @@ def test_groups_of_sampled_units_are_bounded(accountant):
     assert values[1] > 0.5 * truth
 
 
+@pytest.mark.slow
 def test_groups_that_nothing_bounds():
     value, route = sampled(0.8, 0.2, 100).group_epsilon(1e-5, 1000)
     assert (value, route) == (math.inf, "no theorem bounds it")

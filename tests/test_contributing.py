@@ -37,6 +37,7 @@ def test_the_defense_passes_its_check(tmp_path):
     assert checked.epsilon is None
 
 
+@pytest.mark.slow
 def test_the_attack_passes_its_check(written):
     from fedpriv.base.plugin import described
 

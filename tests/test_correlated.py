@@ -22,6 +22,7 @@ def tree_by_all_patterns(rounds, k, apart, restart):
     return math.sqrt(max(squares(np.isin(np.arange(rounds), p)) for p in patterns(rounds, k, apart)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [1, 2, 5, 7, 8, 11, 13])
 @pytest.mark.parametrize("restart", [None, 3, 4, 6])
 def test_trees_are_exact(rounds, restart):

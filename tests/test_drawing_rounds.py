@@ -38,6 +38,7 @@ def one_round(federation, client=0):
     return state, found
 
 
+@pytest.mark.slow
 def test_a_replay_with_what_was_drawn_is_the_update(federate, model):
     """Full batches, three epochs: each pass has draws of its own."""
     federation = federate(model=model, local_epochs=3, batch_size=None, client={"learning_rate": 0.3})
@@ -78,6 +79,7 @@ def test_evaluation_draws_nothing(federate, model, toy):
     assert record.accuracy == pytest.approx(np.mean(outputs.argmax(1) == toy.y))
 
 
+@pytest.mark.slow
 def test_runs_repeat_and_resume_to_the_same_bits(federate, model, tmp_path):
     def stop(record):
         if record.round == 1:
@@ -114,6 +116,7 @@ def test_peers_draw_too(federate, model):
     np.testing.assert_allclose(peers.weights, federate(**options).run(2).weights, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dp_sgd_clips_each_example_at_its_own_draws(federate, model):
     federation = federate(
         model=model,

@@ -44,12 +44,14 @@ def test_a_trial_has_clients_of_its_own_and_rounds_of_one_run(toy, logistic_mode
     assert not np.array_equal(exposure.episodes(0)[0].dossier.pages[0].weights, pages[0].weights)
 
 
+@pytest.mark.slow
 def test_one_round_is_what_it_always_was(toy, logistic_model):
     before = Exposure(logistic_model, toy, trials=2, cohort=2, procedure=FEDSGD)
     after = expose(logistic_model, toy, rounds=1, clients=2, defenses=())
     assert [o.view.observed.tobytes() for o in before] == [o.view.observed.tobytes() for o in after]
 
 
+@pytest.mark.slow
 def test_who_is_in_a_sum_is_known_to_whom_clients_send_and_to_nobody_else(federate):
     knowing = ["server", "aggregators(0)", "coalition(aggregator 0)"]
     others = ["observer", "client(0)", "eavesdropper", "server(identified=false)"]
@@ -65,6 +67,7 @@ def test_who_is_in_a_sum_is_known_to_whom_clients_send_and_to_nobody_else(federa
     assert {o.truth.clients for o in seen if o.view.members} == {(0, 1, 2, 3, 4)}
 
 
+@pytest.mark.slow
 def test_single_updates_have_members_where_they_are_linked(toy, logistic_model):
     for text, known in [("server", True), ("server(identified=false)", False), ("eavesdropper(persistent=true)", True)]:
         exposure = expose(logistic_model, toy, defenses=(), adversary=Adversary.parse(text))
@@ -72,6 +75,7 @@ def test_single_updates_have_members_where_they_are_linked(toy, logistic_model):
             assert o.view.members == ((o.view.pseudonym,) if known else None)
 
 
+@pytest.mark.slow
 def test_no_reference_leads_from_an_episode_s_dossier_to_its_truth(toy, logistic_model):
     for text in ("server", "aggregators(0)", "observer"):
         exposure = expose(logistic_model, toy, adversary=Adversary.parse(text))
@@ -94,6 +98,7 @@ def test_a_run_s_own_rounds_make_episodes_too(federate, toy, parts):
     np.testing.assert_array_equal(only.truth.y, toy.y[parts.indices[1]])
 
 
+@pytest.mark.slow
 def test_a_sum_that_never_came_out_is_an_outcome(toy, logistic_model):
     gone = FixedAttrition(count=1, phase="input")
     exposure = Exposure(

@@ -19,6 +19,7 @@ from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.tap import Tap
 
 
+@pytest.mark.slow
 def test_budgets_and_accounts_of_another_kind_are_named(federate, toy):
     central = {"defenses": (CentralDP(clip=0.1),), "weighting": "uniform", "rounds": 2}
     for budget in (2, (2, 1e-5)):
@@ -56,6 +57,7 @@ def test_uniform_weighting_averages_the_clients_gradients(federate, toy, parts, 
     assert np.abs(mean - by_hand.gradient(w0, toy.x, toy.y)).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["momentum", "adam", "yogi", "adagrad"])
 def test_server_optimizers_step_along_the_mean_update(federate, toy, by_hand, kind):
     """Two rounds of FedSGD with all clients, so that the server's pseudo-gradient is the full gradient."""
@@ -92,6 +94,7 @@ def test_the_clients_schedule_reaches_the_clients(federate):
     assert moves[0] > moves[1] > 0 == moves[2]
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_and_taps_change_none(federate, monkeypatch):
     calls = []
     cohort = GraphEngine.cohort
@@ -346,6 +349,7 @@ def test_a_round_that_cannot_be_finished_costs_a_round_and_training_goes_on(fede
     assert np.abs(goes_on.weights - start).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_may_stop_at_the_first_such_round_and_be_resumed_beyond_it(federate, tmp_path):
     class LeavesIn1(PartiesAttrition):
         def alive(self, phase, parties, round, seed):
@@ -371,6 +375,7 @@ class Sized(Defense):
         return weights + tf.cast(context.count, weights.dtype)
 
 
+@pytest.mark.slow
 def test_a_cohorts_size_in_the_model_ends_claims_that_assume_it_unpublished(federate):
     from fedpriv.base.errors import LedgerError
 

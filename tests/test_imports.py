@@ -94,6 +94,7 @@ def graph():
     return found
 
 
+@pytest.mark.slow
 def test_no_circle_and_no_arrow_back_up():
     found = graph()
     assert [sorted(c) for c in nx.strongly_connected_components(found) if len(c) > 1] == []
@@ -119,6 +120,7 @@ def modules():
         yield from (m.name for m in pkgutil.walk_packages(path, f"{package}.") if not m.name.endswith("__main__"))
 
 
+@pytest.mark.slow
 def test_importing_everything_imports_no_tensorflow():
     names = sorted(modules())
     assert len(names) > 50

@@ -96,6 +96,7 @@ def test_central_noise_is_in_what_is_released_and_not_in_the_messages(federate, 
     np.testing.assert_allclose(after - federation.start().weights, observer[0].view.observed, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", ["uniform", "examples"])
 @pytest.mark.parametrize("k", [2, 3])
 def test_secret_sharing_leaves_the_sum_alone(federate, plain, parts, k, weighting):
@@ -187,6 +188,7 @@ def normalized():
 KNOWING = Adversary().knowing("batch_statistics")
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_told_to_those_who_know_them(federate, normalized, toy, parts):
     (blind, knowing), _ = see(federate(model=normalized, **SETTINGS), SERVER, KNOWING)
     assert all(o.view.batch_statistics is None for o in blind)
@@ -245,6 +247,7 @@ def test_another_client_sees_the_released_model_and_its_own_examples(federate, t
     assert Capability.SINGLE_CLIENT not in view.capabilities
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 3, 4])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_its_own_examples_take_part_in_a_replay_without_being_looked_for(federate, double_model, number, steps):
@@ -327,6 +330,7 @@ def test_adversaries_are_checked():
         Tap("server")
 
 
+@pytest.mark.slow
 def test_how_many_came_is_secret_from_an_observer_where_cohorts_differ_in_size(federate):
     """A claim for random cohorts takes their size for unpublished, so no view may publish it."""
     blind = Adversary("observer", knows=frozenset({"procedure", "defense"}))

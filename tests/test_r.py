@@ -71,6 +71,7 @@ def test_the_page_shows_the_walk() -> None:
     assert shown >= len(code) - 3  # all but where figures go
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_is_printed(walked: tuple[str, Path]) -> None:
     shown = [line[4:].rstrip() for line in PAGE.read_text().splitlines() if re.match(r"    (# |  update|column)", line)]
     assert len(shown) >= 12

@@ -36,6 +36,7 @@ def make(text):
 PROTOCOLS = ["secagg(range=2)", "secagg(range=2,active=true)", "secagg_plus(range=2,neighbours=2,threshold=1)"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("attrition", [None, FixedAttrition(count=1)])
 def test_models_are_those_of_secret_sharing_to_the_bit(data, protocol, attrition):
@@ -57,6 +58,7 @@ def seen(data, adversary, *defenses, **options):
     return record.observations
 
 
+@pytest.mark.slow
 def test_a_coalition_sees_the_sum_of_the_others_and_with_enough_clients_each_update(data):
     (alone,) = seen(data, "server", make("secagg(range=2)"))
     assert (alone.view.kind, alone.view.clients) == ("sum", 6)
@@ -102,6 +104,7 @@ def test_users_are_told_how_safe_a_cohort_is(data):
     assert note.endswith("and 4 recover a client's secrets: up to 3 may work with the server, and up to 2 may go")
 
 
+@pytest.mark.slow
 def test_an_update_that_does_not_fit_stops_the_run_or_costs_the_round(data):
     """Of six clients the one with 6 examples moves furthest; nobody learns anything of the others."""
     coarse = make("secagg(range=1e-3)")
@@ -136,6 +139,7 @@ def test_what_a_protocol_sends_down_is_counted(data):
     assert record.bytes_down - bare.bytes_down == 6 * (5 * 68 + 5 * 100 + 6 * 4)
 
 
+@pytest.mark.slow
 def test_a_sum_over_one_client_is_warned_of(data):
     made = federation(data, make("secret_sharing(range=2)"))
     _, record = made.step(made.start(), evaluate=False, clients=[3])

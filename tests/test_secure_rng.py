@@ -54,6 +54,7 @@ def test_values_from_a_key_are_normal_and_uniform(key):
     assert not np.array_equal(seeds.fresh_keys(2)[0], seeds.fresh_keys(1)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "defense",
     [
@@ -79,6 +80,7 @@ def test_no_run_repeats_and_tensorflows_generator_is_not_asked(federate, defense
     assert any("does not follow it" in a for a in histories[0].ledger.epsilon(1e-5).assumes)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_draws_anew(federate, tmp_path, no_philox):
     options = {
         "defenses": (DPFTRL(clip=1.0, noise_multiplier=1.0),),

@@ -12,6 +12,7 @@ def rows(seeds):
     return np.ascontiguousarray(seeds).view("V16").ravel()
 
 
+@pytest.mark.slow
 def test_no_two_of_a_million_derived_seeds_collide_even_in_any_32_bits_alone():
     seeds = secrets_of(7, Purpose.CLIENT, [3], range(1_000_000))
     assert len(np.unique(rows(seeds))) == len(seeds)
@@ -81,6 +82,7 @@ def test_two_federations_without_a_seed_differ_and_say_nothing_of_it(federate):
     assert federate(seed=3).seeded
 
 
+@pytest.mark.slow
 def test_a_run_without_a_seed_resumes_to_the_same_bits(federate, tmp_path):
     from fedpriv_defenses.local_dp import LocalDP
 
@@ -108,6 +110,7 @@ def test_a_chosen_seed_is_named_in_the_account(federate):
     assert not any("it was chosen" in a for a in assumptions(None)[0])
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_unseeded_federation_share_no_noise(federate):
     from fedpriv_defenses.central_dp import CentralDP
 

@@ -61,6 +61,7 @@ def apart(separation, size=3, limit=""):
     return Sampling(kind="strategy", strategy=f"min_separation(size={size},separation={separation}{limit})")
 
 
+@pytest.mark.slow
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 9))
 def test_min_separation_keeps_the_distance_and_draws_anew(separation, size, seed):
     population = 25

@@ -22,6 +22,7 @@ LARGE = Simulated(cohort=400, population=100_000)
 NOISY = CentralDP(clip=1.0, noise_multiplier=2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fixed", "poisson"])
 def test_the_account_is_the_large_federations_and_the_noise_the_small_ones(federate, kind):
     small = Sampling.fixed(4) if kind == "fixed" else Sampling.poisson(0.8)

@@ -40,6 +40,7 @@ def test_a_claim_that_holds():
     assert replaced.epsilon == pytest.approx(1.61, abs=0.01)
 
 
+@pytest.mark.slow
 def test_published_noise_is_confirmed_and_less_is_not():
     facts = {"epsilon": 2.01, "delta": 1e-6, "clip": 0.5, "rate": 1e-3, "rounds": 1500}
     assert verdict(stddev=0.5 * 0.6162, **facts).holds
@@ -71,6 +72,7 @@ def test_sampling_does_not_amplify_against_the_server():
     assert any("does not see" in r or "do not see who takes part" in r for r in server.reasons)
 
 
+@pytest.mark.slow
 def test_sampling_is_counted_once():
     once = {"delta": 1e-5, "clip": 1, "stddev": 2, "rounds": 400}
     real = verdict(epsilon=0.01, rate=0.1, **once).epsilon
@@ -135,6 +137,7 @@ def test_a_delta_that_is_no_promise():
     assert any("above 1/1000" in r for r in found.reasons)
 
 
+@pytest.mark.slow
 def test_replacing_under_poisson_sampling_is_removing_and_adding():
     found = verdict(epsilon=2, delta=1e-6, clip=1, stddev=1.0, rate=0.01, rounds=100, relation="replace_one")
     added = verdict(epsilon=2, delta=1e-6, clip=1, stddev=1.0, rate=0.01, rounds=100)

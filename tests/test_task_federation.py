@@ -52,6 +52,7 @@ def once_each(tasks, options, ids):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "defenses"),
     once_each(DATA, [(), (Clip(norm=0.05),), (Clip(norm=1), SecretSharing(aggregators=2))], ["none", "clip", "shared"]),
@@ -65,6 +66,7 @@ def test_both_engines_train_to_the_same_weights(federate, address, task, defense
         assert (b.loss, b.test_loss) == pytest.approx((a.loss, a.test_loss), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", DATA)
 def test_training_helps_and_its_quality_is_recorded(federate, task):
     records = federate(**options(task, batch_size=4)).run(12).records
@@ -94,6 +96,7 @@ def test_one_step_of_logistic_and_of_linear_regression_by_hand(federate):
         assert record.loss == pytest.approx(np.mean([p.mean() for p in parts]), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", DATA)
 @pytest.mark.parametrize(
     ("procedure", "defenses"),

@@ -47,6 +47,7 @@ def address():
     runtime.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "each"), [(GPT, True), pytest.param(LSTM, False, marks=pytest.mark.slow)])
 def test_both_engines_train_to_the_same_weights(federate, address, name, each):
     tff = {"engine": "tff", "engine_options": {"workers": [address]}}
@@ -58,6 +59,7 @@ def test_both_engines_train_to_the_same_weights(federate, address, name, each):
         assert (b.loss, b.test_loss) == pytest.approx((a.loss, a.test_loss), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_next_token_model_learns_and_says_its_perplexity(federate):
     records = federate(**options(GPT, True)).run(6).records
     for record in records:

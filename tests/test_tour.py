@@ -50,20 +50,24 @@ def test_each_has_a_few_lines_a_picture_and_an_experiment(title: str) -> None:
     assert "uv run " in text or "fedpriv_experiments" in text
 
 
+@pytest.mark.slow
 def test_alone_together(toured: tuple[dict[str, Any], Path]) -> None:
     assert toured[0]["alone"].accuracy + 0.1 < toured[0]["together"].accuracy
 
 
+@pytest.mark.slow
 def test_the_mean_and_the_salaries_are_right(toured: tuple[dict[str, Any], Path]) -> None:
     names = toured[0]
     assert names["mean"] == pytest.approx(np.concatenate(names["readings"]).mean(), abs=1e-4)
     assert names["salaries"].run.mean == 3650
 
 
+@pytest.mark.slow
 def test_updates_give_images_away(toured: tuple[dict[str, Any], Path]) -> None:
     assert all(trial.score.images[0].psnr > 30 for trial in toured[0]["trials"])
 
 
+@pytest.mark.slow
 def test_encryption_gives_the_same_bits_and_takes_more_bytes(toured: tuple[dict[str, Any], Path]) -> None:
     runs = toured[0]["runs"]
     np.testing.assert_array_equal(runs["shares"].weights, runs["CKKS"].weights)
@@ -72,12 +76,14 @@ def test_encryption_gives_the_same_bits_and_takes_more_bytes(toured: tuple[dict[
     assert sent[0] < sent[2]
 
 
+@pytest.mark.slow
 def test_privacy_costs_accuracy(toured: tuple[dict[str, Any], Path]) -> None:
     epsilons, accuracies = zip(*toured[0]["points"])
     assert list(epsilons) == sorted(epsilons, reverse=True)
     assert accuracies[0] > accuracies[-1] + 0.05
 
 
+@pytest.mark.slow
 def test_denser_graphs_keep_peers_nearer(toured: tuple[dict[str, Any], Path]) -> None:
     gaps, apart = toured[0]["gaps"], toured[0]["apart"]
     assert gaps["complete"] == pytest.approx(1)
@@ -86,6 +92,7 @@ def test_denser_graphs_keep_peers_nearer(toured: tuple[dict[str, Any], Path]) ->
     assert toured[0]["spread"].accuracy > 0.6
 
 
+@pytest.mark.slow
 def test_the_pictures_are_drawn(toured: tuple[dict[str, Any], Path]) -> None:
     named = set(re.findall(r'"tour/(\w+)"', PAGE))
     assert {path.stem for path in toured[1].glob("*.png")} == named
@@ -105,6 +112,7 @@ def test_the_commands_exist() -> None:
             assert words[0] in {"train", *registry.commands.names()}, words
 
 
+@pytest.mark.slow
 def test_the_page_shows_small_copies_of_what_its_code_draws(
     toured: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def test_the_walk_finds_the_truth_where_it_is(federate):
     assert not holds({"other": 1 - x}, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", STACKS)
 def test_no_reference_leads_from_an_attack_to_the_truth(federate, case):
     defenses, adversary = STACKS[case]
@@ -72,6 +73,7 @@ def test_no_reference_leads_from_an_attack_to_the_truth(federate, case):
         np.testing.assert_array_equal(observation.view.labels, observation.truth.y)
 
 
+@pytest.mark.slow
 def test_no_reference_leads_there_from_batch_statistics_either(federate):
     from fedpriv.models.zoo import convnet
 
@@ -103,6 +105,7 @@ class Fixed(Attack):
         return Finding(x, view.labels, extra={"seed": seed})
 
 
+@pytest.mark.slow
 def test_a_trial_runs_the_attack_and_scores_it(federate):
     observation = federate().run(1, taps=[Tap(Adversary().knowing("labels"))]).observations[1]
     trial = run_trial(Fixed(), observation, seed=7, threshold_db=5.0)
@@ -122,6 +125,7 @@ def test_errors_come_out_of_the_thread(federate):
         run_trial(Fixed(), blind)
 
 
+@pytest.mark.slow
 def test_trials_are_cohorts_of_their_own(toy, logistic_model):
     exposure = Exposure(logistic_model, toy, trials=3, batch=2, cohort=2)
     seen = list(exposure)
@@ -151,6 +155,7 @@ def test_trials_need_enough_images(toy, logistic_model):
         Exposure(logistic_model, toy, trials=0)
 
 
+@pytest.mark.slow
 def test_no_reference_leads_there_from_a_question_or_a_lab(logistic_model):
     """A lab that has trained holds the adversary's own data only; a question does not hold its answer."""
     from fedpriv.data.dataset import Dataset

@@ -103,6 +103,7 @@ def test_lines_of_code_are_counted() -> None:
     assert code_lines('"""Doc.\n\nMore."""\n\n# %%\na = [\n    1,\n]  # why\n\n# end\nb = 2\n') == 4
 
 
+@pytest.mark.slow
 def test_first_attack(tmp_path: Path) -> None:
     said = tutorial("first_attack", tmp_path)
     assert decibels(said) > 30
@@ -200,6 +201,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name", "says"),
     [

@@ -72,6 +72,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_at_the_truth_it_is_the_observation(federate, double_model, case):
     seen = observe(federate(model=double_model, **CASES[case]), rounds=2)
@@ -83,6 +84,7 @@ def test_at_the_truth_it_is_the_observation(federate, double_model, case):
         assert np.abs(elsewhere - o.view.observed).max() > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", ["examples", "uniform"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_sums_of_ragged_clients_too(federate, double_model, weighting, steps):
@@ -148,6 +150,7 @@ def test_shuffled_minibatches_are_known_up_to_their_order(federate, double_model
     assert 1e-6 < max(errors) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"batch_size": None, "local_epochs": 3}, {"batch_size": 5, "local_epochs": 2}])
 def test_its_derivative_is_right(federate, double_model, options):
     """Against central differences, of the matching objective over examples and over label probabilities."""
@@ -170,6 +173,7 @@ def test_its_derivative_is_right(federate, double_model, options):
         assert float(np.sum(gradient * direction)) == pytest.approx((moved[0] - moved[1]) / 2e-4, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 5])
 def test_the_looped_replay_is_the_unrolled_one_and_as_differentiable(federate, double_model, monkeypatch, batch_size):
     o = observe(federate(model=double_model, batch_size=batch_size, local_epochs=3))[1]
@@ -206,6 +210,7 @@ def test_labels_may_be_of_any_kind(federate, double_model):
         np.testing.assert_allclose(o.view.simulate(o.truth.x, y), expected, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_views_share_a_graph_only_if_it_would_be_the_same(federate):
     view, other = (observe(federate(batch_size=None, seed=s))[0].view for s in (0, 8))
     base = view.static
@@ -250,6 +255,7 @@ def test_what_is_known_of_batch_norm_is_a_capability(federate):
     assert ours & dataclasses.replace(view, model=trained).capabilities == {Capability.RUNNING_STATISTICS}
 
 
+@pytest.mark.slow
 def test_it_says_what_it_is(federate):
     view = observe(federate(batch_size=None))[0].view
     assert "one client's update of round 0" in view.describe()

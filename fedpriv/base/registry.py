@@ -12,7 +12,7 @@ import inspect
 import sys
 import typing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     import pydantic
 
 
+@cache
+def _installed(path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
+    """All entry points of the packages on a path. Each look takes as long as all of them, and there are many groups."""
+    return importlib.metadata.entry_points()
+
+
 @dataclass(frozen=True)
 class Registry:
     """The plug-ins of one kind.
@@ -50,7 +56,7 @@ class Registry:
 
     @cached_property
     def _entries(self) -> dict[str, importlib.metadata.EntryPoint]:
-        return {e.name: e for e in importlib.metadata.entry_points(group=self.group)}
+        return {e.name: e for e in _installed(tuple(sys.path)).select(group=self.group)}
 
     def names(self) -> list[str]:
         """Registered names, sorted; imports nothing."""
@@ -95,7 +101,7 @@ class Registry:
 def components() -> dict[str, Registry]:
     """The parts that attacks are composed of, by role; from the groups `fedpriv.components.<role>`."""
     prefix = "fedpriv.components."
-    groups = sorted(g for g in importlib.metadata.entry_points().groups if g.startswith(prefix))
+    groups = sorted(g for g in _installed(tuple(sys.path)).groups if g.startswith(prefix))
     return {g.removeprefix(prefix): Registry(g.removeprefix(prefix), g) for g in groups}
 
 

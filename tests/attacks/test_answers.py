@@ -46,6 +46,7 @@ def test_an_overfitted_update_gives_its_members_away(test_set, model, threshold)
     assert row["advantage"] > 0.3
 
 
+@pytest.mark.slow
 def test_a_model_that_was_never_trained_gives_nobody_away(test_set, model):
     """Members of what it is said to have been trained on are strangers to it like all others."""
     train = load_data("fashion_small")[0]
@@ -56,6 +57,7 @@ def test_a_model_that_was_never_trained_gives_nobody_away(test_set, model):
     assert abs(row["auc"] - 0.5) < 0.08
 
 
+@pytest.mark.slow
 def test_the_quantile_bounds_false_positives(test_set, model):
     exposure = Exposure(model, test_set, 4, 50, procedure=OVERFIT)
     asked = goal_of(LossThreshold())
@@ -71,6 +73,7 @@ def test_losses_are_those_of_the_model_by_hand(by_hand, toy, logistic_model):
     assert found.mean() == pytest.approx(by_hand.loss(flat, toy.x, toy.y), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_shadows_tell_a_property(test_set, model):
     exposure = Exposure(model, test_set, 10, 20, procedure=make_procedure(batch_size=None), seed=1)
     row = scored(ShadowProperty(shadows=20), "property(of=label:3,share=0.5,otherwise=0.1)", exposure, auxiliary=400)
@@ -80,6 +83,7 @@ def test_shadows_tell_a_property(test_set, model):
     assert row["auc_interval"][0] > 0.5
 
 
+@pytest.mark.slow
 def test_shadows_cannot_tell_what_noise_hides(test_set, model):
     """The shadows are noisy as well, so the classifier fits noise."""
     hidden = (registry.defenses.create("local_dp(clip=1,noise_multiplier=100)"),)
@@ -89,6 +93,7 @@ def test_shadows_cannot_tell_what_noise_hides(test_set, model):
     assert low < 0.5 < high
 
 
+@pytest.mark.slow
 def test_what_they_need_is_said(test_set, model):
     def refused(attack, goal=None, auxiliary=50, **options):
         asked = goal_of(attack, goal)
@@ -116,6 +121,7 @@ def test_without_a_question_there_is_no_answer(test_set, model):
 class TestLab:
     """What an adversary trains offline is what the clients would have trained."""
 
+    @pytest.mark.slow
     def test_shadow_updates_are_replayed_ones(self, test_set, model):
         exposure = Exposure(model, test_set, 1, 8, procedure=make_procedure(local_epochs=3, batch_size=None))
         (seen,) = stage(exposure, goal_of(LossThreshold()), auxiliary=30)
@@ -127,6 +133,7 @@ class TestLab:
         faster = lab.observe([[first]], seen.view.weights, rate=1.0)[0]
         assert np.abs(faster).max() > 2 * np.abs(update).max()
 
+    @pytest.mark.slow
     def test_training_learns_its_own_data(self, test_set, model):
         lab = Lab(test_set, model, make_procedure(local_epochs=5, batch_size=10, client={"learning_rate": 0.1}))
         clients = [np.arange(0, 40), np.arange(40, 80)]

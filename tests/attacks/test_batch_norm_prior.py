@@ -75,6 +75,7 @@ def test_its_derivative_is_right(view, power):
     assert np.sum(tape.gradient(value, variable) * direction) == pytest.approx(slope, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_attack_takes_each_views_own_statistics(helpers, view, model):
     """Views with other statistics share one graph, and the prior pulls the examples' statistics to those of each."""
     from fedpriv_attacks.inversion.inversion import Inversion

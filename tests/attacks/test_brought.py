@@ -37,6 +37,7 @@ def exposed(toy, model, text="server", *defenses):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inference", [LLGPlus, Bias])
 def test_auxiliary_data_are_the_same_whoever_has_them(toy, logistic_model, public, inference):
     brought = inference(auxiliary=public, per_class=5)
@@ -79,6 +80,7 @@ def test_generators_are_brought_in_or_held():
         held.coordinates.decoder()
 
 
+@pytest.mark.slow
 def test_the_adversary_s_generator_is_used():
     """The same finding, whether the attack brings the generator in or the adversary has it."""
     from fedpriv.data.embedded import fashion_small
@@ -114,6 +116,7 @@ def test_what_is_brought_in_is_gathered_from_all_parts(public):
     assert Modern().brings() == ()
 
 
+@pytest.mark.slow
 def test_a_trial_says_what_was_replayed_and_what_was_not(toy, logistic_model):
     quick = Inversion(optimizer="lbfgs(max_evaluations=3)", restarts=1)
     defenses = (Clip(norm=0.5), LocalDP(clip=0.4, noise_multiplier=0.1))

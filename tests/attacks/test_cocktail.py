@@ -75,6 +75,7 @@ def test_true_unmixing_rows_give_the_examples_to_the_rounding(helpers, images):
     np.testing.assert_allclose(found, flat / flat.max(axis=1, keepdims=True), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_one_image_is_exact(helpers, images):
     x, y = images[0][:1], images[1][:1]
     finding = CocktailParty(optimizer=SHORT).run(helpers.make_view(zoo.mlp_2nn(), x, y))
@@ -82,6 +83,7 @@ def test_one_image_is_exact(helpers, images):
     assert list(finding.y) == list(y)
 
 
+@pytest.mark.slow
 def test_a_sum_of_clients_is_one_batch():
     training, test = load_data("fashion_small")
     data = training if test is None else test
@@ -100,6 +102,7 @@ def _secret_sharing():
     return registry.defenses.create("secret_sharing(aggregators=3)")
 
 
+@pytest.mark.slow
 def test_the_number_of_examples_need_not_be_known(helpers, images):
     x, y = images[0][:3], images[1][:3]
     view = dataclasses.replace(helpers.make_view(zoo.mlp_2nn(), x, y), num_examples=None)
@@ -107,6 +110,7 @@ def test_the_number_of_examples_need_not_be_known(helpers, images):
     assert finding.extra["rank"] == len(finding.x) == 3
 
 
+@pytest.mark.slow
 def test_the_best_of_several_starts_is_kept_and_seeds_count(helpers, images):
     x, y = images[0][:4], images[1][:4]
     view = helpers.make_view(zoo.mlp_2nn(), x, y)
@@ -120,6 +124,7 @@ def test_the_best_of_several_starts_is_kept_and_seeds_count(helpers, images):
     assert one.evaluations == 3 * 61
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(30,), (5, 9, 3), (1, 20, 1)])
 def test_other_shapes_and_double_precision(helpers, shape):
     rng = np.random.default_rng(0)
@@ -130,6 +135,7 @@ def test_other_shapes_and_double_precision(helpers, shape):
     assert np.isfinite(finding.x).all()
 
 
+@pytest.mark.slow
 def test_a_repeated_image_is_one_source(helpers, images):
     x, y = images[0][[0, 1, 1]], np.array([3, 4, 5])
     finding = CocktailPartyBox(optimizer=SHORT, restarts=1).run(helpers.make_view(zoo.mlp_2nn(), x, y))

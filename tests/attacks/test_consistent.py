@@ -78,6 +78,7 @@ def test_defenses_before_the_compressor_are_still_replayed(model, data):
     assert at_truth < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("texts", "options", "words"),
     [
@@ -94,6 +95,7 @@ def test_views_that_have_no_cells_are_refused_by_name(texts, options, words, mod
         Consistent().prepared(seen(model, data, *texts, **options).view)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["top_k(fraction=0.1)", pytest.param("low_precision(format=int8)", marks=pytest.mark.slow)]
 )

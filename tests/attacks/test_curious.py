@@ -56,6 +56,7 @@ def found_and_false(finding, truth):
     return sum(a < 0.02 for a in away), sum(a >= 0.02 for a in away)
 
 
+@pytest.mark.slow
 def test_mixtures_that_look_like_one_example_are_told_by_their_weight():
     """Units that fire for few catch two of a class as one; the two weigh in the update what no single one does."""
     o = exposed("server(acts=[curious(scale=0.7)])", batch=100)
@@ -69,6 +70,7 @@ def test_mixtures_that_look_like_one_example_are_told_by_their_weight():
     assert (sum(marked["certified"]), len(marked["certified"])) == (right, right + false)
 
 
+@pytest.mark.slow
 def test_a_sum_of_clients_of_two_sizes_is_certified_by_either_weight():
     train, _ = fashion_small()
     model = load("2nn", train)
@@ -85,6 +87,7 @@ def test_a_sum_of_clients_of_two_sizes_is_certified_by_either_weight():
     assert all(finding.extra["certified"])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_weighed_is_not_claimed():
     train, _ = fashion_small()
     exposure = Exposure(
@@ -113,6 +116,7 @@ def test_withheld_updates_are_refused_and_silent_traps_are_not():
     assert (finding.y == -1).all()  # labels are given, as where units fire: scores of both go together
 
 
+@pytest.mark.slow
 def test_noise_leaves_nothing_and_no_act_is_refused():
     view = exposed("server(acts=[curious])").view
     noise = np.random.default_rng(0).normal(0, np.std(view.observed), view.observed.shape).astype(np.float32)

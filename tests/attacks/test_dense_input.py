@@ -120,6 +120,7 @@ def test_a_model_of_plain_functions_with_its_weights_in_another_order():
     assert dataclasses.astuple(find_dense_input(model)) == ("w0", "c0", True, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
 @pytest.mark.parametrize("inverse", [4.0, 1 / 255])
 def test_a_rescaled_input_goes_into_the_kernel(helpers, activation, inverse):
@@ -185,6 +186,7 @@ def test_noise_that_clients_declare_adds_up_in_a_sum(federate):
         assert declared_noise(blind) == 0
 
 
+@pytest.mark.slow
 def test_a_little_noise_in_a_sum_is_reckoned_with():
     """Of four images behind noise of 1e-6 a coordinate all come back, though units no longer agree to rounding."""
     from fedpriv_attacks.exact.first_layer import FirstLayer

@@ -32,6 +32,7 @@ def found(helpers, model):
     return x, y, view, DLG().run(view, seed=3)
 
 
+@pytest.mark.slow
 def test_one_image_and_its_label_from_one_gradient(found):
     x, y, _, finding = found
     assert float(psnr(finding.x[0], x[0])) > 40
@@ -40,6 +41,7 @@ def test_one_image_and_its_label_from_one_gradient(found):
     assert finding.restarts == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["default", "uniform"])
 def test_it_goes_on_to_what_the_precision_gives_whatever_the_initialization(helpers, init):
     model = registry.models.load("lenet")((12, 12, 1), 10, init=init)
@@ -52,6 +54,7 @@ def test_it_goes_on_to_what_the_precision_gives_whatever_the_initialization(help
     assert float(psnr(finding.x[0], x[0])) > max(50, float(psnr(early.x[0], x[0])) + 3)
 
 
+@pytest.mark.slow
 def test_a_start_ends_at_the_noise_floor(helpers):
     model = registry.models.load("logistic")(SHAPE, 10)
     x, y = helpers.smooth_images(1, SHAPE, 6), [3]
@@ -95,6 +98,7 @@ def test_views_that_differ_in_tensors_only_share_one_graph(helpers, model, found
     assert list(finding.y) == [2]
 
 
+@pytest.mark.slow
 def test_the_objective_does_not_depend_on_the_client_rate(helpers, model):
     x, y = helpers.smooth_images(1, SHAPE, 2), [4]
     once = LBFGS(max_evaluations=1)
@@ -105,6 +109,7 @@ def test_the_objective_does_not_depend_on_the_client_rate(helpers, model):
     assert values[0].objective == pytest.approx(values[1].objective, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_five_local_steps_are_replayed(helpers, model):
     x, y = helpers.smooth_images(1, SHAPE, 3), [5]
     view = helpers.make_view(model, x, y, helpers.local_steps(5, 0.1))
@@ -136,6 +141,7 @@ def test_a_batch_of_two(helpers, model):
     assert min(quality) > 25
 
 
+@pytest.mark.slow
 def test_known_labels_are_used_only_when_told(helpers, model):
     x, y = helpers.smooth_images(1, SHAPE, 5), [6]
     view = helpers.make_view(model, x, y, knows=("labels",))
@@ -178,6 +184,7 @@ def test_an_adversary_without_the_procedure_is_refused(helpers, model):
         DLG().run(blind)
 
 
+@pytest.mark.slow
 def test_restarts_side_by_side_find_what_they_find_one_by_one(helpers, model, found):
     _, _, view, _ = found
     strict = {"target": 1e-30, "tolerance": 1e-29, "restarts": 3, "optimizer.max_evaluations": 60}
@@ -187,6 +194,7 @@ def test_restarts_side_by_side_find_what_they_find_one_by_one(helpers, model, fo
     np.testing.assert_array_equal(one.x, two.x)
 
 
+@pytest.mark.slow
 def test_a_small_rate_raises_the_floor_so_that_restarts_are_not_wasted(helpers, model):
     x, y = helpers.smooth_images(1, SHAPE, 6), [3]
     view = helpers.make_view(model, x, y, helpers.local_steps(1, 1e-4))
@@ -197,6 +205,7 @@ def test_a_small_rate_raises_the_floor_so_that_restarts_are_not_wasted(helpers, 
     assert finding.restarts == 1
 
 
+@pytest.mark.slow
 def test_feature_vectors_and_double_precision(helpers):
     model = helpers.dense((20,), classes=3, hidden=16, dtype="float64")
     x = np.random.default_rng(0).uniform(size=(1, 20))

@@ -56,6 +56,7 @@ def attack(**options):
     return DLG(**{"restarts": 2, "optimizer": "lbfgs(max_evaluations=600)", **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dropout", pytest.param("precode", marks=pytest.mark.slow)])
 def test_who_reckons_with_the_draws_wins(seen, name):
     """One attack, one image; the adversary knows the defense, or does not."""
@@ -107,6 +108,7 @@ def test_a_joint_search_starts_at_the_means(seen, models):
     assert np.all(mask == 1)
 
 
+@pytest.mark.slow
 def test_own_draws_estimate_the_expected_update(seen):
     """Their mean over many is nearer to another such mean than single ones are to each other."""
     view, x, _ = seen("precode")

@@ -150,6 +150,7 @@ def test_planted_exclusive_units_give_their_images_and_mixed_ones_do_not(helpers
     assert [int(f.y[j]) for j in order] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_unit_that_fires_for_two_is_never_passed_off_as_an_image(helpers):
     """Every finite row is an image of the batch, whatever was not separated."""
     model = load_model("2nn(hidden=[60,20])", (8, 8, 1), 10)
@@ -243,6 +244,7 @@ def coupled(units=60):
     return from_keras(build)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("y", [[1, 2, 3], [4, 4, 0]])
 def test_where_logits_depend_on_the_batch_its_labels_are_told_together(helpers, y):
     """Alone, an example's gradient through batch statistics is nothing, and tells no label."""
@@ -256,6 +258,7 @@ def test_where_logits_depend_on_the_batch_its_labels_are_told_together(helpers, 
     assert f.objective < 1e-6
 
 
+@pytest.mark.slow
 def test_joint_labels_are_not_told_of_other_examples_or_other_updates(helpers):
     model, x, y = coupled(), helpers.smooth_images(3, (8, 8, 1), 2), [1, 2, 3]
     view = helpers.make_view(model, x, y)

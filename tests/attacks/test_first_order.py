@@ -164,6 +164,7 @@ def test_projection_follows_every_step():
     assert found.path.numpy().max() <= 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 7, 15, 16, 100])
 def test_history_and_path_are_thinned_and_end_with_the_end(steps):
     optimizer = SGD(steps=steps, learning_rate=0.003, history=16)

@@ -39,6 +39,7 @@ def exposed(text, labels, line=(), engine="graph"):
 MIXED = [0, 1, 2, 4, 5, 6, 7, 8, 9] * 3 + [3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["graph", pytest.param("tff", marks=pytest.mark.slow)])
 def test_the_only_example_of_a_class_is_all_of_the_gradient(engine):
     o = exposed("server(acts=[fishing(label=3)])", MIXED, engine=engine)
@@ -66,12 +67,14 @@ def test_feature_fishing_takes_one_of_many_of_a_class():
     assert once >= 1
 
 
+@pytest.mark.slow
 def test_a_class_that_is_absent_gives_nothing():
     finding = Fishing().run(exposed("server(acts=[fishing(label=3)])", MIXED[:-1]).view)
     assert finding.extra["reason"] == "no example of class 3 was caught"
     assert np.isnan(finding.x).all()
 
 
+@pytest.mark.slow
 def test_trials_with_and_without_a_catch_are_summarized_together():
     act, one = "server(acts=[fishing(label=3)])", Fishing(then="first_layer")
     trials = [run_trial(one, exposed(act, labels)) for labels in ([*MIXED[:2], 3], MIXED[:3])]
@@ -92,6 +95,7 @@ def test_per_example_clipping_with_noise_leaves_nothing():
     assert np.isnan(finding.x).all()
 
 
+@pytest.mark.slow
 def test_mistakes_are_named():
     with pytest.raises(CapabilityError, match=r"server\(acts=\[fishing\(label=0\)\]\)"):
         Fishing().run(exposed("server", [0, 1]).view)

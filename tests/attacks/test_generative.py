@@ -103,6 +103,7 @@ def test_noise_that_defeats_pixels_does_not_defeat_it_and_is_recognized(path, in
     assert "like noise" in finding.extra["verdict"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refine", ["weights", "residual"])
 def test_the_second_step_reaches_beyond_the_range(path, inside, model, helpers, refine):
     x = np.clip(inside[0] + 0.3 * (helpers.smooth_images(1, SHAPE, 4) - 0.5), 0, 1)
@@ -117,6 +118,7 @@ def test_the_second_step_reaches_beyond_the_range(path, inside, model, helpers, 
     assert np.all(np.diff(second.history[:, 0]) > 0)
 
 
+@pytest.mark.slow
 def test_the_path_goes_through_both_steps_and_groups_stay_together(path, inside):
     quick = {"optimizer": Adam(steps=20), "refine_optimizer": Adam(steps=20), "restarts": 1}
     finding = GIAS(coordinates=Latent(generator=path), path=True, group=2, **quick).run(inside[1])
@@ -150,6 +152,7 @@ def test_without_a_second_step_gias_is_ggl(path, inside, found):
     np.testing.assert_array_equal(finding.x, found.x)
 
 
+@pytest.mark.slow
 def test_a_batch_with_labels_optimized_jointly(path, model, helpers):
     z = np.random.default_rng(6).normal(size=(2, LATENT)).astype(np.float32)
     x = Latent(generator=path).decoder().decode(z).numpy()
@@ -159,6 +162,7 @@ def test_a_batch_with_labels_optimized_jointly(path, model, helpers):
     assert sorted(finding.y) == [1, 8]
 
 
+@pytest.mark.slow
 def test_double_precision_and_local_steps(path, helpers):
     model = helpers.dense(SHAPE, dtype="float64")
     z = np.random.default_rng(5).normal(size=(1, LATENT))

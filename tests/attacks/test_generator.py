@@ -135,6 +135,7 @@ def test_the_packaged_generator_was_trained_on_none_of_the_images_it_is_tried_on
     assert not any(hashlib.sha256(public.x[i].tobytes()).digest() in ours for i in kept)
 
 
+@pytest.mark.slow
 def test_the_packaged_generator_makes_images_like_those_it_has_not_seen():
     """The nearest image in its range, by L-BFGS in latent space: 20 dB at least on average, 13 at random."""
     from fedpriv_attacks.parts.optimizers.lbfgs import LBFGS

@@ -21,6 +21,7 @@ def test_label_and_image(helpers, bias):
     assert float(psnr(finding.x[0], x[0])) > 40
 
 
+@pytest.mark.slow
 def test_after_local_steps(helpers):
     x, y = helpers.smooth_images(1, SHAPE, 2), [9]
     finding = IDLG().run(helpers.make_view(helpers.dense(SHAPE), x, y, helpers.local_steps(5)))

@@ -51,6 +51,7 @@ def seen(model, data, *defenses, **options):
     return next(iter(Exposure(model, data, 1, 1, defenses=defenses, **options))).view
 
 
+@pytest.mark.slow
 def test_the_noise_in_a_view_follows_from_what_the_defenses_declare(model, data):
     z = LocalDP(clip=0.5, noise_multiplier=0.2)
     assert known_noise(seen(model, data, z)) == pytest.approx(0.1)
@@ -61,6 +62,7 @@ def test_the_noise_in_a_view_follows_from_what_the_defenses_declare(model, data)
     assert known_noise(seen(model, data, *sums, cohort=4)) == pytest.approx(0.1 / 2)
 
 
+@pytest.mark.slow
 def test_noise_on_the_sum_is_in_what_is_released_and_not_in_messages(model, data):
     central = CentralDP(clip=1, noise_multiplier=0.2)
     assert known_noise(seen(model, data, central, procedure=EQUAL)) == 0
@@ -118,12 +120,14 @@ def test_on_the_network_of_dlg_knowing_the_noise_is_worth_several_decibels(data)
     assert errors[0] > errors[1] + 4
 
 
+@pytest.mark.slow
 def test_large_noise_leaves_it_nothing(model, data):
     attack = MaximumPosterior(optimizer="lbfgs(max_evaluations=50)")
     result = run_trial(attack, next(iter(Exposure(model, data, 1, 1, defenses=local(1.0)))), 0)
     assert result.score.images[0].psnr < 12
 
 
+@pytest.mark.slow
 def test_without_noise_there_is_no_likelihood(model, data):
     with pytest.raises(CapabilityError, match="add none"):
         MaximumPosterior().run(seen(model, data))
@@ -175,6 +179,7 @@ def test_one_round_gains_nothing(model, data):
     assert joint.evaluations == alone.evaluations
 
 
+@pytest.mark.slow
 def test_whose_updates_they_are_must_be_known(model, data):
     exposure = Exposure(
         model, data, 1, 1, 2, rounds=2, defenses=local(0.01), procedure=STANDS, adversary=Adversary("observer")
@@ -204,6 +209,7 @@ def test_a_candidates_own_gradient_tells_more_than_its_loss(model, data):
     assert row["tpr"] < GaussianTradeOff(2 / 0.03).tpr(0.01)
 
 
+@pytest.mark.slow
 def test_noise_hides_a_member_and_the_bound_holds(model, data):
     """At multiplier 2 the bound on the advantage is 2 Phi(1/2) - 1; what is measured stays under it."""
     row, results = asked(LikelihoodRatio(swaps=1), Exposure(model, data, 6, 8, defenses=local(2.0)))
@@ -229,6 +235,7 @@ def test_it_is_not_asked_about_a_whole_training(model, data):
         LikelihoodRatio().run(observation.view)
 
 
+@pytest.mark.slow
 def test_the_likelihood_is_squared_under_normal_and_absolute_under_laplace_noise(model, data):
     for distribution in ("gaussian", "laplace"):
         view = seen(model, data, AdditiveNoise(stddev=0.2, distribution=distribution), procedure=EQUAL)

@@ -105,6 +105,7 @@ def test_a_sum_of_clients_is_read_as_one_batch(helpers, inference):
     check(inference(summed), BATCH)
 
 
+@pytest.mark.slow
 def test_ridge_saves_ilrg_where_a_class_is_as_frequent_as_predicted(helpers):
     """Its bias gradient is then near zero, and the paper's quotient anything; on 2nn this is common."""
     train, _ = load_data("fashion_small")
@@ -189,6 +190,7 @@ def test_scale_free_inferences_do_not_care_about_the_rate(helpers):
             inference(scaled)
 
 
+@pytest.mark.slow
 def test_auxiliary_data_serve_llg_and_bias():
     _, test = load_data("fashion_small")
     data = test.take(np.random.default_rng(1).permutation(len(test))[:40])

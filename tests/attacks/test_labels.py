@@ -44,6 +44,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_one_of_40_labels_is_right(helpers, kind):
     assert right(KINDS[kind](helpers), 40) == 40

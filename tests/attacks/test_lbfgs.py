@@ -66,6 +66,7 @@ def test_a_quadratic_ends_after_about_n_steps_when_the_line_search_is_near_exact
     np.testing.assert_allclose(found.position, np.linalg.solve(a, b), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_quasi_newton_beats_steepest_descent_by_far_on_an_ill_conditioned_quadratic():
     rng = np.random.default_rng(1)
     a, b = positive_definite(rng, 50, 1e4), rng.normal(size=50)
@@ -137,6 +138,7 @@ def test_a_budget_of_one_evaluates_the_start_only():
     np.testing.assert_array_equal(found.position, [-1.2, 1.0])
 
 
+@pytest.mark.slow
 def test_the_target_stops_it_and_may_be_a_tensor():
     start = tf.constant([-1.2, 1.0], "float64")
     fixed = LBFGS(target=1e-2).minimize(of(rosenbrock), start)
@@ -146,6 +148,7 @@ def test_the_target_stops_it_and_may_be_a_tensor():
     assert int(passed.evaluations) == int(fixed.evaluations)
 
 
+@pytest.mark.slow
 def test_the_objective_falls_and_the_history_is_thinned_not_cut():
     found = LBFGS(memory=2, gradient_tolerance=1e-6, history=16).minimize(
         of(rosenbrock), tf.constant(np.tile([-1.2, 1.0], 25), "float64")
@@ -160,6 +163,7 @@ def test_the_objective_falls_and_the_history_is_thinned_not_cut():
     assert np.all(np.diff(rows[:, 1]) <= 1e-14)
 
 
+@pytest.mark.slow
 def test_a_hopeless_start_ends_early():
     plateau = of(lambda x: 1.0 + 1e-3 * rosenbrock(x) / (1.0 + rosenbrock(x)))
     start = tf.constant(np.tile([-1.2, 1.0], 20), "float64")
@@ -169,6 +173,7 @@ def test_a_hopeless_start_ends_early():
     assert int(hasty.evaluations) < 70 < int(patient.evaluations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_start_that_is_not_finite_is_reported(bad):
     found = LBFGS().minimize(of(rosenbrock), tf.constant([bad, 1.0], "float64"))
@@ -178,6 +183,7 @@ def test_a_start_that_is_not_finite_is_reported(bad):
     assert int(found.evaluations) == 1
 
 
+@pytest.mark.slow
 def test_it_backs_away_from_where_the_objective_is_not_finite():
     # log is NaN below zero; the first steps overshoot there.
     found = LBFGS(gradient_tolerance=1e-9).minimize(
@@ -187,6 +193,7 @@ def test_it_backs_away_from_where_the_objective_is_not_finite():
     np.testing.assert_allclose(found.position, 1.0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_function_without_descent_ends_at_the_line_search():
     wrong = lambda x: (tf.reduce_sum(x**2), -2 * x)  # noqa: E731 - the gradient's sign is wrong
     found = LBFGS(max_evaluations=500).minimize(wrong, tf.constant([1.0, 2.0], "float64"))
@@ -195,6 +202,7 @@ def test_a_function_without_descent_ends_at_the_line_search():
     assert int(found.evaluations) < 60
 
 
+@pytest.mark.slow
 def test_a_first_step_that_rounding_hides_is_made_longer():
     """At the start the value is 1 in float32 whatever the step; only the slope says that there is more to go."""
 
@@ -206,6 +214,7 @@ def test_a_first_step_that_rounding_hides_is_made_longer():
     np.testing.assert_allclose(found.position, [3.0, -2.0], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_float32_with_a_long_memory_follows_float64():
     rng = np.random.default_rng(3)
     a, b = positive_definite(rng, 200, 1e3), rng.normal(size=200)
@@ -219,6 +228,7 @@ def test_float32_with_a_long_memory_follows_float64():
     assert float(found["float32"].objective) == pytest.approx(float(found["float64"].objective), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_same_start_same_bits_and_no_state_between_calls():
     minimize = tf.function(lambda x: tuple(LBFGS(memory=4, max_evaluations=50).minimize(of(rosenbrock), x)))
     one, other = tf.constant([-1.2, 1.0], "float64"), tf.constant([3.0, -2.0], "float64")
@@ -227,6 +237,7 @@ def test_same_start_same_bits_and_no_state_between_calls():
     np.testing.assert_array_equal(minimize(one)[0], first)
 
 
+@pytest.mark.slow
 def test_going_on_with_what_was_learned_is_as_if_it_had_not_stopped():
     rng = np.random.default_rng(5)
     a, b = positive_definite(rng, 60, 1e3), rng.normal(size=60)
@@ -243,6 +254,7 @@ def test_going_on_with_what_was_learned_is_as_if_it_had_not_stopped():
     np.testing.assert_array_equal(again.position, second.position)  # the memory given was left as it was
 
 
+@pytest.mark.slow
 def test_a_blank_memory_is_none():
     start = tf.constant([-1.2, 1.0], "float64")
     settings_ = LBFGS(memory=5, max_evaluations=30)
@@ -266,6 +278,7 @@ def test_it_refuses_to_project():
         LBFGS().minimize(of(rosenbrock), tf.constant([-1.2, 1.0], "float64"), project=lambda x: x)
 
 
+@pytest.mark.slow
 def test_the_path_holds_the_points_at_the_rows_of_the_history():
     start = tf.constant(np.tile([-1.2, 1.0], 25), "float64")
     plain = LBFGS(memory=2, gradient_tolerance=1e-6, history=16)

@@ -55,6 +55,7 @@ def judged(finding, truth, clients):
     return right, wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_secure_sum_of_16_clients_falls_apart(fashion, network, epochs):
     """Each client's images, attributed to it, by the law of its own batch of 4 and not that of 64."""
@@ -70,6 +71,7 @@ def test_a_secure_sum_of_16_clients_falls_apart(fashion, network, epochs):
     assert len(set(finding.extra["client"])) == 16
 
 
+@pytest.mark.slow
 def test_one_broadcast_for_all_ends_it(fashion, network):
     o = seen(network, fashion[1], SameForAll(sets=16, bins=64))
     finding = Loki().run(o.view)
@@ -77,6 +79,7 @@ def test_one_broadcast_for_all_ends_it(fashion, network):
     assert finding.extra["certified"] < 35
 
 
+@pytest.mark.slow
 def test_noise_ends_it(fashion, network):
     o = seen(network, fashion[1], line=["local_dp(clip=1,noise_multiplier=1)"], cohort=1)
     finding = Loki().run(o.view)

@@ -49,6 +49,7 @@ def psnrs(found):
     return [row["psnr"] for row in found.result.score.rows()]
 
 
+@pytest.mark.slow
 def test_in_the_first_round_a_neighbour_reconstructs_as_a_server_would(attacked):
     found = attacked("gossip(graph=ring)", "neighbour(0)")
     assert found.truth.clients == (1, 5)  # those who send to it, and nobody else
@@ -56,6 +57,7 @@ def test_in_the_first_round_a_neighbour_reconstructs_as_a_server_would(attacked)
     assert found.result.finding.measures == {"determined": 1, "exact_coordinates": 1, "known": 1}
 
 
+@pytest.mark.slow
 def test_later_it_depends_on_what_else_it_was_sent(attacked):
     whole = attacked("gossip(graph=ring)", "neighbour(0,2,4,since=1)", 3)
     assert min(psnrs(whole)) > 40  # of everybody's neighbours, it is all
@@ -70,6 +72,7 @@ def test_later_it_depends_on_what_else_it_was_sent(attacked):
     assert "Where its neighbours began is not known" in blind.result.reason
 
 
+@pytest.mark.slow
 def test_random_pairs_masks_and_noise_stop_it(attacked):
     pairs = attacked("gossip(graph=complete,protocol=gosgd(probability=1))", "neighbour(0,1,2,since=1)", 4)
     assert isinstance(pairs.result, Inapplicable)
@@ -79,6 +82,7 @@ def test_random_pairs_masks_and_noise_stop_it(attacked):
     assert max(psnrs(noisy)) < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epochs", "least", "most"), [(30, 0.8, 1.0), (1, 0.0, 0.7)])
 def test_membership_from_received_models(model, epochs, least, most):
     """What peers trained on for long shows in the models they send; after a short step it does not."""
@@ -121,6 +125,7 @@ def test_a_compressed_message_determines_no_update(attacked):
     assert not any(r["exact"] for r in found.result.finding.extra["recovered"])
 
 
+@pytest.mark.slow
 def test_one_round_of_several_is_told_from_a_beginning_that_nobody_knows(attacked):
     lone, both = (
         attacked("gossip(graph=ring)", f"neighbour(0,since={since})", rounds=3, estimate=False).result.reason

@@ -41,6 +41,7 @@ def test_it_goes_on_until_something_explains_the_update(helpers):
     assert finding.evaluations == sum(t.get("evaluations", 0) for t in tried)
 
 
+@pytest.mark.slow
 def test_under_heavy_noise_the_prior_has_the_last_word(helpers):
     model = helpers.dense(SHAPE)
     x, y = helpers.smooth_images(1, SHAPE, 4), [1]
@@ -52,6 +53,7 @@ def test_under_heavy_noise_the_prior_has_the_last_word(helpers):
     assert len(finding.extra["tried"]) == 2
 
 
+@pytest.mark.slow
 def test_it_keeps_the_way_of_the_attack_that_it_takes(helpers):
     """After the evaluations of those that were tried before."""
     model = helpers.dense(SHAPE)
@@ -86,6 +88,7 @@ def test_where_nothing_applies_every_reason_is_given(helpers):
         Modern(attacks=("idlg",)).run(view)
 
 
+@pytest.mark.slow
 def test_texts_are_judged_by_their_tokens(helpers):
     kind = Tokens(length=5, vocabulary=20, padding=0)
     x, y = np.array([[3, 7, 4, 9, 2]], np.int32), np.array([1], np.int32)

@@ -126,6 +126,7 @@ def pairs() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attack", "name"), pairs())
 def test_odd_input_ends_in_a_finding_or_in_words(helpers, attack, name):
     view, truth = observation(helpers, INPUTS[name])

@@ -36,6 +36,7 @@ def error(observation, written="dlg"):
     return float(np.mean((finding.x - observation.truth.x) ** 2)), finding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select", ["largest", *(pytest.param(s, marks=pytest.mark.slow) for s in ("random", "first"))])
 def test_dlg_finds_the_image_where_a_tenth_is_encrypted(victims, select):
     first = victims(f"ckks(range=4,fraction=0.1,select={select})")[0]
@@ -44,6 +45,7 @@ def test_dlg_finds_the_image_where_a_tenth_is_encrypted(victims, select):
     np.testing.assert_array_equal(finding.y, first.truth.y)
 
 
+@pytest.mark.slow
 def test_dlg_finds_nothing_where_the_most_sensitive_are_encrypted_and_little_is_left(victims):
     # 134 numbers are left for 784 pixels.
     far, _ = error(victims("ckks(range=4,fraction=0.99,select=largest)")[0])

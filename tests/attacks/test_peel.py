@@ -38,6 +38,7 @@ def nearest(found, x):
     return apart.min(axis=1), apart.argmin(axis=1)
 
 
+@pytest.mark.slow
 def test_the_whole_batch_in_waves(helpers, model):
     x, y = batch(12)
     view = helpers.make_view(model, x, y, weights=weights(model))
@@ -72,6 +73,7 @@ def test_repeated_examples_weigh_as_much(helpers, model):
     assert sorted(np.bincount(nearest(finding, x)[1], minlength=6)[:6]) == [1, 1, 1, 1, 1, 2]
 
 
+@pytest.mark.slow
 def test_without_a_bias_lengths_are_searched_for(helpers):
     model = zoo.mlp_2nn(SHAPE, CLASSES, [300])
     import tensorflow as tf

@@ -45,6 +45,7 @@ def test_a_secure_sum_falls_and_lone_units_alone_do_not_do_it(clients, width):
     assert FirstLayer().run(observation.view).extra["separated"] < clients
 
 
+@pytest.mark.slow
 def test_noise_at_the_clients_keeps_the_sum_closed():
     model = zoo.mlp_2nn(SHAPE, CLASSES, [300], spread=0.5)
     observation = sum_of(model, 24, "local_dp(clip=100,noise_multiplier=1e-5)", SHARING)
@@ -54,6 +55,7 @@ def test_noise_at_the_clients_keeps_the_sum_closed():
     assert len(found) < 4
 
 
+@pytest.mark.slow
 def test_dense_layers_behind_the_first():
     observation = sum_of(zoo.mlp_2nn(SHAPE, CLASSES, [600, 40], spread=0.5), 16, SHARING)
     finding = peel.Peel().run(observation.view)

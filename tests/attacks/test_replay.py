@@ -122,6 +122,7 @@ def test_the_exact_replay_beats_one_gradient_on_federated_averaging(helpers, rat
     assert bool(quality["surrogate"] > quality["one_gradient"] + 3) is surrogate_helps
 
 
+@pytest.mark.slow
 def test_shuffled_epochs_are_attacked_without_knowing_the_order(helpers):
     model = helpers.dense(SHAPE)
     x, y = helpers.smooth_images(4, SHAPE, 3), [1, 5, 7, 9]

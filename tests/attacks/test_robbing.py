@@ -98,6 +98,7 @@ def test_examples_are_alone_by_the_law(helpers):
     assert claims > 900
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", ["", ",skip=false,measurement=random"])
 def test_images_come_near_the_law(fashion, network, more):
     """Exactly those are found that are alone in their bins, and these are about as many as for equal masses."""
@@ -114,6 +115,7 @@ def test_images_come_near_the_law(fashion, network, more):
     assert np.mean(shares) == pytest.approx(finding.extra["condition"]["alone"], abs=0.06)
 
 
+@pytest.mark.slow
 def test_a_secure_sum_is_one_larger_batch_to_it(fashion, network):
     o = seen(network, fashion[1], batch=4, cohort=8, defenses=[defenses.create("secagg")])
     assert o.view.kind == "sum"
@@ -121,6 +123,7 @@ def test_a_secure_sum_is_one_larger_batch_to_it(fashion, network):
     assert (right > 20, wrong) == (True, 0)
 
 
+@pytest.mark.slow
 def test_two_thresholds_hold_over_several_local_steps(fashion, network):
     procedure = make_procedure(local_epochs=3, batch_size=8)
     found = {}
@@ -141,6 +144,7 @@ def test_the_tff_engine_brings_the_same(fashion, network):
     np.testing.assert_allclose(*found, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defense", ["local_dp(clip=1,noise_multiplier=1)", "random_k(fraction=0.1)"])
 def test_noise_and_missing_weights_leave_nothing_certified(fashion, network, defense):
     o = seen(network, fashion[1], defenses=[defenses.create(defense)])
@@ -150,6 +154,7 @@ def test_noise_and_missing_weights_leave_nothing_certified(fashion, network, def
     assert not np.isfinite(finding.x).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defense", ["clip(norm=1)", "per_layer_clip(total=1)"])
 def test_clipping_does_not_help(fashion, network, defense):
     """A factor for a whole layer leaves the ratio of its kernel to its bias."""
@@ -158,6 +163,7 @@ def test_clipping_does_not_help(fashion, network, defense):
     assert (right > 20, wrong) == (True, 0)
 
 
+@pytest.mark.slow
 def test_readings_of_several_examples_are_claimed_only_if_asked_for(fashion, network):
     o = seen(network, fashion[1], "robbing_the_fed(bins=16)")
     careful, bold = (RobbingTheFed(claims=c).run(o.view) for c in ("certified", "all"))
@@ -192,6 +198,7 @@ def test_how_it_shows(network):
     assert np.linalg.matrix_rank(honest) == 64
 
 
+@pytest.mark.slow
 def test_a_models_own_first_layer_can_be_made_the_module(fashion):
     """Nothing but the broadcast changes; 2 units a bin. Two weighings and a replay certify."""
     model = load("2nn(hidden=[256,32])", fashion[0])
@@ -207,6 +214,7 @@ def test_a_models_own_first_layer_can_be_made_the_module(fashion):
     assert (np.diff(bias) <= 0).all()
 
 
+@pytest.mark.slow
 def test_where_a_models_own_layer_certifies_nothing(fashion):
     """Several local steps are not replayed; and what has no dense ReLU layer in front has no bins to make."""
     model = load("2nn(hidden=[64,32])", fashion[0])
@@ -221,6 +229,7 @@ def test_where_a_models_own_layer_certifies_nothing(fashion):
         seen(load("mlp", fashion[0]), fashion[1], "imprint", batch=1)
 
 
+@pytest.mark.slow
 def test_auxiliary_data_tell_where_thresholds_lie(fashion, network):
     """Known ones spread examples over more bins than assumed ones, and the threat line says so."""
     filled = []
@@ -232,6 +241,7 @@ def test_auxiliary_data_tell_where_thresholds_lie(fashion, network):
     assert filled[0] > filled[1]
 
 
+@pytest.mark.slow
 def test_trained_weights_go_into_the_changed_model(fashion, network):
     weights = network.initial_weights(9)
     o = seen(network, fashion[1], weights=weights, batch=4)
@@ -239,6 +249,7 @@ def test_trained_weights_go_into_the_changed_model(fashion, network):
     np.testing.assert_array_equal(network.spec.flatten_numpy(parts[4:]), weights)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_named(fashion, network, helpers):
     honest = helpers.make_view(network, fashion[1].floats(np.arange(2)), np.array([0, 1]))
     with pytest.raises(CapabilityError, match=r"has none: let the adversary be server\(acts=\[robbing_the_fed\]\)"):

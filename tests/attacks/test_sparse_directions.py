@@ -33,6 +33,7 @@ def searched(basis, rounds, way, seed=0, **options):
     return search
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [("draw",), ("turn",), ("descend",), ("draw", "climb")])
 @pytest.mark.parametrize("noise", [0.0, 1e-7])
 def test_each_way_finds_all_of_six(way, noise):
@@ -43,6 +44,7 @@ def test_each_way_finds_all_of_six(way, noise):
     np.testing.assert_array_equal(np.sort(search.zeros), np.sort(search.zeros)[: len(search.zeros)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("units", "rank"), [(30, 2), (60, 3), (200, 12)])
 def test_ranks_from_two_to_twelve(units, rank):
     basis, truth = subspace(units, rank, seed=rank)
@@ -106,6 +108,7 @@ def test_what_is_known_of_the_rows_helps_to_the_last_direction():
     assert found(search, truth) == 8
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1000), rank=st.integers(2, 5))
 def test_neither_a_rotation_of_the_basis_nor_the_rows_order_matters(seed, rank):
@@ -139,6 +142,7 @@ def test_the_expectation_is_met_by_drawing():
     assert np.mean(draws) == pytest.approx(expected_draws(7, 200), rel=0.7)
 
 
+@pytest.mark.slow
 def test_turning_finds_all_of_many_where_drawing_finds_none():
     basis, truth = subspace(600, 24, seed=2)
     assert expected_draws(24, 600) > 4e7

@@ -34,6 +34,7 @@ def see(model, data, *defenses, cohort=4):
     return Exposure(model, data, trials=1, cohort=cohort, defenses=stack, seed=1).observe(0)[0]
 
 
+@pytest.mark.slow
 def test_what_was_sent_is_read_exactly_and_the_rest_is_below_its_bound(model, data):
     seen = see(model, data, TopK(fraction=0.1))
     finding = ATTACK.run(seen.view)
@@ -47,6 +48,7 @@ def test_what_was_sent_is_read_exactly_and_the_rest_is_below_its_bound(model, da
         assert original[~sent].max() <= bound + 1e-4
 
 
+@pytest.mark.slow
 def test_sparse_updates_give_away_more_of_a_sum_than_a_dense_layer_s_own_attack_finds_in_them(model, data):
     seen = see(model, data, TopK(fraction=0.1))
     assert int(np.isfinite(FirstLayer().run(seen.view).x).all((1, 2, 3)).sum()) == 0
@@ -56,12 +58,14 @@ def test_sparse_updates_give_away_more_of_a_sum_than_a_dense_layer_s_own_attack_
     assert trial.score.label_accuracy >= 0.5
 
 
+@pytest.mark.slow
 def test_the_same_coordinates_for_all_give_away_nothing_so(model, data):
     trial = run_trial(ATTACK, see(model, data, RandomK(fraction=0.1)))
     assert trial.finding.measures["separated"] == 0
     assert all(i.psnr == 0 for i in trial.score.images)
 
 
+@pytest.mark.slow
 def test_noise_and_large_cohorts_stop_it(model, data):
     noised = run_trial(ATTACK, see(model, data, TopK(fraction=0.1), LocalDP(clip=1.0, noise_multiplier=1e-3)))
     assert all(i.psnr < 15 for i in noised.score.images)
@@ -96,6 +100,7 @@ def test_fewer_than_two_units_are_no_claim(model, data):
     assert np.isnan(ATTACK.run(alone).x).all()
 
 
+@pytest.mark.slow
 def test_layers_without_a_bias_are_refused(data):
     from fedpriv.models.zoo import lenet
 

@@ -46,6 +46,7 @@ def pairs(finding, x):
     return finding.y[match(finding.x, x)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "n"),
     [
@@ -78,6 +79,7 @@ def test_plain_sampling_as_in_the_paper(helpers, model, n):
     assert worst(finding, x) > 80
 
 
+@pytest.mark.slow
 def test_fashion_images_through_a_federation():
     training, test = load_data("fashion_small")
     data = training if test is None else test

@@ -30,6 +30,7 @@ def test_a_lighter_prior_must_explain_twice_as_much():
     assert heaviest([float("inf")]) == 0
 
 
+@pytest.mark.slow
 def test_where_the_update_decides_the_prior_goes(helpers):
     model = helpers.dense(SHAPE)
     x, y = helpers.smooth_images(1, SHAPE, 3), [5]
@@ -45,6 +46,7 @@ def test_where_the_update_decides_the_prior_goes(helpers):
     assert np.all(np.diff(all_of_them.history[:, 0]) > 0)
 
 
+@pytest.mark.slow
 def test_stages_are_judged_before_their_images_are_clipped(helpers):
     """Black pixels that come out a little below zero are clipped: nearer to the truth, farther from the update."""
     x, y = np.round(helpers.smooth_images(1, SHAPE, 3)), [5]  # black and white
@@ -82,6 +84,7 @@ def test_where_noise_decides_the_prior_stays(helpers):
     assert found.evaluations > first.evaluations
 
 
+@pytest.mark.slow
 def test_no_stage_is_made_at_the_noise_floor(helpers):
     x = helpers.smooth_images(1, SHAPE, 3)
     view = helpers.make_view(helpers.dense(SHAPE), x, [5], helpers.local_steps(1, 1e-4))
@@ -89,6 +92,7 @@ def test_no_stage_is_made_at_the_noise_floor(helpers):
     assert len(found.extra["stages"]) == 1
 
 
+@pytest.mark.slow
 def test_stages_are_runs_of_lighter_priors_and_slower_rates_in_one_graph(helpers):
     view = helpers.make_view(helpers.dense(SHAPE), helpers.smooth_images(1, SHAPE, 3), [5])
     easing, prior = 0.16, "total_variation(weight={})"

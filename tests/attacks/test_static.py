@@ -55,12 +55,14 @@ def inversion(**parts):
     return Inversion(**{"optimizer": QUICK, "restarts": 1, **parts})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [through_the_view, through_the_static])
 def test_a_prior_cannot_read_one_view(seen, function):
     with pytest.raises(SharedGraphError, match=r"serves many"):
         inversion(priors=[Custom(function=function, weight=1.0)]).run(seen[0])
 
 
+@pytest.mark.slow
 def test_a_prior_gets_each_view_s_own_update_through_one_graph(seen):
     """The same prior draws two clients' examples to two brightnesses, and the graph is compiled once."""
     attack = inversion(
@@ -121,6 +123,7 @@ def test_nothing_of_a_view_is_reachable_from_its_static(seen):
         assert array[:4].tobytes() not in bare
 
 
+@pytest.mark.slow
 def test_a_compiled_attack_holds_nothing_of_a_view(seen):
     """Not in the graph, where constants are, nor in what it has captured."""
     inversion(priors=["total_variation"]).run(seen[0])
@@ -136,6 +139,7 @@ def exposed(toy, model, *defenses, steps=1, **options):
     return [o.view for o in Exposure(model, toy, 2, procedure=procedure, defenses=defenses, **options)]
 
 
+@pytest.mark.slow
 def test_replays_are_measured_from_the_cache_too(toy, logistic_model):
     """The stand-in runs while the graph is traced; the second view takes the graph, and says so as well."""
     views = exposed(toy, logistic_model, Clip(norm=0.5))
@@ -146,6 +150,7 @@ def test_replays_are_measured_from_the_cache_too(toy, logistic_model):
     assert inversion(replay="one_gradient").run(views[0]).replayed == ("clip",)
 
 
+@pytest.mark.slow
 def test_an_adversary_that_does_not_know_the_defense_replays_none(toy, logistic_model):
     from fedpriv.threat.adversary import Adversary
 
@@ -160,6 +165,7 @@ def test_attacks_that_do_not_replay_are_seen_not_to(toy, logistic_model):
     assert registry.attacks.create("labels").run(views[0]).replayed == ()
 
 
+@pytest.mark.slow
 def test_noise_levels_share_a_graph_and_its_measure(toy, logistic_model):
     one, two = (exposed(toy, logistic_model, CentralDP(clip=0.5, noise_multiplier=z))[0] for z in (0.5, 1.0))
     assert one.static == two.static

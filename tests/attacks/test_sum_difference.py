@@ -54,6 +54,7 @@ def steps(federation, cohorts, adversary="server", move=False):
     return Dossier(tuple(o.view for o in seen)), seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weighting", "adversary"), [("uniform", "server"), ("examples", "aggregators(0)")])
 def test_two_cohorts_that_differ_in_one_client_give_its_update(federate, weighting, adversary):
     options = {"batch_size": None, "weighting": weighting}
@@ -70,6 +71,7 @@ def test_two_cohorts_that_differ_in_one_client_give_its_update(federate, weighti
     np.testing.assert_allclose(one.view.observed, expected, atol=1e-6 * np.abs(expected).max() + 1e-7)
 
 
+@pytest.mark.slow
 def test_the_general_case_is_solved(federate):
     """No two cohorts differ in one client, but all of them together tell everybody's update."""
     options = {"batch_size": None, "weighting": "examples"}
@@ -85,6 +87,7 @@ def test_the_general_case_is_solved(federate):
         assert one.amplification == pytest.approx(np.sqrt(11) / 3)  # (2, 2, -1, -1, -1) / 3
 
 
+@pytest.mark.slow
 def test_the_nearest_rounds_are_subtracted(federate):
     """Client 1 can be had from rounds 0 and 1, or from 0 and 3, when the model has moved on."""
     federation = federate(defenses=(SecretSharing(range=1.0),), batch_size=None, weighting="uniform")
@@ -97,6 +100,7 @@ def test_the_nearest_rounds_are_subtracted(federate):
     assert one.view.round == 0
 
 
+@pytest.mark.slow
 def test_everybody_is_found_where_the_model_hardly_moves_and_not_where_it_runs(model, data):
     still = run_trial(ATTACK, expose(model, data).episodes(0)[0])
     assert all(i.psnr > 60 for i in still.score.images)
@@ -108,6 +112,7 @@ def test_everybody_is_found_where_the_model_hardly_moves_and_not_where_it_runs(m
     assert np.median([i.psnr for i in moving.score.images]) < 30
 
 
+@pytest.mark.slow
 def test_batches_that_stay_together_leave_no_single_client(model, data):
     paired = {"selection": "batch_partition(size=2,batch=2)"}
     finding = run_trial(ATTACK, expose(model, data, **paired).episodes(0)[0])
@@ -126,6 +131,7 @@ def test_the_sum_of_a_batch_is_not_hidden_by_it(model, data):
     assert all(i.psnr > 60 for i in trial.score.images)
 
 
+@pytest.mark.slow
 def test_drop_outs_break_batches_and_the_run_says_so(model, data):
     exposure = expose(
         model,
@@ -139,6 +145,7 @@ def test_drop_outs_break_batches_and_the_run_says_so(model, data):
     assert run_trial(ATTACK, episode).finding.measures["isolated"] > 0
 
 
+@pytest.mark.slow
 def test_noise_of_each_client_hides_what_subtraction_leaves(model, data):
     noised = (LocalDP(clip=1.0, noise_multiplier=0.01), SUM)
     trial = run_trial(ATTACK, expose(model, data, defenses=noised).episodes(0)[0])
@@ -167,6 +174,7 @@ def test_one_round_is_refused(federate):
         ATTACK.run(dossier)
 
 
+@pytest.mark.slow
 def test_an_inner_attack_that_never_applies_is_told(federate):
     federation = federate(defenses=(SecretSharing(range=1.0),), batch_size=None, weighting="uniform", local_epochs=2)
     dossier, _ = steps(federation, [[0, 1], [0]])
@@ -174,6 +182,7 @@ def test_an_inner_attack_that_never_applies_is_told(federate):
         SumDifference(inner="spear").run(dossier)
 
 
+@pytest.mark.slow
 def test_a_sum_that_is_not_finite_is_named(federate):
     dossier, _ = steps(federate(defenses=(SecretSharing(range=1.0),), batch_size=None), [[0, 1], [0]])
     spoiled = [dataclasses.replace(v, observed=np.full_like(v.observed, np.nan)) for v in dossier.pages]

@@ -26,6 +26,7 @@ def exposed(model="2nn", adversary=MALICIOUS, cohort=4, batch=1, line=("secagg",
     return o
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["2nn", "cnn"])
 def test_the_secure_sum_is_the_targets_update_to_the_bit(model):
     """The executed sum does not change by a bit with the other clients' data, and is the target's update."""
@@ -47,6 +48,7 @@ def test_the_secure_sum_is_the_targets_update_to_the_bit(model):
     np.testing.assert_allclose(isolated(among.view)[1].observed[bias], alone.view.observed[bias], atol=step)
 
 
+@pytest.mark.slow
 def test_what_is_behind_a_secure_sum_is_read():
     o = exposed()
     finding = Suppression(then="first_layer").run(o.view)
@@ -56,6 +58,7 @@ def test_what_is_behind_a_secure_sum_is_read():
     assert finding.y[0] == o.truth.y[0]
 
 
+@pytest.mark.slow
 def test_one_broadcast_for_all_leaves_the_sum_a_sum():
     """Without the act, or with it for everybody or nobody, it is refused."""
     for text in ("server", "server(acts=[suppression(target=[0,1,2,3])])", "server(acts=[suppression(target=[9])])"):

@@ -133,6 +133,7 @@ def test_other_kinds_take_the_median():
     assert pooled.entropy is None
 
 
+@pytest.mark.slow
 def test_both_parts_help_and_more_so_together(eights, clear):
     """The paper's order: without its ensemble, or its softmax, it does worse, and the cosine distance alone worst."""
     whole, alone = accuracy(clear), accuracy(ran(quick(ensemble=1), eights))
@@ -142,6 +143,7 @@ def test_both_parts_help_and_more_so_together(eights, clear):
     assert min(alone, without_softmax) > plain
 
 
+@pytest.mark.slow
 def test_rows_of_a_generated_table_and_labels_that_nobody_told():
     trials = ran(quick(), exposure(2, 2, data="clinic", adversary=Adversary()))
     assert accuracy(trials) > 0.9
@@ -149,11 +151,13 @@ def test_rows_of_a_generated_table_and_labels_that_nobody_told():
     assert trials[0].finding.extra["label_source"] == "optimized"
 
 
+@pytest.mark.slow
 def test_local_steps_are_replayed():
     steps = make_procedure(local_epochs=3, batch_size=None, client={"learning_rate": 0.05})
     assert accuracy(ran(quick(ensemble=2), exposure(1, 2, procedure=steps))) > 0.9
 
 
+@pytest.mark.slow
 def test_cells_with_low_entropy_are_right_more_often():
     (observation,) = exposure(1, 24)
     (trial,) = ran(quick(), [observation])
@@ -168,6 +172,7 @@ def test_cells_with_low_entropy_are_right_more_often():
     assert whole["accuracy"] == pytest.approx(right.mean())
 
 
+@pytest.mark.slow
 def test_noise_and_wrong_labels_leave_no_more_than_other_people_s_rows(eights, clear):
     noisy = ran(quick(), exposure(1, 8, defenses=(LocalDP(clip=1.0, noise_multiplier=1.0),)))
     one_class = [replace(o, view=replace(o.view, labels=np.zeros_like(o.view.labels))) for o in eights]

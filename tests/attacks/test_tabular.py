@@ -50,6 +50,7 @@ def test_dlg_reads_rows_and_targets_off_a_gradient(data, model):
                 assert read[field.name] == pytest.approx(was[field.name], abs=0.02 * field.spread)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "model"), [TABLES[1], TABLES[2]])
 def test_the_default_attack_is_at_home_on_tables_too(data, model):
     (observation,) = exposure(data, model, 1)
@@ -58,6 +59,7 @@ def test_the_default_attack_is_at_home_on_tables_too(data, model):
     assert trial.finding.extra["chosen"] == "dlg"
 
 
+@pytest.mark.slow
 def test_a_batch_of_rows_is_matched_one_to_one():
     (observation,) = exposure("clinic", "mlp(task=binary)", 1, 4)
     trial = run_trial(QUICK, observation, 0)
@@ -66,6 +68,7 @@ def test_a_batch_of_rows_is_matched_one_to_one():
     assert trial.score.label_accuracy == 1.0
 
 
+@pytest.mark.slow
 def test_noise_leaves_hardly_more_than_guessing():
     noisy = exposure("clinic", "mlp(task=binary)", 4, defenses=(LocalDP(clip=1.0, noise_multiplier=1.0),))
     rows = [run_trial(QUICK, o, 0).score.images[0] for o in noisy]
@@ -73,6 +76,7 @@ def test_noise_leaves_hardly_more_than_guessing():
     assert np.mean([r.extra["row_accuracy"] for r in rows]) < 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "model"), TABLES)
 def test_one_example_is_read_off_a_dense_layer_whatever_the_loss(data, model):
     (observation,) = exposure(data, model, 1)
@@ -80,6 +84,7 @@ def test_one_example_is_read_off_a_dense_layer_whatever_the_loss(data, model):
     assert score(finding, observation.truth).images[0].success
 
 
+@pytest.mark.slow
 def test_what_reads_a_softmax_refuses_others_and_says_so():
     (observation,) = exposure("clinic", "mlp(task=binary)", 1)
     with pytest.raises(CapabilityError, match="joint optimization"):
@@ -91,6 +96,7 @@ def test_what_reads_a_softmax_refuses_others_and_says_so():
         FirstLayer().run(observation.view)
 
 
+@pytest.mark.slow
 def test_known_quantities_are_held():
     from fedpriv.threat.adversary import Adversary
 
@@ -116,6 +122,7 @@ def test_starts_lie_in_each_column_s_own_range():
     np.testing.assert_allclose(Constant(value=0)(view, 0), ends[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_constraint_keeps_every_step_valid():
     (observation,) = exposure("clinic", "mlp", 1)
     attack = Inversion(optimizer="adam(steps=60,learning_rate=0.5)", constraint="box", path=True, priors=[Box()])

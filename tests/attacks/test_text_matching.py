@@ -125,6 +125,7 @@ def test_tag_finds_a_sentence(helpers):
     assert (finding.x == x).mean() >= 5 / 6
 
 
+@pytest.mark.slow
 def test_lamp_finds_a_sentence_and_none_where_the_update_is_noise(helpers, models):
     x, y = text(seed=1)
     view = view_of(helpers, models["classes"], x, y)
@@ -210,6 +211,7 @@ def test_orders_keep_every_place_and_what_is_beyond_the_end(make):
         assert changed.sum(1).max() == 1  # one sentence at a time
 
 
+@pytest.mark.slow
 def test_an_attack_told_the_rows_finds_no_token_whose_row_did_not_move(helpers, models):
     x, y = text(2, seed=3)
     part = Embedding(table="tokens")
@@ -228,6 +230,7 @@ def test_next_tokens_may_be_known(helpers, models):
         np.testing.assert_array_equal(part(view).y, y)
 
 
+@pytest.mark.slow
 def test_an_adversary_of_a_federation_is_told_the_lengths(models):
     x, y = text(4, lengths=[6, 2, 3, 5])
     data = Dataset("made", x, y, 2, kind=KIND)

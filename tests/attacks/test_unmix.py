@@ -216,6 +216,7 @@ def test_instahide_is_undone_from_four_rounds_and_not_from_one(small, model, tmp
         attack.run(seen.held.pages[0], 0)
 
 
+@pytest.mark.slow
 def test_it_refuses_what_it_cannot_undo(small, model):
     data = chosen(small, (0, 1))
     fast = Unmix(inner="dlg(restarts=1,optimizer.max_evaluations=20)")

@@ -80,6 +80,7 @@ def test_the_length_of_the_rows_does_not_matter():
     assert value(u, m, c, np.ones(3)) == pytest.approx(value(u * [[2.0], [0.1], [30.0]], m, c, np.ones(3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_independent_sources_come_apart(dtype):
     """Flat sources, where the contrast is the textbook's: each one found is one source, up to sign and scale."""

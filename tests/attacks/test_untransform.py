@@ -24,6 +24,7 @@ def quality(found, truth):
     return -10 * np.log10(np.mean((np.clip(found, 0, 1) - truth) ** 2, axis=(1, 2, 3)))
 
 
+@pytest.mark.slow
 def test_an_image_comes_back_that_the_static_attack_finds_moved(data):
     model = mlp((28, 28, 1), 10, hidden=(20,), activation="sigmoid")
     o = next(iter(Exposure(model, data, 1, 1, defenses=(ATS(policy="43-18"),), seed=1)))

@@ -20,6 +20,7 @@ def loop(model, path, procedure=STATED, **more):
     return captured(model, **files, procedure=procedure, examples=8, **more)
 
 
+@pytest.mark.slow
 def test_two_epochs_of_a_pytorch_loop_are_replayed_to_rounding(network, path, truth):
     x, y, order = truth("torch_cnn")
     made = loop(network("cnn"), path)
@@ -37,6 +38,7 @@ def test_two_epochs_of_a_pytorch_loop_are_replayed_to_rounding(network, path, tr
     assert "order of the batches" in unordered.describe()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "instead"),
     [("momentum=0.9", "momentum=0"), ("weight_decay=0.01", "weight_decay=0"), ("=0.1,", "=0.05,")],
@@ -51,6 +53,7 @@ def test_rows_of_a_flattened_image_in_the_wrong_order_do_not_explain_it(network,
     assert loop(network("cnn"), path, flatten="keras").check(*truth("torch_cnn")).contradicted
 
 
+@pytest.mark.slow
 def test_a_gradient_of_pytorch_gives_the_image_away_without_the_truth(network, path, truth):
     x, y, _ = truth("torch_gradient")
     made = captured(
@@ -67,6 +70,7 @@ def test_a_gradient_of_pytorch_gives_the_image_away_without_the_truth(network, p
     assert wrong.contradicted
 
 
+@pytest.mark.slow
 def test_batch_normalization_in_train_mode_with_its_statistics_sent_and_not(network, path, truth):
     x, y, _ = truth("torch_norm")
     files = {"before": path("torch_norm_before.pt"), "after": path("torch_norm_after.pt")}

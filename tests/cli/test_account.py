@@ -59,6 +59,7 @@ def test_registered_defenses_are_asked_as_they_are(run, strict):
     assert found["noise_multiplier"] == pytest.approx(40, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_cohort_means_what_it_means_to_train(run, strict, npz):
     asked = ("--cohort", 2, "-K", 4, "-r", 2, "--accountant", "rdp")
     (found,) = strict(run("budget", "epsilon=9, delta=1e-3", *asked, "--json")[1])
@@ -73,6 +74,7 @@ def test_a_cohort_means_what_it_means_to_train(run, strict, npz):
     assert run("epsilon", 3, *asked, "--sampling", "poisson")[1].splitlines()[1] == poisson.splitlines()[1]
 
 
+@pytest.mark.slow
 def test_a_table_ends_with_the_number_that_is_stated(run, strict):
     told = ("--examples", 1000, "-B", 100, "-r", 50, "--accountant", "pld", "--table", "--json")
     rows = strict(run("epsilon", 1.1, *told)[1])
@@ -90,6 +92,7 @@ def test_no_number_is_given_by_another_claim_in_silence(run):
     assert "pld: none (no privacy loss distribution is known of sum of skellam noises" in out
 
 
+@pytest.mark.slow
 def test_a_table_and_a_figure_as_training_goes(run, tmp_path):
     told = ("--rate", 0.05, "-r", 20, "--accountant", "rdp", "--table", "--figure", tmp_path / "spent.png")
     status, out, _ = run("epsilon", 1.2, *told)
@@ -151,6 +154,7 @@ def test_senseless_questions_get_one_line(run, arguments, message):
     assert (err.count("\n"), out) == (1, "")
 
 
+@pytest.mark.slow
 def test_training_within_a_budget(run, strict, npz):
     small = ("train", "--model", "logistic", "--clients", 4, "--seed", 0, "--data", npz, "--weighting", "uniform")
     told = ("--rounds", 3, "--poisson", 0.5, "--budget", "epsilon=4, delta=1e-3", "--json")

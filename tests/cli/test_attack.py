@@ -6,6 +6,7 @@ QUICK = "(optimizer.max_evaluations=30,restarts=1)"
 TINY = ("--model", "logistic", "--images", "2")
 
 
+@pytest.mark.slow
 def test_json_has_a_row_an_image_and_a_summary(run, strict, npz):
     status, out, err = run("attack", f"idlg{QUICK}", *TINY, "--data", npz, "--json")
     assert (status, err) == (0, "")
@@ -20,6 +21,7 @@ def test_json_has_a_row_an_image_and_a_summary(run, strict, npz):
         assert row["psnr"] > 20  # a single example's gradient of a logistic model gives it away
 
 
+@pytest.mark.slow
 def test_the_table_and_the_files(run, npz, tmp_path):
     out_dir = tmp_path / "out"
     status, out, err = run("attack", f"idlg{QUICK}", *TINY, "--data", npz, "--out", out_dir)
@@ -31,6 +33,7 @@ def test_the_table_and_the_files(run, npz, tmp_path):
     assert (out_dir / "reconstructions.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_generative_attack_has_a_control_by_itself(run, strict, tmp_path):
     own = ("attack", "ggl(optimizer.steps=40,restarts=1)", "--model", "logistic", "--images", 2)
     status, out, err = run(*own, "--out", tmp_path / "out")
@@ -48,6 +51,7 @@ def test_a_generative_attack_has_a_control_by_itself(run, strict, tmp_path):
     assert "control_psnr" in (tmp_path / "out" / "images.csv").read_text().splitlines()[0]
 
 
+@pytest.mark.slow
 def test_a_control_can_be_asked_for(run, strict, npz):
     asked = ("attack", f"idlg{QUICK}", *TINY, "--data", npz, "--control")
     *rows, summary = strict(run(*asked, "noise", "--json")[1])
@@ -61,6 +65,7 @@ def test_a_control_can_be_asked_for(run, strict, npz):
     assert "'noise'" in err
 
 
+@pytest.mark.slow
 def test_updates_that_round_to_zero_are_warned_of(run, strict, npz, tmp_path):
     def attack(resolution, *more):
         sharing = f"secret_sharing(range=8,resolution={resolution})"
@@ -81,6 +86,7 @@ def test_updates_that_round_to_zero_are_warned_of(run, strict, npz, tmp_path):
     assert "fixed_point: rounding to a multiple of the resolution made 100.0% of" in err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_way_is_drawn_where_the_attack_keeps_it_and_nothing_else_changes(run, strict, npz, tmp_path):
     def mse(*more):
         status, out, _ = run("attack", f"idlg{QUICK}", *TINY, "--data", npz, "--json", *more)
@@ -95,6 +101,7 @@ def test_the_way_is_drawn_where_the_attack_keeps_it_and_nothing_else_changes(run
     assert config["attack"]["path"] is True
 
 
+@pytest.mark.slow
 def test_repeats_are_other_seeds_on_the_same_images(run, strict, npz):
     quick = "idlg(optimizer.max_evaluations=5,restarts=1)"
     status, out, _ = run("attack", quick, *TINY, "--data", npz, "--json", "--repeats", 2, "--seed", 3)
@@ -106,6 +113,7 @@ def test_repeats_are_other_seeds_on_the_same_images(run, strict, npz):
     assert (summary["runs"], summary["images"]) == (2, 4)
 
 
+@pytest.mark.slow
 def test_lpips_is_a_column(run, strict, npz, tmp_path):
     import numpy as np
 
@@ -133,6 +141,7 @@ def test_the_same_seed_finds_the_same(run, strict, npz):
     assert found("--seed", 3) == found("--seed", 3)
 
 
+@pytest.mark.slow
 def test_batches_cohorts_steps_defenses_and_adversaries(run, strict, npz):
     status, out, _ = run(
         "attack", f"dlg{QUICK}", "--model", "logistic", "--images", 4, "--batch", 2, "--cohort", 2, "--local-steps", 2,
@@ -168,6 +177,7 @@ def test_what_an_attack_brings_in_stands_in_the_threat_line(run, strict, npz):
     assert "needs auxiliary data" in err
 
 
+@pytest.mark.slow
 def test_an_attack_that_cannot_is_told_why(run, npz):
     status, _, err = run("attack", f"idlg{QUICK}", *TINY, "--batch", 2, "--data", npz)
     assert status == 2
@@ -190,6 +200,7 @@ def test_one_reason_for_all_trials_is_said_once(run, npz):
     assert err.count("knows of none here") == 1
 
 
+@pytest.mark.slow
 def test_a_trained_model_can_be_attacked(run, npz, tmp_path):
     path = tmp_path / "c"
     common = ("--data", npz, "--model", "logistic")
@@ -203,6 +214,7 @@ def test_a_trained_model_can_be_attacked(run, npz, tmp_path):
     assert "of 7850; give the same model and data" in err
 
 
+@pytest.mark.slow
 def test_a_command_is_a_cell(run, strict, npz):
     """The same values in a file and on a command line: the same questions, seeds and scores."""
     from fedpriv.experiment.setting import Setting
@@ -225,6 +237,7 @@ def test_a_command_is_a_cell(run, strict, npz):
     assert summary["held_out"] is outcome.facts["held_out"] is False
 
 
+@pytest.mark.slow
 def test_which_images_were_attacked_is_said(run, npz):
     status, out, _ = run("attack", "first_layer", *TINY, "--data", npz)
     assert status == 0
@@ -268,6 +281,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(run, npz, tmp_p
     assert "cannot write" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("similarity", "said"), [(0.01, "2 of 2 trials"), (1, "none of 2 trials")])
 def test_alarms_of_clients_checks_are_counted(run, npz, similarity, said):
     check = f"watch_weights(similarity={similarity},rank=0,balance=1)"

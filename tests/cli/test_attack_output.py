@@ -41,6 +41,7 @@ def written(out, t, *findings, repeats=1):
     return names, gathered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
@@ -66,6 +67,7 @@ def test_labels_alone_have_no_figure(tmp_path):
     assert written(tmp_path, t, Finding(None, t.y))[0] == set()
 
 
+@pytest.mark.slow
 def test_the_grid_shows_the_first_images_of_the_first_run(tmp_path):
     t = truth((4, 4, 1), n=5)
     _, gathered = written(tmp_path, t, *[claim(t, path=False)] * 4, repeats=2)

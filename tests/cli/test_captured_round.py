@@ -14,6 +14,7 @@ TRUTH = ("--examples", "2", "--truth", STORED / "flower_truth.npz")
 SHAPED = ("--examples", "2", "--shape", "14x14x1", "--classes", "10")
 
 
+@pytest.mark.slow
 def test_with_the_truth_it_is_checked_and_scored(run, tmp_path):
     status, out, err = run("attack", "first_layer", *FLOWER, *TRUTH, "--control", "noise", "--out", tmp_path)
     assert (status, err) == (0, "")
@@ -29,6 +30,7 @@ def test_with_the_truth_it_is_checked_and_scored(run, tmp_path):
     assert all(row["control_psnr"] < 20 for row in saved["images"])
 
 
+@pytest.mark.slow
 def test_without_the_truth_nothing_is_scored_and_the_words_say_so(run, strict, tmp_path):
     status, out, err = run("attack", "first_layer", *FLOWER, *SHAPED, "--control", "noise", "--out", tmp_path)
     assert (status, err) == (0, "")
@@ -58,6 +60,7 @@ def test_a_procedure_that_cannot_be_is_warned_of(run):
     assert warning not in run("attack", "first_layer", *FLOWER, *TRUTH)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [

@@ -24,6 +24,7 @@ def people(tmp_path):
     return tmp_path / "people.csv"
 
 
+@pytest.mark.slow
 def test_rows_of_a_file_are_reconstructed_and_written_down(run, strict, people, tmp_path):
     arguments = ("attack", "dlg(restarts=1)", "--data", people, "--model", "mlp(task=binary)", "-n", "2")
     status, out, err = run(*arguments, "--json", "--out", tmp_path / "out")
@@ -38,6 +39,7 @@ def test_rows_of_a_file_are_reconstructed_and_written_down(run, strict, people, 
     assert [r["original"] for r in saved] == [r["original"] for r in rows]
 
 
+@pytest.mark.slow
 def test_the_table_shows_the_columns_of_rows(run, people):
     status, out, _ = run("attack", "dlg(restarts=1)", "--data", people, "--model", "mlp", "-n", "1")
     assert status == 0
@@ -46,6 +48,7 @@ def test_the_table_shows_the_columns_of_rows(run, people):
     assert "dB" not in out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_cells_are_shown_by_column_and_drawn(run, people, tmp_path):
     attack = "tableak(ensemble=2,optimizer.steps=60)"
     arguments = ("attack", attack, "--data", people, "--model", "mlp(hidden=[16])", "-n", "2", "-b", "2")

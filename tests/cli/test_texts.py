@@ -3,6 +3,8 @@
 import json
 from types import SimpleNamespace
 
+import pytest
+
 from fedpriv.data import load
 from fedpriv.data.tokenizer import read
 from fedpriv.experiment.runner import keep_tokenizers
@@ -10,6 +12,7 @@ from fedpriv.experiment.runner import keep_tokenizers
 TINY = ("--model", "gpt(layers=1,width=8,heads=1)")
 
 
+@pytest.mark.slow
 def test_notes_are_said_and_the_tokenizer_is_kept(run, tmp_path):
     file = tmp_path / "my.txt"
     file.write_text("\n\n".join(f"Number {i} is {'not ' * (i % 3)}a number of {i * i}." for i in range(12)))
@@ -62,6 +65,7 @@ def test_a_checkpoint_of_other_tokens_is_refused(run, tmp_path):
     assert "mean other texts; give tokenizer=" in err
 
 
+@pytest.mark.slow
 def test_why_nothing_was_claimed_is_said(run, tmp_path):
     file = tmp_path / "a.csv"
     file.write_text("text,label\n" + "\n".join(f"word{i} stands {i % 3} here,{'xy'[i % 2]}" for i in range(10)))

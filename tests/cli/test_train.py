@@ -16,6 +16,7 @@ STATEFUL = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_json_is_one_strict_object_a_round(run, strict, npz):
     status, out, err = run(*SMALL, *STATEFUL, "--data", npz, "--rounds", 3, "--json")
     assert (status, err) == (0, "")
@@ -66,6 +67,7 @@ def write_folder(folder, x, y):
     return str(made)
 
 
+@pytest.mark.slow
 def test_plain_output_ends_in_a_conclusion(run, npz):
     status, out, err = run(*SMALL, *STATEFUL, "--data", npz, "--rounds", 2)
     assert (status, err) == (0, "")
@@ -78,6 +80,7 @@ def test_plain_output_ends_in_a_conclusion(run, npz):
     assert "No formal privacy guarantee" in out
 
 
+@pytest.mark.slow
 def test_fedsgd_and_every_loop_option(run, strict, npz):
     _, one, _ = run(*SMALL, "--data", npz, "--rounds", 2, "--algorithm", "fedsgd", "--server-lr", 0.3, "--json")
     _, two, _ = run(
@@ -110,6 +113,7 @@ def rows_of(out):
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in out.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(run, start, npz, tmp_path):
     process = start(*train_to(tmp_path, "killed", npz, 5000))
     seen = [process.stdout.readline() for _ in range(3)]
@@ -129,6 +133,7 @@ def test_a_killed_run_resumes_to_the_same_bits(run, start, npz, tmp_path):
         assert x.tobytes() == y.tobytes()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_settings_or_of_more_rounds_is_refused(run, npz, tmp_path):
     assert run(*train_to(tmp_path, "c", npz, 3))[0] == 0
     status, _, err = run(*train_to(tmp_path, "c", npz, 2))
@@ -140,6 +145,7 @@ def test_a_checkpoint_of_other_settings_or_of_more_rounds_is_refused(run, npz, t
     assert run(*train_to(tmp_path, "c", npz, 2), "--no-resume")[0] == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_130(start, npz, tmp_path):
     process = start(*train_to(tmp_path, "c", npz, 100_000), "--checkpoint-every", 100_000)
     process.stdout.readline()
@@ -168,6 +174,7 @@ def test_verbose_brings_tensorflows_log_back(start, npz):
     assert loud.communicate()[1] != ""
 
 
+@pytest.mark.slow
 def test_drop_outs_are_shown_and_cost_what_they_cost(run, strict, npz):
     options = ("--data", npz, "--rounds", 4)
     status, out, _ = run(*SMALL, *options, "--attrition", "fixed(count=1)", "--json")
@@ -203,6 +210,7 @@ def test_a_round_that_is_aborted_is_shown_and_changes_nothing(run, strict, npz, 
     assert "--on-abort" in err
 
 
+@pytest.mark.slow
 def test_without_a_seed_the_operating_system_draws_one_and_the_run_can_be_resumed(run, strict, npz, tmp_path):
     free = [v for i, v in enumerate(SMALL) if "--seed" not in SMALL[max(0, i - 1) : i + 1]]
     assert len(free) == len(SMALL) - 2
@@ -221,6 +229,7 @@ def test_without_a_seed_the_operating_system_draws_one_and_the_run_can_be_resume
     assert "Seed drawn" not in run(*SMALL, "--data", npz, "--rounds", 1)[1]
 
 
+@pytest.mark.slow
 def test_what_a_user_should_know_of_the_model_and_the_delta_is_said(run, strict, npz):
     arguments = ("--data", npz, "--model", "tests.experiment.toys:scaled", "-K", 5, "--cohort", 5, "-r", 1, "--seed", 0)
     private = ("-d", "central_dp(clip=1,noise_multiplier=1)", "--weighting", "uniform", "--delta", 0.3)
@@ -250,6 +259,7 @@ def test_a_proxy_in_the_environment_does_not_stand_between_tff_and_its_runtime(s
     assert "1 rounds: test accuracy" in out
 
 
+@pytest.mark.slow
 def test_a_resolution_that_rounds_updates_away_is_said(run, strict, npz):
     arguments = (
         "train",
@@ -275,6 +285,7 @@ def test_a_resolution_that_rounds_updates_away_is_said(run, strict, npz):
     assert "Warning" not in out
 
 
+@pytest.mark.slow
 def test_a_simulated_federation_and_secure_noise_are_said_in_words(run, npz):
     noisy = ("--weighting", "uniform", "--defense", "central_dp(clip=0.5,noise_multiplier=1)", "--data", npz)
     status, out, _ = run(*SMALL, *noisy, "--rounds", 1, "--simulate", "cohort=200, population=9000", "--secure-rng")
@@ -314,6 +325,7 @@ def test_a_selection_is_an_option(run, npz):
     assert "--cohort and --selection exclude each other" in err
 
 
+@pytest.mark.slow
 def test_gossip_on_the_command_line(run, npz, tmp_path):
     small = [*SMALL, "--data", npz, "--clients", 9, "--rounds", 1, "--weighting", "uniform"]
     figure = tmp_path / "graph.png"
@@ -330,6 +342,7 @@ def test_gossip_on_the_command_line(run, npz, tmp_path):
     assert (status, "shows who sends to whom in gossip" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_after_another_run_clients_are_the_same_or_refused(run, npz, toy, tmp_path):
     def after(checkpoint, *more, seed=2, clients=4, data=npz):
         base = ("train", "--model", "logistic", "--clients", clients, "--batch-size", 3, "--data", data, "--rounds", 1)
@@ -375,6 +388,7 @@ def test_a_checkpoint_without_word_of_its_clients_is_read_by_its_config(run, npz
     again.require_clients(said, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("similarity", "said"), [(0.01, "clients alarmed in 2 of 2"), (1, "no client alarmed in 2")])
 def test_alarms_stand_in_each_round_and_at_the_end(run, npz, similarity, said):
     check = f"watch_weights(similarity={similarity},rank=0,balance=1)"

@@ -307,6 +307,7 @@ def test_claims_that_something_else_undoes_give_no_number():
     assert honest.epsilon(1e-5, rounds=1).value < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "careful",
     [

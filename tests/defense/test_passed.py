@@ -260,6 +260,7 @@ def test_what_a_client_keeps_for_itself_comes_back_with_it(federate):
     assert {c: int(leaves[1]) for c, leaves in third.clients.leaves.items()} == {0: 1, 3: 2, 1: 2, 4: 1}
 
 
+@pytest.mark.slow
 def test_own_states_survive_a_checkpoint_to_the_bit(federate, tmp_path):
     from fedpriv.procedure.procedure import Sampling
 
@@ -337,6 +338,7 @@ def test_a_defense_may_replace_the_model(federate, logistic_model):
     assert federation.run(1).weights.shape == (federation.plan.spec.size,)
 
 
+@pytest.mark.slow
 def test_clients_that_drop_out_are_not_in_the_sum(federate):
     for defenses in ((), (SecretSharing(range=1.0),)):
         lossy = federate(defenses=defenses, attrition=FixedAttrition(count=2), **PLAIN)

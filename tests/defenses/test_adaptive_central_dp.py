@@ -29,6 +29,7 @@ def clip_at(make_plan):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantile", "start"), [(0.2, 4.0), (0.5, 0.05), (0.9, 0.05)])
 def test_the_clip_converges_to_the_quantile_under_the_noise(make_plan, quantile, start):
     population, rounds = 400, 100
@@ -105,6 +106,7 @@ def _alone(state):
     return Context(plan=Plan.everybody(10, 6), seed=tf.zeros([2], tf.int64), state=state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defenses", [(), (SecretSharing(),)], ids=["plain", "secure sum"])
 def test_it_trains_alike_under_a_secure_sum_and_its_views_replay(federate, defenses):
     adaptive = AdaptiveCentralDP(noise_multiplier=0.0, initial_clip=0.05, count_stddev=0.3)
@@ -133,6 +135,7 @@ def test_its_epsilon_is_that_of_a_fixed_clip(federate):
     assert runs[2].line.labels == ["adaptive_central_dp"]
 
 
+@pytest.mark.slow
 def test_a_simulated_federation_scales_both_noises(federate):
     adaptive = AdaptiveCentralDP(noise_multiplier=1.0)
     options = {"weighting": "uniform", "sampling": Sampling.fixed(4), "defenses": (adaptive,)}

@@ -344,6 +344,7 @@ def test_another_ring_or_a_larger_cohort_is_refused():
         protocol.open(plan_of(1), [0, 1], round=0, seed=0)
 
 
+@pytest.mark.slow
 def test_ten_thousand_clients_take_the_memory_of_one():
     import tracemalloc
 

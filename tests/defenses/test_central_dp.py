@@ -99,6 +99,7 @@ def test_no_update_moves_the_sum_by_more_than_the_clip(values):
     assert not np.isfinite(out).all() or np.linalg.norm(np.asarray(out, np.float64)) <= 0.5 * (1 + 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secure", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "secure sum"])
 def test_an_engines_sum_is_moved_by_no_more_either(federate, toy, secure):
     """One client's examples are poisoned so that its update is as long as floats go, or none."""
@@ -126,6 +127,7 @@ def test_what_people_need_to_know_is_said(federate):
     assert any("the clip cut no update" in w for w in loose.warnings)
 
 
+@pytest.mark.slow
 def test_rounds_without_defenses_say_what_clip_to_begin_with(federate):
     history = federate(weighting="uniform", batch_size=None).run(3)
     logged = federate(weighting="uniform", batch_size=None, defenses=(Clip(norm=1e3),)).run(3)

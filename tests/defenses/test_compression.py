@@ -266,6 +266,7 @@ def test_noise_has_the_deviation_and_the_shape_that_are_asked_for(distribution):
     assert "no epsilon" in defense.notes(plan)[0]
 
 
+@pytest.mark.slow
 def test_a_federation_counts_their_bytes_and_goes_on_from_a_checkpoint_with_what_was_kept(federate, tmp_path):
     federation = federate(defenses=(SignSGD(error_feedback=True),), **ONE_STEP)
     history = federation.run(4, evaluate_every=0)

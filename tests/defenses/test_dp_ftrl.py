@@ -153,6 +153,7 @@ def test_it_trains_with_any_server_optimizer_under_a_secure_sum(federate, defens
     assert history.records[0].metrics["dp_ftrl/signal_to_noise"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defense", BOTH, ids=NAMES)
 def test_the_server_moves_by_the_sum_and_the_noise(federate, defense):
     options = {"weighting": "uniform", "sampling": CYCLIC, "rounds": 5, "batch_size": None}
@@ -204,6 +205,7 @@ def test_the_noise_that_is_kept_never_leaves_the_server(federate, defense, monke
                 assert not any(row.shape == r.shape and np.array_equal(row, r) for r in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defense", [pytest.param(BOTH[0], marks=pytest.mark.slow), BOTH[1]], ids=NAMES)
 def test_a_resumed_run_gives_the_same_bits_and_draws_nothing_twice(federate, defense, tmp_path):
     options = {"defenses": (defense,), "weighting": "uniform", "sampling": CYCLIC, "rounds": 6}

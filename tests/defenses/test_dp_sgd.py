@@ -92,6 +92,7 @@ def test_batches_of_a_fixed_size_are_drawn_without_replacement_at_every_step():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["poisson", "fixed"])
 def test_drawn_batches_divide_by_their_public_size(federate, toy, by_hand, selection):
     """Without a defense too: the mean of many first steps is the gradient of all examples."""
@@ -106,6 +107,7 @@ def test_drawn_batches_divide_by_their_public_size(federate, toy, by_hand, selec
     assert np.abs((mean - gradient) / (error + 1e-4)).max() < 4.5
 
 
+@pytest.mark.slow
 def test_runs_resume_to_the_same_bits(federate, tmp_path):
     defense = DPSGD(clip=0.5, noise_multiplier=1.0)
     saved, federation = tmp_path / "run", central(federate, defense)
@@ -160,6 +162,7 @@ def test_views_replay_the_clip(federate, toy):
     np.testing.assert_allclose(found, -0.1 * clipped.sum(0) / 10, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_account_is_dp_accountings_of_the_composed_steps(federate):
     steps = {"poisson": 5, "fixed": 5, "shuffled": 1}
     gaussian, sampled = dp_accounting.GaussianDpEvent, dp_accounting.PoissonSampledDpEvent
@@ -215,6 +218,7 @@ def plan_of(procedure, sizes, **more):
     )
 
 
+@pytest.mark.slow
 def test_the_client_with_the_weakest_guarantee_counts(federate):
     procedure = make_procedure(batch_size=50, batch_selection="poisson")
     sizes = (100, 500, 1000)
@@ -234,6 +238,7 @@ def test_the_client_with_the_weakest_guarantee_counts(federate):
     assert [k.examples for k in kinds_of(procedure, (100, 110, 60))] == [60, 110]
 
 
+@pytest.mark.slow
 def test_events_of_other_batches_are_told_apart():
     """Clients of two sizes, whose weakest is known by its Renyi divergence alone."""
     from fedpriv.account.composition import Composition

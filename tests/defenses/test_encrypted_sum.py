@@ -408,6 +408,7 @@ def _damage(data, payload, earlier):
     return bytes(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["by_sender", "in_transit"])
 @BOTH
 def test_whatever_becomes_of_a_message_the_sum_is_right_or_closed(protocol, how, signed, one_key):

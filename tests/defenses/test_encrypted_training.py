@@ -22,6 +22,7 @@ def seen(federation, at):
     return [o for o in record.observations if o.view.adversary == adversary]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", ["uniform", "examples"])
 def test_training_is_that_of_any_exact_sum_to_the_bit(federate, weighting):
     gone = PartiesAttrition(gone=["client 1"])
@@ -35,6 +36,7 @@ def test_training_is_that_of_any_exact_sum_to_the_bit(federate, weighting):
         assert other.weights.tobytes() == runs[0].weights.tobytes()
 
 
+@pytest.mark.slow
 def test_training_is_plain_training_within_the_encoding(federate):
     plain = federate(**SETTINGS).run(4, evaluate_every=0).weights
     step = Ckks(range=1.0).codec().steps(federate(**SETTINGS).plan).step
@@ -52,6 +54,7 @@ def test_a_key_holder_that_is_gone_costs_the_round(federate):
     assert [(o.view.kind, o.view.observed) for o in record.observations] == [("shares", None)] * 2
 
 
+@pytest.mark.slow
 def test_what_adversaries_see_where_part_is_encrypted(federate):
     federation = federate(defenses=(Ckks(fraction=0.5, select="first", range=1.0),), **SETTINGS)
     d = federation.plan.spec.size

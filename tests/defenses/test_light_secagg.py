@@ -48,6 +48,7 @@ def test_it_is_checked_in_its_own_name(make_plan):
         LightSecAgg(min_clients=11).check(make_plan())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", ["uniform", "examples"])
 @pytest.mark.parametrize("gone", [(), ("client 3",)])
 def test_it_trains_to_the_same_bits_as_another_exact_sum(federate, gone, weighting):

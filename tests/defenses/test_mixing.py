@@ -103,6 +103,7 @@ def test_public_images_leave_no_label(model, data):
     assert 0 <= found.min() <= found.max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["mixup", pytest.param("instahide", marks=pytest.mark.slow)])
 def test_a_linear_model_learns_from_mixtures_and_nothing_from_random_signs(text, model, data):
     federation = Federation(

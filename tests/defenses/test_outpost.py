@@ -31,6 +31,7 @@ def seen(model, data, *stack, batch=1, procedure=EQUAL, seed=0):
     return next(iter(Exposure(model, data, 1, batch, defenses=stack, procedure=procedure, seed=seed)))
 
 
+@pytest.mark.slow
 def test_each_tensor_keeps_its_largest_and_noise_is_where_gradients_are_largest(model, data):
     plain, defended = (seen(model, data, *stack).view for stack in ((), (Outpost(scale=0.5),)))
     gradient, sent = -plain.observed, -defended.observed
@@ -48,6 +49,7 @@ def test_each_tensor_keeps_its_largest_and_noise_is_where_gradients_are_largest(
             np.testing.assert_allclose(noise, 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_chance_of_a_step_falls_as_it_says_and_begins_anew_each_round(model, data):
     procedure = make_procedure(local_epochs=4, batch_size=None, weighting="uniform", client={"learning_rate": 0.01})
     exposure = Exposure(
@@ -64,6 +66,7 @@ def test_the_chance_of_a_step_falls_as_it_says_and_begins_anew_each_round(model,
         assert abs(share - expected) < 4 * deviation
 
 
+@pytest.mark.slow
 def test_known_noise_is_a_chi_square_at_the_truth(data):
     model = lenet((28, 28, 1), 10, init="uniform")
     o = seen(model, data, Outpost(scale=0.05), procedure=Procedure.fedsgd())

@@ -44,6 +44,7 @@ def federated(model, data, *stack, clients=2, engine="graph"):
     )
 
 
+@pytest.mark.slow
 def test_a_client_goes_on_with_its_own_layers_and_the_shared_ones_are_averaged(model, data):
     place = personal(model)
     defended = federated(model, data, HEAD)
@@ -72,6 +73,7 @@ def test_clients_learn_though_the_server_has_no_classifier(model, data):
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_checkpoint_to_the_same_bits(model, data, tmp_path):
     whole = federated(model, data, HEAD).run(4, evaluate_every=0)
     federated(model, data, HEAD).run(2, evaluate_every=0, checkpoint=tmp_path / "c")
@@ -85,6 +87,7 @@ def seen(model, data, *stack, adversary=None):
     return next(iter(Exposure(model, data, 1, 1, defenses=stack, procedure=made, adversary=knows, seed=4)))
 
 
+@pytest.mark.slow
 def test_what_is_shared_is_exact_and_the_rest_is_left_open(model, data):
     place = personal(model)
     plain, o = (seen(model, data, *stack) for stack in ((), (HEAD,)))

@@ -69,6 +69,7 @@ def test_too_many_liars_break_a_rule():
     assert combined(TrimmedMean(liars=2), lying).value.numpy().max() < -20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_a_federation_trains_with_a_rule_and_every_update_is_seen(name, federate):
     federation = federate(defenses=(defenses.create(name),), **ONE_STEP)

@@ -46,6 +46,7 @@ def test_features_and_their_slopes_are_those_of_the_closed_form(model, data):
     np.testing.assert_allclose(slopes, expected[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 def test_of_each_example_the_features_with_the_largest_ratio_are_left_out(batch, model, data):
     plain, hidden = (seen(model, data, *stack, batch=batch) for stack in ((), (Soteria(rate=0.3),)))
@@ -62,6 +63,7 @@ def test_of_each_example_the_features_with_the_largest_ratio_are_left_out(batch,
     np.testing.assert_allclose(before[2], -values.T @ blame, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_zeros_tell_what_was_left_out(data):
     model = lenet((28, 28, 1), 10, init="uniform")
     observation = seen(model, data, Soteria(rate=0.5))
@@ -74,6 +76,7 @@ def test_the_zeros_tell_what_was_left_out(data):
     assert np.sum((simulated - observation.view.observed) ** 2) / np.sum(observation.view.observed**2) > 1e-3
 
 
+@pytest.mark.slow
 def test_over_several_steps_the_zeros_are_gone(model, data):
     observation = seen(model, data, Soteria(), batch=2, procedure=make_procedure(local_epochs=2, batch_size=None))
     with pytest.raises(CapabilityError, match="an update of one step alone"):

@@ -63,6 +63,7 @@ def test_all_clients_send_the_same_random_ones_and_others_next_round(federate):
     assert (masks[0] != masks[1]).any()
 
 
+@pytest.mark.slow
 def test_bits_are_those_of_values_and_of_places_where_these_say_something(federate):
     def bytes_up(*stack):
         federation = federate(defenses=stack, **ONE_STEP)

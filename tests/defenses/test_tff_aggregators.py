@@ -60,6 +60,7 @@ def clipped(updates, norm):
     return updates * np.minimum(1, norm / np.linalg.norm(updates, axis=1))[:, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chunk", "weighting"),
     [
@@ -77,6 +78,7 @@ def test_clipping_is_the_clipped_mean(on_tff, updates, weighting, chunk):
     assert federation.run(1).records[0].metrics["tff_clipping/clipped_count"] == 2
 
 
+@pytest.mark.slow
 def test_zeroing_leaves_extreme_updates_out(on_tff, updates):
     largest = np.abs(updates).max(1)
     norm = np.sort(largest)[3] * 1.001  # one is beyond
@@ -86,6 +88,7 @@ def test_zeroing_leaves_extreme_updates_out(on_tff, updates):
     assert federation.run(1).records[0].metrics["tff_zeroing/zeroed_count"] == 1
 
 
+@pytest.mark.slow
 def test_a_client_beyond_reason_does_not_move_the_robust_mean(on_tff, toy):
     """One client sends a thousandfold: the plain mean follows it, the zeroing one does not, after a few rounds."""
     from fedpriv.data.dataset import Dataset
@@ -98,6 +101,7 @@ def test_a_client_beyond_reason_does_not_move_the_robust_mean(on_tff, toy):
     assert np.abs(robust.weights).max() < 0.05 * np.abs(plain.weights).max()
 
 
+@pytest.mark.slow
 def test_adapted_norms_are_carried_from_round_to_round_and_through_a_checkpoint(on_tff, tmp_path):
     whole = on_tff(TFFRobust()).run(4)
     norms = [r.metrics["tff_robust/zeroing.clipping_norm"] for r in whole.records]
@@ -114,6 +118,7 @@ def test_dp_without_noise_is_the_clipped_mean(on_tff, updates):
     np.testing.assert_allclose(moved(federation), clipped(updates, norm).mean(0), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cohort", ["everyone", "nobody"])
 def test_dp_noise_has_the_stated_deviation(on_tff, updates, cohort):
     """noise_multiplier * clip over the expected cohort, whoever comes."""
@@ -156,6 +161,7 @@ def test_dp_gives_no_number_where_central_dp_gives_none(on_tff, federate, broken
             ledger.epsilon(1e-5)
 
 
+@pytest.mark.slow
 def test_an_adaptive_clip_goes_to_the_median_norm(on_tff, updates):
     federation = on_tff(TFFDP(noise_multiplier=0), weighting="uniform", client={"learning_rate": 1e-4})
     federation.run(1)
@@ -164,6 +170,7 @@ def test_an_adaptive_clip_goes_to_the_median_norm(on_tff, updates):
     assert clips[-1] < 0.01  # updates at this rate have norms near 1e-3
 
 
+@pytest.mark.slow
 def test_compression_rounds_large_tensors_and_no_others(address, federate):
     from tests.engine.test_tff import zoo
 
@@ -183,6 +190,7 @@ def test_compression_rounds_large_tensors_and_no_others(address, federate):
     np.testing.assert_allclose(b[last], a[last], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_any_factory_by_its_name(on_tff, updates):
     norm = float(np.sort(np.abs(updates).max(1))[3]) * 1.001
     text = f"tff_aggregator(factory=zeroing_factory,zeroing_norm={norm},inner_agg_factory=MeanFactory)"
@@ -228,6 +236,7 @@ def test_names_and_arguments_that_are_wrong(on_tff, text, error, says):
         on_tff(make(text), weighting="uniform")
 
 
+@pytest.mark.slow
 def test_what_does_not_go_together(federate, on_tff):
     with pytest.raises(StackError, match="tff_robust is an aggregator of TFF's, which engine='graph' lacks"):
         federate(defenses=(TFFRobust(),))

@@ -89,6 +89,7 @@ def test_honest_training_does_not_alarm(model, data):
     assert history.records[1].metrics["watch_weights/loss"] == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "which"), [(bins, {"similarity", "rank"}), (traps, {"balance"}), (unbalanced, set())]
 )
@@ -103,6 +104,7 @@ def test_structure_in_weights_is_seen_and_an_act_that_knows_evades(model, data, 
         assert all(name in record.warnings[0] for name in which)
 
 
+@pytest.mark.slow
 def test_similarity_and_rank_are_what_they_say(model, data):
     federation = made(model, data, WatchWeights())
     first, second = model.spec.unflatten_numpy(federation.start().weights)[:3:2]
@@ -117,6 +119,7 @@ def test_similarity_and_rank_are_what_they_say(model, data):
     assert metrics["watch_weights/rank"] == pytest.approx(min(ranks), rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_change_between_rounds_is_seen_where_nothing_came_before_it_is_not(model, data):
     def larger(weights, occasion):
         return 3 * weights
@@ -142,6 +145,7 @@ def test_single_examples_and_dead_units_are_seen_in_gradients(model, data):
     assert silent.metrics["watch_gradients/silent"] == 1
 
 
+@pytest.mark.slow
 def test_a_last_layer_that_lets_one_class_through_is_dominated(model, data):
     """Of a client's examples one is of class 2; with all others certain, its gradient is all there is."""
     y = np.zeros(len(data.x), np.int32)
@@ -160,6 +164,7 @@ def test_a_last_layer_that_lets_one_class_through_is_dominated(model, data):
     assert honest.metrics["watch_gradients/alarm"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secure", [False, True])
 def test_who_withholds_adds_zeros_and_the_round_goes_on(model, data, secure):
     protocol = [defenses.create("secret_sharing(aggregators=3,range=1)")] if secure else []
@@ -177,6 +182,7 @@ def test_who_withholds_adds_zeros_and_the_round_goes_on(model, data, secure):
         assert [not v.observed.any() for v in views] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_clients_that_compare_refuse_what_differs_and_not_what_is_malicious(model, data):
     act = Plant(weights=changed(model, bins), clients=(1,))
     history = run(made(model, data, BroadcastCommitment()), act)

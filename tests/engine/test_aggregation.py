@@ -65,6 +65,7 @@ def test_comparisons_within_a_defense_are_of_values():
     np.testing.assert_allclose(flat(out.result), [1.65, 5, 2.2], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_noise_of_the_server_has_its_size_and_changes_from_round_to_round():
     made = process(CentralDP(clip=1, noise_multiplier=2), weighting="uniform", seed=3)
     state, drawn = made.initialize(), []
@@ -96,6 +97,7 @@ def test_what_an_aggregator_cannot_do_is_refused():
         factory.create(tff.to_type([np.int32]), tff.TensorType(np.float32))
 
 
+@pytest.mark.slow
 def test_in_tffs_own_federated_averaging(toy, parts, logistic_model):
     clip = Clip(norm=0.02)
     procedure = make_procedure(local_epochs=1, batch_size=None, client={"learning_rate": 0.1}, weighting="examples")

@@ -68,6 +68,7 @@ def test_the_vectors_of_the_rfc(key, nonce, counter, block):
     assert keystream(octets(key), counter, 1, octets(nonce)).numpy().tobytes().hex() == block
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(
     st.binary(min_size=32, max_size=32),
@@ -94,6 +95,7 @@ def in_graph(dealt, values, padding=0):
     return put_on(tf.constant(keys), tf.constant(signs), tf.constant(values.view(np.int64))).numpy()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(st.integers(8, 64), st.integers(0, 300), st.lists(st.sampled_from([1, -1]), max_size=3), st.data())
 def test_masks_are_the_rings_keystreams(bits, n, signs, data):
@@ -115,6 +117,7 @@ def test_masks_are_the_rings_keystreams(bits, n, signs, data):
         assert in_graph(dealt, values, padding=data.draw(st.integers(0, 2))).tolist() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 16, 20, 32, 40, 64])
 @pytest.mark.parametrize("n", [64, 1000])
 def test_stretches_change_nothing(monkeypatch, bits, n):
@@ -152,6 +155,7 @@ def put(bits, masks):
     return Masking(keys, signs, bits).mask(values)
 
 
+@pytest.mark.slow
 def test_tffs_own_tensorflow_makes_the_same_masks():
     rng = np.random.default_rng(1)
     with default_runtime():

@@ -47,6 +47,7 @@ def clipped(federate):
     return federate(defenses=(Clip(norm=0.05),), batch_size=4, local_epochs=2, weighting="examples")
 
 
+@pytest.mark.slow
 def test_neither_chunks_nor_lanes_change_a_bit(clipped):
     everyone = frozenset(EVERYONE)
     reference = cohort(clipped, 64, 2, wanted=everyone)
@@ -84,6 +85,7 @@ def test_nobody_is_a_cohort_too(clipped):
     assert not nobody.total.any()
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_survivors_messages(federate, logistic_model):
     d = logistic_model.spec.size
     for weighting, numbers in (("uniform", d), ("examples", d + 1)):
@@ -97,6 +99,7 @@ def spoiled(toy, *examples):
     return Dataset("spoiled", x, toy.y, toy.num_classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defenses", [(), (SecretSharing(aggregators=2),)], ids=["plain", "shared"])
 def test_a_diverged_client_stops_the_round_or_is_left_out_of_it(federate, toy, defenses):
     bad = spoiled(toy, 6)  # one of client 1's
@@ -110,6 +113,7 @@ def test_a_diverged_client_stops_the_round_or_is_left_out_of_it(federate, toy, d
     assert (found.weight, found.loss) == (without.weight, without.loss)
 
 
+@pytest.mark.slow
 def test_a_diverged_client_that_holds_shares_is_a_holder_gone(federate, toy):
     settings = {"train": spoiled(toy, 6), "batch_size": 4, "on_nonfinite": "drop"}
     additive = SecretSharing(among="clients", range=1.0)
@@ -131,6 +135,7 @@ def test_when_all_diverge_nothing_moves(federate, toy):
     np.testing.assert_array_equal(history.weights, federation.start().weights)
 
 
+@pytest.mark.slow
 def test_the_secure_sum_is_the_plain_one_up_to_rounding(federate):
     protocol = SecretSharing(aggregators=3, range=1.0)
     for weighting in ("examples", "uniform"):
@@ -152,6 +157,7 @@ def test_evaluation_is_the_mean_over_all_examples(federate, toy, logistic_model,
     assert accuracy == np.mean(logits.argmax(1) == y)
 
 
+@pytest.mark.slow
 def test_pixels_as_bytes_train_as_their_floats(federate, toy):
     grey = np.round(toy.x * 255).astype(np.uint8)
     same = Dataset("same", grey.astype(np.float32) / np.float32(255), toy.y, 3)

@@ -137,6 +137,7 @@ class Counts(Defense):
         return Passed(update, tally={"n": tf.cast(context.num_examples, update.dtype)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bits", "k", "compressed"),
     [
@@ -169,6 +170,7 @@ def test_both_engines_and_both_ways_give_the_same_sum_to_the_bit(engines, bits, 
     assert first.log["fixed_point/rounded_away"] > 0.1
 
 
+@pytest.mark.slow
 def test_what_comes_back_of_a_contribution_is_uniform_and_opened_by_the_keys_alone(engines):
     sharing = SecretSharing(aggregators=3, bits=8, range=1.0, resolution=2.0**-4)
     graph, tff, federation = engines(defenses=(Clip(norm=1.0), Counts(), sharing), batch_size=4)
@@ -202,6 +204,7 @@ def test_what_comes_back_of_a_contribution_is_uniform_and_opened_by_the_keys_alo
     assert p(np.array([vector for vector, _ in bare.back.values()])) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_client_that_is_not_finite_sends_nothing_and_its_keys_reach_nobody(engines, toy):
     x = toy.x.copy()
     x[6] = np.nan  # one of client 1's
@@ -223,6 +226,7 @@ def test_a_client_that_is_not_finite_sends_nothing_and_its_keys_reach_nobody(eng
     assert found[0].result.total.tobytes() == found[1].result.total.tobytes()
 
 
+@pytest.mark.slow
 def test_a_contribution_that_does_not_fit_is_not_sent(engines):
     graph, tff, federation = engines(defenses=(SecretSharing(range=1e-4),), batch_size=4)
     for engine in (graph, tff):
@@ -235,6 +239,7 @@ def test_a_contribution_that_does_not_fit_is_not_sent(engines):
     assert not vector.any()
 
 
+@pytest.mark.slow
 def test_a_watched_client_knows_its_own_contribution_without_sending_it(engines):
     sharing = SecretSharing(range=1.0, resolution=STEP)
     graph, tff, federation = engines(defenses=(Clip(norm=1.0), sharing), batch_size=4)
@@ -297,6 +302,7 @@ class ChainSession(Session):
         return ()
 
 
+@pytest.mark.slow
 def test_clients_may_have_different_numbers_of_masks_of_both_signs(engines):
     codec = FixedPoint(bits=24, range=1.0, resolution=STEP)
     graph, tff, federation = engines(defenses=(Clip(norm=1.0), codec, Chain()), batch_size=4)
@@ -323,6 +329,7 @@ def test_masks_for_some_clients_alone_are_refused(engines, monkeypatch):
         Round(tff, federation)
 
 
+@pytest.mark.slow
 def test_a_protocol_without_such_masks_gets_the_contributions(engines, monkeypatch):
     codec = FixedPoint(bits=24, range=1.0, resolution=STEP)
     graph, tff, federation = engines(defenses=(Clip(norm=1.0), codec, Chain()), batch_size=4)
@@ -362,6 +369,7 @@ class Fails(ChainSession):
         return super().masks(number)
 
 
+@pytest.mark.slow
 def test_a_deal_that_fails_ends_the_round_and_still_nothing_plain_comes_back(engines, monkeypatch):
     codec = FixedPoint(bits=24, range=1.0, resolution=STEP)
     graph, tff, federation = engines(defenses=(Clip(norm=1.0), codec, Chain()), batch_size=4)
@@ -380,6 +388,7 @@ def test_a_deal_that_fails_ends_the_round_and_still_nothing_plain_comes_back(eng
     assert early.back == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["secagg", pytest.param("secagg_plus", marks=pytest.mark.slow)])
 def test_pairwise_masks_are_put_on_there_too_and_drop_outs_taken_out(engines, toy, name):
     x = toy.x.copy()

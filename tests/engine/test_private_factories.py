@@ -67,6 +67,7 @@ def test_a_fixed_clip(values):
         same_noise(a, b, mean, z * clip / CLIENTS)
 
 
+@pytest.mark.slow
 def test_an_adaptive_clip(values):
     z, rounds = 0.8, 12
     factory = tff.aggregators.DifferentiallyPrivateFactory.gaussian_adaptive(z, CLIENTS, initial_l2_norm_clip=1.0)
@@ -90,6 +91,7 @@ def test_an_adaptive_clip(values):
     assert np.mean(my_clips[-4:]) == pytest.approx(np.mean(their_clips[-4:]), rel=0.4)
 
 
+@pytest.mark.slow
 def test_a_tree(values):
     """Prefix sums of both carry a tree's noise: that of one node after rounds 1, 2 / 3 of one after 2, and so on."""
     z, clip, rounds = 2.0, 1.0, 4
@@ -118,6 +120,7 @@ def _flat(measurements, prefix=""):
             yield f"{prefix}{key}", value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "defenses",
     [

@@ -87,12 +87,14 @@ def test_the_same_seed_gives_the_same_weights(federate, address, stack, weightin
     agree(*both(federate, address, **options))
 
 
+@pytest.mark.slow
 def test_noise_of_the_server_is_the_same_too(federate, address):
     options = {"defenses": (CentralDP(clip=0.1, noise_multiplier=1.0),), "batch_size": 4, "weighting": "uniform"}
     options["sampling"] = {"kind": "poisson", "rate": 0.6}
     agree(*both(federate, address, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", ["momentum", "adam"])
 def test_client_optimizers_with_weight_decay_and_the_proximal_term(federate, address, client):
     given = {"kind": client, "learning_rate": 0.02, "weight_decay": 0.1}
@@ -111,6 +113,7 @@ def zoo(name, shape=(16, 16, 1), **procedure):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["2nn", "lenet", "convnet(width=4)"])
 def test_models_of_the_zoo(address, name):
     fields = zoo(name)
@@ -196,6 +199,7 @@ class Remembers(Defense):
         return Passed(total, state=(context.state[0] * 0.5 + 0.01 * mean,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True], ids=["plain", "shared"])
 def test_states_tallies_and_drop_outs_are_the_same_on_both_engines(federate, address, shared):
     defenses = (Remembers(), *((SecretSharing(range=4.0),) if shared else ()))
@@ -218,6 +222,7 @@ def test_states_tallies_and_drop_outs_are_the_same_on_both_engines(federate, add
         assert a.metrics == pytest.approx(b.metrics, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_own_updates_travel_only_for_a_tap(federate, address):
     graph, tff = both(federate, address, batch_size=4)
     assert cohort(tff).updates == {}
@@ -243,6 +248,7 @@ def test_nobody_is_a_cohort_too(federate, address):
     assert not nobody.total.any()
 
 
+@pytest.mark.slow
 def test_a_client_that_diverges_is_named_or_dropped(federate, toy, address):
     x = toy.x.copy()
     x[3] = np.nan  # client 0
@@ -300,12 +306,14 @@ def test_bad_input_is_refused_in_the_same_words(federate, toy, engine):
         federate(sampling={"kind": "fixed", "size": 6}, engine=engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "float64", "uint8"])
 def test_images_of_any_precision_are_trained_on_alike(federate, toy, address, dtype):
     x = (toy.x * (255 if dtype == "uint8" else 1)).astype(dtype)
     agree(*both(federate, address, train=Dataset("other", x, toy.y, toy.num_classes), test=None, batch_size=4))
 
 
+@pytest.mark.slow
 def test_two_workers_do_the_work_of_one(federate, two, address):
     _, one = both(federate, address, defenses=(Clip(norm=0.05),), batch_size=4)
     many = federate(
@@ -329,6 +337,7 @@ def test_an_address_that_is_none(bad):
         Pool(["a:1", "a:1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "defenses"),
     [(signal.SIGKILL, (SecretSharing(aggregators=3, range=4.0),)), (signal.SIGSTOP, ())],
@@ -363,6 +372,7 @@ def test_a_worker_that_dies_or_hangs_in_a_round_changes_nothing(federate, addres
             runtime.close()
 
 
+@pytest.mark.slow
 def test_when_no_worker_is_left_the_checkpoint_resumes(federate, tmp_path, address):
     expected = both(federate, address, batch_size=4)[1].run(4).weights
     runtime = Runtime()
@@ -379,6 +389,7 @@ def test_when_no_worker_is_left_the_checkpoint_resumes(federate, tmp_path, addre
     np.testing.assert_array_equal(resumed.weights, expected)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_pipe_closes_it_and_leaves_no_process(runtimes_of):
     code = "from fedpriv.cli import main; main(['train', '--engine', 'tff', '--model', 'logistic', '--rounds', '1'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)

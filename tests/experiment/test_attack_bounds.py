@@ -92,6 +92,7 @@ def test_the_threat_line_has_the_noise_that_is_known():
     assert "noise's size" not in threat_line(blind, make_stage(blind, 0))
 
 
+@pytest.mark.slow
 def test_bounds_are_drawn_and_stand_in_the_table(write, content, tmp_path):
     setting = {**content["setting"], "training": {"rounds": 0}, "exposure": {"images": 4, "batch": 4, "auxiliary": 5}}
     defenses = {"none": "none", "much": LOCAL, "less": "local_dp(clip=1,noise_multiplier=0.5)"}
@@ -116,6 +117,7 @@ def test_bounds_are_drawn_and_stand_in_the_table(write, content, tmp_path):
     assert max(at) <= fact(much, "bound_advantage") + 1e-6
 
 
+@pytest.mark.slow
 def test_accuracy_is_drawn_against_epsilon(write, content, tmp_path):
     training = {**content["setting"]["training"], "rounds": 2, "weighting": "uniform"}
     setting = {**content["setting"], "training": training, "attack": None}

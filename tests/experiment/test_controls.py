@@ -45,6 +45,7 @@ def finished(tmp_path_factory):
     return folder / "e.yaml", *finish(folder / "e.yaml", folder / "r")
 
 
+@pytest.mark.slow
 def test_a_generative_attack_has_its_control_beside_each_score_and_others_have_none(finished):
     _, experiment, store = finished
     ggl, exact = arms(gather(experiment, store))

@@ -68,6 +68,7 @@ def test_the_shipped_costs_know_attacks_and_trainings():
     assert all(v > 0 for values in known().values() for v in values)
 
 
+@pytest.mark.slow
 def test_costs_are_read_from_finished_cells(small):
     _, store = small
     found = costs([store.folder])

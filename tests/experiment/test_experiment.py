@@ -175,6 +175,7 @@ def test_changed_data_is_another_cell(write, tmp_path):
     assert len(keys) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.experiments.names())
 @pytest.mark.parametrize("quick", [False, True])
 def test_shipped_experiments_are_valid(name, quick):

@@ -31,6 +31,7 @@ def asked(content, **exposure):
     return {"setting": setting, "seeds": 3}
 
 
+@pytest.mark.slow
 def test_membership_from_the_file_to_the_report(write, content, tmp_path):
     grid = {"attack": {"loss": "loss_threshold(fpr=0.3)", "pixels": PIXELS}, "exposure.local_epochs": [1, 300]}
     experiment, store = finish(write(grid=grid, **asked(content)), tmp_path / "r")
@@ -61,6 +62,7 @@ def test_membership_from_the_file_to_the_report(write, content, tmp_path):
     assert compare_arms(pixels, many) == []
 
 
+@pytest.mark.slow
 def test_property_from_the_file_to_the_report(write, content, tmp_path):
     goal = "property(of=label:0,share=1,otherwise=0)"
     grid = {"attack": {"shadows": "shadow_property(shadows=4)"}}
@@ -73,6 +75,7 @@ def test_property_from_the_file_to_the_report(write, content, tmp_path):
     assert "2 updates" in write_report(experiment, store, ["fedpriv"]).read_text()
 
 
+@pytest.mark.slow
 def test_labels_have_columns_of_their_own(write, content, tmp_path):
     grid = {"attack": {"labels": "labels"}, "exposure.batch": [1, 2]}
     experiment, store = finish(write(grid=grid, **asked(content, auxiliary=0, local_epochs=1)), tmp_path / "r")
@@ -157,6 +160,7 @@ def test_the_shorthand_for_the_threshold_is_the_goals():
     assert Setting(training={"rounds": 1}).made_goal() is None
 
 
+@pytest.mark.slow
 def test_the_command_line_asks_too(tmp_path, capsys):
     def cli(*arguments):
         with pytest.raises(SystemExit) as ended:

@@ -31,6 +31,7 @@ from tests.experiment.conftest import finish
 ONE = ["costs"]
 
 
+@pytest.mark.slow
 def test_it_stands_alone_and_says_everything(noisy):
     experiment, store = noisy
     page = write_report(experiment, store, ["fedpriv", "run", "small.yaml"]).read_text()
@@ -90,6 +91,7 @@ def test_the_noise_figure_shows_the_strongest_attack_of_each_setting(noisy):
     assert "strongest" not in next(d for d in drawings(experiment, alone) if d.stem == "noise").caption
 
 
+@pytest.mark.slow
 def test_a_guarantee_stands_beside_the_adversary_it_holds_against(write, content, tmp_path):
     """Central noise guards released models; the server that sees updates gets no guarantee written on it."""
     setting = {**content["setting"], "attack": "first_layer", "defense": "central_dp(clip=0.01,noise_multiplier=1)"}
@@ -136,6 +138,7 @@ def test_costs_say_over_what_they_are_medians_and_show_the_range(noisy):
 FEW = "restarts=1,optimizer.max_evaluations=5"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("defense", "attack", "adversary", "considered"),
     [
@@ -169,6 +172,7 @@ def test_an_attack_that_a_defense_names_takes_it_into_account():
     assert adaptive(setting, ())
 
 
+@pytest.mark.slow
 def test_published_numbers_stand_beside_the_best_that_fits_them(small):
     experiment, store = small
     numbers = [
@@ -196,6 +200,7 @@ def test_published_numbers_stand_beside_the_best_that_fits_them(small):
             resolve(wrong)
 
 
+@pytest.mark.slow
 def test_images_that_the_model_may_have_seen_are_named(write, tmp_path):
     """15 images are held out; an attack on 16 takes them from the training set."""
     said = "The attacked images are the training set"
@@ -282,6 +287,7 @@ def test_warnings_of_rounds_are_counted_over_seeds_and_arms():
     ]
 
 
+@pytest.mark.slow
 def test_an_attack_that_replays_the_defense_is_no_cause_for_a_warning(write, tmp_path):
     path = write(grid={"attack": ["dlg(restarts=1,optimizer.max_evaluations=5)"], "defense": ["clip(norm=1)"]}, seeds=1)
     experiment, store = finish(path, tmp_path / "r")
@@ -309,6 +315,7 @@ def test_a_report_of_half_a_run_says_so(write, small):
     assert "Of 12 cells, 4 have not run yet and 0 failed" in page
 
 
+@pytest.mark.slow
 def test_the_manifest_of_a_run_names_what_a_reader_needs_and_what_made_it(small):
     experiment, store = small
     write_report(experiment, store, ["fedpriv", "run", "small.yaml"])
@@ -348,6 +355,7 @@ def test_figures_of_a_former_grid_go(small, monkeypatch):
     assert (store.folder / "figures" / "costs.png").exists()
 
 
+@pytest.mark.slow
 def test_from_the_command_line(write, tmp_path, capsys, monkeypatch):
     def cli(*arguments):
         with pytest.raises(SystemExit) as ended:
@@ -410,6 +418,7 @@ def test_what_lies_in_the_folder_besides_is_passed_over_and_kept(small, monkeypa
     assert store.find("attack", experiment.cells[0]) is not None
 
 
+@pytest.mark.slow
 def test_draw_chooses_figures_and_the_page_names_the_others(noisy, monkeypatch):
     experiment, store = noisy
     monkeypatch.setattr(experiment.contents, "draw", ["costs", "noise_1"])

@@ -30,6 +30,7 @@ def attacked(tmp_path_factory):
     return finish(folder / "e.yaml", folder / "r")
 
 
+@pytest.mark.slow
 def test_each_arm_has_its_cells_and_a_figure(attacked):
     experiment, store = attacked
     made = arms(gather(experiment, store))
@@ -51,6 +52,7 @@ def test_each_arm_has_its_cells_and_a_figure(attacked):
     assert "4 original" not in words
 
 
+@pytest.mark.slow
 def test_the_report_has_a_table_by_column(attacked):
     page = write_report(*attacked, ["fedpriv", "report"]).read_text()
     assert "Accuracy by column" in page

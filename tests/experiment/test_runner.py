@@ -40,6 +40,7 @@ def found(path, folder, *overrides):
     return {key: store.read(job) for key, job in jobs.items()}
 
 
+@pytest.mark.slow
 def test_each_training_is_done_once_and_nothing_twice(write, tmp_path):
     path, folder = write(seeds=1), tmp_path / "r"
     first = run(path, folder)
@@ -59,6 +60,7 @@ def test_each_training_is_done_once_and_nothing_twice(write, tmp_path):
     assert min(map(float, exact)) > 60
 
 
+@pytest.mark.slow
 def test_attacks_meet_the_trained_weights(write, tmp_path):
     path = write(grid={"attack": ["first_layer"]}, seeds=1)
     trained, attacked = run(path, tmp_path / "r")
@@ -76,6 +78,7 @@ def test_attacks_meet_the_trained_weights(write, tmp_path):
     np.testing.assert_allclose(kept[1]["found"], attacked.outcome.arrays["found"], atol=5e-4)
 
 
+@pytest.mark.slow
 def test_weights_are_kept_where_something_attacks_them(write, tmp_path):
     """Without an attack they are left out; one that comes later trains once more, and then they stay."""
     path, folder = write(grid={}, seeds=1), tmp_path / "r"
@@ -90,6 +93,7 @@ def test_weights_are_kept_where_something_attacks_them(write, tmp_path):
     assert run(path, folder) == []
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_lost_or_damaged_is_run_again_alone(write, tmp_path):
     path, folder = write(seeds=1), tmp_path / "r"
     run(path, folder)
@@ -132,6 +136,7 @@ def test_a_mistake_in_a_setting_is_a_failed_cell_not_the_end(write, tmp_path):
     assert steps[2].details == ""  # the user's mistake needs no traceback
 
 
+@pytest.mark.slow
 def test_what_other_code_made_is_run_again_unless_wanted(write, tmp_path, monkeypatch):
     path, folder = write(grid={"attack": ["first_layer"]}, seeds=1), tmp_path / "r"
     run(path, folder)
@@ -141,6 +146,7 @@ def test_what_other_code_made_is_run_again_unless_wanted(write, tmp_path, monkey
     assert run(path, folder) == []
 
 
+@pytest.mark.slow
 def test_a_plugin_that_changed_is_run_again(write, tmp_path, monkeypatch):
     """The code of someone's attack counts for its own cells, not for the trainings, nor for other attacks."""
     from fedpriv.experiment import code
@@ -163,6 +169,7 @@ def test_a_plugin_that_changed_is_run_again(write, tmp_path, monkeypatch):
     assert run(path, folder) == []
 
 
+@pytest.mark.slow
 def test_a_worker_with_other_code_is_told(write, tmp_path, monkeypatch):
     real = runner.run_job
 
@@ -192,6 +199,7 @@ main(["run", sys.argv[1], "--out", sys.argv[2]])
 """
 
 
+@pytest.mark.slow
 def test_a_kill_loses_no_more_than_the_running_cell(write, tmp_path, monkeypatch):
     path, folder = write(seeds=1, draw=["costs"]), tmp_path / "r"
     program = [sys.executable, "-c", PROGRAM, str(path), str(folder)]
@@ -224,6 +232,7 @@ def same(a, b):
             np.testing.assert_allclose(one.arrays[name], other.arrays[name], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does(write, tmp_path):
     path = write(seeds=1, grid={**SMALL["grid"], "attack": ["first_layer"]})
     run(path, tmp_path / "one")
@@ -338,6 +347,7 @@ def test_missing_data_are_named_as_written_and_where_they_were_looked_for(write,
         assert "looked for" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_data_beside_the_file_are_found_and_a_report_needs_none(write, tmp_path, monkeypatch, capsys):
     """The file names its data by a path relative to itself; results can be shown where the data are not."""
     from fedpriv.cli import main

@@ -41,6 +41,7 @@ def test_rows_are_images_and_arms_are_settings(small):
         assert z["0_originals"].shape == z["0_found"].shape == (2, 4, 4, 1)
 
 
+@pytest.mark.slow
 def test_cells_that_are_missing_or_failed_are_shown_as_such(write, tmp_path, monkeypatch):
     experiment, store = finish(write(), tmp_path / "r", "grid.attack=[first_layer]", "grid.defense=[none]")
     grown = load_again(experiment, seeds=3)
@@ -61,6 +62,7 @@ def load_again(experiment, **changes):
     return resolve(Document({**experiment.source, **changes}))
 
 
+@pytest.mark.slow
 def test_training_alone_makes_rows_too(write, tmp_path):
     overrides = ("grid.attack=[null]", "training.target_accuracy=0.01", "seeds=3")
     experiment, store = finish(write(), tmp_path / "r", *overrides)
@@ -101,6 +103,7 @@ def test_holm_lies_between_the_test_and_bonferroni(p_values):
     assert np.all(np.diff(np.asarray(holm(p_values))[order]) >= 0)
 
 
+@pytest.mark.slow
 def test_the_sign_flip_test_counts_flips():
     """Six trials that all differ by 1: two of 64 sign patterns are as extreme. Images of a trial flip together."""
     zeros, ones = np.zeros(6), np.ones(6)

@@ -1,5 +1,6 @@
 """A grid of texts, from the file to the report: in the words of texts, with pictures that need no images."""
 
+import pytest
 import yaml
 
 from fedpriv.experiment import conclusion
@@ -24,6 +25,7 @@ GRID = {
 }
 
 
+@pytest.mark.slow
 def test_texts_from_the_file_to_the_report(tmp_path):
     path = tmp_path / "texts.yaml"
     path.write_text(yaml.safe_dump(GRID))

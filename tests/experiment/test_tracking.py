@@ -56,6 +56,7 @@ def test_mlflow_gets_a_run_a_job(write, tmp_path, mlflow):
     assert all("training_accuracy" in metrics for _, metrics in by_round)
 
 
+@pytest.mark.slow
 def test_a_log_that_breaks_costs_no_results(write, tmp_path, mlflow, capsys):
     def broken(params):
         raise OSError("the server is gone")

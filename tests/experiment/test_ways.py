@@ -31,6 +31,7 @@ def filmed(tmp_path_factory):
     return finish(folder / "e.yaml", folder / "r")
 
 
+@pytest.mark.slow
 def test_attacks_that_go_a_way_have_strips_and_curves(filmed):
     experiment, store = filmed
     made = drawings(experiment, arms(gather(experiment, store)))
@@ -44,6 +45,7 @@ def test_attacks_that_go_a_way_have_strips_and_curves(filmed):
     assert "Original" in drawn
 
 
+@pytest.mark.slow
 def test_a_way_ends_where_the_score_is(filmed):
     for result in gather(*filmed):
         for view in result.views:
@@ -59,6 +61,7 @@ def test_a_way_ends_where_the_score_is(filmed):
             np.testing.assert_allclose(arrays["strip_x"][-1], arrays["found"][:1], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_where_it_is_not_asked_for(filmed, tmp_path):
     experiment, store = filmed
     bare = load(store.folder.parent / "e.yaml", ["film=false"])

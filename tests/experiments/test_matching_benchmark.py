@@ -5,6 +5,7 @@ from experiments.benchmarks import matching as benchmark
 from fedpriv.base.errors import ParameterError
 
 
+@pytest.mark.slow
 def test_a_run_counts_its_evaluations_and_finds_the_image():
     run = benchmark.spent("first_layer", "2nn", "fashion_small", None, 3)
     assert run["psnr"] > 60

@@ -108,6 +108,7 @@ def page(tmp_path_factory):
     return out, html.unescape(re.sub(r"<[^>]+>", " ", text)), text
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_computed(page):
     out, words, text = page
     told = json.loads((out / "salaries.json").read_text())
@@ -126,6 +127,7 @@ def test_the_page_says_what_was_computed(page):
     assert problems(out) == []
 
 
+@pytest.mark.slow
 def test_the_same_protocols_carry_a_models_update_to_within_rounding(page):
     told = json.loads((page[0] / "salaries.json").read_text())["update"]
     assert [u["protocol"] for u in told] == ["additive", "Shamir's, 3 of 5"]

@@ -77,6 +77,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(tmp_path):
     assert "is empty; write one client a line" in done.output
 
 
+@pytest.mark.slow
 def test_a_keras_model_learns_the_same_in_both_engines():
     found = image_classification.measured(rounds=3)
     graph, tff = found.histories["graph"], found.histories["tff"]
@@ -86,6 +87,7 @@ def test_a_keras_model_learns_the_same_in_both_engines():
     assert tff.weights.size == 16 * 8 * 25 + 8 * 25 + 8 + 16 + 784 * 10 + 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arm",
     [

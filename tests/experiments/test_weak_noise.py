@@ -40,6 +40,7 @@ def test_it_is_the_generator_that_defenses_use():
             np.testing.assert_allclose(values[:, i], gaussian(seed, [n], "float64"), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_noise_from_a_short_seed_comes_off():
     seen = observe(WEAK)
     noised = run_trial(SEARCH.then, seen).score.images[0].psnr
@@ -54,6 +55,7 @@ def test_noise_from_128_bits_stays():
         run_trial(SEARCH, observe(LocalDP(clip=1.0, noise_multiplier=1.0)))
 
 
+@pytest.mark.slow
 def test_fewer_bits_than_the_generator_has_find_nothing():
     words = {observe(WEAK, seed=s).view.observed.tobytes() for s in range(3)}
     assert len(words) == 3
@@ -61,6 +63,7 @@ def test_fewer_bits_than_the_generator_has_find_nothing():
         run_trial(SeedSearch(bits=1, then="first_layer"), observe(WEAK))
 
 
+@pytest.mark.slow
 def test_without_noise_that_it_knows_there_is_nothing_to_take_off():
     from fedpriv_defenses.clip import Clip
 

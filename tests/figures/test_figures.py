@@ -166,6 +166,7 @@ NEW = [strip, strip_of_one, strip_of_thin_images, psnr_curves, psnr_ssim_scatter
 ALL = [grid, tradeoff, tradeoff_of_two, dense_tradeoff, curves, log_curves, *NEW]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ALL)
 def test_no_text_is_clipped_or_runs_into_another(make, words):
     figure = make()
@@ -183,6 +184,7 @@ def test_no_text_is_clipped_or_runs_into_another(make, words):
         assert across < 0.5 or along < 1.5, (a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ALL)
 def test_text_is_readable_in_print(make):
     assert min(t.get_fontsize() for t in make().findobj(Text) if t.get_text().strip()) >= 7
@@ -209,12 +211,14 @@ def test_the_callers_matplotlib_is_left_alone():
     assert not _pylab_helpers.Gcf.figs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [grid, curves, strip_of_one, psnr_curves])
 def test_the_same_figure_gives_the_same_bytes(make):
     assert png(make(), "t", "c") == png(make(), "t", "c")
     assert pdf(make(), "t", "c") == pdf(make(), "t", "c")
 
 
+@pytest.mark.slow
 def test_a_png_looks_as_it_was_drawn_in_fewer_bytes():
     photographs = reconstruction_grid(images(8, h=32, w=32), {})
     grey = reconstruction_grid(images(8, c=1), {"found": images(8, c=1, seed=1)})

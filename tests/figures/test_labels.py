@@ -91,6 +91,7 @@ def test_points_in_one_place_share_a_label_of_their_numbers():
     assert [t.get_text() for t in axes.texts] == ["2, 5–7", "8, 9", "3"]
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(shares, st.booleans())
 @example([(i / 10, k / 10) for i in range(11) for k in range(11)], False)

@@ -83,6 +83,7 @@ def dots(figure):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ALL)
 def test_it_is_legible(make, check_legible, check_labels):
     figure = make()
@@ -191,6 +192,7 @@ def test_points_in_one_place_are_on_the_front_together():
     assert front([ParetoPoint("a", 0.5, 0.5)] * 2) == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [defenses, corners])
 def test_the_same_figure_gives_the_same_bytes(make):
     assert png(make()) == png(make())

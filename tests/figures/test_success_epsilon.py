@@ -96,6 +96,7 @@ def panels(figure):
     return [a for a in drawn if a not in strips], strips
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ALL)
 def test_it_is_legible(make, check_legible, check_labels):
     figure = make()
@@ -172,6 +173,7 @@ def test_every_label_is_written():
     assert sum("number" in t.get_text().replace("\n", " ") for a in crowd().axes for t in a.texts) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [two_series, wide])
 def test_the_same_figure_gives_the_same_bytes(make):
     assert png(make()) == png(make())

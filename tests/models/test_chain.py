@@ -71,6 +71,7 @@ def made(*names, shape=(7, 6, 2)):
     return keras(*(L[n] for n in names), shape=shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
@@ -108,6 +109,7 @@ def functional():
     return tf.keras.Model(inputs, tf.keras.layers.Dense(2)(inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

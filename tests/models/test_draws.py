@@ -57,6 +57,7 @@ def test_precode_is_a_sample_and_its_divergence():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     ["lenet(dropout=0.5,precode=4)", "convnet(width=4,dropout=0.3,precode=4)", "cnn(dropout=0.5,precode=4)"],
@@ -108,6 +109,7 @@ def test_running_statistics_move_as_the_draws_say():
     assert np.abs(outputs - plain).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["2nn(hidden=[7],dropout=0.5,precode=2)", pytest.param("lenet(dropout=0.5)", marks=pytest.mark.slow)]
 )
@@ -139,6 +141,7 @@ def keras(*layers):
     return tf.keras.Sequential([kl.Input((4, 4, 2)), *layers, kl.Flatten(), kl.Dense(3)])
 
 
+@pytest.mark.slow
 def test_layers_of_keras_take_their_draws_from_outside():
     kl = tf.keras.layers
     x = np.random.default_rng(0).normal(size=(200, 4, 4, 2)).astype("float32")
@@ -163,6 +166,7 @@ def test_layers_of_keras_take_their_draws_from_outside():
         np.testing.assert_array_equal(model.apply(identity, x, True), flat)
 
 
+@pytest.mark.slow
 def test_what_draws_cannot_do_is_refused_by_name():
     kl = tf.keras.layers
     with pytest.raises(ModelError, match=r"noise_shape=\(1, 4, 4, 1\).*examples share a mask"):

@@ -189,6 +189,7 @@ ODD = {
 FEW = ("shared", "embedded", "time major", "strides")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in ODD])
 def test_odd_models_give_the_sum_of_single_gradients(name):
     build, quick = ODD[name]
@@ -236,6 +237,7 @@ def small():
     )
 
 
+@pytest.mark.slow
 def test_microbatches_are_means_clipped_together(small):
     weights, (x, y) = weights_of(small), examples(small, 12)
     rows = own_gradients(small, weights, x, y)
@@ -260,6 +262,7 @@ def test_layers_are_clipped_to_equal_shares(small):
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("single", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_padding_adds_nothing(small, single):
     weights, (x, y) = weights_of(small), examples(small, 6)
@@ -293,6 +296,7 @@ def test_no_example_moves_the_sum_by_more_than_the_clip(single):
             np.testing.assert_allclose(whole, without, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_norm_that_cancels_clips_more_and_never_less():
     """Slopes of places that are each other's opposites: the gradient is nearly 0, and rounding is all that is left."""
     model = from_keras(
@@ -313,6 +317,7 @@ def test_a_norm_that_cancels_clips_more_and_never_less():
         assert np.linalg.norm(found) <= 1 + 1e-3
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_whatever_their_size(small, monkeypatch):
     from fedpriv.models import example_gradients
 
@@ -324,6 +329,7 @@ def test_parts_of_a_batch_add_up_whatever_their_size(small, monkeypatch):
     assert told == pytest.approx(said)
 
 
+@pytest.mark.slow
 def test_single_gradients_can_be_differentiated_again(small):
     weights, (x, y) = weights_of(small), examples(small, 3)
 

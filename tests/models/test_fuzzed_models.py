@@ -217,6 +217,7 @@ def test_any_option_of_a_net(layers, option, value):
     check_net(stack(layers, "logits", SHAPE), f"({option}={written})")
 
 
+@pytest.mark.slow
 def test_every_layer_by_itself():
     """One after another, so that none hides behind chance."""
     seen = {name: through_the_door(stack([name, "flat"], "logits", SHAPE)) for name in MIDDLE}

@@ -94,6 +94,7 @@ def separable():
 ANY = [small, shared, nested, subclassed, recurrent, attention, separable]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", ANY)
 def test_logits_are_the_keras_models(build):
     keras = build()
@@ -108,6 +109,7 @@ def test_logits_are_the_keras_models(build):
     np.testing.assert_array_equal(keras(X), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", ANY)
 def test_it_is_a_pure_function(build):
     model = from_keras(build, "mine", (6, 6, 2))
@@ -126,6 +128,7 @@ def test_it_is_a_pure_function(build):
     assert None not in gradients([tf.constant(w) for w in model.initialize(0)], tf.constant(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [nested, subclassed, attention])
 def test_names_and_initial_weights_do_not_depend_on_what_was_built_before(build):
     first = from_keras(build, "mine", (6, 6, 2))
@@ -135,6 +138,7 @@ def test_names_and_initial_weights_do_not_depend_on_what_was_built_before(build)
     assert not np.array_equal(first.initial_weights(3), first.initial_weights(4))
 
 
+@pytest.mark.slow
 def test_names_and_kinds():
     model = from_keras(nested, "mine")
     assert model.spec.names[:4] == ("dense/kernel", "dense/bias", "sequential/dense/kernel", "sequential/dense/bias")

@@ -111,6 +111,7 @@ def small():
     return tf.keras.Sequential([tf.keras.Input([LENGTH]), tf.keras.layers.Embedding(7, WIDTH, name="words"), *flat()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "each", "tied"), [(recurrent, False, False), (transformer, True, False), (Tied, True, True)]
 )

@@ -11,6 +11,7 @@ kl = tf.keras.layers
 SHAPE = (16, 16, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "kinked"),
     [

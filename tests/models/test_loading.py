@@ -59,6 +59,7 @@ def mine(text, shape=(6, 6, 1), classes=3, **parameters):
     return load(f"fedpriv_test_nets:{text}", shape, classes, **parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.models.names())
 def test_every_registered_model_loads(name):
     of_tokens = "vocabulary" in registry.parameters_of(registry.models.load(name))

@@ -42,6 +42,7 @@ def test_cross_entropy_of_integers_has_its_second_derivative():
     np.testing.assert_allclose(outer.jacobian(first, logits)[0, :, 0], np.diag(p) - np.outer(p, p), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_initial_weights_of_other_shapes_are_refused():
     model = logistic((4,), 2)
     broken = dataclasses.replace(model, initialize=lambda seed: model.initialize(seed)[::-1])

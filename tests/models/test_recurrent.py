@@ -24,6 +24,7 @@ def sequences(n: int, each: bool, padded: bool = True) -> Dataset:
     return Dataset("made", x, y, VOCABULARY if each else 2, kind=kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "each"), [("lstm", True), ("gru", False)])
 def test_outputs_are_those_of_keras_with_the_same_weights(name, each):
     data = sequences(4, each)
@@ -96,6 +97,7 @@ def test_second_derivatives_agree_with_differences(name, each):
     assert abs(slope) > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["gpt(layers=1,width=8,heads=2)", pytest.param("lstm(width=4,units=4)", marks=pytest.mark.slow)]
 )

@@ -24,6 +24,7 @@ def group():
     return resnet20((8, 8, 3), 4)
 
 
+@pytest.mark.slow
 def test_number_of_weights_of_the_paper():
     """He et al. 2015, table 6: 0.27M; 19 convolutions, 19 scales and shifts, one dense layer."""
     model = resnet20((32, 32, 3), 10)
@@ -35,6 +36,7 @@ def test_number_of_weights_of_the_paper():
     assert model.spec.names[-2:] == ("dense/kernel", "dense/bias")
 
 
+@pytest.mark.slow
 def test_odd_and_oblong_images():
     shape = (9, 5, 2)
     model = resnet20(shape, 5)
@@ -43,6 +45,7 @@ def test_odd_and_oblong_images():
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.slow
 def test_group_norm_keeps_examples_apart(group):
     flat = group.initial_weights(0)
     together, alone = group.logits(flat, X, True), group.logits(flat, X[:1], True)
@@ -51,6 +54,7 @@ def test_group_norm_keeps_examples_apart(group):
     assert group.notes == ()
 
 
+@pytest.mark.slow
 def test_batch_eval_uses_frozen_statistics_in_training_too(batch_eval):
     flat = batch_eval.initial_weights(0)
     together = batch_eval.logits(flat, X, True)
@@ -73,6 +77,7 @@ def test_batch_train_does_not_see_the_scale_of_the_images(batch_train):
     np.testing.assert_allclose(batch_train.logits(flat, X), batch_train.logits(flat, 7 * X), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_running_statistics_of_a_trained_network(batch_eval):
     widths = [16] * 7 + [32] * 6 + [64] * 6
     initial = [s for w in widths for s in (np.zeros(w), np.ones(w))]

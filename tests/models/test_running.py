@@ -135,6 +135,7 @@ def test_where_no_layer_is_trained_there_is_nothing_to_keep():
         assert "frozen" in model.notes[0]
 
 
+@pytest.mark.slow
 def test_the_mean_over_clients_is_that_of_all_they_saw():
     """Shares and sums are averaged, so their quotient weighs every batch, whoever saw it."""
     run = federation(procedure={"batch_size": None, "weighting": "uniform"})
@@ -145,6 +146,7 @@ def test_the_mean_over_clients_is_that_of_all_they_saw():
     np.testing.assert_allclose(variance, (x[0:6].var(0) + x[12:18].var(0)) / 2, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("server", ["sgd", "adam"])
 def test_no_optimizer_touches_them(client, server):
@@ -160,6 +162,7 @@ def test_no_optimizer_touches_them(client, server):
     assert np.abs(ours[9:] - theirs[9:]).max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1, 3, 40])
 @pytest.mark.parametrize("client", ["sgd", "adam"])
 def test_a_replay_of_the_data_is_what_was_sent(epochs, client):
@@ -175,6 +178,7 @@ def test_a_replay_of_the_data_is_what_was_sent(epochs, client):
     np.testing.assert_allclose(simulated, observed, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_both_engines_move_them_alike():
     runs = [federation(engine=name) for name in ("graph", "tff")]
     try:
@@ -194,6 +198,7 @@ def test_an_evaluated_example_stands_alone():
     np.testing.assert_allclose(together[:1], alone, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_clipping_counts_them():
     run = federation(defenses=[make_defense("clip(norm=0.05)")])
     _, record = run.step(run.start(), [Tap(Adversary())], clients=[1])
@@ -229,6 +234,7 @@ def test_tff_s_own_processes_are_no_place_for_them():
         to_functional_model(from_keras(net), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnet(width=2,norm=batch_running)", "resnet20(norm=batch_running)"])
 def test_our_own_networks_have_them(name):
     model = load(name, (8, 8, 1), 3)
@@ -241,6 +247,7 @@ def test_our_own_networks_have_them(name):
     np.testing.assert_allclose(model.apply(after, x, False), outputs, atol=1e-4)  # one batch: the same statistics
 
 
+@pytest.mark.slow
 def test_a_new_network_learns_by_default():
     """Two classes whose features differ in the second digit only, far from mean 0: frozen statistics learn slowly."""
     rng = np.random.RandomState(1)
@@ -269,6 +276,7 @@ def one_step(**options):
     return record.observations[0].view
 
 
+@pytest.mark.slow
 def test_an_update_of_one_step_gives_the_batchs_statistics_away():
     """Nobody told the server; in the second round, so that the statistics before are not nothing."""
     view = one_step()
@@ -281,6 +289,7 @@ def test_an_update_of_one_step_gives_the_batchs_statistics_away():
     assert Capability.RUNNING_STATISTICS in view.capabilities
 
 
+@pytest.mark.slow
 def test_where_an_update_gives_none_away():
     assert one_step(batch_norm="train").moments_of_batch is None
     assert one_step(defenses=[make_defense("clip(norm=0.1)")]).moments_of_batch is None

@@ -45,6 +45,7 @@ def test_metrics_over_two_batches():
     assert float(metrics["loss"]) == pytest.approx((2 * right + wrong) / 3, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_inside_a_tff_computation():
     """TFF traces in a plain graph; a model whose normalization Keras would update is traced there too."""
     model = resnet20((6, 6, 1), 3, norm="batch_train")
@@ -66,6 +67,7 @@ def test_as_a_model_with_variables():
     assert float(output.loss) == pytest.approx(float(tf.reduce_mean(cross_entropy(logits, tf.constant(Y)))), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_federated_averaging_builds():
     process = tff.learning.algorithms.build_weighted_fed_avg(
         to_functional_model(mlp_2nn((6, 6, 1), 3), seed=0),

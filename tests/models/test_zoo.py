@@ -25,6 +25,7 @@ def test_number_of_weights(make, shape, classes, weights):
     assert model.initial_weights(0).shape == (weights,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", IMAGE_MODELS)
 @pytest.mark.parametrize("shape", [(32, 32, 3), (17, 9, 2), (5, 4, 1)])
 def test_any_image_shape(make, shape):
@@ -69,6 +70,7 @@ def test_impossible_sizes_are_refused():
         zoo.convnet((8, 8, 1), 2, width=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "extra"), [("group", 2), ("batch_eval", 2), ("batch_train", 2)])
 def test_convnet_with_normalization(norm, extra):
     plain, model = zoo.convnet((8, 8, 1), 3, width=8), zoo.convnet((8, 8, 1), 3, width=8, norm=norm)
@@ -131,6 +133,7 @@ def test_lenet_pads_two_pixels_on_every_side():
     np.testing.assert_allclose(model.apply(w, x, False), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", IMAGE_MODELS)
 def test_gradient_against_finite_differences(make):
     model = make((8, 6, 1), 3, dtype="float64")
@@ -165,6 +168,7 @@ def matching_loss(model, flat, observed):
     return distance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [zoo.logistic, zoo.lenet, zoo.convnet])
 def test_gradient_matching_against_finite_differences(make):
     """The second derivatives that every gradient-inversion attack rests on, in images and in soft labels."""

@@ -51,6 +51,7 @@ def still(gossip, **options):
     return gossip(client={"learning_rate": 1e-12}, **options)
 
 
+@pytest.mark.slow
 def test_on_the_complete_graph_d_psgd_is_fedavg_with_everybody(gossip, federate, even):
     server = federate(partition=even, weighting="uniform", batch_size=2, local_epochs=2)
     peers = gossip("complete", local_epochs=2)
@@ -99,6 +100,7 @@ def test_masks_cancel_in_every_receivers_sum_and_hide_each_message(gossip):
     np.testing.assert_allclose(alone.view(np.int64) * 2.0**-32, 0.2 * models[0], atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["gosgd(delay=1)", "choco(compression=random_k(fraction=0.3))"])
 def test_a_resumed_run_has_the_same_bits(gossip, protocol, tmp_path):
     attrition = "none" if "choco" in protocol else "bernoulli(rate=0.3)"
@@ -208,6 +210,7 @@ def test_what_gossip_cannot_carry_is_refused_by_name(gossip, federate, even):
         ledger.epsilon(1e-5)
 
 
+@pytest.mark.slow
 def test_the_page_on_gossip_runs(capsys):
     from pathlib import Path
 
@@ -260,6 +263,7 @@ def test_masks_that_attrition_leaves_bare_are_told_beforehand_and_in_the_round(g
     assert gossip(masks=True).run(1).records[0].warnings == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("against", ["released", "server"])
 def test_a_budget_sets_the_noise_by_the_claims_that_count_without_a_server(gossip, against):
     from fedpriv.base import registry

@@ -66,10 +66,10 @@ ELSEWHERE = {
     *("curious", "fishing", "suppression", "unmix", "untransform"),
 }
 RUNS = [(text, case) for name in SHIPPED for text, case in SHIPPED[name]]
-#: The default run has another preset of the same class for these.
+#: The default run has another preset of the same class for these, or they take long.
 SLOW = (
     *("inversion(", "dlg(labels=known", "idlg(", "class_representatives(", "cpl(", "gias(", "cocktail_party("),
-    *("tag(", "lamp(", "dager"),
+    *("tag(", "lamp(", "dager", "cocktail_party_box(", "gradinversion(", "spear(", "ggl(", "dlf("),
 )
 
 
@@ -99,10 +99,9 @@ def test_every_shipped_attack_is_checked():
 @pytest.mark.parametrize(
     "name",
     [
-        "gradinversion",
         "spear",
         "labels",
-        *(pytest.param(preset, marks=pytest.mark.slow) for preset in ("cpl", "class_representatives")),
+        *(pytest.param(preset, marks=pytest.mark.slow) for preset in ("gradinversion", "cpl", "class_representatives")),
     ],
 )
 def test_an_attack_made_to_refuse_everything_is_caught(name, monkeypatch):

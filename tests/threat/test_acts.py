@@ -34,6 +34,7 @@ def listen(federation, *adversaries, rounds=1):
     return federation.run(rounds, taps=[Tap(a) for a in adversaries], evaluate_every=0)
 
 
+@pytest.mark.slow
 def test_chosen_clients_train_from_the_planted_weights(federate, trap, toy, parts, by_hand):
     """Client 1's update is the gradient at the trap, the others' that at the broadcast."""
     path, weights = trap
@@ -50,6 +51,7 @@ def test_chosen_clients_train_from_the_planted_weights(federate, trap, toy, part
         np.testing.assert_allclose(o.view.simulate(o.truth.x, o.truth.y), o.view.observed, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_planted_moves_the_model_as_any_update_does(federate, trap):
     path, _ = trap
     federation = federate(**SETTINGS)
@@ -71,6 +73,7 @@ def test_an_eavesdropper_sees_what_was_sent_to_each_and_an_observer_does_not(fed
     np.testing.assert_array_equal(public.weights, on_the_wire[0].weights)
 
 
+@pytest.mark.slow
 def test_a_sum_is_seen_from_what_all_behind_it_got(federate, trap):
     """A sum of clients who got different weights is seen from the broadcast."""
     path, weights = trap
@@ -91,6 +94,7 @@ def test_only_in_the_rounds_that_it_names(federate, trap):
     assert planted == [False] * 5 + [True] * 5
 
 
+@pytest.mark.slow
 def test_a_function_sends_each_client_its_own(federate):
     here = halved.__module__
     for weights in (halved, f"{here}:halved"):
@@ -102,6 +106,7 @@ def test_a_function_sends_each_client_its_own(federate):
             np.testing.assert_allclose(o.view.weights, sent / 2 + client, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_exposures_plant_too(toy, logistic_model, trap):
     path, weights = trap
     acting = Adversary.parse(f"server(acts=[plant(weights={path})])")
@@ -150,6 +155,7 @@ class Wider(Act):
         return procedure.model_copy(update={"local_epochs": procedure.local_epochs + 1})
 
 
+@pytest.mark.slow
 def test_acts_on_the_procedure_change_what_clients_do(toy, logistic_model, federate):
     federation = federate(**SETTINGS)
     assert enacted(federation, ()) is federation

@@ -61,6 +61,7 @@ def test_where_clients_hold_the_shares_there_are_no_aggregators(federate):
         federate(defenses=(AMONG,), **SETTINGS).run(1, taps=[Tap(Adversary.parse("aggregators(0)"))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "defense", [AMONG, COMMITTEE, SecretSharing(range=1.0)], ids=["clients", "committee", "others"]
 )
@@ -83,6 +84,7 @@ def test_all_clients_but_one_see_the_last_ones_update(federate, updates):
     np.testing.assert_allclose(seen.view.observed, updates[2], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_whole_committee_sees_every_update_but_its_own(federate, updates):
     federation = federate(defenses=(COMMITTEE,), **SETTINGS)
     pair = COMMITTEE.protocol().holders(range(5), 0, 0)[:2]  # two of three are enough

@@ -97,6 +97,7 @@ def test_no_reference_leads_to_the_update(single):
         assert all(thing is not view for thing in reachable(made))
 
 
+@pytest.mark.slow
 def test_of_a_protocols_messages_it_is_known_that_they_passed(shared):
     view = shared["aggregators(0,1)"]
     said = [m.payload for m in view.payloads if m.payload is not None]

@@ -32,6 +32,7 @@ def clients_of(seen, views):
     return [o.truth.clients for v in views for o in seen if o.view is v]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "linked"),
     [
@@ -52,6 +53,7 @@ def test_views_are_linked_where_the_position_can(federate, text, linked):
         assert [v.round for v in group] == ([0, 1, 2] if linked else [group[0].round])
 
 
+@pytest.mark.slow
 def test_neither_names_nor_order_tell_who_sent_what_where_nobody_can(federate):
     """A rerun with clients renumbered gives the same pages in the same order under the same names."""
     from fedpriv.data.partition import Partition
@@ -101,6 +103,7 @@ class Archivist(Burglar):
         return Finding(x=None, y=np.zeros(1, int), extra={"things": [dossier, stack()]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_no_reference_leads_from_a_dossier_to_the_truth(federate, case):
     text, defenses = CASES[case]

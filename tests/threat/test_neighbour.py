@@ -71,6 +71,7 @@ def test_a_neighbour_holds_the_models_it_was_sent_and_the_first_updates(watched,
     assert seen[0].truth.clients == (1,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("topology", "adversary", "exact"),
     [
@@ -105,6 +106,7 @@ def test_models_of_two_rounds_determine_an_update_where_all_the_victim_was_sent_
         assert error > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("graph", "adversary", "exact"),
     [
@@ -144,6 +146,7 @@ def test_a_whole_step_of_compressed_gossip_is_no_mean_that_a_neighbour_began_wit
     assert {o.view.kind for o in seen if o.view.round == 1} == {"model"}
 
 
+@pytest.mark.slow
 def test_masks_leave_sums_where_there_are_two_to_mask(watched, toy):
     seen, models, federation = watched("gossip(graph=ring,masks=true)")
     assert [(o.view.kind, o.view.members, o.truth.clients) for o in seen[:2]] == [

@@ -50,6 +50,7 @@ class Run:
         return (self.models.astype(np.float64).sum(0) + self.own.get("flying", np.zeros((1, 1, 1))).sum((0, 1))) / PEERS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "protocol", ["push_sum", "push_sum(delay=3)", "gosgd", "gosgd(probability=1)", "gosgd(delay=2)"]
 )

@@ -107,6 +107,7 @@ def test_a_float64_chain_is_inverted_to_rounding(make_view, name):
     assert finding.extra["label_misfit"] < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INVERTIBLE)
 def test_a_float32_update_is_enough(make_view, name):
     model = INVERTIBLE[name](dtype="float32")
@@ -140,6 +141,7 @@ def test_where_the_first_layer_is_short_another_example_has_the_same_update(make
     assert float(psnr(finding.x[0], x[0])) < 20
 
 
+@pytest.mark.slow
 def test_refining_makes_up_for_a_layer_that_narrow_ones_before_it_constrain(make_view):
     model = network(conv(6, 3, activation="elu"), conv(6, 3, 2, "softplus"))
     x = image()
@@ -152,6 +154,7 @@ def test_refining_makes_up_for_a_layer_that_narrow_ones_before_it_constrain(make
     assert float(psnr(RGAP(refine=20).run(view).x[0], x[0])) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [0, 1])
 def test_two_classes_without_a_bias_have_either_sign(make_view, label):
     model = network(conv(8, 3), conv(8, 3, 2), last_bias=False, classes=2)
@@ -214,6 +217,7 @@ def full_matrix(model, index, x, label):
     return matrix / np.where(sizes > 0, sizes, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
@@ -243,6 +247,7 @@ def test_virtual_constraints_of_narrow_layers_before():
     assert pool.index == 96 - 112
 
 
+@pytest.mark.slow
 def test_the_lenet_of_the_dlg_paper_is_invertible():
     analysis = rank_analysis(load_model("lenet(init=uniform)", (32, 32, 3), 100))
     assert [layer.unknowns for layer in analysis.layers] == [3072, 3072, 768, 768]
@@ -259,6 +264,7 @@ def test_weighing_the_equations_is_what_float32_needs(make_view):
     assert quality[True] > quality[False] + 10
 
 
+@pytest.mark.slow
 def test_refining_lowers_the_misfit_and_keeps_what_it_refined(make_view):
     model = network(conv(8, 3), conv(8, 3, 2), dtype="float32", scale=1.0)
     x = image(seed=3).astype(np.float32)
@@ -345,6 +351,7 @@ def test_the_example_given_must_fit():
         rank_analysis(network(flat), example=np.zeros((2, 2)))
 
 
+@pytest.mark.slow
 def test_the_command_says_in_advance_whether_a_network_can_be_inverted():
 
     from fedpriv_attacks.rgap.command import ranks

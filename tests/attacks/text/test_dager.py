@@ -57,6 +57,7 @@ def test_next_tokens_exactly(helpers, n, rows):
     assert finding.extra["condition"]["room"] == 31  # a normalization without offset takes one dimension
 
 
+@pytest.mark.slow
 def test_short_sequences_and_repeated_ones(helpers):
     data = texts(3, 8, 150, True, 4, padded=[(0, 5)])
     x, y = data.x.copy(), data.y.copy()
@@ -67,6 +68,7 @@ def test_short_sequences_and_repeated_ones(helpers):
     assert same(finding, data)
 
 
+@pytest.mark.slow
 def test_classes_of_sequences_are_told_by_the_last_place(helpers):
     data = texts(2, 6, 150, False, 5)
     finding = attacked(helpers, "gpt(width=32,layers=3)", data)
@@ -74,6 +76,7 @@ def test_classes_of_sequences_are_told_by_the_last_place(helpers):
     assert same(finding, data)
 
 
+@pytest.mark.slow
 def test_sentences_with_repeated_unknown_and_padded_tokens(helpers):
     _, test = load_data("sentences")
     data = test.take(np.random.default_rng(3).permutation(len(test))[:2])
@@ -85,6 +88,7 @@ def test_sentences_with_repeated_unknown_and_padded_tokens(helpers):
     assert finding.extra["warnings"] == []
 
 
+@pytest.mark.slow
 def test_a_single_block_is_enough_where_the_dense_part_is_read(helpers):
     data = texts(2, 6, 150, True, 11)
     finding = attacked(helpers, "gpt(width=32,layers=1)", data)
@@ -105,6 +109,7 @@ def test_what_is_promised_goes_by_the_most_tokens_there_can_be(helpers):
     assert "31 dimensions" in full.extra["warnings"][0]
 
 
+@pytest.mark.slow
 def test_replays_sort_what_the_span_tells_by_place_alone(helpers):
     data = texts(2, 6, 150, False, 13)
     view = view_of(helpers, "bert(width=64)", data)
@@ -130,6 +135,7 @@ def test_a_wrong_batch_is_never_called_exact(helpers):
     assert exact > 40
 
 
+@pytest.mark.slow
 def test_an_encoder_is_searched_whole(helpers):
     data = texts(2, 6, 150, False, 3)
     assert len(np.unique(data.x)) == data.x.size
@@ -157,6 +163,7 @@ def test_noise_is_not_claimed(helpers):
     assert finding.extra["reason"]
 
 
+@pytest.mark.slow
 def test_scaling_the_update_as_clipping_does_stops_nothing(helpers):
     data = texts(2, 8, 150, True, 8)
     view = view_of(helpers, "gpt(width=32)", data)
@@ -165,6 +172,7 @@ def test_scaling_the_update_as_clipping_does_stops_nothing(helpers):
     assert not finding.extra["exact"]  # the replay knows of no clipping
 
 
+@pytest.mark.slow
 def test_sparse_updates_hide_the_span(helpers):
     data = texts(2, 8, 60, True, 9)
     view = view_of(helpers, "gpt(width=32)", data)
@@ -191,6 +199,7 @@ def test_a_frozen_attention_and_a_model_without_one_are_refused(helpers):
         attacked(helpers, "gpt(width=16)", data, procedure=adam)
 
 
+@pytest.mark.slow
 def test_what_a_defense_leaves_out_promises_nothing(helpers):
     data = texts(1, 6, 60, False, 3)
     view = view_of(helpers, "gpt(width=32,layers=2,tied=false)", data)

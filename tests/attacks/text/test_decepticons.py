@@ -61,6 +61,7 @@ def law(finding, tokens):
     return (1 - 1 / finding.extra["condition"]["bins"]) ** (tokens - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "n", "bins"), [(64, 8, 511), (16, 4, 127)])
 def test_tokens_are_alone_in_their_bins_by_the_law(helpers, width, n, bins):
     """With k bins and T independent tokens, (1 - 1/k)^(T-1) of them."""
@@ -94,6 +95,7 @@ def test_sentences_beyond_the_width(name, batch):
     assert finding.extra["sequences"] >= batch
 
 
+@pytest.mark.slow
 def test_a_secure_sum_is_one_larger_batch_to_it():
     """Secure aggregation is executed; behind clipping too, since bins are no small part of the update."""
     data = texts(40, 10, 300, False)
@@ -153,6 +155,7 @@ def test_models_that_cannot_be_planted_are_named(helpers, name, each, reason):
         Decepticons().run(view_of(helpers, model, data, weights=model.initial_weights(0)))
 
 
+@pytest.mark.slow
 def test_a_client_that_looks_sees_it(helpers):
     """Kernels of rank 2, and next tokens that the model knew and no longer does."""
     data = texts(4, 8, 20, True, 2)

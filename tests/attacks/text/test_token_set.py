@@ -102,6 +102,7 @@ def tagger():
     return tf.keras.Model(x, layers.Dense(2)(h))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bag_of_embeddings", "lstm", "gru", f"{__name__}:tagger"])
 def test_sets_of_other_models_and_several_local_steps(helpers, name):
     data = texts(6, 8, 120, False, 3)

@@ -108,6 +108,7 @@ def test_what_is_not_finite_counts_as_zeros_and_is_told():
 # Noise and the sum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("bits", [12, 24])
 def test_the_sum_is_that_of_the_updates_with_normal_noise(mechanism, bits):
@@ -124,6 +125,7 @@ def test_the_sum_is_that_of_the_updates_with_normal_noise(mechanism, bits):
     assert stats.kstest(noise / math.sqrt(wanted + extra / 2), "norm").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_16_bits_suffice_at_a_setting_of_the_papers():
     """Distributed mean estimation: n = 100 vectors of norm c in 250 dimensions; the error over the Gaussian's is 1."""
     clients, size, z = 100, 250, 2.0
@@ -222,6 +224,7 @@ def federation(federate, text, protocol="secagg(min_clients=5)", **options):
 PLAIN = "distributed_dp(clip=1, noise_multiplier=2)"
 
 
+@pytest.mark.slow
 def test_the_ledger_has_an_epsilon_against_the_server_and_says_how_many_clients_it_counts_on(federate):
     history = federation(federate, PLAIN).run(2)
     for against in ("server", "released"):
@@ -233,6 +236,7 @@ def test_the_ledger_has_an_epsilon_against_the_server_and_says_how_many_clients_
     assert "outer_quarter" in " ".join(history.records[0].metrics)
 
 
+@pytest.mark.slow
 def test_a_client_that_drops_out_costs_no_privacy(federate):
     text = "distributed_dp(clip=1, noise_multiplier=2)"
     whole = federation(federate, text, "secagg(min_clients=4)").run(1)
@@ -245,6 +249,7 @@ def test_a_client_that_drops_out_costs_no_privacy(federate):
     assert gone.ledger.epsilon(1e-5).value == whole.ledger.epsilon(1e-5).value
 
 
+@pytest.mark.slow
 def test_cohorts_of_a_fixed_size_amplify_against_those_who_see_models_alone(federate):
     sampled = federation(federate, PLAIN, "secagg(min_clients=2)", sampling=Sampling.fixed(2))
     history = sampled.run(1)
@@ -272,6 +277,7 @@ def test_poisson_cohorts_have_a_claim_without_amplification(federate):
     assert {c.against for c in made.line.claims()} == {"server"}
 
 
+@pytest.mark.slow
 def test_no_epsilon_where_clients_are_left_out_or_the_round_is_called_off_over_their_data(federate):
     dropping = federation(federate, PLAIN, on_nonfinite="drop")
     with pytest.raises(LedgerError, match="leaves clients out"):
@@ -344,6 +350,7 @@ def test_secure_sums_without_it_keep_their_encoding(federate):
 # Engines
 
 
+@pytest.mark.slow
 def test_the_same_models_on_both_engines_and_under_protocols_that_wrap(federate):
     kept = []
     for engine, protocol in (("graph", "secagg"), ("graph", "secret_sharing"), ("tff", "secagg")):

@@ -57,6 +57,7 @@ def draws(mechanism, variance, count, seed):
     return tf.function(lambda: made.draw(count, lambda n, s: words(child(key, s), n)), autograph=False)().numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", ["discrete_gaussian", "skellam"])
 @pytest.mark.parametrize("deviation", [0.4, 3.0, 40.0])
 def test_draws_follow_it(mechanism, deviation):

@@ -77,6 +77,7 @@ def test_candidates_are_members_and_as_many_others_and_nobody_can_tell_by_the_or
     assert len({a.tobytes() for a in met}) > 1
 
 
+@pytest.mark.slow
 def test_the_same_seed_asks_the_same(exposed):
     def asked(seed):
         return [s.view.question.x.tobytes() for s in stage(exposed(), Membership(), seed=seed, auxiliary=10)]
@@ -85,6 +86,7 @@ def test_the_same_seed_asks_the_same(exposed):
     assert asked(3) != asked(4)
 
 
+@pytest.mark.slow
 def test_what_a_model_was_trained_on_is_asked_of_its_own_data(exposed, data):
     x = np.random.default_rng(1).random((20, 4, 4, 1)).astype(np.float32)
     trained = Dataset("trained", x, data.y[:20], 3)
@@ -105,6 +107,7 @@ def test_too_little_data_is_named(exposed):
         stage(exposed(), Membership(), auxiliary=97)
 
 
+@pytest.mark.slow
 def test_half_of_the_trials_have_the_property(exposed):
     goal = Property(of="label:2", share=0.5, otherwise=0.17)
     found = [(int((s.truth.y == 2).sum()), bool(s.truth.answer[0])) for s in stage(exposed(trials=6), goal)]
