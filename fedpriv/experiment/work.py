@@ -306,6 +306,8 @@ def adaptive(setting: Setting, replayed: Collection[str], model: Model | None = 
         at_server = part.acts_at(Station.AGGREGATE) and not adversary.at.sees_only_released
         if CELLS + label in replayed:
             return True
+        if NOISE + label in replayed and part.replay() is None:  # noise is all there is to reckon with
+            return True
         known = part.replayable or at_server or NOISE + label in replayed
         return known and part.replay() is not None and label in replayed
 
