@@ -81,6 +81,10 @@ class Defense(Plugin):
     sparsifies: ClassVar[bool] = False
     #: Whether what it leaves out is drawn anew each round, alike for all clients and whatever the update.
     draws_coordinates: ClassVar[bool] = False
+    #: Whether `update` sends fewer bits, by a message of its own; a line may have one such defense.
+    compresses: ClassVar[bool] = False
+    #: Whether a line may have it once alone, since a second one would undo or repeat what the first did.
+    only_once: ClassVar[bool] = False
     #: Whether clients check with it what they were sent: then its log has `alarm`, 1 where a client alarms, and `warn`
     #: says so.
     alarms: ClassVar[bool] = False
@@ -233,6 +237,14 @@ class Defense(Plugin):
 
         Coordinate by coordinate, for the server to hold `sent [d]`; infinite where nothing is known; scaling with
         `sent`. Traceable. None, the default, where its message does not tell.
+        """
+        return None
+
+    def withheld(self, spec: Spec) -> np.ndarray | None:
+        """For one by which clients keep coordinates to themselves: which they are, bool `[d]`; by default None.
+
+        Whatever stands after it, at the stations that it acts at these coordinates are 0: neither noise nor signs are
+        sent for them.
         """
         return None
 

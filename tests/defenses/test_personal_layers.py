@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from fedpriv_attacks.parts.consistent import Consistent
+from fedpriv_defenses.freeze import Freeze
 from fedpriv_defenses.personal_layers import PersonalLayers
 
-from fedpriv.base.errors import ParameterError
+from fedpriv.base import registry
+from fedpriv.base.errors import ParameterError, StackError
 from fedpriv.base.lazy import tf
 from fedpriv.base.registry import attacks
 from fedpriv.data.embedded import fashion_small
@@ -107,6 +109,24 @@ def test_an_attack_that_knows_what_is_missing_sees_through_it(data):
         assert trial.replayed == (("personal_layers",) if "defense" in knows.knows else ())
         quality.append(trial.score.images[0].psnr)
     assert quality[0] > 25 > 15 > quality[1]
+
+
+@pytest.mark.parametrize("other", ["sign_sgd", "additive_noise(stddev=1)", "sign_sgd(error_feedback=true)"])
+def test_nothing_is_sent_of_them_whatever_stands_after(other, model, data):
+    place, after = personal(model), registry.defenses.create(other)
+    state, record = (federation := federated(model, data, HEAD, after)).step(federation.start(), evaluate=False)
+    moved = state.weights - federation.start().weights
+    assert not moved[place].any()
+    assert moved[~place].all()
+    size = model.spec.size
+    assert record.bytes_up == -(-2 * (size + 32) // 8) if "sign" in other else 8 * int((~place).sum())
+
+
+def test_layers_that_are_all_kept_back_by_two_are_refused(model, data):
+    others = PersonalLayers(layers=("dense1",)), Freeze(layers=("dense1",))
+    for other in others:
+        with pytest.raises(StackError, match=r"personal_layers \(position 1\) and .* together leave out all layers"):
+            federated(model, data, HEAD, other)
 
 
 @pytest.mark.parametrize(
