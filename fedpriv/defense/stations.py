@@ -235,8 +235,8 @@ class Defense(Plugin):
     def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat] | None:
         """For one that sends less of an update than it was: between what bounds the update lay, `([d], [d])`.
 
-        Coordinate by coordinate, for the server to hold `sent [d]`; infinite where nothing is known; scaling with
-        `sent`. Traceable. None, the default, where its message does not tell.
+        Coordinate by coordinate, for the server to hold `sent [d]`, in update units; infinite where nothing is known.
+        Traceable. None, the default, where its message does not tell.
         """
         return None
 

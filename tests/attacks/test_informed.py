@@ -8,9 +8,9 @@ from fedpriv_attacks.parts.informed import Informed
 from fedpriv_attacks.parts.known_noise import KnownNoise
 from fedpriv_attacks.parts.objectives import Cosine, Objective, Signed, SquaredError
 
-from fedpriv.base.errors import CapabilityError
+from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
-from fedpriv.base.registry import defenses
+from fedpriv.base.registry import attacks, defenses
 from fedpriv.data.embedded import fashion_small
 from fedpriv.models.zoo import mlp
 from fedpriv.procedure.procedure import Procedure
@@ -91,6 +91,11 @@ def test_layers_go_along(model, data):
 def test_it_is_written_and_read_like_any_part(model, data):
     attack = DLG(objective="informed(otherwise=cosine)")
     assert DLG(objective=attack.config()["objective"]).objective == Informed(otherwise=Cosine())
+
+
+def test_it_is_not_its_own_otherwise():
+    with pytest.raises(ParameterError, match="otherwise=informed never ends"):
+        attacks.create("dlg(objective=informed(otherwise=informed))")
 
 
 def test_an_attack_with_it_finds_what_the_one_with_the_named_objective_finds(model, data):
