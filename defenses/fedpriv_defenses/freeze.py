@@ -27,8 +27,8 @@ class Freeze(Defense):
     al. 2024, arXiv 2405.15586) reads texts from attention alone.
 
     Formal guarantee: none for what remains. Of the frozen layers nothing is sent, whatever the data and whatever other
-    defense stands before or after: noise and signs of clients leave them out. Noise that a server adds to the sum
-    (`central_dp`) moves them like all others. Bytes are those of the other layers, but a compressor's message, which
+    defense stands before or after: noise and signs of clients leave them out. Noise on the sum (`central_dp`,
+    `distributed_dp`) moves them like all others. Bytes are those of the other layers, but a compressor's message, which
     has all coordinates, stays as long as it is.
 
     Where a head is tied to the embedding, freezing the embedding freezes the head. Log: none.

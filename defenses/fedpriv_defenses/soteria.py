@@ -41,6 +41,7 @@ class Soteria(Defense):
 
     name: ClassVar[str] = "soteria"
     paper: ClassVar[str] = "Sun et al. 2021, arXiv 2012.06043"
+    adaptive_attack: ClassVar[str] = "dlg(objective=consistent)"
     per_example: ClassVar[bool] = True
     replayable: ClassVar[bool] = False
     only_once: ClassVar[bool] = True

@@ -125,7 +125,16 @@ class Line(Walker):
             )
 
     def _check_withheld(self) -> None:
-        """Something must be sent."""
+        """Something must be sent, and what clients keep must be what they trained."""
+        acting = self.at(Station.UPDATE)
+        for i in (i for i in acting if type(self.links[i]).begins is not Defense.begins):
+            for j in (j for j in acting if j < i):
+                noise = self.links[j].noise(self.plan)
+                if self.links[j].compresses or (noise is not None and noise.where == "update"):
+                    raise StackError(
+                        f"{self._named(i)} has clients keep part of what they trained, but {self._named(j)} changes it "
+                        f"first; put {_name(self.links[i])} before it"
+                    )
         keeping = [(i, w) for i, link in enumerate(self.links) if (w := link.withheld(self.plan.spec)) is not None]
         if keeping and np.logical_or.reduce([w for _, w in keeping]).all():
             raise StackError(
@@ -432,7 +441,9 @@ class Line(Walker):
         if len(hiding) > 1:
             names = [_name(self.links[i]) for i in hiding]
             undone = [f"'{self.links[i].adaptive_attack}' undoes {n} alone" for i, n in zip(hiding, names, strict=True)]
-            said.append(f"no attack here undoes {' and '.join(names)} together: {' and '.join(undone)}")
+            said.append(
+                f"defense '{names[-1]}': no attack here undoes {' and '.join(names)} together: {' and '.join(undone)}"
+            )
         return said
 
     def describe(self) -> str:

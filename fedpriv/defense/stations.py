@@ -90,7 +90,8 @@ class Defense(Plugin):
     alarms: ClassVar[bool] = False
     #: Whether it works otherwise for another number of planned rounds, so that no run goes on under another plan.
     plans_rounds: ClassVar[bool] = False
-    #: Name of the attack that knows about this defense, if one ships; reports warn where there is none.
+    #: The attack that knows about this defense, if one ships: a name, which then counts as having considered it, or an
+    #: attack with a part that does, such as `dlg(objective=consistent)`, which counts where it is seen to do so.
     adaptive_attack: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

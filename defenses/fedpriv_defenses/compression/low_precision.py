@@ -35,6 +35,7 @@ class LowPrecision(Compressor):
 
     name: ClassVar[str] = "low_precision"
     paper: ClassVar[str] = "Zhu, Liu, Han 2019, arXiv 1906.08935"
+    adaptive_attack: ClassVar[str] = "dlg(objective=consistent)"
 
     format: Literal["float16", "bfloat16", "int8"] = Field(
         default="float16", description="`float16`, `bfloat16` or `int8`."

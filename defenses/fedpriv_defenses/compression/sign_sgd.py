@@ -30,6 +30,7 @@ class SignSGD(Compressor):
 
     name: ClassVar[str] = "sign_sgd"
     paper: ClassVar[str] = "Bernstein et al. 2018, arXiv 1802.04434; Karimireddy et al. 2019, arXiv 1901.09847"
+    adaptive_attack: ClassVar[str] = "dlg(objective=signed)"
     contracts: ClassVar[bool] = True
 
     scale: Literal["mean", "none"] = Field(

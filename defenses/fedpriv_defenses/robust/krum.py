@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -52,6 +54,18 @@ def squared_distances(updates: Tensor) -> Tensor:
     From differences, not from products: beside one huge update, those of all others are lost in a product's rounding.
     Blocks of coordinates are taken one after another, so that it needs little memory besides the updates.
     """
+    found: Tensor = _traced()(updates)
+    return found
+
+
+@functools.cache
+def _traced() -> Callable[[Tensor], Tensor]:
+    """`_by_blocks` as a graph, since a loop of many small operations is slow without one."""
+    made: Callable[[Tensor], Tensor] = tf.function(_by_blocks, autograph=False)
+    return made
+
+
+def _by_blocks(updates: Tensor) -> Tensor:
     m, d = (int(n) for n in updates.shape)
     width = min(d, max(64, _BLOCK // m))
     blocks = -(-d // width)
