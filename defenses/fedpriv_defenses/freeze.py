@@ -9,11 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from fedpriv.base.errors import ParameterError, did_you_mean
-from fedpriv.base.lazy import tf
 from fedpriv.base.types import Flat, Tensor
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
+from fedpriv.defense.walker import without
 from fedpriv.models.spec import Spec
 from fedpriv_defenses.per_layer_clip import layers as layers_of
 
@@ -26,7 +26,10 @@ class Freeze(Defense):
     1902.00751, and what followed). Other layers saw the same examples and may give them away as well: DAGER (Petrov et
     al. 2024, arXiv 2405.15586) reads texts from attention alone.
 
-    Formal guarantee: none for what remains. Of the frozen layers nothing is sent, whatever the data.
+    Formal guarantee: none for what remains. Of the frozen layers nothing is sent, whatever the data and whatever other
+    defense stands before or after: noise and signs of clients leave them out. Noise on the sum (`central_dp`,
+    `distributed_dp`) moves them like all others. Bytes are those of the other layers, but a compressor's message, which
+    has all coordinates, stays as long as it is.
 
     Where a head is tied to the embedding, freezing the embedding freezes the head. Log: none.
     """
@@ -48,6 +51,10 @@ class Freeze(Defense):
         """
         return tensors_of(self.layers, spec, self.name, "leave one to train")
 
+    def withheld(self, spec: Spec) -> np.ndarray:
+        """The frozen ones."""
+        return places_of(self.frozen(spec), spec)
+
     def check(self, plan: Plan) -> None:
         """Raises ParameterError for layers that the model does not have."""
         self.frozen(plan.spec)
@@ -67,7 +74,7 @@ class Freeze(Defense):
         return Passed(self._without(update, spec), bits=8 * int(update.dtype.size) * sent)
 
     def _without(self, flat: Flat, spec: Spec) -> Flat:
-        return without(flat, places_of(self.frozen(spec), spec))
+        return without(flat, self.withheld(spec))
 
 
 def tensors_of(chosen: Sequence[str], spec: Spec, who: str, advice: str) -> list[str]:
@@ -89,12 +96,6 @@ def places_of(names: Sequence[str], spec: Spec) -> np.ndarray:
     """Bool `[d]`, True in the tensors of these names."""
     chosen = set(names)
     return np.repeat([name in chosen for name in spec.names], spec.sizes)
-
-
-def without(flat: Flat, places: np.ndarray) -> Flat:
-    """`[d]` with zeros where `places [d]` is True, but for values that are not finite."""
-    # Not a number in what is left out must still stop the client, not hide.
-    return tf.where(tf.constant(~places) | ~tf.math.is_finite(flat), flat, tf.zeros_like(flat))
 
 
 def _below(name: str, layer: str) -> bool:

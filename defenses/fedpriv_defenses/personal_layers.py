@@ -13,8 +13,9 @@ from fedpriv.base.types import Flat, Nested
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
+from fedpriv.defense.walker import without
 from fedpriv.models.spec import Spec
-from fedpriv_defenses.freeze import places_of, tensors_of, without
+from fedpriv_defenses.freeze import places_of, tensors_of
 
 
 class PersonalLayers(Defense):
@@ -33,8 +34,12 @@ class PersonalLayers(Defense):
 
     The server's model has those layers as they were at first. So test accuracy, which is the server's model's, says
     nothing of the clients'; their training loss does. What is kept lies in the checkpoint. Formal guarantee: none for
-    what is shared. Of the personal layers nothing is sent. Log: `moved`, the norm of what a client's own layers have
-    changed by in a round.
+    what is shared. Of the personal layers nothing is sent, whatever defense stands after; noise that a server adds to
+    the sum moves its own of them. Put it before what changes an update, which else changes what the client keeps.
+
+    Bytes are those of the shared layers. Behind a secure sum, which encodes every coordinate, they are those of all,
+    and a compressor's message stays as long as it is. Log: `moved`, the norm of what a client's own layers have changed
+    by in a round.
     """
 
     name: ClassVar[str] = "personal_layers"
@@ -54,8 +59,8 @@ class PersonalLayers(Defense):
         """
         return tensors_of(self.layers, spec, self.name, "leave one to share")
 
-    def _places(self, spec: Spec) -> np.ndarray:
-        """Bool `[d]`, True where a coordinate is personal."""
+    def withheld(self, spec: Spec) -> np.ndarray:
+        """The personal ones."""
         return places_of(self.personal(spec), spec)
 
     def check(self, plan: Plan) -> None:
@@ -71,12 +76,12 @@ class PersonalLayers(Defense):
 
     def initial_client_state(self, plan: Plan) -> Nested:
         """(The personal layers' weights `[p]`, whether there are any yet)."""
-        return np.zeros(int(self._places(plan.spec).sum()), plan.spec.dtype), np.zeros([], np.bool_)
+        return np.zeros(int(self.withheld(plan.spec).sum()), plan.spec.dtype), np.zeros([], np.bool_)
 
     def begins(self, weights: Flat, own: Nested, plan: Plan) -> Flat:
         """The server's weights, with the client's own in their places from its second round on."""
         kept, there = own
-        where = np.flatnonzero(self._places(plan.spec))[:, None]
+        where = np.flatnonzero(self.withheld(plan.spec))[:, None]
         return tf.where(there, tf.tensor_scatter_nd_update(weights, where, kept), weights)
 
     def maps(self, given: Domain, plan: Plan) -> Domain:
@@ -85,7 +90,7 @@ class PersonalLayers(Defense):
 
     def update(self, update: Flat, context: Context) -> Passed:
         """`[d]` to `[d]`, zeros in the personal layers; the client keeps what these are now."""
-        places = self._places(context.plan.spec)
+        places = self.withheld(context.plan.spec)
         where = tf.constant(np.flatnonzero(places))
         moved = tf.gather(update, where)
         own = tf.gather(context.weights, where) + moved
@@ -94,6 +99,6 @@ class PersonalLayers(Defense):
 
     def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
         """Nothing is known of the personal layers; all else is as it was."""
-        gone = tf.constant(self._places(spec))
+        gone = tf.constant(self.withheld(spec))
         none = tf.fill(tf.shape(sent), tf.cast(np.inf, sent.dtype))
         return tf.where(gone, -none, sent), tf.where(gone, none, sent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -26,23 +26,63 @@ class Soteria(Defense):
     with those features set to zero (their Theorem on p = 0, q = 2). An example's gradient of the layer's kernel is r
     times that of the logits; here it is r' times that. All other layers' gradients stay as they are.
 
+    Where no feature of an example has a slope (all units saturated, or a layer without a derivative in between), those
+    with the largest |r_i| are left out, and a warning says for how many examples. Tokens have no derivative at all, so
+    models of tokens are refused.
+
     So it hides features in one layer and nothing elsewhere. Balunović, Dimitrov, Staab, Vechev 2022 (arXiv 2111.04706)
     match all other entries; so does `objective=consistent`, which sees in the zeros which ones were left out.
 
     Costs one backward pass a feature, since each feature's derivative in the input is needed: many times a plain step.
     For the same reason a replay leaves it out. Formal guarantee: none; the theorem is about one layer's representation.
-    Log: `pruned`, the part of the features left out that were not zero.
+    Log: `pruned`, the part of the features left out that were not zero, and `flat`, the part of the examples without
+    any slope.
     """
 
     name: ClassVar[str] = "soteria"
     paper: ClassVar[str] = "Sun et al. 2021, arXiv 2012.06043"
+    adaptive_attack: ClassVar[str] = "dlg(objective=consistent)"
     per_example: ClassVar[bool] = True
     replayable: ClassVar[bool] = False
-    adaptive_attack: ClassVar[str] = ""
+    only_once: ClassVar[bool] = True
 
     rate: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.8, description="part of the features that is left out, of each example."
     )
+
+    def model(self, model: Model, plan: Plan | None) -> Model:
+        """The model as it is, if its features have derivatives in the input.
+
+        Raises:
+          StackError: it takes tokens, has several outputs an example, or draws random numbers in training.
+        """
+        if model.embedding is not None:
+            raise StackError(
+                f"{self.name} goes by the derivatives of features in the input, but model '{model.name}' takes tokens, "
+                "which have none; use images or other features, or freeze(layers=...) to leave a layer out"
+            )
+        if len(model.task.output_shape) != 1:
+            raise StackError(
+                f"{self.name} defends one vector of features an example, but model '{model.name}' gives outputs of "
+                f"shape {list(model.task.output_shape)}; use task=classes"
+            )
+        if model.draws:
+            raise StackError(
+                f"{self.name} goes by the features that enter the last layer, but model '{model.name}' draws random "
+                f"numbers in training ('{model.draws[0].name}'), so that those differ from the ones it can compute; "
+                "use one of the two"
+            )
+        return model
+
+    def warn(self, log: Mapping[str, float]) -> str:
+        """That some examples' features had no slopes to go by."""
+        flat = log.get("flat", 0.0)
+        if not flat > 0:
+            return ""
+        return (
+            f"no feature of {flat:.1%} of the examples has a derivative in the input, so that the largest features "
+            "were left out of their gradients; other weights or activations have slopes"
+        )
 
     def check(self, plan: Plan) -> None:
         """Raises StackError where no dense layer of a classifier comes last."""
@@ -72,15 +112,10 @@ class Soteria(Defense):
         spec = context.plan.spec
         place, (features, outputs) = self._kernel(spec)
         weights = spec.unflatten(context.weights)
-        if context.model.draws:
-            raise StackError(
-                f"{self.name} goes by the features that enter the last layer, but model '{context.model.name}' draws "
-                f"random numbers in training ('{context.model.draws[0].name}'), so that those differ from the ones it "
-                "can compute; use one of the two"
-            )
         x = tf.cast(context.x, spec.dtype)
         values, slopes = representation(context.model, weights, place, x)
-        ratio = tf.math.divide_no_nan(tf.abs(values), slopes)
+        flat = tf.reduce_all(slopes <= 0, axis=1)
+        ratio = tf.where(flat[:, None], tf.abs(values), tf.math.divide_no_nan(tf.abs(values), slopes))
         # A feature that no input moves hides nothing by staying, and one that is zero has nothing to hide.
         count = min(features - 1, max(1, round(self.rate * features)))
         most = tf.math.top_k(ratio, count, sorted=False).indices
@@ -96,7 +131,10 @@ class Soteria(Defense):
         lost = tf.reduce_sum(tf.cast(tf.logical_and(kept == 0, values != 0), spec.dtype))
         return Passed(
             tf.where(tf.math.is_finite(gradient), out, gradient),
-            log={"pruned": lost / tf.cast(rows * features, spec.dtype)},
+            log={
+                "pruned": lost / tf.cast(rows * features, spec.dtype),
+                "flat": tf.reduce_mean(tf.cast(flat, spec.dtype)),
+            },
         )
 
     def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:

@@ -38,6 +38,7 @@ class _Sparse(Defense):
 
     adaptive_attack: ClassVar[str] = "dlg"
     sparsifies: ClassVar[bool] = True
+    compresses: ClassVar[bool] = True
 
     fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         description="part of the coordinates that is sent; k is that times d, rounded, at least 1."

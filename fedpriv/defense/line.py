@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from fedpriv.base.errors import StackError
 from fedpriv.base.lazy import dp_accounting
 from fedpriv.defense.aggregator import Aggregator
@@ -67,6 +69,7 @@ class Line(Walker):
                 f"{' and '.join(map(self._named, senders))} each replace the client's message; keep one of them"
             )
         self._sender = senders[0] if senders else None
+        self._check_pairs()
         self.given: list[Domain | None] = [None] * len(self.links)
         self.made: list[Domain | None] = [None] * len(self.links)
         self._check_tallies()
@@ -83,11 +86,61 @@ class Line(Walker):
                 defense.check_fitted(own, plan)
             for link in own:
                 link.check(plan)
+        self._check_withheld()
         self.contribution = self._contribution()
         self._noising = [i for i in self.at(Station.AGGREGATE) if self._noises(i)]
         self._check_bounds()
         self._check_simulation()
         self.fixed_denominator = plan.expected_cohort if self._noising else None
+
+    def _check_pairs(self) -> None:
+        """What excludes each other, wherever it stands."""
+        packing = [i for i, link in enumerate(self.links) if link.compresses]
+        if len(packing) > 1:
+            raise StackError(
+                f"{' and '.join(map(self._named, packing))} each compress an update into a message of its own, but one "
+                "message is compressed once; keep one of them"
+            )
+        mixing = [i for i, link in enumerate(self.links) if link.mixture() is not None]
+        if len(mixing) > 1:
+            raise StackError(
+                f"{' and '.join(map(self._named, mixing))} each mix the examples of a batch; keep one of them, with "
+                "more images a mixture where you want them mixed more"
+            )
+        for i, link in enumerate(self.links):
+            again = [j for j in range(i) if link.only_once and type(self.links[j]) is type(link)]
+            if again:
+                raise StackError(
+                    f"{self._named(again[0])} and {self._named(i)} are the same defense, which a line may have once; "
+                    "keep one of them, with the parameters that you want"
+                )
+        noising = [i for i in self.at(Station.AGGREGATE) if self._noises(i)]
+        combining = [i for i, link in enumerate(self.links) if isinstance(link, Combiner)]
+        if noising and combining:
+            noisy, rule = self._named(noising[0]), self._named(combining[0])
+            raise StackError(
+                f"{noisy} adds noise to the sum of the updates, but {rule} takes the place of that sum, and bounds "
+                "nothing that this noise could cover, whatever is clipped before; leave the rule out, or take "
+                "local_dp(clip=...,noise_multiplier=...) before it, whose noise is the clients' own"
+            )
+
+    def _check_withheld(self) -> None:
+        """Something must be sent, and what clients keep must be what they trained."""
+        acting = self.at(Station.UPDATE)
+        for i in (i for i in acting if type(self.links[i]).begins is not Defense.begins):
+            for j in (j for j in acting if j < i):
+                noise = self.links[j].noise(self.plan)
+                if self.links[j].compresses or (noise is not None and noise.where == "update"):
+                    raise StackError(
+                        f"{self._named(i)} has clients keep part of what they trained, but {self._named(j)} changes it "
+                        f"first; put {_name(self.links[i])} before it"
+                    )
+        keeping = [(i, w) for i, link in enumerate(self.links) if (w := link.withheld(self.plan.spec)) is not None]
+        if keeping and np.logical_or.reduce([w for _, w in keeping]).all():
+            raise StackError(
+                f"{' and '.join(self._named(i) for i, _ in keeping)} together leave out all layers, so that nothing is "
+                "sent; leave one to share"
+            )
 
     @property
     def encodes(self) -> bool:
@@ -197,6 +250,12 @@ class Line(Walker):
         if len(clipping) > 1:
             raise StackError(
                 f"{' and '.join(map(self._named, clipping))} each clip examples' gradients, but only one can; keep one"
+            )
+        splitting = [i for i in acting if self.links[i].per_example and i not in clipping]
+        if clipping and splitting:
+            raise StackError(
+                f"{self._named(clipping[0])} clips examples' gradients and gives their sum alone, but "
+                f"{self._named(splitting[0])} takes each example's own; they exclude each other, so keep one of them"
             )
         if clipping and acting[0] != clipping[0]:
             raise StackError(
@@ -377,7 +436,15 @@ class Line(Walker):
     def notes(self) -> list[str]:
         """What users should know of the links in this federation, each with the link's name."""
         pairs = zip(self.labels, self.links, strict=True)
-        return [f"defense '{label}': {note}" for label, link in pairs for note in link.notes(self.plan)]
+        said = [f"defense '{label}': {note}" for label, link in pairs for note in link.notes(self.plan)]
+        hiding = [i for i, d in enumerate(self.links) if d.mixture() is not None or d.transformation() is not None]
+        if len(hiding) > 1:
+            names = [_name(self.links[i]) for i in hiding]
+            undone = [f"'{self.links[i].adaptive_attack}' undoes {n} alone" for i, n in zip(hiding, names, strict=True)]
+            said.append(
+                f"defense '{names[-1]}': no attack here undoes {' and '.join(names)} together: {' and '.join(undone)}"
+            )
+        return said
 
     def describe(self) -> str:
         """The line's defenses in the order the data passes them."""

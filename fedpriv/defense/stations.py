@@ -81,12 +81,17 @@ class Defense(Plugin):
     sparsifies: ClassVar[bool] = False
     #: Whether what it leaves out is drawn anew each round, alike for all clients and whatever the update.
     draws_coordinates: ClassVar[bool] = False
+    #: Whether `update` sends fewer bits, by a message of its own; a line may have one such defense.
+    compresses: ClassVar[bool] = False
+    #: Whether a line may have it once alone, since a second one would undo or repeat what the first did.
+    only_once: ClassVar[bool] = False
     #: Whether clients check with it what they were sent: then its log has `alarm`, 1 where a client alarms, and `warn`
     #: says so.
     alarms: ClassVar[bool] = False
     #: Whether it works otherwise for another number of planned rounds, so that no run goes on under another plan.
     plans_rounds: ClassVar[bool] = False
-    #: Name of the attack that knows about this defense, if one ships; reports warn where there is none.
+    #: The attack that knows about this defense, if one ships: a name, which then counts as having considered it, or an
+    #: attack with a part that does, such as `dlg(objective=consistent)`, which counts where it is seen to do so.
     adaptive_attack: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -231,8 +236,16 @@ class Defense(Plugin):
     def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat] | None:
         """For one that sends less of an update than it was: between what bounds the update lay, `([d], [d])`.
 
-        Coordinate by coordinate, for the server to hold `sent [d]`; infinite where nothing is known; scaling with
-        `sent`. Traceable. None, the default, where its message does not tell.
+        Coordinate by coordinate, for the server to hold `sent [d]`, in update units; infinite where nothing is known.
+        Traceable. None, the default, where its message does not tell.
+        """
+        return None
+
+    def withheld(self, spec: Spec) -> np.ndarray | None:
+        """For one by which clients keep coordinates to themselves: which they are, bool `[d]`; by default None.
+
+        Whatever stands after it, at the stations that it acts at these coordinates are 0: neither noise nor signs are
+        sent for them.
         """
         return None
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+
 from fedpriv.base.errors import FedprivError, StackError, one_line
 from fedpriv.base.lazy import tf
-from fedpriv.base.types import Array, Nested, Scalar, Tensor
+from fedpriv.base.types import Array, Flat, Nested, Scalar, Tensor
 from fedpriv.defense.context import Context
 from fedpriv.defense.passed import Passed, passed
 from fedpriv.defense.plan import Plan
@@ -36,6 +38,12 @@ class Walked:
     states: dict[int, Nested] = field(default_factory=dict)
     bits: Scalar | int | None = None
     ok: Scalar | bool | None = None
+
+
+def without(flat: Flat, places: np.ndarray) -> Flat:
+    """`[d]` or `[b, d]` with zeros where `places [d]` is True, but for values that are not finite."""
+    # Not a number in what is left out must still stop the client, not hide.
+    return tf.where(tf.constant(~places) | ~tf.math.is_finite(flat), flat, tf.zeros_like(flat))
 
 
 def _alike(value: Tensor | Array, given: Tensor, who: str, station: Station) -> Tensor:
@@ -122,12 +130,19 @@ class Walker:
           StackError: a link returned something else than its station allows; names the defense.
         """
         out = Walked(value)
+        withheld: np.ndarray | None = None
         for i in self.at(station):
             link, label = self.links[i], self.labels[i]
             if station is Station.GRADIENT and not link.per_example and len(out.value.shape) == 2:
                 out.value = tf.reduce_mean(out.value, axis=0)
             given = self._called(i, station, out.value, context)
             out.value = given.value
+            if station in (Station.UPDATE, Station.GRADIENT):
+                if withheld is not None:
+                    out.value = without(out.value, withheld)
+                own = link.withheld(self.plan.spec)
+                if own is not None:
+                    withheld = own if withheld is None else withheld | own
             undeclared = sorted(set(given.tally) - set(link.tallies(self.plan)))
             if undeclared:
                 raise StackError(
@@ -138,7 +153,9 @@ class Walker:
             out.log |= {f"{label}/{k}": v for k, v in given.log.items()}
             if given.state is not None:
                 out.states[i] = given.state
-            out.bits = given.bits if given.bits is not None else out.bits
+            # A compressor's message has all coordinates; leaving some out of what was made of it shortens no message.
+            if given.bits is not None and (out.bits is None or link.withheld(self.plan.spec) is None):
+                out.bits = given.bits
             if given.ok is not None:
                 out.ok = given.ok if out.ok is None else out.ok & given.ok
         if station is Station.GRADIENT and len(out.value.shape) == 2:

@@ -13,7 +13,7 @@ from fedpriv.data.embedded import fashion_small
 from fedpriv.experiment.setting import Exposed, Setting
 from fedpriv.experiment.work import adaptive
 from fedpriv.models.zoo import lenet, mlp
-from fedpriv.procedure.procedure import Procedure
+from fedpriv.procedure.procedure import Procedure, make_procedure
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.trial import run_trial
 from fedpriv.threat.adversary import Adversary
@@ -66,6 +66,26 @@ def test_it_is_zero_at_the_truth_and_nowhere_near_it_at_other_examples(text, mod
     assert elsewhere > (1e-6 if text.startswith("terngrad") else 0.01)
 
 
+@pytest.mark.parametrize("rate", [1e-2, 1e-4])
+def test_it_is_zero_at_the_truth_where_values_are_below_float16s_smallest(rate, data):
+    # In double precision, so that nothing but the format rounds.
+    model = mlp((28, 28, 1), 10, hidden=(16,), activation="sigmoid", dtype="float64")
+    procedure = make_procedure(batch_size=None, client={"learning_rate": rate}, weighting="uniform")
+    made = (defenses.create("low_precision"),)
+    observation = next(iter(Exposure(model, data, 1, 1, defenses=made, procedure=procedure)))
+    fitted, view = Consistent().prepared(observation.view)
+    spec, observed = view.model.spec, tf.constant(view.observed)
+    scale = 1 / tf.norm(observed)
+    truth, other = (
+        view.simulate(tf.constant(x), tf.constant(observation.truth.y))
+        for x in (observation.truth.x, 1 - observation.truth.x)
+    )
+    assert np.mean(np.abs(truth) < 2.0**-14) > (0.1 if rate > 1e-3 else 0.7)
+    assert float(fitted.matched(truth, observed * scale, scale, spec)) < 1e-9
+    assert float(fitted(truth, observed, spec)) < 1e-9
+    assert float(fitted.matched(other, observed * scale, scale, spec)) > 0.01
+
+
 def test_layers_count_alone(model, data):
     observation = seen(model, data, "low_precision(format=int8)")
     for layers in ("-1:", "0:1"):
@@ -84,7 +104,7 @@ def test_defenses_before_the_compressor_are_still_replayed(model, data):
     [
         ((), {}, "was changed by no known defense"),
         (("clip(norm=1)",), {}, "'clip', which has none"),
-        (("sign_sgd",), {}, "'sign_sgd', which has none|use 'signed'"),
+        (("sign_sgd",), {}, "'sign_sgd', which has none; use 'signed' for signs, .*'informed'"),
         (("qsgd",), {}, "leaves no cells"),
         (("top_k(fraction=0.1)", "secret_sharing(aggregators=3,range=8)"), {"cohort": 2}, "no single client's update"),
         (("top_k(fraction=0.1)",), {"adversary": Adversary.parse("server(blind=[defense])")}, "no known defense"),

@@ -142,7 +142,9 @@ def test_what_an_adversary_cannot_reckon_with_is_refused(seen, helpers, models):
         attack(replay="exact(draws=joint)").attack_together((view, view), 0)
     assert Exact().together() == Exact(draws="mean")
     plain = helpers.make_view(load_model("lenet(init=uniform)", SHAPE, 4), x, [0])
-    assert Exact(draws="joint").way(plain.static) == "mean"
+    for way in ("own", "joint", "omit"):
+        with pytest.raises(CapabilityError, match=f"draws={way}.*draws nothing; use draws=auto"):
+            attack(replay=f"exact(draws={way})").run(plain, 0)
 
 
 def test_a_planted_module_leaves_the_draws_behind_it(models):

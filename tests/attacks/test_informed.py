@@ -8,15 +8,18 @@ from fedpriv_attacks.parts.informed import Informed
 from fedpriv_attacks.parts.known_noise import KnownNoise
 from fedpriv_attacks.parts.objectives import Cosine, Objective, Signed, SquaredError
 
-from fedpriv.base.errors import CapabilityError
+from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
-from fedpriv.base.registry import defenses
+from fedpriv.base.registry import attacks, defenses
 from fedpriv.data.embedded import fashion_small
+from fedpriv.experiment.setting import Exposed, Setting
+from fedpriv.experiment.work import adaptive
 from fedpriv.models.zoo import mlp
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.trial import run_trial
 from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.replays import CELLS
 
 BLIND = Adversary.parse("server(blind=[defense])")
 EQUAL = Procedure.fedsgd(weighting="uniform")
@@ -93,9 +96,29 @@ def test_it_is_written_and_read_like_any_part(model, data):
     assert DLG(objective=attack.config()["objective"]).objective == Informed(otherwise=Cosine())
 
 
+def test_it_is_not_its_own_otherwise():
+    with pytest.raises(ParameterError, match="otherwise=informed never ends"):
+        attacks.create("dlg(objective=informed(otherwise=informed))")
+
+
 def test_an_attack_with_it_finds_what_the_one_with_the_named_objective_finds(model, data):
     observation = seen(model, data, "low_precision(format=int8)", adversary=Adversary.parse("server(knows=[labels])"))
     attack = DLG(restarts=1, labels="known", **{"optimizer.max_evaluations": 60})
     named, informed = (run_trial(attack.with_(objective=o), observation, 0) for o in (Consistent(), Informed()))
     np.testing.assert_array_equal(named.finding.x, informed.finding.x)
     assert named.finding.replayed == informed.finding.replayed
+
+
+def test_every_defense_names_an_attack_that_can_be_made_or_none():
+    known = attacks.names()
+    for name in defenses.names():
+        text = defenses.load(name).adaptive_attack
+        assert not text or attacks.create(text).name in known, name
+    assert defenses.load("soteria").adaptive_attack == "dlg(objective=consistent)"
+
+
+@pytest.mark.parametrize("objective", ["squared_error", "consistent"])
+def test_a_named_objective_counts_only_where_it_reckons_with_the_defense(objective):
+    setting = Setting(attack=f"dlg(objective={objective})", defense=("soteria",), exposure=Exposed(images=1))
+    assert not adaptive(setting, set())
+    assert adaptive(setting, {CELLS + "soteria"})

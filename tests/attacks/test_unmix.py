@@ -229,6 +229,9 @@ def test_it_refuses_what_it_cannot_undo(small, model):
     steps = make_procedure(local_epochs=2, batch_size=None, weighting="uniform")
     with pytest.raises(CapabilityError, match="needs"):
         fast.run(episode(model, data, MixUp(), 1, procedure=steps).held, 0)
+    few = episode(model, data, InstaHide(), 1).held
+    with pytest.raises(CapabilityError, match=r"need n \(n \+ 1\) / 2 = 3 independent mixtures, but 2 are seen"):
+        Unmix(inner="dlg(restarts=1000000)").run(few, 0)
     with pytest.raises(CapabilityError, match="cannot be told by their neighbours"):
         smooth((49,))
 

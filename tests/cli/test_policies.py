@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 SMALL = ("policies", "logistic", "--candidates", "2", "--examples", "2", "--points", "2", "--train", "0", "--seed", "3")
 
 
@@ -17,6 +19,13 @@ def test_it_prints_the_images_as_they_are_and_the_best(run, tmp_path):
 
 
 def test_no_policy_above_the_threshold_is_said_with_the_best(run):
-    status, _, err = run(*SMALL, "--threshold", "0")
+    status, _, err = run(*SMALL, "--threshold", "-1")
     assert status == 2
-    assert "none of 2 policies has an accuracy score of 0; the best has -" in err
+    assert "none of 2 policies has an accuracy score of -1; the best has -" in err
+
+
+@pytest.mark.parametrize("threshold", ["nan", "inf", "0"])
+def test_a_threshold_that_no_policy_can_reach_is_refused_before_the_search(threshold, run):
+    status, _, err = run("policies", "no_such_model", "--threshold", threshold)
+    assert status == 2
+    assert f"--threshold {threshold} is an accuracy score that no policy can be held to" in err

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -7,6 +8,7 @@ from fedpriv_defenses.local_dp import LocalDP
 from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 
 from fedpriv.account.ledger import Ledger
+from fedpriv.base import registry
 from fedpriv.base.errors import LedgerError, ParameterError, StackError
 from fedpriv.base.lazy import dp_accounting
 from fedpriv.defense.claim import Claim
@@ -351,3 +353,34 @@ def test_no_defense_no_number():
     for defenses in ([], [CLIP], [SHARING], [CLIP, SHARING]):
         with pytest.raises(LedgerError, match="epsilon is unbounded"):
             ledger_of(Line(defenses, setup_of())).epsilon(1e-5, rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("stack", "words"),
+    [
+        ("top_k(fraction=0.1) random_k(fraction=0.1)", r"top_k \(position 1\) and random_k .*compressed once"),
+        ("qsgd clip(norm=1) sign_sgd", r"qsgd \(position 1\) and sign_sgd \(position 3\).*compressed once"),
+        ("dgc low_precision", "compressed once"),
+        ("mixup instahide", "each mix the examples of a batch; keep one"),
+        ("mixup mixup(images=3)", "each mix the examples"),
+        ("ats ats(policy=0-9)", r"ats \(position 1\) and ats \(position 2\) are the same defense"),
+        ("soteria clip(norm=1) soteria", "the same defense, which a line may have once"),
+        ("dp_sgd(clip=1,noise_multiplier=1) soteria", "they exclude each other"),
+        ("soteria dp_sgd(clip=1,noise_multiplier=1)", "they exclude each other"),
+        ("krum central_dp(clip=1,noise_multiplier=1)", "bounds nothing that this noise .*local_dp"),
+        ("clip(norm=1) central_dp(clip=1,noise_multiplier=1) krum", "bounds nothing that this noise .*local_dp"),
+        ("median adaptive_central_dp(noise_multiplier=1)", "bounds nothing that this noise .*local_dp"),
+    ],
+)
+def test_what_excludes_each_other_is_said_with_a_way_out_in_every_order(stack, words):
+    spec = Spec(("dense1/kernel", "dense/kernel", "dense/bias"), ((6, 4), (4, 3), (3,)))
+    made = [registry.defenses.create(text) for text in stack.split()]
+    with pytest.raises(StackError, match=words):
+        Line(made, replace(setup_of(), spec=spec))
+
+
+def test_a_note_says_that_two_ways_to_hide_examples_are_undone_one_at_a_time():
+    made = [registry.defenses.create(text) for text in ("ats", "mixup")]
+    said = Line(made, setup_of()).notes()
+    assert any("'untransform' undoes ats alone and 'unmix' undoes mixup alone" in note for note in said)
+    assert not any("no attack here" in note for note in Line(made[:1], setup_of()).notes())

@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
-from fedpriv_defenses.freeze import Freeze
+from fedpriv_defenses.additive_noise import AdditiveNoise
+from fedpriv_defenses.compression.sign_sgd import SignSGD
+from fedpriv_defenses.freeze import Freeze, places_of
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.data.dataset import Dataset
 from fedpriv.data.kinds.tokens import Tokens
+from fedpriv.data.partition import Partition
+from fedpriv.federation.federation import Federation
 from fedpriv.models import load
 from fedpriv.procedure.procedure import Procedure
 from fedpriv.rounds.exposure import Exposure
@@ -44,6 +48,26 @@ def test_it_is_replayed_by_who_knows_of_it(model, data):
     view = view_of(model, data, 3, Freeze(layers=("embedding", "dense1")))
     x, y = data.x[:4].astype(np.float32), data.y[:4]
     np.testing.assert_allclose(view.simulate(x, y).numpy(), view.observed, atol=1e-6)
+
+
+@pytest.mark.parametrize("stack", [("freeze", "sign_sgd"), ("sign_sgd", "freeze"), ("freeze", "noise")])
+def test_frozen_layers_stay_whatever_stands_before_or_after(stack, model, data):
+    made = {"freeze": Freeze(layers=("dense1",)), "sign_sgd": SignSGD(), "noise": AdditiveNoise(stddev=0.1)}
+    federation = Federation(
+        model,
+        data,
+        Partition("p", (np.arange(4), np.arange(4, 8))),
+        Procedure(batch_size=None, weighting="uniform"),
+        tuple(made[name] for name in stack),
+    )
+    begun = federation.start()
+    after, record = federation.step(begun, evaluate=False)
+    frozen = places_of(made["freeze"].frozen(model.spec), model.spec)
+    moved = after.weights - begun.weights
+    assert not moved[frozen].any()
+    assert moved[~frozen].any()
+    if "sign_sgd" in stack:
+        assert record.bytes_up == -(-2 * (model.spec.size + 32) // 8)
 
 
 def test_layers_that_are_not_there_are_named(model, data):

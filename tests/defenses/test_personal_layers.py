@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from fedpriv_attacks.parts.consistent import Consistent
+from fedpriv_defenses.freeze import Freeze
 from fedpriv_defenses.personal_layers import PersonalLayers
 
-from fedpriv.base.errors import ParameterError
+from fedpriv.base import registry
+from fedpriv.base.errors import ParameterError, StackError
 from fedpriv.base.lazy import tf
 from fedpriv.base.registry import attacks
 from fedpriv.data.embedded import fashion_small
@@ -110,6 +112,28 @@ def test_an_attack_that_knows_what_is_missing_sees_through_it(data):
         assert trial.replayed == (("personal_layers",) if "defense" in knows.knows else ())
         quality.append(trial.score.images[0].psnr)
     assert quality[0] > 25 > 15 > quality[1]
+
+
+def test_nothing_is_sent_of_them_though_signs_are_taken_after(model, data):
+    place, after = personal(model), registry.defenses.create("sign_sgd")
+    state, record = (federation := federated(model, data, HEAD, after)).step(federation.start(), evaluate=False)
+    moved = state.weights - federation.start().weights
+    assert not moved[place].any()
+    assert moved[~place].all()
+    assert record.bytes_up == -(-2 * (model.spec.size + 32) // 8)
+
+
+@pytest.mark.parametrize("other", ["top_k(fraction=0.1)", "additive_noise(stddev=1)"])
+def test_what_a_client_keeps_is_neither_noised_nor_compressed(other, model, data):
+    with pytest.raises(StackError, match=r"changes it first; put personal_layers before it"):
+        federated(model, data, registry.defenses.create(other), HEAD)
+
+
+def test_layers_that_are_all_kept_back_by_two_are_refused(model, data):
+    others = PersonalLayers(layers=("dense1",)), Freeze(layers=("dense1",))
+    for other in others:
+        with pytest.raises(StackError, match=r"personal_layers \(position 1\) and .* together leave out all layers"):
+            federated(model, data, HEAD, other)
 
 
 @pytest.mark.parametrize(

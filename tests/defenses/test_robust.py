@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from fedpriv_defenses.robust.coordinates import Median, TrimmedMean
-from fedpriv_defenses.robust.krum import Krum
+from fedpriv_defenses.robust.krum import Krum, squared_distances
 from fedpriv_defenses.robust.norm_bound import NormBound
 
 from fedpriv.base import registry
@@ -43,6 +43,27 @@ def test_krum_chooses_by_the_sum_of_its_nearest_distances():
     np.testing.assert_array_equal(out.value, updates[np.argmin(scores)])
     several = combined(Krum(liars=f, keep=3), updates).value
     np.testing.assert_allclose(several, updates[np.argsort(scores)[:3]].mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e6, 1e20, 3e38])
+def test_a_huge_liar_does_not_blur_the_others_distances(size):
+    rng, m, f = np.random.default_rng(3), 9, 2
+    for _ in range(10):
+        updates = rng.normal(size=(m, 60)).astype(np.float32)
+        updates[4], updates[7] = size, -size
+        exact = updates.astype(np.float64)
+        scores = np.sort(np.sum((exact[:, None] - exact[None]) ** 2, axis=-1), axis=1)[:, 1 : m - f - 1].sum(1)
+        assert int(combined(Krum(liars=f), updates).log["chosen"]) == np.argmin(scores)
+
+
+def test_distances_are_those_of_the_differences_and_none_is_a_nan():
+    updates = np.random.default_rng(4).normal(size=(3, 100_000)) * 1e-3 + 1e6  # more than one block
+    expected = np.sum((updates[:, None] - updates[None]) ** 2, axis=-1)
+    np.testing.assert_allclose(squared_distances(tf.constant(updates)), expected, rtol=1e-9)
+    far = squared_distances(tf.constant([[np.inf], [np.inf], [1e200], [0.0]], tf.float64)).numpy()
+    np.testing.assert_array_equal(far, np.where(np.eye(4, dtype=bool), 0, np.inf))
+    several = np.array([[0.0], [0.1], [0.2], [np.inf], [0.3]])
+    assert int(combined(Krum(liars=1), several).log["chosen"]) == 1
 
 
 def test_a_norm_bound_clips_each_and_weighs_them():

@@ -9,6 +9,8 @@ from fedpriv.base.errors import CapabilityError, ParameterError, StackError
 from fedpriv.base.lazy import tf
 from fedpriv.base.registry import defenses
 from fedpriv.data.embedded import fashion_small
+from fedpriv.data.loading import load as load_data
+from fedpriv.models import load as load_model
 from fedpriv.models.zoo import lenet, mlp
 from fedpriv.procedure.procedure import Procedure, make_procedure
 from fedpriv.rounds.exposure import Exposure
@@ -81,6 +83,30 @@ def test_over_several_steps_the_zeros_are_gone(model, data):
     observation = seen(model, data, Soteria(), batch=2, procedure=make_procedure(local_epochs=2, batch_size=None))
     with pytest.raises(CapabilityError, match="an update of one step alone"):
         Consistent().prepared(observation.view)
+
+
+@pytest.mark.parametrize("name", ["bag_of_embeddings", "lstm(task=next_token)"])
+def test_tokens_have_no_derivative_and_are_refused(name):
+    texts = load_data("plays" if "lstm" in name else "sentences")[1]
+    with pytest.raises(StackError, match="takes tokens, which have none; use images"):
+        seen(load_model(name, texts), texts, Soteria())
+
+
+def test_what_draws_is_refused_before_anything_runs(data):
+    with pytest.raises(StackError, match=r"draws random numbers in training .*use one of the two"):
+        seen(lenet((28, 28, 1), 10, dropout=0.5), data, Soteria())
+
+
+def test_where_no_feature_has_a_slope_the_largest_are_left_out_and_that_is_said(data):
+    model = mlp((28, 28, 1), 10, hidden=(10,), activation="relu")
+    kernel, bias, *rest = model.spec.unflatten_numpy(model.initial_weights(0))
+    levels = np.array([0.3, 0.1, 0.9, 0.2, 0.6, 0.4, 0.8, 0.5, 0.7, 1.0], np.float32)
+    weights = model.spec.flatten_numpy([0 * kernel, bias + levels, *rest])  # an input moves nothing
+    federation = Exposure(model, data, 1, 2, defenses=(Soteria(rate=0.4),), procedure=EQUAL).federation
+    state, record = federation.step(federation.opened(0, weights), evaluate=False)
+    moved = model.spec.unflatten_numpy(state.weights - weights)[2]
+    np.testing.assert_array_equal(~moved.any(axis=1), levels > 0.65)
+    assert any("no feature of 100.0% of the examples has a derivative" in said for said in record.warnings)
 
 
 @pytest.mark.parametrize("text", ["soteria(rate=0)", "soteria(rate=1)", "soteria(rate=-1)"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedpriv_defenses.additive_noise import AdditiveNoise
 from fedpriv_defenses.central_claim import CHECKS
 from fedpriv_defenses.central_dp import CentralDP
 from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.freeze import Freeze
 from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 from fedpriv_defenses.tff_aggregators import TFFDP, TFFClipping, TFFCompression, TFFRobust, TFFZeroing
 
@@ -272,3 +274,10 @@ def test_only_the_released_result_can_be_tapped(on_tff):
     (seen,) = federation.run(1, taps=[Tap(Adversary("observer"))]).records[0].observations
     np.testing.assert_allclose(seen.view.observed, moved(federation), atol=1e-7)
     assert seen.view.kind == "released"
+
+
+def test_layers_that_are_frozen_stay_under_the_noise_of_clients_here_too(on_tff):
+    federation = on_tff(Freeze(layers=("dense/bias",)), AdditiveNoise(stddev=0.1), weighting="uniform")
+    change = federation.model.spec.unflatten_numpy(moved(federation))
+    assert change[0].all()
+    assert not change[1].any()

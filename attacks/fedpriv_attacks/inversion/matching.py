@@ -568,7 +568,7 @@ def _compile(
             value = tf.zeros([], dtype)
             for one, unit, (_, _, scale, factor, _, _) in zip(sents, units, numbers):
                 simulated = cut(recipe.replay(static, one, x, repeated, own))
-                value += factor * recipe.objective(simulated * scale, unit, spec)
+                value += factor * recipe.objective.matched(simulated, unit, scale, spec)
             by_epoch = tf.reshape(x, [copies, n, *x.shape[1:]])
             for added in (penalty("examples", x, repeated, v), penalty("epochs", by_epoch, labels, v)):
                 value = value if added is None else value + added

@@ -168,6 +168,17 @@ def _strongest(shares: np.ndarray, most: int) -> np.ndarray:
     return shares / np.maximum(shares.sum(1, keepdims=True), 1e-12)
 
 
+def check_count(count: int, n: int, mixture: Mixture) -> None:
+    """Raises CapabilityError where that many mixtures of n images can never do, whatever was drawn.
+
+    In a batch of n mixtures the private images of a mixture follow each other on a circle of the n. So at least that
+    many products of two are in it, besides the n squares.
+    """
+    pairs = min(n * (mixture.private - 1), n * (n - 1) // 2) if mixture.flips else 0
+    if count < n + pairs:
+        raise CapabilityError(_too_few(count, n, mixture))
+
+
 def _too_few(have: int, n: int, mixture: Mixture) -> str:
     needed = f"n (n + 1) / 2 = {n * (n + 1) // 2}" if mixture.flips else f"n = {n}"
     return (

@@ -19,7 +19,7 @@ from fedpriv.threat.knowledge import Auxiliary, Knowledge
 from fedpriv.threat.view import View
 from fedpriv_attacks.inversion.inversion import by_optimization
 from fedpriv_attacks.labels.inference import Joint
-from fedpriv_attacks.mixed.decoding import Decoded, Public, decode, moments
+from fedpriv_attacks.mixed.decoding import Decoded, Public, check_count, decode, moments
 from fedpriv_attacks.mixed.signs import Look, darker_border, look_of, signed, smooth
 from fedpriv_attacks.modern import AttackPart
 from fedpriv_attacks.rounds.joined import attack_each
@@ -103,7 +103,10 @@ class Unmix(Attack):
         began = time.perf_counter()
         mixture = known_mixture(dossier.pages[0])
         findings, decoded = list[Finding](), list[Decoded]()
-        for k, pages in enumerate(_by_client(dossier)):
+        clients = _by_client(dossier)
+        for pages in clients:
+            check_count(len(pages) * pages[0].total_examples, pages[0].total_examples, mixture)
+        for k, pages in enumerate(clients):
             own = integer_seed(seed, Purpose.ATTACK, k)
             found, _ = attack_each(self.inner, pages, own, "mix the images of one client")
             findings += found

@@ -51,8 +51,9 @@ class Consistent(Objective):
         link = view.defenses[i]
         if not type(link).leaves_cells():
             raise CapabilityError(
-                f"objective '{self.kind}' goes by the cells of a compressor, but the last to act on the update is "
-                f"'{names[i]}', which has none; use 'squared_error', 'known_noise' or 'cosine'"
+                f"objective '{self.kind}' goes by the bounds that a compressor leaves (its cells), but the last to act "
+                f"on the update is '{names[i]}', which has none; use 'signed' for signs, 'known_noise' for noise, "
+                "'squared_error' or 'cosine' for all else, or 'informed', which chooses"
             )
         if Station.UPDATE not in link.stations and _steps(view) != 1:
             raise CapabilityError(
@@ -63,7 +64,7 @@ class Consistent(Objective):
         if link.cells(zeros, view.model.spec) is None:
             raise CapabilityError(
                 f"objective '{self.kind}': '{names[i]}' with these parameters leaves no cells that its message tells; "
-                "use 'signed' for signs of an unknown scale, or 'squared_error' where rounding is unbiased"
+                "use 'signed' for signs of an unknown scale, 'squared_error' where rounding is unbiased, or 'informed'"
             )
         note([CELLS + names[i]])
         start = sum(len(d.parts()) for d in view.defenses[:i])
@@ -100,9 +101,20 @@ class _Fitted(Objective):
 
     def __call__(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`; the bounds are those of the whole message, whichever layers count."""
+        return self._beyond(simulated, observed, self._cells(observed, spec), spec)
+
+    def matched(self, simulated: Flat, direction: Flat, scale: Scalar, spec: Spec) -> Scalar:
+        """See `Objective.matched`; a format's smallest step does not scale with what is sent."""
+        low, high = self._cells(direction / scale, spec)
+        return self._beyond(simulated * scale, direction, (low * scale, high * scale), spec)
+
+    def _cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
         defense: Defense = self.defense
-        cells = defense.cells(observed, spec)
+        cells = defense.cells(sent, spec)
         assert cells is not None
+        return cells
+
+    def _beyond(self, simulated: Flat, observed: Flat, cells: tuple[Flat, Flat], spec: Spec) -> Scalar:
         low, high = cells
         beyond = tf.nn.relu(low - simulated) + tf.nn.relu(simulated - high)
         if self.layers is not None:

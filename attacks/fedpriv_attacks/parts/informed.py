@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.types import Flat, Scalar
@@ -18,6 +18,12 @@ from fedpriv_attacks.parts.objectives import Objective, Signed, SquaredError
 
 #: Absolute values of a tensor's entries count as one where they differ by less, relatively.
 _ONE_SIZE = 1e-4
+
+
+def _other(value: Objective) -> Objective:
+    if isinstance(value, Informed):
+        raise ValueError("otherwise=informed never ends; give another objective, such as cosine")
+    return value
 
 
 class Informed(Objective):
@@ -34,7 +40,7 @@ class Informed(Objective):
     kind: ClassVar[str] = "informed"
     paper: ClassVar[str] = "a choice; see the objectives that it takes"
 
-    otherwise: Annotated[Objective, read("objective"), saved] = Field(
+    otherwise: Annotated[Objective, read("objective"), saved, AfterValidator(_other)] = Field(
         default_factory=SquaredError,
         description="the objective where no known defense calls for one.",
     )

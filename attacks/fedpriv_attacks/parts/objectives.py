@@ -70,6 +70,17 @@ class Objective(Component):
                 spec = Spec(tuple(spec.names[i] for i in chosen), tuple(spec.shapes[i] for i in chosen), spec.dtype)
         return self.distance(simulated, observed, spec)
 
+    def matched(self, simulated: Flat, direction: Flat, scale: Scalar, spec: Spec) -> Scalar:
+        """As called, for an objective that goes by the units of the updates.
+
+        Args:
+          simulated: the simulated update `[d]`, in update units.
+          direction: the observed one times `scale`, `[d]`.
+          scale: 1 over its norm.
+          spec: of both.
+        """
+        return self(simulated * scale, direction, spec)
+
     @abstractmethod
     def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """The scalar distance of the selected parts; `spec` describes these."""

@@ -128,9 +128,15 @@ class Exact(Replay):
         """What the draws are taken for here.
 
         Raises:
-          CapabilityError: the adversary does not know the defense that it is to reckon with.
+          CapabilityError: the adversary does not know the defense that it is to reckon with, or there is none.
         """
         if not static.model.draws:
+            if self.draws in ("own", "joint", "omit"):
+                raise CapabilityError(
+                    f"replay '{self.kind}(draws={self.draws})' reckons with what a model draws, but model "
+                    f"'{static.model.name}' draws nothing; use draws=auto, the default, which fits models with and "
+                    "without draws"
+                )
             return "mean"
         if self.draws == "auto":
             # An adversary's own examples stand among those replayed, with draws that are not looked for.

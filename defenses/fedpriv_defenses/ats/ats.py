@@ -48,6 +48,7 @@ class ATS(Defense):
     name: ClassVar[str] = "ats"
     paper: ClassVar[str] = "Gao et al. 2021, arXiv 2011.12505"
     replayable: ClassVar[bool] = False
+    only_once: ClassVar[bool] = True
     adaptive_attack: ClassVar[str] = "untransform"
 
     policy: str = Field(

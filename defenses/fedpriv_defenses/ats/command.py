@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,10 @@ def policies(
     from fedpriv_defenses.ats.search import Scored, Search
     from fedpriv_defenses.ats.search import best as best_of
 
+    if threshold is not None and not (math.isfinite(threshold) and threshold <= -1):
+        raise ParameterError(
+            f"--threshold {threshold:g} is an accuracy score that no policy can be held to; give a number of at most -1"
+        )
     training, _ = load_data(data, data_dir)
     search = Search(
         model=load_model(model, training),

@@ -37,6 +37,7 @@ class Compressor(Defense):
 
     #: Whether `maps` may keep a bound: what is sent is never longer than the update.
     contracts: ClassVar[bool] = False
+    compresses: ClassVar[bool] = True
 
     error_feedback: bool = Field(
         default=False,

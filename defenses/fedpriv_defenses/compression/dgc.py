@@ -36,6 +36,8 @@ class DGC(Defense):
 
     name: ClassVar[str] = "dgc"
     paper: ClassVar[str] = "Lin et al. 2018, arXiv 1712.01887"
+    adaptive_attack: ClassVar[str] = "dlg(objective=consistent)"
+    compresses: ClassVar[bool] = True
 
     fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1e-3, description="part of the coordinates that is sent, at least one."

@@ -17,6 +17,8 @@ from fedpriv_defenses.compression.compressor import Compressor, Message, float_b
 _WIDTH = {"float16": 16, "bfloat16": 16, "int8": 8}
 #: Significant bits, the hidden one included.
 _SIGNIFICANT = {"float16": 11, "bfloat16": 8}
+#: Half the distance of the values nearest to zero.
+_LEAST_HALF = {"float16": 2.0**-25, "bfloat16": 2.0**-134}
 _LEVELS = 127
 
 
@@ -33,6 +35,7 @@ class LowPrecision(Compressor):
 
     name: ClassVar[str] = "low_precision"
     paper: ClassVar[str] = "Zhu, Liu, Han 2019, arXiv 1906.08935"
+    adaptive_attack: ClassVar[str] = "dlg(objective=consistent)"
 
     format: Literal["float16", "bfloat16", "int8"] = Field(
         default="float16", description="`float16`, `bfloat16` or `int8`."
@@ -77,10 +80,10 @@ class LowPrecision(Compressor):
         return values, bits.to_floats(bits_[width * spec.size :], np.dtype(spec.dtype))
 
     def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
-        """Half a step to either side; near zero, float16's steps are taken to shrink on."""
+        """Half a step to either side; float16's steps shrink no further below its smallest normal value."""
         if self.format == "int8":
             parts = tf.split(sent, spec.sizes)
             half = tf.concat([tf.fill(tf.shape(p), tf.reduce_max(tf.abs(p)) / (2 * _LEVELS)) for p in parts], 0)
         else:
-            half = tf.abs(sent) * 2.0 ** -_SIGNIFICANT[self.format]
+            half = tf.maximum(tf.abs(sent) * 2.0 ** -_SIGNIFICANT[self.format], _LEAST_HALF[self.format])
         return sent - half, sent + half

@@ -28,6 +28,7 @@ class OneBit(Compressor):
 
     name: ClassVar[str] = "one_bit"
     paper: ClassVar[str] = "Seide et al. 2014"
+    adaptive_attack: ClassVar[str] = "dlg(objective=signed)"
     contracts: ClassVar[bool] = True
 
     error_feedback: bool = Field(

@@ -32,6 +32,7 @@ class PowerSGD(Compressor):
 
     name: ClassVar[str] = "power_sgd"
     paper: ClassVar[str] = "Vogels, Karimireddy, Jaggi 2019, arXiv 1905.13727"
+    adaptive_attack: ClassVar[str] = "dlg(replay=exact)"
     contracts: ClassVar[bool] = True
 
     error_feedback: bool = Field(

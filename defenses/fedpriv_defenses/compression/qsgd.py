@@ -30,11 +30,13 @@ class QSGD(Compressor):
     says which. A norm for each bucket is sent in full.
 
     Formal guarantee: none: the randomness is no noise of a mechanism. A replay leaves the rounding out, since its mean
-    is zero. Log: `error`.
+    is zero. `objective=consistent` knows its levels with `norm=max`, where each bucket's norm shows; with the Euclidean
+    norm a message tells no cells, and `objective=informed` takes the squared error. Log: `error`.
     """
 
     name: ClassVar[str] = "qsgd"
     paper: ClassVar[str] = "Alistarh et al. 2017, arXiv 1610.02132"
+    adaptive_attack: ClassVar[str] = "dlg(objective=informed)"
     replayable: ClassVar[bool] = False
 
     levels: Annotated[int, Field(ge=1, lt=2**15)] = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -30,12 +30,15 @@ class SignSGD(Compressor):
 
     name: ClassVar[str] = "sign_sgd"
     paper: ClassVar[str] = "Bernstein et al. 2018, arXiv 1802.04434; Karimireddy et al. 2019, arXiv 1901.09847"
+    adaptive_attack: ClassVar[str] = "dlg(objective=signed)"
     contracts: ClassVar[bool] = True
 
     scale: Literal["mean", "none"] = Field(
         default="mean", description="`mean` sends the mean absolute value as well, `none` the signs alone."
     )
-    length: float = Field(default=1e-3, gt=0, description="what a sign counts, in update units, with `scale=none`.")
+    length: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = Field(
+        default=1e-3, description="what a sign counts, in update units, with `scale=none`."
+    )
 
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """Signs times their mean absolute value are no longer than the update; signs alone have a norm of their own."""

@@ -29,6 +29,7 @@ class TernGrad(Compressor):
 
     name: ClassVar[str] = "terngrad"
     paper: ClassVar[str] = "Wen et al. 2017, arXiv 1705.07878"
+    adaptive_attack: ClassVar[str] = "dlg(objective=consistent)"
     replayable: ClassVar[bool] = False
 
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(

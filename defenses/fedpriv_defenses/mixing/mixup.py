@@ -29,7 +29,7 @@ class MixUp(Mixing):
     name: ClassVar[str] = "mixup"
     paper: ClassVar[str] = "Zhang, Cisse, Dauphin, Lopez-Paz 2018, arXiv 1710.09412"
 
-    alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = Field(
+    alpha: Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)] = Field(
         default=1.0,
         description="of the Beta or Dirichlet distribution of coefficients: 1 is uniform, less leaves images nearly "
         "alone, more mixes them evenly.",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Annotated, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
@@ -11,13 +14,16 @@ from fedpriv.base.types import Tensor
 from fedpriv.defense.combiner import Combiner
 from fedpriv.defense.passed import Passed
 
+#: Values of a block of coordinates of all updates, small enough for a cache.
+_BLOCK = 65_536
+
 
 class Krum(Combiner):
     """The update with the least sum of squared distances to its m - f - 2 nearest others, or the mean of several such.
 
     Blanchard, El Mhamdi, Guerraoui, Stainer 2017, "Machine Learning with Adversaries: Byzantine Tolerant Gradient
     Descent", NeurIPS, arXiv 1703.02757. m is the cohort, f the `liars`; m must be at least 2 f + 3. With `keep` above 1
-    it is Multi-Krum.
+    it is Multi-Krum. Distances are summed in double precision.
 
     No privacy, and less than none for whoever is chosen: with `keep=1` the released step *is* one client's update.
     Formal guarantee: none. Log: `chosen`, the first of the chosen ones' place in the cohort.
@@ -36,10 +42,43 @@ class Krum(Combiner):
     def combine(self, updates: Tensor, weights: Tensor) -> Passed:
         """`[m, d]` to `[d]`; differentiable in those that are chosen."""
         m = int(updates.shape[0])
-        apart = tf.stop_gradient(updates - tf.reduce_mean(updates, axis=0))  # the differences of near updates are kept
-        squares = tf.reduce_sum(tf.square(apart), axis=1)
-        distances = squares[:, None] + squares[None] - 2 * tf.matmul(apart, apart, transpose_b=True)
-        nearest = tf.sort(tf.linalg.set_diag(distances, tf.zeros([m], distances.dtype)), axis=1)
-        scores = tf.reduce_sum(nearest[:, 1 : m - self.liars - 1], axis=1)
+        distances = squared_distances(tf.stop_gradient(updates))
+        scores = tf.reduce_sum(tf.sort(distances, axis=1)[:, 1 : m - self.liars - 1], axis=1)
         chosen = tf.argsort(scores, stable=True)[: self.keep]
         return Passed(tf.reduce_mean(tf.gather(updates, chosen), axis=0), log={"chosen": chosen[0]})
+
+
+def squared_distances(updates: Tensor) -> Tensor:
+    """Between all pairs of `[m, d]`, float64 `[m, m]`; infinite where a difference is no finite number.
+
+    From differences, not from products: beside one huge update, those of all others are lost in a product's rounding.
+    Blocks of coordinates are taken one after another, so that it needs little memory besides the updates.
+    """
+    found: Tensor = _traced()(updates)
+    return found
+
+
+@functools.cache
+def _traced() -> Callable[[Tensor], Tensor]:
+    """`_by_blocks` as a graph, since a loop of many small operations is slow without one."""
+    made: Callable[[Tensor], Tensor] = tf.function(_by_blocks, autograph=False)
+    return made
+
+
+def _by_blocks(updates: Tensor) -> Tensor:
+    m, d = (int(n) for n in updates.shape)
+    width = min(d, max(64, _BLOCK // m))
+    blocks = -(-d // width)
+    padded = tf.pad(updates, [[0, 0], [0, blocks * width - d]])
+
+    def added(i: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        block = tf.cast(tf.slice(padded, [0, i * width], [m, width]), tf.float64)
+        later = [tf.reduce_sum(tf.math.squared_difference(block[j + 1 :], block[j]), axis=1) for j in range(m - 1)]
+        return i + 1, total + tf.concat([tf.zeros([0], tf.float64), *later], 0)
+
+    pairs = np.triu_indices(m, 1)
+    start = (tf.constant(0), tf.zeros([len(pairs[0])], tf.float64))
+    total = tf.while_loop(lambda i, _: i < blocks, added, start, parallel_iterations=1)[1]
+    total = tf.where(tf.math.is_nan(total), tf.constant(np.inf, tf.float64), total)
+    upper = tf.scatter_nd(np.stack(pairs, axis=1), total, [m, m])
+    return upper + tf.transpose(upper)
