@@ -69,6 +69,8 @@ class Line(Walker):
                 f"{' and '.join(map(self._named, senders))} each replace the client's message; keep one of them"
             )
         self._sender = senders[0] if senders else None
+        self.combiner = next((d for d in self.links if isinstance(d, Combiner)), None)
+        self._noising = [i for i in self.at(Station.AGGREGATE) if self._noises(i)]
         self._check_pairs()
         self.given: list[Domain | None] = [None] * len(self.links)
         self.made: list[Domain | None] = [None] * len(self.links)
@@ -76,7 +78,6 @@ class Line(Walker):
         self._follow_domains()
         self.protocol = next((d for d in self.links if isinstance(d, Protocol)), None)
         self.aggregator = next((d for d in self.links if isinstance(d, Aggregator)), None)
-        self.combiner = next((d for d in self.links if isinstance(d, Combiner)), None)
         self._check_aggregator()
         self._check_combiner()
         self._check_gradients()
@@ -88,7 +89,6 @@ class Line(Walker):
                 link.check(plan)
         self._check_withheld()
         self.contribution = self._contribution()
-        self._noising = [i for i in self.at(Station.AGGREGATE) if self._noises(i)]
         self._check_bounds()
         self._check_simulation()
         self.fixed_denominator = plan.expected_cohort if self._noising else None
@@ -114,10 +114,9 @@ class Line(Walker):
                     f"{self._named(again[0])} and {self._named(i)} are the same defense, which a line may have once; "
                     "keep one of them, with the parameters that you want"
                 )
-        noising = [i for i in self.at(Station.AGGREGATE) if self._noises(i)]
-        combining = [i for i, link in enumerate(self.links) if isinstance(link, Combiner)]
-        if noising and combining:
-            noisy, rule = self._named(noising[0]), self._named(combining[0])
+        if self._noising and self.combiner is not None:
+            assert self._sender is not None
+            noisy, rule = self._named(self._noising[0]), self._named(self._sender)
             raise StackError(
                 f"{noisy} adds noise to the sum of the updates, but {rule} takes the place of that sum, and bounds "
                 "nothing that this noise could cover, whatever is clipped before; leave the rule out, or take "

@@ -137,12 +137,11 @@ class Walker:
                 out.value = tf.reduce_mean(out.value, axis=0)
             given = self._called(i, station, out.value, context)
             out.value = given.value
-            if station in (Station.UPDATE, Station.GRADIENT):
-                if withheld is not None:
-                    out.value = without(out.value, withheld)
-                own = link.withheld(self.plan.spec)
-                if own is not None:
-                    withheld = own if withheld is None else withheld | own
+            own = link.withheld(self.plan.spec) if station in (Station.UPDATE, Station.GRADIENT) else None
+            if withheld is not None:
+                out.value = without(out.value, withheld)
+            if own is not None:
+                withheld = own if withheld is None else withheld | own
             undeclared = sorted(set(given.tally) - set(link.tallies(self.plan)))
             if undeclared:
                 raise StackError(
@@ -154,7 +153,7 @@ class Walker:
             if given.state is not None:
                 out.states[i] = given.state
             # A compressor's message has all coordinates; leaving some out of what was made of it shortens no message.
-            if given.bits is not None and (out.bits is None or link.withheld(self.plan.spec) is None):
+            if given.bits is not None and (out.bits is None or own is None):
                 out.bits = given.bits
             if given.ok is not None:
                 out.ok = given.ok if out.ok is None else out.ok & given.ok

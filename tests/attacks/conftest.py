@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from fedpriv.base.lazy import tf
+from fedpriv.base.registry import defenses
 from fedpriv.defense.stations import Plan
 from fedpriv.models.model import Model
 from fedpriv.models.spec import Spec
 from fedpriv.procedure.procedure import Procedure, Sampling, make_procedure
+from fedpriv.rounds.exposure import Exposure
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.view import View
 
@@ -31,6 +33,13 @@ def dense(shape=(8, 8, 1), classes=10, hidden=48, bias=True, activation="sigmoid
         return [rng.uniform(-scale / 2, scale / 2, s).astype(dtype) for s in shapes]
 
     return Model(f"dense({shape},{classes})", shape, classes, spec, apply, initialize)
+
+
+def seen(model, data, *texts, **options):
+    """What a server observes of one client with one example, in a round under these defenses; uniform weights."""
+    made = tuple(defenses.create(text) for text in texts)
+    procedure = Procedure.fedsgd(weighting="uniform")
+    return next(iter(Exposure(model, data, 1, 1, defenses=made, procedure=procedure, **options)))
 
 
 def make_view(model, x, y, procedure=None, weights=None, seed=0, knows=(), observed=None, labels=None):

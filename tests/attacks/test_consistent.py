@@ -13,13 +13,13 @@ from fedpriv.data.embedded import fashion_small
 from fedpriv.experiment.setting import Exposed, Setting
 from fedpriv.experiment.work import adaptive
 from fedpriv.models.zoo import lenet, mlp
-from fedpriv.procedure.procedure import Procedure, make_procedure
+from fedpriv.procedure.procedure import make_procedure
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.trial import run_trial
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.replays import CELLS
+from tests.attacks.conftest import seen
 
-EQUAL = Procedure.fedsgd(weighting="uniform")
 WITH_CELLS = (
     "top_k(fraction=0.1)",
     "random_k(fraction=0.1)",
@@ -40,11 +40,6 @@ def data():
 @pytest.fixture(scope="module")
 def model():
     return mlp((28, 28, 1), 10, hidden=(16,), activation="sigmoid")
-
-
-def seen(model, data, *texts, **options):
-    made = tuple(defenses.create(t) for t in texts)
-    return next(iter(Exposure(model, data, 1, 1, defenses=made, procedure=EQUAL, **options)))
 
 
 def distances(observation, objective):

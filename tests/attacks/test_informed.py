@@ -15,14 +15,12 @@ from fedpriv.data.embedded import fashion_small
 from fedpriv.experiment.setting import Exposed, Setting
 from fedpriv.experiment.work import adaptive
 from fedpriv.models.zoo import mlp
-from fedpriv.procedure.procedure import Procedure
-from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.trial import run_trial
 from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.replays import CELLS
+from tests.attacks.conftest import seen
 
 BLIND = Adversary.parse("server(blind=[defense])")
-EQUAL = Procedure.fedsgd(weighting="uniform")
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +31,6 @@ def data():
 @pytest.fixture(scope="module")
 def model():
     return mlp((28, 28, 1), 10, hidden=(12,), activation="sigmoid")
-
-
-def seen(model, data, *texts, **options):
-    made = tuple(defenses.create(t) for t in texts)
-    return next(iter(Exposure(model, data, 1, 1, defenses=made, procedure=EQUAL, **options)))
 
 
 def value(objective: Objective, observation) -> float:

@@ -101,21 +101,14 @@ class _Fitted(Objective):
 
     def __call__(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`; the bounds are those of the whole message, whichever layers count."""
-        return self._beyond(simulated, observed, self._cells(observed, spec), spec)
+        return self.matched(simulated, observed, tf.ones([], observed.dtype), spec)
 
     def matched(self, simulated: Flat, direction: Flat, scale: Scalar, spec: Spec) -> Scalar:
         """See `Objective.matched`; a format's smallest step does not scale with what is sent."""
-        low, high = self._cells(direction / scale, spec)
-        return self._beyond(simulated * scale, direction, (low * scale, high * scale), spec)
-
-    def _cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
         defense: Defense = self.defense
-        cells = defense.cells(sent, spec)
+        cells = defense.cells(direction / scale, spec)
         assert cells is not None
-        return cells
-
-    def _beyond(self, simulated: Flat, observed: Flat, cells: tuple[Flat, Flat], spec: Spec) -> Scalar:
-        low, high = cells
+        low, high, simulated, observed = cells[0] * scale, cells[1] * scale, simulated * scale, direction
         beyond = tf.nn.relu(low - simulated) + tf.nn.relu(simulated - high)
         if self.layers is not None:
             chosen = set(self.chosen(spec))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -47,19 +48,15 @@ class Informed(Objective):
 
     def prepared(self, view: View) -> tuple[Objective, View]:
         """The objective for this view's known defenses, and the view as it is matched."""
-        chosen = self._chosen(view)
-        return (chosen if self.layers is None else chosen.with_(layers=self.layers)).prepared(view)
-
-    def _chosen(self, view: View) -> Objective:
-        if not view.defenses:
-            return self.otherwise
-        if _tells_noise(view):
-            return KnownNoise()
-        try:
-            Consistent().prepared(view)
-            return Consistent()
-        except CapabilityError:
-            return Signed() if _signs(view) else self.otherwise
+        if view.defenses:
+            if _tells_noise(view):
+                return KnownNoise(layers=self.layers).prepared(view)
+            with suppress(CapabilityError):
+                return Consistent(layers=self.layers).prepared(view)
+            if _signs(view):
+                return Signed(layers=self.layers).prepared(view)
+        other = self.otherwise if self.layers is None else self.otherwise.with_(layers=self.layers)
+        return other.prepared(view)
 
     def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """Only what `prepared` gives knows the defenses."""

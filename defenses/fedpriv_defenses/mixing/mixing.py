@@ -26,7 +26,6 @@ class Mixing(Defense):
 
     adaptive_attack: ClassVar[str] = "unmix"
     replayable: ClassVar[bool] = False
-    only_once: ClassVar[bool] = True
 
     images: Annotated[int, Field(ge=2)] = Field(default=2, description="k, how many images a mixture is made of.")
 
