@@ -53,7 +53,7 @@ def make_axis(read: Document, key: str, value: Any) -> Axis:
     """
     path: Path_ = tuple(key.split("."))
     place = read.place(("grid", key))
-    is_field = path[-1] in fields(path[:-1])
+    is_field, sections = path[-1] in fields(path[:-1]), fields(path)
     if not value:
         raise ExperimentError(f"{place}: axis '{key}' is empty; give it at least one value, or take it out")
     if not is_field and (not isinstance(value, dict) or not all(isinstance(v, dict) for v in value.values())):
@@ -66,7 +66,7 @@ def make_axis(read: Document, key: str, value: Any) -> Axis:
     if isinstance(value, dict):
         for label, content in value.items():
             at, shown = read.place(("grid", key, label)), label_of(label)
-            if is_field:
+            if is_field and (sections or not isinstance(content, dict)):
                 options.append(Option(shown, {path: content}, at))
                 continue
             overrides: dict[Path_, Any] = {}

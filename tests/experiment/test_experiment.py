@@ -99,6 +99,7 @@ def test_overrides_and_the_quick_size(write):
         ("grid.exposure.batsch=[1]", "no field 'exposure.batsch'. Did you mean 'batch'"),
         ("grid.how={a: {training.round: 1}}", "no field 'training.round'. Did you mean 'rounds'"),
         ("grid.attack=[dlg, dlg]", "has 'dlg' twice"),
+        ("grid.attack={blind: {attack: dlg, exposure.knows_defence: false}}", "Did you mean 'knows_defense'"),
         ("exposure.batch=3", "images=2 is no multiple of batch=3 x cohort=1; try 3"),
         ("exposure.adversary=sever", "adversary position 'sever' is unknown. Did you mean 'server'"),
         ("exposure.knows=label", "cannot know 'label'"),
@@ -211,3 +212,11 @@ def test_labels_that_are_numbers_make_an_axis_of_numbers(write):
     assert [o.label for o in noise.options] == [0.001, 0.1, 2]
     assert [o.label for o in delta.options] == [1e-5, 1e-6]
     assert [type(o.label) for o in noise.options] == [float, float, int]
+
+
+def test_a_fields_own_axis_may_change_other_fields_too(write):
+    """A label of `attack` that also says what the attacker knows, beside one that is an attack alone."""
+    blind = {"attack": "dlg", "exposure.knows_defense": False}
+    path = write(grid={"attack": {"blind": blind, "not": "dlg"}})
+    found = {c.labels["attack"]: (c.setting.attack, c.setting.exposure.knows_defense) for c in load(path).cells}
+    assert found == {"blind": ("dlg", False), "not": ("dlg", True)}
