@@ -8,8 +8,10 @@ from fedpriv_attacks.inversion.generative import GGL, GIAS
 from fedpriv_attacks.parts.generator import Generator, Layer, chain
 from fedpriv_attacks.parts.latent import FreedNorm, Latent, LatentAndResidual, LatentAndWeights, LatentNorm
 from fedpriv_attacks.parts.likelihood import NoiseLikelihood
+from fedpriv_attacks.parts.objectives import Masked
 from fedpriv_attacks.parts.optimizers.first_order import Adam
 from fedpriv_attacks.parts.priors import Scene
+from fedpriv_defenses.sparse import TopK, kept
 
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
@@ -150,6 +152,31 @@ def test_an_update_that_says_nothing_is_refused(path, inside):
 def test_without_a_second_step_gias_is_ggl(path, inside, found):
     finding = gias(path, refine="none").run(inside[1], seed=1)
     np.testing.assert_array_equal(finding.x, found.x)
+
+
+@pytest.fixture(scope="module")
+def pruned(inside):
+    """The view of a client that sends a tenth of its gradient."""
+    view, defense = inside[1], TopK(fraction=0.1)
+    magnitudes = np.abs(view.observed)
+    sent = np.where(magnitudes >= np.sort(magnitudes)[-kept(0.1, magnitudes.size)], view.observed, 0)
+    return dataclasses.replace(view, observed=sent.astype(np.float32), defenses=(defense,), states=((),))
+
+
+def test_the_likelihood_of_what_was_sent_finds_what_that_of_the_whole_does_not(path, inside, pruned):
+    """Who does not know that nine tenths were left out explains zeros; who looks at the rest alone finds the image."""
+    x, blind = inside[0], dataclasses.replace(pruned, defenses=(), states=())
+    masked = ggl(path, objective=Masked(inner=NoiseLikelihood(free_scale=True))).run(blind, seed=1)
+    assert float(psnr(masked.x[0], x[0])) > float(psnr(ggl(path).run(blind, seed=1).x[0], x[0])) + 10
+
+
+def test_the_second_step_takes_an_objective_that_goes_by_the_defense(path, pruned):
+    quick = {"refine_optimizer": Adam(steps=20), "objective": "consistent", "restarts": 1}
+    finding = gias(path, **quick).run(pruned, seed=1)
+    first = finding.extra["latent_step"]
+    assert finding.evaluations > first["evaluations"]
+    with pytest.raises(CapabilityError, match="changed by no known defense"):
+        gias(path, **quick).run(dataclasses.replace(pruned, defenses=(), states=()))
 
 
 @pytest.mark.slow

@@ -136,18 +136,19 @@ class GIAS(GGL):
         first = super().attack(view, seed)
         if self.refine == "none":
             return first
-        latent, recipe = self._latent(), self.recipe()
+        latent, (objective, seen) = self._latent(), self.objective.prepared(view)
         kind = LatentAndWeights if self.refine == "weights" else LatentAndResidual
         freed = kind(generator=latent.generator, spread=latent.spread)
         optimizer = self.refine_optimizer.with_(path=True) if self.path else self.refine_optimizer
-        recipe = replace(recipe, coordinates=freed, priors=self.priors + self.refine_priors, optimizer=optimizer)
-        shape = (recipe.replay.copies(view.static) * view.total_examples, *view.model.input_shape)
+        priors = self.priors + self.refine_priors
+        recipe = replace(self.recipe(), objective=objective, coordinates=freed, priors=priors, optimizer=optimizer)
+        shape = (recipe.replay.copies(seen.static) * view.total_examples, *view.model.input_shape)
         latents, found = freed.latents(shape), first.extra["variables"]
         zeros = np.zeros((len(found), freed.size(shape) - latents), found.dtype)
         variables = np.concatenate([found[:, :latents], zeros, found[:, latents:]], 1)
         labels = None if first.extra["label_source"] == "optimized" else first.y
         restarts = replace(self.starts(view.total_examples), most=1)
-        second = reconstruct(view, recipe, restarts, self.initializer, labels, seed, variables)
+        second = reconstruct(seen, recipe, restarts, self.initializer, labels, seed, variables)
         more = {
             "label_source": first.extra["label_source"],
             "latent_step": {"x": first.x, "objective": first.objective, "evaluations": first.evaluations},
