@@ -85,9 +85,17 @@ def timed(rounds: int) -> dict[str, list[float]]:
 
 
 def by_turns(
-    data: Dataset, model: Model, lines: Mapping[str, Sequence[str]], rounds: int, clock: Callable[[], float]
+    data: Dataset,
+    model: Model,
+    lines: Mapping[str, Sequence[str]],
+    rounds: int,
+    clock: Callable[[], float],
+    models: Mapping[str, Model] = {},
 ) -> dict[str, list[float]]:
-    """What each timed round takes by `clock`, by line of defenses; rounds alternate between lines."""
+    """What each timed round takes by `clock`, by line of defenses; rounds alternate between lines.
+
+    `models` has the lines whose model is another.
+    """
     from fedpriv.base import registry
     from fedpriv.data.partition import Partition
     from fedpriv.federation.federation import Federation
@@ -104,7 +112,9 @@ def by_turns(
     runs = {}
     for name, written in lines.items():
         defenses = tuple(registry.defenses.create(text) for text in written)
-        federation = Federation(model, data, Partition("even", tuple(parts)), procedure, defenses, seed=0)
+        federation = Federation(
+            models.get(name, model), data, Partition("even", tuple(parts)), procedure, defenses, seed=0
+        )
         runs[name] = [federation, federation.start()]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(WARMUP + rounds):

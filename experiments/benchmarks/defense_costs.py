@@ -1,8 +1,8 @@
 """Defense costs: what each empirical defense adds to a round of training.
 
 20 of 100 clients with 60 images each, E=1, B=10, the graph engine, on McMahan's 2NN or another model. Rounds alternate
-between the defenses, so that what else the machine does falls on all, and each is compared with the undefended round
-beside it, in CPU seconds of the process.
+between the defenses (and layers of the model that count as such), so that what else the machine does falls on all, and
+each is compared with the undefended round beside it, in CPU seconds of the process.
 `python -m experiments.benchmarks.defense_costs`
 """
 
@@ -45,6 +45,8 @@ DEFENSES = (
     "norm_bound(norm=1)",
     "soteria",
 )
+#: Layers that models take as options, and that count as defenses.
+LAYERS = ("dropout=0.25", "precode=64")
 PLAIN = "none"
 
 
@@ -60,11 +62,11 @@ def main(
     from fedpriv.base.errors import ParameterError
     from fedpriv.base.provenance import provenance
 
-    chosen = [d for d in DEFENSES if (only is None or only in d) and (skip is None or skip not in d)]
+    chosen = [d for d in (*DEFENSES, *LAYERS) if (only is None or only in d) and (skip is None or skip not in d)]
     if not chosen:
+        known = ", ".join((*DEFENSES, *LAYERS))
         raise ParameterError(
-            f"--only '{only}' and --skip '{skip}' leave none of {', '.join(DEFENSES)}; give a part of one, and skip "
-            "less"
+            f"--only '{only}' and --skip '{skip}' leave none of {known}; give a part of one, and skip less"
         )
     load_before = os.getloadavg()
     rows = summary(timed(rounds, model, chosen))
@@ -99,8 +101,14 @@ def timed(rounds: int, model: str, chosen: list[str]) -> dict[str, list[float]]:
     data, _ = fashion_small()
     made = load_model(model, data)
     head = made.spec.names[-1].rpartition("/")[0]
-    lines = {PLAIN: (), **{(text := one.format(head=head)): (text,) for one in chosen}}
-    return by_turns(data, made, lines, rounds, time.process_time)
+    lines = {PLAIN: (), **{(text := one.format(head=head)): (text,) for one in chosen if one not in LAYERS}}
+    models = {one: load_model(_with(model, one), data) for one in chosen if one in LAYERS}
+    return by_turns(data, made, lines | dict.fromkeys(models, ()), rounds, time.process_time, models)
+
+
+def _with(model: str, option: str) -> str:
+    """The model's text with one more option."""
+    return f"{model[:-1]},{option})" if model.endswith(")") else f"{model}({option})"
 
 
 def summary(seconds: dict[str, list[float]]) -> dict[str, dict[str, Any]]:

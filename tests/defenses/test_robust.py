@@ -60,6 +60,9 @@ def test_distances_are_those_of_the_differences_and_none_is_a_nan():
     updates = np.random.default_rng(4).normal(size=(3, 100_000)) * 1e-3 + 1e6  # more than one block
     expected = np.sum((updates[:, None] - updates[None]) ** 2, axis=-1)
     np.testing.assert_allclose(squared_distances(tf.constant(updates)), expected, rtol=1e-9)
+    apart = np.random.default_rng(5).normal(size=(5, 40_000))
+    expected = np.sum((apart[:, None] - apart[None]) ** 2, axis=-1)
+    np.testing.assert_allclose(squared_distances(tf.constant(apart)), expected, rtol=1e-12)
     far = squared_distances(tf.constant([[np.inf], [np.inf], [1e200], [0.0]], tf.float64)).numpy()
     np.testing.assert_array_equal(far, np.where(np.eye(4, dtype=bool), 0, np.inf))
     several = np.array([[0.0], [0.1], [0.2], [np.inf], [0.3]])
