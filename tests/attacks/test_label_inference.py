@@ -229,6 +229,20 @@ def test_a_last_layer_without_a_dense_kernel_names_what_works_instead(helpers):
     check(Bias(inputs="zeros")(view), [0, 1, 1])
 
 
+@pytest.mark.parametrize("labels", [[3], [3, 1]])
+def test_labels_are_left_to_the_attack_where_the_last_layer_is_kept_back(helpers, labels):
+    """A client that keeps its last layer to itself sends no labels; all else is matched as ever."""
+    model = helpers.dense()
+    view = helpers.make_view(model, helpers.smooth_images(len(labels), model.input_shape), labels)
+    kept = view.observed.copy()
+    for part in (model.classifier_kernel(), model.classifier_bias()):
+        kept[part] = 0
+    assert len(labels) > 1 or Auto()(view) is not None
+    assert Auto()(dataclasses.replace(view, observed=kept)) is None
+    with pytest.raises(CapabilityError, match="did not move"):
+        (SignRule() if len(labels) == 1 else LLG())(dataclasses.replace(view, observed=kept))
+
+
 @pytest.mark.parametrize(
     "inference", [SignRule(), Auto(), ILRG(), Bias(), LLG(), LLGStar(), ColumnMinimum()], ids=described
 )

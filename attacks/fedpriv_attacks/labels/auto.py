@@ -11,7 +11,7 @@ from fedpriv.threat.attack import Capability
 from fedpriv.threat.view import View
 from fedpriv_attacks.labels.batch import ILRG, LLG, Bias, ColumnMinimum, LLGStar
 from fedpriv_attacks.labels.inference import InferredLabels, Known, LabelInference, SignRule
-from fedpriv_attacks.labels.last_layer import LastLayer, dense_parts, hidden_in_last_layer, read_last_layer
+from fedpriv_attacks.labels.last_layer import LastLayer, dense_parts, hidden_in_last_layer, kept_back, read_last_layer
 
 
 class Auto(LabelInference):
@@ -24,7 +24,7 @@ class Auto(LabelInference):
     classes, or its counts come out whole of their own. In place of the calibrated bias, a batch so small that less
     than one pair of equal labels is to be expected goes to `gradinversion`, which then does better. Without a kernel
     it is `bias`; with a kernel alone `llg_star`, or `llg` if the scale of the update is unknown. `source` says which.
-    Labels are optimized jointly if the last layer is not dense, is partly encrypted, or shows too little.
+    Labels are optimized jointly if the last layer is not dense, is partly encrypted or kept back, or shows too little.
     """
 
     kind: ClassVar[str] = "auto"
@@ -50,12 +50,12 @@ class Auto(LabelInference):
 
         Raises:
           DivergenceError: the last layer's update is not finite.
-          CapabilityError: the last layer did not move.
+          CapabilityError: nothing moved.
         """
         if view.labels is not None:
             return Known()(view, seed)
         kernel, bias = dense_parts(view.model)
-        if (kernel is None and bias is None) or hidden_in_last_layer(view):
+        if (kernel is None and bias is None) or hidden_in_last_layer(view) or kept_back(view):
             return None
         read_last_layer(view, scaled=False)  # what is not finite, or did not move, is no matter of choice
         if view.total_examples == 1:

@@ -78,6 +78,13 @@ def hidden_in_last_layer(view: View) -> int:
     return sum(int(np.count_nonzero(~view.visible[part])) for part in parts)
 
 
+def kept_back(view: View) -> bool:
+    """Whether nothing came of the last layer, while others moved: it stays with the client, is frozen or left out."""
+    assert view.observed is not None
+    parts = [part for part in dense_parts(view.model) if part is not None]
+    return bool(parts) and not any(np.any(view.observed[part]) for part in parts) and bool(np.any(view.observed))
+
+
 def require_last_layer(view: View) -> None:
     """Raises CapabilityError where coordinates of the last layer are hidden: a label is read off all of them."""
     if hidden := hidden_in_last_layer(view):
