@@ -1,4 +1,4 @@
-"""Rounds that PyTorch and Flower trained; `experiments/captures` has the scripts that made the files."""
+"""Rounds that PyTorch, Flower and TFF trained; `experiments/captures` has the scripts that made the files."""
 
 import numpy as np
 import pytest
@@ -111,3 +111,17 @@ def test_what_flower_passes_is_a_list_without_names(path, truth):
             model, before=list(first.values()), after=list(second.values()), procedure="epochs=2, lr=0.05", examples=2
         )
     np.testing.assert_array_equal(listed.view.observed, made.view.observed)
+
+
+def test_what_tffs_own_process_releases_is_the_mean_of_its_clients(path, truth):
+    """Three clients with an image each: none of their updates was seen alone, and all three images come out."""
+    x, y, _ = truth("tff")
+    model = load_model("mlp(hidden=[60],activation=relu)", input_shape=(14, 14, 1), num_classes=10)
+    files = {"before": path("tff_before.npz"), "after": path("tff_after.npz")}
+    made = captured(model, **files, procedure="epochs=2, batch_size=1, lr=0.05", examples=(1, 1, 1))
+    assert made.view.clients == 3
+    assert made.check(x, y).error < 3e-6
+    assert captured(model, **files, procedure="epochs=1, lr=0.05", examples=(1, 1, 1)).check(x, y).contradicted
+    found = make_attack("first_layer").run(made.view, 0)
+    for image in x:
+        assert np.abs(found.x - image).max((1, 2, 3)).min() < 1e-4
