@@ -23,6 +23,7 @@ from tests.attacks.conftest import seen
 WITH_CELLS = (
     "top_k(fraction=0.1)",
     "random_k(fraction=0.1)",
+    "random_k(fraction=0.1,unbiased=true)",
     "low_precision",
     "low_precision(format=bfloat16)",
     "low_precision(format=int8)",
