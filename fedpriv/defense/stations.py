@@ -76,8 +76,7 @@ class Defense(Plugin):
     per_example: ClassVar[bool] = False
     #: Whether the station functions are deterministic, so that `View.simulate` can replay them exactly.
     replayable: ClassVar[bool] = True
-    #: Whether `update` sends some coordinates as they are and leaves out the others, which contracts: what is left out
-    #: is shorter than the whole. Protocols that send what is left out later need it.
+    #: Whether `update` sends some coordinates and leaves out the others.
     sparsifies: ClassVar[bool] = False
     #: Whether what it leaves out is drawn anew each round, alike for all clients and whatever the update.
     draws_coordinates: ClassVar[bool] = False
@@ -248,6 +247,13 @@ class Defense(Plugin):
         sent for them.
         """
         return None
+
+    def shortens(self) -> bool:
+        """Whether what `update` leaves out is shorter than what it was given, whatever came before.
+
+        Protocols that send it later need that. By default what `sparsifies` does.
+        """
+        return self.sparsifies
 
     def mixture(self) -> Mixture | None:
         """For one that trains on mixtures of examples in place of them: how these are made; by default None."""

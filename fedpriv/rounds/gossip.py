@@ -380,10 +380,11 @@ class GossipRounds(ServerRounds):
     def _compiled(self) -> Callable[..., Any]:
         size, dtype = self.plan.spec.size, self.plan.spec.dtype
         whole = 8 * size * tf.as_dtype(dtype).size
+        own = self._walker.initial_client_states()  # nothing is kept: what shortens needs no memory beside the copies
 
         def one(lacking: Any, states: Nested, seed: Any, number: Any) -> Any:
             def context(i: int) -> Context:
-                return Context(plan=self.plan, seed=seed, state=states[i], round=number)
+                return Context(plan=self.plan, seed=seed, state=states[i], own=own[i], round=number)
 
             walked = self._walker.walk(Station.UPDATE, lacking, context)
             return walked.value, tf.cast(whole if walked.bits is None else walked.bits, tf.int64)

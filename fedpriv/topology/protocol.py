@@ -349,6 +349,11 @@ def _compression_exists(value: Any) -> Any:
             f"'{value}' compresses no update by leaving coordinates out, without which copies need not come nearer to "
             "the models; give top_k(fraction=...) or random_k(fraction=...)"
         )
+    if not made.shortens():
+        raise ValueError(
+            f"what '{value}' leaves out may be longer than what it is given, so that copies need not come nearer to "
+            "the models; choco sends what is left out later by itself, so leave error_feedback and unbiased out"
+        )
     return value
 
 

@@ -23,6 +23,7 @@ from tests.attacks.conftest import seen
 WITH_CELLS = (
     "top_k(fraction=0.1)",
     "random_k(fraction=0.1)",
+    "random_k(fraction=0.1,unbiased=true)",
     "low_precision",
     "low_precision(format=bfloat16)",
     "low_precision(format=int8)",
@@ -57,8 +58,8 @@ def distances(observation, objective):
 def test_it_is_zero_at_the_truth_and_nowhere_near_it_at_other_examples(text, model, data):
     at_truth, elsewhere = distances(seen(model, data, text), Consistent())
     assert at_truth < 1e-9
-    # A sign that was drawn tells little beyond itself.
-    assert elsewhere > (1e-6 if text.startswith("terngrad") else 0.01)
+    # A sign that was drawn tells little beyond itself; what counts ten times is relative to a norm ten times as large.
+    assert elsewhere > (1e-6 if text.startswith("terngrad") else 1e-4 if "unbiased" in text else 0.01)
 
 
 @pytest.mark.parametrize("rate", [1e-2, 1e-4])

@@ -13,6 +13,7 @@ from fedpriv_defenses.compression.power_sgd import PowerSGD
 from fedpriv_defenses.compression.qsgd import QSGD
 from fedpriv_defenses.compression.sign_sgd import SignSGD
 from fedpriv_defenses.compression.terngrad import TernGrad
+from fedpriv_defenses.sparse import RandomK, TopK
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +40,8 @@ ALL = (
     TernGrad(),
     TernGrad(clip=None),
     PowerSGD(error_feedback=False),
+    TopK(fraction=0.2),
+    RandomK(fraction=0.2),
 )
 NAMES = [f"{d.name}-{i}" for i, d in enumerate(ALL)]
 
@@ -54,7 +57,8 @@ def contextualized(defense, own=None, seed=0, number=0):
     own = defense.initial_client_state(plan) if own is None else own
     own = tf.nest.map_structure(tf.convert_to_tensor, own)
     given_seed = tf.constant([seed, 7], tf.int64) if isinstance(seed, int) else seed
-    return Context(plan=plan, seed=given_seed, own=own, round=tf.constant(number))
+    state = tf.nest.map_structure(tf.convert_to_tensor, defense.initial_state(plan))
+    return Context(plan=plan, seed=given_seed, state=state, own=own, round=tf.constant(number))
 
 
 def drawn(seed=0, size=SPEC.size):
@@ -69,7 +73,7 @@ def test_the_wire_gives_back_every_bit_and_takes_as_many_as_are_said(defense, sc
     written = defense.to_wire(tuple(m.numpy() for m in message), SPEC)
     assert set(np.unique(written)) <= {0, 1}
     assert len(written) == int(defense.bits(message, SPEC))
-    read = defense.from_wire(written, SPEC)
+    read = defense.from_wire(written, SPEC, context.state)
     for there, back in zip(message, read, strict=True):
         assert there.numpy().tobytes() == np.asarray(back).tobytes()
     again = defense.decompress(tuple(tf.constant(m) for m in read), SPEC).numpy()

@@ -56,6 +56,9 @@ SHIPPED = {
 }
 #: Other ways in which a defense of several works.
 WAYS = (
+    "top_k(fraction=0.1,error_feedback=true)",
+    "random_k(fraction=0.1,error_feedback=true)",
+    "random_k(fraction=0.1,unbiased=true)",
     "ats(policy=fashion_resnet)",
     "fixed_point(bits=16,range=1,rounding=stochastic)",
     "fixed_point(bits=none,range=1,resolution=0.001)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -68,10 +69,9 @@ class Compressor(Defense):
         # Not a number in what is left out must still stop the client, not hide.
         sent = tf.where(tf.reduce_all(tf.math.is_finite(whole)), made, whole)
         left = whole - sent
-        before, after = (tf.reduce_sum(tf.square(v)) for v in (whole, left))
         return Passed(
             sent,
-            log={"error": tf.sqrt(tf.math.divide_no_nan(after, before))},
+            log=self.measures(whole, sent),
             state=((tf.stop_gradient(left),) if self.error_feedback else (), own),
             bits=self.bits(message, spec),
         )
@@ -90,6 +90,11 @@ class Compressor(Defense):
 
         return through(whole)
 
+    def measures(self, whole: Flat, sent: Flat) -> Mapping[str, Tensor]:
+        """The log: `error`, the norm of what was left out over that of the whole."""
+        before, after = (tf.reduce_sum(tf.square(v)) for v in (whole, whole - sent))
+        return {"error": tf.sqrt(tf.math.divide_no_nan(after, before))}
+
     @abstractmethod
     def compress(self, whole: Flat, own: Nested, context: Context) -> tuple[Message, Nested]:
         """`[d]` to (the message, the compressor's own state afterwards)."""
@@ -107,5 +112,11 @@ class Compressor(Defense):
         """The message as bits, uint8 of 0 and 1; the inverse of `from_wire`."""
 
     @abstractmethod
-    def from_wire(self, bits: np.ndarray, spec: Spec) -> tuple[np.ndarray, ...]:
-        """The message of these bits, to the last bit."""
+    def from_wire(self, bits: np.ndarray, spec: Spec, state: Nested = ()) -> tuple[np.ndarray, ...]:
+        """The message of these bits, to the last bit.
+
+        Args:
+          bits: as `to_wire` gives them.
+          spec: of the update.
+          state: this defense's server state as broadcast in that round, where the message is not read without it.
+        """

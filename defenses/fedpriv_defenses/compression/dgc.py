@@ -10,13 +10,13 @@ from pydantic import Field
 
 from fedpriv.base.lazy import tf
 from fedpriv.base.select import mask_of_largest
-from fedpriv.base.types import Flat, Nested, Scalar
+from fedpriv.base.types import Flat, Nested, Scalar, Tensor
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv.models.spec import Spec
-from fedpriv_defenses.compression.compressor import float_bits
-from fedpriv_defenses.sparse import cells_of_largest
+from fedpriv_defenses.compression.compressor import Message, float_bits
+from fedpriv_defenses.sparse import cells_of_largest, index_bits, placed, read_with_places, with_places
 
 
 class DGC(Defense):
@@ -65,25 +65,50 @@ class DGC(Defense):
 
     def update(self, update: Flat, context: Context) -> Passed:
         """`[d]` to `[d]`, all but k of them 0; differentiable in the k that are sent."""
-        size = int(update.shape[0])
-        u, v = context.own
+        spec = context.plan.spec
+        (u, v), mask = self._gathered(update, context.own, context)
+        sent = tf.where(mask | ~tf.math.is_finite(v), v, tf.zeros_like(v))
+        whole, part = tf.reduce_sum(tf.square(v)), tf.reduce_sum(tf.square(sent))
+        left = tf.cast(~mask, v.dtype)
+        return Passed(
+            sent,
+            log={"energy": tf.math.divide_no_nan(part, whole)},
+            state=(tf.stop_gradient(u * left), tf.stop_gradient(v * left)),
+            bits=self.kept(spec.size, context.round) * (float_bits(spec) + index_bits(spec.size)),
+        )
+
+    def _gathered(self, update: Flat, own: Nested, context: Context) -> tuple[tuple[Flat, Flat], Tensor]:
+        """((u, v) before anything is sent, which of v are)."""
+        u, v = own
         if self.clip is not None:
             limit = self.clip / math.sqrt(context.plan.expected_cohort)
             update *= tf.minimum(1.0, limit / tf.maximum(tf.sqrt(2 * tf.nn.l2_loss(update)), 1e-30))
         u = self.momentum * u + update
         v = v + u
-        k = self.kept(size, context.round)
         magnitudes = tf.where(tf.math.is_finite(v), tf.abs(v), tf.zeros_like(v))
-        mask = tf.cast(mask_of_largest(magnitudes, k), update.dtype)
-        sent = tf.where(tf.math.is_finite(v), v * mask, v)
-        whole, part = tf.reduce_sum(tf.square(v)), tf.reduce_sum(tf.square(sent))
-        index = max(1, math.ceil(math.log2(size)))
-        return Passed(
-            sent,
-            log={"energy": tf.math.divide_no_nan(part, whole)},
-            state=(tf.stop_gradient(u * (1 - mask)), tf.stop_gradient(v * (1 - mask))),
-            bits=k * (float_bits(context.plan.spec) + index),
-        )
+        return (u, v), mask_of_largest(magnitudes, self.kept(int(update.shape[0]), context.round))
+
+    def compress(self, update: Flat, own: Nested, context: Context) -> tuple[Message, Nested]:
+        """`[d]` and (u, v) to (values sent and their places, `[k]` each) and (u, v) afterwards."""
+        (u, v), mask = self._gathered(update, own, context)
+        places, left = tf.where(mask)[:, 0], tf.cast(~mask, v.dtype)
+        return (tf.gather(v, places), places), (u * left, v * left)
+
+    def decompress(self, message: Message, spec: Spec) -> Flat:
+        """The values at their places, `[d]`, 0 elsewhere."""
+        return placed(message, spec)
+
+    def bits(self, message: Message, spec: Spec) -> Scalar:
+        """Those of the values and of their places."""
+        return tf.size(message[0]) * (float_bits(spec) + index_bits(spec.size))
+
+    def to_wire(self, message: tuple[np.ndarray, ...], spec: Spec) -> np.ndarray:
+        """Values, then places."""
+        return with_places(message, spec)
+
+    def from_wire(self, bits_: np.ndarray, spec: Spec, state: Nested = ()) -> tuple[np.ndarray, ...]:
+        """As `Compressor.from_wire`; how many were sent follows from the length."""
+        return read_with_places(bits_, spec)
 
     def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
         """Of what is gathered, nothing that was left out is larger than the smallest value sent."""

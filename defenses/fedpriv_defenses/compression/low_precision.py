@@ -69,7 +69,7 @@ class LowPrecision(Compressor):
         whole = [bits.packed(message[0].view(f"u{_WIDTH[self.format] // 8}"), _WIDTH[self.format])]
         return np.concatenate([*whole, *(bits.of_floats(s) for s in message[1:])])
 
-    def from_wire(self, bits_: np.ndarray, spec: Spec) -> tuple[np.ndarray, ...]:
+    def from_wire(self, bits_: np.ndarray, spec: Spec, state: Nested = ()) -> tuple[np.ndarray, ...]:
         """As `Compressor.from_wire`."""
         width = _WIDTH[self.format]
         dtype = np.dtype(tf.as_dtype(self.format).as_numpy_dtype)

@@ -62,7 +62,7 @@ class OneBit(Compressor):
         """Signs, then levels."""
         return np.concatenate([message[0].astype(np.uint8), bits.of_floats(message[1].reshape(-1))])
 
-    def from_wire(self, bits_: np.ndarray, spec: Spec) -> tuple[np.ndarray, ...]:
+    def from_wire(self, bits_: np.ndarray, spec: Spec, state: Nested = ()) -> tuple[np.ndarray, ...]:
         """As `Compressor.from_wire`."""
         levels = bits.to_floats(bits_[spec.size :], np.dtype(spec.dtype))
         return bits_[: spec.size].astype(bool), levels.reshape(2, -1)

@@ -101,7 +101,7 @@ class PowerSGD(Compressor):
         """Factors and values in the order of tensors."""
         return np.concatenate([bits.of_floats(np.reshape(m, -1)) for m in message])
 
-    def from_wire(self, bits_: np.ndarray, spec: Spec) -> tuple[np.ndarray, ...]:
+    def from_wire(self, bits_: np.ndarray, spec: Spec, state: Nested = ()) -> tuple[np.ndarray, ...]:
         """As `Compressor.from_wire`."""
         values, made, at = bits.to_floats(bits_, np.dtype(spec.dtype)), [], 0
         for size, shape in zip(spec.sizes, self._shapes(spec), strict=True):

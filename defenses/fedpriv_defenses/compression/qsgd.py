@@ -105,7 +105,7 @@ class QSGD(Compressor):
         head = [bits.of_floats(message[1]), np.array([short]), sparse if short else dense]
         return np.concatenate(head).astype(np.uint8)
 
-    def from_wire(self, bits_: np.ndarray, spec: Spec) -> tuple[np.ndarray, ...]:
+    def from_wire(self, bits_: np.ndarray, spec: Spec, state: Nested = ()) -> tuple[np.ndarray, ...]:
         """As `Compressor.from_wire`."""
         at = -(-spec.size // self._n(spec.size)) * float_bits(spec)
         norms, short, code = bits.to_floats(bits_[:at], np.dtype(spec.dtype)), bits_[at], bits_[at + 1 :]

@@ -64,7 +64,7 @@ class SignSGD(Compressor):
         signs = message[0].astype(np.uint8)
         return signs if self.scale == "none" else np.concatenate([signs, bits.of_floats(message[1].reshape(1))])
 
-    def from_wire(self, bits_: np.ndarray, spec: Spec) -> tuple[np.ndarray, ...]:
+    def from_wire(self, bits_: np.ndarray, spec: Spec, state: Nested = ()) -> tuple[np.ndarray, ...]:
         """As `Compressor.from_wire`."""
         dtype = np.dtype(spec.dtype)
         size = np.array([self.length], dtype) if self.scale == "none" else bits.to_floats(bits_[spec.size :], dtype)

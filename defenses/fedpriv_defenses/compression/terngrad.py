@@ -62,7 +62,7 @@ class TernGrad(Compressor):
         """Signs and zeros, then scales."""
         return np.concatenate([bits.packed(message[0].astype(np.int64) + 1, 2), bits.of_floats(message[1])])
 
-    def from_wire(self, bits_: np.ndarray, spec: Spec) -> tuple[np.ndarray, ...]:
+    def from_wire(self, bits_: np.ndarray, spec: Spec, state: Nested = ()) -> tuple[np.ndarray, ...]:
         """As `Compressor.from_wire`."""
         signs = (bits.unpacked(bits_[: 2 * spec.size], 2) - 1).astype(np.int8)
         return signs, bits.to_floats(bits_[2 * spec.size :], np.dtype(spec.dtype))
