@@ -114,7 +114,7 @@ def test_the_places_of_the_largest_tell_of_the_data_and_random_ones_do_not(feder
     assert len(supports(RandomK(fraction=0.1))) == 1
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["top_k", "random_k", "dgc"])
 @settings(max_examples=12)
 @given(st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, 1e-40]), min_size=1, max_size=70), st.floats(0.01, 1))
