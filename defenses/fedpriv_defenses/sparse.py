@@ -49,6 +49,17 @@ def read_with_places(written: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.nd
     return bits.to_floats(written[:at], np.dtype(spec.dtype)), bits.unpacked(written[at:], index)
 
 
+def largest(whole: Flat, k: int) -> Tensor:
+    """Which k of `[d]` are largest in size, bool `[d]`, the first ones among equals; what is not finite counts as 0."""
+    return mask_of_largest(tf.where(tf.math.is_finite(whole), tf.abs(whole), tf.zeros_like(whole)), k)
+
+
+def energy(whole: Flat, sent: Flat) -> Mapping[str, Tensor]:
+    """The log of a sparse update: the part of the squared norm that is sent."""
+    before, part = tf.reduce_sum(tf.square(whole)), tf.reduce_sum(tf.square(sent))
+    return {"energy": tf.math.divide_no_nan(part, before)}
+
+
 def cells_of_largest(sent: Flat) -> tuple[Flat, Flat]:
     """`Defense.cells` of the largest coordinates alone: those left out are no larger than the smallest one sent."""
     size = tf.abs(sent)
@@ -103,8 +114,7 @@ class _Sparse(Compressor):
 
     def measures(self, whole: Flat, sent: Flat) -> Mapping[str, Tensor]:
         """`energy`, the part of the squared norm that is sent."""
-        before, part = tf.reduce_sum(tf.square(whole)), tf.reduce_sum(tf.square(sent))
-        return {"energy": tf.math.divide_no_nan(part, before)}
+        return energy(whole, sent)
 
 
 class TopK(_Sparse):
@@ -130,8 +140,7 @@ class TopK(_Sparse):
 
     def mask(self, whole: Flat, state: Nested) -> Tensor:
         """Of the k largest."""
-        magnitudes = tf.where(tf.math.is_finite(whole), tf.abs(whole), tf.zeros_like(whole))
-        return mask_of_largest(magnitudes, kept(self.fraction, int(whole.shape[0])))
+        return largest(whole, kept(self.fraction, int(whole.shape[0])))
 
     def bits(self, message: Message, spec: Spec) -> int:
         """Those of the values and, unless all are sent, of the places."""

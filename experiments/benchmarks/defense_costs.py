@@ -62,11 +62,12 @@ def main(
     from fedpriv.base.errors import ParameterError
     from fedpriv.base.provenance import provenance
 
-    chosen = [d for d in (*DEFENSES, *LAYERS) if (only is None or only in d) and (skip is None or skip not in d)]
+    timeable = (*DEFENSES, *LAYERS)
+    chosen = [d for d in timeable if (only is None or only in d) and (skip is None or skip not in d)]
     if not chosen:
-        known = ", ".join((*DEFENSES, *LAYERS))
         raise ParameterError(
-            f"--only '{only}' and --skip '{skip}' leave none of {known}; give a part of one, and skip less"
+            f"--only '{only}' and --skip '{skip}' leave none of {', '.join(timeable)}; give a part of one, and skip "
+            "less"
         )
     load_before = os.getloadavg()
     rows = summary(timed(rounds, model, chosen))

@@ -9,14 +9,13 @@ import numpy as np
 from pydantic import Field
 
 from fedpriv.base.lazy import tf
-from fedpriv.base.select import mask_of_largest
 from fedpriv.base.types import Flat, Nested, Scalar, Tensor
 from fedpriv.defense.domain import Domain, Real
 from fedpriv.defense.passed import Passed
 from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv.models.spec import Spec
 from fedpriv_defenses.compression.compressor import Message, float_bits
-from fedpriv_defenses.sparse import cells_of_largest, index_bits, placed, read_with_places, with_places
+from fedpriv_defenses.sparse import cells_of_largest, energy, index_bits, largest, placed, read_with_places, with_places
 
 
 class DGC(Defense):
@@ -66,33 +65,28 @@ class DGC(Defense):
     def update(self, update: Flat, context: Context) -> Passed:
         """`[d]` to `[d]`, all but k of them 0; differentiable in the k that are sent."""
         spec = context.plan.spec
-        (u, v), mask = self._gathered(update, context.own, context)
+        v, mask, left = self._gathered(update, context.own, context)
         sent = tf.where(mask | ~tf.math.is_finite(v), v, tf.zeros_like(v))
-        whole, part = tf.reduce_sum(tf.square(v)), tf.reduce_sum(tf.square(sent))
-        left = tf.cast(~mask, v.dtype)
-        return Passed(
-            sent,
-            log={"energy": tf.math.divide_no_nan(part, whole)},
-            state=(tf.stop_gradient(u * left), tf.stop_gradient(v * left)),
-            bits=self.kept(spec.size, context.round) * (float_bits(spec) + index_bits(spec.size)),
-        )
+        bits = self.kept(spec.size, context.round) * (float_bits(spec) + index_bits(spec.size))
+        return Passed(sent, log=energy(v, sent), state=left, bits=bits)
 
-    def _gathered(self, update: Flat, own: Nested, context: Context) -> tuple[tuple[Flat, Flat], Tensor]:
-        """((u, v) before anything is sent, which of v are)."""
+    def _gathered(self, update: Flat, own: Nested, context: Context) -> tuple[Flat, Tensor, Nested]:
+        """(v before anything is sent, which of it are, (u, v) afterwards)."""
         u, v = own
         if self.clip is not None:
             limit = self.clip / math.sqrt(context.plan.expected_cohort)
             update *= tf.minimum(1.0, limit / tf.maximum(tf.sqrt(2 * tf.nn.l2_loss(update)), 1e-30))
         u = self.momentum * u + update
         v = v + u
-        magnitudes = tf.where(tf.math.is_finite(v), tf.abs(v), tf.zeros_like(v))
-        return (u, v), mask_of_largest(magnitudes, self.kept(int(update.shape[0]), context.round))
+        mask = largest(v, self.kept(int(update.shape[0]), context.round))
+        left = tf.cast(~mask, v.dtype)
+        return v, mask, (tf.stop_gradient(u * left), tf.stop_gradient(v * left))
 
     def compress(self, update: Flat, own: Nested, context: Context) -> tuple[Message, Nested]:
         """`[d]` and (u, v) to (values sent and their places, `[k]` each) and (u, v) afterwards."""
-        (u, v), mask = self._gathered(update, own, context)
-        places, left = tf.where(mask)[:, 0], tf.cast(~mask, v.dtype)
-        return (tf.gather(v, places), places), (u * left, v * left)
+        v, mask, left = self._gathered(update, own, context)
+        places = tf.where(mask)[:, 0]
+        return (tf.gather(v, places), places), left
 
     def decompress(self, message: Message, spec: Spec) -> Flat:
         """The values at their places, `[d]`, 0 elsewhere."""
