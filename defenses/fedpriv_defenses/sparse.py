@@ -106,11 +106,12 @@ class _Sparse(Compressor):
         """The values at their places, `[d]`, 0 elsewhere."""
         return placed(message, spec)
 
-    def passing(self, whole: Flat, message: Message, spec: Spec) -> Flat:
-        """What was sent, with derivative 1 there and 0 where nothing was."""
-        places = message[1][:, None]
-        mask = tf.scatter_nd(places, tf.ones_like(message[1], tf.int32), [spec.size]) > 0
-        return tf.where(mask, whole, tf.zeros_like(whole))
+    def passing(self, whole: Flat, message: Message, context: Context) -> Flat:
+        """What was sent, with derivative 1 there and 0 where nothing was.
+
+        Goes by the mask, so that a round, which needs no places, does not look for them.
+        """
+        return tf.where(self.mask(whole, context.state), whole, tf.zeros_like(whole))
 
     def measures(self, whole: Flat, sent: Flat) -> Mapping[str, Tensor]:
         """`energy`, the part of the squared norm that is sent."""
@@ -236,10 +237,10 @@ class RandomK(_Sparse):
         made = super().decompress(message, spec)
         return made * self._factor(spec) if self.unbiased else made
 
-    def passing(self, whole: Flat, message: Message, spec: Spec) -> Flat:
+    def passing(self, whole: Flat, message: Message, context: Context) -> Flat:
         """As for `top_k`; times d / k if unbiased, and so is the derivative."""
-        made = super().passing(whole, message, spec)
-        return made * self._factor(spec) if self.unbiased else made
+        made = super().passing(whole, message, context)
+        return made * self._factor(context.plan.spec) if self.unbiased else made
 
     def bits(self, message: Message, spec: Spec) -> int:
         """Those of the values."""

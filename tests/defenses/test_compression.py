@@ -118,7 +118,7 @@ def test_random_rounding_has_the_value_as_its_mean(defense):
     part = np.abs(update) / step % 1
     variance = step**2 * part * (1 - part)  # of one draw between the two levels around the value
     sure = variance > 1e-6 * step**2
-    surprise = np.sum(((sent.mean(0) - update) ** 2 / variance * runs)[sure]) / sure.sum()
+    surprise = np.sum((sent.mean(0) - update)[sure] ** 2 / variance[sure] * runs) / sure.sum()
     assert surprise == pytest.approx(1, abs=5 * math.sqrt(2 / sure.sum()))
 
 

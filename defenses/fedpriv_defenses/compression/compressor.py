@@ -65,7 +65,7 @@ class Compressor(Defense):
         spec = context.plan.spec
         whole = update + error[0] if self.error_feedback else update
         message, own = self.compress(tf.stop_gradient(whole), own, context)
-        made = self.passing(whole, message, spec)
+        made = self.passing(whole, message, context)
         # Not a number in what is left out must still stop the client, not hide.
         sent = tf.where(tf.reduce_all(tf.math.is_finite(whole)), made, whole)
         left = whole - sent
@@ -76,13 +76,13 @@ class Compressor(Defense):
             bits=self.bits(message, spec),
         )
 
-    def passing(self, whole: Flat, message: Message, spec: Spec) -> Flat:
+    def passing(self, whole: Flat, message: Message, context: Context) -> Flat:
         """What the server makes of the message, with a derivative for replays: straight through to `whole`.
 
         Rounding has derivative zero almost everywhere; the straight-through estimator takes 1 for it (Bengio,
         Léonard, Courville 2013, arXiv 1308.3432).
         """
-        made = self.decompress(message, spec)
+        made = self.decompress(message, context.plan.spec)
 
         @tf.custom_gradient
         def through(given: Flat) -> Flat:

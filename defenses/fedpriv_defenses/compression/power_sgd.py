@@ -80,8 +80,9 @@ class PowerSGD(Compressor):
             parts.append(first if shape is None else tf.matmul(first, next(left), transpose_b=True))
         return tf.concat([tf.reshape(p, [-1]) for p in parts], 0)
 
-    def passing(self, whole: Flat, message: Message, spec: Spec) -> Flat:
+    def passing(self, whole: Flat, message: Message, context: Context) -> Flat:
         """The derivative is the projection's, whose bases are held fast."""
+        spec = context.plan.spec
         left, parts = iter(message), []
         for part, shape in zip(tf.split(whole, spec.sizes), self._shapes(spec), strict=True):
             p = next(left)
