@@ -41,6 +41,10 @@ class AdditiveNoise(Defense):
         """On each update."""
         return Noise(self.distribution, self.stddev, "update")
 
+    def keeps_noise(self) -> bool:
+        """It adds to it."""
+        return True
+
     def notes(self, plan: Plan) -> Sequence[str]:
         """That it is no differential privacy."""
         return [

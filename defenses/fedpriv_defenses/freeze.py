@@ -59,6 +59,10 @@ class Freeze(Defense):
         """Raises ParameterError for layers that the model does not have."""
         self.frozen(plan.spec)
 
+    def keeps_noise(self) -> bool:
+        """Where anything is sent."""
+        return True
+
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """Leaving coordinates out lengthens nothing."""
         return given if isinstance(given, Real) else Real()

@@ -84,6 +84,10 @@ class PersonalLayers(Defense):
         where = np.flatnonzero(self.withheld(plan.spec))[:, None]
         return tf.where(there, tf.tensor_scatter_nd_update(weights, where, kept), weights)
 
+    def keeps_noise(self) -> bool:
+        """Where anything is sent."""
+        return True
+
     def maps(self, given: Domain, plan: Plan) -> Domain:
         """Leaving coordinates out lengthens nothing."""
         return given if isinstance(given, Real) else Real()

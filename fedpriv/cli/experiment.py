@@ -57,7 +57,8 @@ def run(
     for path in store.damaged:
         typer.echo(f"Warning: {path} is damaged, so it is run again", err=True)
     if dry_run:
-        _print_plan(experiment, todo, estimator, jobs)
+        if _print_plan(experiment, todo, estimator, jobs):
+            raise typer.Exit(1)
         return
     typer.echo(f"{_counts(experiment, todo)} About {words(estimator.total(todo, jobs))}.")
     progress = _Progress(todo, estimator, jobs)
@@ -193,16 +194,21 @@ def _plural(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _print_plan(experiment: Experiment, todo: Todo, estimator: Estimator, jobs: int) -> None:
+def _print_plan(experiment: Experiment, todo: Todo, estimator: Estimator, jobs: int) -> int:
+    """Returns how many of the jobs cannot run."""
     from fedpriv.experiment.estimate import words
+    from fedpriv.experiment.runner import refusals
 
     waiting = {job.key for job, _ in todo.attacks} | {job.key for job in todo.trainings}
     from fedpriv.experiment.store import attack_job, training_job
 
+    refused = refusals(todo)
     for cell in experiment.cells:
         own = [job for job in (training_job(cell), attack_job(cell)) if job is not None]
         left = [job for job in own if job.key in waiting]
         state = words(sum(map(estimator.seconds, left))) if left else "done"
+        if said := next((refused[job.key] for job in left if job.key in refused), ""):
+            state = f"CANNOT RUN: {said}"
         typer.echo(f"{cell.describe()}  {state}")
     measured = (
         f"from {_plural(estimator.here, 'job')} measured here"
@@ -212,6 +218,9 @@ def _print_plan(experiment: Experiment, todo: Todo, estimator: Estimator, jobs: 
     typer.echo(f"{_counts(experiment, todo)}")
     processes = "1 process" if jobs == 1 else f"{jobs} processes"
     typer.echo(f"About {words(estimator.total(todo, jobs))} with {processes} ({measured}).")
+    if refused:
+        typer.echo(f"{_plural(len(refused), 'job')} cannot run; see above.", err=True)
+    return len(refused)
 
 
 class _Progress:

@@ -200,6 +200,13 @@ class Defense(Plugin):
         """The noise this defense adds, or None."""
         return None
 
+    def keeps_noise(self) -> bool:
+        """Whether noise that was in an update before this defense is as large in it afterwards, where anything is.
+
+        By default what acts on updates does not: it may shorten, round or choose among them.
+        """
+        return not self.acts_at(Station.UPDATE)
+
     def begins(self, weights: Flat, own: Nested, plan: Plan) -> Flat:
         """The weights `[d]` that a client begins its local steps from, for those it was sent and its own state.
 

@@ -13,15 +13,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedpriv.base import registry
 from fedpriv.base.errors import DataError, ExperimentError, FedprivError, UnknownNameError
 from fedpriv.base.types import Array
 from fedpriv.data.tokenizer import keep
-from fedpriv.experiment.assembly import datasets
+from fedpriv.experiment.assembly import datasets, make_federation, make_model, make_stage
 from fedpriv.experiment.code import code_version
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.experiment.store import Job, Store, attack_job, training_job
 from fedpriv.experiment.work import Outcome, attack, train
+
+#: How many seconds to look for jobs that cannot run, before any does.
+PATIENCE = 20.0
 
 
 @dataclass(frozen=True)
@@ -156,9 +161,7 @@ def run(
     if not todo.jobs:
         return
     keep, attacked = experiment.contents.keep_images, attacked_trainings(experiment)
-    steps = (
-        _here(todo, store, keep) if jobs == 1 and scheduler is None else _on_dask(todo, store, keep, jobs, scheduler)
-    )
+    steps = _steps(todo, store, keep, jobs, scheduler)
     with contextlib.closing(steps):
         for step in map(_checked, steps):
             kept = step.outcome
@@ -166,6 +169,66 @@ def run(
                 kept = replace(kept, arrays={})  # weights that nothing attacks are only large
             store.write(step.job, kept, step.code, step.error, step.details)
             on_step(step)
+
+
+def refusals(todo: Todo) -> dict[str, str]:
+    """Why jobs cannot run, by key: of those whose data, model, defenses and rounds do not fit together.
+
+    They are put together and nothing is run, so that this is known before the work; cells that differ in nothing but
+    their attack or seed are looked at once. Where that takes long, as accounts of many budgets do, the rest is left to
+    its turn.
+    """
+    found, looked, began = dict[str, str](), dict[str, str](), time.monotonic()
+
+    def look(job: Job, trained: bool) -> str:
+        setting = job.cell.setting
+        part = f"{job.kind} {trained} {setting.model_dump_json(exclude={'attack', 'control', 'film'})}"
+        if part not in looked and time.monotonic() - began < PATIENCE:
+            looked[part] = _refusal(job, trained)
+        return looked.get(part, "")
+
+    for job in todo.trainings:
+        if said := look(job, trained=False):
+            found[job.key] = said
+    for job, training in todo.attacks:
+        if training is not None and training.key in found:
+            found[job.key] = f"its training failed: {found[training.key]}"
+        elif said := look(job, training is not None):
+            found[job.key] = said
+    return found
+
+
+def _refusal(job: Job, trained: bool) -> str:
+    setting, seed = job.cell.setting, job.cell.seed
+    try:
+        if job.kind == "train":
+            make_federation(setting, seed).close()
+        else:
+            spec = make_model(setting).spec
+            weights = np.zeros(spec.size, spec.dtype) if trained else None
+            make_stage(setting, seed, weights).exposure.federation.close()
+    except FedprivError as e:
+        return str(e)
+    except Exception:  # told with its traceback where the job runs
+        return ""
+    return ""
+
+
+def _steps(todo: Todo, store: Store, keep: int, jobs: int, scheduler: str | None) -> Generator[Step, None, None]:
+    """What cannot run comes first."""
+    refused = refusals(todo)
+    for job in [*todo.trainings, *(job for job, _ in todo.attacks)]:
+        if job.key in refused:
+            yield Step(job, None, refused[job.key])
+    left = replace(
+        todo,
+        trainings=[job for job in todo.trainings if job.key not in refused],
+        attacks=[pair for pair in todo.attacks if pair[0].key not in refused],
+    )
+    if jobs == 1 and scheduler is None:
+        yield from _here(left, store, keep)
+    elif left.jobs:
+        yield from _on_dask(left, store, keep, jobs, scheduler)
 
 
 def _checked(step: Step) -> Step:

@@ -7,12 +7,17 @@ from fedpriv_attacks.answers.loss_threshold import LossThreshold
 from fedpriv_attacks.inversion.dlg import DLG
 from fedpriv_attacks.inversion.maximum_posterior import MaximumPosterior
 from fedpriv_attacks.parts.edge_density import EdgeDensity
+from fedpriv_attacks.parts.informed import Informed
 from fedpriv_attacks.parts.known_noise import KnownNoise, known_noise
 from fedpriv_attacks.rounds.round_average import RoundAverage
 from fedpriv_defenses.additive_noise import AdditiveNoise
 from fedpriv_defenses.central_dp import CentralDP
+from fedpriv_defenses.clip import Clip
+from fedpriv_defenses.compression.low_precision import LowPrecision
+from fedpriv_defenses.compression.sign_sgd import SignSGD
 from fedpriv_defenses.local_dp import LocalDP
 from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
+from fedpriv_defenses.sparse import TopK
 
 from fedpriv.account.bounds import GaussianTradeOff
 from fedpriv.base.errors import CapabilityError
@@ -55,7 +60,7 @@ def seen(model, data, *defenses, **options):
 def test_the_noise_in_a_view_follows_from_what_the_defenses_declare(model, data):
     z = LocalDP(clip=0.5, noise_multiplier=0.2)
     assert known_noise(seen(model, data, z)) == pytest.approx(0.1)
-    both = seen(model, data, z, LocalDP(clip=1, noise_multiplier=0.3))
+    both = seen(model, data, z, AdditiveNoise(stddev=0.3))
     assert known_noise(both) == pytest.approx(np.hypot(0.1, 0.3))
     assert known_noise(seen(model, data)) == 0
     sums = [z, SecretSharing(aggregators=3, range=8.0)]
@@ -68,6 +73,29 @@ def test_noise_on_the_sum_is_in_what_is_released_and_not_in_messages(model, data
     assert known_noise(seen(model, data, central, procedure=EQUAL)) == 0
     observer = seen(model, data, central, cohort=4, adversary=Adversary("observer"), procedure=EQUAL)
     assert known_noise(observer) == pytest.approx(0.2 / 4)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        Clip(norm=0.01),
+        LocalDP(clip=1, noise_multiplier=0.1),
+        TopK(fraction=0.1),
+        SignSGD(),
+        LowPrecision(format="int8"),
+    ],
+)
+def test_noise_that_a_later_defense_changes_is_not_known(later, model, data):
+    """So `informed` goes by what that one leaves open, and rounding that is fine beside the noise changes nothing."""
+    view = seen(model, data, AdditiveNoise(stddev=0.001), later)
+    with pytest.raises(CapabilityError, match=f"'{later.name}' changes an update after 'additive_noise'"):
+        known_noise(view)
+    objective, _ = Informed().prepared(view)
+    assert type(objective) is not KnownNoise
+    assert known_noise(seen(model, data, later, AdditiveNoise(stddev=0.001))) == pytest.approx(
+        np.hypot(0.001, 0.1 if isinstance(later, LocalDP) else 0)
+    )
+    assert known_noise(seen(model, data, AdditiveNoise(stddev=0.001), LowPrecision())) == pytest.approx(0.001)
 
 
 def test_the_objective_is_a_normal_log_likelihood(model, data):

@@ -11,6 +11,8 @@ import numpy as np
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Flat, Scalar
+from fedpriv.defense.aggregator import Aggregator
+from fedpriv.defense.combiner import Combiner
 from fedpriv.defense.noise import Noise
 from fedpriv.defense.stations import Defense, labels
 from fedpriv.models.spec import Spec
@@ -20,31 +22,77 @@ from fedpriv_attacks.parts.objectives import Objective
 
 #: Least noise of a coordinate against the largest of a tensor's, where tensors have their own.
 _LEAST_SHARE = 0.1
+#: Rounding counts for nothing where a step is no larger than this share of the noise's standard deviation: it adds a
+#: twelfth of its square to the variance.
+_FINE = 0.5
 
 
 def known_noise(view: View) -> float:
     """Standard deviation of the noise on one coordinate of `view.observed`, from what the known defenses declare.
 
     Noise on messages averages out in a sum; noise on the sum is in what is released alone. Whatever its distribution,
-    it counts as normal with its standard deviation.
+    it counts as normal with its standard deviation. What comes after the noise must leave it as large as it was, as
+    fine rounding does; `clip` and `top_k` do not.
 
     Returns:
       The standard deviation, in units of the observed update; 0 where the known defenses add none that this view shows.
 
     Raises:
-      CapabilityError: a defense says that the data decide how large its noise is, or the number of clients behind the
-        view is not known.
+      CapabilityError: a defense says that the data decide how large its noise is, a later one changes it, or the number
+        of clients behind the view is not known.
     """
     variance, taken = 0.0, []
-    for label, defense in zip(labels(view.defenses), view.defenses, strict=True):
-        for part in defense.parts():
-            declared = part.noise(view.plan)
-            if declared is None:
-                continue
-            variance += _share(view, declared, label)
-            taken.append(NOISE + label)
+    line = _line(view)
+    for i, (label, part) in enumerate(line):
+        declared = part.noise(view.plan)
+        if declared is None:
+            continue
+        share = _share(view, declared, label)
+        if share > 0 and (other := _changed_by(view, line, i, declared, math.sqrt(share))):
+            raise CapabilityError(
+                f"'{other}' changes an update after '{label}' has added noise to it, so that nobody knows how large "
+                "that is in what is sent; use objective 'noise_likelihood', which finds it, or 'informed'"
+            )
+        variance += share
+        taken.append(NOISE + label)
     note(taken)
     return math.sqrt(variance)
+
+
+def _line(view: View) -> list[tuple[str, Defense]]:
+    """The links of the known defenses, each with its defense's label."""
+    pairs = zip(labels(view.defenses), view.defenses, strict=True)
+    return [(label, part) for label, defense in pairs for part in defense.parts()]
+
+
+def _changed_by(
+    view: View, line: Sequence[tuple[str, Defense]], place: int, declared: Noise, scale: float
+) -> str | None:
+    """Which link changes the noise that the one at `place` has added, of deviation `scale`; None if none does."""
+    if declared.where == "aggregate":
+        return None
+    if view.kind != "update":
+        for label, part in line:
+            if isinstance(part, Combiner | Aggregator):
+                return label
+    if declared.where == "encode":
+        return None
+    first = 0 if declared.where == "gradient" else place + 1
+    for label, part in line[first:]:
+        if part is not line[place][1] and not part.keeps_noise() and not _rounds_finely(view, part, scale):
+            return label
+    return None
+
+
+def _rounds_finely(view: View, part: Defense, scale: float) -> bool:
+    """Whether all that a link does to one client's update is to round it, in steps that noise of `scale` covers."""
+    if view.kind != "update":
+        return False
+    cells = part.cells(tf.constant(view.observed), view.model.spec)
+    if cells is None:
+        return False
+    steps = (cells[1] - cells[0]).numpy()
+    return bool(np.sqrt(np.mean(np.square(steps))) <= _FINE * scale)
 
 
 def required_noise(view: View, who: str) -> float:
@@ -69,8 +117,8 @@ def _share(view: View, declared: Noise, label: str) -> float:
         return 0.0
     if declared.scale is None:
         raise CapabilityError(
-            f"'{label}' adds {declared.distribution} noise whose size depends on the data, so no adversary knows it; "
-            "use objective 'noise_likelihood', which finds it"
+            f"'{label}' adds {declared.distribution} noise whose size depends on the data, or is told from what was "
+            "sent, which another defense's noise or rounding hides; use objective 'noise_likelihood', which finds it"
         )
     scale = float(declared.scale)
     if declared.where == "gradient":
@@ -117,20 +165,18 @@ class KnownNoise(Objective):
 
     def prepared(self, view: View) -> tuple[Objective, View]:
         """That of Laplace noise, where it stands alone."""
-        noisy = [
-            (part, n, label)
-            for label, d in zip(labels(view.defenses), view.defenses, strict=True)
-            for part in d.parts()
-            if (n := part.noise(view.plan)) is not None
-        ]
-        declared = [n for _, n, _ in noisy]
-        if view.kind == "update" and len(noisy) == 1 and declared[0].scale is None:
-            found = _by_tensor(view, noisy[0][0])
-            if found is not None:
-                note([NOISE + noisy[0][2]])
-                return _KnownByTensor(layers=self.layers, defense=noisy[0][0], deviations=found), view
-        alone = view.kind == "update" and len(declared) == 1 and declared[0].where == "update"
-        if alone and declared[0].distribution == "laplace":
+        line = _line(view)
+        noisy = [(i, n) for i, (_, part) in enumerate(line) if (n := part.noise(view.plan)) is not None]
+        if view.kind != "update" or len(noisy) != 1:
+            return self, view
+        place, declared = noisy[0]
+        label, part = line[place]
+        if declared.scale is None:
+            found = _by_tensor(view, part)
+            if found is not None and _changed_by(view, line, place, declared, min(f for f in found if f > 0)) is None:
+                note([NOISE + label])
+                return _KnownByTensor(layers=self.layers, defense=part, deviations=found), view
+        if declared.where == "update" and declared.distribution == "laplace":
             return _KnownLaplace(layers=self.layers), view
         return self, view
 
@@ -199,8 +245,14 @@ def _by_tensor(view: View, defense: Defense) -> tuple[float, ...] | None:
 
 
 def averaged(views: Sequence[View]) -> np.ndarray:
-    """`[d]` float64: the mean of what was observed in several views, each weighed by how little noise it has."""
-    variances = np.array([known_noise(view) ** 2 for view in views])
+    """`[d]` float64: the mean of what was observed in several views, each weighed by how little noise it has.
+
+    Where nobody knows how much that is, all count alike.
+    """
+    try:
+        variances = np.array([known_noise(view) ** 2 for view in views])
+    except CapabilityError:
+        variances = np.zeros(len(views))
     weights = np.ones(len(views)) if (variances == 0).any() else 1 / variances
     observed = np.stack([np.asarray(view.observed, np.float64) for view in views])
     return np.asarray(weights @ observed / weights.sum())
