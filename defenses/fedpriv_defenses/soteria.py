@@ -16,6 +16,9 @@ from fedpriv.defense.stations import Context, Defense, Plan
 from fedpriv.models.model import Model
 from fedpriv.models.spec import Spec
 
+#: An update of one example has rows of the classifier's kernel that differ in direction by rounding alone.
+_ALONE = 1e-3
+
 
 class Soteria(Defense):
     """Of each example's features those with the largest |r_i| / |dr_i/dx| are left out of the classifier's gradient.
@@ -138,11 +141,21 @@ class Soteria(Defense):
         )
 
     def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
-        """Of the classifier's kernel, what is zero is not known; all else is as it was."""
+        """Of the classifier's kernel, what is zero is not known, or nothing of it is; all else is as it was.
+
+        One example's kernel gradient is the product of its features and its error, so that all rows are multiples of
+        one. Where they are not, there are several examples, and an entry may be the sum of some of them alone.
+        """
         place, (features, outputs) = self._kernel(spec)
+        start, size = spec.offsets[place], features * outputs
         inside = np.zeros(spec.size, bool)
-        inside[spec.offsets[place] : spec.offsets[place] + features * outputs] = True
-        left = tf.logical_and(tf.equal(sent, 0), tf.constant(inside))
+        inside[start : start + size] = True
+        rows = tf.reshape(sent[start : start + size], [features, outputs])
+        one = tf.gather(rows, tf.argmax(tf.reduce_sum(tf.square(rows), 1)))
+        along = tf.math.divide_no_nan(tf.linalg.matvec(rows, one), tf.reduce_sum(tf.square(one)))
+        beside = tf.nn.l2_loss(rows - along[:, None] * one)
+        several = beside > _ALONE**2 * tf.nn.l2_loss(rows)
+        left = tf.logical_and(tf.equal(sent, 0) | several, tf.constant(inside))
         none = tf.fill(tf.shape(sent), tf.cast(np.inf, sent.dtype))
         return tf.where(left, -none, sent), tf.where(left, none, sent)
 

@@ -268,6 +268,8 @@ def explain(error: pydantic.ValidationError, what: str) -> str:
     for problem in error.errors(include_url=False):
         where = ".".join(str(p) for p in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] in ("tuple_type", "list_type"):
+            message = f"is no list; write [{problem['input']}]" if isinstance(problem["input"], str) else "is no list"
         problems.append(_placed(where, shown(problem["input"]), message))
     return f"{what}: {together(list(dict.fromkeys(problems)))}"
 

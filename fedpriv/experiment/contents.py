@@ -57,6 +57,16 @@ class Contents(pydantic.BaseModel):
     seeds: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]] = Field(
         default=[0], description="a list, or how many."
     )
+
+    @pydantic.field_validator("seeds", mode="before")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        numbers = isinstance(value, list) and all(isinstance(v, int) and v >= 0 for v in value)
+        if not numbers and not (whole and value >= 1):
+            raise ValueError("it is neither how many, from 1, nor a list of seeds from 0, such as [0, 1]")
+        return value
+
     quick: dict[str, Any] = Field(default={}, description="what `--quick` lays over all this.")
     keep_images: Annotated[int, Field(ge=0)] = Field(default=8, description="reconstructions kept a cell, for figures.")
     draw: list[str] = Field(

@@ -19,7 +19,7 @@ from fedpriv.experiment.document import Document, Path_
 from fedpriv.experiment.fields import explained
 from fedpriv.experiment.grid import Axis, Option, chosen_labels, make_axis, matches
 from fedpriv.experiment.setting import Setting
-from fedpriv.experiment.shortcuts import replaced, shortcuts_of
+from fedpriv.experiment.shortcuts import misspelt, replaced, shortcuts_of
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
@@ -227,6 +227,9 @@ def _setting(read: Document, chosen: Sequence[Option], shortcuts: dict[str, Conf
         of_axis = [at for path, at in places.items() if loc[: len(path)] == path or path[: len(loc)] == loc]
         return of_axis[-1] if of_axis and loc else read.place(("setting", *loc))
 
+    for kind, known in shortcuts.items():
+        if (name := misspelt(kind, raw.content.get(kind), known)) is not None:
+            raise ExperimentError(f"{place((kind,))}: no {kind} and no shortcut '{name}'.{did_you_mean(name, known)}")
     try:
         return Setting.model_validate(raw.content)
     except pydantic.ValidationError as e:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from fedpriv.base import registry
 from fedpriv.base.errors import ExperimentError, did_you_mean
 from fedpriv.base.types import Config
 from fedpriv.experiment.contents import Contents
@@ -39,6 +41,19 @@ def shortcuts_of(read: Document, contents: Contents) -> dict[str, Config]:
 
         made[kind] = {name: expand(value, (name,)) for name, value in written.items()}
     return made
+
+
+def misspelt(kind: str, value: Any, known: Mapping[str, Any]) -> str | None:
+    """The name in a value that is neither registered nor a shortcut, but is like one; None if there is none."""
+    registered = {"attack": registry.attacks, "goal": registry.goals, "defense": registry.defenses}.get(kind)
+    registered = registry.models if kind == "model" else registered
+    for name in value if isinstance(value, list) else [value]:
+        if registered is None or not isinstance(name, str) or "(" in name or ":" in name or name == "none":
+            continue
+        folded = [n.casefold() for n in known]
+        if name not in registered.names() and difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5):
+            return name
+    return None
 
 
 def replaced(value: Any, known: Mapping[str, Any]) -> Any:

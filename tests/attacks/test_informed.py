@@ -49,8 +49,12 @@ def value(objective: Objective, observation) -> float:
     [
         (("top_k(fraction=0.1)",), Consistent()),
         (("low_precision(format=int8)",), Consistent()),
-        (("sign_sgd",), Signed()),
-        (("sign_sgd(scale=none)",), Signed()),
+        (("sign_sgd",), SquaredError()),
+        (("qsgd(levels=1)",), Signed()),
+        (("dgc(fraction=0.1)",), Consistent()),
+        (("dgc(fraction=0.1,clip=0.01)",), SquaredError()),
+        (("additive_noise(stddev=0.001)", "top_k(fraction=0.3)"), Consistent()),
+        (("additive_noise(stddev=0.001)", "clip(norm=0.1)"), SquaredError()),
         (("additive_noise(stddev=0.01)",), KnownNoise()),
         (("additive_noise(stddev=0.01,distribution=laplace)",), KnownNoise()),
         (("outpost",), KnownNoise()),
@@ -78,7 +82,7 @@ def test_who_knows_no_defense_goes_by_the_other_objective_even_where_signs_show(
 
 
 def test_layers_go_along(model, data):
-    fitted, _ = Informed(layers="-1:").prepared(seen(model, data, "sign_sgd").view)
+    fitted, _ = Informed(layers="-1:").prepared(seen(model, data, "qsgd(levels=1)").view)
     assert fitted == Signed(layers="-1:")
     plain, _ = Informed(layers="-1:").prepared(seen(model, data).view)
     assert plain == SquaredError(layers="-1:")

@@ -105,7 +105,7 @@ def test_overrides_and_the_quick_size(write):
         ("exposure.knows=label", "cannot know 'label'"),
         ("seeds=[]", "at least one"),
         ("seeds=[1, 1]", "each once"),
-        ("seeds=0", "greater than or equal to 1"),
+        ("seeds=0", "seeds=0: it is neither how many, from 1, nor a list"),
         ("sed=1", "there is no 'sed'. Did you mean 'seeds'"),
         ("name=A b", "names a folder"),
         ("exclude=[{atack: R-GAP}]", "no axis 'atack'. Did you mean 'attack'"),
@@ -125,6 +125,14 @@ def test_mistakes_are_answered_with_the_way_out(write, content, override, says):
     with pytest.raises(ExperimentError) as caught:
         load(write(**{"setting": content["setting"]}), [override])
     assert says in str(caught.value)
+
+
+def test_a_misspelt_shortcut_is_told_from_a_misspelt_attack(write):
+    path = write(define={"attack": {"DLG, hard": "dlg(restarts=2)"}})
+    with pytest.raises(ExperimentError, match="no attack and no shortcut 'DLG, had'. Did you mean 'DLG, hard'"):
+        load(path, ["grid.attack=['DLG, had']"])
+    with pytest.raises(ExperimentError, match="no attack is named 'dagerr'. Did you mean 'dager'"):
+        load(path, ["grid.attack=[dagerr]"])
 
 
 def test_mistakes_in_the_file_are_named_with_their_line(tmp_path):

@@ -130,10 +130,36 @@ def test_a_mistake_in_a_setting_is_a_failed_cell_not_the_end(write, tmp_path):
     )
     steps = run(path, tmp_path / "r")
     errors = [s.error for s in steps]
-    assert errors[:2] == ["", ""]
-    assert "cohort size 60 exceeds the population of 6" in errors[2]
-    assert errors[3] == f"its training failed: {errors[2]}"
-    assert steps[2].details == ""  # the user's mistake needs no traceback
+    assert errors[2:] == ["", ""]
+    assert "cohort size 60 exceeds the population of 6" in errors[0]  # before the others run
+    assert errors[1] == f"its training failed: {errors[0]}"
+    assert steps[0].details == ""  # the user's mistake needs no traceback
+
+
+def test_what_cannot_run_is_known_before_anything_does(write, tmp_path, monkeypatch):
+    """Parts that do not fit, each looked at once for all attacks and seeds; what is done already is not looked at."""
+    grid = {
+        "how": {
+            "two": {"defense": ["top_k(fraction=0.5)", "sign_sgd"]},
+            "layer": {"defense": "freeze(layers=[nope])"},
+            "fine": {"defense": "none"},
+        },
+        "attack": ["first_layer", "labels"],
+    }
+    path = write(grid=grid, seeds=2)
+    todo = runner.survey(load(path), Store(tmp_path / "r"))
+    looked, real = [], runner._refusal
+    monkeypatch.setattr(runner, "_refusal", lambda job, trained: looked.append(job) or real(job, trained))
+    refused = runner.refusals(todo)
+    jobs = [*todo.trainings, *(job for job, _ in todo.attacks)]
+    for job in jobs:
+        said = refused.get(job.key, "")
+        how = job.cell.labels["how"]
+        assert {"two": "one message is compressed once", "layer": "no layer 'nope'", "fine": ""}[how] in said
+        assert bool(said) == (how != "fine")
+    assert 3 <= len(looked) < len(jobs)
+    monkeypatch.setattr(runner, "PATIENCE", 0.0)
+    assert runner.refusals(todo) == {}
 
 
 @pytest.mark.slow

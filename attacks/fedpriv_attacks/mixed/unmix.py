@@ -182,7 +182,7 @@ def known_mixture(view: View) -> Mixture:
     if not found:
         raise CapabilityError(
             "attack 'unmix' undoes mixing that it knows, and knows of none here; give it a run with mixup or instahide "
-            f"and an adversary that knows 'defense', or use its inner attack alone. {view.describe()}"
+            f"and an adversary that knows 'defense', or use its inner attack alone; {view.describe()}"
         )
     return found[0]
 

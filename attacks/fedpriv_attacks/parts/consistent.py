@@ -46,7 +46,7 @@ class Consistent(Objective):
             what = "is no single client's update" if view.kind != "update" else "was changed by no known defense"
             raise CapabilityError(
                 f"objective '{self.kind}' goes by what a compressed update leaves open, but what is seen here {what}; "
-                f"use 'squared_error' or 'cosine'. {view.describe()}"
+                f"use 'squared_error' or 'cosine'; {view.describe()}"
             )
         link = view.defenses[i]
         if not type(link).leaves_cells():

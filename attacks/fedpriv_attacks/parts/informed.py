@@ -32,8 +32,9 @@ class Informed(Objective):
 
     One attack for a comparison of many defenses. In this order: `known_noise` where the defenses declare noise that is
     in the view; `consistent` where the last of them sends less of an update than it was and says what that leaves
-    open; `signed` where a defense is known and all of a tensor's entries that are not zero have one absolute value;
-    else, and for an adversary that knows no defense, `otherwise`. `layers` is handed on.
+    open; `signed` where all of a tensor's entries that are not zero have one absolute value and some known defense is
+    not replayed; else, and for an adversary that knows no defense, `otherwise`. Signs that are replayed, as those of
+    `sign_sgd`, are matched better by that, as every wrong one then counts alike. `layers` is handed on.
 
     It fails where the objective that it takes does: noise above the update, too few values sent.
     """
@@ -53,7 +54,7 @@ class Informed(Objective):
                 return KnownNoise(layers=self.layers).prepared(view)
             with suppress(CapabilityError):
                 return Consistent(layers=self.layers).prepared(view)
-            if _signs(view):
+            if not all(part.replayable for d in view.defenses for part in d.parts()) and _signs(view):
                 return Signed(layers=self.layers).prepared(view)
         other = self.otherwise if self.layers is None else self.otherwise.with_(layers=self.layers)
         return other.prepared(view)

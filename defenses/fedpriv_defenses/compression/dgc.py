@@ -104,6 +104,9 @@ class DGC(Defense):
         """As `Compressor.from_wire`; how many were sent follows from the length."""
         return read_with_places(bits_, spec)
 
-    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
-        """Of what is gathered, nothing that was left out is larger than the smallest value sent."""
-        return cells_of_largest(sent)
+    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat] | None:
+        """Of what is gathered, nothing that was left out is larger than the smallest value sent.
+
+        None with `clip`, which shortens an update by what the message does not tell.
+        """
+        return cells_of_largest(sent) if self.clip is None else None

@@ -23,12 +23,12 @@ class OneBit(Compressor):
     threshold zero. A column is what enters one unit: all values with the same last index; a bias is one column. The
     paper's error feedback is on unless it is turned off.
 
-    Formal guarantee: none. `objective=signed` knows its signs. Log: `error`.
+    Formal guarantee: none. An attack that replays it matches its signs and levels. Log: `error`.
     """
 
     name: ClassVar[str] = "one_bit"
     paper: ClassVar[str] = "Seide et al. 2014"
-    adaptive_attack: ClassVar[str] = "dlg(objective=signed)"
+    adaptive_attack: ClassVar[str] = "dlg"
     contracts: ClassVar[bool] = True
 
     error_feedback: bool = Field(

@@ -25,12 +25,13 @@ class SignSGD(Compressor):
     error feedback that is EF-SignSGD. With `scale=none` it takes the signs times `length`, and nothing of the length is
     told. The server averages what it makes of the messages; a majority vote is not taken. Zero counts as positive.
 
-    Formal guarantee: none. `objective=signed` is the attack that knows it. Log: `error`, as for every compressor.
+    Formal guarantee: none. An attack that replays it matches its signs, each as much as the other. Log: `error`,
+    as for every compressor.
     """
 
     name: ClassVar[str] = "sign_sgd"
     paper: ClassVar[str] = "Bernstein et al. 2018, arXiv 1802.04434; Karimireddy et al. 2019, arXiv 1901.09847"
-    adaptive_attack: ClassVar[str] = "dlg(objective=signed)"
+    adaptive_attack: ClassVar[str] = "dlg"
     contracts: ClassVar[bool] = True
 
     scale: Literal["mean", "none"] = Field(

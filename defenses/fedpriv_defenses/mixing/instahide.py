@@ -67,6 +67,10 @@ class InstaHide(Mixing):
                 f"largest={self.largest} leaves {self.images} coefficients no way to sum to one; give more than "
                 f"{1 / self.images:.3g}"
             )
+        if self.public is None and self.own != type(self).model_fields["own"].default:
+            raise ValueError(
+                f"own={self.own} counts only where some images are public; give public=DATA, or leave own out"
+            )
         if self.public is not None and self.own >= self.images:
             raise ValueError(
                 f"own={self.own} of images={self.images} leaves no public image to mix with; give fewer, or leave out "

@@ -76,8 +76,8 @@ class Mixing(Defense):
             )
         if not model.task.softmax:
             raise StackError(
-                f"{self.name} mixes one-hot targets, but model '{model.name}' has the task '{model.task.name}', whose "
-                f"targets are {model.task.describe()} without a softmax; use task=classes"
+                f"{self.name} mixes one-hot targets, but model '{model.name}' has the task '{model.task.name}', of "
+                f"{model.task.describe()} without a softmax; use task=classes"
             )
         return model
 

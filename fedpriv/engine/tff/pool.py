@@ -70,6 +70,11 @@ class Worker:
 
     def _wait(self, deadline: float, until: Callable[[], bool]) -> None:
         while not until():
+            if self.runtime is not None and (time.monotonic() > deadline or not self.runtime.alive()):
+                raise EngineError(
+                    f"the TFF runtime started here ({self.address}) does not answer; where the machine is busy, try "
+                    "again, or give workers that run already by --workers"
+                )
             if time.monotonic() > deadline:
                 raise EngineError(
                     f"worker {self.address} does not answer; start it there with `fedpriv worker --port "

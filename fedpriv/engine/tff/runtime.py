@@ -31,7 +31,7 @@ ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 _LAST_WORDS = 2000
 _LISTENS = "listening on"
 
