@@ -50,7 +50,7 @@ def value(objective: Objective, observation) -> float:
         (("top_k(fraction=0.1)",), Consistent()),
         (("low_precision(format=int8)",), Consistent()),
         (("sign_sgd",), SquaredError()),
-        (("qsgd(levels=1)",), Signed()),
+        (("qsgd(levels=1,bucket=1000000)",), Signed()),
         (("dgc(fraction=0.1)",), Consistent()),
         (("dgc(fraction=0.1,clip=0.01)",), SquaredError()),
         (("additive_noise(stddev=0.001)", "top_k(fraction=0.3)"), Consistent()),
@@ -82,7 +82,7 @@ def test_who_knows_no_defense_goes_by_the_other_objective_even_where_signs_show(
 
 
 def test_layers_go_along(model, data):
-    fitted, _ = Informed(layers="-1:").prepared(seen(model, data, "qsgd(levels=1)").view)
+    fitted, _ = Informed(layers="-1:").prepared(seen(model, data, "qsgd(levels=1,bucket=1000000)").view)
     assert fitted == Signed(layers="-1:")
     plain, _ = Informed(layers="-1:").prepared(seen(model, data).view)
     assert plain == SquaredError(layers="-1:")

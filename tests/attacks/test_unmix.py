@@ -24,7 +24,8 @@ from fedpriv.procedure.procedure import Procedure, make_procedure
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.testing.closeness import closeness
 
-INNER = "dlg(restarts=6,tolerance=1e-11,optimizer.max_evaluations=1000)"
+INNER = "dlg(restarts=3,tolerance=1e-11,optimizer.max_evaluations=1000)"
+THOROUGH = "dlg(restarts=6,tolerance=1e-11,optimizer.max_evaluations=1000)"
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def test_instahide_is_undone_from_four_rounds_and_not_from_one(small, model, tmp
     path = tmp_path / "others.npz"
     np.savez(path, x=small.x[1000:], y=small.y[1000:])
     seen = episode(model, chosen(small, (0, 1)), InstaHide(), 4, adversary=Adversary().knowing(f"auxiliary({path})"))
-    attack = Unmix(inner=INNER)
+    attack = Unmix(inner=THOROUGH)
     assert closeness(attack.run(seen.held, 0), seen.truth).examples > 20
     with pytest.raises(CapabilityError, match="independent mixtures"):
         attack.run(seen.held.pages[0], 0)
