@@ -68,7 +68,7 @@ def draw_image(
         )
         _frame(axes)
     else:
-        axes = draw_empty(figure, left, top, width, height, "not finite" if height < 0.3 else "not\nfinite", SMALL)
+        axes = draw_empty(figure, left, top, width, height, "not found" if height < 0.3 else "not\nfound", SMALL)
     if text:
         axes.text(0.5, -LINE_AIR / 2 / height, text, transform=axes.transAxes, ha="center", va="top", fontsize=SMALL)
     return axes

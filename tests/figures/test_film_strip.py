@@ -70,7 +70,7 @@ def test_what_is_missing_or_not_finite_says_so(batch):
     assert words.count("none") == 2 * 3
     finding.path[3:, 0] = np.inf
     words = texts(film_strip(finding, x, frames=3))
-    assert words.count("not\nfinite") + words.count("not finite") == 2
+    assert words.count("not\nfound") + words.count("not found") == 2
 
 
 def test_a_strip_of_nothing_is_refused(batch):
