@@ -34,3 +34,7 @@ def test_it_is_traced():
     x = values(_FEW + 1, "spread")
     traced = tf.function(lambda v: kth_largest(v, 100), autograph=False)
     assert traced(tf.constant(x)).numpy() == np.sort(x)[-100]
+    x = values(_FEW + 1, "ties") * np.float32(-0.0)
+    x[::3] = 1
+    assert traced(tf.constant(x)).numpy() == 1
+    assert tf.function(lambda v: kth_largest(v, _FEW), autograph=False)(tf.constant(x)).numpy() == 0

@@ -54,7 +54,8 @@ def _bounds(values: Flat, k: Scalar) -> tuple[Scalar, Scalar]:
 
 def _by_bits(values: Flat, k: Scalar) -> Scalar:
     """The k-th largest by counting bits."""
-    bits = tf.bitcast(values + 0.0, tf.int32)  # no negative zero, whose bits are a large number's
+    # Without its sign a negative zero has the bits of a zero; adding 0 would be optimized away.
+    bits = tf.bitwise.bitwise_and(tf.bitcast(values, tf.int32), 0x7FFFFFFF)
     upper = tf.bitwise.right_shift(bits, _HALF)
     first, above = _class_of(upper, 1 << (31 - _HALF), k)
     inside = tf.boolean_mask(bits, tf.equal(upper, first))
