@@ -14,7 +14,8 @@ from fedpriv.base.types import Flat, Scalar
 from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.combiner import Combiner
 from fedpriv.defense.noise import Noise
-from fedpriv.defense.stations import Defense, labels
+from fedpriv.defense.plan import Plan
+from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.models.spec import Spec
 from fedpriv.threat.replays import NOISE, note
 from fedpriv.threat.view import View
@@ -32,7 +33,8 @@ def known_noise(view: View) -> float:
 
     Noise on messages averages out in a sum; noise on the sum is in what is released alone. Whatever its distribution,
     it counts as normal with its standard deviation. What comes after the noise must leave it as large as it was, as
-    fine rounding does; `clip` and `top_k` do not.
+    fine rounding does; `clip` and `top_k` do not. What noise in one local step does to the gradients of the next is not
+    reckoned with.
 
     Returns:
       The standard deviation, in units of the observed update; 0 where the known defenses add none that this view shows.
@@ -48,6 +50,11 @@ def known_noise(view: View) -> float:
         if declared is None:
             continue
         share = _share(view, declared, label)
+        if share > 0 and (other := _unreplayed(line, view.plan)):
+            raise CapabilityError(
+                f"'{other}' changes an update by what a replay cannot know, so that what is left beside it is more "
+                f"than the noise of '{label}'; use 'squared_error', 'cosine' or 'informed'"
+            )
         if share > 0 and (other := _changed_by(view, line, i, declared, math.sqrt(share))):
             raise CapabilityError(
                 f"'{other}' changes an update after '{label}' has added noise to it, so that nobody knows how large "
@@ -63,6 +70,15 @@ def _line(view: View) -> list[tuple[str, Defense]]:
     """The links of the known defenses, each with its defense's label."""
     pairs = zip(labels(view.defenses), view.defenses, strict=True)
     return [(label, part) for label, defense in pairs for part in defense.parts()]
+
+
+def _unreplayed(line: Sequence[tuple[str, Defense]], plan: Plan) -> str | None:
+    """Which of the links changes gradients or updates, is not replayed, and is not known by its noise; None if none."""
+    for label, part in line:
+        acts = part.acts_at(Station.GRADIENT) or part.acts_at(Station.UPDATE)
+        if acts and not part.replayable and part.noise(plan) is None:
+            return label
+    return None
 
 
 def _changed_by(
@@ -167,15 +183,17 @@ class KnownNoise(Objective):
         """That of Laplace noise, where it stands alone."""
         line = _line(view)
         noisy = [(i, n) for i, (_, part) in enumerate(line) if (n := part.noise(view.plan)) is not None]
-        if view.kind != "update" or len(noisy) != 1:
+        if view.kind != "update" or len(noisy) != 1 or _unreplayed(line, view.plan) is not None:
             return self, view
         place, declared = noisy[0]
         label, part = line[place]
-        if declared.scale is None:
-            found = _by_tensor(view, part)
-            if found is not None and _changed_by(view, line, place, declared, min(f for f in found if f > 0)) is None:
-                note([NOISE + label])
-                return _KnownByTensor(layers=self.layers, defense=part, deviations=found), view
+        found = _by_tensor(view, part) if declared.scale is None else None
+        least = declared.scale if found is None else min(f for f in found if f > 0)
+        if least is None or _changed_by(view, line, place, declared, float(least)) is not None:
+            return self, view
+        if found is not None:
+            note([NOISE + label])
+            return _KnownByTensor(layers=self.layers, defense=part, deviations=found), view
         if declared.where == "update" and declared.distribution == "laplace":
             return _KnownLaplace(layers=self.layers), view
         return self, view
