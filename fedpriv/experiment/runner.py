@@ -202,11 +202,13 @@ def _refusal(job: Job, trained: bool) -> str:
     setting, seed = job.cell.setting, job.cell.seed
     try:
         if job.kind == "train":
-            make_federation(setting, seed).close()
+            made = make_federation(setting, seed)
         else:
             spec = make_model(setting).spec
             weights = np.zeros(spec.size, spec.dtype) if trained else None
-            make_stage(setting, seed, weights).exposure.federation.close()
+            made = make_stage(setting, seed, weights).exposure.federation
+        made.notes()  # a topology looks at its defenses when it is first asked
+        made.close()
     except FedprivError as e:
         return str(e)
     except Exception:  # told with its traceback where the job runs

@@ -142,6 +142,12 @@ def test_what_cannot_run_is_known_before_anything_does(write, tmp_path, monkeypa
         "how": {
             "two": {"defense": ["top_k(fraction=0.5)", "sign_sgd"]},
             "layer": {"defense": "freeze(layers=[nope])"},
+            "peers": {
+                "defense": "secret_sharing(aggregators=3,range=8)",
+                "training.topology": "gossip(graph=ring)",
+                "exposure.topology": "server",
+                "exposure.cohort": 2,
+            },
             "fine": {"defense": "none"},
         },
         "attack": ["first_layer", "labels"],
@@ -155,9 +161,10 @@ def test_what_cannot_run_is_known_before_anything_does(write, tmp_path, monkeypa
     for job in jobs:
         said = refused.get(job.key, "")
         how = job.cell.labels["how"]
-        assert {"two": "one message is compressed once", "layer": "no layer 'nope'", "fine": ""}[how] in said
-        assert bool(said) == (how != "fine")
-    assert 3 <= len(looked) < len(jobs)
+        why = {"two": "one message is compressed once", "layer": "no layer 'nope'", "peers": "which needs a server"}
+        assert why.get(how, "") in said
+        assert bool(said) == (how in why)
+    assert 4 <= len(looked) < len(jobs)
     monkeypatch.setattr(runner, "PATIENCE", 0.0)
     assert runner.refusals(todo) == {}
 
