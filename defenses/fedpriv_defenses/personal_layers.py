@@ -101,7 +101,7 @@ class PersonalLayers(Defense):
         bits = 8 * int(update.dtype.size) * int((~places).sum())
         return Passed(without(update, places), log={"moved": tf.norm(moved)}, state=(own, tf.constant(True)), bits=bits)
 
-    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
+    def cells(self, sent: Flat, spec: Spec, examples: int | None = None) -> tuple[Flat, Flat]:
         """Nothing is known of the personal layers; all else is as it was."""
         gone = tf.constant(self.withheld(spec))
         none = tf.fill(tf.shape(sent), tf.cast(np.inf, sent.dtype))

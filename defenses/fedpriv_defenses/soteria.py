@@ -140,21 +140,26 @@ class Soteria(Defense):
             },
         )
 
-    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
+    def cells(self, sent: Flat, spec: Spec, examples: int | None = None) -> tuple[Flat, Flat]:
         """Of the classifier's kernel, what is zero is not known, or nothing of it is; all else is as it was.
 
-        One example's kernel gradient is the product of its features and its error, so that all rows are multiples of
-        one. Where they are not, there are several examples, and an entry may be the sum of some of them alone.
+        Of several examples an entry may be the sum of some alone. Where nobody says how many there are: one example's
+        kernel gradient is the product of its features and its error, so that all rows are multiples of one, and of the
+        bias. With two outputs or fewer every error is a multiple of every other, and nothing is told.
         """
         place, (features, outputs) = self._kernel(spec)
         start, size = spec.offsets[place], features * outputs
         inside = np.zeros(spec.size, bool)
         inside[start : start + size] = True
         rows = tf.reshape(sent[start : start + size], [features, outputs])
+        if spec.sizes[-1] == outputs and place == len(spec.sizes) - 2:
+            rows = tf.concat([rows, sent[None, start + size :]], 0)
         one = tf.gather(rows, tf.argmax(tf.reduce_sum(tf.square(rows), 1)))
         along = tf.math.divide_no_nan(tf.linalg.matvec(rows, one), tf.reduce_sum(tf.square(one)))
         beside = tf.nn.l2_loss(rows - along[:, None] * one)
-        several = beside > _ALONE**2 * tf.nn.l2_loss(rows)
+        several = (beside > _ALONE**2 * tf.nn.l2_loss(rows)) | (outputs <= 2)
+        if examples is not None:
+            several = tf.constant(examples > 1)
         left = tf.logical_and(tf.equal(sent, 0) | several, tf.constant(inside))
         none = tf.fill(tf.shape(sent), tf.cast(np.inf, sent.dtype))
         return tf.where(left, -none, sent), tf.where(left, none, sent)

@@ -158,7 +158,7 @@ class TopK(_Sparse):
             return read_with_places(bits_, spec)
         return bits.to_floats(bits_, np.dtype(spec.dtype)), np.arange(spec.size, dtype=np.int64)
 
-    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
+    def cells(self, sent: Flat, spec: Spec, examples: int | None = None) -> tuple[Flat, Flat]:
         """What was left out is no larger than the smallest value sent."""
         return cells_of_largest(sent)
 
@@ -264,7 +264,7 @@ class RandomK(_Sparse):
         places = np.flatnonzero(self._drawn(spec.size, state).numpy())
         return bits.to_floats(bits_, np.dtype(spec.dtype)), places.astype(np.int64)
 
-    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
+    def cells(self, sent: Flat, spec: Spec, examples: int | None = None) -> tuple[Flat, Flat]:
         """Of what was left out nothing is known."""
         left, none = tf.equal(sent, 0), tf.fill(tf.shape(sent), tf.cast(math.inf, sent.dtype))
         value = sent / self._factor(spec)

@@ -239,11 +239,12 @@ class Defense(Plugin):
         """
         return deviations
 
-    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat] | None:
+    def cells(self, sent: Flat, spec: Spec, examples: int | None = None) -> tuple[Flat, Flat] | None:
         """For one that sends less of an update than it was: between what bounds the update lay, `([d], [d])`.
 
         Coordinate by coordinate, for the server to hold `sent [d]`, in update units; infinite where nothing is known.
-        Traceable. None, the default, where its message does not tell.
+        Traceable. None, the default, where its message does not tell. `examples` is how many are behind a single step,
+        where that is known.
         """
         return None
 

@@ -62,7 +62,7 @@ class Contents(pydantic.BaseModel):
     @classmethod
     def _some(cls, value: Any) -> Any:
         whole = isinstance(value, int) and not isinstance(value, bool)
-        numbers = isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
+        numbers = isinstance(value, list) and all(type(v) is int and 0 <= v < 2**63 for v in value)
         if not numbers and not (whole and value >= 1):
             raise ValueError("it is neither how many, from 1, nor a list of seeds from 0, such as [0, 1]")
         return value

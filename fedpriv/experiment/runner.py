@@ -174,18 +174,22 @@ def run(
 def refusals(todo: Todo) -> dict[str, str]:
     """Why jobs cannot run, by key: of those whose data, model, defenses and rounds do not fit together.
 
-    They are put together and nothing is run, so that this is known before the work; cells that differ in nothing but
-    their attack or seed are looked at once. Where that takes long, as accounts of many budgets do, the rest is left to
-    its turn.
+    They are put together and nothing is run, so that this is known before the work. What goes together for one
+    attack and seed is taken to go together for all that ask the same; what does not is looked at for each. Where
+    that takes long, as accounts of many budgets do, the rest is left to its turn.
     """
-    found, looked, began = dict[str, str](), dict[str, str](), time.monotonic()
+    found, fine, began = dict[str, str](), set[str](), time.monotonic()
 
     def look(job: Job, trained: bool) -> str:
         setting = job.cell.setting
-        part = f"{job.kind} {trained} {setting.model_dump_json(exclude={'attack', 'control', 'film'})}"
-        if part not in looked and time.monotonic() - began < PATIENCE:
-            looked[part] = _refusal(job, trained)
-        return looked.get(part, "")
+        asked = f"{job.kind} {trained} {setting.made_goal()}"
+        part = f"{asked} {setting.model_dump_json(exclude={'attack', 'control', 'film'})}"
+        if part in fine or time.monotonic() - began > PATIENCE:
+            return ""
+        said = _refusal(job, trained)
+        if not said:
+            fine.add(part)
+        return said
 
     for job in todo.trainings:
         if said := look(job, trained=False):

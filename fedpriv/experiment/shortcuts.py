@@ -48,7 +48,7 @@ def misspelt(kind: str, value: Any, known: Mapping[str, Any]) -> str | None:
     registered = {"attack": registry.attacks, "goal": registry.goals, "defense": registry.defenses}.get(kind)
     registered = registry.models if kind == "model" else registered
     for name in value if isinstance(value, list) else [value]:
-        if registered is None or not isinstance(name, str) or name == "none" or set(name) & set("(:./"):
+        if registered is None or not isinstance(name, str) or name.lower() == "none" or set(name) & set("(:./"):
             continue
         folded = [n.casefold() for n in known]
         if name not in registered.names() and difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5):

@@ -1,5 +1,7 @@
 """Soteria: its mask against the closed form, what it leaves alone, and the attack that sees its zeros."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from fedpriv_attacks.parts.consistent import Consistent
@@ -78,6 +80,22 @@ def test_what_was_left_out_is_open_and_all_else_is_matched(batch, model, data):
     assert np.sum((simulated - observation.view.observed) ** 2) / np.sum(observation.view.observed**2) > 1e-3
     low, high = Soteria(rate=0.5).cells(observed, model.spec)
     assert np.isinf((high - low).numpy()).sum() == (200 if batch > 1 else 100)
+
+
+def test_without_the_number_of_examples_the_rows_tell_of_several_unless_there_are_two_classes(data):
+    """An example whose features are all left out is in the bias alone."""
+    for classes, told in ((10, 100), (2, 40)):
+        model = mlp((28, 28, 1), classes, hidden=(20,), activation="sigmoid")
+        two = data.take(np.flatnonzero(data.y < 2)[:4]) if classes == 2 else data
+        few = dataclasses.replace(two, num_classes=classes, class_names=two.class_names[:classes])
+        one, several = (seen(model, few, Soteria(rate=0.5), batch=n).view.observed for n in (1, 2))
+        open_ = [
+            int(np.isinf(np.subtract(*Soteria(rate=0.5).cells(tf.constant(v), model.spec)[::-1])).sum())
+            for v in (one, several)
+        ]
+        assert open_ == [told, 20 * classes]
+        low, high = Soteria(rate=0.5).cells(tf.constant(one), model.spec, 1)
+        assert int(np.isinf(high - low).sum()) == 10 * classes
 
 
 @pytest.mark.slow

@@ -165,6 +165,17 @@ def test_what_cannot_run_is_known_before_anything_does(write, tmp_path, monkeypa
         assert why.get(how, "") in said
         assert bool(said) == (how in why)
     assert 4 <= len(looked) < len(jobs)
+    # What one seed or question forbids, another may allow.
+    monkeypatch.setattr(runner, "_refusal", lambda job, trained: "no" if job.cell.seed == 0 else "")
+    refused = runner.refusals(todo)
+    assert all((job.key in refused) == (job.cell.seed == 0) for job in jobs)
+    monkeypatch.setattr(
+        runner,
+        "_refusal",
+        lambda job, trained: "no" if job.kind == "attack" and job.cell.setting.attack == "labels" else "",
+    )
+    refused = runner.refusals(todo)
+    assert all((job.key in refused) == (job.kind == "attack" and job.cell.setting.attack == "labels") for job in jobs)
     monkeypatch.setattr(runner, "PATIENCE", 0.0)
     assert runner.refusals(todo) == {}
 

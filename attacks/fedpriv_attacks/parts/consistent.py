@@ -74,7 +74,7 @@ class Consistent(Objective):
             defenses=(*view.defenses[:i], *view.defenses[i + 1 :]),
             states=(*view.states[:start], *view.states[stop:]),
         )
-        return _Fitted(layers=self.layers, defense=link), without
+        return _Fitted(layers=self.layers, defense=link, examples=_examples(view)), without
 
     def distance(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """Only what `prepared` gives knows a compressor."""
@@ -92,12 +92,21 @@ def _steps(view: View) -> int | None:
     return max(view.procedure.local_steps(n) for n in view.num_examples)
 
 
+def _examples(view: View) -> int | None:
+    """How many examples are behind an update of one step; None where there are more steps, or it is unknown."""
+    if _steps(view) != 1 or view.procedure is None or not view.num_examples:
+        return None
+    size = view.procedure.batch_size
+    return int(max(n if size is None else min(size, n) for n in view.num_examples))
+
+
 class _Fitted(Objective):
     """`Consistent` for one compressor."""
 
     kind: ClassVar[str] = "consistent"
 
     defense: Any
+    examples: int | None = None
 
     def __call__(self, simulated: Flat, observed: Flat, spec: Spec) -> Scalar:
         """See `Objective.__call__`; the bounds are those of the whole message, whichever layers count."""
@@ -106,7 +115,7 @@ class _Fitted(Objective):
     def matched(self, simulated: Flat, direction: Flat, scale: Scalar, spec: Spec) -> Scalar:
         """See `Objective.matched`; a format's smallest step does not scale with what is sent."""
         defense: Defense = self.defense
-        cells = defense.cells(direction / scale, spec)
+        cells = defense.cells(direction / scale, spec, self.examples)
         assert cells is not None
         low, high, simulated, observed = cells[0] * scale, cells[1] * scale, simulated * scale, direction
         beyond = tf.nn.relu(low - simulated) + tf.nn.relu(simulated - high)

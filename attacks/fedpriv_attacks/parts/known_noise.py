@@ -12,6 +12,7 @@ from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Flat, Scalar
 from fedpriv.defense.aggregator import Aggregator
+from fedpriv.defense.codec import Codec
 from fedpriv.defense.combiner import Combiner
 from fedpriv.defense.noise import Noise
 from fedpriv.defense.plan import Plan
@@ -93,6 +94,10 @@ def _changed_by(
                 return label
     if declared.where == "encode":
         return None
+    size = math.sqrt(view.model.spec.size)
+    for label, part in line:
+        if isinstance(part, Codec) and 2 * part.l2_error(view.plan) / size > _FINE * (declared.scale or scale):
+            return label
     first = 0 if declared.where == "gradient" else place + 1
     for label, part in line[first:]:
         if part is not line[place][1] and not part.keeps_noise() and not _rounds_finely(view, part, scale):

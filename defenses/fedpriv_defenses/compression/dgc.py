@@ -104,7 +104,7 @@ class DGC(Defense):
         """As `Compressor.from_wire`; how many were sent follows from the length."""
         return read_with_places(bits_, spec)
 
-    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat] | None:
+    def cells(self, sent: Flat, spec: Spec, examples: int | None = None) -> tuple[Flat, Flat] | None:
         """Of what is gathered, nothing that was left out is larger than the smallest value sent.
 
         None with `clip`, which shortens an update by what the message does not tell.

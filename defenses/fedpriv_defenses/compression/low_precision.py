@@ -79,7 +79,7 @@ class LowPrecision(Compressor):
             return (values,)
         return values, bits.to_floats(bits_[width * spec.size :], np.dtype(spec.dtype))
 
-    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
+    def cells(self, sent: Flat, spec: Spec, examples: int | None = None) -> tuple[Flat, Flat]:
         """Half a step to either side; float16's steps shrink no further below its smallest normal value."""
         if self.format == "int8":
             parts = tf.split(sent, spec.sizes)

@@ -120,7 +120,7 @@ class QSGD(Compressor):
             level, at = bits.read_gamma(code, at)
             levels[place], at = (-level if code[at] else level), at + 1
 
-    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat] | None:
+    def cells(self, sent: Flat, spec: Spec, examples: int | None = None) -> tuple[Flat, Flat] | None:
         """A step to either side, where each bucket shows a level that tells its norm: `norm=max` always does."""
         if self.norm != "max":
             return None

@@ -67,7 +67,7 @@ class TernGrad(Compressor):
         signs = (bits.unpacked(bits_[: 2 * spec.size], 2) - 1).astype(np.int8)
         return signs, bits.to_floats(bits_[2 * spec.size :], np.dtype(spec.dtype))
 
-    def cells(self, sent: Flat, spec: Spec) -> tuple[Flat, Flat]:
+    def cells(self, sent: Flat, spec: Spec, examples: int | None = None) -> tuple[Flat, Flat]:
         """A sign was seen: the value has it. A zero: it is no larger than the scale, where values were not clipped."""
         parts = tf.split(sent, spec.sizes)
         scale = tf.concat([tf.fill(tf.shape(p), tf.reduce_max(tf.abs(p))) for p in parts], 0)
