@@ -195,20 +195,22 @@ def _plural(number: int, word: str) -> str:
 
 
 def _print_plan(experiment: Experiment, todo: Todo, estimator: Estimator, jobs: int) -> int:
-    """Returns how many of the jobs cannot run."""
+    """Returns how many of the jobs cannot run, or failed before."""
     from fedpriv.experiment.estimate import words
     from fedpriv.experiment.runner import refusals
 
     waiting = {job.key for job, _ in todo.attacks} | {job.key for job in todo.trainings}
     from fedpriv.experiment.store import attack_job, training_job
 
-    refused = refusals(todo)
+    refused, failed = refusals(todo), {job.key for job in todo.failed}
     for cell in experiment.cells:
         own = [job for job in (training_job(cell), attack_job(cell)) if job is not None]
         left = [job for job in own if job.key in waiting]
         state = words(sum(map(estimator.seconds, left))) if left else "done"
         if said := next((refused[job.key] for job in left if job.key in refused), ""):
             state = f"CANNOT RUN: {said}"
+        elif any(job.key in failed for job in own):
+            state = "failed before; --retry-failed tries it again"
         typer.echo(f"{cell.describe()}  {state}")
     measured = (
         f"from {_plural(estimator.here, 'job')} measured here"
@@ -220,7 +222,7 @@ def _print_plan(experiment: Experiment, todo: Todo, estimator: Estimator, jobs: 
     typer.echo(f"About {words(estimator.total(todo, jobs))} with {processes} ({measured}).")
     if refused:
         typer.echo(f"{_plural(len(refused), 'job')} cannot run; see above.", err=True)
-    return len(refused)
+    return len(refused) + len(failed)
 
 
 class _Progress:

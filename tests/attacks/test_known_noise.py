@@ -15,6 +15,7 @@ from fedpriv_defenses.central_dp import CentralDP
 from fedpriv_defenses.clip import Clip
 from fedpriv_defenses.compression.low_precision import LowPrecision
 from fedpriv_defenses.compression.sign_sgd import SignSGD
+from fedpriv_defenses.dp_sgd import DPSGD
 from fedpriv_defenses.local_dp import LocalDP
 from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 from fedpriv_defenses.sparse import TopK
@@ -24,7 +25,7 @@ from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
 from fedpriv.data.embedded import fashion_small
 from fedpriv.models.zoo import lenet, mlp
-from fedpriv.procedure.procedure import Procedure
+from fedpriv.procedure.procedure import Procedure, make_procedure
 from fedpriv.rounds.exposure import Exposure
 from fedpriv.rounds.stage import stage
 from fedpriv.rounds.trial import run_trial
@@ -96,6 +97,24 @@ def test_noise_that_a_later_defense_changes_is_not_known(later, model, data):
         np.hypot(0.001, 0.1 if isinstance(later, LocalDP) else 0)
     )
     assert known_noise(seen(model, data, AdditiveNoise(stddev=0.001), LowPrecision())) == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(
+    ("client", "known"),
+    [
+        ({"learning_rate": 0.1}, 0.1 * 0.05 * np.sqrt(2)),
+        ({"learning_rate": 0.1, "kind": "momentum"}, None),
+        ({"learning_rate": 0.1, "weight_decay": 0.5}, None),
+    ],
+)
+def test_noise_in_steps_adds_up_under_plain_sgd_alone(client, known, model, data):
+    procedure = make_procedure(local_epochs=2, batch_size=None, weighting="uniform", client=client)
+    view = seen(model, data, DPSGD(clip=0.05, noise_multiplier=1), procedure=procedure)
+    if known is None:
+        with pytest.raises(CapabilityError, match=f"client.kind={client.get('kind', 'sgd')} .* is no sum"):
+            known_noise(view)
+    else:
+        assert known_noise(view) == pytest.approx(known)
 
 
 def test_the_objective_is_a_normal_log_likelihood(model, data):

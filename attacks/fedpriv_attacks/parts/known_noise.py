@@ -148,9 +148,14 @@ def _share(view: View, declared: Noise, label: str) -> float:
                 f"'{label}' adds noise to each local step, so its size in the update needs 'procedure' and "
                 f"'num_examples': {view.describe()}"
             )
-        scale *= view.client_rate * math.sqrt(
-            float(np.mean([view.procedure.local_steps(n) for n in view.num_examples]))
-        )
+        steps = [view.procedure.local_steps(n) for n in view.num_examples]
+        if not _adds_steps(view, max(steps)):
+            raise CapabilityError(
+                f"'{label}' adds noise to each local step, and what client.kind={view.procedure.client.kind} with "
+                f"weight_decay={view.procedure.client.weight_decay:g} makes of it is no sum; use objective "
+                "'noise_likelihood', which finds its size"
+            )
+        scale *= view.client_rate * math.sqrt(float(np.mean(steps)))
     if view.kind == "update":
         return scale**2
     if declared.where == "aggregate":
@@ -256,11 +261,20 @@ class _KnownByTensor(Objective):
         return norm**2
 
 
+def _adds_steps(view: View, steps: int) -> bool:
+    """Whether an update is the rate times the sum of its steps' gradients."""
+    assert view.procedure is not None
+    kinds = ("sgd", "momentum") if steps == 1 else ("sgd",)
+    return view.procedure.client.kind in kinds and not view.procedure.client.weight_decay
+
+
 def _by_tensor(view: View, defense: Defense) -> tuple[float, ...] | None:
     """The noise's standard deviation in each tensor of one client's update; None where it is not known, or none."""
     if view.procedure is None or view.client_rate is None or not view.num_examples:
         return None
     steps = view.procedure.local_steps(view.num_examples[0])
+    if not _adds_steps(view, steps):
+        return None
     found = defense.noise_by_tensor(view.model.spec.unflatten_numpy(view.weights), steps)
     if found is None or max(found) <= 0:
         return None
