@@ -15,7 +15,7 @@ from fedpriv_defenses.central_dp import CentralDP
 from fedpriv_defenses.clip import Clip
 from fedpriv_defenses.compression.low_precision import LowPrecision
 from fedpriv_defenses.compression.sign_sgd import SignSGD
-from fedpriv_defenses.dp_sgd import DPSGD
+from fedpriv_defenses.dp_sgd.dp_sgd import DPSGD
 from fedpriv_defenses.local_dp import LocalDP
 from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
 from fedpriv_defenses.sparse import TopK

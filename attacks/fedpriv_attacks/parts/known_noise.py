@@ -139,7 +139,8 @@ def _share(view: View, declared: Noise, label: str) -> float:
     if declared.scale is None:
         raise CapabilityError(
             f"'{label}' adds {declared.distribution} noise whose size depends on the data, or is told from what was "
-            "sent, which another defense's noise or rounding hides; use objective 'noise_likelihood', which finds it"
+            "sent, which several steps, or another defense's noise or rounding, hide; use objective "
+            "'noise_likelihood', which finds it"
         )
     scale = float(declared.scale)
     if declared.where == "gradient":
@@ -273,7 +274,7 @@ def _by_tensor(view: View, defense: Defense) -> tuple[float, ...] | None:
     if view.procedure is None or view.client_rate is None or not view.num_examples:
         return None
     steps = view.procedure.local_steps(view.num_examples[0])
-    if not _adds_steps(view, steps):
+    if steps != 1 or not _adds_steps(view, steps):  # which coordinates have noise is told by one step's sizes
         return None
     found = defense.noise_by_tensor(view.model.spec.unflatten_numpy(view.weights), steps)
     if found is None or max(found) <= 0:
