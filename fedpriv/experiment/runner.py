@@ -134,7 +134,7 @@ def run_job(job: Job, weights: Array | None, keep_images: int) -> Step:
         return Step(job, outcome, code=code)
     except FedprivError as e:
         return Step(job, None, str(e), code=code)
-    except Exception as e:
+    except (Exception, SystemExit) as e:  # a user's code that exits ends its own cell
         error = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
         return Step(job, None, error, traceback.format_exc(), code)
 
@@ -215,7 +215,7 @@ def _refusal(job: Job, trained: bool) -> str:
         made.close()
     except FedprivError as e:
         return str(e)
-    except Exception:  # told with its traceback where the job runs
+    except (Exception, SystemExit):  # told with its traceback where the job runs
         return ""
     return ""
 

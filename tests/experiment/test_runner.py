@@ -106,11 +106,11 @@ def test_a_cell_that_is_lost_or_damaged_is_run_again_alone(write, tmp_path):
 
 def test_failures_are_kept_and_tried_again_on_request(write, tmp_path, monkeypatch):
     path, folder = write(grid={"attack": ["first_layer", "labels"]}, seeds=1), tmp_path / "r"
-    real, broken = runner.attack, True
+    real, broken = runner.attack, ZeroDivisionError("by zero")
 
     def attack(setting, *rest):
         if setting.attack == "labels" and broken:
-            raise ZeroDivisionError("by zero")
+            raise broken
         return real(setting, *rest)
 
     monkeypatch.setattr(runner, "attack", attack)
@@ -118,7 +118,9 @@ def test_failures_are_kept_and_tried_again_on_request(write, tmp_path, monkeypat
     assert [s.error for s in steps] == ["", "", "ZeroDivisionError: by zero"]
     assert "Traceback" in steps[-1].details
     assert run(path, folder) == []
-    broken = False
+    broken = SystemExit(3)
+    assert [s.error for s in run(path, folder, retry_failed=True)] == ["SystemExit: 3"]
+    broken = None
     assert kinds(run(path, folder, retry_failed=True)) == ["attack"]
     assert run(path, folder, retry_failed=True) == []
 
