@@ -294,7 +294,7 @@ def test_grid_says_where_there_is_nothing_to_see(words):
     x = images(2)
     broken = np.full_like(x, np.nan)
     texts = [t for t, _ in words(reconstruction_grid(x, {"shares": None, "b": broken, "c": "attack refused"}))]
-    assert texts.count("not\nfinite") == 2
+    assert texts.count("not\nfound") == 2
     assert any(t.replace("\n", " ") == "no image to reconstruct" for t in texts)
     assert any(t.replace("\n", " ") == "attack refused" for t in texts)
 
