@@ -122,10 +122,16 @@ class BudgetError(LedgerError):
     """A privacy budget that is spent already, or that no noise or no round fits into."""
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like `name`, whatever the case of letters; None if none is."""
+    folded = {n.casefold(): n for n in known}
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)
+    return folded[near[0]] if near else None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence ending for an unknown `name`: the nearest known one, and the list."""
     names = sorted({printable(str(n)) for n in known})
-    folded = {n.casefold(): n for n in names}
-    near = [folded[n] for n in difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)]
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    near = nearest(name, names)
+    hint = f" Did you mean '{near}'?" if near is not None else ""
     return f"{hint} Known: {', '.join(names) if names else 'none'}."

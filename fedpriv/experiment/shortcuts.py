@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from fedpriv.base import registry
-from fedpriv.base.errors import ExperimentError, did_you_mean
+from fedpriv.base.errors import ExperimentError, did_you_mean, nearest
 from fedpriv.base.types import Config
 from fedpriv.experiment.contents import Contents
 from fedpriv.experiment.document import Document
@@ -45,13 +44,12 @@ def shortcuts_of(read: Document, contents: Contents) -> dict[str, Config]:
 
 def misspelt(kind: str, value: Any, known: Mapping[str, Any]) -> str | None:
     """The name in a value that is neither registered nor a shortcut, but is like one; None if there is none."""
-    registered = {"attack": registry.attacks, "goal": registry.goals, "defense": registry.defenses}.get(kind)
-    registered = registry.models if kind == "model" else registered
+    registries = (registry.attacks, registry.goals, registry.defenses, registry.models)
+    registered = next((r.names() for r in registries if r.kind == kind), None)
     for name in value if isinstance(value, list) else [value]:
         if registered is None or not isinstance(name, str) or name.lower() == "none" or set(name) & set("(:./"):
             continue
-        folded = [n.casefold() for n in known]
-        if name not in registered.names() and difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5):
+        if name not in registered and nearest(name, known) is not None:
             return name
     return None
 

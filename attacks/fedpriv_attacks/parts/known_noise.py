@@ -15,7 +15,6 @@ from fedpriv.defense.aggregator import Aggregator
 from fedpriv.defense.codec import Codec
 from fedpriv.defense.combiner import Combiner
 from fedpriv.defense.noise import Noise
-from fedpriv.defense.plan import Plan
 from fedpriv.defense.stations import Defense, Station, labels
 from fedpriv.models.spec import Spec
 from fedpriv.threat.replays import NOISE, note
@@ -51,16 +50,8 @@ def known_noise(view: View) -> float:
         if declared is None:
             continue
         share = _share(view, declared, label)
-        if share > 0 and (other := _unreplayed(line, view.plan)):
-            raise CapabilityError(
-                f"'{other}' changes an update by what a replay cannot know, so that what is left beside it is more "
-                f"than the noise of '{label}'; use 'squared_error', 'cosine' or 'informed'"
-            )
-        if share > 0 and (other := _changed_by(view, line, i, declared, math.sqrt(share))):
-            raise CapabilityError(
-                f"'{other}' changes an update after '{label}' has added noise to it, so that nobody knows how large "
-                "that is in what is sent; use objective 'noise_likelihood', which finds it, or 'informed'"
-            )
+        if share > 0 and (said := _hidden(view, line, i, declared, math.sqrt(share))):
+            raise CapabilityError(said)
         variance += share
         taken.append(NOISE + label)
     note(taken)
@@ -73,13 +64,22 @@ def _line(view: View) -> list[tuple[str, Defense]]:
     return [(label, part) for label, defense in pairs for part in defense.parts()]
 
 
-def _unreplayed(line: Sequence[tuple[str, Defense]], plan: Plan) -> str | None:
-    """Which of the links changes gradients or updates, is not replayed, and is not known by its noise; None if none."""
-    for label, part in line:
+def _hidden(view: View, line: Sequence[tuple[str, Defense]], place: int, declared: Noise, scale: float) -> str:
+    """Why noise of deviation `scale`, added by the link at `place`, is not all that a replay leaves; "" if it is."""
+    label = line[place][0]
+    for other, part in line:
         acts = part.acts_at(Station.GRADIENT) or part.acts_at(Station.UPDATE)
-        if acts and not part.replayable and part.noise(plan) is None:
-            return label
-    return None
+        if acts and not part.replayable and part.noise(view.plan) is None:
+            return (
+                f"'{other}' changes an update by what a replay cannot know, so that what is left beside it is more "
+                f"than the noise of '{label}'; use 'squared_error', 'cosine' or 'informed'"
+            )
+    if (changer := _changed_by(view, line, place, declared, scale)) is not None:
+        return (
+            f"'{changer}' changes an update after '{label}' has added noise to it, so that nobody knows how large "
+            "that is in what is sent; use objective 'noise_likelihood', which finds it, or 'informed'"
+        )
+    return ""
 
 
 def _changed_by(
@@ -194,13 +194,13 @@ class KnownNoise(Objective):
         """That of Laplace noise, where it stands alone."""
         line = _line(view)
         noisy = [(i, n) for i, (_, part) in enumerate(line) if (n := part.noise(view.plan)) is not None]
-        if view.kind != "update" or len(noisy) != 1 or _unreplayed(line, view.plan) is not None:
+        if view.kind != "update" or len(noisy) != 1:
             return self, view
         place, declared = noisy[0]
         label, part = line[place]
         found = _by_tensor(view, part) if declared.scale is None else None
         least = declared.scale if found is None else min(f for f in found if f > 0)
-        if least is None or _changed_by(view, line, place, declared, float(least)) is not None:
+        if least is None or _hidden(view, line, place, declared, float(least)):
             return self, view
         if found is not None:
             note([NOISE + label])
