@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import scipy.linalg
+from fedpriv_attacks.exact import peel
 from fedpriv_attacks.exact.first_layer import FirstLayer
 from fedpriv_attacks.exact.peel import Peel
 
@@ -127,17 +132,73 @@ def test_no_certificate_is_false(helpers, model):
         assert nearest(finding, x)[0].max(initial=0) < 1e-2, seed
 
 
-def test_what_is_mixed_in_shows_in_the_weight(helpers, model, monkeypatch):
-    """Where the network is sure of a label, the row space does not see a hundredth of another example."""
-    n, rng = 34, np.random.default_rng(336)
-    x, y = rng.uniform(size=(n, *model.input_shape)).astype(np.float32), rng.integers(0, 5, n)
-    first, rng = model.initialize(0), np.random.default_rng(336)
-    limit = np.sqrt(6 / (first[2].shape[0] + first[2].shape[1]))
-    kernels = [rng.normal(0, 0.5, first[0].shape), first[1], rng.uniform(-limit, limit, first[2].shape), first[3]]
-    view = helpers.make_view(model, x, y, weights=model.spec.flatten_numpy(kernels).astype(np.float32))
+def lone_in_turn(model, view, x):
+    """Which examples units that fire for one alone give, one after the other, by the true activations."""
+    kernel, bias = model.spec.unflatten_numpy(np.asarray(view.weights))[:2]
+    on, known = x.reshape(len(x), -1) @ kernel + bias > 0, np.zeros(len(x), bool)
+    while True:
+        lone = on[:, np.sum(on[~known], axis=0) == 1] & ~known[:, None]
+        if not lone.any():
+            return known
+        known |= lone.any(axis=1)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_it_carries_as_far_as_lone_units_do(helpers, seed):
+    model = zoo.mlp_2nn(SHAPE, CLASSES, [200])
+    x, y = batch(36, seed)
+    view = helpers.make_view(model, x, y, weights=weights(model, seed))
     finding = Peel().run(view)
-    assert nearest(finding, x)[0].max() < 5e-3
-    assert finding.extra["unsure"] > 0
-    assert "may be mixed into them" in finding.extra["reason"]
-    monkeypatch.setattr("fedpriv_attacks.exact.peel.MIXED", 1.0)
-    assert nearest(Peel().run(view), x)[0].max() > 1e-2
+    apart, which = nearest(finding, x)
+    reached = lone_in_turn(model, view, x)
+    assert apart.max() < 1e-2
+    assert set(which) <= set(np.flatnonzero(reached))
+    assert len(set(which)) >= 0.9 * reached.sum()
+
+
+def test_what_is_mixed_in_shows_in_the_weight(helpers, model):
+    """Where the network is sure of a label, the row space does not see a hundredth of another example."""
+    x, y = batch(12, 3)
+    peeling = peel._Peeling(
+        helpers.make_view(model, x, y, weights=weights(model, 3)), 1e-3, time.perf_counter() + 60, 0
+    )
+    found = peeling.run()
+    assert len(found) == 12 == len(peeling.sure())
+    assert max(peeling.strays(found, found)) <= 0
+
+    def mixed(part):
+        x = found[0].x + part * (found[1].x - found[0].x)
+        one = replace(found[0], x=x)
+        weight = peeling.space.weight(peeling.space.left.T @ one.row, one.share @ peeling.space.right)
+        return replace(one, weight=weight)
+
+    assert peeling.strays([mixed(0.01), mixed(0.1)], found) == pytest.approx([0.01, 0.1], rel=0.3)
+    claimed, unsure = peel._weighed([mixed(0.01), *found[1:]], peeling)
+    assert len(claimed) == 11
+    assert unsure == 1
+    assert "may be mixed into them" in peel._reason("", 1)
+
+
+def test_the_residual_that_fits_is_the_labels():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(5), 3)
+    residuals = p - np.eye(5)[[0, 3, 4]]
+    assert list(peel._labels_of(residuals[:, 1:])) == [0, 3, 4]
+    assert list(peel._labels_of(-residuals[:, 1:])) == [-1, -1, -1]
+    a, b = rng.normal(size=(2, 6, 4, 4))
+    a, b = a @ a.transpose(0, 2, 1), b @ b.transpose(0, 2, 1)
+    values, vectors = peel._least(a, b)
+    for i in range(6):
+        wanted = scipy.linalg.eigh(a[i], b[i])[0][0]
+        v = vectors[i]
+        assert values[i] == pytest.approx(wanted, rel=1e-6) == (v @ a[i] @ v) / (v @ b[i] @ v)
+
+
+def test_what_noise_leaves_imprecise_is_not_claimed(helpers, model):
+    x, y = batch(6)
+    clean = helpers.make_view(model, x, y, weights=weights(model))
+    peeling = peel._Peeling(clean, 1e-3, time.perf_counter() + 60, 0)
+    found = peeling.run()
+    assert max(f.error for f in found) < peel.PRECISE
+    peeling.found = [replace(found[0], error=2 * peel.PRECISE), *found[1:]]
+    assert len(peeling.sure()) == 5

@@ -76,10 +76,14 @@ def test_without_gradients_the_same_is_near(helpers, bias):
     both = np.concatenate([x.reshape(12, -1), other])
     wanted = peel._shares(view, names)(both)
     pairs = np.indices(wanted.shape[:2]).reshape(2, -1)
-    given = tail.shares(both, *pairs).reshape(wanted.shape)
+    z = tail.preactivations(both)
+    given = tail.shares(z, *pairs).reshape(wanted.shape)
     # Where a label is sure, a share is a small difference of large numbers.
     assert np.abs(given - wanted).max() < 1e-5 * np.abs(wanted).max()
-    near = tail.near(both)
+    near = tail.near(z)
+    # Shares of two labels differ by what one output's gradient differs from another's.
+    between = wanted[:, :1].astype(np.float64) - wanted[:, 1:]
+    np.testing.assert_allclose(tail.slopes(z), between, atol=1e-5 * np.abs(wanted).max())
     np.testing.assert_array_equal(near, space.near(wanted))
     assert near[np.arange(12), y].all()
 

@@ -35,6 +35,12 @@ SCREEN = 0.25
 LENGTHS = 32
 #: How far an example's weight may be from one example's, relative to it: what may be mixed in from another.
 MIXED = 2.5e-3
+#: How far a probability may be below zero, relative to the residual at the label, for the residual's error.
+SIGNS = 0.02
+#: Largest error of a value, relative to the values' range or to 1, of what is claimed.
+PRECISE = 5e-3
+#: Units left out of a certificate up to which several are made at once.
+FEW = 32
 #: Part of a share that no example found before it has.
 OWN = 0.05
 
@@ -85,7 +91,8 @@ class Peel(Attack):
           know n, as many as were. Labels are given for classes and binary tasks, -1 for missing examples. `extra` has
           `recovered`, `certificates` (the part outside of the row space, by example), `waves` (rounds of peeling, and
           how many each found), `weights` (of each example in the update), `rank` of the gradient, `unsure` (how many
-          were left out since they do not weigh as one example does), and `reason` why it ended.
+          were left out since they do not weigh as one example does, or are not told precisely), and `reason` why it
+          ended.
 
         Raises:
           CapabilityError: no first dense layer with a ReLU, logits that depend on the batch, a task of several
@@ -95,9 +102,11 @@ class Peel(Attack):
         began = time.perf_counter()
         checked_update(view)
         peeling = _Peeling(view, self.tolerance, began + self.seconds, seed)
-        found = peeling.run()
+        peeling.run()
+        found, all_found = peeling.sure(), len(peeling.found)
         model, known = view.model, view.num_examples is not None
-        found, unsure = _weighed(found, view, peeling)
+        found, unsure = _weighed(found, peeling)
+        unsure += all_found - len(peeling.sure())
         n = view.total_examples if known else len(found)
         whole = len(found) >= peeling.space.rank
         kept = _repeated(found, n) if whole else found[:n]
@@ -127,34 +136,23 @@ class Peel(Attack):
         )
 
 
-def _weighed(found: list[_Found], view: View, peeling: _Peeling) -> tuple[list[_Found], int]:
+def _weighed(found: list[_Found], peeling: _Peeling) -> tuple[list[_Found], int]:
     """Those that weigh in the update what one example does, or several alike; and how many do not.
 
     What is mixed into an example from another leaves no trace across the row space where the network is sure of both,
     but moves its weight by as much as was mixed in. One example's weight follows from numbers and rate. Where it does
     not, as behind clipping, one that most found ones have in common does; where there is none, nothing is told.
     """
-    if not view.model.task.softmax or not found:
+    strays = peeling.strays(found, found)
+    if strays is None:
         return found, 0
-    weights = np.array([f.weight for f in found])
-    rounding, space = peeling.layer.rounding, peeling.space
-    allowed = MIXED + 4 * np.array([rounding * space.spread(f.row[: len(space.left)], f.share) for f in found])
-
-    def off(units: Sequence[float]) -> np.ndarray:
-        ratio = weights[:, None] / np.asarray(units)
-        whole = np.maximum(np.round(ratio), 1)
-        return np.asarray(np.min(np.abs(ratio / whole - 1), axis=1))
-
-    known = weights_of_one(view, peeling.layer)
-    for units in (known, (float(np.median(weights)),) if len(found) > 2 else ()):
-        if units and np.mean(fits := off(units) < allowed) > 0.5:
-            kept = [f for f, fit in zip(found, fits, strict=True) if fit]
-            return kept, len(found) - len(kept)
-    return found, 0
+    kept = [f for f, stray in zip(found, strays, strict=True) if not stray > 0]
+    return kept, len(found) - len(kept)
 
 
 def _reason(ended: str, unsure: int) -> str:
-    left = f"{unsure} were left out, as something of others may be mixed into them" if unsure else ""
+    why = "something of others may be mixed into them, or the update's digits do not tell them"
+    left = f"{unsure} were left out, as {why}" if unsure else ""
     return "; ".join(filter(None, (ended, left)))
 
 
@@ -169,14 +167,20 @@ def _repeated(found: list[_Found], n: int) -> list[_Found]:
 
 @dataclass(eq=False)
 class _Found:
-    """An example, its label, its share `[units]`, that share's weight in the update, and its certificate."""
+    """An example, its label, its share `[units]`, that share's weight in the update, and its certificate.
+
+    `error` is that of a value of `x`, `computed` what part of the share that `x` itself gives lies outside of the row
+    space.
+    """
 
     x: np.ndarray
     label: int
     share: np.ndarray
     weight: float
     outside: float
-    direction: int = 0
+    direction: int
+    error: float
+    computed: float
 
     @property
     def row(self) -> np.ndarray:
@@ -186,16 +190,34 @@ class _Found:
 
 @dataclass(frozen=True, eq=False)
 class _Sure:
-    """Examples `[m, inputs]`, their rows and shares in coordinates, shares `[m, units]`, and which units are unclear.
+    """Examples `[m, inputs]`, their rows in coordinates, shares `[m, outputs, units]`, and which units are unclear.
 
-    A unit is unclear if the example's error decides whether it fires.
+    The first share is the one that the example gives; the others span those of all residuals that add up to zero, and
+    are none where there is one direction. A unit is unclear if the example's `error` decides whether it fires.
     """
 
     x: np.ndarray
     rows: np.ndarray
     shares: np.ndarray
-    inside: np.ndarray
     unclear: np.ndarray
+    error: np.ndarray
+
+
+def _least(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The least of v a v / v b v, and v, of each of the symmetric matrices `[m, k, k]`."""
+    size = b.shape[-1]
+    trace = np.maximum(np.trace(b, axis1=1, axis2=2), 1e-280)[:, None, None]
+    lower = np.linalg.cholesky(b + 1e-12 * trace * np.eye(size))
+    half = np.linalg.solve(lower, a)
+    values, vectors = np.linalg.eigh(np.linalg.solve(lower, half.transpose(0, 2, 1)))
+    return values[:, 0], np.linalg.solve(lower.transpose(0, 2, 1), vectors[:, :, :1])[:, :, 0]
+
+
+def _labels_of(residuals: np.ndarray) -> np.ndarray:
+    """The labels of residuals p - y `[m, outputs - 1]`, without their first entry; -1 where signs are no label's."""
+    whole = np.concatenate([-residuals.sum(axis=1, keepdims=True), residuals], axis=1)
+    label, least = np.argmin(whole, axis=1), np.partition(whole, 1, axis=1)
+    return np.where(least[:, 1] > SIGNS * least[:, 0], label, -1)
 
 
 def _basis(rows: list[np.ndarray], size: int) -> np.ndarray:
@@ -270,16 +292,22 @@ class _Tail:
     inside: np.ndarray
     lengths: np.ndarray
 
-    def shares(self, x: np.ndarray, which: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """`[pairs, units]`: of those of `x` that `which` says, the shares by direction, in the model's precision."""
-        z = self._preactivations(x)
+    def shares(self, z: np.ndarray, which: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        """`[pairs, units]`: of those of `z` that `which` says, the shares by direction, in the model's precision."""
         on, kernel = (z > 0).astype(z.dtype), self.kernel.astype(z.dtype)
         if not self.softmax:
             return on[which] * kernel[:, 0]
         mean = on * (self._likely(z).astype(z.dtype) @ kernel.T)
         return mean[which] - on[which] * kernel.T[direction]
 
-    def _preactivations(self, x: np.ndarray) -> np.ndarray:
+    def slopes(self, z: np.ndarray) -> np.ndarray:
+        """`[m, outputs - 1, units]`: what the shares of two labels differ by, the first one's and each other's."""
+        on = z > 0
+        kernel = self.kernel.T if self.softmax else self.kernel.T[:1]
+        return on[:, None] * (kernel[1:] - kernel[:1])
+
+    def preactivations(self, x: np.ndarray) -> np.ndarray:
+        """`[m, units]` of examples `[m, inputs]`; what the others take as `z`."""
         return x.astype(self.incoming.dtype) @ self.incoming + self.shift
 
     def _likely(self, z: np.ndarray) -> np.ndarray:
@@ -295,9 +323,8 @@ class _Tail:
         others = p @ (1 - np.eye(count))  # 1 - p would lose the digits of a sure label
         return np.asarray(np.where(np.eye(count, dtype=bool), -others[:, None], p[:, None]))
 
-    def near(self, x: np.ndarray) -> np.ndarray:
-        """As `_Space.near`, from examples `[m, inputs]`."""
-        z = self._preactivations(x)
+    def near(self, z: np.ndarray) -> np.ndarray:
+        """As `_Space.near`, from pre-activations."""
         on, mixed = (z > 0).astype(np.float32), self._mixed(z)
         count = self.kernel.shape[1]
         inside = mixed @ (on @ self.inside).reshape(len(z), count, -1)
@@ -361,7 +388,7 @@ def _is_dense(model: Model, names: DenseNames) -> bool:
     kernel, bias = (weights[i] for i in rest)
     made = _made_tail(first, shift, kernel, bias, model, np.eye(units, 1))
     pairs = np.indices(wanted.shape[:2]).reshape(2, -1)
-    shares = made.shares(x, *pairs).reshape(wanted.shape)
+    shares = made.shares(made.preactivations(x), *pairs).reshape(wanted.shape)
     return bool(np.linalg.norm(wanted - shares) < 1e-3 * np.linalg.norm(wanted))
 
 
@@ -399,6 +426,9 @@ class _Peeling:
         self.found: list[_Found] = []
         self.waves: list[int] = []
         self.reason = ""
+        # Errors of found examples `[n, n]` by independent errors of 1; and of noise the part in K's column space.
+        self.errors = np.zeros((0, 0))
+        self.inside = float(np.sqrt(self.space.rank / len(self.k)))
 
     def run(self) -> list[_Found]:
         """All that can be peeled, without the adversary's own examples."""
@@ -413,13 +443,21 @@ class _Peeling:
             if time.perf_counter() > self.deadline:
                 self.reason = "the time was over"
                 break
-            self._polish()
+            self._polish(1)
             self._subtract()
+        if self.found:
+            self._polish(2)
         own = self.view.own
         if own is not None and own.slot is not None:
             theirs = own.x.reshape(len(own.x), -1)
             self.found = [f for f in self.found if np.abs(theirs - f.x).max(axis=1).min() > 1e-3]
         return self.found
+
+    def sure(self) -> list[_Found]:
+        """Those of `found` whose own share, by the network, is within the row space, and whose values are precise."""
+        return [
+            f for f in self.found if f.computed < self.tolerance and f.error < PRECISE * max(1.0, float(np.ptp(f.x)))
+        ]
 
     def _size(self, coordinates: np.ndarray) -> np.ndarray:
         """Root mean square of each column with these coordinates `[rank, units]` and K's part across them."""
@@ -439,38 +477,75 @@ class _Peeling:
         x, error = self._candidates()
         if not len(x):
             return []
-        kept, x_of, direction, shares = self._near(x)
+        z = None if self.tail is None else self.tail.preactivations(x)
+        kept, x_of, direction, shares = self._near(x, z)
         if not len(kept):
             return []
-        x, error = x[kept], error[kept]
+        x, z, error = x[kept], None if z is None else z[kept], error[kept]
         outside = np.ones((len(x), int(direction.max()) + 1))
         outside[x_of, direction] = self.space.outside(shares)
-        which = np.argmin(outside, axis=1)
-        best = outside[np.arange(len(x)), which]
         place = np.zeros(outside.shape, int)
         place[x_of, direction] = np.arange(len(x_of))
-        chosen = shares[place[np.arange(len(x)), which]].astype(np.float64)
-        sure = self._sure(x, error, chosen)
+        close = np.flatnonzero(outside.min(axis=1) <= SCREEN)
+        x, z, error = x[close], None if z is None else z[close], error[close]
+        outside, place = outside[close], place[close]
+        each, which = np.arange(len(x)), np.argmin(outside, axis=1)
+        best = outside[each, which]
+        sure = self._sure(x, z, error, shares[place[each, which]].astype(np.float64))
+        proven = self._proven(sure, which)
+        return self._new([one for i in np.argsort(best, kind="stable") if (one := proven[i]) is not None])
+
+    def _new(self, proven: list[_Found]) -> list[_Found]:
+        """Those that are no mixture of examples found before: each takes a rank of its own.
+
+        Examples that something of another is mixed into wait for a unit of their own, as long as others do not: what
+        is taken off for them hides the other one.
+        """
+        strays = self.strays(proven, self.found + proven)
+        if strays is not None:
+            order = np.argsort(np.maximum(strays, 0), kind="stable")
+            proven, strays = [proven[i] for i in order], strays[order]
         basis = _basis([f.share @ self.space.right for f in self.found], self.space.rank)
         new: list[_Found] = []
-        for i in np.argsort(best, kind="stable"):
-            if best[i] > SCREEN:
-                break
-            one = self._proven(sure, i, int(which[i]), float(best[i]))
-            if one is None:
-                continue
-            # New is what is no mixture of those found: each takes a rank of its own.
+        least = 0.0
+        for i, one in enumerate(proven):
             inside = one.share @ self.space.right
             rest = inside - basis @ (basis.T @ inside)
-            if np.linalg.norm(rest) > OWN * np.linalg.norm(inside):
-                new.append(one)
-                rest -= basis @ (basis.T @ rest)
-                basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
+            if np.linalg.norm(rest) <= OWN * np.linalg.norm(inside):
+                continue
+            if strays is not None and strays[i] > least:
+                if new:
+                    break
+                least = 2 * max(float(strays[i]), MIXED)
+            new.append(one)
+            rest -= basis @ (basis.T @ rest)
+            basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
         return new
 
-    def _near(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def strays(self, found: list[_Found], among: list[_Found]) -> np.ndarray | None:
+        """How much farther each weight is from one example's, or that of several alike, than allowed; `[found]`.
+
+        One example's is that which the numbers and the rate give, or else, as behind clipping, one that most of `among`
+        have in common; None where there is none.
+        """
+        if not self.view.model.task.softmax or not found:
+            return None
+
+        def beyond(these: list[_Found], units: Sequence[float]) -> np.ndarray:
+            spreads = [self.space.spread(f.row[: len(self.k)], f.share) for f in these]
+            ratio = np.array([f.weight for f in these])[:, None] / np.asarray(units)
+            off = np.min(np.abs(ratio / np.maximum(np.round(ratio), 1) - 1), axis=1)
+            return np.asarray(off - MIXED - 4 * self.layer.rounding * np.array(spreads))
+
+        common = (float(np.median([f.weight for f in among])),) if len(among) > 2 else ()
+        for units in (weights_of_one(self.view, self.layer), common):
+            if units and np.mean(beyond(among, units) < 0) > 0.5:
+                return beyond(found, units)
+        return None
+
+    def _near(self, x: np.ndarray, z: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Which of `x` are near the row space, and the pairs of one of them and a direction that are, with shares."""
-        if self.tail is None:
+        if self.tail is None or z is None:
             whole = self.shares(x)  # [m, directions, units]
             if whole.shape[0]:
                 whole = whole.astype(np.float32, copy=False)
@@ -478,49 +553,103 @@ class _Peeling:
             kept = np.flatnonzero(near.any(axis=1))
             x_of, direction = np.nonzero(near[kept])
             return kept, x_of, direction, whole[kept[x_of], direction]
-        near = self.tail.near(x)
+        near = self.tail.near(z)
         kept = np.flatnonzero(near.any(axis=1))
         x_of, direction = np.nonzero(near[kept])
-        shares = self.tail.shares(x[kept], x_of, direction)
+        shares = self.tail.shares(z[kept], x_of, direction)
         return kept, x_of, direction, shares.astype(np.float32, copy=False)
 
-    def _sure(self, x: np.ndarray, error: np.ndarray, shares: np.ndarray) -> _Sure:
+    def _sure(self, x: np.ndarray, z: np.ndarray | None, error: np.ndarray, shares: np.ndarray) -> _Sure:
         """What proofs of examples `[m, inputs]` with those shares `[m, units]` begin with."""
-        unclear = np.abs(self.layer.preactivations(x)) < 4 * error[:, None] * self.loudness
+        near = 4 * error[:, None] * self.loudness
+        unclear = np.abs(self.layer.preactivations(x) if z is None else z) < near
         rows = x @ self.space.left[: x.shape[1]]
         if self.layer.bias is not None:
             rows += self.space.left[-1]
-        return _Sure(x, rows, shares, shares @ self.space.right, unclear)
+        if self.tail is not None and z is not None:
+            slopes = self.tail.slopes(z)
+        else:
+            whole = self.shares(x).astype(np.float64)
+            slopes = whole[:, :1] - whole[:, 1:]
+        return _Sure(x, rows, np.concatenate([shares[:, None], slopes], axis=1), unclear, error)
 
-    def _proven(self, sure: _Sure, i: int, direction: int, outside: float) -> _Found | None:
-        """The i-th example with its certificate, or None without one.
+    def _proven(self, sure: _Sure, directions: np.ndarray) -> list[_Found | None]:
+        """Each example with its certificate for that direction, or None without one.
 
         Units so near to zero that the example's error decides whether they fire are left out of the certificate, and
-        get the share that the row space gives them.
+        get the share that the row space gives them. An example's error moves its residual, p - y, by more than which
+        units fire; so the residual is the one whose share lies nearest to the row space, if its signs are a label's.
         """
-        space, right = self.space, self.space.right
-        x, share, inside, unclear = sure.x[i], sure.shares[i], sure.inside[i], np.flatnonzero(sure.unclear[i])
-        if self.layer.units - len(unclear) < space.rank + LEAST_EQUATIONS:
-            return None
-        if len(unclear):
-            few = right[unclear]
-            gram = (1 + 1e-12) * np.eye(space.rank) - few.T @ few
-            inside = np.linalg.solve(gram, inside - few.T @ share[unclear])
-            fitted = right @ inside
-            rest, certain = share - fitted, share.copy()
-            rest[unclear] = certain[unclear] = 0
-            outside = float(np.linalg.norm(rest)) / max(float(np.linalg.norm(certain)), 1e-300)
-            share = certain
-            share[unclear] = fitted[unclear]
-        if not outside < self.tolerance:
-            return None
-        weight = space.weight(sure.rows[i], inside)
-        task, label = self.view.model.task, direction
-        if isinstance(task, Binary):  # the one direction's factor is p - y times the example's weight
-            label = int(weight < 0)
-        elif not isinstance(task, Regression) and not weight > 0:
-            return None
-        return _Found(x, label, share, weight, outside, direction) if np.isfinite(weight) else None
+        counts = sure.unclear.sum(axis=1)
+        equations = self.layer.units - counts - self.space.rank
+        found: list[_Found | None] = [None] * len(counts)
+        enough = equations >= LEAST_EQUATIONS
+        several = np.flatnonzero(enough & (counts <= FEW))
+        groups = [several] if len(several) else []
+        groups += [np.array([i]) for i in np.flatnonzero(enough & (counts > FEW))]
+        for these in groups:
+            for i, one in zip(these, self._fitted(sure, these, directions[these], equations[these]), strict=True):
+                found[i] = one
+        return found
+
+    def _fitted(
+        self, sure: _Sure, these: np.ndarray, directions: np.ndarray, equations: np.ndarray
+    ) -> list[_Found | None]:
+        """`_proven` of `these`, all at once."""
+        space, task = self.space, self.view.model.task
+        d, unclear = sure.shares[these], sure.unclear[these]
+        width = int(unclear.sum(axis=1).max())
+        places = np.argsort(~unclear, axis=1, kind="stable")[:, :width]
+        real = np.take_along_axis(unclear, places, axis=1)
+        few = space.right[places] * real[:, :, None]  # [b, width, rank]
+        certain = np.where(unclear[:, None], 0.0, d)
+        inside = certain @ space.right
+        # Least squares over the units that are clear, by Woodbury's formula.
+        gram = (1 + 1e-12) * np.eye(width) - few @ few.transpose(0, 2, 1)
+        turned = np.linalg.solve(gram, few @ inside.transpose(0, 2, 1))
+        coordinates = inside + turned.transpose(0, 2, 1) @ few
+        products = certain @ certain.transpose(0, 2, 1)
+        rest = products - coordinates @ inside.transpose(0, 2, 1)
+        lengths = np.maximum(products[:, 0, 0], 1e-300)
+        computed = np.sqrt(np.maximum(rest[:, 0, 0], 0) / lengths)
+        outside, mixed = computed.copy(), np.zeros(d.shape[:2])
+        mixed[:, 0] = 1
+        label_fits = np.ones(len(these), bool)
+        count = d.shape[1] - 1
+        free = np.flatnonzero(equations >= LEAST_EQUATIONS + count) if count else np.zeros(0, int)
+        if len(free):
+            squares, residuals = _least(rest[free, 1:, 1:], products[free, 1:, 1:])
+            # Over several steps a share is no mixture of averages, so that the example's own may be nearer.
+            nearer = np.sqrt(np.maximum(squares, 0)) < computed[free]
+            free, residuals = free[nearer], residuals[nearer]
+            outside[free] = np.sqrt(np.maximum(squares[nearer], 0))
+            size = np.einsum("bi,bij,bj->b", residuals, products[free, 1:, 1:], residuals)
+            along = np.einsum("bi,bi->b", residuals, products[free, 1:, 0])
+            residuals *= (along / np.maximum(size, 1e-300))[:, None]
+            mixed[free, 0], mixed[free, 1:] = 0, residuals
+            label_fits[free] = _labels_of(residuals) == directions[free]
+        inside = np.einsum("bi,bir->br", mixed, coordinates)
+        share = np.einsum("bi,biu->bu", mixed, certain)
+        np.put_along_axis(
+            share,
+            places,
+            np.where(real, np.einsum("bwr,br->bw", few, inside), np.take_along_axis(share, places, axis=1)),
+            axis=1,
+        )
+        found: list[_Found | None] = []
+        for b, i in enumerate(these):
+            weight = space.weight(sure.rows[i], inside[b])
+            label = int(directions[b])
+            if isinstance(task, Binary):  # the one direction's factor is p - y times the example's weight
+                label = int(weight < 0)
+            signed = isinstance(task, Binary | Regression) or weight > 0
+            if not (label_fits[b] and outside[b] < self.tolerance and signed and np.isfinite(weight)):
+                found.append(None)
+                continue
+            numbers = float(outside[b]), int(directions[b]), float(sure.error[i]), float(computed[b])
+            one = _Found(sure.x[i], label, share[b], weight, *numbers)
+            found.append(one)
+        return found
 
     def _candidates(self) -> tuple[np.ndarray, np.ndarray]:
         """Examples that units would give if they were lone, `[m, inputs]`, each once, and their errors."""
@@ -528,7 +657,10 @@ class _Peeling:
         if layer.bias is None:
             return self._directions(self.space.left @ self.left)
         # Noise has as many directions as the column has entries, the column itself only the rank's.
-        noise = layer.rounding * np.sqrt(self.space.rank / len(self.k))
+        noise = np.full(layer.units, layer.rounding * self.inside)
+        if len(self.errors):
+            d = np.stack([f.weight * f.share for f in self.found[: len(self.errors)]])
+            noise = np.hypot(noise, self.inside * np.linalg.norm(self.errors.T @ d, axis=0))
         shift = self.space.left[-1] @ self.left
         size = np.abs(shift)
         units = np.flatnonzero((size > 20 * noise) & ~self.explained)
@@ -537,7 +669,7 @@ class _Peeling:
         kept = np.isfinite(x).all(axis=1)
         if not kept.all():
             x, units = x[kept], units[kept]
-        return self._valid(x, noise / size[units], units)
+        return self._valid(x, noise[units] / size[units], units)
 
     def _valid(self, x: np.ndarray, error: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Those in the kind's range that fire their unit; those that agree within their errors as their mean."""
@@ -586,7 +718,8 @@ class _Peeling:
         u, units = u[np.sort(first)], units[np.sort(first)]
         if self.tail is not None and len(u):
             top = 1 / u.max(axis=1, keepdims=True)
-            near = np.any([self.tail.near(top * i / LENGTHS * u).any(axis=1) for i in range(1, LENGTHS + 1)], axis=0)
+            z = [self.tail.preactivations(top * i / LENGTHS * u) for i in range(1, LENGTHS + 1)]
+            near = np.any([self.tail.near(one).any(axis=1) for one in z], axis=0)
             u, units = u[near], units[near]
         lengths = []
         for one in u:
@@ -615,9 +748,9 @@ class _Peeling:
                 break
         return scale * u
 
-    def _polish(self) -> None:
+    def _polish(self, times: int) -> None:
         """All examples found at once, from the columns that they explain: linear in them once shares are known."""
-        for _ in range(2):
+        for _ in range(times):
             d, size = self._subtract()
             trust = self.explained / np.hypot(size, self.layer.rounding)
             q, r = np.linalg.qr((d * trust).T)
@@ -629,13 +762,17 @@ class _Peeling:
             spread = np.linalg.norm(inverse, axis=1)
             x = rows if self.layer.bias is None else rows[:, :-1] / rows[:, -1:]
             each, direction = np.arange(len(x)), np.array([f.direction for f in self.found])
-            shares = self.shares(x)[each, direction] if self.tail is None else self.tail.shares(x, each, direction)
-            shares = shares.astype(np.float64)
-            outside, sure = self.space.outside(shares), self._sure(x, spread, shares)
-            for i, f in enumerate(self.found):
-                made = self._proven(sure, i, f.direction, float(outside[i]))
-                if made is not None and made.outside < 3 * f.outside:
+            z = None if self.tail is None else self.tail.preactivations(x)
+            shares = (
+                self.shares(x)[each, direction]
+                if self.tail is None or z is None
+                else self.tail.shares(z, each, direction)
+            )
+            sure = self._sure(x, z, spread * self.inside, shares.astype(np.float64))
+            for i, (f, made) in enumerate(zip(self.found, self._proven(sure, direction), strict=True)):
+                if made is not None and made.computed < 3 * f.computed:
                     self.found[i] = made
+            self.errors = inverse
 
 
 def _check(view: View, names: DenseNames) -> None:
