@@ -47,9 +47,7 @@ def expected_lone(x: np.ndarray, units: int) -> tuple[float, float]:
 
 
 def _procedure(steps: int, rate: float) -> Procedure:
-    """One FedSGD step, whose rate changes nothing, or several of one batch."""
-    if steps == 1:
-        return Procedure.fedsgd()
+    """Steps of one batch each. The update is a difference of weights, whose rounding weighs less at a high rate."""
     return make_procedure(batch_size=None, local_epochs=steps, client={"learning_rate": rate})
 
 
@@ -77,6 +75,33 @@ def _whole(data: str, data_dir: str | None) -> Dataset:
     return training if test is None else test
 
 
+def _random(batches: int, seconds: float) -> None:
+    """Counts false claims in small batches of noise, 2 to 39 examples of 6 x 7 pixels, 300 units."""
+    shape, classes, found, total, farthest, false = (6, 7, 1), 5, 0, 0, 0.0, 0
+    model = load_model("2nn(hidden=[300])", shape, classes)
+    base = model.initialize(0)
+    limit = np.sqrt(6 / sum(base[2].shape))
+    for seed in range(batches):
+        rng = np.random.default_rng(seed)
+        n = 2 + seed % 38
+        x = rng.integers(0, 256, (n, *shape), np.uint8)
+        noise = Dataset("noise", x, rng.integers(0, classes, n).astype(np.int32), classes)
+        kernels = [rng.normal(0, 0.5, base[0].shape), base[1], rng.uniform(-limit, limit, base[2].shape), base[3]]
+        weights = model.spec.flatten_numpy(kernels).astype(np.float32)
+        (observation,) = Exposure(model, noise, 1, n, procedure=Procedure.fedsgd(), seed=seed, weights=weights)
+        finding, truth = Peel(seconds=seconds).run(observation.view), observation.truth.x.reshape(n, -1)
+        assert finding.x is not None
+        claimed = finding.x[: finding.extra["recovered"]].reshape(-1, 1, truth.shape[1])
+        apart = np.abs(claimed - truth[None]).max(axis=2).min(axis=1) if len(claimed) else np.zeros(0)
+        found, total, false = found + len(claimed), total + n, false + int(np.sum(apart >= 1e-2))
+        farthest = max(farthest, float(apart.max(initial=0.0)))
+        if seed % 100 == 99 or seed == batches - 1:
+            typer.echo(
+                f"{seed + 1} random batches: {found} of {total} examples claimed, farther than 0.01: {false}, "
+                f"farthest {farthest:.1e}, CPU {time.process_time():.0f} s"
+            )
+
+
 def main(
     data: Annotated[str, typer.Argument(help="A dataset's name or path.")] = "fashion_small",
     data_dir: Annotated[str | None, typer.Option(help="Folder of a named dataset's files.")] = None,
@@ -84,13 +109,17 @@ def main(
     batches: Annotated[str, typer.Option(help="Examples of a batch, between commas.")] = "16,32,64,128,256",
     draws: Annotated[int, typer.Option(min=1, help="Batches of each size.")] = 5,
     steps: Annotated[str, typer.Option(help="Full-batch local steps, between commas.")] = "1",
-    rates: Annotated[str, typer.Option(help="Clients' learning rates, between commas.")] = "0.1",
+    rates: Annotated[str, typer.Option(help="Clients' learning rates, between commas.")] = "1",
     seconds: Annotated[float, typer.Option(min=1, help="After which a peeling ends with what it has.")] = 60.0,
     checkpoint: Annotated[Path | None, typer.Option(help="A trained model, in place of untrained ones.")] = None,
+    random: Annotated[int, typer.Option(min=0, help="So many small batches of noise, in place of the data.")] = 0,
 ) -> None:
     """Prints, for each setting, lone units expected and counted, the part recovered, wrong finds and CPU seconds."""
     os.environ.setdefault("FEDPRIV_INTER_OP_THREADS", "1")  # one core; read when TensorFlow is first used
     os.environ.setdefault("FEDPRIV_INTRA_OP_THREADS", "1")
+    if random:
+        _random(random, seconds)
+        return
     whole = _whole(data, data_dir)
     made = load_model(model, whole.input_shape, whole.num_classes)
     if len(made.spec.shapes[0]) != 2:
