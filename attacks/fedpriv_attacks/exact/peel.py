@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -41,6 +41,10 @@ SIGNS = 0.02
 PRECISE = 5e-3
 #: Units left out of a certificate up to which several are made at once.
 FEW = 32
+#: Certificates made at once.
+AT_ONCE = 128
+#: Part by which a length is moved to see whether the row space tells it.
+LONGER = 0.02
 #: Part of a share that no example found before it has.
 OWN = 0.05
 
@@ -203,6 +207,13 @@ class _Sure:
     error: np.ndarray
 
 
+def _groups(counts: np.ndarray, enough: np.ndarray) -> list[np.ndarray]:
+    """Those with `enough` equations, together where `counts` says that few units are left out."""
+    several = np.flatnonzero(enough & (counts <= FEW))
+    parts = [several[i : i + AT_ONCE] for i in range(0, len(several), AT_ONCE)]
+    return parts + [np.array([i]) for i in np.flatnonzero(enough & (counts > FEW))]
+
+
 def _least(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The least of v a v / v b v, and v, of each of the symmetric matrices `[m, k, k]`."""
     size = b.shape[-1]
@@ -218,6 +229,23 @@ def _labels_of(residuals: np.ndarray) -> np.ndarray:
     whole = np.concatenate([-residuals.sum(axis=1, keepdims=True), residuals], axis=1)
     label, least = np.argmin(whole, axis=1), np.partition(whole, 1, axis=1)
     return np.where(least[:, 1] > SIGNS * least[:, 0], label, -1)
+
+
+class _Clear(NamedTuple):
+    """Least squares over the units that are clear.
+
+    Rows `[b, rows, units]` with zeros elsewhere, the fits' coordinates `[b, rows, rank]`, products of rows, and of what
+    is left of them, `[b, rows, rows]`; and of the other units the row space `[b, width, rank]`, the places, and which
+    of these are no padding, `[b, width]`.
+    """
+
+    certain: np.ndarray
+    coordinates: np.ndarray
+    products: np.ndarray
+    rest: np.ndarray
+    few: np.ndarray
+    places: np.ndarray
+    real: np.ndarray
 
 
 def _basis(rows: list[np.ndarray], size: int) -> np.ndarray:
@@ -426,6 +454,7 @@ class _Peeling:
         self.found: list[_Found] = []
         self.waves: list[int] = []
         self.reason = ""
+        self.sharp: list[float] = []
         # Errors of found examples `[n, n]` by independent errors of 1; and of noise the part in K's column space.
         self.errors = np.zeros((0, 0))
         self.inside = float(np.sqrt(self.space.rank / len(self.k)))
@@ -583,11 +612,7 @@ class _Peeling:
         counts = sure.unclear.sum(axis=1)
         equations = self.layer.units - counts - self.space.rank
         found: list[_Found | None] = [None] * len(counts)
-        enough = equations >= LEAST_EQUATIONS
-        several = np.flatnonzero(enough & (counts <= FEW))
-        groups = [several] if len(several) else []
-        groups += [np.array([i]) for i in np.flatnonzero(enough & (counts > FEW))]
-        for these in groups:
+        for these in _groups(counts, equations >= LEAST_EQUATIONS):
             for i, one in zip(these, self._fitted(sure, these, directions[these], equations[these]), strict=True):
                 found[i] = one
         return found
@@ -597,25 +622,14 @@ class _Peeling:
     ) -> list[_Found | None]:
         """`_proven` of `these`, all at once."""
         space, task = self.space, self.view.model.task
-        d, unclear = sure.shares[these], sure.unclear[these]
-        width = int(unclear.sum(axis=1).max())
-        places = np.argsort(~unclear, axis=1, kind="stable")[:, :width]
-        real = np.take_along_axis(unclear, places, axis=1)
-        few = space.right[places] * real[:, :, None]  # [b, width, rank]
-        certain = np.where(unclear[:, None], 0.0, d)
-        inside = certain @ space.right
-        # Least squares over the units that are clear, by Woodbury's formula.
-        gram = (1 + 1e-12) * np.eye(width) - few @ few.transpose(0, 2, 1)
-        turned = np.linalg.solve(gram, few @ inside.transpose(0, 2, 1))
-        coordinates = inside + turned.transpose(0, 2, 1) @ few
-        products = certain @ certain.transpose(0, 2, 1)
-        rest = products - coordinates @ inside.transpose(0, 2, 1)
+        clear = self._clear(sure.shares[these], sure.unclear[these])
+        products, rest = clear.products, clear.rest
         lengths = np.maximum(products[:, 0, 0], 1e-300)
         computed = np.sqrt(np.maximum(rest[:, 0, 0], 0) / lengths)
-        outside, mixed = computed.copy(), np.zeros(d.shape[:2])
+        outside, mixed = computed.copy(), np.zeros(products.shape[:2])
         mixed[:, 0] = 1
         label_fits = np.ones(len(these), bool)
-        count = d.shape[1] - 1
+        count = products.shape[1] - 1
         free = np.flatnonzero(equations >= LEAST_EQUATIONS + count) if count else np.zeros(0, int)
         if len(free):
             squares, residuals = _least(rest[free, 1:, 1:], products[free, 1:, 1:])
@@ -628,14 +642,11 @@ class _Peeling:
             residuals *= (along / np.maximum(size, 1e-300))[:, None]
             mixed[free, 0], mixed[free, 1:] = 0, residuals
             label_fits[free] = _labels_of(residuals) == directions[free]
-        inside = np.einsum("bi,bir->br", mixed, coordinates)
-        share = np.einsum("bi,biu->bu", mixed, certain)
-        np.put_along_axis(
-            share,
-            places,
-            np.where(real, np.einsum("bwr,br->bw", few, inside), np.take_along_axis(share, places, axis=1)),
-            axis=1,
-        )
+        inside = np.einsum("bi,bir->br", mixed, clear.coordinates)
+        share = np.einsum("bi,biu->bu", mixed, clear.certain)
+        filled = np.einsum("bwr,br->bw", clear.few, inside)
+        filled = np.where(clear.real, filled, np.take_along_axis(share, clear.places, axis=1))
+        np.put_along_axis(share, clear.places, filled, axis=1)
         found: list[_Found | None] = []
         for b, i in enumerate(these):
             weight = space.weight(sure.rows[i], inside[b])
@@ -651,16 +662,30 @@ class _Peeling:
             found.append(one)
         return found
 
+    def _clear(self, d: np.ndarray, unclear: np.ndarray) -> _Clear:
+        """Rows `d` `[b, rows, units]` fitted by the row space where no unit is `unclear` `[b, units]`."""
+        right = self.space.right
+        width = int(unclear.sum(axis=1).max())
+        places = np.argsort(~unclear, axis=1, kind="stable")[:, :width]
+        real = np.take_along_axis(unclear, places, axis=1)
+        few = right[places] * real[:, :, None]
+        certain = np.where(unclear[:, None], 0.0, d)
+        inside = certain @ right
+        gram = (1 + 1e-12) * np.eye(width) - few @ few.transpose(0, 2, 1)
+        turned = np.linalg.solve(gram, few @ inside.transpose(0, 2, 1))  # Woodbury
+        coordinates = inside + turned.transpose(0, 2, 1) @ few
+        products = certain @ certain.transpose(0, 2, 1)
+        return _Clear(
+            certain, coordinates, products, products - coordinates @ inside.transpose(0, 2, 1), few, places, real
+        )
+
     def _candidates(self) -> tuple[np.ndarray, np.ndarray]:
         """Examples that units would give if they were lone, `[m, inputs]`, each once, and their errors."""
         layer = self.layer
         if layer.bias is None:
-            return self._directions(self.space.left @ self.left)
+            return self._directions()
         # Noise has as many directions as the column has entries, the column itself only the rank's.
-        noise = np.full(layer.units, layer.rounding * self.inside)
-        if len(self.errors):
-            d = np.stack([f.weight * f.share for f in self.found[: len(self.errors)]])
-            noise = np.hypot(noise, self.inside * np.linalg.norm(self.errors.T @ d, axis=0))
+        noise = self._noise()
         shift = self.space.left[-1] @ self.left
         size = np.abs(shift)
         units = np.flatnonzero((size > 20 * noise) & ~self.explained)
@@ -670,6 +695,14 @@ class _Peeling:
         if not kept.all():
             x, units = x[kept], units[kept]
         return self._valid(x, noise[units] / size[units], units)
+
+    def _noise(self) -> np.ndarray:
+        """The error of an entry of each column left: of K's, and of the examples that were taken off."""
+        noise = np.full(self.layer.units, self.layer.rounding * self.inside)
+        if len(self.errors):
+            d = np.stack([f.weight * f.share for f in self.found[: len(self.errors)]])
+            noise = np.hypot(noise, self.inside * np.linalg.norm(self.errors.T @ d, axis=0))
+        return noise
 
     def _valid(self, x: np.ndarray, error: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Those in the kind's range that fire their unit; those that agree within their errors as their mean."""
@@ -705,33 +738,116 @@ class _Peeling:
             errors.append(trust.sum() ** -0.5)
         return np.array(means).reshape(-1, x.shape[1]), np.array(errors)
 
-    def _directions(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _directions(self) -> tuple[np.ndarray, np.ndarray]:
         """Without a bias: the column is the example up to its length, which the certificate chooses."""
+        left = self.space.left @ self.left
+        noise = self._noise() * np.sqrt(len(left))
         size = np.linalg.norm(left, axis=0)
-        units = np.flatnonzero(size > 20 * self.layer.rounding * np.sqrt(len(left)))
+        units = np.flatnonzero(size > 20 * noise)
         units = units[np.argsort(-size[units], kind="stable")]
         u = (left[:, units] / size[units]).T
         u *= np.where(np.einsum("mi,mi->m", u, self.incoming[units]) < 0, -1.0, 1.0)[:, None]
-        kept = u.min(axis=1) >= -1e-3 * u.max(axis=1)
-        u, units = u[kept], units[kept]
+        error = noise[units] / size[units] / np.sqrt(len(left))
+        kept = u.min(axis=1) >= -(1e-3 * u.max(axis=1) + 6 * error)
+        u, error = u[kept], error[kept]
         _, first = np.unique(np.round(u @ np.random.default_rng(0).normal(size=u.shape[1]), 5), return_index=True)
-        u, units = u[np.sort(first)], units[np.sort(first)]
-        if self.tail is not None and len(u):
-            top = 1 / u.max(axis=1, keepdims=True)
-            z = [self.tail.preactivations(top * i / LENGTHS * u) for i in range(1, LENGTHS + 1)]
-            near = np.any([self.tail.near(one).any(axis=1) for one in z], axis=0)
-            u, units = u[near], units[near]
-        lengths = []
-        for one in u:
-            if time.perf_counter() > self.deadline:
-                break
-            lengths.append(self._length(one))
-        units = units[: len(lengths)]
-        x = np.stack(lengths) if lengths else u[:0]
-        return x, np.full(len(units), self.layer.rounding) / np.maximum(size[units], 1e-300)
+        u, error = u[np.sort(first)], error[np.sort(first)]
+        if self.tail is not None and self.tail.softmax and not np.any(self.layer.bias_weights):
+            lengths = self._lengths(self.tail, u, error)
+        else:
+            if self.tail is not None and len(u):
+                top = 1 / u.max(axis=1, keepdims=True)
+                z = [self.tail.preactivations(top * i / LENGTHS * u) for i in range(1, LENGTHS + 1)]
+                near = np.any([self.tail.near(one).any(axis=1) for one in z], axis=0)
+                u, error = u[near], error[near]
+            lengths = np.zeros(len(u))
+            for i, one in enumerate(u):
+                if time.perf_counter() > self.deadline:
+                    break
+                lengths[i] = self._length(one)
+        kept = lengths > 0
+        return lengths[kept, None] * u[kept], lengths[kept] * error[kept]
 
-    def _length(self, u: np.ndarray) -> np.ndarray:
-        """The multiple of `u`, with values up to 1, whose gradient lies nearest to the row space."""
+    def _lengths(self, tail: _Tail, u: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Lengths of directions `[m, inputs]` where units fire at any length alike; 0 for what is none.
+
+        Which units fire, and with them what shares there are, is then known without the length. So only directions
+        with a share in the row space are left to be measured. Where the network is as sure at one length as at the
+        next, the row space does not tell it. The weight does, if it is the one that others have.
+        """
+        z = tail.preactivations(u).astype(np.float64)
+        unclear = np.abs(z) < 4 * error[:, None] * self.loudness
+        slopes, counts = tail.slopes(z), unclear.sum(axis=1)
+        rows, directions = u @ self.space.left, np.full(len(u), -1)
+        enough = self.layer.units - counts - self.space.rank >= LEAST_EQUATIONS + slopes.shape[1]
+        for these in _groups(counts, enough):
+            clear = self._clear(slopes[these], unclear[these])
+            squares, residuals = _least(clear.rest, clear.products)
+            inside = np.einsum("bi,bir->br", residuals, clear.coordinates)
+            signs = np.sign(np.einsum("br,br->b", inside / self.space.sizes, rows[these]))
+            labels = _labels_of(signs[:, None] * residuals)
+            directions[these] = np.where(np.sqrt(np.maximum(squares, 0)) < self.tolerance, labels, -1)
+        lengths, blunt = np.zeros(len(u)), []
+        for i in np.flatnonzero(directions >= 0):
+            which = np.full(17, directions[i])
+
+            def shares(scales: np.ndarray, z: np.ndarray = z[i], which: np.ndarray = which) -> np.ndarray:
+                shares = tail.shares(scales[:, None] * z, np.arange(len(scales)), which[: len(scales)])
+                return shares.astype(np.float64)
+
+            lengths[i], sharp = self._measured(shares, 1 / u[i].max(), rows[i])
+            if sharp:
+                self.sharp.append(
+                    self.space.weight(lengths[i] * rows[i], shares(lengths[i : i + 1])[0] @ self.space.right)
+                )
+            else:
+                blunt.append((i, shares))
+        common = self._common()
+        for i, given in blunt:
+            lengths[i] = 0.0 if common is None else self._weighing(given, 1 / u[i].max(), rows[i], common)
+        return lengths
+
+    def _common(self) -> float | None:
+        """The weight of those whose length the row space tells: the one that is expected, or what most have."""
+        if not self.sharp:
+            return None
+        middle = float(np.median(self.sharp))
+        known = [unit for unit in weights_of_one(self.view, self.layer) if abs(middle / unit - 1) < 4 * MIXED]
+        return known[0] if known else middle if len(self.sharp) > 2 else None
+
+    def _measured(self, shares: Callable[[np.ndarray], np.ndarray], top: float, row: np.ndarray) -> tuple[float, bool]:
+        """The length up to `top` whose share lies nearest to the row space, and whether others are far from it."""
+        scale, width = 0.0, top
+        scales = top * np.arange(1, LENGTHS + 1) / LENGTHS
+        for turn in range(8):
+            outside = np.concatenate([self.space.outside(shares(part)) for part in np.array_split(scales, 2)])
+            scale = float(scales[np.argmin(outside)])
+            width = top / LENGTHS / 8**turn
+            scales = np.maximum(scale + width * np.linspace(-1, 1, 17), 1e-3 * top)
+        beside = self.space.outside(shares(scale * np.array([1 - LONGER, 1 + LONGER])))
+        return scale, bool(beside.min() > self.tolerance)
+
+    def _weighing(
+        self, shares: Callable[[np.ndarray], np.ndarray], top: float, row: np.ndarray, common: float
+    ) -> float:
+        """The length up to `top` at which the example weighs `common`; 0 for none."""
+
+        def over(scales: np.ndarray) -> np.ndarray:
+            inside = np.concatenate([shares(part) for part in np.array_split(scales, 2)]) @ self.space.right
+            return np.asarray(1 - common * scales * ((inside / self.space.sizes) @ row))
+
+        scales = 1.01 * top * np.arange(1, LENGTHS + 1) / LENGTHS
+        for _ in range(5):
+            values = over(scales)
+            crossed = np.flatnonzero(np.sign(values[:-1]) != np.sign(values[1:]))
+            if not len(crossed):
+                return 0.0
+            last = crossed[-1]
+            scales = np.linspace(scales[last], scales[last + 1], 17)
+        return float(scales[8])
+
+    def _length(self, u: np.ndarray) -> float:
+        """The length of `u`, with values up to 1, whose gradient lies nearest to the row space."""
         top = 1 / u.max()
 
         def best(scales: np.ndarray) -> tuple[float, float]:
@@ -746,7 +862,7 @@ class _Peeling:
             width /= 8
             if found > 0.3:
                 break
-        return scale * u
+        return scale
 
     def _polish(self, times: int) -> None:
         """All examples found at once, from the columns that they explain: linear in them once shares are known."""
