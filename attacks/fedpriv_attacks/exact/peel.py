@@ -149,7 +149,8 @@ def _weighed(found: list[_Found], peeling: _Peeling) -> tuple[list[_Found], int]
     """
     strays = peeling.strays(found, found)
     if strays is None:
-        return found, 0
+        kept = [f for f in found if not f.thin]
+        return kept, len(found) - len(kept)
     kept = [f for f, stray in zip(found, strays, strict=True) if not stray > 0]
     return kept, len(found) - len(kept)
 
@@ -174,7 +175,7 @@ class _Found:
     """An example, its label, its share `[units]`, that share's weight in the update, and its certificate.
 
     `error` is that of a value of `x`, `computed` what part of the share that `x` itself gives lies outside of the row
-    space.
+    space. It is `thin` if it fires so few units that several examples may fire the same and look like one.
     """
 
     x: np.ndarray
@@ -185,6 +186,7 @@ class _Found:
     direction: int
     error: float
     computed: float
+    thin: bool = False
 
     @property
     def row(self) -> np.ndarray:
@@ -563,7 +565,8 @@ class _Peeling:
         def beyond(these: list[_Found], units: Sequence[float]) -> np.ndarray:
             spreads = [self.space.spread(f.row[: len(self.k)], f.share) for f in these]
             ratio = np.array([f.weight for f in these])[:, None] / np.asarray(units)
-            off = np.min(np.abs(ratio / np.maximum(np.round(ratio), 1) - 1), axis=1)
+            whole = np.where([[f.thin] for f in these], 1, np.maximum(np.round(ratio), 1))
+            off = np.min(np.abs(ratio / whole - 1), axis=1)
             return np.asarray(off - MIXED - 4 * self.layer.rounding * np.array(spreads))
 
         common = (float(np.median([f.weight for f in among])),) if len(among) > 2 else ()
@@ -629,8 +632,9 @@ class _Peeling:
         outside, mixed = computed.copy(), np.zeros(products.shape[:2])
         mixed[:, 0] = 1
         label_fits = np.ones(len(these), bool)
-        count = products.shape[1] - 1
-        free = np.flatnonzero(equations >= LEAST_EQUATIONS + count) if count else np.zeros(0, int)
+        count, fired = products.shape[1] - 1, np.count_nonzero(clear.certain[:, 0], axis=1)
+        enough = (equations >= LEAST_EQUATIONS + count) & (fired >= LEAST_EQUATIONS + count)
+        free = np.flatnonzero(enough) if count else np.zeros(0, int)
         if len(free):
             squares, residuals = _least(rest[free, 1:, 1:], products[free, 1:, 1:])
             # Over several steps a share is no mixture of averages, so that the example's own may be nearer.
@@ -658,7 +662,7 @@ class _Peeling:
                 found.append(None)
                 continue
             numbers = float(outside[b]), int(directions[b]), float(sure.error[i]), float(computed[b])
-            one = _Found(sure.x[i], label, share[b], weight, *numbers)
+            one = _Found(sure.x[i], label, share[b], weight, *numbers, thin=bool(fired[b] < LEAST_EQUATIONS))
             found.append(one)
         return found
 
