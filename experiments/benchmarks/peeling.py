@@ -51,23 +51,33 @@ def _procedure(steps: int, rate: float) -> Procedure:
     return make_procedure(batch_size=None, local_epochs=steps, client={"learning_rate": rate})
 
 
+def _in_turn(on: np.ndarray) -> float:
+    """What part of the examples units `on` `[n, units]` give that fire for one alone, taken off one after the other."""
+    known = np.zeros(len(on), bool)
+    while (lone := on[:, np.sum(on[~known], axis=0) == 1] & ~known[:, None]).any():
+        known |= lone.any(axis=1)
+    return float(known.mean())
+
+
 def _peeled(observation: Observation, units: int, seconds: float) -> tuple[float, ...]:
-    """r, lone units expected and counted, the part recovered, and how many finds lie farther than 0.01 from any example
-    in some value, the farthest's distance, and CPU seconds."""
+    """r, lone units expected and counted, the part that they give in turn, the part recovered, how many finds lie
+    farther than 0.01 from any example in some value, the farthest's distance, and CPU seconds.
+    """
     view, x = observation.view, observation.truth.x.reshape(len(observation.truth.x), -1)
     began = time.process_time()
     finding = Peel(seconds=seconds).run(view)
     cpu = time.process_time() - began
     weights = view.model.spec.unflatten_numpy(np.asarray(view.weights))
     bias = weights[1] if weights[1].shape == (units,) else 0.0
-    alone = int(np.sum(np.sum(x @ weights[0] + bias > 0, axis=0) == 1))
+    on = x @ weights[0] + bias > 0
+    alone = int(np.sum(np.sum(on, axis=0) == 1))
     assert finding.x is not None
     found = finding.x[: finding.extra["recovered"]].reshape(-1, 1, x.shape[1])
     apart = np.abs(found - x[None]).max(axis=2) if len(found) else np.zeros((0, len(x)))
     right = apart.min(axis=1) < 1e-2
     part = len(set(apart.argmin(axis=1)[right])) / len(x)
     worst = float(apart.min(axis=1).max(initial=0.0))
-    return *expected_lone(x, units), alone, part, int(np.sum(~right)), worst, cpu
+    return *expected_lone(x, units), alone, _in_turn(on), part, int(np.sum(~right)), worst, cpu
 
 
 def _whole(data: str, data_dir: str | None) -> Dataset:
@@ -142,10 +152,10 @@ def main(
                     exposure = Exposure(made, drawn, 1, size, procedure=procedure, seed=seed, weights=weights)
                     (observation,) = exposure
                     rows.append(_peeled(observation, units, seconds))
-                r, wanted, lone, part, wrong, worst, cpu = np.array(rows).T
+                r, wanted, lone, turn, part, wrong, worst, cpu = np.array(rows).T
                 typer.echo(
                     f"batch {size}, {count} steps of {rate:g}: r {r.mean():.2f}, lone units expected "
-                    f"{wanted.mean():.0f}, counted {lone.mean():.0f}, "
+                    f"{wanted.mean():.0f}, counted {lone.mean():.0f}, in turn {turn.mean():.3f}, "
                     f"recovered {part.mean():.3f} ({part.min():.3f} to {part.max():.3f}), "
                     f"farther than 0.01: {wrong.sum():.0f}, farthest {worst.max():.1e}, "
                     f"CPU {np.median(cpu[1:] if len(cpu) > 1 else cpu):.2f} s"
