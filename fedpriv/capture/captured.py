@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from fedpriv.base import registry
 from fedpriv.base.errors import ParameterError, printable
 from fedpriv.base.types import Array
-from fedpriv.capture.consistency import Check, consistency
+from fedpriv.capture.consistency import Check, check_truth, consistency
 from fedpriv.capture.files import Layout, Stored, half_spacing, stored
 from fedpriv.capture.layout import STATISTICS, Arrangement, arrange, joined, role_of, table, unflattened
 from fedpriv.capture.stated import check_room, stated_procedure
@@ -24,6 +25,8 @@ from fedpriv.defense.stations import Defense
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Optimizer, Procedure, Sampling
 from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.observation import Observation
+from fedpriv.threat.truth import Truth
 from fedpriv.threat.view import View
 
 Given = str | Path | Mapping[str, Any] | Sequence[Any] | Array
@@ -64,6 +67,21 @@ class Capture:
           order: int `[epochs, n]`, in which order each epoch took the examples, where that is known.
         """
         return consistency(self.view, self.rounding, x, y, order, coarse=self.half)
+
+    def observation(self, x: Array, y: Array) -> Observation:
+        """View and truth together, which `run_trial` scores an attack by.
+
+        Args:
+          x, y: the truth, `[n, *input_shape]` and `[n]`, clients one after the other.
+
+        Raises:
+          ParameterError: examples of another shape or number.
+        """
+        x, y = np.asarray(x, np.float32), np.asarray(y)
+        check_truth(self.view, x, y)
+        view, clients = self.view, tuple(range(self.view.clients or 1))
+        truth = Truth(x, y, clients, kind=view.data_kind, num_classes=view.model.num_classes)
+        return Observation(view, truth, self.warnings)
 
 
 def captured(
@@ -155,10 +173,10 @@ def captured(
 def _counts(examples: int | Sequence[int] | None) -> tuple[int, ...] | None:
     if examples is None:
         return None
-    counts = (examples,) if isinstance(examples, int | np.integer) else tuple(examples)
-    if not counts or any(int(n) < 1 for n in counts):
-        raise ParameterError(f"examples={examples}: each client has at least one")
-    return tuple(int(n) for n in counts)
+    given: tuple[Any, ...] = (examples,) if np.ndim(examples) == 0 else tuple(np.asarray(examples).tolist())
+    if not given or any(not isinstance(n, numbers.Real) or n < 1 or n % 1 for n in given):
+        raise ParameterError(f"examples={examples}: give a whole number from 1 on, or one for each client")
+    return tuple(int(float(n)) for n in given)
 
 
 def _procedure(

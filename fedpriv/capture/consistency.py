@@ -97,13 +97,7 @@ def consistency(
 
 
 def _replayed(view: View, rounding: float, x: Array, y: Array, order: Array | None) -> Check:
-    if x.shape[1:] != view.model.input_shape or len(x) != len(y):
-        raise ParameterError(
-            f"the truth has examples {list(x.shape)} and labels {list(y.shape)}, but model '{view.model.name}' takes "
-            f"{list(view.model.input_shape)} and a label each"
-        )
-    if len(x) != view.total_examples:
-        raise ParameterError(f"the truth has {len(x)} examples, but {view.total_examples} are stated; give the same")
+    check_truth(view, x, y)
     trained = slice(view.model.buffer_size, None)
     observed = np.asarray(view.observed, np.float64)
     y = y.astype(view.model.task.target_dtype)
@@ -153,6 +147,17 @@ def _replayed(view: View, rounding: float, x: Array, y: Array, order: Array | No
         ),
         error,
     )
+
+
+def check_truth(view: View, x: Array, y: Array) -> None:
+    """Raises ParameterError for examples that are not as many, or not of the shape, that the view says."""
+    if x.shape[1:] != view.model.input_shape or len(x) != len(y):
+        raise ParameterError(
+            f"the truth has examples {list(x.shape)} and labels {list(y.shape)}, but model '{view.model.name}' takes "
+            f"{list(view.model.input_shape)} and a label each"
+        )
+    if view.num_examples is not None and len(x) != view.total_examples:
+        raise ParameterError(f"the truth has {len(x)} examples, but {view.total_examples} are stated; give the same")
 
 
 def _links(view: View) -> list[tuple[str, Defense]]:

@@ -296,13 +296,10 @@ def _scored(
     from fedpriv.cli.attack_output import Gathered, show_row, show_summary
     from fedpriv.rounds.trial import Inapplicable, inapplicable, try_control, try_trial
     from fedpriv.threat.control import is_generative
-    from fedpriv.threat.observation import Observation
-    from fedpriv.threat.truth import Truth
 
     x, y = data.floats(), data.targets(slice(None))
-    clients = tuple(range(captured.view.clients or 1))
-    truth = Truth(x, y, clients, kind=data.kind, num_classes=captured.view.model.num_classes)
-    observation = Observation(captured.view, truth, captured.warnings)
+    observation = captured.observation(x, y)
+    truth = observation.truth
     asked = asked.about(data.kind.measured)
     gathered = Gathered(made.name or type(made).__name__, asked, is_generative(made), setting.controlled)
     for run in range(seed, seed + repeats):

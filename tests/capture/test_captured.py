@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from fedpriv import Adversary, load_model, make_attack, make_defense
+from fedpriv import Adversary, load_model, make_attack, make_defense, run_trial
 from fedpriv.base.errors import CapabilityError, DataError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.capture import captured
@@ -121,7 +121,7 @@ def test_an_update_of_nothing_is_refused(small):
         captured(model, before=weights, update={n: np.zeros_like(w) for n, w in weights.items()})
     with pytest.raises(ParameterError, match="one of the two"):
         captured(model, before=weights)
-    with pytest.raises(ParameterError, match="each client has at least one"):
+    with pytest.raises(ParameterError, match="a whole number from 1 on"):
         captured(model, before=weights, after={n: w + 1 for n, w in weights.items()}, examples=0)
 
 
@@ -193,6 +193,19 @@ def test_noise_that_a_defense_adds_is_no_contradiction_and_its_absence_is(small,
         (remark,) = made.check(*batch).remarks
         assert remark.verdict == verdict
         assert "without what 'local_dp' draws" in remark.text
+
+
+def test_an_attack_on_a_capture_with_its_truth_is_scored(small, batch):
+    model, weights = small
+    after = stepped(model, weights, *batch, 1.0)
+    made = captured(model, before=weights, after=after, procedure="lr=1", examples=4.0)  # as R writes it
+    trial = run_trial(make_attack("first_layer"), made.observation(*batch))
+    assert len(trial.score.rows()) == 4
+    with pytest.raises(ParameterError, match=r"the truth has 3 examples, but 4 are stated"):
+        made.observation(batch[0][:3], batch[1][:3])
+    for wrong in (2.5, "4", [4, None]):
+        with pytest.raises(ParameterError, match="a whole number from 1 on"):
+            captured(model, before=weights, after=after, examples=wrong)
 
 
 def test_what_was_not_said_is_named_where_it_is_wanted(small, batch):

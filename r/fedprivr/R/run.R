@@ -57,8 +57,8 @@ fp_train <- function(data = "fashion_small", model = "2nn", clients = 100,
 #' Reconstruct what is behind intercepted updates
 #'
 #' @param attack a name such as `"dlg"`, `"first_layer"` or `"modern(steps=500)"`.
-#' @param on what is attacked: an [fp_train()] with `intercept`, or a list of its observations. NULL makes rounds only
-#'   to be attacked, from the following arguments.
+#' @param on what is attacked: an [fp_train()] with `intercept`, or a list of its observations, or one of a
+#'   captured round: `capture$observation(x, y)`. NULL makes rounds only to be attacked, from the following arguments.
 #' @param data,model,defenses,adversary,seed as in [fp_train()].
 #' @param images how many cohorts are attacked; with one client and one example each these are as many images.
 #' @param batch,cohort examples a client, and clients a cohort.
@@ -87,7 +87,10 @@ fp_attack <- function(attack = "modern", on = NULL, data = "fashion_small", mode
     } else {
       heard <- if (inherits(on, "fp_table")) attr(on, "observations") else if (is.list(on)) on else list(on)
       seen <- vapply(heard, inherits, TRUE, "fedpriv.threat.observation.Observation")
-      if (!all(seen)) refuse("ParameterError", "on is a %s; give what fp_train(intercept = 1) returned", class(on)[1])
+      if (!all(seen)) {
+        refuse("ParameterError", "on is a %s; give what fp_train(intercept = 1) returned, or a capture's observation()",
+               class(on)[1])
+      }
       if (!length(heard)) refuse("ParameterError", "nothing was intercepted; train with intercept = 1")
       goal <- fp("threat.goal")$goal_of(attack)
       Map(function(seen, number) {
