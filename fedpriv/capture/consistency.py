@@ -220,7 +220,10 @@ def _hint(view: View, simulated: Array) -> str:
         explained = f": a learning rate of {rate:.4g} would explain it" if factor > 0 else ""
         return f"It is {factor:.4g} times what the procedure gives{explained}."
     if factor < 0 and left < 0.7:
-        return "It points the other way: before and after may be exchanged, or a gradient's sign."
+        return (
+            "It points the other way: before and after may be exchanged, or a gradient's sign, or a difference of "
+            "weights was taken for a gradient (update_is)."
+        )
     parts = {}
     for name in spec.names[view.model.buffers :]:
         part = spec.slice_of(name)

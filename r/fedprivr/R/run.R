@@ -87,10 +87,7 @@ fp_attack <- function(attack = "modern", on = NULL, data = "fashion_small", mode
     } else {
       heard <- if (inherits(on, "fp_table")) attr(on, "observations") else if (is.list(on)) on else list(on)
       seen <- vapply(heard, inherits, TRUE, "fedpriv.threat.observation.Observation")
-      if (!all(seen)) {
-        refuse("ParameterError", "on is a %s; give what fp_train(intercept = 1) returned, or a capture's observation()",
-               class(on)[1])
-      }
+      if (!all(seen)) refuse("ParameterError", "on is a %s; give what fp_train(intercept = 1) returned", class(on)[1])
       if (!length(heard)) refuse("ParameterError", "nothing was intercepted; train with intercept = 1")
       goal <- fp("threat.goal")$goal_of(attack)
       Map(function(seen, number) {
