@@ -18,6 +18,7 @@ from fedpriv.base.types import Examples, Tensor, Tensors
 from fedpriv.models.model import Model
 from fedpriv.models.tasks.binary import Binary
 from fedpriv.models.tasks.regression import Regression
+from fedpriv.defense.stations import Station
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
 from fedpriv_attacks.exact.dense_input import DenseInput, DenseNames, dense_input, find_dense_input, rank_above_rounding
@@ -131,30 +132,46 @@ def _weighed(found: list[_Found], view: View, peeling: _Peeling) -> tuple[list[_
     """Those that weigh in the update what one example does, or several alike; and how many do not.
 
     What is mixed into an example from another leaves no trace across the row space where the network is sure of both,
-    but moves its weight by as much as was mixed in. One example's weight follows from numbers and rate. Where it does
+    but moves its weight by as much as was mixed in. One example's weight follows from numbers and rate. Where it may
     not, as behind clipping, one that most found ones have in common does; where there is none, nothing is told.
+
+    Two examples that are nearly alike and fire the same units look like twice their mean: x_1 d_1^T + x_2 d_2^T is
+    2 x d^T for the means x and d, plus half the product of the differences. Of an example that really is there twice
+    nothing is left. So a multiple is believed only where all that is in the gradient was found.
     """
-    if not view.model.task.softmax or not found:
-        return found, 0
     weights = np.array([f.weight for f in found])
     rounding, space = peeling.layer.rounding, peeling.space
     allowed = MIXED + 4 * np.array([rounding * space.spread(f.row[: len(space.left)], f.share) for f in found])
+    whole = len(found) >= space.rank
 
     def off(units: Sequence[float]) -> np.ndarray:
         ratio = weights[:, None] / np.asarray(units)
-        whole = np.maximum(np.round(ratio), 1)
-        return np.asarray(np.min(np.abs(ratio / whole - 1), axis=1))
+        times = np.maximum(np.round(ratio), 1) if whole else 1.0
+        return np.asarray(np.min(np.abs(ratio / times - 1), axis=1))
 
     known = weights_of_one(view, peeling.layer)
+    if not found or (not known and len(found) < 3):
+        return found, 0
     for units in (known, (float(np.median(weights)),) if len(found) > 2 else ()):
-        if units and np.mean(fits := off(units) < allowed) > 0.5:
+        if units and (np.mean(fits := off(units) < allowed) > 0.5 or (units is known and _sends_plainly(view))):
             kept = [f for f, fit in zip(found, fits, strict=True) if fit]
             return kept, len(found) - len(kept)
     return found, 0
 
 
+def _sends_plainly(view: View) -> bool:
+    """Whether no known defense can change what an example weighs in the update."""
+    parts = [part for defense in view.defenses for part in defense.parts()]
+    acts = (Station.BATCH, Station.DATA, Station.GRADIENT, Station.UPDATE)
+    return "defense" in view.adversary.knows and not any(part.acts_at(at) for part in parts for at in acts)
+
+
 def _reason(ended: str, unsure: int) -> str:
-    left = f"{unsure} were left out, as something of others may be mixed into them" if unsure else ""
+    left = (
+        f"{unsure} were left out, as they do not weigh what one example does: others are mixed into them, or much like them"
+        if unsure
+        else ""
+    )
     return "; ".join(filter(None, (ended, left)))
 
 
@@ -405,8 +422,7 @@ class _Peeling:
         while len(self.found) < self.space.rank:
             new = self._wave()
             if not new:
-                missing = self.space.rank - len(self.found)
-                self.reason = f"no unit is left that one of the other {missing} examples fires alone"
+                self.reason = "no unit is left that one of the other examples fires alone"
                 break
             self.waves.append(len(new))
             self.found += new
