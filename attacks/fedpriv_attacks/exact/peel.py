@@ -15,10 +15,9 @@ from pydantic import Field
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Examples, Tensor, Tensors
+from fedpriv.defense.stations import Station
 from fedpriv.models.model import Model
 from fedpriv.models.tasks.binary import Binary
-from fedpriv.models.tasks.regression import Regression
-from fedpriv.defense.stations import Station
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
 from fedpriv_attacks.exact.dense_input import DenseInput, DenseNames, dense_input, find_dense_input, rank_above_rounding
@@ -36,6 +35,8 @@ SCREEN = 0.25
 LENGTHS = 32
 #: How far an example's weight may be from one example's, relative to it: what may be mixed in from another.
 MIXED = 2.5e-3
+#: The same where a gradient has one direction for all labels, so that the weight alone tells examples from mixtures.
+MIXED_ALIKE = 1e-4
 #: Part of a share that no example found before it has.
 OWN = 0.05
 
@@ -139,9 +140,12 @@ def _weighed(found: list[_Found], view: View, peeling: _Peeling) -> tuple[list[_
     2 x d^T for the means x and d, plus half the product of the differences. Of an example that really is there twice
     nothing is left. So a multiple is believed only where all that is in the gradient was found.
     """
-    weights = np.array([f.weight for f in found])
+    if not found:
+        return found, 0
+    weights = np.array([f.weight for f in found]) / _factors(found, view)
     rounding, space = peeling.layer.rounding, peeling.space
-    allowed = MIXED + 4 * np.array([rounding * space.spread(f.row[: len(space.left)], f.share) for f in found])
+    mixed = MIXED if view.model.num_classes > 2 else MIXED_ALIKE
+    allowed = mixed + 4 * np.array([rounding * space.spread(f.row[: len(space.left)], f.share) for f in found])
     whole = len(found) >= space.rank
 
     def off(units: Sequence[float]) -> np.ndarray:
@@ -150,13 +154,22 @@ def _weighed(found: list[_Found], view: View, peeling: _Peeling) -> tuple[list[_
         return np.asarray(np.min(np.abs(ratio / times - 1), axis=1))
 
     known = weights_of_one(view, peeling.layer)
-    if not found or (not known and len(found) < 3):
-        return found, 0
     for units in (known, (float(np.median(weights)),) if len(found) > 2 else ()):
         if units and (np.mean(fits := off(units) < allowed) > 0.5 or (units is known and _sends_plainly(view))):
             kept = [f for f, fit in zip(found, fits, strict=True) if fit]
             return kept, len(found) - len(kept)
     return found, 0
+
+
+def _factors(found: list[_Found], view: View) -> np.ndarray:
+    """What the loss's slope is in an only logit, which a share in the direction of that logit leaves open; else 1."""
+    model = view.model
+    if not isinstance(model.task, Binary):
+        return np.ones(len(found))
+    weights = [tf.constant(w) for w in model.spec.unflatten_numpy(np.asarray(view.weights, model.spec.dtype))]
+    x = np.stack([f.x for f in found]).reshape(-1, *model.input_shape).astype(model.spec.dtype)
+    logits = np.asarray(model.apply(weights, tf.constant(x), True), np.float64).reshape(-1)
+    return 0.5 * (1 + np.tanh(logits / 2)) - np.array([f.label for f in found])
 
 
 def _sends_plainly(view: View) -> bool:
@@ -167,12 +180,8 @@ def _sends_plainly(view: View) -> bool:
 
 
 def _reason(ended: str, unsure: int) -> str:
-    left = (
-        f"{unsure} were left out, as they do not weigh what one example does: others are mixed into them, or much like them"
-        if unsure
-        else ""
-    )
-    return "; ".join(filter(None, (ended, left)))
+    left = f"{unsure} were left out, as they weigh otherwise than one example: others may be mixed into them"
+    return "; ".join(filter(None, (ended, left if unsure else "")))
 
 
 def _repeated(found: list[_Found], n: int) -> list[_Found]:
@@ -534,7 +543,7 @@ class _Peeling:
         task, label = self.view.model.task, direction
         if isinstance(task, Binary):  # the one direction's factor is p - y times the example's weight
             label = int(weight < 0)
-        elif not isinstance(task, Regression) and not weight > 0:
+        elif not weight > 0:
             return None
         return _Found(x, label, share, weight, outside, direction) if np.isfinite(weight) else None
 
@@ -662,11 +671,10 @@ def _check(view: View, names: DenseNames) -> None:
             f"attack 'peel' needs units that one example fires alone, but those behind '{names.kernel}' of model "
             f"'{model.name}' {why}; use a ReLU after it and no batch normalization, or 'cocktail_party'"
         )
-    single = isinstance(model.task, Binary) or (isinstance(model.task, Regression) and model.task.targets == 1)
-    if not model.task.softmax and not single:
+    if not model.task.softmax and not isinstance(model.task, Binary):
         raise CapabilityError(
-            f"attack 'peel' needs one target an example, by softmax, one logit or one number; model '{model.name}' has "
-            f"task '{model.task.name}'; use 'spear' or 'dlg'"
+            f"attack 'peel' proves an example by what one with its label weighs in the update; model '{model.name}' "
+            f"has task '{model.task.name}', whose targets leave that open; use 'spear' or 'dlg'"
         )
 
 
