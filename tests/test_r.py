@@ -122,10 +122,11 @@ def test_a_keras_model_learns(walked: tuple[str, Path]) -> None:
 
 def test_updates_give_images_away_and_noise_hides_them(walked: tuple[str, Path]) -> None:
     tables = re.findall(r"^  update image +psnr success\n((?:\d .*\n)+)", walked[0], re.M)
-    noisy, summed = ([line.split() for line in table.splitlines()] for table in tables)
+    noisy, summed, elsewhere = ([line.split() for line in table.splitlines()] for table in tables)
     assert all(float(row[3]) < 15 and row[4] == "FALSE" for row in noisy)
     assert {row[1] for row in summed} == {"1"}  # one sum of four images
     assert sum(row[4] == "TRUE" for row in summed) >= 2  # too few to hide each other
+    assert [row[4] for row in elsewhere] == ["TRUE", "TRUE"]  # of Flower's client
     plain = re.search(r"# fedpriv attack first_layer, 4 views.*\n.*\n((?:\d .*\n)+)", walked[0])
     assert plain
     assert all(float(line.split()[4]) > 100 for line in plain[1].splitlines())

@@ -65,6 +65,18 @@ both <- rbind(
 curves <- ggplot(both, aes(round, accuracy, colour = defense)) + geom_line()
 ggsave(file.path(out, "accuracy.png"), curves, width = 5, height = 3, dpi = 100)
 
+# A round from elsewhere
+stored <- Sys.glob(c("tests/capture/stored", "../../tests/capture/stored"))[1]
+flower <- function(what) file.path(stored, paste0("flower_", what, ".npz"))
+capture <- fp_try(fp("capture")$captured(
+  fp()$load_model("mlp(hidden=[40],activation=relu)", input_shape = list(14L, 14L, 1L), num_classes = 10L),
+  before = flower("before"), after = flower("client0_after"), procedure = "epochs=2, lr=0.05", examples = 2
+))
+truth <- reticulate::import("numpy")$load(flower("truth"))
+cat(capture$check(truth$get("x"), truth$get("y"))$describe(), "\n")
+elsewhere <- fp_attack("first_layer", on = capture$observation(truth$get("x"), truth$get("y")))
+print(elsewhere[c("update", "image", "psnr", "success")])
+
 # A grid
 grid <- fp_run(Sys.glob(c("grid.yaml", "experiments/r/grid.yaml"))[1], file.path(out, "grid"))
 print(grid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 from fedpriv.base import registry
 from fedpriv.base.errors import ParameterError, printable
 from fedpriv.base.types import Array
-from fedpriv.capture.consistency import Check, consistency
-from fedpriv.capture.files import Layout, Stored, stored
-from fedpriv.capture.layout import Arrangement, arrange, joined, table, unflattened
+from fedpriv.capture.consistency import Check, check_truth, consistency
+from fedpriv.capture.files import Layout, Stored, half_spacing, stored
+from fedpriv.capture.layout import STATISTICS, Arrangement, arrange, joined, role_of, table, unflattened
 from fedpriv.capture.stated import check_room, stated_procedure
 from fedpriv.data.kind import Kind
 from fedpriv.data.kinds.default import kind_of
@@ -24,6 +25,8 @@ from fedpriv.defense.stations import Defense
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Optimizer, Procedure, Sampling
 from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.observation import Observation
+from fedpriv.threat.truth import Truth
 from fedpriv.threat.view import View
 
 Given = str | Path | Mapping[str, Any] | Sequence[Any] | Array
@@ -40,13 +43,16 @@ class Capture:
       view: what attacks get.
       arrangement: what was matched with what.
       warnings: what a user must know of the files.
-      rounding: of the update, relative to its length: what the numbers' precision leaves open, at most.
+      rounding: of the update, relative to its length: what the numbers' precision leaves open; at most that in single
+        precision, about that in half.
+      half: whether a file has half precision.
     """
 
     view: View
     arrangement: Arrangement
     warnings: tuple[str, ...]
     rounding: float
+    half: bool = False
 
     def table(self) -> str:
         """Which array became which of the model's weights, as lines of text."""
@@ -60,7 +66,22 @@ class Capture:
             moved are looked at.
           order: int `[epochs, n]`, in which order each epoch took the examples, where that is known.
         """
-        return consistency(self.view, self.rounding, x, y, order)
+        return consistency(self.view, self.rounding, x, y, order, coarse=self.half)
+
+    def observation(self, x: Array, y: Array) -> Observation:
+        """View and truth together, which `run_trial` scores an attack by.
+
+        Args:
+          x, y: the truth, `[n, *input_shape]` and `[n]`, clients one after the other.
+
+        Raises:
+          ParameterError: examples of another shape or number.
+        """
+        x, y = np.asarray(x, np.float32), np.asarray(y)
+        check_truth(self.view, x, y)
+        view, clients = self.view, tuple(range(self.view.clients or 1))
+        truth = Truth(x, y, clients, kind=view.data_kind, num_classes=view.model.num_classes)
+        return Observation(view, truth, self.warnings)
 
 
 def captured(
@@ -116,7 +137,6 @@ def captured(
     if made is not None and counts is not None:
         check_room(made, counts)
     first, second = stored(before, "before"), stored(after if update is None else update, "update")
-    sending = [second] if update is not None else []
     arrangement = arrange(model, first, layout, assigned, flatten, frozen)
     first, second = (unflattened(arrangement, s) for s in (first, second))
     _check_same(arrangement, first, second, frozen)
@@ -125,7 +145,7 @@ def captured(
     if update is not None and update_is == "gradient":
         change = -(trains.client.learning_rate) * change
     held = _held_still(model, arrangement, absent, frozen, change, notes)
-    rounding = _rounding(model, first, second, weights, change, bool(sending), notes)
+    rounding = _rounding(model, first, second, weights, change, update is not None, notes)
     known = tuple(defenses)
     if held:
         known = (registry.defenses.create("freeze", layers=list(held)), *known)
@@ -146,16 +166,17 @@ def captured(
         round,
         notes,
         rounding,
+        second.half is not None or (update is None and first.half is not None),
     )
 
 
 def _counts(examples: int | Sequence[int] | None) -> tuple[int, ...] | None:
     if examples is None:
         return None
-    counts = (examples,) if isinstance(examples, int | np.integer) else tuple(examples)
-    if not counts or any(int(n) < 1 for n in counts):
-        raise ParameterError(f"examples={examples}: each client has at least one")
-    return tuple(int(n) for n in counts)
+    given: tuple[Any, ...] = (examples,) if np.ndim(examples) == 0 else tuple(np.asarray(examples).tolist())
+    if not given or any(not isinstance(n, numbers.Real) or n < 1 or n % 1 for n in given):
+        raise ParameterError(f"examples={examples}: give a whole number from 1 on, or one for each client")
+    return tuple(int(float(n)) for n in given)
 
 
 def _procedure(
@@ -316,20 +337,32 @@ def _rounding(
 ) -> float:
     """What rounding leaves open of the update, relative to its length."""
     trained, moved = weights[model.buffer_size :], float(np.linalg.norm(change[model.buffer_size :]))
-    half = [s for s in ((second,) if is_update else (first, second)) if s.half]
-    unit = 2.0**-9 if half else float(np.finfo(np.float32).eps)
-    size = unit * (1.0 if is_update else float(np.linalg.norm(trained)) / moved)
-    if half and size > _TOO_COARSE:
+    half = [s for s in ((second,) if is_update else (first, second)) if s.half is not None]
+    if not half:
+        unit = float(np.finfo(np.float32).eps)
+        return unit * (1.0 if is_update else float(np.linalg.norm(trained)) / moved)
+    whole = float(np.linalg.norm(joined(list(second.arrays.values())))) if is_update else moved
+    size = float(np.sqrt(sum(_variance(s) for s in half))) / whole
+    if size > _TOO_COARSE:
         raise ParameterError(
-            f"{half[0].source} has half precision, whose rounding is as large as the update ({size:.2g} times); "
-            "capture the round in float32"
+            f"{half[0].source} has half precision ({half[0].half}), and the update is so small that rounding is "
+            f"{size:.2g} times as large; capture the round in float32"
         )
-    if half:
-        notes.append(
-            f"{half[0].source} has half precision: its rounding is up to {size:.2g} of the update, which no attack "
-            "sees behind"
-        )
+    notes.append(
+        f"{half[0].source} has half precision ({half[0].half}): rounding is about {size:.1g} of the update, which no "
+        "attack sees behind"
+    )
     return size
+
+
+def _variance(given: Stored) -> float:
+    """Of the rounding of all of a file's weights, added up: a twelfth of the square of each number's spacing."""
+    assert given.half is not None
+    return sum(
+        float(np.sum(half_spacing(a, given.half) ** 2)) / 12
+        for n, a in given.arrays.items()
+        if role_of(n) not in STATISTICS
+    )
 
 
 def _without_decay(
@@ -372,6 +405,7 @@ def _capture(
     number: int,
     notes: list[str],
     rounding: float,
+    half: bool,
 ) -> Capture:
     clients = 1 if counts is None else len(counts)
     if procedure is not None:
@@ -414,4 +448,4 @@ def _capture(
         client_rate=None if procedure is None or "procedure" not in whose.knows else procedure.client.learning_rate,
         data_kind=kind_of(model.input_shape) if data_kind is None else data_kind,
     )
-    return Capture(view, arrangement, tuple(notes), rounding)
+    return Capture(view, arrangement, tuple(notes), rounding, half)

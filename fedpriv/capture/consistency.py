@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +12,13 @@ import numpy as np
 from fedpriv.base.errors import CapabilityError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Array
+from fedpriv.defense.stations import Defense, labels
 from fedpriv.threat.view import View
 
 #: Two frameworks' float32 arithmetic differs by less than this of an update, times what its rounding leaves open.
 CLOSE = 1e-4
+#: How often its rounding a replay may be off: many steps round in single precision, half precision is rounded to once.
+_OF_SINGLE, _OF_HALF = 10, 3
 #: Largest side of a kernel whose rank is counted.
 _LARGEST = 4096
 
@@ -54,29 +59,45 @@ class Check:
 
 
 def consistency(
-    view: View, rounding: float, x: Array | None = None, y: Array | None = None, order: Array | None = None
+    view: View,
+    rounding: float,
+    x: Array | None = None,
+    y: Array | None = None,
+    order: Array | None = None,
+    *,
+    coarse: bool = False,
 ) -> Check:
     """Replays the procedure on the truth; without it, looks at sizes and at what moved. See `Capture.check`.
+
+    Args:
+      view, rounding: as a Capture has them.
+      x, y, order: as `Capture.check` has them.
+      coarse: whether `rounding` is that of half precision, and so about what is to be expected; else it is a bound on
+        the rounding of one step.
 
     Raises:
       ParameterError: examples of another shape or number.
     """
     if x is None or y is None:
         return Check(tuple(_without_truth(view, rounding)))
+    lacking = [
+        what
+        for what, held in (("the procedure", view.procedure), ("the number of examples", view.num_examples))
+        if held is None
+    ]
+    if lacking:
+        said = (
+            f"Not replayed on the truth, since {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not said."
+        )
+        return Check((Remark("open", said), *_without_truth(view, rounding)))
     try:
-        return _replayed(view, rounding, np.asarray(x), np.asarray(y), order)
+        return _replayed(view, rounding * (_OF_HALF if coarse else _OF_SINGLE), np.asarray(x), np.asarray(y), order)
     except CapabilityError as e:
-        return Check((Remark("open", f"not replayed: {e}"),))
+        return Check((Remark("open", f"Not replayed on the truth: {e}"),))
 
 
 def _replayed(view: View, rounding: float, x: Array, y: Array, order: Array | None) -> Check:
-    if x.shape[1:] != view.model.input_shape or len(x) != len(y):
-        raise ParameterError(
-            f"the truth has examples {list(x.shape)} and labels {list(y.shape)}, but model '{view.model.name}' takes "
-            f"{list(view.model.input_shape)} and a label each"
-        )
-    if len(x) != view.total_examples:
-        raise ParameterError(f"the truth has {len(x)} examples, but {view.total_examples} are stated; give the same")
+    check_truth(view, x, y)
     trained = slice(view.model.buffer_size, None)
     observed = np.asarray(view.observed, np.float64)
     y = y.astype(view.model.task.target_dtype)
@@ -99,10 +120,13 @@ def _replayed(view: View, rounding: float, x: Array, y: Array, order: Array | No
             f"{error:.1g}. What the client drew is unknown, so that this judges nothing."
         )
         return Check((Remark("open", text),), error)
-    allowed = max(CLOSE, 10 * rounding)
+    drawing = [(label, p) for label, p in _links(view) if not p.replayable]
+    if drawing:
+        return Check((_beside_draws(view, drawing, error, length),), error)
+    allowed = max(CLOSE, rounding)
     said = f"Replayed on the truth: relative error {error:.1g}"
     if error <= allowed:
-        floor = f" (rounding leaves up to {rounding:.1g} open)" if rounding > CLOSE / 10 else ""
+        floor = f" (rounding leaves up to {rounding:.1g} open)" if rounding > CLOSE else ""
         return Check((Remark("consistent", f"{said}: consistent{floor}."), *_moved_statistics(view, simulated)), error)
     shuffled = order is None and any(view.procedure.steps_per_epoch(n) > 1 for n in view.num_examples or ())  # type: ignore[union-attr]
     if shuffled:
@@ -123,6 +147,40 @@ def _replayed(view: View, rounding: float, x: Array, y: Array, order: Array | No
         ),
         error,
     )
+
+
+def check_truth(view: View, x: Array, y: Array) -> None:
+    """Raises ParameterError for examples that are not as many, or not of the shape, that the view says."""
+    if x.shape[1:] != view.model.input_shape or len(x) != len(y):
+        raise ParameterError(
+            f"the truth has examples {list(x.shape)} and labels {list(y.shape)}, but model '{view.model.name}' takes "
+            f"{list(view.model.input_shape)} and a label each"
+        )
+    if view.num_examples is not None and len(x) != view.total_examples:
+        raise ParameterError(f"the truth has {len(x)} examples, but {view.total_examples} are stated; give the same")
+
+
+def _links(view: View) -> list[tuple[str, Defense]]:
+    """The links of the known defenses, each with its defense's label."""
+    pairs = zip(labels(view.defenses), view.defenses, strict=True)
+    return [(label, part) for label, defense in pairs for part in defense.parts()]
+
+
+def _beside_draws(view: View, drawing: Sequence[tuple[str, Defense]], error: float, length: float) -> Remark:
+    """What a replay says where a defense draws: where that is noise of a known size alone, whether it may be that."""
+    names = " and ".join(f"'{label}'" for label in dict.fromkeys(label for label, _ in drawing))
+    said = f"Replayed on the truth without what {names} {'draws' if len(drawing) == 1 else 'draw'}: relative error "
+    noise = drawing[0][1].noise(view.plan) if len(drawing) == 1 and view.kind == "update" else None
+    if noise is None or noise.where != "update" or noise.scale is None:
+        return Remark("open", f"{said}{error:.1g}. What the client drew is unknown, so that this judges nothing.")
+    sent = int(np.count_nonzero(np.asarray(view.observed)[view.model.buffer_size :]))
+    expected = noise.scale * math.sqrt(sent) / length
+    said += f"{error:.2g}, and its noise alone is about {expected:.2g} of the update"
+    if error < expected / 2:
+        return Remark("contradiction", f"{said}: there is less noise in it, or none.")
+    if error > 2 * expected:
+        return Remark("contradiction", f"{said}: the stated procedure and defenses do not explain the rest.")
+    return Remark("consistent", f"{said}: consistent as far as noise lets that be seen.")
 
 
 def _checked_order(view: View, order: Array, n: int) -> np.ndarray:
@@ -162,12 +220,20 @@ def _hint(view: View, simulated: Array) -> str:
         explained = f": a learning rate of {rate:.4g} would explain it" if factor > 0 else ""
         return f"It is {factor:.4g} times what the procedure gives{explained}."
     if factor < 0 and left < 0.7:
-        return "It points the other way: before and after may be exchanged, or a gradient's sign."
+        return (
+            "It points the other way: before and after may be exchanged, or a gradient's sign, or a difference of "
+            "weights was taken for a gradient (update_is)."
+        )
     parts = {}
     for name in spec.names[view.model.buffers :]:
         part = spec.slice_of(name)
         o, s = np.asarray(view.observed, np.float64)[part], simulated[part]
         parts[name] = float(np.linalg.norm(s - o)) / max(float(np.linalg.norm(o)), 1e-30)
+    still = [n for n in parts if not np.any(np.asarray(view.observed)[spec.slice_of(n)]) and parts[n] > 0]
+    if still:
+        return (
+            f"{', '.join(still)} did not move, which the procedure would have moved: say what was not trained (frozen)."
+        )
     worst, best = max(parts, key=parts.__getitem__), min(parts, key=parts.__getitem__)
     return (
         f"It is furthest off at '{worst}' ({parts[worst]:.2g}), least at '{best}' ({parts[best]:.2g}). Other "

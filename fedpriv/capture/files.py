@@ -21,6 +21,7 @@ from fedpriv.base.types import Array
 from fedpriv.capture.pickled import from_bytes, read_pickled
 
 Layout = Literal["torch", "keras"]
+Half = Literal["float16", "bfloat16"]
 
 SUFFIXES = (".npz", ".npy", ".keras", ".h5", ".pt", ".pth", ".safetensors")
 _SAFETENSORS = {
@@ -54,6 +55,8 @@ UNREADABLE = (
 _HEAD = 100_000_000
 #: What a checkpoint calls its state dict.
 _STATES = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
+#: What Keras keeps beside the layers, at the top of a file.
+_NO_LAYERS = ("optimizer", "metrics")
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
@@ -65,13 +68,13 @@ class Stored:
       source: the file's name, for messages.
       arrays: by name, in the file's order.
       layout: of whom the kernels' axes are, where the format says it.
-      half: whether all of them have half precision, that of float16 or bfloat16, in whatever type they are stored.
+      half: the type whose precision all of them have, in whatever type they are stored; None if that is not half.
     """
 
     source: str
     arrays: Mapping[str, Array]
     layout: Layout | None = None
-    half: bool = False
+    half: Half | None = None
 
 
 def stored(given: str | Path | Mapping[str, Any] | Any, what: str) -> Stored:
@@ -100,6 +103,8 @@ def stored(given: str | Path | Mapping[str, Any] | Any, what: str) -> Stored:
 def read(path: str | Path) -> Stored:
     """The arrays in a file; see `stored`, which checks them as well."""
     name, path = str(path), Path(path)
+    if path.is_dir():
+        raise DataError(f"{name}: is a folder; give a file, such as one of {', '.join(SUFFIXES[:3])}")
     if not path.is_file():
         raise DataError(f"{name}: no such file")
     suffix = path.suffix.lower()
@@ -197,7 +202,7 @@ def _keras(path: Path) -> dict[str, Array]:
         root = file.get("model_weights", file)
 
         def visit(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and "optimizer" not in name.split("/")[0]:
+            if isinstance(item, h5py.Dataset) and not name.startswith(_NO_LAYERS):
                 found[name] = own(root, name)[()]
 
         ordered = "layer_names" in root.attrs
@@ -266,17 +271,27 @@ def _checked(given: Stored) -> Stored:
         arrays[name] = array.astype(np.float64)
     if not arrays:
         raise DataError(f"{given.source}: holds no weights")
-    return Stored(given.source, arrays, given.layout, _all_half(list(arrays.values())))
+    return Stored(given.source, arrays, given.layout, _half(list(arrays.values())))
 
 
-def _all_half(arrays: list[Array]) -> bool:
-    """Whether all numbers are ones of float16, or all of bfloat16; a few are by chance, and zeros and ones always."""
+def _half(arrays: list[Array]) -> Half | None:
+    """Which of the two all numbers are of; a few are by chance, and zeros and ones always."""
     flat = np.concatenate([a.reshape(-1) for a in arrays])
     flat = flat[(flat != 0) & (np.abs(flat) != 1)]
     if flat.size < 16:
-        return False
+        return None
     with np.errstate(over="ignore"):
         single = flat.astype(np.float32)
         if np.any(single != flat):
-            return False
-        return bool(np.all(single.astype(np.float16) == single) or not np.any(single.view(np.uint32) & 0xFFFF))
+            return None
+        if not np.any(single.view(np.uint32) & 0xFFFF):  # the coarser first: most of its numbers are float16's too
+            return "bfloat16"
+        return "float16" if np.all(single.astype(np.float16) == single) else None
+
+
+def half_spacing(numbers: Array, half: Half) -> np.ndarray:
+    """From each number to the next that half precision has, in float64."""
+    sizes = np.abs(np.asarray(numbers, np.float64))
+    if half == "float16":
+        return np.spacing(sizes.astype(np.float16)).astype(np.float64)
+    return np.exp2(np.floor(np.log2(np.maximum(sizes, np.finfo(np.float32).tiny))) - 7)

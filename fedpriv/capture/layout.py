@@ -35,7 +35,11 @@ _ROLES = {
     "runningvariance": "variance",
     "movingvariance": "variance",
 }
-_STATISTICS = ("mean", "variance")
+STATISTICS = ("mean", "variance")
+
+
+class UnmatchedError(ParameterError):
+    """A file's arrays are not the weights of the model."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Arrangement:
                     f"{given.source}: '{printable(match.source or '')}' has shape {list(array.shape)}, but "
                     f"{list(match.stored)} in the other file; give files of one model"
                 )
-            fitted = _fitted(array, match.shape, self.layout, _role(match.target), self.channels.get(match.target))
+            fitted = _fitted(array, match.shape, self.layout, role_of(match.target), self.channels.get(match.target))
             assert fitted is not None
             out.append(fitted[0])
         return out
@@ -121,8 +125,8 @@ def arrange(
       absent: names of weights, or of layers, that may be missing from the file.
 
     Raises:
-      ParameterError: a weight that the file lacks, or an array that the model lacks; names what is near. Or a layout
-        that cannot be told.
+      UnmatchedError: a weight that the file lacks, or an array that the model lacks; names what is near.
+      ParameterError: a layout that cannot be told, or an assignment that cannot be.
     """
     names = model.spec.names[model.buffers :]
     for target, source in (assigned or {}).items():
@@ -140,7 +144,7 @@ def arrange(
         fitting = _told_by_names(given, fitting)
     if not fitting:
         best = min(tried.values(), key=lambda m: len(m.missing) + len(m.extra))
-        raise ParameterError(best.complaint())
+        raise UnmatchedError(best.complaint())
     return fitting[0].arrangement()
 
 
@@ -174,7 +178,7 @@ def _unflattened(model: Model, given: Stored, layout: Layout) -> Stored:
     flat, spec = arrays[0], model.spec
     sizes = [spec.size - model.buffer_size, spec.size]
     if flat.size not in sizes:
-        raise ParameterError(
+        raise UnmatchedError(
             f"{given.source}: one array of {flat.size:,} numbers, but model '{model.name}' has {sizes[0]:,} weights"
             f"{f' and {model.buffer_size:,} running statistics' if model.buffers else ''}; give the same model"
         )
@@ -182,7 +186,7 @@ def _unflattened(model: Model, given: Stored, layout: Layout) -> Stored:
     out, at = dict[str, Array](), 0
     for name, shape in list(zip(spec.names, spec.shapes))[first:]:
         size = math.prod(shape)
-        own = _torch_shape(shape) if layout == "torch" and _role(name) == "kernel" else shape
+        own = _torch_shape(shape) if layout == "torch" and role_of(name) == "kernel" else shape
         out[name] = flat[at : at + size].reshape(own)
         at += size
     return Stored(given.source, out, given.layout, given.half)
@@ -223,10 +227,10 @@ class _Matching:
         self.roles = _roles(given.arrays)
         self.shapes = dict(zip(spec.names, spec.shapes))
         self.channels = _channels(model) if (flatten or layout) == "torch" else {}
-        statistics = [n for n in given.arrays if self.roles[n] in _STATISTICS]
+        statistics = [n for n in given.arrays if self.roles[n] in STATISTICS]
         weights = [n for n in given.arrays if n not in statistics]
         plain = list(spec.names[model.buffers :])
-        moving = [n for n in spec.names[: model.buffers] if _role(n) in _STATISTICS]
+        moving = [n for n in spec.names[: model.buffers] if role_of(n) in STATISTICS]
         self._match(plain, weights, assigned)
         self._match(moving, statistics, assigned)
         used = {m.source for m in self.found.values()}
@@ -258,14 +262,14 @@ class _Matching:
                 left.remove(fitting[0])
 
     def _fits(self, target: str, source: str) -> bool:
-        role, own = _role(target), self.roles[source]
+        role, own = role_of(target), self.roles[source]
         alike = own in ("", role) or not role or {own, role} == {"bias", "beta"}
         array = self.given.arrays[source]
         return alike and _fitted(array, self.shapes[target], self.layout, role, None) is not None
 
     def _take(self, target: str, source: str, by: str) -> None:
         array, shape = self.given.arrays[source], self.shapes[target]
-        fitted = _fitted(array, shape, self.layout, _role(target), self.channels.get(target))
+        fitted = _fitted(array, shape, self.layout, role_of(target), self.channels.get(target))
         if fitted is None:
             raise ParameterError(
                 f"{self.given.source}: '{printable(source)}' of shape {list(array.shape)} is no '{target}' of shape "
@@ -326,14 +330,15 @@ def _plain(name: str) -> str:
     return "/".join([p.lower().replace("_", "") for p in layer] + [role])
 
 
-def _role(name: str) -> str:
+def role_of(name: str) -> str:
+    """What a weight of that name is to its layer, such as `kernel`; "" where the name does not say."""
     last = _parts(name)[-1] if _parts(name) else name
     return _ROLES.get(last.lower().replace("_", ""), "")
 
 
 def _roles(arrays: Mapping[str, Array]) -> dict[str, str]:
     """What each array is to its layer; in PyTorch a normalization's scale is a `weight` too."""
-    return {n: "gamma" if (r := _role(n)) == "kernel" and a.ndim == 1 else r for n, a in arrays.items()}
+    return {n: "gamma" if (r := role_of(n)) == "kernel" and a.ndim == 1 else r for n, a in arrays.items()}
 
 
 def _fitted(
@@ -368,9 +373,9 @@ def _channels(model: Model) -> dict[str, int]:
         before = model.input_shape
         channels = before[-1] if len(before) == 3 else None
         for name, shape in list(zip(model.spec.names, model.spec.shapes))[model.buffers :]:
-            if _role(name) == "kernel" and len(shape) == 4:
+            if role_of(name) == "kernel" and len(shape) == 4:
                 channels = shape[3]
-            elif _role(name) == "kernel" and len(shape) == 2:
+            elif role_of(name) == "kernel" and len(shape) == 2:
                 if channels is not None and shape[0] % channels == 0:
                     found[name] = channels
                 channels = None

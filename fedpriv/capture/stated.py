@@ -20,6 +20,8 @@ _ALSO = {
     "steps": "max_local_steps",
     "mu": "proximal",
 }
+#: What PyTorch's optimizers take where nothing else is said; Keras's Adam has an epsilon of 1e-7.
+_DEFAULTS = {"adam": {"beta_2": 0.999, "epsilon": 1e-8}, "adagrad": {"epsilon": 1e-10}}
 _OWN = ("local_epochs", "batch_size", "max_local_steps", "batch_selection", "proximal")
 _KNOWN = [*_OWN, *(f"client.{name}" for name in Optimizer.model_fields if name != "schedule")]
 
@@ -29,9 +31,10 @@ def stated_procedure(text: str, num_examples: tuple[int, ...] | None = None) -> 
 
     Args:
       text: `key=value` with commas between: `epochs`, `batch_size` (without one, or `none`, all examples are one
-        batch), `client.learning_rate`, `client.momentum` (then SGD has it), `client.weight_decay`, `client.kind`,
-        `proximal`,
-        `steps` (instead of epochs), `batch_selection`; `lr`, `momentum`, `weight_decay` and `optimizer` are short.
+        batch), `client.learning_rate`, `client.momentum` (then SGD has it), `client.weight_decay`, `client.kind`
+        (of `adam` and `adagrad` what is not said is as in PyTorch: beta_2 0.999 and epsilon 1e-8, epsilon 1e-10),
+        `proximal`, `steps` (instead of epochs), `batch_selection`; `lr`, `momentum`, `weight_decay` and `optimizer` are
+        short.
       num_examples: of each client, which `steps` take to tell the epochs.
 
     Raises:
@@ -45,6 +48,10 @@ def stated_procedure(text: str, num_examples: tuple[int, ...] | None = None) -> 
         place, own = (client, name.removeprefix("client.")) if name.startswith("client.") else (fields, name)
         if own in place:
             raise ParameterError(f"procedure: '{key}' gives {name} a second time; give it once")
+        if "=" in value:
+            raise ParameterError(
+                f"procedure: '{key}={value}' holds a second '='; write commas between: epochs=3, lr=0.01"
+            )
         place[own] = None if value.lower() in ("none", "full") else value
     if client.get("learning_rate") is None:
         raise ParameterError(
@@ -54,6 +61,8 @@ def stated_procedure(text: str, num_examples: tuple[int, ...] | None = None) -> 
         del client["momentum"]
     if "momentum" in client:
         client.setdefault("kind", "momentum")
+    for name, usual in _DEFAULTS.get(client.get("kind") or "", {}).items():
+        client.setdefault(name, usual)
     fields.setdefault("batch_size", None)
     if "max_local_steps" in fields and "local_epochs" not in fields:
         if num_examples is None:

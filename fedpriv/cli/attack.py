@@ -273,7 +273,7 @@ def attack(
     from fedpriv.data.tokenizer import keep
     from fedpriv.experiment.assembly import describe_images, make_stage, threat_line
     from fedpriv.rounds.attempts import attempts
-    from fedpriv.rounds.trial import Inapplicable
+    from fedpriv.rounds.trial import Inapplicable, inapplicable
     from fedpriv.threat.control import is_generative
     from fedpriv.threat.observe import check_taps
     from fedpriv.threat.tap import Tap
@@ -336,7 +336,7 @@ def attack(
         staged.exposure.federation.close()
     if not gathered.scores and gathered.refused and not interrupted:
         reasons = [gathered.refused[0].reason, *gathered.warnings()]
-        raise CapabilityError(f"attack '{made.name}' does not apply: {together(reasons)}")
+        raise CapabilityError(inapplicable(made.name, together(reasons)))
     if not gathered.scores:
         show_inapplicable(waiting, json_lines)
         raise KeyboardInterrupt

@@ -186,6 +186,7 @@ def _one_of(option: str, text: str | None, known: tuple[str, ...]) -> Any:
 
 def _captured(setting: Setting, given: Captured, facts: Facts, kind: Kind | None, data: Dataset | None) -> Capture:
     from fedpriv.capture import captured
+    from fedpriv.capture.layout import UnmatchedError
     from fedpriv.models import load
 
     layouts = ("torch", "keras")
@@ -210,24 +211,41 @@ def _captured(setting: Setting, given: Captured, facts: Facts, kind: Kind | None
         assigned[target] = source
     assert given.before is not None
     update_is: Literal["gradient", "difference"] = _one_of("--update-is", given.update_is, ("gradient", "difference"))
-    return captured(
-        load(setting.model, facts),
-        before=given.before,
-        after=given.after,
-        update=given.update,
-        update_is=update_is,
-        procedure=given.procedure,
-        examples=_numbers(given.examples),
-        labels=data.targets(slice(None)) if data is not None and "labels" in adversary.knows else None,
-        layout=_one_of("--layout", given.layout, layouts),
-        flatten=_one_of("--flatten", given.flatten, layouts),
-        assigned=assigned,
-        frozen=tuple(given.frozen or ()),
-        defenses=setting.made_defenses(),
-        adversary=adversary,
-        data_kind=kind,
-        weighting=setting.exposure.weighting,
-    )
+    try:
+        return captured(
+            load(setting.model, facts),
+            before=given.before,
+            after=given.after,
+            update=given.update,
+            update_is=update_is,
+            procedure=given.procedure,
+            examples=_numbers(given.examples),
+            labels=data.targets(slice(None)) if data is not None and "labels" in adversary.knows else None,
+            layout=_one_of("--layout", given.layout, layouts),
+            flatten=_one_of("--flatten", given.flatten, layouts),
+            assigned=assigned,
+            frozen=tuple(given.frozen or ()),
+            defenses=setting.made_defenses(),
+            adversary=adversary,
+            data_kind=kind,
+            weighting=setting.exposure.weighting,
+        )
+    except UnmatchedError as e:
+        raise ParameterError(f"{e}. {_built_for(given, data, facts, setting)}") from e
+
+
+def _built_for(given: Captured, data: Dataset | None, facts: Facts, setting: Setting) -> str:
+    """Whose examples a model was built for that the weights are not of."""
+    if given.shape is not None:
+        whose = "as --shape and --classes say" if given.truth is None else "as --truth and --shape say"
+    elif data is None:
+        whose = f"as data '{setting.data}' has them; give --shape and --classes of yours, or --truth"
+    elif given.classes is None:
+        whose = "as --truth has them; --classes says how many classes there were, where num_classes is not in it"
+    else:
+        whose = "as --truth and --classes have them"
+    shape = "x".join(map(str, facts.input_shape))
+    return f"The model was built for examples of {shape} and {facts.num_classes} classes, {whose}"
 
 
 def _show(captured: Capture, check: Check, given: Captured, setting: Setting, json_lines: bool) -> None:
@@ -276,22 +294,19 @@ def _scored(
 ) -> None:
     from fedpriv.base.seeds import Purpose, integer_seed
     from fedpriv.cli.attack_output import Gathered, show_row, show_summary
-    from fedpriv.rounds.trial import Inapplicable, try_control, try_trial
+    from fedpriv.rounds.trial import Inapplicable, inapplicable, try_control, try_trial
     from fedpriv.threat.control import is_generative
-    from fedpriv.threat.observation import Observation
-    from fedpriv.threat.truth import Truth
 
     x, y = data.floats(), data.targets(slice(None))
-    clients = tuple(range(captured.view.clients or 1))
-    truth = Truth(x, y, clients, kind=data.kind, num_classes=captured.view.model.num_classes)
-    observation = Observation(captured.view, truth, captured.warnings)
+    observation = captured.observation(x, y)
+    truth = observation.truth
     asked = asked.about(data.kind.measured)
     gathered = Gathered(made.name or type(made).__name__, asked, is_generative(made), setting.controlled)
     for run in range(seed, seed + repeats):
         own = integer_seed(run, Purpose.ATTACK, 0)
         result = try_trial(made, observation, own, asked)
         if isinstance(result, Inapplicable):
-            raise CapabilityError(f"attack '{made.name}' does not apply: {result.reason}")
+            raise CapabilityError(inapplicable(made.name, result.reason))
         at = {"trial": 0, **({"seed": run} if repeats > 1 else {})}
         noise = integer_seed(run, Purpose.CONTROL, 0)
         control = try_control(made, observation, own, asked, noise) if setting.controlled else None
@@ -318,11 +333,14 @@ def _unscored(
     """Without the truth there is no score: only what the attack says of its own finding, and a replay of that."""
     from fedpriv.base.atomic import jsonable, to_json
     from fedpriv.base.seeds import Purpose, integer_seed
-    from fedpriv.rounds.trial import isolated
+    from fedpriv.rounds.trial import inapplicable, isolated
 
     found = list[Any]()
     for run in range(seed, seed + repeats):
-        finding = isolated(made, captured.view, integer_seed(run, Purpose.ATTACK, 0))
+        try:
+            finding = isolated(made, captured.view, integer_seed(run, Purpose.ATTACK, 0))
+        except CapabilityError as e:
+            raise CapabilityError(inapplicable(made.name, str(e))) from e
         said = _own_words(captured, made, finding)
         found.append((finding, said))
         if json_lines:

@@ -46,6 +46,11 @@ class Inapplicable:
     reason: str
 
 
+def inapplicable(attack: str, reason: str) -> str:
+    """That an attack of this name does not apply, and why, with its name said once."""
+    return reason if reason.startswith(f"attack '{attack}' ") else f"attack '{attack}' does not apply: {reason}"
+
+
 def run_trial(
     attack: Attack, observation: Observation | Episode, seed: int = 0, goal: Goal | None = None, **parameters: Any
 ) -> Trial:

@@ -1,7 +1,9 @@
+import math
+
 import numpy as np
 import pytest
 
-from fedpriv import Adversary, load_model, make_attack
+from fedpriv import Adversary, load_model, make_attack, make_defense, run_trial
 from fedpriv.base.errors import CapabilityError, DataError, ParameterError
 from fedpriv.base.lazy import tf
 from fedpriv.capture import captured
@@ -119,7 +121,7 @@ def test_an_update_of_nothing_is_refused(small):
         captured(model, before=weights, update={n: np.zeros_like(w) for n, w in weights.items()})
     with pytest.raises(ParameterError, match="one of the two"):
         captured(model, before=weights)
-    with pytest.raises(ParameterError, match="each client has at least one"):
+    with pytest.raises(ParameterError, match="a whole number from 1 on"):
         captured(model, before=weights, after={n: w + 1 for n, w in weights.items()}, examples=0)
 
 
@@ -133,10 +135,86 @@ def test_half_precision_is_weighed_against_the_update(small, batch):
 
     large = stepped(model, weights, *batch, 1.0)
     noted = captured(model, before=halved(weights), after=halved(large), procedure="lr=1", examples=4)
-    assert "half precision: its rounding is up to" in noted.warnings[0]
+    assert "half precision (float16): rounding is about" in noted.warnings[0]
+    assert noted.check(*batch).error < 3 * noted.rounding < 0.01
     assert not noted.check(*batch).contradicted
-    with pytest.raises(ParameterError, match="as large as the update"):
-        captured(model, before=halved(weights), after=halved(stepped(model, weights, *batch, 0.002)))
+    # a rate that is 5% wrong is further off than rounding, though not than a bound on it
+    wrong = captured(model, before=halved(weights), after=halved(large), procedure="lr=0.95", examples=4)
+    assert wrong.check(*batch).contradicted
+    with pytest.raises(ParameterError, match="times as large; capture the round in float32"):
+        captured(model, before=halved(weights), after=halved(stepped(model, weights, *batch, 0.0002)))
+
+
+def test_the_rounding_of_half_precision_is_as_large_as_said(small):
+    """Against what float32 says: of weights that all moved by more than they are rounded by."""
+    model, weights = small
+    rng = np.random.default_rng(0)
+    weights = {n: rng.uniform(-1, 1, w.shape).astype(np.float32) for n, w in weights.items()}
+    after = {n: w + rng.normal(0, 0.1, w.shape).astype(np.float32) for n, w in weights.items()}
+    for kind, unit in (("float16", 2.0**-11), ("bfloat16", 2.0**-8)):
+
+        def rounded(arrays, kind=kind):
+            if kind == "float16":
+                return {n: a.astype(np.float16) for n, a in arrays.items()}
+            return {n: tf.cast(tf.cast(a, tf.bfloat16), tf.float32).numpy() for n, a in arrays.items()}
+
+        whole = captured(model, before=weights, after=after).view.observed
+        made = captured(model, before=rounded(weights), after=rounded(after))
+        off = np.linalg.norm(made.view.observed - whole) / np.linalg.norm(whole)
+        assert 0.6 < off / made.rounding < 1.6
+        assert kind in made.warnings[0]
+        sent = {n: after[n] - w for n, w in weights.items()}
+        gradient = captured(model, before=weights, update=rounded(sent), update_is="difference")
+        assert 0.1 * unit < gradient.rounding < 0.6 * unit
+
+
+def test_a_layer_that_never_moved_is_named(small, batch):
+    model, weights = small
+    after = stepped(model, weights, *batch, 1.0) | {n: weights[n] for n in weights if n.startswith("dense2")}
+    check = captured(model, before=weights, after=after, procedure="lr=1", examples=4).check(*batch)
+    assert check.contradicted
+    assert "dense2/kernel, dense2/bias did not move" in check.describe()
+    assert "(frozen)" in check.describe()
+
+
+def test_noise_that_a_defense_adds_is_no_contradiction_and_its_absence_is(small, batch):
+    model, weights = small
+    plain = stepped(model, weights, *batch, 1.0)
+    length = math.sqrt(sum(float(np.sum((plain[n] - w) ** 2)) for n, w in weights.items()))
+    rng = np.random.default_rng(0)
+
+    def noisy(scale):
+        return {n: w + rng.normal(0, scale, w.shape) for n, w in plain.items()}
+
+    scale = 0.5 * length
+    defense = make_defense(f"local_dp(clip={2 * length},noise_multiplier=0.25)")  # clips nothing
+    for sent, verdict in ((noisy(scale), "consistent"), (plain, "contradiction"), (noisy(5 * scale), "contradiction")):
+        made = captured(model, before=weights, after=sent, procedure="lr=1", examples=4, defenses=[defense])
+        (remark,) = made.check(*batch).remarks
+        assert remark.verdict == verdict
+        assert "without what 'local_dp' draws" in remark.text
+
+
+def test_an_attack_on_a_capture_with_its_truth_is_scored(small, batch):
+    model, weights = small
+    after = stepped(model, weights, *batch, 1.0)
+    made = captured(model, before=weights, after=after, procedure="lr=1", examples=4.0)  # as R writes it
+    trial = run_trial(make_attack("first_layer"), made.observation(*batch))
+    assert len(trial.score.rows()) == 4
+    with pytest.raises(ParameterError, match=r"the truth has 3 examples, but 4 are stated"):
+        made.observation(batch[0][:3], batch[1][:3])
+    for wrong in (2.5, "4", [4, None]):
+        with pytest.raises(ParameterError, match="a whole number from 1 on"):
+            captured(model, before=weights, after=after, examples=wrong)
+
+
+def test_what_was_not_said_is_named_where_it_is_wanted(small, batch):
+    model, weights = small
+    after = stepped(model, weights, *batch, 1.0)
+    said = captured(model, before=weights, after=after, procedure="lr=1").check(*batch).describe()
+    assert "since the number of examples is not said" in said
+    said = captured(model, before=weights, after=after, examples=4).check(*batch).describe()
+    assert "since the procedure is not said" in said
 
 
 def test_files_of_two_models_are_refused(small):
@@ -158,6 +236,7 @@ def test_files_of_two_models_are_refused(small):
         ("lr=0.1, learning_rate=0.1", "a second time"),
         ("lr=-1", "learning_rate"),
         ("lr=0.1, epochs", "no key=value"),
+        ("lr=0.1 epochs=2", "write commas between"),
         ("lr=0.1, steps=2", "number of examples"),
         ("lr=0.1, momentum=much", "no number"),
     ],
@@ -175,6 +254,9 @@ def test_a_procedure_in_other_frameworks_words(small):
     steps = stated_procedure("steps=7, batch_size=4, lr=1", (10,))
     assert steps.local_steps(10) == 7
     assert stated_procedure("lr=1, momentum=0").client.kind == "sgd"
+    adam = stated_procedure("lr=1, optimizer=adam").client
+    assert (adam.beta_1, adam.beta_2, adam.epsilon) == (0.9, 0.999, 1e-8)
+    assert stated_procedure("lr=1, optimizer=adam, client.epsilon=1e-7").client.epsilon == 1e-7
     model, weights = small
     after = {n: w + 1 for n, w in weights.items()}
     with pytest.raises(

@@ -23,6 +23,12 @@ def test_the_formats_of_keras_hold_the_same_weights(tmp_path):
         assert sum(n.split(":")[0].endswith("moving_variance") for n in arrays) == 1
         assert {len(a.shape) for n, a in arrays.items() if "kernel" in n} == {2, 4}
     assert next(iter(stored(tmp_path / "b.h5", "before").arrays)) == "first/kernel:0"  # in the model's order
+    model.compile("sgd", "mse")
+    model.fit(np.zeros((1, 8, 8, 1)), np.zeros((1, 3)), verbose=0)
+    assert model.metrics  # which Keras saves as well, and the optimizer
+    for name in ("g.weights.h5", "h.keras"):
+        model.save(tmp_path / name) if name.endswith(".keras") else model.save_weights(tmp_path / name)
+        assert list(stored(tmp_path / name, "after").arrays) == list(stored(tmp_path / "d.keras", "before").arrays)
     (tmp_path / "e.h5").write_bytes((tmp_path / "b.h5").read_bytes()[:2000])
     (tmp_path / "f.keras").write_bytes((tmp_path / "d.keras").read_bytes()[:2000])
     for name in ("e.h5", "f.keras"):
@@ -73,7 +79,12 @@ def test_what_is_no_weights_is_refused_by_name(tmp_path):
         with pytest.raises(DataError, match=f"'fc/bias'.*{why}"):
             stored({"fc/bias": array}, "before")
     np.savez(tmp_path / "o.npz", w=np.array([{}], dtype=object))
-    for name, why in (("o.npz", "cannot be read"), ("missing.npz", "no such file"), ("w.pickle", "no such file")):
+    for name, why in (
+        (".", "is a folder"),
+        ("o.npz", "cannot be read"),
+        ("missing.npz", "no such file"),
+        ("w.pickle", "no such file"),
+    ):
         with pytest.raises(DataError, match=why):
             stored(tmp_path / name, "before")
     (tmp_path / "w.pickle").write_bytes(b"")
@@ -86,9 +97,9 @@ def test_what_is_no_weights_is_refused_by_name(tmp_path):
 def test_half_precision_is_seen_in_whatever_type_it_is_stored():
     numbers = np.random.default_rng(0).normal(size=64).astype(np.float32)
     assert not stored({"w": numbers}, "before").half
-    assert stored({"w": numbers.astype(np.float16)}, "before").half
-    assert stored({"w": numbers.astype(np.float16).astype(np.float64)}, "before").half
-    assert stored({"w": (numbers.view(np.uint32) & 0xFFFF0000).view(np.float32)}, "before").half
+    assert stored({"w": numbers.astype(np.float16)}, "before").half == "float16"
+    assert stored({"w": numbers.astype(np.float16).astype(np.float64)}, "before").half == "float16"
+    assert stored({"w": (numbers.view(np.uint32) & 0xFFFF0000).view(np.float32)}, "before").half == "bfloat16"
     assert not stored({"w": np.zeros(64)}, "before").half
 
 

@@ -1,4 +1,4 @@
-"""Rounds that PyTorch, Flower and TFF trained; `experiments/captures` has the scripts that made the files."""
+"""Rounds that PyTorch, Flower, NVFlare and TFF trained; `experiments/captures` has the scripts that made the files."""
 
 import numpy as np
 import pytest
@@ -125,3 +125,36 @@ def test_what_tffs_own_process_releases_is_the_mean_of_its_clients(path, truth):
     found = make_attack("first_layer").run(made.view, 0)
     for image in x:
         assert np.abs(found.x - image).max((1, 2, 3)).min() < 1e-4
+
+
+@pytest.fixture(scope="module")
+def nvflare():
+    model = load_model("mlp(hidden=[40],activation=relu)", input_shape=(14, 14, 1), num_classes=10)
+
+    def capture(path, update_is="difference", procedure="epochs=3, lr=0.05, momentum=0.9"):
+        files = {"before": path("nvflare_before.npz"), "update": path("nvflare_update.npz")}
+        return captured(model, **files, update_is=update_is, procedure=procedure, examples=3)
+
+    return capture
+
+
+def test_what_nvflares_client_sends_is_a_difference_of_weights(nvflare, path, truth):
+    x, y, _ = truth("nvflare")
+    made = nvflare(path)
+    assert [m.source for m in made.arrangement.matches] == ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"]
+    assert made.check(x, y).error < 2e-6
+    assert nvflare(path, procedure="epochs=3, lr=0.05").check(x, y).contradicted
+    mistaken = nvflare(path, "gradient", None).check(x, y)
+    assert mistaken.contradicted
+    assert "or a difference of weights was taken for a gradient" in mistaken.describe()
+
+
+@pytest.mark.slow
+def test_three_images_come_out_of_three_epochs_of_nvflares_client(nvflare, path, truth):
+    x, y, _ = truth("nvflare")
+    made = nvflare(path)
+    assert not np.isfinite(make_attack("first_layer").run(made.view, 0).x).any()  # no unit fires for one image alone
+    found = make_attack("modern").run(made.view, 0)
+    assert sorted(found.y) == sorted(y)
+    for image in x:
+        assert np.mean((found.x - image) ** 2, (1, 2, 3)).min() < 1e-6

@@ -90,6 +90,30 @@ def test_what_cannot_be_is_said_without_a_traceback(run, arguments, why):
 
 
 def test_an_attack_that_does_not_apply_says_why(run):
-    status, _, err = run("attack", "rgap", *FLOWER, *SHAPED)
-    assert status == 2
-    assert "needs an update made by one local step" in " ".join(err.split())
+    for given in (SHAPED, TRUTH):
+        status, _, err = run("attack", "rgap", *FLOWER, *given)
+        assert status == 2
+        assert "needs an update made by one local step" in " ".join(err.split())
+        assert err.count("'rgap'") == 1
+        status, _, err = run("attack", "tableak", *FLOWER, *given)
+        assert status == 2
+        assert "fedpriv: attack 'tableak' does not apply: coordinates" in " ".join(err.split())
+
+
+def test_a_model_that_does_not_fit_says_whose_examples_it_was_built_for(run, tmp_path):
+    with np.load(STORED / "flower_truth.npz") as truth:
+        np.savez(tmp_path / "t.npz", x=truth["x"], y=truth["y"])
+    for given, why in (
+        (("--examples", "2"), "28x28x1 and 10 classes, as data 'fashion_small' has them; give --shape"),
+        (("--examples", "2", "--truth", tmp_path / "t.npz"), "2 classes, as --truth has them; --classes says how many"),
+        ((*SHAPED[:-1], "12"), "14x14x1 and 12 classes, as --shape and --classes say"),
+    ):
+        status, _, err = run("attack", "first_layer", *FLOWER, *given)
+        assert status == 2
+        said = " ".join(err.split())
+        assert "The model was built for examples of" in said
+        assert why in said
+    given = ("--examples", "2", "--truth", tmp_path / "t.npz", "--classes", "10")
+    status, out, _ = run("attack", "first_layer", *FLOWER, *given)
+    assert status == 0
+    assert "2 of 2 images reconstructed" in out

@@ -15,9 +15,9 @@ from pydantic import Field
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.lazy import tf
 from fedpriv.base.types import Examples, Tensor, Tensors
+from fedpriv.defense.stations import Station
 from fedpriv.models.model import Model
 from fedpriv.models.tasks.binary import Binary
-from fedpriv.models.tasks.regression import Regression
 from fedpriv.threat.attack import Attack, Capability, Finding
 from fedpriv.threat.view import View
 from fedpriv_attacks.exact.dense_input import DenseInput, DenseNames, dense_input, find_dense_input, rank_above_rounding
@@ -35,6 +35,8 @@ SCREEN = 0.25
 LENGTHS = 32
 #: How far an example's weight may be from one example's, relative to it: what may be mixed in from another.
 MIXED = 2.5e-3
+#: The same where a gradient has one direction for all labels, so that the weight alone tells examples from mixtures.
+MIXED_ALIKE = 1e-4
 #: How far a probability may be below zero, relative to the residual at the label, for the residual's error.
 SIGNS = 0.02
 #: Largest error of a value, relative to the values' range or to 1, of what is claimed.
@@ -144,10 +146,14 @@ def _weighed(found: list[_Found], peeling: _Peeling) -> tuple[list[_Found], int]
     """Those that weigh in the update what one example does, or several alike; and how many do not.
 
     What is mixed into an example from another leaves no trace across the row space where the network is sure of both,
-    but moves its weight by as much as was mixed in. One example's weight follows from numbers and rate. Where it does
+    but moves its weight by as much as was mixed in. One example's weight follows from numbers and rate. Where it may
     not, as behind clipping, one that most found ones have in common does; where there is none, nothing is told.
+
+    Two examples that are nearly alike and fire the same units look like twice their mean: x_1 d_1^T + x_2 d_2^T is
+    2 x d^T for the means x and d, plus half the product of the differences. Of an example that really is there twice
+    nothing is left. So a multiple is believed only where all that is in the gradient was found.
     """
-    strays = peeling.strays(found, found)
+    strays = peeling.strays(found, found, multiples=len(found) >= peeling.space.rank)
     if strays is None:
         kept = [f for f in found if not f.thin]
         return kept, len(found) - len(kept)
@@ -155,8 +161,26 @@ def _weighed(found: list[_Found], peeling: _Peeling) -> tuple[list[_Found], int]
     return kept, len(found) - len(kept)
 
 
+def _factors(found: list[_Found], view: View) -> np.ndarray:
+    """What the loss's slope is in an only logit, which a share in the direction of that logit leaves open; else 1."""
+    model = view.model
+    if not isinstance(model.task, Binary):
+        return np.ones(len(found))
+    weights = [tf.constant(w) for w in model.spec.unflatten_numpy(np.asarray(view.weights, model.spec.dtype))]
+    x = np.stack([f.x for f in found]).reshape(-1, *model.input_shape).astype(model.spec.dtype)
+    logits = np.asarray(model.apply(weights, tf.constant(x), True), np.float64).reshape(-1)
+    return 0.5 * (1 + np.tanh(logits / 2)) - np.array([f.label for f in found])
+
+
+def _sends_plainly(view: View) -> bool:
+    """Whether no known defense can change what an example weighs in the update."""
+    parts = [part for defense in view.defenses for part in defense.parts()]
+    acts = (Station.BATCH, Station.DATA, Station.GRADIENT, Station.UPDATE)
+    return "defense" in view.adversary.knows and not any(part.acts_at(at) for part in parts for at in acts)
+
+
 def _reason(ended: str, unsure: int) -> str:
-    why = "something of others may be mixed into them, or the update's digits do not tell them"
+    why = "they weigh otherwise than one example, so that others may be mixed into them, or the digits do not tell them"
     left = f"{unsure} were left out, as {why}" if unsure else ""
     return "; ".join(filter(None, (ended, left)))
 
@@ -466,8 +490,7 @@ class _Peeling:
         while len(self.found) < self.space.rank:
             new = self._wave()
             if not new:
-                missing = self.space.rank - len(self.found)
-                self.reason = f"no unit is left that one of the other {missing} examples fires alone"
+                self.reason = "no unit is left that one of the other examples fires alone"
                 break
             self.waves.append(len(new))
             self.found += new
@@ -553,27 +576,33 @@ class _Peeling:
             basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
         return new
 
-    def strays(self, found: list[_Found], among: list[_Found]) -> np.ndarray | None:
+    def strays(self, found: list[_Found], among: list[_Found], multiples: bool = True) -> np.ndarray | None:
         """How much farther each weight is from one example's, or that of several alike, than allowed; `[found]`.
 
         One example's is that which the numbers and the rate give, or else, as behind clipping, one that most of `among`
-        have in common; None where there is none.
+        have in common; None where there is none. `multiples`: whether examples may be in the batch several times.
         """
-        if not self.view.model.task.softmax or not found:
+        if not found:
             return None
+        mixed = MIXED if self.view.model.num_classes > 2 else MIXED_ALIKE
 
         def beyond(these: list[_Found], units: Sequence[float]) -> np.ndarray:
             spreads = [self.space.spread(f.row[: len(self.k)], f.share) for f in these]
-            ratio = np.array([f.weight for f in these])[:, None] / np.asarray(units)
-            whole = np.where([[f.thin] for f in these], 1, np.maximum(np.round(ratio), 1))
-            off = np.min(np.abs(ratio / whole - 1), axis=1)
-            return np.asarray(off - MIXED - 4 * self.layer.rounding * np.array(spreads))
+            ratio = self._weights(these)[:, None] / np.asarray(units)
+            single = [[f.thin or not multiples] for f in these]
+            off = np.min(np.abs(ratio / np.where(single, 1, np.maximum(np.round(ratio), 1)) - 1), axis=1)
+            return np.asarray(off - mixed - 4 * self.layer.rounding * np.array(spreads))
 
-        common = (float(np.median([f.weight for f in among])),) if len(among) > 2 else ()
-        for units in (weights_of_one(self.view, self.layer), common):
-            if units and np.mean(beyond(among, units) < 0) > 0.5:
+        known = weights_of_one(self.view, self.layer)
+        common = (float(np.median(self._weights(among))),) if len(among) > 2 else ()
+        for units in (known, common):
+            plainly = units is known and _sends_plainly(self.view)
+            if units and (plainly or np.mean(beyond(among, units) < 0) > 0.5):
                 return beyond(found, units)
         return None
+
+    def _weights(self, found: list[_Found]) -> np.ndarray:
+        return np.array([f.weight for f in found]) / _factors(found, self.view)
 
     def _near(self, x: np.ndarray, z: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Which of `x` are near the row space, and the pairs of one of them and a direction that are, with shares."""
@@ -657,7 +686,7 @@ class _Peeling:
             label = int(directions[b])
             if isinstance(task, Binary):  # the one direction's factor is p - y times the example's weight
                 label = int(weight < 0)
-            signed = isinstance(task, Binary | Regression) or weight > 0
+            signed = isinstance(task, Binary) or weight > 0
             if not (label_fits[b] and outside[b] < self.tolerance and signed and np.isfinite(weight)):
                 found.append(None)
                 continue
@@ -903,11 +932,10 @@ def _check(view: View, names: DenseNames) -> None:
             f"attack 'peel' needs units that one example fires alone, but those behind '{names.kernel}' of model "
             f"'{model.name}' {why}; use a ReLU after it and no batch normalization, or 'cocktail_party'"
         )
-    single = isinstance(model.task, Binary) or (isinstance(model.task, Regression) and model.task.targets == 1)
-    if not model.task.softmax and not single:
+    if not model.task.softmax and not isinstance(model.task, Binary):
         raise CapabilityError(
-            f"attack 'peel' needs one target an example, by softmax, one logit or one number; model '{model.name}' has "
-            f"task '{model.task.name}'; use 'spear' or 'dlg'"
+            f"attack 'peel' proves an example by what one with its label weighs in the update; model '{model.name}' "
+            f"has task '{model.task.name}', whose targets leave that open; use 'spear' or 'dlg'"
         )
 
 

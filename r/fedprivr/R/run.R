@@ -57,8 +57,8 @@ fp_train <- function(data = "fashion_small", model = "2nn", clients = 100,
 #' Reconstruct what is behind intercepted updates
 #'
 #' @param attack a name such as `"dlg"`, `"first_layer"` or `"modern(steps=500)"`.
-#' @param on what is attacked: an [fp_train()] with `intercept`, or a list of its observations. NULL makes rounds only
-#'   to be attacked, from the following arguments.
+#' @param on what is attacked: an [fp_train()] with `intercept`, or a list of its observations, or one of a
+#'   captured round: `capture$observation(x, y)`. NULL makes rounds only to be attacked, from the following arguments.
 #' @param data,model,defenses,adversary,seed as in [fp_train()].
 #' @param images how many cohorts are attacked; with one client and one example each these are as many images.
 #' @param batch,cohort examples a client, and clients a cohort.
