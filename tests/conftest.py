@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,17 @@ settings.load_profile("same")
 
 SHAPE, CLASSES = (4, 4, 1), 3
 SIZES = (5, 12, 1, 8, 4)
+
+
+#: Files of few tests that take long. Two processes share the files, so that what is long must not begin last.
+LONG = ("test_r.py", "test_readme.py", "test_report.py", "test_fuzz.py", "test_main.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, then those of many tests."""
+    counts = Counter(item.path for item in items)
+    long = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: (long.get(item.path.name, len(LONG)), -counts[item.path], str(item.path)))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
