@@ -811,8 +811,10 @@ class _Peeling:
         z = tail.preactivations(u).astype(np.float64)
         unclear = np.abs(z) < 4 * error[:, None] * self.loudness
         slopes, counts = tail.slopes(z), unclear.sum(axis=1)
+        fired = np.sum((z > 0) & ~unclear, axis=1)
         rows, directions = u @ self.space.left, np.full(len(u), -1)
-        enough = self.layer.units - counts - self.space.rank >= LEAST_EQUATIONS + slopes.shape[1]
+        least = LEAST_EQUATIONS + slopes.shape[1]
+        enough = (self.layer.units - counts - self.space.rank >= least) & (fired >= least)
         for these in _groups(counts, enough):
             clear = self._clear(slopes[these], unclear[these])
             squares, residuals = _least(clear.rest, clear.products)
@@ -822,17 +824,15 @@ class _Peeling:
             directions[these] = np.where(np.sqrt(np.maximum(squares, 0)) < self.tolerance, labels, -1)
         lengths, blunt = np.zeros(len(u)), []
         for i in np.flatnonzero(directions >= 0):
-            which = np.full(17, directions[i])
 
-            def shares(scales: np.ndarray, z: np.ndarray = z[i], which: np.ndarray = which) -> np.ndarray:
-                shares = tail.shares(scales[:, None] * z, np.arange(len(scales)), which[: len(scales)])
-                return shares.astype(np.float64)
+            def shares(scales: np.ndarray, z: np.ndarray = z[i], direction: int = directions[i]) -> np.ndarray:
+                pairs = np.arange(len(scales)), np.full(len(scales), direction)
+                return tail.shares(scales[:, None] * z, *pairs).astype(np.float64)
 
-            lengths[i], sharp = self._measured(shares, 1 / u[i].max(), rows[i])
+            lengths[i], sharp = self._measured(shares, 1 / u[i].max())
             if sharp:
-                self.sharp.append(
-                    self.space.weight(lengths[i] * rows[i], shares(lengths[i : i + 1])[0] @ self.space.right)
-                )
+                share = shares(lengths[i : i + 1])[0]
+                self.sharp.append(self.space.weight(lengths[i] * rows[i], share @ self.space.right))
             else:
                 blunt.append((i, shares))
         common = self._common()
@@ -848,15 +848,13 @@ class _Peeling:
         known = [unit for unit in weights_of_one(self.view, self.layer) if abs(middle / unit - 1) < 4 * MIXED]
         return known[0] if known else middle if len(self.sharp) > 2 else None
 
-    def _measured(self, shares: Callable[[np.ndarray], np.ndarray], top: float, row: np.ndarray) -> tuple[float, bool]:
-        """The length up to `top` whose share lies nearest to the row space, and whether others are far from it."""
-        scale, width = 0.0, top
-        scales = top * np.arange(1, LENGTHS + 1) / LENGTHS
-        for turn in range(8):
-            outside = np.concatenate([self.space.outside(shares(part)) for part in np.array_split(scales, 2)])
-            scale = float(scales[np.argmin(outside)])
-            width = top / LENGTHS / 8**turn
+    def _measured(self, shares: Callable[[np.ndarray], np.ndarray], top: float) -> tuple[float, bool]:
+        """The length up to `top` whose share lies nearest to the row space, and whether those beside it are far."""
+        scales, width = top * np.arange(1, LENGTHS + 1) / LENGTHS, top / LENGTHS
+        for _ in range(8):
+            scale = float(scales[np.argmin(self.space.outside(shares(scales)))])
             scales = np.maximum(scale + width * np.linspace(-1, 1, 17), 1e-3 * top)
+            width /= 8
         beside = self.space.outside(shares(scale * np.array([1 - LONGER, 1 + LONGER])))
         return scale, bool(beside.min() > self.tolerance)
 
@@ -864,19 +862,14 @@ class _Peeling:
         self, shares: Callable[[np.ndarray], np.ndarray], top: float, row: np.ndarray, common: float
     ) -> float:
         """The length up to `top` at which the example weighs `common`; 0 for none."""
-
-        def over(scales: np.ndarray) -> np.ndarray:
-            inside = np.concatenate([shares(part) for part in np.array_split(scales, 2)]) @ self.space.right
-            return np.asarray(1 - common * scales * ((inside / self.space.sizes) @ row))
-
         scales = 1.01 * top * np.arange(1, LENGTHS + 1) / LENGTHS
         for _ in range(5):
-            values = over(scales)
-            crossed = np.flatnonzero(np.sign(values[:-1]) != np.sign(values[1:]))
+            inside = shares(scales) @ self.space.right
+            over = 1 - common * scales * ((inside / self.space.sizes) @ row)
+            crossed = np.flatnonzero(np.sign(over[:-1]) != np.sign(over[1:]))
             if not len(crossed):
                 return 0.0
-            last = crossed[-1]
-            scales = np.linspace(scales[last], scales[last + 1], 17)
+            scales = np.linspace(scales[crossed[-1]], scales[crossed[-1] + 1], 17)
         return float(scales[8])
 
     def _length(self, u: np.ndarray) -> float:
