@@ -151,6 +151,7 @@ def test_noise_and_missing_weights_leave_nothing_certified(fashion, network, def
     finding = RobbingTheFed().run(o.view)
     assert finding.extra["certified"] == 0
     assert finding.extra["reason"]
+    assert "none of 0" not in finding.extra["reason"]
     assert not np.isfinite(finding.x).any()
 
 

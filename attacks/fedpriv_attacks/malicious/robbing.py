@@ -631,7 +631,9 @@ class RobbingTheFed(Attack):
         k, filled = len(bins.weights), int(np.sum(bins.filled))
         certified = len(distinct(readings.x[readings.certified]))
         unclear = int(np.sum(bins.filled & ~readings.clear))
-        if not certified and not reason:
+        if not certified and not reason and not filled:
+            reason = "no bin stands out of the noise"
+        elif not certified and not reason:
             reason = (
                 f"none of {filled} filled bins is certified: {unclear} are too noisy to tell, {filled - unclear} hold "
                 "several examples"
