@@ -538,14 +538,9 @@ class _Peeling:
         x, z, error = x[kept], None if z is None else z[kept], error[kept]
         outside = np.ones((len(x), int(direction.max()) + 1))
         outside[x_of, direction] = self.space.outside(shares)
-        place = np.zeros(outside.shape, int)
-        place[x_of, direction] = np.arange(len(x_of))
         close = np.flatnonzero(outside.min(axis=1) <= SCREEN)
-        x, z, error = x[close], None if z is None else z[close], error[close]
-        outside, place = outside[close], place[close]
-        each, which = np.arange(len(x)), np.argmin(outside, axis=1)
-        best = outside[each, which]
-        sure = self._sure(x, z, error, shares[place[each, which]].astype(np.float64))
+        which, best = np.argmin(outside[close], axis=1), outside[close].min(axis=1)
+        sure = self._sure(x[close], None if z is None else z[close], error[close], which)
         proven = self._proven(sure, which)
         return self._new([one for i in np.argsort(best, kind="stable") if (one := proven[i]) is not None])
 
@@ -620,18 +615,19 @@ class _Peeling:
         shares = self.tail.shares(z[kept], x_of, direction)
         return kept, x_of, direction, shares.astype(np.float32, copy=False)
 
-    def _sure(self, x: np.ndarray, z: np.ndarray | None, error: np.ndarray, shares: np.ndarray) -> _Sure:
-        """What proofs of examples `[m, inputs]` with those shares `[m, units]` begin with."""
+    def _sure(self, x: np.ndarray, z: np.ndarray | None, error: np.ndarray, directions: np.ndarray) -> _Sure:
+        """What proofs of examples `[m, inputs]` with shares in those directions begin with."""
         near = 4 * error[:, None] * self.loudness
         unclear = np.abs(self.layer.preactivations(x) if z is None else z) < near
         rows = x @ self.space.left[: x.shape[1]]
         if self.layer.bias is not None:
             rows += self.space.left[-1]
+        each = np.arange(len(x))
         if self.tail is not None and z is not None:
-            slopes = self.tail.slopes(z)
+            shares, slopes = self.tail.shares(z, each, directions).astype(np.float64), self.tail.slopes(z)
         else:
             whole = self.shares(x).astype(np.float64)
-            slopes = whole[:, :1] - whole[:, 1:]
+            shares, slopes = whole[each, directions], whole[:, :1] - whole[:, 1:]
         return _Sure(x, rows, np.concatenate([shares[:, None], slopes], axis=1), unclear, error)
 
     def _proven(self, sure: _Sure, directions: np.ndarray) -> list[_Found | None]:
@@ -903,14 +899,9 @@ class _Peeling:
             rows = (inverse @ ((q.T * trust) @ self.whole.T)) @ self.space.left.T  # [n, inputs (+ 1)]
             spread = np.linalg.norm(inverse, axis=1)
             x = rows if self.layer.bias is None else rows[:, :-1] / rows[:, -1:]
-            each, direction = np.arange(len(x)), np.array([f.direction for f in self.found])
+            direction = np.array([f.direction for f in self.found])
             z = None if self.tail is None else self.tail.preactivations(x)
-            shares = (
-                self.shares(x)[each, direction]
-                if self.tail is None or z is None
-                else self.tail.shares(z, each, direction)
-            )
-            sure = self._sure(x, z, spread * self.inside, shares.astype(np.float64))
+            sure = self._sure(x, z, spread * self.inside, direction)
             for i, (f, made) in enumerate(zip(self.found, self._proven(sure, direction), strict=True)):
                 if made is not None and made.computed < 3 * f.computed:
                     self.found[i] = made
