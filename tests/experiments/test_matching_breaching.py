@@ -72,6 +72,6 @@ def test_both_run_in_turns_and_the_first_runs_stand_apart(monkeypatch):
 def test_another_problem_is_not_timed(monkeypatch):
     ran = sides(monkeypatch, 0.501)
     seen = SimpleNamespace(model=SimpleNamespace(input_shape=(4, 4, 3)))
-    with pytest.raises(ParameterError, match="our distance is 0.5 and breaching's 0.501; they must be the same"):
+    with pytest.raises(ParameterError, match=r"our distance is 0\.5 and breaching's 0\.501; they must be the same"):
         benchmark.compared(Path("python"), seen, np.zeros((4, 4, 3)), 10, 2)
     assert len(ran) == 2
