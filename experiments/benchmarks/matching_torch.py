@@ -4,7 +4,7 @@ Adam on the absolute distance of gradients plus total variation within the pixel
 thread, from the same start: the last member of `modern`, in one stage. The loop is what frameworks built on PyTorch run
 at every step: a forward pass, a gradient that keeps its graph, and a gradient of the distance through it. Both
 objectives at the start are compared before anything is timed. Ours and theirs alternate, so that what else the machine
-does falls on both. PyTorch is needed for this alone:
+does falls on both. PyTorch is needed for this and `matching_breaching` alone:
 `uv run --with torch==2.13.0 python -m experiments.benchmarks.matching_torch --data cifar100 --data-dir FOLDER`
 """
 
@@ -25,7 +25,6 @@ import typer
 from experiments.benchmarks.matching import view as view_of
 
 if TYPE_CHECKING:
-    from fedpriv.models.chain import ChainLayer
     from fedpriv.threat.view import View
 
 RATE = 0.05
@@ -148,6 +147,7 @@ def theirs(seen: View, start: np.ndarray, steps: int) -> Side:
     """
     import torch
 
+    from experiments.benchmarks.torch_chain import network
     from fedpriv.base import registry
     from fedpriv.base.errors import ParameterError
 
@@ -162,7 +162,7 @@ def theirs(seen: View, start: np.ndarray, steps: int) -> Side:
     whole = sum(g.abs().sum() for g in observed)
 
     def objective(x: Any) -> Any:
-        loss = torch.nn.functional.cross_entropy(forward(x), label)
+        loss = torch.nn.functional.cross_entropy(forward(x, weights), label)
         gradients = torch.autograd.grad(loss, weights, create_graph=True)
         distance = sum((g - o).abs().sum() for g, o in zip(gradients, observed, strict=True)) / whole
         return distance + total_variation(x)
@@ -200,63 +200,6 @@ def total_variation(x: Any) -> Any:
             d, size = torch.cat([d, r - g, r - b, g - b], 1), 2 * size
         total = total + d.abs().sum() / size
     return total
-
-
-def network(
-    chain: tuple[ChainLayer, ...], names: tuple[str, ...], arrays: list[np.ndarray]
-) -> tuple[Callable[[Any], Any], list[Any], Callable[[list[np.ndarray]], list[Any]]]:
-    """The chain in PyTorch: its function of `[n, channels, height, width]`, its weights, and how arrays are mapped."""
-    import torch
-    from torch.nn import functional
-
-    where = [(layer, name) for layer in chain for name in (layer.kernel, layer.bias) if name is not None]
-
-    def mapped(parts: list[np.ndarray]) -> list[Any]:
-        by_name = dict(zip(names, parts, strict=True))
-        tensors = []
-        for layer, name in where:
-            a = np.asarray(by_name[name], np.float32)
-            if name == layer.kernel:
-                a = a.T if layer.kind == "dense" else a.transpose(3, 2, 0, 1)
-            tensors.append(torch.tensor(np.ascontiguousarray(a)))
-        return tensors
-
-    weights = [w.requires_grad_() for w in mapped(arrays)]
-    by_name = {name: w for (_, name), w in zip(where, weights, strict=True)}
-    functions: dict[str, Callable[[Any, float], Any]] = {
-        "linear": lambda h, _: h,
-        "sigmoid": lambda h, _: torch.sigmoid(h),
-        "tanh": lambda h, _: torch.tanh(h),
-        "relu": lambda h, _: torch.relu(h),
-        "leaky_relu": lambda h, slope: functional.leaky_relu(h, slope),
-        "elu": lambda h, slope: functional.elu(h, slope),
-        "softplus": lambda h, _: functional.softplus(h),
-    }
-
-    def forward(x: Any) -> Any:
-        h = x
-        for layer in chain:
-            kernel = by_name.get(layer.kernel or "")
-            bias = by_name.get(layer.bias or "")
-            if layer.kind == "dense":
-                if h.dim() == 4:
-                    h = h.permute(0, 2, 3, 1)  # values lie with channels last
-                h = functional.linear(h.flatten(1), kernel, bias)
-            else:
-                (above, below), (left, right) = layer.padding
-                if (above, left) == (below, right):
-                    sides: Any = (above, left)
-                else:
-                    h, sides = functional.pad(h, (left, right, above, below)), (0, 0)
-                if layer.kind == "conv":
-                    h = functional.conv2d(h, kernel, bias, layer.stride, sides)
-                else:
-                    pool = functional.avg_pool2d if layer.kind == "average_pool" else functional.max_pool2d
-                    h = pool(h, layer.window, layer.stride)
-            h = functions[layer.activation](h, layer.slope)
-        return h
-
-    return forward, weights, mapped
 
 
 if __name__ == "__main__":
