@@ -32,11 +32,8 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each; the fastest counts.")] = 3,
 ) -> None:
     """Prints CPU milliseconds a start and gradient."""
-    os.environ.setdefault("FEDPRIV_INTER_OP_THREADS", "1")
-    from fedpriv.base.lazy import tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    os.environ.setdefault("FEDPRIV_INTER_OP_THREADS", "1")  # one core; read when TensorFlow is first used
+    os.environ.setdefault("FEDPRIV_INTRA_OP_THREADS", "1")
     numbers = [int(number) for number in starts.split(",")]
     typer.echo(f"load {os.getloadavg()[0]:.2f}; CPU milliseconds a start and gradient")
     typer.echo(f"{'':16}" + "".join(f"{f'{n} at once':>14}" for n in numbers))

@@ -31,6 +31,7 @@ from fedpriv.models import load as load_model
 from fedpriv.procedure.procedure import Procedure, make_procedure
 from fedpriv.rounds.checkpoint import Checkpoint
 from fedpriv.rounds.exposure import Exposure
+from fedpriv.threat.attack import Finding
 from fedpriv.threat.observation import Observation
 
 
@@ -59,6 +60,13 @@ def _in_turn(on: np.ndarray) -> float:
     return float(known.mean())
 
 
+def _apart(finding: Finding, truth: np.ndarray) -> np.ndarray:
+    """How far each claim is from each of `truth` `[n, inputs]` in its worst value, `[claims, n]`."""
+    assert finding.x is not None
+    claims = finding.x[: finding.extra["recovered"]].reshape(-1, 1, truth.shape[1])
+    return np.asarray(np.abs(claims - truth[None]).max(axis=2))
+
+
 def _peeled(observation: Observation, units: int, seconds: float) -> tuple[float, ...]:
     """r, lone units expected and counted, the part that they give in turn, the part recovered, how many finds lie
     farther than 0.01 from any example in some value, the farthest's distance, and CPU seconds.
@@ -71,9 +79,7 @@ def _peeled(observation: Observation, units: int, seconds: float) -> tuple[float
     bias = weights[1] if weights[1].shape == (units,) else 0.0
     on = x @ weights[0] + bias > 0
     alone = int(np.sum(np.sum(on, axis=0) == 1))
-    assert finding.x is not None
-    found = finding.x[: finding.extra["recovered"]].reshape(-1, 1, x.shape[1])
-    apart = np.abs(found - x[None]).max(axis=2) if len(found) else np.zeros((0, len(x)))
+    apart = _apart(finding, x)
     right = apart.min(axis=1) < 1e-2
     part = len(set(apart.argmin(axis=1)[right])) / len(x)
     worst = float(apart.min(axis=1).max(initial=0.0))
@@ -100,10 +106,8 @@ def _random(batches: int, seconds: float) -> None:
         weights = model.spec.flatten_numpy(kernels).astype(np.float32)
         (observation,) = Exposure(model, noise, 1, n, procedure=Procedure.fedsgd(), seed=seed, weights=weights)
         finding, truth = Peel(seconds=seconds).run(observation.view), observation.truth.x.reshape(n, -1)
-        assert finding.x is not None
-        claimed = finding.x[: finding.extra["recovered"]].reshape(-1, 1, truth.shape[1])
-        apart = np.abs(claimed - truth[None]).max(axis=2).min(axis=1) if len(claimed) else np.zeros(0)
-        found, total, false = found + len(claimed), total + n, false + int(np.sum(apart >= 1e-2))
+        apart = _apart(finding, truth).min(axis=1)
+        found, total, false = found + len(apart), total + n, false + int(np.sum(apart >= 1e-2))
         farthest = max(farthest, float(apart.max(initial=0.0)))
         if seed % 100 == 99 or seed == batches - 1:
             typer.echo(

@@ -45,6 +45,8 @@ PRECISE = 5e-3
 FEW = 32
 #: Certificates made at once.
 AT_ONCE = 128
+#: Part outside of the row space beyond which a length is looked for no further.
+FAR = 0.3
 #: Part by which a length is moved to see whether the row space tells it.
 LONGER = 0.02
 #: Part of a share that no example found before it has.
@@ -109,10 +111,9 @@ class Peel(Attack):
         checked_update(view)
         peeling = _Peeling(view, self.tolerance, began + self.seconds, seed)
         peeling.run()
-        found, all_found = peeling.sure(), len(peeling.found)
         model, known = view.model, view.num_examples is not None
-        found, unsure = _weighed(found, peeling)
-        unsure += all_found - len(peeling.sure())
+        found = _weighed(peeling.sure(), peeling)
+        unsure = len(peeling.found) - len(found)
         n = view.total_examples if known else len(found)
         whole = len(found) >= peeling.space.rank
         kept = _repeated(found, n) if whole else found[:n]
@@ -142,8 +143,8 @@ class Peel(Attack):
         )
 
 
-def _weighed(found: list[_Found], peeling: _Peeling) -> tuple[list[_Found], int]:
-    """Those that weigh in the update what one example does, or several alike; and how many do not.
+def _weighed(found: list[_Found], peeling: _Peeling) -> list[_Found]:
+    """Those that weigh in the update what one example does, or several alike.
 
     What is mixed into an example from another leaves no trace across the row space where the network is sure of both,
     but moves its weight by as much as was mixed in. One example's weight follows from numbers and rate. Where it may
@@ -155,10 +156,8 @@ def _weighed(found: list[_Found], peeling: _Peeling) -> tuple[list[_Found], int]
     """
     strays = peeling.strays(found, found, multiples=len(found) >= peeling.space.rank)
     if strays is None:
-        kept = [f for f in found if not f.thin]
-        return kept, len(found) - len(kept)
-    kept = [f for f, stray in zip(found, strays, strict=True) if not stray > 0]
-    return kept, len(found) - len(kept)
+        return [f for f in found if not f.thin]
+    return [f for f, stray in zip(found, strays, strict=True) if not stray > 0]
 
 
 def _factors(found: list[_Found], view: View) -> np.ndarray:
@@ -231,6 +230,19 @@ class _Sure:
     shares: np.ndarray
     unclear: np.ndarray
     error: np.ndarray
+
+
+def _nearest(outside: Callable[[np.ndarray], np.ndarray], top: float) -> float:
+    """The scale up to `top` at which least is outside, on finer and finer grids, while it gets near at all."""
+    scales, width = top * np.arange(1, LENGTHS + 1) / LENGTHS, top / LENGTHS
+    for turn in range(8):
+        values = outside(scales)
+        scale = float(scales[np.argmin(values)])
+        if turn and values.min() > FAR:
+            break
+        scales = scale + width * np.linspace(-1, 1, 17)
+        width /= 8
+    return scale
 
 
 def _groups(counts: np.ndarray, enough: np.ndarray) -> list[np.ndarray]:
@@ -481,6 +493,7 @@ class _Peeling:
         self.waves: list[int] = []
         self.reason = ""
         self.sharp: list[float] = []
+        self.units = weights_of_one(view, layer)
         # Errors of found examples `[n, n]` by independent errors of 1; and of noise the part in K's column space.
         self.errors = np.zeros((0, 0))
         self.inside = float(np.sqrt(self.space.rank / len(self.k)))
@@ -517,10 +530,14 @@ class _Peeling:
         """Root mean square of each column with these coordinates `[rank, units]` and K's part across them."""
         return np.asarray(np.sqrt((np.sum(coordinates**2, axis=0) + self.across) / len(self.k)))
 
+    def _taken(self) -> np.ndarray:
+        """The shares `[n, units]` of what was found, by weight."""
+        return np.stack([f.weight * f.share for f in self.found])
+
     def _subtract(self) -> tuple[np.ndarray, np.ndarray]:
         """Takes what was found off K; the shares `[n, units]` by weight, and the size of each column left."""
         rows = np.stack([f.row[: len(self.k)] for f in self.found]) @ self.space.left
-        d = np.stack([f.weight * f.share for f in self.found])
+        d = self._taken()
         self.left = self.whole - rows.T @ d
         size = self._size(self.left)
         self.explained = size < np.maximum(3 * self.layer.rounding, 1e-2 * self.scale)
@@ -588,10 +605,9 @@ class _Peeling:
             off = np.min(np.abs(ratio / np.where(single, 1, np.maximum(np.round(ratio), 1)) - 1), axis=1)
             return np.asarray(off - mixed - 4 * self.layer.rounding * np.array(spreads))
 
-        known = weights_of_one(self.view, self.layer)
         common = (float(np.median(self._weights(among))),) if len(among) > 2 else ()
-        for units in (known, common):
-            plainly = units is known and _sends_plainly(self.view)
+        for units in (self.units, common):
+            plainly = units is self.units and _sends_plainly(self.view)
             if units and (plainly or np.mean(beyond(among, units) < 0) > 0.5):
                 return beyond(found, units)
         return None
@@ -729,8 +745,8 @@ class _Peeling:
         """The error of an entry of each column left: of K's, and of the examples that were taken off."""
         noise = np.full(self.layer.units, self.layer.rounding * self.inside)
         if len(self.errors):
-            d = np.stack([f.weight * f.share for f in self.found[: len(self.errors)]])
-            noise = np.hypot(noise, self.inside * np.linalg.norm(self.errors.T @ d, axis=0))
+            known = self._taken()[: len(self.errors)]
+            noise = np.hypot(noise, self.inside * np.linalg.norm(self.errors.T @ known, axis=0))
         return noise
 
     def _valid(self, x: np.ndarray, error: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -841,16 +857,12 @@ class _Peeling:
         if not self.sharp:
             return None
         middle = float(np.median(self.sharp))
-        known = [unit for unit in weights_of_one(self.view, self.layer) if abs(middle / unit - 1) < 4 * MIXED]
+        known = [unit for unit in self.units if abs(middle / unit - 1) < 4 * MIXED]
         return known[0] if known else middle if len(self.sharp) > 2 else None
 
     def _measured(self, shares: Callable[[np.ndarray], np.ndarray], top: float) -> tuple[float, bool]:
         """The length up to `top` whose share lies nearest to the row space, and whether those beside it are far."""
-        scales, width = top * np.arange(1, LENGTHS + 1) / LENGTHS, top / LENGTHS
-        for _ in range(8):
-            scale = float(scales[np.argmin(self.space.outside(shares(scales)))])
-            scales = np.maximum(scale + width * np.linspace(-1, 1, 17), 1e-3 * top)
-            width /= 8
+        scale = _nearest(lambda scales: self.space.outside(shares(scales)), top)
         beside = self.space.outside(shares(scale * np.array([1 - LONGER, 1 + LONGER])))
         return scale, bool(beside.min() > self.tolerance)
 
@@ -870,21 +882,7 @@ class _Peeling:
 
     def _length(self, u: np.ndarray) -> float:
         """The length of `u`, with values up to 1, whose gradient lies nearest to the row space."""
-        top = 1 / u.max()
-
-        def best(scales: np.ndarray) -> tuple[float, float]:
-            outside = self.space.outside(self.shares(scales[:, None] * u)).min(axis=1)
-            i = int(np.argmin(outside))
-            return float(scales[i]), float(outside[i])
-
-        scale, _ = best(top * np.arange(1, LENGTHS + 1) / LENGTHS)
-        width = top / LENGTHS
-        for _ in range(7):
-            scale, found = best(scale + width * np.linspace(-1, 1, 17))
-            width /= 8
-            if found > 0.3:
-                break
-        return scale
+        return _nearest(lambda scales: self.space.outside(self.shares(scales[:, None] * u)).min(axis=1), 1 / u.max())
 
     def _polish(self, times: int) -> None:
         """All examples found at once, from the columns that they explain: linear in them once shares are known."""
