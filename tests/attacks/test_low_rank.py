@@ -12,10 +12,9 @@ from fedpriv.base.errors import CapabilityError
 
 def layer(kernel, rounding=0.0):
     inputs, units = kernel.shape
-    return DenseInput(
-        kernel, np.zeros(units), np.ones((inputs, units)), np.zeros(units), "first/kernel", "first/bias", True, 1.0,
-        rounding,
-    )  # fmt: skip
+    weights, zeros = np.ones((inputs, units)), np.zeros(units)
+    names = "first/kernel", "first/bias"
+    return DenseInput(kernel, zeros, weights, zeros, weights, zeros, *names, True, 1.0, rounding)
 
 
 def gradient(rank, shape=(50, 30), seed=0):

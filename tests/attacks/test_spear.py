@@ -190,7 +190,8 @@ def _synthetic(x, rng, units=90):
     weights = rng.normal(size=(x.shape[1], units))
     weights -= weights.mean(0)
     d = np.where(x @ weights > 0, rng.normal(size=(len(x), units)), 0.0)
-    return DenseInput(x.T @ d, d.sum(0), weights, np.zeros(units), "k", "b", True, 1.0, 0.0)
+    zeros = np.zeros(units)
+    return DenseInput(x.T @ d, d.sum(0), weights, zeros, weights, zeros, "k", "b", True, 1.0, 0.0)
 
 
 def test_the_score_is_one_for_the_truth_and_less_for_a_mixture():

@@ -34,6 +34,8 @@ class DenseInput:
       bias: `[units]` float64, the same of the bias; None if the layer has none.
       kernel_weights: `[inputs, units]` float64, the kernel that was broadcast.
       bias_weights: `[units]` float64; zeros if the layer has none.
+      kernel_after: `[inputs, units]` float64, the kernel that was broadcast with the update added to it.
+      bias_after: `[units]` float64, the same of the bias.
       kernel_name: the kernel's name in the spec.
       bias_name: the bias's, or None.
       rate_known: whether the client's learning rate was divided out.
@@ -47,6 +49,8 @@ class DenseInput:
     bias: np.ndarray | None
     kernel_weights: np.ndarray
     bias_weights: np.ndarray
+    kernel_after: np.ndarray
+    bias_after: np.ndarray
     kernel_name: str
     bias_name: str | None
     rate_known: bool
@@ -130,12 +134,15 @@ def dense_input(view: View) -> DenseInput:
     bias = None if names.bias is None else model.spec.slice_of(names.bias)
     scale = names.input_scale
     kernel_weights = weights[part].reshape(shape) * scale
+    bias_weights = np.zeros(shape[1]) if bias is None else weights[bias]
     epsilon = float(np.finfo(model.spec.dtype).eps)
     return DenseInput(
         kernel=-flat[part].reshape(shape) / (rate * scale),
         bias=None if bias is None else -flat[bias] / rate,
         kernel_weights=kernel_weights,
-        bias_weights=np.zeros(shape[1]) if bias is None else weights[bias],
+        bias_weights=bias_weights,
+        kernel_after=kernel_weights + flat[part].reshape(shape) * scale,
+        bias_after=bias_weights + (0.0 if bias is None else flat[bias]),
         kernel_name=names.kernel,
         bias_name=names.bias,
         rate_known=known,

@@ -214,7 +214,7 @@ def _batch(view: View, layer: DenseInput, n: int | None, certified_only: bool) -
         )
     one_step = Capability.SINGLE_STEP in view.capabilities
     weights = weights_of_one(view, layer)
-    claims = [_claim(view, layer, s, weights) for s in separate(layer, n)]
+    claims = [_claim(view, layer, s, weights) for s in separate(layer, n, not one_step)]
     claims = [c for c in claims if len(c.example.units) > 1 or (one_step and c.angle < _SAME + 30 * c.example.error)]
     every = len(claims)
     if certified_only:

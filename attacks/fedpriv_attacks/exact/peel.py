@@ -51,6 +51,9 @@ FAR = 0.3
 LONGER = 0.02
 #: Part of a share that no example found before it has.
 OWN = 0.05
+#: Random directions across the row space by which candidates are first looked at, and what part of them, besides what
+#: units that are unclear can do, may lie along these.
+GLANCES, GLANCE = 12, 0.2
 
 
 class Peel(Attack):
@@ -218,8 +221,58 @@ class _Found:
 
 
 @dataclass(frozen=True, eq=False)
+class _Given:
+    """Rows of a share each, `[m, rows, units]`, as they are."""
+
+    whole: np.ndarray
+
+    def clear(self, these: np.ndarray, unclear: np.ndarray) -> _Given:
+        """Of `these`, zero where units are `unclear` `[b, units]`."""
+        return _Given(np.where(unclear[:, None], 0.0, self.whole[these]))
+
+    def inside(self, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates in the orthonormal columns of `right`, `[b, rows, rank]`, and products `[b, rows, rows]`."""
+        return self.whole @ right, self.whole @ self.whole.transpose(0, 2, 1)
+
+    def fired(self) -> np.ndarray:
+        """How many units the first row has."""
+        return np.count_nonzero(self.whole[:, 0], axis=1)
+
+    def mixed(self, by: np.ndarray) -> np.ndarray:
+        """The sum of rows weighted `by` `[b, rows]`, `[b, units]`."""
+        return np.einsum("bi,biu->bu", by, self.whole)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fired:
+    """The same where one dense layer follows the ReLU: row r of an example is `on` `[m, units]` times `kernel @ r`.
+
+    `residuals` `[m, rows, outputs]`.
+    """
+
+    on: np.ndarray
+    residuals: np.ndarray
+    kernel: np.ndarray
+
+    def clear(self, these: np.ndarray, unclear: np.ndarray) -> _Fired:
+        return _Fired(np.where(unclear, 0.0, self.on[these]), self.residuals[these], self.kernel)
+
+    def inside(self, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rank, both = right.shape[1], np.concatenate([right, self.kernel], axis=1)
+        sums = np.stack([(self.on * column) @ both for column in self.kernel.T], axis=1)
+        inside, products = self.residuals @ sums[:, :, :rank], self.residuals @ sums[:, :, rank:]
+        return inside, products @ self.residuals.transpose(0, 2, 1)
+
+    def fired(self) -> np.ndarray:
+        return np.count_nonzero(self.on, axis=1)
+
+    def mixed(self, by: np.ndarray) -> np.ndarray:
+        return self.on * (np.einsum("bi,bio->bo", by, self.residuals) @ self.kernel.T)
+
+
+@dataclass(frozen=True, eq=False)
 class _Sure:
-    """Examples `[m, inputs]`, their rows in coordinates, shares `[m, outputs, units]`, and which units are unclear.
+    """Examples `[m, inputs]`, their rows in coordinates, rows of shares, and which units are unclear.
 
     The first share is the one that the example gives; the others span those of all residuals that add up to zero, and
     are none where there is one direction. A unit is unclear if the example's `error` decides whether it fires.
@@ -227,7 +280,7 @@ class _Sure:
 
     x: np.ndarray
     rows: np.ndarray
-    shares: np.ndarray
+    shares: _Given | _Fired
     unclear: np.ndarray
     error: np.ndarray
 
@@ -272,12 +325,12 @@ def _labels_of(residuals: np.ndarray) -> np.ndarray:
 class _Clear(NamedTuple):
     """Least squares over the units that are clear.
 
-    Rows `[b, rows, units]` with zeros elsewhere, the fits' coordinates `[b, rows, rank]`, products of rows, and of what
-    is left of them, `[b, rows, rows]`; and of the other units the row space `[b, width, rank]`, the places, and which
-    of these are no padding, `[b, width]`.
+    Shares with zeros elsewhere, the fits' coordinates `[b, rows, rank]`, products of rows, and of what is left of them,
+    `[b, rows, rows]`; and of the other units the row space `[b, width, rank]`, the places, and which of these are no
+    padding, `[b, width]`.
     """
 
-    certain: np.ndarray
+    certain: _Given | _Fired
     coordinates: np.ndarray
     products: np.ndarray
     rest: np.ndarray
@@ -348,40 +401,49 @@ class _Tail:
 
     There the gradient of output o in the pre-activations is column o of that layer's kernel, where units are on. So
     lengths, and parts within the row space, are sums over the units that are on, for many examples by one product.
+    `across` takes an example's coordinates `[rank]` to its pre-activations, without the bias `shift`.
     """
 
-    incoming: np.ndarray
+    across: np.ndarray
     shift: np.ndarray
     kernel: np.ndarray
     bias: np.ndarray
     softmax: bool
-    inside: np.ndarray
-    lengths: np.ndarray
+    right: np.ndarray
+
+    @functools.cached_property
+    def _glances(self) -> np.ndarray:
+        """What `glance` sums over units that are on: the kernel along random directions across, and its products."""
+        draws = np.random.default_rng(0).normal(size=(len(self.right), GLANCES)) / np.sqrt(GLANCES)
+        draws -= self.right @ (self.right.T @ draws)
+        along = (self.kernel[:, :, None] * draws[:, None]).reshape(len(draws), -1)
+        one, other = np.triu_indices(self.kernel.shape[1])
+        return np.concatenate([along, self.kernel[:, one] * self.kernel[:, other]], axis=1).astype(np.float32)
 
     def shares(self, z: np.ndarray, which: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """`[pairs, units]`: of those of `z` that `which` says, the shares by direction, in the model's precision."""
-        on, kernel = (z > 0).astype(z.dtype), self.kernel.astype(z.dtype)
-        if not self.softmax:
-            return on[which] * kernel[:, 0]
-        mean = on * (self._likely(z).astype(z.dtype) @ kernel.T)
-        return mean[which] - on[which] * kernel.T[direction]
+        """`[pairs, units]`: of those of `z` that `which` says, the shares by direction."""
+        on = (z > 0).astype(np.float64)
+        return on[which] * (self._residuals(z)[which, direction] @ self.kernel.T)
 
-    def slopes(self, z: np.ndarray) -> np.ndarray:
-        """`[m, outputs - 1, units]`: what the shares of two labels differ by, the first one's and each other's."""
-        on = z > 0
-        kernel = self.kernel.T if self.softmax else self.kernel.T[:1]
-        return on[:, None] * (kernel[1:] - kernel[:1])
+    def proof(self, z: np.ndarray, direction: np.ndarray | None = None) -> _Fired:
+        """Of each of `z` the share in that direction, if any, and what spans the differences of two labels' shares."""
+        spans = np.eye(self.kernel.shape[1])[1:] - np.eye(self.kernel.shape[1])[:1]
+        residuals = np.broadcast_to(spans, (len(z), *spans.shape))
+        if direction is not None:
+            own = self._residuals(z)[np.arange(len(z)), direction]
+            residuals = np.concatenate([own[:, None], residuals], axis=1)
+        return _Fired((z > 0).astype(np.float64), residuals, self.kernel)
 
-    def preactivations(self, x: np.ndarray) -> np.ndarray:
-        """`[m, units]` of examples `[m, inputs]`; what the others take as `z`."""
-        return x.astype(self.incoming.dtype) @ self.incoming + self.shift
+    def preactivations(self, rows: np.ndarray) -> np.ndarray:
+        """`[m, units]` of examples by their coordinates `[m, rank]`; what the others take as `z`."""
+        return rows @ self.across + self.shift
 
     def _likely(self, z: np.ndarray) -> np.ndarray:
-        logits = np.maximum(z, 0).astype(np.float64) @ self.kernel + self.bias
+        logits = np.maximum(z, 0) @ self.kernel + self.bias
         e = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(e / e.sum(axis=1, keepdims=True))
 
-    def _mixed(self, z: np.ndarray) -> np.ndarray:
+    def _residuals(self, z: np.ndarray) -> np.ndarray:
         """What part each output has in each direction, `[m, directions, outputs]`."""
         if not self.softmax:
             return np.ones((len(z), 1, 1))
@@ -389,13 +451,35 @@ class _Tail:
         others = p @ (1 - np.eye(count))  # 1 - p would lose the digits of a sure label
         return np.asarray(np.where(np.eye(count, dtype=bool), -others[:, None], p[:, None]))
 
-    def near(self, z: np.ndarray) -> np.ndarray:
-        """As `_Space.near`, from pre-activations."""
-        on, mixed = (z > 0).astype(np.float32), self._mixed(z)
-        count = self.kernel.shape[1]
-        inside = mixed @ (on @ self.inside).reshape(len(z), count, -1)
-        length = np.einsum("mdo,mdo->md", mixed @ (on @ self.lengths).reshape(len(z), count, count), mixed)
-        return np.asarray(_near(length, np.einsum("mdr,mdr->md", inside, inside)))
+    def glance(self, rows: np.ndarray, units: np.ndarray, slack: np.ndarray, near: np.ndarray) -> np.ndarray:
+        """Which examples, by coordinates `[m, rank]`, fire their unit and may be near the row space in some direction.
+
+        By a few directions across it, in single precision. Pre-activations may be off by `slack` `[m]`, of their own
+        unit, and by `near` `[m, units]`.
+        """
+        z = rows.astype(np.float32) @ self.across.astype(np.float32) + self.shift.astype(np.float32)
+        kept = np.flatnonzero(z[np.arange(len(z)), units] > -slack)
+        z, count = z[kept], self.kernel.shape[1]
+        on = (z > 0).astype(np.float32)
+        residuals = self._residuals(z)
+        residuals = (residuals / np.maximum(np.abs(residuals).max(axis=2, keepdims=True), 1e-300)).astype(np.float32)
+        sums = on @ self._glances
+        along = residuals @ sums[:, : count * GLANCES].reshape(len(z), count, GLANCES)
+        products = np.empty((len(z), count, count), np.float32)
+        one, other = np.triu_indices(count)
+        products[:, one, other] = products[:, other, one] = sums[:, count * GLANCES :]
+        lengths = np.einsum("mdo,mdo->md", residuals @ products, residuals)
+        unclear = np.count_nonzero(np.abs(z) < near[kept], axis=1) / np.maximum(on.sum(axis=1), 1)
+        some = np.einsum("mdg,mdg->md", along, along) < (GLANCE**2 + unclear)[:, None] * lengths
+        return np.asarray(kept[some.any(axis=1)])
+
+    def outside(self, z: np.ndarray) -> np.ndarray:
+        """What part of each share is outside of the row space, `[m, directions]`."""
+        fired = _Fired((z > 0).astype(np.float64), self._residuals(z), self.kernel)
+        inside, products = fired.inside(self.right)
+        lengths = np.einsum("mdd->md", products)
+        rest = 1 - np.einsum("mdr,mdr->md", inside, inside) / np.maximum(lengths, 1e-300)
+        return np.where(lengths > 0, np.sqrt(np.maximum(rest, 0)), 1.0)
 
 
 def _near(length: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -413,27 +497,13 @@ def _tail(view: View, names: DenseNames, layer: DenseInput, space: _Space) -> _T
         return None
     weights = np.asarray(view.weights, np.float64)
     kernel, bias = (weights[spec.slice_of(spec.names[i])].reshape(spec.shapes[i]) for i in _behind(model, names))
-    return _made_tail(layer.kernel_weights, layer.bias_weights, kernel, bias, model, space.right)
+    across = space.left[: layer.inputs].T @ layer.kernel_weights
+    return _Tail(across, layer.bias_weights, kernel, bias, model.task.softmax, space.right)
 
 
 def _behind(model: Model, names: DenseNames) -> list[int]:
     """Which weights are not those of the first dense layer."""
     return [i for i, name in enumerate(model.spec.names) if name not in (names.kernel, names.bias)]
-
-
-def _made_tail(
-    incoming: np.ndarray, shift: np.ndarray, kernel: np.ndarray, bias: np.ndarray, model: Model, right: np.ndarray
-) -> _Tail:
-    units, dtype = len(kernel), model.spec.dtype
-    return _Tail(
-        incoming=incoming.astype(dtype),
-        shift=shift.astype(dtype),
-        kernel=kernel,
-        bias=bias,
-        softmax=model.task.softmax,
-        inside=(kernel[:, :, None] * right[:, None]).reshape(units, -1).astype(np.float32),
-        lengths=(kernel[:, :, None] * kernel[:, None]).reshape(units, -1).astype(np.float32),
-    )
 
 
 @functools.lru_cache(maxsize=8)
@@ -452,7 +522,7 @@ def _is_dense(model: Model, names: DenseNames) -> bool:
     first = weights[spec.names.index(names.kernel)] * names.input_scale
     shift = np.zeros(units) if names.bias is None else weights[spec.names.index(names.bias)]
     kernel, bias = (weights[i] for i in rest)
-    made = _made_tail(first, shift, kernel, bias, model, np.eye(units, 1))
+    made = _Tail(first, shift, kernel, bias, model.task.softmax, np.eye(units, 1))
     pairs = np.indices(wanted.shape[:2]).reshape(2, -1)
     shares = made.shares(made.preactivations(x), *pairs).reshape(wanted.shape)
     return bool(np.linalg.norm(wanted - shares) < 1e-3 * np.linalg.norm(wanted))
@@ -486,6 +556,8 @@ class _Peeling:
         self.across = np.sum((self.k - self.space.left @ self.whole) ** 2, axis=0)
         self.left = self.whole
         self.scale = self._size(self.whole)
+        # Rounding of the weights, and of the gradient in the model's precision.
+        self.noise = np.hypot(layer.rounding, float(np.finfo(view.model.spec.dtype).eps) * self.scale)
         self.explained = np.zeros(layer.units, bool)
         self.loudness = np.linalg.norm(layer.kernel_weights, axis=0)
         self.incoming = np.ascontiguousarray(layer.kernel_weights.T)
@@ -501,7 +573,8 @@ class _Peeling:
     def run(self) -> list[_Found]:
         """All that can be peeled, without the adversary's own examples."""
         while len(self.found) < self.space.rank:
-            new = self._wave()
+            # Next to nothing is left in columns that are explained, but it may be a sure example's.
+            new = self._wave(~self.explained) or self._wave(self.explained)
             if not new:
                 self.reason = "no unit is left that one of the other examples fires alone"
                 break
@@ -540,26 +613,31 @@ class _Peeling:
         d = self._taken()
         self.left = self.whole - rows.T @ d
         size = self._size(self.left)
-        self.explained = size < np.maximum(3 * self.layer.rounding, 1e-2 * self.scale)
+        self.explained = size < np.maximum(3 * self.noise, 1e-2 * self.scale)
         return d, size
 
-    def _wave(self) -> list[_Found]:
-        """What can be proven now, the surest first."""
-        x, error = self._candidates()
+    def _wave(self, units: np.ndarray) -> list[_Found]:
+        """What can be proven now from the columns of `units`, the surest first."""
+        x, error = self._candidates(units)
         if not len(x):
             return []
-        z = None if self.tail is None else self.tail.preactivations(x)
-        kept, x_of, direction, shares = self._near(x, z)
-        if not len(kept):
+        rows = self._rows(x)
+        z = None if self.tail is None else self.tail.preactivations(rows)
+        outside = self._outside(x, z)
+        best = outside.min(axis=1, keepdims=True)
+        # Of two classes both labels have one direction; which it is, the weight's sign tells.
+        close, which = np.nonzero((outside <= SCREEN) & (outside <= 1.01 * best + 1e-6))
+        order = np.argsort(best[close, 0], kind="stable")
+        close, which = close[order], which[order]
+        if not len(close):
             return []
-        x, z, error = x[kept], None if z is None else z[kept], error[kept]
-        outside = np.ones((len(x), int(direction.max()) + 1))
-        outside[x_of, direction] = self.space.outside(shares)
-        close = np.flatnonzero(outside.min(axis=1) <= SCREEN)
-        which, best = np.argmin(outside[close], axis=1), outside[close].min(axis=1)
-        sure = self._sure(x[close], None if z is None else z[close], error[close], which)
-        proven = self._proven(sure, which)
-        return self._new([one for i in np.argsort(best, kind="stable") if (one := proven[i]) is not None])
+        sure = self._sure(x[close], rows[close], None if z is None else z[close], error[close], which)
+        return self._new([one for one in self._proven(sure, which) if one is not None])
+
+    def _rows(self, x: np.ndarray) -> np.ndarray:
+        """Examples `[m, inputs]`, with the bias's 1 if there is one, in coordinates `[m, rank]`."""
+        rows = x @ self.space.left[: x.shape[1]]
+        return rows if self.layer.bias is None else rows + self.space.left[-1]
 
     def _new(self, proven: list[_Found]) -> list[_Found]:
         """Those that are no mixture of examples found before: each takes a rank of its own.
@@ -615,36 +693,30 @@ class _Peeling:
     def _weights(self, found: list[_Found]) -> np.ndarray:
         return np.array([f.weight for f in found]) / _factors(found, self.view)
 
-    def _near(self, x: np.ndarray, z: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Which of `x` are near the row space, and the pairs of one of them and a direction that are, with shares."""
-        if self.tail is None or z is None:
-            whole = self.shares(x)  # [m, directions, units]
-            if whole.shape[0]:
-                whole = whole.astype(np.float32, copy=False)
-            near = self.space.near(whole)
-            kept = np.flatnonzero(near.any(axis=1))
-            x_of, direction = np.nonzero(near[kept])
-            return kept, x_of, direction, whole[kept[x_of], direction]
-        near = self.tail.near(z)
-        kept = np.flatnonzero(near.any(axis=1))
-        x_of, direction = np.nonzero(near[kept])
-        shares = self.tail.shares(z[kept], x_of, direction)
-        return kept, x_of, direction, shares.astype(np.float32, copy=False)
+    def _outside(self, x: np.ndarray, z: np.ndarray | None) -> np.ndarray:
+        """What part of the share of each of `x` is outside of the row space, `[m, directions]`."""
+        if self.tail is not None and z is not None:
+            return self.tail.outside(z)
+        whole = self.shares(x)  # [m, directions, units]
+        if not len(whole):
+            return np.ones(whole.shape[:2])
+        whole = whole.astype(np.float32, copy=False)
+        outside = np.ones(whole.shape[:2])
+        near = self.space.near(whole)
+        outside[near] = self.space.outside(whole[near])
+        return outside
 
-    def _sure(self, x: np.ndarray, z: np.ndarray | None, error: np.ndarray, directions: np.ndarray) -> _Sure:
+    def _sure(
+        self, x: np.ndarray, rows: np.ndarray, z: np.ndarray | None, error: np.ndarray, directions: np.ndarray
+    ) -> _Sure:
         """What proofs of examples `[m, inputs]` with shares in those directions begin with."""
         near = 4 * error[:, None] * self.loudness
         unclear = np.abs(self.layer.preactivations(x) if z is None else z) < near
-        rows = x @ self.space.left[: x.shape[1]]
-        if self.layer.bias is not None:
-            rows += self.space.left[-1]
-        each = np.arange(len(x))
         if self.tail is not None and z is not None:
-            shares, slopes = self.tail.shares(z, each, directions).astype(np.float64), self.tail.slopes(z)
-        else:
-            whole = self.shares(x).astype(np.float64)
-            shares, slopes = whole[each, directions], whole[:, :1] - whole[:, 1:]
-        return _Sure(x, rows, np.concatenate([shares[:, None], slopes], axis=1), unclear, error)
+            return _Sure(x, rows, self.tail.proof(z, directions), unclear, error)
+        whole = self.shares(x).astype(np.float64)
+        shares, slopes = whole[np.arange(len(x)), directions], whole[:, :1] - whole[:, 1:]
+        return _Sure(x, rows, _Given(np.concatenate([shares[:, None], slopes], axis=1)), unclear, error)
 
     def _proven(self, sure: _Sure, directions: np.ndarray) -> list[_Found | None]:
         """Each example with its certificate for that direction, or None without one.
@@ -666,14 +738,14 @@ class _Peeling:
     ) -> list[_Found | None]:
         """`_proven` of `these`, all at once."""
         space, task = self.space, self.view.model.task
-        clear = self._clear(sure.shares[these], sure.unclear[these])
+        clear = self._clear(sure.shares, these, sure.unclear[these])
         products, rest = clear.products, clear.rest
         lengths = np.maximum(products[:, 0, 0], 1e-300)
         computed = np.sqrt(np.maximum(rest[:, 0, 0], 0) / lengths)
         outside, mixed = computed.copy(), np.zeros(products.shape[:2])
         mixed[:, 0] = 1
         label_fits = np.ones(len(these), bool)
-        count, fired = products.shape[1] - 1, np.count_nonzero(clear.certain[:, 0], axis=1)
+        count, fired = products.shape[1] - 1, clear.certain.fired()
         enough = (equations >= LEAST_EQUATIONS + count) & (fired >= LEAST_EQUATIONS + count)
         free = np.flatnonzero(enough) if count else np.zeros(0, int)
         if len(free):
@@ -688,7 +760,7 @@ class _Peeling:
             mixed[free, 0], mixed[free, 1:] = 0, residuals
             label_fits[free] = _labels_of(residuals) == directions[free]
         inside = np.einsum("bi,bir->br", mixed, clear.coordinates)
-        share = np.einsum("bi,biu->bu", mixed, clear.certain)
+        share = clear.certain.mixed(mixed)
         filled = np.einsum("bwr,br->bw", clear.few, inside)
         filled = np.where(clear.real, filled, np.take_along_axis(share, clear.places, axis=1))
         np.put_along_axis(share, clear.places, filled, axis=1)
@@ -707,43 +779,49 @@ class _Peeling:
             found.append(one)
         return found
 
-    def _clear(self, d: np.ndarray, unclear: np.ndarray) -> _Clear:
-        """Rows `d` `[b, rows, units]` fitted by the row space where no unit is `unclear` `[b, units]`."""
+    def _clear(self, shares: _Given | _Fired, these: np.ndarray, unclear: np.ndarray) -> _Clear:
+        """The rows of `these` fitted by the row space where no unit is `unclear` `[b, units]`."""
         right = self.space.right
         width = int(unclear.sum(axis=1).max())
         places = np.argsort(~unclear, axis=1, kind="stable")[:, :width]
         real = np.take_along_axis(unclear, places, axis=1)
         few = right[places] * real[:, :, None]
-        certain = np.where(unclear[:, None], 0.0, d)
-        inside = certain @ right
+        certain = shares.clear(these, unclear)
+        inside, products = certain.inside(right)
         gram = (1 + 1e-12) * np.eye(width) - few @ few.transpose(0, 2, 1)
         turned = np.linalg.solve(gram, few @ inside.transpose(0, 2, 1))  # Woodbury
         coordinates = inside + turned.transpose(0, 2, 1) @ few
-        products = certain @ certain.transpose(0, 2, 1)
-        return _Clear(
-            certain, coordinates, products, products - coordinates @ inside.transpose(0, 2, 1), few, places, real
-        )
+        rest = products - coordinates @ inside.transpose(0, 2, 1)
+        return _Clear(certain, coordinates, products, rest, few, places, real)
 
-    def _candidates(self) -> tuple[np.ndarray, np.ndarray]:
-        """Examples that units would give if they were lone, `[m, inputs]`, each once, and their errors."""
+    def _candidates(self, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What units `among` these give if they are lone, `[m, inputs]`, each once, and its errors."""
         layer = self.layer
         if layer.bias is None:
-            return self._directions()
+            return self._directions(among)
         # Noise has as many directions as the column has entries, the column itself only the rank's.
         noise = self._noise()
         shift = self.space.left[-1] @ self.left
         size = np.abs(shift)
-        units = np.flatnonzero((size > 20 * noise) & ~self.explained)
+        units = np.flatnonzero((size > 20 * noise) & among)
         units = units[np.argsort(-size[units], kind="stable")]
-        x = (self.left[:, units] / shift[units]).T @ self.space.left[:-1].T
-        kept = np.isfinite(x).all(axis=1)
-        if not kept.all():
-            x, units = x[kept], units[kept]
-        return self._valid(x, noise[units] / size[units], units)
+        rows = (self.left[:, units] / shift[units]).T
+        kept = np.isfinite(rows).all(axis=1)
+        rows, units = rows[kept], units[kept]
+        error = noise[units] / size[units]
+        if self.tail is not None:
+            margins = self._slack(error) * self.loudness[units], np.multiply.outer(4 * error, self.loudness)
+            kept = self.tail.glance(rows, units, *margins)
+            rows, units, error = rows[kept], units[kept], error[kept]
+        return self._valid(rows @ self.space.left[:-1].T, error, units)
+
+    def _slack(self, error: np.ndarray) -> np.ndarray:
+        """How far values of a candidate may be out of range."""
+        return 6 * error + 1e-3
 
     def _noise(self) -> np.ndarray:
         """The error of an entry of each column left: of K's, and of the examples that were taken off."""
-        noise = np.full(self.layer.units, self.layer.rounding * self.inside)
+        noise = self.noise * self.inside
         if len(self.errors):
             known = self._taken()[: len(self.errors)]
             noise = np.hypot(noise, self.inside * np.linalg.norm(self.errors.T @ known, axis=0))
@@ -754,7 +832,7 @@ class _Peeling:
         if not len(x):
             return x, error
         kind, shape = self.view.data_kind, self.view.model.input_shape
-        slack = 6 * error + 1e-3
+        slack = self._slack(error)
         moved = np.abs(np.asarray(kind.settle(x.reshape(-1, *shape))).reshape(len(x), -1) - x).max(axis=1)
         drive = np.einsum("mi,mi->m", x, self.incoming[units]) + self.layer.bias_weights[units]
         margin = slack * self.loudness[units]
@@ -783,12 +861,12 @@ class _Peeling:
             errors.append(trust.sum() ** -0.5)
         return np.array(means).reshape(-1, x.shape[1]), np.array(errors)
 
-    def _directions(self) -> tuple[np.ndarray, np.ndarray]:
+    def _directions(self, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Without a bias: the column is the example up to its length, which the certificate chooses."""
         left = self.space.left @ self.left
         noise = self._noise() * np.sqrt(len(left))
         size = np.linalg.norm(left, axis=0)
-        units = np.flatnonzero(size > 20 * noise)
+        units = np.flatnonzero((size > 20 * noise) & among)
         units = units[np.argsort(-size[units], kind="stable")]
         u = (left[:, units] / size[units]).T
         u *= np.where(np.einsum("mi,mi->m", u, self.incoming[units]) < 0, -1.0, 1.0)[:, None]
@@ -801,9 +879,9 @@ class _Peeling:
             lengths = self._lengths(self.tail, u, error)
         else:
             if self.tail is not None and len(u):
-                top = 1 / u.max(axis=1, keepdims=True)
-                z = [self.tail.preactivations(top * i / LENGTHS * u) for i in range(1, LENGTHS + 1)]
-                near = np.any([self.tail.near(one).any(axis=1) for one in z], axis=0)
+                top, rows = 1 / u.max(axis=1, keepdims=True), self._rows(u)
+                z = (self.tail.preactivations(top * i / LENGTHS * rows) for i in range(1, LENGTHS + 1))
+                near = np.min([self.tail.outside(one).min(axis=1) for one in z], axis=0) <= SCREEN
                 u, error = u[near], error[near]
             lengths = np.zeros(len(u))
             for i, one in enumerate(u):
@@ -820,15 +898,15 @@ class _Peeling:
         with a share in the row space are left to be measured. Where the network is as sure at one length as at the
         next, the row space does not tell it. The weight does, if it is the one that others have.
         """
-        z = tail.preactivations(u).astype(np.float64)
+        rows, directions = self._rows(u), np.full(len(u), -1)
+        z = tail.preactivations(rows)
         unclear = np.abs(z) < 4 * error[:, None] * self.loudness
-        slopes, counts = tail.slopes(z), unclear.sum(axis=1)
+        proof, counts = tail.proof(z), unclear.sum(axis=1)
         fired = np.sum((z > 0) & ~unclear, axis=1)
-        rows, directions = u @ self.space.left, np.full(len(u), -1)
-        least = LEAST_EQUATIONS + slopes.shape[1]
+        least = LEAST_EQUATIONS + len(tail.bias) - 1
         enough = (self.layer.units - counts - self.space.rank >= least) & (fired >= least)
         for these in _groups(counts, enough):
-            clear = self._clear(slopes[these], unclear[these])
+            clear = self._clear(proof, these, unclear[these])
             squares, residuals = _least(clear.rest, clear.products)
             inside = np.einsum("bi,bir->br", residuals, clear.coordinates)
             signs = np.sign(np.einsum("br,br->b", inside / self.space.sizes, rows[these]))
@@ -839,7 +917,7 @@ class _Peeling:
 
             def shares(scales: np.ndarray, z: np.ndarray = z[i], direction: int = directions[i]) -> np.ndarray:
                 pairs = np.arange(len(scales)), np.full(len(scales), direction)
-                return tail.shares(scales[:, None] * z, *pairs).astype(np.float64)
+                return tail.shares(scales[:, None] * z, *pairs)
 
             lengths[i], sharp = self._measured(shares, 1 / u[i].max())
             if sharp:
@@ -888,18 +966,20 @@ class _Peeling:
         """All examples found at once, from the columns that they explain: linear in them once shares are known."""
         for _ in range(times):
             d, size = self._subtract()
-            trust = self.explained / np.hypot(size, self.layer.rounding)
+            trust = self.explained / np.hypot(size, self.noise)
             q, r = np.linalg.qr((d * trust).T)
             sizes = np.linalg.svd(r, compute_uv=False)
             if sizes[-1] <= sizes[0] * max(d.shape) * np.finfo(d.dtype).eps:
                 return
             inverse = np.linalg.inv(r)
-            rows = (inverse @ ((q.T * trust) @ self.whole.T)) @ self.space.left.T  # [n, inputs (+ 1)]
+            rows = inverse @ ((q.T * trust) @ self.whole.T)  # [n, rank]
+            if self.layer.bias is not None:
+                rows /= rows @ self.space.left[-1:].T
+            x = rows @ self.space.left[: self.layer.inputs].T
             spread = np.linalg.norm(inverse, axis=1)
-            x = rows if self.layer.bias is None else rows[:, :-1] / rows[:, -1:]
             direction = np.array([f.direction for f in self.found])
-            z = None if self.tail is None else self.tail.preactivations(x)
-            sure = self._sure(x, z, spread * self.inside, direction)
+            z = None if self.tail is None else self.tail.preactivations(rows)
+            sure = self._sure(x, rows, z, spread * self.inside, direction)
             for i, (f, made) in enumerate(zip(self.found, self._proven(sure, direction), strict=True)):
                 if made is not None and made.computed < 3 * f.computed:
                     self.found[i] = made

@@ -46,12 +46,13 @@ class Separated:
     signal: np.ndarray
 
 
-def separate(layer: DenseInput, most: int | None) -> list[Separated]:
+def separate(layer: DenseInput, most: int | None, steps: bool = False) -> list[Separated]:
     """Candidates for examples that some unit fires for alone, those with most units first.
 
     Args:
       layer: the first dense layer, with a bias and rectified.
       most: the number of examples in the batch, if known: the largest rank the gradient can have.
+      steps: whether the update is of several steps, in which units may begin to fire for an example.
     """
     assert layer.bias is not None
     basis, mixtures = _column_space(layer, most)
@@ -74,7 +75,7 @@ def separate(layer: DenseInput, most: int | None) -> list[Separated]:
         power = float(np.sum(layer.bias[group] ** 2))
         x = layer.kernel[:, group] @ layer.bias[group] / power
         error = layer.rounding / float(np.sqrt(power))
-        own, limit = _own(layer, basis, mixtures, x, error)
+        own, limit = _own(layer, basis, mixtures, x, error, steps)
         apart = float(np.linalg.norm(own)) / max(float(np.linalg.norm(x)), 1e-300)
         if apart > limit:
             signal = own @ mixtures / float(own @ own)
@@ -107,19 +108,23 @@ def _column_space(layer: DenseInput, most: int | None) -> tuple[np.ndarray, np.n
     return left[:, :rank], sizes[:rank, None] * right[:rank]
 
 
-def _silent(layer: DenseInput, x: np.ndarray) -> np.ndarray:
-    """Units that x does not fire, with a margin for x's own error."""
+def _silent(layer: DenseInput, x: np.ndarray, steps: bool) -> np.ndarray:
+    """Units that x does not fire, with a margin for x's own error; over several steps, neither before nor after."""
     drive = x @ layer.kernel_weights + layer.bias_weights
-    return drive < -1e-4 * (np.abs(drive).max() + 1e-30)
+    silent = drive < -1e-4 * (np.abs(drive).max() + 1e-30)
+    if steps:
+        after = x @ layer.kernel_after + layer.bias_after
+        silent &= after < -1e-4 * (np.abs(after).max() + 1e-30)
+    return np.asarray(silent)
 
 
 def _own(
-    layer: DenseInput, basis: np.ndarray, mixtures: np.ndarray, x: np.ndarray, error: float
+    layer: DenseInput, basis: np.ndarray, mixtures: np.ndarray, x: np.ndarray, error: float, steps: bool
 ) -> tuple[np.ndarray, float]:
     """What the silent units' columns leave of x `[r]`, and the relative length that errors alone can give it."""
     inner = basis.T @ x
     length = float(np.linalg.norm(x))
-    directions, sizes, _ = np.linalg.svd(mixtures[:, _silent(layer, x)], full_matrices=False)
+    directions, sizes, _ = np.linalg.svd(mixtures[:, _silent(layer, x, steps)], full_matrices=False)
     floor = 3 * layer.rounding * (np.sqrt(len(basis)) + np.sqrt(layer.units))
     span, kept = directions[:, sizes > floor], sizes[sizes > floor]
     rest = inner - span @ (span.T @ inner)
