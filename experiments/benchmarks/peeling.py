@@ -91,7 +91,7 @@ def _whole(data: str, data_dir: str | None) -> Dataset:
     return training if test is None else test
 
 
-def _random(batches: int, seconds: float) -> None:
+def _random(batches: int, seconds: float, steps: int, rate: float) -> None:
     """Counts false claims in small batches of noise, 2 to 39 examples of 6 x 7 pixels, 300 units."""
     shape, classes, found, total, farthest, false = (6, 7, 1), 5, 0, 0, 0.0, 0
     model = load_model("2nn(hidden=[300])", shape, classes)
@@ -102,16 +102,17 @@ def _random(batches: int, seconds: float) -> None:
         n = 2 + seed % 38
         x = rng.integers(0, 256, (n, *shape), np.uint8)
         noise = Dataset("noise", x, rng.integers(0, classes, n).astype(np.int32), classes)
-        kernels = [rng.normal(0, 0.5, base[0].shape), base[1], rng.uniform(-limit, limit, base[2].shape), base[3]]
+        first = rng.normal(0, 0.5, base[0].shape) if steps == 1 else base[0]
+        kernels = [first, base[1], rng.uniform(-limit, limit, base[2].shape), base[3]]
         weights = model.spec.flatten_numpy(kernels).astype(np.float32)
-        (observation,) = Exposure(model, noise, 1, n, procedure=Procedure.fedsgd(), seed=seed, weights=weights)
+        (observation,) = Exposure(model, noise, 1, n, procedure=_procedure(steps, rate), seed=seed, weights=weights)
         finding, truth = Peel(seconds=seconds).run(observation.view), observation.truth.x.reshape(n, -1)
         apart = _apart(finding, truth).min(axis=1)
         found, total, false = found + len(apart), total + n, false + int(np.sum(apart >= 1e-2))
         farthest = max(farthest, float(apart.max(initial=0.0)))
         if seed % 100 == 99 or seed == batches - 1:
             typer.echo(
-                f"{seed + 1} random batches: {found} of {total} examples claimed, farther than 0.01: {false}, "
+                f"{seed + 1} random batches, {steps} steps of {rate:g}: {found} of {total} examples claimed, farther than 0.01: {false}, "
                 f"farthest {farthest:.1e}, CPU {time.process_time():.0f} s"
             )
 
@@ -132,7 +133,9 @@ def main(
     os.environ.setdefault("FEDPRIV_INTER_OP_THREADS", "1")  # one core; read when TensorFlow is first used
     os.environ.setdefault("FEDPRIV_INTRA_OP_THREADS", "1")
     if random:
-        _random(random, seconds)
+        for count in map(int, steps.split(",")):
+            for rate in map(float, rates.split(",")):
+                _random(random, seconds, count, rate)
         return
     whole = _whole(data, data_dir)
     made = load_model(model, whole.input_shape, whole.num_classes)

@@ -148,12 +148,39 @@ def test_noise_leaves_nothing_proven(helpers, model):
     assert Peel().run(noisy).extra["recovered"] == 0
 
 
-def test_several_steps_give_what_is_proven(helpers, model):
-    x, y = batch(6, 4)
-    procedure = make_procedure(batch_size=3, local_epochs=2, client={"learning_rate": 0.1})
-    finding = Peel().run(helpers.make_view(model, x, y, procedure, weights(model)))
+def steps(count, rate, batch_size=None):
+    return make_procedure(batch_size=batch_size, local_epochs=count, client={"learning_rate": rate})
+
+
+@pytest.mark.parametrize(("count", "rate"), [(4, 0.01), (10, 0.005)])
+def test_all_of_a_batch_over_several_steps(helpers, model, count, rate):
+    """The last kernel moves; the shares are mixtures of where it was and where it went. Then replayed to the end."""
+    x, y = batch(10, 4)
+    finding = Peel().run(helpers.make_view(model, x, y, steps(count, rate)))
+    assert finding.extra["recovered"] == 10
+    apart, which = nearest(finding, x)
+    assert apart.max() < 1e-3
+    np.testing.assert_array_equal(finding.y, y[which])
+
+
+def test_a_part_over_steps_of_unknown_batches(helpers, model):
+    x, y = batch(10, 4)
+    finding = Peel().run(helpers.make_view(model, x, y, steps(2, 0.005, 5)))
     assert finding.extra["recovered"] >= 1
     assert nearest(finding, x)[0].max() < 1e-2
+
+
+def test_steps_that_move_what_fires_leave_nothing_proven(helpers, model):
+    x, y = batch(10, 4)
+    assert Peel().run(helpers.make_view(model, x, y, steps(10, 1.0))).extra["recovered"] == 0
+
+
+def test_over_several_steps_the_mean_of_examples_much_alike_is_not_claimed(helpers, model):
+    x, y = batch(4, 2)
+    x, y = np.concatenate([x, 0.9 * x]), np.concatenate([y, y])
+    finding = Peel().run(helpers.make_view(model, x, y, steps(4, 0.001)))
+    assert nearest(finding, x)[0].max(initial=0) < 1e-2
+    assert finding.extra["unsure"] > 0
 
 
 def test_what_it_does_not_apply_to(helpers, model):

@@ -6,7 +6,7 @@ import atexit
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
@@ -49,6 +49,17 @@ AT_ONCE = 128
 FAR = 0.3
 #: Part by which a length is moved to see whether the row space tells it.
 LONGER = 0.02
+#: The same over several local steps, where what one example weighs is known roughly, and how far its own share may lie
+#: outside of the row space there.
+MIXED_STEPS, COMPUTED_STEPS = 0.2, 0.1
+#: Part outside of the row space up to which examples are taken off there; what is claimed is judged at the end.
+SEARCH_STEPS = 1e-2
+#: By how much more than its noise tells a value may be off over several local steps, as shares then are not exact.
+STEPS_ERROR = 100
+#: How often examples and their shares are made from each other at most, and how little then moves.
+SETTLING, SETTLED = 30, 1e-6
+#: Part of the way of several local steps by which a pre-activation may leave the straight line.
+BEND = 0.5
 #: Part of a share that no example found before it has.
 OWN = 0.05
 #: Random directions across the row space by which candidates are first looked at, and what part of them, besides what
@@ -438,7 +449,11 @@ class _Tail:
         """`[m, units]` of examples by their coordinates `[m, rank]`; what the others take as `z`."""
         return rows @ self.across + self.shift
 
-    def _likely(self, z: np.ndarray) -> np.ndarray:
+    def unclear(self, z: np.ndarray, near: np.ndarray) -> np.ndarray:
+        """Which units may fire or not, if pre-activations are off by `near` `[m, units]`."""
+        return np.asarray(np.abs(z) < near)
+
+    def likely(self, z: np.ndarray) -> np.ndarray:
         logits = np.maximum(z, 0) @ self.kernel + self.bias
         e = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(e / e.sum(axis=1, keepdims=True))
@@ -447,7 +462,7 @@ class _Tail:
         """What part each output has in each direction, `[m, directions, outputs]`."""
         if not self.softmax:
             return np.ones((len(z), 1, 1))
-        p, count = self._likely(z), self.kernel.shape[1]
+        p, count = self.likely(z), self.kernel.shape[1]
         others = p @ (1 - np.eye(count))  # 1 - p would lose the digits of a sure label
         return np.asarray(np.where(np.eye(count, dtype=bool), -others[:, None], p[:, None]))
 
@@ -475,11 +490,92 @@ class _Tail:
 
     def outside(self, z: np.ndarray) -> np.ndarray:
         """What part of each share is outside of the row space, `[m, directions]`."""
-        fired = _Fired((z > 0).astype(np.float64), self._residuals(z), self.kernel)
-        inside, products = fired.inside(self.right)
-        lengths = np.einsum("mdd->md", products)
-        rest = 1 - np.einsum("mdr,mdr->md", inside, inside) / np.maximum(lengths, 1e-300)
-        return np.where(lengths > 0, np.sqrt(np.maximum(rest, 0)), 1.0)
+        return _outside(_Fired((z > 0).astype(np.float64), self._residuals(z), self.kernel), self.right)
+
+
+@dataclass(frozen=True, eq=False)
+class _Way(_Tail):
+    """The same over several local steps, along the straight way from the weights before to those after.
+
+    A unit that fires all the way has, of each example, a share that is a sum over steps of the last kernel at that
+    step times a residual. As the kernel moves from `kernel` by `moved`, the sum is a mixture of the columns of both,
+    whatever the residuals were. Units that begin or cease to fire are left out of the proof. `z` is `[m, 2, units]`.
+    """
+
+    across_after: np.ndarray
+    shift_after: np.ndarray
+    moved: np.ndarray
+    bias_moved: np.ndarray
+    times: tuple[float, ...]
+
+    @property
+    def _both(self) -> np.ndarray:
+        return np.concatenate([self.kernel, self.moved], axis=1)
+
+    def preactivations(self, rows: np.ndarray) -> np.ndarray:
+        return np.stack([super().preactivations(rows), rows @ self.across_after + self.shift_after], axis=1)
+
+    def unclear(self, z: np.ndarray, near: np.ndarray) -> np.ndarray:
+        """Also those that change sign, or would if the way bent by half of its length."""
+        least = np.abs(z).min(axis=1)
+        return np.asarray((z[:, 0] * z[:, 1] <= 0) | (least < near + BEND * np.abs(z[:, 1] - z[:, 0])))
+
+    def _on(self, z: np.ndarray) -> np.ndarray:
+        """The part of the way on which units fire, `[m, units]`."""
+        fires = np.maximum(z, 0).sum(axis=1) / np.maximum(np.abs(z).sum(axis=1), 1e-300)
+        return np.asarray(np.where(z[:, 0] * z[:, 1] > 0, z[:, 0] > 0, fires))
+
+    def _residuals(self, z: np.ndarray) -> np.ndarray:
+        """Of each direction the mean residual, and the mean of it times the part of the way gone."""
+        means = []
+        for t in self.times:
+            at = replace(self, kernel=self.kernel + t * self.moved, bias=self.bias + t * self.bias_moved)
+            residual = _Tail._residuals(at, (1 - t) * z[:, 0] + t * z[:, 1])
+            means.append(np.concatenate([residual, t * residual], axis=2))
+        return np.asarray(np.mean(means, axis=0))
+
+    def glance(self, rows: np.ndarray, units: np.ndarray, slack: np.ndarray, near: np.ndarray) -> np.ndarray:
+        """Which fire their unit somewhere along the way."""
+        z = self.preactivations(rows)[np.arange(len(rows)), :, units]
+        return np.flatnonzero(z.max(axis=1) > -slack)
+
+    def proof(self, z: np.ndarray, direction: np.ndarray | None = None) -> _Fired:
+        count = self.kernel.shape[1]
+        spans = np.eye(count)[1:] - np.eye(count)[:1]
+        spans = np.kron(np.eye(2), spans)
+        residuals = np.broadcast_to(spans, (len(z), *spans.shape))
+        if direction is not None:
+            own = self._residuals(z)[np.arange(len(z)), direction]
+            residuals = np.concatenate([own[:, None], residuals], axis=1)
+        return _Fired(self._on(z), residuals, self._both)
+
+    def outside(self, z: np.ndarray) -> np.ndarray:
+        return _outside(_Fired(self._on(z), self._residuals(z), self._both), self.right)
+
+    def replayed(self, layer: DenseInput, x: np.ndarray, labels: np.ndarray, rate: float, steps: int) -> np.ndarray:
+        """The shares `[n, units]` of examples that make all of a client's batch, by its own steps of plain SGD."""
+        incoming, shift = layer.kernel_weights.copy(), layer.bias_weights.copy()
+        kernel, bias = self.kernel.copy(), self.bias.copy()
+        targets = np.eye(kernel.shape[1])[labels]
+        total = np.zeros((len(x), len(kernel)))
+        inner = rate * layer.input_scale**2
+        for _ in range(steps):
+            z = x @ incoming + shift
+            hidden = np.maximum(z, 0)
+            residuals = (replace(self, kernel=kernel, bias=bias).likely(z) - targets) / len(x)
+            d = (z > 0) * (residuals @ kernel.T)
+            total += d
+            incoming, shift = incoming - inner * (x.T @ d), shift - rate * d.sum(axis=0)
+            kernel, bias = kernel - rate * (hidden.T @ residuals), bias - rate * residuals.sum(axis=0)
+        return total
+
+
+def _outside(fired: _Fired, right: np.ndarray) -> np.ndarray:
+    """What part of each row is outside of what the orthonormal columns of `right` span, `[m, rows]`."""
+    inside, products = fired.inside(right)
+    lengths = np.einsum("mdd->md", products)
+    rest = 1 - np.einsum("mdr,mdr->md", inside, inside) / np.maximum(lengths, 1e-300)
+    return np.where(lengths > 0, np.sqrt(np.maximum(rest, 0)), 1.0)
 
 
 def _near(length: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -493,12 +589,20 @@ def _near(length: np.ndarray, inside: np.ndarray) -> np.ndarray:
 def _tail(view: View, names: DenseNames, layer: DenseInput, space: _Space) -> _Tail | None:
     """The network's tail, if it is one dense layer and the share is of one step."""
     model, spec = view.model, view.model.spec
-    if _steps(view) > 1 or not _is_dense(model, names):
+    if not _is_dense(model, names):
+        return None
+    several = _steps(view) > 1
+    if several and (names.bias is None or not model.task.softmax):
         return None
     weights = np.asarray(view.weights, np.float64)
     kernel, bias = (weights[spec.slice_of(spec.names[i])].reshape(spec.shapes[i]) for i in _behind(model, names))
     across = space.left[: layer.inputs].T @ layer.kernel_weights
-    return _Tail(across, layer.bias_weights, kernel, bias, model.task.softmax, space.right)
+    tail = across, layer.bias_weights, kernel, bias, model.task.softmax, space.right
+    if not several:
+        return _Tail(*tail)
+    update = np.asarray(view.observed, np.float64)
+    moved = (update[spec.slice_of(spec.names[i])].reshape(spec.shapes[i]) for i in _behind(model, names))
+    return _Way(*tail, space.left[: layer.inputs].T @ layer.kernel_after, layer.bias_after, *moved, _times(view))
 
 
 def _behind(model: Model, names: DenseNames) -> list[int]:
@@ -536,7 +640,7 @@ class _Peeling:
         _check(view, names)
         self.view, self.layer, self.deadline = view, dense_input(view), deadline
         layer = self.layer
-        self.tolerance = tolerance
+        self.tolerance = self.search = tolerance
         self.shares = _shares(view, names)
         bias = layer.bias
         self.k = layer.kernel if bias is None else np.vstack([layer.kernel, bias])
@@ -551,6 +655,8 @@ class _Peeling:
             )
         self.space = _space(self.k, self.most, layer.rounding, seed)
         self.tail = _tail(view, names, layer, self.space)
+        if isinstance(self.tail, _Way):
+            self.search = max(tolerance, SEARCH_STEPS)
         # K's column space has few dimensions: what is left of K is kept as coordinates in it.
         self.whole = self.space.left.T @ self.k
         self.across = np.sum((self.k - self.space.left @ self.whole) ** 2, axis=0)
@@ -565,7 +671,11 @@ class _Peeling:
         self.waves: list[int] = []
         self.reason = ""
         self.sharp: list[float] = []
+        self.settled = False
         self.units = weights_of_one(view, layer)
+        if isinstance(self.tail, _Way) and layer.rate_known and view.num_examples and len(view.num_examples) == 1:
+            # A share is the mean of the steps; in each pass an example is in one batch.
+            self.units = (_steps(view) / view.total_examples,)
         # Errors of found examples `[n, n]` by independent errors of 1; and of noise the part in K's column space.
         self.errors = np.zeros((0, 0))
         self.inside = float(np.sqrt(self.space.rank / len(self.k)))
@@ -587,6 +697,7 @@ class _Peeling:
             self._subtract()
         if self.found:
             self._polish(2)
+            self._settle()
         own = self.view.own
         if own is not None and own.slot is not None:
             theirs = own.x.reshape(len(own.x), -1)
@@ -594,10 +705,35 @@ class _Peeling:
         return self.found
 
     def sure(self) -> list[_Found]:
-        """Those of `found` whose own share, by the network, is within the row space, and whose values are precise."""
-        return [
-            f for f in self.found if f.computed < self.tolerance and f.error < PRECISE * max(1.0, float(np.ptp(f.x)))
-        ]
+        """Those of `found` whose own share, by the network, is within the row space, and whose values are precise.
+
+        All, where the client's steps with them give the whole update.
+        """
+        if self.settled or not self.found:
+            return self.found
+        precise = np.array([PRECISE * max(1.0, float(np.ptp(f.x))) for f in self.found])
+        computed, error, outside = np.array([(f.computed, f.error, f.outside) for f in self.found]).T
+        kept = (computed < self.tolerance) & (error < precise)
+        if isinstance(self.tail, _Way):
+            roughly = (outside < self.tolerance) & (computed < COMPUTED_STEPS) & (STEPS_ERROR * error < precise)
+            kept |= roughly & (self._twice() < precise)
+        return [f for f, good in zip(self.found, kept, strict=True) if good]
+
+    def _twice(self) -> np.ndarray:
+        """How far the two loudest columns that no other found example has a share in are from each example `[n]`.
+
+        In the worst value; infinite where there are no two. Mixtures of an example with others differ from column to
+        column.
+        """
+        size = np.abs(self._taken())
+        apart = np.full(len(size), np.inf)
+        for i, f in enumerate(self.found):
+            alone = np.flatnonzero(size.sum(axis=0) - size[i] < 1e-3 * size[i])
+            loudest = alone[np.argsort(-size[i, alone], kind="stable")[:2]]
+            if len(loudest) == 2:
+                columns = self.space.left @ self.whole[:, loudest]
+                apart[i] = np.abs((columns[:-1] / columns[-1]).T - f.x).max()
+        return apart
 
     def _size(self, coordinates: np.ndarray) -> np.ndarray:
         """Root mean square of each column with these coordinates `[rank, units]` and K's part across them."""
@@ -675,6 +811,7 @@ class _Peeling:
         if not found:
             return None
         mixed = MIXED if self.view.model.num_classes > 2 else MIXED_ALIKE
+        mixed = MIXED_STEPS if isinstance(self.tail, _Way) else mixed
 
         def beyond(these: list[_Found], units: Sequence[float]) -> np.ndarray:
             spreads = [self.space.spread(f.row[: len(self.k)], f.share) for f in these]
@@ -711,9 +848,10 @@ class _Peeling:
     ) -> _Sure:
         """What proofs of examples `[m, inputs]` with shares in those directions begin with."""
         near = 4 * error[:, None] * self.loudness
-        unclear = np.abs(self.layer.preactivations(x) if z is None else z) < near
         if self.tail is not None and z is not None:
+            unclear = self.tail.unclear(z, near)
             return _Sure(x, rows, self.tail.proof(z, directions), unclear, error)
+        unclear = np.abs(self.layer.preactivations(x)) < near
         whole = self.shares(x).astype(np.float64)
         shares, slopes = whole[np.arange(len(x)), directions], whole[:, :1] - whole[:, 1:]
         return _Sure(x, rows, _Given(np.concatenate([shares[:, None], slopes], axis=1)), unclear, error)
@@ -738,6 +876,7 @@ class _Peeling:
     ) -> list[_Found | None]:
         """`_proven` of `these`, all at once."""
         space, task = self.space, self.view.model.task
+        task_outputs = self.view.model.num_classes
         clear = self._clear(sure.shares, these, sure.unclear[these])
         products, rest = clear.products, clear.rest
         lengths = np.maximum(products[:, 0, 0], 1e-300)
@@ -758,7 +897,7 @@ class _Peeling:
             along = np.einsum("bi,bi->b", residuals, products[free, 1:, 0])
             residuals *= (along / np.maximum(size, 1e-300))[:, None]
             mixed[free, 0], mixed[free, 1:] = 0, residuals
-            label_fits[free] = _labels_of(residuals) == directions[free]
+            label_fits[free] = _labels_of(residuals[:, : task_outputs - 1]) == directions[free]
         inside = np.einsum("bi,bir->br", mixed, clear.coordinates)
         share = clear.certain.mixed(mixed)
         filled = np.einsum("bwr,br->bw", clear.few, inside)
@@ -771,7 +910,7 @@ class _Peeling:
             if isinstance(task, Binary):  # the one direction's factor is p - y times the example's weight
                 label = int(weight < 0)
             signed = isinstance(task, Binary) or weight > 0
-            if not (label_fits[b] and outside[b] < self.tolerance and signed and np.isfinite(weight)):
+            if not (label_fits[b] and outside[b] < self.search and signed and np.isfinite(weight)):
                 found.append(None)
                 continue
             numbers = float(outside[b]), int(directions[b]), float(sure.error[i]), float(computed[b])
@@ -962,6 +1101,44 @@ class _Peeling:
         """The length of `u`, with values up to 1, whose gradient lies nearest to the row space."""
         return _nearest(lambda scales: self.space.outside(self.shares(scales[:, None] * u)).min(axis=1), 1 / u.max())
 
+    def _settle(self) -> None:
+        """Where all examples of a client were found over several steps: moved to where its steps give the update.
+
+        From the examples follow their exact shares, and from those the examples, in turn until nothing moves. Only
+        units that are clear for all examples are looked at: one that begins to fire a step too soon would throw all
+        others off. Their columns tell whether this led to the truth.
+        """
+        view, way, n, procedure = self.view, self.tail, len(self.found), self.view.procedure
+        if not isinstance(way, _Way) or view.num_examples != (n,) or procedure is None or not view.client_rate:
+            return
+        if procedure.steps_per_epoch(n) > 1 or self.layer.bias is None:
+            return
+        labels = np.array([f.label for f in self.found])
+        x, moved = np.stack([f.x for f in self.found]), np.inf
+        for _ in range(SETTLING):
+            d = way.replayed(self.layer, x, labels, view.client_rate, _steps(view))
+            margin = np.multiply.outer(np.full(n, 1e-3), self.loudness)
+            stable = ~way.unclear(way.preactivations(self._rows(x)), margin).any(axis=0)
+            if stable.sum() - n < LEAST_EQUATIONS or np.linalg.matrix_rank(d[:, stable]) < n:
+                return
+            inverse = np.linalg.pinv(d[:, stable])
+            rows = (self.whole[:, stable] @ inverse).T  # [n, rank]
+            new = rows @ self.space.left[: self.layer.inputs].T
+            moved, x = float(np.abs(new - x).max()), new
+            if moved < SETTLED:
+                break
+        seen, unit = self.whole[:, stable], _steps(view) / n
+        left = np.linalg.norm(seen - self._rows(x).T @ d[:, stable])
+        errors = np.linalg.norm(inverse, axis=0) * left / np.sqrt(stable.sum())
+        if moved > SETTLED or left > self.tolerance * np.linalg.norm(seen):
+            return
+        self.found = [
+            replace(f, x=x[i], share=d[i] / unit, weight=unit, error=float(errors[i]), computed=0.0)
+            for i, f in enumerate(self.found)
+            if errors[i] < PRECISE
+        ]
+        self.settled = True
+
     def _polish(self, times: int) -> None:
         """All examples found at once, from the columns that they explain: linear in them once shares are known."""
         for _ in range(times):
@@ -1007,6 +1184,12 @@ def _steps(view: View) -> int:
     return max(procedure.local_steps(n) for n in counts) if procedure is not None else 1
 
 
+def _times(view: View) -> tuple[float, ...]:
+    """Where along the way local steps begin; some of them, if there are many."""
+    steps = _steps(view)
+    return tuple(float(i) / steps for i in np.linspace(0, steps - 1, min(steps, NODES)))
+
+
 def _shares(view: View, names: DenseNames) -> Callable[[np.ndarray], np.ndarray]:
     """Examples `[m, inputs]` to their gradients in the layer's pre-activations, `[m, directions, units]`.
 
@@ -1016,8 +1199,7 @@ def _shares(view: View, names: DenseNames) -> Callable[[np.ndarray], np.ndarray]
     steps = _steps(view)
     before = np.asarray(view.weights, np.float64)
     moved = np.zeros_like(before) if steps == 1 else np.asarray(view.observed, np.float64)
-    times = [0.0] if steps == 1 else [i / steps for i in np.linspace(0, steps - 1, min(steps, NODES))]
-    places = [[tf.constant(w, dtype) for w in model.spec.unflatten_numpy(before + t * moved)] for t in times]
+    places = [[tf.constant(w, dtype) for w in model.spec.unflatten_numpy(before + t * moved)] for t in _times(view)]
     function = _compiled(model, names)
 
     def shares(x: np.ndarray) -> np.ndarray:
