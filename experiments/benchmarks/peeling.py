@@ -112,8 +112,8 @@ def _random(batches: int, seconds: float, steps: int, rate: float) -> None:
         farthest = max(farthest, float(apart.max(initial=0.0)))
         if seed % 100 == 99 or seed == batches - 1:
             typer.echo(
-                f"{seed + 1} random batches, {steps} steps of {rate:g}: {found} of {total} examples claimed, farther than 0.01: {false}, "
-                f"farthest {farthest:.1e}, CPU {time.process_time():.0f} s"
+                f"{seed + 1} random batches, {steps} steps of {rate:g}: {found} of {total} examples claimed, "
+                f"farther than 0.01: {false}, farthest {farthest:.1e}, CPU {time.process_time():.0f} s"
             )
 
 

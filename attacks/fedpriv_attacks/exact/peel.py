@@ -83,9 +83,11 @@ class Peel(Attack):
     rank of K exactly if the weight is 1 / (d K^+ x) (Wedderburn 1934).
 
     A sum over clients of one local step each is the same object as one client's batch, so secure sums fall likewise.
-    Over several local steps a share is averaged along the straight way from the weights before to those after; what
-    this misses grows with the clients' rate, and ends the peeling sooner. Without a bias a lone unit gives its example
-    up to the length, which is searched for under the same certificate.
+    Over several local steps, where one dense layer follows, a unit that fires all the way has shares that are mixtures
+    of the layer's kernel and of what it moved by; units that change are left out, and if all examples of a client are
+    found, its steps are replayed with them until nothing moves. With more layers a share is averaged along the
+    straight way from the weights before to those after. Without a bias a lone unit gives its example up to the length,
+    which is searched for under the same certificate.
 
     What decides how far it carries: how many units fire for one example alone. Wide layers, large weights, small
     batches and varied examples help; a bias far from zero, noise, and examples that all fire the same units do not.
@@ -601,8 +603,9 @@ def _tail(view: View, names: DenseNames, layer: DenseInput, space: _Space) -> _T
     if not several:
         return _Tail(*tail)
     update = np.asarray(view.observed, np.float64)
-    moved = (update[spec.slice_of(spec.names[i])].reshape(spec.shapes[i]) for i in _behind(model, names))
-    return _Way(*tail, space.left[: layer.inputs].T @ layer.kernel_after, layer.bias_after, *moved, _times(view))
+    moved, bias_moved = (update[spec.slice_of(spec.names[i])].reshape(spec.shapes[i]) for i in _behind(model, names))
+    across_after = space.left[: layer.inputs].T @ layer.kernel_after
+    return _Way(*tail, across_after, layer.bias_after, moved, bias_moved, _times(view))
 
 
 def _behind(model: Model, names: DenseNames) -> list[int]:
@@ -715,8 +718,9 @@ class _Peeling:
         computed, error, outside = np.array([(f.computed, f.error, f.outside) for f in self.found]).T
         kept = (computed < self.tolerance) & (error < precise)
         if isinstance(self.tail, _Way):
+            single = np.array([any(abs(f.weight / unit - 1) < MIXED for unit in self.units) for f in self.found])
             roughly = (outside < self.tolerance) & (computed < COMPUTED_STEPS) & (STEPS_ERROR * error < precise)
-            kept |= roughly & (self._twice() < precise)
+            kept = (kept & single) | (roughly & (self._twice() < precise))
         return [f for f, good in zip(self.found, kept, strict=True) if good]
 
     def _twice(self) -> np.ndarray:
