@@ -38,7 +38,7 @@ ON_TOKENS = (
 ON_DENSE = "peel"
 
 #: What follows the exact attacks on images and models with rectifiers, where nobody has said what else. L-BFGS ends
-#: at the kinks, so the two DLGs are left out; half of the default's steps find the same images.
+#: at the kinks, so the two DLGs are left out; half of the default's steps find the same images on wide networks.
 ON_KINKS = (
     "inverting_gradients(objective=l1,optimizer=adam(steps=400,learning_rate=0.05,decay=cosine),"
     "priors.total_variation.weight=1,stages=5)"
@@ -87,7 +87,8 @@ class Modern(Attack):
     Of texts it is that of the tokens, not of the points that were minimized.
 
     On images and models with rectifiers (ReLU), unless `attacks` says what else, the two L-BFGS attacks are left out
-    and Adam takes half of the steps (`ON_KINKS`).
+    and Adam takes half of the steps (`ON_KINKS`). On narrow or trained networks all of them, for which `thorough` asks,
+    gained 1 to 4 dB.
 
     On models that begin with a dense layer and a ReLU, unless `attacks` says what else, `peel` is tried before all
     others: what it finds is proven example by example.
@@ -129,6 +130,11 @@ class Modern(Attack):
         description="factor on the smallest error within which the later attack is preferred; none computes it from "
         "the numbers of unknown values and of the update's, at most 10.",
     )
+    thorough: bool = Field(
+        default=False,
+        description="give Adam 800 steps a stage in place of 400 on images and models with rectifiers: 1 to 4 dB more "
+        "on narrow or trained networks, in twice the time.",
+    )
     path: bool = Field(
         default=False,
         description="keep the examples along the way of the attack whose finding is taken, for film strips; exact "
@@ -136,10 +142,11 @@ class Modern(Attack):
     )
 
     def config(self) -> Config:
-        """As of any attack; results from before ways were kept stay valid."""
+        """As of any attack; results from before ways were kept, or thoroughness asked for, stay valid."""
         config = super().config()
-        if not self.path:
-            del config["path"]
+        for name in ("path", "thorough"):
+            if not getattr(self, name):
+                del config[name]
         return config
 
     def brings(self) -> tuple[Knowledge, ...]:
@@ -198,7 +205,8 @@ class Modern(Attack):
         tried = self.attacks
         if len(view.model.input_shape) == 3 and has_kinks(view.model):
             exact = (attack for attack in tried if not isinstance(attack, Inversion))
-            tried = (*exact, registry.attacks.create(ON_KINKS))
+            adam = tried[-1] if self.thorough else registry.attacks.create(ON_KINKS)
+            tried = (*exact, adam)
         return (registry.attacks.create(ON_DENSE), *tried) if _begins_rectified(view) else tried
 
     def _suited(self, attack: Attack, view: View) -> Attack:

@@ -131,3 +131,11 @@ def test_on_models_with_kinks_curvature_is_not_tried(helpers):
     assert tried(rectified) == ["first_layer", "rgap", "spear", "inverting_gradients"]
     assert tried(smooth) == [a.name for a in modern.attacks]
     assert tried(rectified, modern.with_(attacks=SEARCH)) == ["dlg", "inverting_gradients"]
+    thorough = registry.attacks.create("modern(thorough=true)")
+    assert tried(rectified, thorough) == tried(rectified)
+    steps = [
+        a.tried_on(helpers.make_view(rectified, x, y))[-1].config()["optimizer"]["steps"] for a in (modern, thorough)
+    ]
+    assert steps == [400, 800]
+    assert "thorough" not in modern.config()
+    assert thorough.config()["thorough"] is True
