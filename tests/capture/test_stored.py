@@ -149,11 +149,20 @@ def test_what_nvflares_client_sends_is_a_difference_of_weights(nvflare, path, tr
     assert "or a difference of weights was taken for a gradient" in mistaken.describe()
 
 
+def test_units_that_begin_to_fire_are_no_sign_of_a_mixture(nvflare, path, truth):
+    """Over three epochs two or three units came to fire for an image that they had not fired for."""
+    x, _, _ = truth("nvflare")
+    found = make_attack("first_layer").run(nvflare(path).view, 0).x
+    found = found[np.isfinite(found).all((1, 2, 3))]
+    assert len(found) == 2  # the third has one unit of its own, which over several steps is no proof
+    for one in found:
+        assert np.mean((one - x) ** 2, (1, 2, 3)).min() < 1e-6
+
+
 @pytest.mark.slow
 def test_three_images_come_out_of_three_epochs_of_nvflares_client(nvflare, path, truth):
     x, y, _ = truth("nvflare")
     made = nvflare(path)
-    assert not np.isfinite(make_attack("first_layer").run(made.view, 0).x).any()  # no unit fires for one image alone
     found = make_attack("modern").run(made.view, 0)
     assert sorted(found.y) == sorted(y)
     for image in x:
