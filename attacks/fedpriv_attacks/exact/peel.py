@@ -118,8 +118,7 @@ class Peel(Attack):
         found = _weighed(peeling.sure(), peeling)
         unsure = len(peeling.found) - len(found)
         n = view.total_examples if known else len(found)
-        whole = len(found) >= peeling.space.rank
-        kept = _repeated(found, n) if whole else found[:n]
+        kept = found[:n]
         x = np.full((n, *model.input_shape), np.nan, np.float32)
         for i, one in enumerate(kept):
             x[i] = view.data_kind.settle(one.x.reshape(1, *model.input_shape))[0]
@@ -147,20 +146,36 @@ class Peel(Attack):
 
 
 def _weighed(found: list[_Found], peeling: _Peeling) -> list[_Found]:
-    """Those that weigh in the update what one example does, or several alike.
+    """Those that weigh in the update what one example does.
 
     What is mixed into an example from another leaves no trace across the row space where the network is sure of both,
-    but moves its weight by as much as was mixed in. One example's weight follows from numbers and rate. Where it may
-    not, as behind clipping, one that most found ones have in common does; where there is none, nothing is told.
+    but moves its weight by as much as was mixed in. One example's weight follows from numbers and rate, or else, as
+    behind clipping, it is one that more than half of the examples have in common.
 
     Two examples that are nearly alike and fire the same units look like twice their mean: x_1 d_1^T + x_2 d_2^T is
-    2 x d^T for the means x and d, plus half the product of the differences. Of an example that really is there twice
-    nothing is left. So a multiple is believed only where all that is in the gradient was found.
+    2 x d^T for the means x and d, plus half the product of the differences. This rest is of second order, and often
+    below the rounding of the weights. So an example that really is there twice is not believed either.
     """
-    strays = peeling.strays(found, found, multiples=len(found) >= peeling.space.rank)
-    if strays is None:
-        return [f for f in found if not f.thin]
-    return [f for f, stray in zip(found, strays, strict=True) if not stray > 0]
+    strays = peeling.strays(found, found, final=True)
+    return [] if strays is None else [f for f, stray in zip(found, strays, strict=True) if not stray > 0]
+
+
+def _units(view: View, layer: DenseInput) -> tuple[float, ...]:
+    """What one example may weigh, a number for each size of client; none where that is not known.
+
+    Over several local steps as well, where each epoch takes every example once, in batches of one size.
+    """
+    units, procedure, counts = weights_of_one(view, layer), view.procedure, view.num_examples
+    if units or procedure is None or counts is None or not layer.rate_known:
+        return units
+    batches = {n: min(n, procedure.batch_size or n) for n in counts if n}
+    once = procedure.batch_selection != "poisson" and procedure.max_local_steps is None
+    plain = procedure.client.kind == "sgd" and not procedure.proximal
+    if not (once and plain) or any(n % batch for n, batch in batches.items()):
+        return ()
+    by_examples, total = view.plan.weighting == "examples", sum(counts)
+    parts = {n: n / total if by_examples else 1 / len(counts) for n in batches}
+    return tuple(sorted({parts[n] * procedure.local_epochs / batch for n, batch in batches.items()}))
 
 
 def _factors(found: list[_Found], view: View) -> np.ndarray:
@@ -185,15 +200,6 @@ def _reason(ended: str, unsure: int) -> str:
     why = "they weigh otherwise than one example, so that others may be mixed into them, or the digits do not tell them"
     left = f"{unsure} were left out, as {why}" if unsure else ""
     return "; ".join(filter(None, (ended, left)))
-
-
-def _repeated(found: list[_Found], n: int) -> list[_Found]:
-    """An example that is in the batch several times weighs as much; told only if the numbers add up to `n`."""
-    total = sum(f.weight for f in found)
-    counts = [round(n * f.weight / total) for f in found]
-    if len(found) < n and sum(counts) == n and all(abs(n * f.weight / total - c) < 0.05 for f, c in zip(found, counts)):
-        return [f for f, count in zip(found, counts) for _ in range(count)]
-    return found[:n]
 
 
 @dataclass(eq=False)
@@ -565,7 +571,7 @@ class _Peeling:
         self.waves: list[int] = []
         self.reason = ""
         self.sharp: list[float] = []
-        self.units = weights_of_one(view, layer)
+        self.units = _units(view, layer)
         # Errors of found examples `[n, n]` by independent errors of 1; and of noise the part in K's column space.
         self.errors = np.zeros((0, 0))
         self.inside = float(np.sqrt(self.space.rank / len(self.k)))
@@ -666,11 +672,12 @@ class _Peeling:
             basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
         return new
 
-    def strays(self, found: list[_Found], among: list[_Found], multiples: bool = True) -> np.ndarray | None:
+    def strays(self, found: list[_Found], among: list[_Found], final: bool = False) -> np.ndarray | None:
         """How much farther each weight is from one example's, or that of several alike, than allowed; `[found]`.
 
         One example's is that which the numbers and the rate give, or else, as behind clipping, one that most of `among`
-        have in common; None where there is none. `multiples`: whether examples may be in the batch several times.
+        have in common; None where there is none. If this is `final`, several alike are not allowed, and a common weight
+        is one of more than half of all examples, as pairs that are alike would be too many with it.
         """
         if not found:
             return None
@@ -679,14 +686,19 @@ class _Peeling:
         def beyond(these: list[_Found], units: Sequence[float]) -> np.ndarray:
             spreads = [self.space.spread(f.row[: len(self.k)], f.share) for f in these]
             ratio = self._weights(these)[:, None] / np.asarray(units)
-            single = [[f.thin or not multiples] for f in these]
+            single = [[f.thin or final] for f in these]
             off = np.min(np.abs(ratio / np.where(single, 1, np.maximum(np.round(ratio), 1)) - 1), axis=1)
             return np.asarray(off - mixed - 4 * self.layer.rounding * np.array(spreads))
 
-        common = (float(np.median(self._weights(among))),) if len(among) > 2 else ()
+        known = self.view.num_examples is not None
+        least = self.view.total_examples // 2 if final and known else 2
+        common = (float(np.median(self._weights(among))),) if len(among) > least else ()
         for units in (self.units, common):
             plainly = units is self.units and _sends_plainly(self.view)
-            if units and (plainly or np.mean(beyond(among, units) < 0) > 0.5):
+            if not units:
+                continue
+            fitting = np.sum(beyond(among, units) < 0)
+            if plainly or fitting > max(len(among) / 2, least if final and units is common else 0):
                 return beyond(found, units)
         return None
 
