@@ -93,12 +93,12 @@ def test_the_mean_of_examples_much_alike_is_not_claimed(helpers, model, alike):
     assert nearest(finding, x)[0].max() < 1e-3
 
 
-def peeled(model, x, y, steps=1, rate=0.1, defense=None):
+def peeled(model, x, y, steps=1, rate=0.1, defense=None, weights=None):
     """What a server finds in one client's update."""
     data = Dataset("batch", x, np.asarray(y, np.int32), CLASSES)
     procedure = make_procedure(batch_size=None, local_epochs=steps, client={"learning_rate": rate})
     defenses = (make_defense(defense),) if defense else ()
-    (observation,) = Exposure(model, data, 1, len(x), procedure=procedure, defenses=defenses, seed=0)
+    (observation,) = Exposure(model, data, 1, len(x), procedure=procedure, defenses=defenses, seed=0, weights=weights)
     return Peel().run(observation.view)
 
 
@@ -109,6 +109,18 @@ def test_pairs_alike_are_not_claimed_where_little_tells_them(model, how):
     finding = peeled(model, np.concatenate([x, 0.9 * x]), np.concatenate([y, y]), **how)
     assert finding.extra["recovered"] == 0
     assert finding.extra["unsure"] > 0
+
+
+def test_what_is_outside_of_its_kinds_range_is_not_claimed_as_moved_into_it():
+    """Pixels from 0 to 255 under a network unsure enough to move: they are found, but are no images."""
+    model = zoo.mlp_2nn(SHAPE, CLASSES, [200, 50])
+    base = model.spec.unflatten_numpy(model.initial_weights(0))
+    unsure = model.spec.flatten_numpy([*base[:-2], base[-2] / 100, base[-1]])
+    x, y = batch(2, 0)
+    finding = peeled(model, 255 * x, y, rate=1e-2, weights=unsure)
+    assert finding.extra["recovered"] == 0
+    assert finding.extra["unsure"] == 2
+    assert "outside of the range" in finding.extra["reason"]
 
 
 def test_behind_clipping_a_weight_that_most_have_is_ones(model):

@@ -39,8 +39,9 @@ MIXED = 2.5e-3
 MIXED_ALIKE = 1e-4
 #: How far a probability may be below zero, relative to the residual at the label, for the residual's error.
 SIGNS = 0.02
-#: Largest error of a value, relative to the values' range or to 1, of what is claimed.
-PRECISE = 5e-3
+#: Largest deviation of a value's error, relative to the values' range or to 1, of what is claimed. The worst of many
+#: values, and a length that the row space tells, are off by up to eight times as much.
+PRECISE = 1e-3
 #: Units left out of a certificate up to which several are made at once.
 FEW = 32
 #: Certificates made at once.
@@ -102,7 +103,7 @@ class Peel(Attack):
           know n, as many as were. Labels are given for classes and binary tasks, -1 for missing examples. `extra` has
           `recovered`, `certificates` (the part outside of the row space, by example), `waves` (rounds of peeling, and
           how many each found), `weights` (of each example in the update), `rank` of the gradient, `unsure` (how many
-          were left out since they do not weigh as one example does, or are not told precisely), and `reason` why it
+          were left out since they do not weigh as one example does, are not told precisely, or are out of range), and `reason` why it
           ended.
 
         Raises:
@@ -197,7 +198,10 @@ def _sends_plainly(view: View) -> bool:
 
 
 def _reason(ended: str, unsure: int) -> str:
-    why = "they weigh otherwise than one example, so that others may be mixed into them, or the digits do not tell them"
+    why = (
+        "they weigh otherwise than one example, so that others may be mixed into them, or the digits do not tell them, "
+        "or their values are outside of the range of their kind"
+    )
     left = f"{unsure} were left out, as {why}" if unsure else ""
     return "; ".join(filter(None, (ended, left)))
 
@@ -343,6 +347,11 @@ class _Clear(NamedTuple):
     few: np.ndarray
     places: np.ndarray
     real: np.ndarray
+
+
+def _precise(f: _Found) -> float:
+    """The largest deviation of a value's error with which an example is claimed."""
+    return PRECISE * max(1.0, float(np.ptp(f.x)))
 
 
 def _basis(rows: list[np.ndarray], size: int) -> np.ndarray:
@@ -600,10 +609,20 @@ class _Peeling:
         return self.found
 
     def sure(self) -> list[_Found]:
-        """Those of `found` whose own share, by the network, is within the row space, and whose values are precise."""
+        """Those of `found` whose own share, by the network, is within the row space, and whose values are precise.
+
+        Values that the kind of data cannot have are not claimed, as they would be moved into its range.
+        """
         return [
-            f for f in self.found if f.computed < self.tolerance and f.error < PRECISE * max(1.0, float(np.ptp(f.x)))
+            f
+            for f in self.found
+            if f.computed < self.tolerance and f.error < _precise(f) and self._moved(f) < 5 * _precise(f)
         ]
+
+    def _moved(self, f: _Found) -> float:
+        """How far the kind of data moves a value of an example."""
+        given = f.x.reshape(1, *self.view.model.input_shape)
+        return float(np.abs(np.asarray(self.view.data_kind.settle(given)) - given).max())
 
     def _size(self, coordinates: np.ndarray) -> np.ndarray:
         """Root mean square of each column with these coordinates `[rank, units]` and K's part across them."""
