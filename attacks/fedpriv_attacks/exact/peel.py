@@ -103,8 +103,8 @@ class Peel(Attack):
           know n, as many as were. Labels are given for classes and binary tasks, -1 for missing examples. `extra` has
           `recovered`, `certificates` (the part outside of the row space, by example), `waves` (rounds of peeling, and
           how many each found), `weights` (of each example in the update), `rank` of the gradient, `unsure` (how many
-          were left out since they do not weigh as one example does, are not told precisely, or are out of range), and `reason` why it
-          ended.
+          were left out since they do not weigh as one example does, are not told precisely, or are out of range), and
+          `reason` why it ended.
 
         Raises:
           CapabilityError: no first dense layer with a ReLU, logits that depend on the batch, a task of several
