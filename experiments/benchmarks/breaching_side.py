@@ -43,7 +43,8 @@ def prepared(problem: Path) -> Callable[[], tuple[np.ndarray, list[float]]]:
     """One run of breaching's attack on the problem: the image `[height, width, channels]` and every step's objective.
 
     The settings are those of its `invertinggradients` but for what the problem says: steps, rate, weight of total
-    variation. Images are in [0, 1] without normalization, the start and the label are the problem's.
+    variation, and whether that counts the rim. Images are in [0, 1] without normalization, the start and the label are
+    the problem's.
     """
     warnings.simplefilter("ignore")
     import breaching
@@ -68,6 +69,19 @@ def prepared(problem: Path) -> Callable[[], tuple[np.ndarray, list[float]]]:
         def forward(self, x: Any) -> Any:
             return forward(x, list(self.parts))
 
+    class Within(torch.nn.Module):
+        """Total variation of neighbours within the image."""
+
+        def __init__(self, weight: float) -> None:
+            super().__init__()
+            self.weight = weight
+
+        def initialize(self, *_: Any) -> None:
+            pass
+
+        def forward(self, x: Any) -> Any:
+            return self.weight * (x.diff(dim=2).abs().mean() + x.diff(dim=3).abs().mean())
+
     model, loss = Chain(), torch.nn.CrossEntropyLoss()
     settings = breaching.get_attack_config(
         "invertinggradients",
@@ -78,6 +92,8 @@ def prepared(problem: Path) -> Callable[[], tuple[np.ndarray, list[float]]]:
         ],
     )
     attack = breaching.attacks.prepare_attack(model, loss, settings)
+    if not said["rim"]:
+        attack.regularizers = [Within(said["weight"])]
     server = [
         {
             "parameters": [w.detach() for w in weights],

@@ -2,12 +2,14 @@
 
 `breaching` 0.1.2 (Geiping and others, https://github.com/JonasGeiping/breaching) is by an author of the attack
 (Geiping, Bauermeister, Dröge, Moeller 2020, arXiv 2003.14053). Both sides get one model with the same weights, one
-gradient of one image, its label, and one start in [0, 1], and take the same number of steps of signed Adam on the
-cosine distance plus total variation, on one thread. Two things differ. Breaching's total variation also counts what
-lies outside of the image as black, along the right and the lower rim; and it keeps the point after the step from the
-lowest objective, this project the point before it. Both objectives at the start, without total variation, are compared
-before anything is timed. Ours and theirs alternate, each in a process of its own; costs are CPU seconds of whole runs
-over their steps, the first run (which compiles) apart. Nothing else in this project needs breaching or PyTorch:
+gradient of one image, its label, and one start, grey with normal noise, and take the same number of steps of signed
+Adam on the cosine distance plus total variation, on one thread. Two things differ. Breaching's total variation also
+counts what lies outside of the image as black, along the right and the lower rim, which draws these pixels to black and
+costs it dB; and it keeps the point after the step from the lowest objective, this project the point before it.
+`--no-rim` has it count within the image, as this project does: then both have the same objectives step by step, until
+rounding parts them. Both objectives at the start, without total variation, are compared before anything is timed. Ours
+and theirs alternate, each in a process of its own; costs are CPU seconds of whole runs over their steps, the first run
+(which compiles) apart. Nothing else in this project needs breaching or PyTorch:
 `uv venv --python 3.11 FOLDER && uv pip install --python FOLDER breaching==0.1.2 torch==2.13.0`, then
 `python -m experiments.benchmarks.matching_breaching --python FOLDER/bin/python`
 """
@@ -50,6 +52,7 @@ def main(
     data: Annotated[str, typer.Option(help="A dataset's name or path; its test images are attacked.")] = "photographs",
     data_dir: Annotated[str | None, typer.Option(help="Where a named dataset finds its files.")] = None,
     image: Annotated[int, typer.Option(min=0, help="Which test image, from 0.")] = 0,
+    rim: Annotated[bool, typer.Option(help="Whether breaching's total variation counts the rim, as it does.")] = True,
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path(
         "results/benchmarks/matching_breaching.json"
     ),
@@ -67,8 +70,9 @@ def main(
     }  # read when TensorFlow is first used, and by the other interpreter
     seen, truth = view_of(model, data, data_dir, image)
     load_before = os.getloadavg()
-    result = compared(interpreter, seen, truth, steps, pairs)
-    settings = {"model": model, "data": data, "image": image, "steps": steps, "pairs": pairs, **result["versions"]}
+    result = compared(interpreter, seen, truth, steps, pairs, rim)
+    settings = {"model": model, "data": data, "image": image, "steps": steps, "pairs": pairs, "rim": rim}
+    settings |= result["versions"]
     command = ["uv", "run", "python", "-m", "experiments.benchmarks.matching_breaching", *sys.argv[1:]]
     whole = {
         **result,
@@ -103,7 +107,7 @@ def checked(python: Path) -> Path:
     return Path(found).absolute()  # links stay as they are: an environment's interpreter is one
 
 
-def compared(python: Path, seen: View, truth: np.ndarray, steps: int, pairs: int) -> dict[str, Any]:
+def compared(python: Path, seen: View, truth: np.ndarray, steps: int, pairs: int, rim: bool = True) -> dict[str, Any]:
     """CPU milliseconds a step of both, the ratio pair by pair, and what both found.
 
     Raises:
@@ -116,7 +120,7 @@ def compared(python: Path, seen: View, truth: np.ndarray, steps: int, pairs: int
     start = np.random.default_rng(0).normal(0.5, 0.25, seen.model.input_shape).astype(np.float32)
     mine = ours(seen, start, steps)
     spent: tuple[list[float], list[float]] = ([], [])
-    with theirs(python, seen, start, steps) as (other, versions):
+    with theirs(python, seen, start, steps, rim) as (other, versions):
         sides = [(mine, spent[0]), (other, spent[1])]
         ends: dict[int, tuple[np.ndarray, float]] = {}
         for turn in range(pairs + 1):
@@ -127,7 +131,8 @@ def compared(python: Path, seen: View, truth: np.ndarray, steps: int, pairs: int
                 ends[which] = (found, first)
             if turn == 0:
                 distances = [
-                    ends[which][1] - WEIGHT * total_variation(start, rim) for which, rim in ((0, False), (1, True))
+                    ends[which][1] - WEIGHT * total_variation(start, counted)
+                    for which, counted in ((0, False), (1, rim))
                 ]
                 if abs(distances[0] - distances[1]) > SAME * abs(distances[1]):
                     raise ParameterError(
@@ -179,7 +184,9 @@ def ours(seen: View, start: np.ndarray, steps: int) -> Side:
 
 
 @contextmanager
-def theirs(python: Path, seen: View, start: np.ndarray, steps: int) -> Iterator[tuple[Side, dict[str, str]]]:
+def theirs(
+    python: Path, seen: View, start: np.ndarray, steps: int, rim: bool = True
+) -> Iterator[tuple[Side, dict[str, str]]]:
     """Breaching's run in the other interpreter, which lives as long as the context, and the versions it has.
 
     Raises:
@@ -206,6 +213,7 @@ def theirs(python: Path, seen: View, start: np.ndarray, steps: int) -> Iterator[
         "steps": steps,
         "rate": RATE,
         "weight": WEIGHT,
+        "rim": rim,
     }
     root = Path(__file__).parents[2]
     with tempfile.TemporaryDirectory() as folder:

@@ -62,6 +62,12 @@ def test_dense_layers_behind_the_first():
     assert found_in(finding, observation.truth.x) == (set(range(16)), 0)
 
 
+def coordinates(space, layer, x):
+    """Coordinates of examples, with the bias's 1, in the space of the columns."""
+    rows = x @ space.left[: layer.inputs]
+    return rows if layer.bias is None or len(space.left) == layer.inputs else rows + space.left[-1]
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_without_gradients_the_same_is_near(helpers, bias):
     model = zoo.mlp_2nn(SHAPE, CLASSES, [60], spread=0.5, first_bias=bias)
@@ -76,16 +82,22 @@ def test_without_gradients_the_same_is_near(helpers, bias):
     both = np.concatenate([x.reshape(12, -1), other])
     wanted = peel._shares(view, names)(both)
     pairs = np.indices(wanted.shape[:2]).reshape(2, -1)
-    z = tail.preactivations(both)
+    z = layer.preactivations(both)
+    assert np.abs(tail.preactivations(coordinates(space, layer, both[:12])) - z[:12]).max() < 1e-5
     given = tail.shares(z, *pairs).reshape(wanted.shape)
     # Where a label is sure, a share is a small difference of large numbers.
     assert np.abs(given - wanted).max() < 1e-5 * np.abs(wanted).max()
-    near = tail.near(z)
+    outside = tail.outside(z)
+    np.testing.assert_allclose(outside, space.outside(wanted.astype(np.float64)), atol=1e-4)
     # Shares of two labels differ by what one output's gradient differs from another's.
     between = wanted[:, :1].astype(np.float64) - wanted[:, 1:]
-    np.testing.assert_allclose(tail.slopes(z), between, atol=1e-5 * np.abs(wanted).max())
-    np.testing.assert_array_equal(near, space.near(wanted))
-    assert near[np.arange(12), y].all()
+    proof = tail.proof(z)
+    spanned = proof.on[:, None] * (proof.residuals @ proof.kernel.T)
+    np.testing.assert_allclose(spanned, between, atol=1e-5 * np.abs(wanted).max())
+    inside, products = proof.inside(space.right)
+    np.testing.assert_allclose(inside, spanned @ space.right, atol=1e-6)
+    np.testing.assert_allclose(products, spanned @ spanned.transpose(0, 2, 1), rtol=1e-6, atol=1e-9)
+    assert (outside[np.arange(12), y] < peel.SCREEN).all()
 
 
 def test_a_second_layer_behind_takes_gradients(helpers):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import pytest
 
 from experiments.benchmarks.job_costs import costs
@@ -66,6 +69,15 @@ def test_the_whole_is_spread_over_processes(write, tmp_path):
 def test_the_shipped_costs_know_attacks_and_trainings():
     assert {"attack", "train"} <= known().keys()
     assert all(v > 0 for values in known().values() for v in values)
+
+
+def test_a_grid_of_batches_and_epochs_is_not_taken_for_single_images(tmp_path):
+    """The shipped costs know the referee's attacks one by one: its attacks took 2.5 hours, by its table."""
+    root = Path(__file__).parents[2]
+    todo = survey(load(root / "results" / "referee" / "experiment.yaml"), Store(tmp_path / "r"))
+    with (root / "results" / "referee" / "table.csv").open() as file:
+        took = {(r["arm"], r["seed"], r["trial"]): float(r["seconds"]) for r in csv.DictReader(file)}
+    assert 0.7 * sum(took.values()) < Estimator().total(todo) < 1.5 * sum(took.values())
 
 
 @pytest.mark.slow

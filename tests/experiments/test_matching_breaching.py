@@ -69,6 +69,14 @@ def test_both_run_in_turns_and_the_first_runs_stand_apart(monkeypatch):
     assert "3.00 times ours (3.00 to 3.00; by pair 3.00, 3.00)" in benchmark.table(result, 10)
 
 
+def test_the_rim_is_left_out_on_both_sides_of_the_comparison(monkeypatch):
+    """Without it breaching's objective at the start has no part of the rim, and with one the problems differ."""
+    sides(monkeypatch, 0.5)
+    seen = SimpleNamespace(model=SimpleNamespace(input_shape=(4, 4, 3)))
+    with pytest.raises(ParameterError, match="they must be the same"):
+        benchmark.compared(Path("python"), seen, np.zeros((4, 4, 3)), 10, 1, rim=False)
+
+
 def test_another_problem_is_not_timed(monkeypatch):
     ran = sides(monkeypatch, 0.501)
     seen = SimpleNamespace(model=SimpleNamespace(input_shape=(4, 4, 3)))

@@ -39,8 +39,11 @@ MIXED = 2.5e-3
 MIXED_ALIKE = 1e-4
 #: How far a probability may be below zero, relative to the residual at the label, for the residual's error.
 SIGNS = 0.02
-#: Largest error of a value, relative to the values' range or to 1, of what is claimed.
-PRECISE = 5e-3
+#: Largest deviation of a value's error, relative to the values' range or to 1, of what is claimed. The worst of many
+#: values, and a length that the row space tells, are off by up to eight times as much.
+PRECISE = 1e-3
+#: By how much more than its deviation the worst value may be off.
+WORST = 5
 #: Units left out of a certificate up to which several are made at once.
 FEW = 32
 #: Certificates made at once.
@@ -55,7 +58,7 @@ MIXED_STEPS, COMPUTED_STEPS = 0.2, 0.1
 #: Part outside of the row space up to which examples are taken off there; what is claimed is judged at the end.
 SEARCH_STEPS = 1e-2
 #: By how much more than its noise tells a value may be off over several local steps, as shares then are not exact.
-STEPS_ERROR = 100
+STEPS_ERROR = 20
 #: How often examples and their shares are made from each other at most, and how little then moves.
 SETTLING, SETTLED = 30, 1e-6
 #: Part of the way of several local steps by which a pre-activation may leave the straight line.
@@ -115,8 +118,8 @@ class Peel(Attack):
           know n, as many as were. Labels are given for classes and binary tasks, -1 for missing examples. `extra` has
           `recovered`, `certificates` (the part outside of the row space, by example), `waves` (rounds of peeling, and
           how many each found), `weights` (of each example in the update), `rank` of the gradient, `unsure` (how many
-          were left out since they do not weigh as one example does, or are not told precisely), and `reason` why it
-          ended.
+          were left out since they do not weigh as one example does, are not told precisely, or are out of range), and
+          `reason` why it ended.
 
         Raises:
           CapabilityError: no first dense layer with a ReLU, logits that depend on the batch, a task of several
@@ -131,8 +134,7 @@ class Peel(Attack):
         found = _weighed(peeling.sure(), peeling)
         unsure = len(peeling.found) - len(found)
         n = view.total_examples if known else len(found)
-        whole = len(found) >= peeling.space.rank
-        kept = _repeated(found, n) if whole else found[:n]
+        kept = found[:n]
         x = np.full((n, *model.input_shape), np.nan, np.float32)
         for i, one in enumerate(kept):
             x[i] = view.data_kind.settle(one.x.reshape(1, *model.input_shape))[0]
@@ -160,20 +162,36 @@ class Peel(Attack):
 
 
 def _weighed(found: list[_Found], peeling: _Peeling) -> list[_Found]:
-    """Those that weigh in the update what one example does, or several alike.
+    """Those that weigh in the update what one example does.
 
     What is mixed into an example from another leaves no trace across the row space where the network is sure of both,
-    but moves its weight by as much as was mixed in. One example's weight follows from numbers and rate. Where it may
-    not, as behind clipping, one that most found ones have in common does; where there is none, nothing is told.
+    but moves its weight by as much as was mixed in. One example's weight follows from numbers and rate, or else, as
+    behind clipping, it is one that more than half of the examples have in common.
 
     Two examples that are nearly alike and fire the same units look like twice their mean: x_1 d_1^T + x_2 d_2^T is
-    2 x d^T for the means x and d, plus half the product of the differences. Of an example that really is there twice
-    nothing is left. So a multiple is believed only where all that is in the gradient was found.
+    2 x d^T for the means x and d, plus half the product of the differences. This rest is of second order, and often
+    below the rounding of the weights. So an example that really is there twice is not believed either.
     """
-    strays = peeling.strays(found, found, multiples=len(found) >= peeling.space.rank)
-    if strays is None:
-        return [f for f in found if not f.thin]
-    return [f for f, stray in zip(found, strays, strict=True) if not stray > 0]
+    strays = peeling.strays(found, found, final=True)
+    return [] if strays is None else [f for f, stray in zip(found, strays, strict=True) if not stray > 0]
+
+
+def _units(view: View, layer: DenseInput) -> tuple[float, ...]:
+    """What one example may weigh, a number for each size of client; none where that is not known.
+
+    Over several local steps as well, where each epoch takes every example once, in batches of one size.
+    """
+    units, procedure, counts = weights_of_one(view, layer), view.procedure, view.num_examples
+    if units or procedure is None or counts is None or not layer.rate_known:
+        return units
+    batches = {n: min(n, procedure.batch_size or n) for n in counts if n}
+    once = procedure.batch_selection != "poisson" and procedure.max_local_steps is None
+    plain = procedure.client.kind == "sgd" and not procedure.proximal
+    if not (once and plain) or any(n % batch for n, batch in batches.items()):
+        return ()
+    by_examples, total = view.plan.weighting == "examples", sum(counts)
+    parts = {n: n / total if by_examples else 1 / len(counts) for n in batches}
+    return tuple(sorted({parts[n] * procedure.local_epochs / batch for n, batch in batches.items()}))
 
 
 def _factors(found: list[_Found], view: View) -> np.ndarray:
@@ -195,18 +213,12 @@ def _sends_plainly(view: View) -> bool:
 
 
 def _reason(ended: str, unsure: int) -> str:
-    why = "they weigh otherwise than one example, so that others may be mixed into them, or the digits do not tell them"
+    why = (
+        "they weigh otherwise than one example, so that others may be mixed into them, or the digits do not tell them, "
+        "or their values are outside of the range of their kind"
+    )
     left = f"{unsure} were left out, as {why}" if unsure else ""
     return "; ".join(filter(None, (ended, left)))
-
-
-def _repeated(found: list[_Found], n: int) -> list[_Found]:
-    """An example that is in the batch several times weighs as much; told only if the numbers add up to `n`."""
-    total = sum(f.weight for f in found)
-    counts = [round(n * f.weight / total) for f in found]
-    if len(found) < n and sum(counts) == n and all(abs(n * f.weight / total - c) < 0.05 for f, c in zip(found, counts)):
-        return [f for f, count in zip(found, counts) for _ in range(count)]
-    return found[:n]
 
 
 @dataclass(eq=False)
@@ -350,6 +362,11 @@ class _Clear(NamedTuple):
     few: np.ndarray
     places: np.ndarray
     real: np.ndarray
+
+
+def _precise(f: _Found) -> float:
+    """The largest deviation of a value's error with which an example is claimed."""
+    return PRECISE * max(1.0, float(np.ptp(f.x)))
 
 
 def _basis(rows: list[np.ndarray], size: int) -> np.ndarray:
@@ -594,8 +611,8 @@ def _tail(view: View, names: DenseNames, layer: DenseInput, space: _Space) -> _T
     if not _is_dense(model, names):
         return None
     several = _steps(view) > 1
-    if several and (names.bias is None or not model.task.softmax):
-        return None
+    if several and (names.bias is None or not model.task.softmax or model.num_classes < 3):
+        return None  # of two classes the weight alone tells mixtures, and over steps it is not known well enough
     weights = np.asarray(view.weights, np.float64)
     kernel, bias = (weights[spec.slice_of(spec.names[i])].reshape(spec.shapes[i]) for i in _behind(model, names))
     across = space.left[: layer.inputs].T @ layer.kernel_weights
@@ -675,10 +692,7 @@ class _Peeling:
         self.reason = ""
         self.sharp: list[float] = []
         self.settled = False
-        self.units = weights_of_one(view, layer)
-        if isinstance(self.tail, _Way) and layer.rate_known and view.num_examples and len(view.num_examples) == 1:
-            # A share is the mean of the steps; in each pass an example is in one batch.
-            self.units = (_steps(view) / view.total_examples,)
+        self.units = _units(view, layer)
         # Errors of found examples `[n, n]` by independent errors of 1; and of noise the part in K's column space.
         self.errors = np.zeros((0, 0))
         self.inside = float(np.sqrt(self.space.rank / len(self.k)))
@@ -710,17 +724,19 @@ class _Peeling:
     def sure(self) -> list[_Found]:
         """Those of `found` whose own share, by the network, is within the row space, and whose values are precise.
 
-        All, where the client's steps with them give the whole update.
+        All, where the client's steps with them give the whole update. Values that the kind of data cannot have are not
+        claimed, as they would be moved into its range.
         """
-        if self.settled or not self.found:
-            return self.found
-        precise = np.array([PRECISE * max(1.0, float(np.ptp(f.x))) for f in self.found])
+        if not self.found:
+            return []
+        precise = np.array([_precise(f) for f in self.found])
         computed, error, outside = np.array([(f.computed, f.error, f.outside) for f in self.found]).T
         kept = (computed < self.tolerance) & (error < precise)
         if isinstance(self.tail, _Way):
             single = np.array([any(abs(f.weight / unit - 1) < MIXED for unit in self.units) for f in self.found])
             roughly = (outside < self.tolerance) & (computed < COMPUTED_STEPS) & (STEPS_ERROR * error < precise)
-            kept = (kept & single) | (roughly & (self._twice() < precise))
+            kept = (kept & single) | (roughly & (self._twice() < WORST * precise)) | self.settled
+        kept &= np.array([self._moved(f) for f in self.found]) < WORST * precise
         return [f for f, good in zip(self.found, kept, strict=True) if good]
 
     def _twice(self) -> np.ndarray:
@@ -738,6 +754,11 @@ class _Peeling:
                 columns = self.space.left @ self.whole[:, loudest]
                 apart[i] = np.abs((columns[:-1] / columns[-1]).T - f.x).max()
         return apart
+
+    def _moved(self, f: _Found) -> float:
+        """How far the kind of data moves a value of an example."""
+        given = f.x.reshape(1, *self.view.model.input_shape)
+        return float(np.abs(np.asarray(self.view.data_kind.settle(given)) - given).max())
 
     def _size(self, coordinates: np.ndarray) -> np.ndarray:
         """Root mean square of each column with these coordinates `[rank, units]` and K's part across them."""
@@ -806,11 +827,12 @@ class _Peeling:
             basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
         return new
 
-    def strays(self, found: list[_Found], among: list[_Found], multiples: bool = True) -> np.ndarray | None:
+    def strays(self, found: list[_Found], among: list[_Found], final: bool = False) -> np.ndarray | None:
         """How much farther each weight is from one example's, or that of several alike, than allowed; `[found]`.
 
         One example's is that which the numbers and the rate give, or else, as behind clipping, one that most of `among`
-        have in common; None where there is none. `multiples`: whether examples may be in the batch several times.
+        have in common; None where there is none. If this is `final`, several alike are not allowed, and a common weight
+        is one of more than half of all examples, as pairs that are alike would be too many with it.
         """
         if not found:
             return None
@@ -820,14 +842,19 @@ class _Peeling:
         def beyond(these: list[_Found], units: Sequence[float]) -> np.ndarray:
             spreads = [self.space.spread(f.row[: len(self.k)], f.share) for f in these]
             ratio = self._weights(these)[:, None] / np.asarray(units)
-            single = [[f.thin or not multiples] for f in these]
+            single = [[f.thin or final] for f in these]
             off = np.min(np.abs(ratio / np.where(single, 1, np.maximum(np.round(ratio), 1)) - 1), axis=1)
             return np.asarray(off - mixed - 4 * self.layer.rounding * np.array(spreads))
 
-        common = (float(np.median(self._weights(among))),) if len(among) > 2 else ()
+        known = self.view.num_examples is not None
+        least = self.view.total_examples // 2 if final and known else 2
+        common = (float(np.median(self._weights(among))),) if len(among) > least else ()
         for units in (self.units, common):
             plainly = units is self.units and _sends_plainly(self.view)
-            if units and (plainly or np.mean(beyond(among, units) < 0) > 0.5):
+            if not units:
+                continue
+            fitting = np.sum(beyond(among, units) < 0)
+            if plainly or fitting > max(len(among) / 2, least if final and units is common else 0):
                 return beyond(found, units)
         return None
 
@@ -1139,7 +1166,7 @@ class _Peeling:
         self.found = [
             replace(f, x=x[i], share=d[i] / unit, weight=unit, error=float(errors[i]), computed=0.0)
             for i, f in enumerate(self.found)
-            if errors[i] < PRECISE
+            if errors[i] < WORST * PRECISE
         ]
         self.settled = True
 
