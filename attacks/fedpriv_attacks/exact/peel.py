@@ -452,17 +452,27 @@ class _Tail:
 
     def shares(self, z: np.ndarray, which: np.ndarray, direction: np.ndarray) -> np.ndarray:
         """`[pairs, units]`: of those of `z` that `which` says, the shares by direction."""
-        on = (z > 0).astype(np.float64)
-        return on[which] * (self._residuals(z)[which, direction] @ self.kernel.T)
+        return self._on(z)[which] * (self._residuals(z)[which, direction] @ self._columns.T)
 
     def proof(self, z: np.ndarray, direction: np.ndarray | None = None) -> _Fired:
         """Of each of `z` the share in that direction, if any, and what spans the differences of two labels' shares."""
-        spans = np.eye(self.kernel.shape[1])[1:] - np.eye(self.kernel.shape[1])[:1]
+        outputs = self.kernel.shape[1]
+        between = np.eye(outputs)[1:] - np.eye(outputs)[:1]
+        spans = np.kron(np.eye(self._columns.shape[1] // outputs), between)
         residuals = np.broadcast_to(spans, (len(z), *spans.shape))
         if direction is not None:
             own = self._residuals(z)[np.arange(len(z)), direction]
             residuals = np.concatenate([own[:, None], residuals], axis=1)
-        return _Fired((z > 0).astype(np.float64), residuals, self.kernel)
+        return _Fired(self._on(z), residuals, self._columns)
+
+    @property
+    def _columns(self) -> np.ndarray:
+        """`[units, columns]`: what shares are mixtures of, where units are on."""
+        return self.kernel
+
+    def _on(self, z: np.ndarray) -> np.ndarray:
+        """Which units are on, `[m, units]`."""
+        return (z > 0).astype(np.float64)
 
     def preactivations(self, rows: np.ndarray) -> np.ndarray:
         """`[m, units]` of examples by their coordinates `[m, rank]`; what the others take as `z`."""
@@ -473,6 +483,7 @@ class _Tail:
         return np.asarray(np.abs(z) < near)
 
     def likely(self, z: np.ndarray) -> np.ndarray:
+        """Probabilities `[m, outputs]`."""
         logits = np.maximum(z, 0) @ self.kernel + self.bias
         e = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(e / e.sum(axis=1, keepdims=True))
@@ -509,7 +520,10 @@ class _Tail:
 
     def outside(self, z: np.ndarray) -> np.ndarray:
         """What part of each share is outside of the row space, `[m, directions]`."""
-        return _outside(_Fired((z > 0).astype(np.float64), self._residuals(z), self.kernel), self.right)
+        inside, products = _Fired(self._on(z), self._residuals(z), self._columns).inside(self.right)
+        lengths = np.einsum("mdd->md", products)
+        rest = 1 - np.einsum("mdr,mdr->md", inside, inside) / np.maximum(lengths, 1e-300)
+        return np.where(lengths > 0, np.sqrt(np.maximum(rest, 0)), 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -528,7 +542,7 @@ class _Way(_Tail):
     times: tuple[float, ...]
 
     @property
-    def _both(self) -> np.ndarray:
+    def _columns(self) -> np.ndarray:
         return np.concatenate([self.kernel, self.moved], axis=1)
 
     def preactivations(self, rows: np.ndarray) -> np.ndarray:
@@ -558,19 +572,6 @@ class _Way(_Tail):
         z = self.preactivations(rows)[np.arange(len(rows)), :, units]
         return np.flatnonzero(z.max(axis=1) > -slack)
 
-    def proof(self, z: np.ndarray, direction: np.ndarray | None = None) -> _Fired:
-        count = self.kernel.shape[1]
-        spans = np.eye(count)[1:] - np.eye(count)[:1]
-        spans = np.kron(np.eye(2), spans)
-        residuals = np.broadcast_to(spans, (len(z), *spans.shape))
-        if direction is not None:
-            own = self._residuals(z)[np.arange(len(z)), direction]
-            residuals = np.concatenate([own[:, None], residuals], axis=1)
-        return _Fired(self._on(z), residuals, self._both)
-
-    def outside(self, z: np.ndarray) -> np.ndarray:
-        return _outside(_Fired(self._on(z), self._residuals(z), self._both), self.right)
-
     def replayed(self, layer: DenseInput, x: np.ndarray, labels: np.ndarray, rate: float, steps: int) -> np.ndarray:
         """The shares `[n, units]` of examples that make all of a client's batch, by its own steps of plain SGD."""
         incoming, shift = layer.kernel_weights.copy(), layer.bias_weights.copy()
@@ -587,14 +588,6 @@ class _Way(_Tail):
             incoming, shift = incoming - inner * (x.T @ d), shift - rate * d.sum(axis=0)
             kernel, bias = kernel - rate * (hidden.T @ residuals), bias - rate * residuals.sum(axis=0)
         return total
-
-
-def _outside(fired: _Fired, right: np.ndarray) -> np.ndarray:
-    """What part of each row is outside of what the orthonormal columns of `right` span, `[m, rows]`."""
-    inside, products = fired.inside(right)
-    lengths = np.einsum("mdd->md", products)
-    rest = 1 - np.einsum("mdr,mdr->md", inside, inside) / np.maximum(lengths, 1e-300)
-    return np.where(lengths > 0, np.sqrt(np.maximum(rest, 0)), 1.0)
 
 
 def _near(length: np.ndarray, inside: np.ndarray) -> np.ndarray:
