@@ -203,6 +203,14 @@ def test_all_of_a_batch_over_several_steps(helpers, model, count, rate):
     np.testing.assert_array_equal(finding.y, y[which])
 
 
+def test_over_several_steps_the_number_of_examples_must_be_known(helpers, model):
+    """A batch all of pairs looks like one of half as many examples, and weights are known roughly."""
+    x, y = batch(10, 4)
+    view = helpers.make_view(model, x, y, steps(4, 0.01))
+    assert Peel().run(view).extra["recovered"] == 10
+    assert Peel().run(replace(view, num_examples=None)).extra["recovered"] == 0
+
+
 def test_a_part_over_steps_of_unknown_batches(helpers, model):
     x, y = batch(10, 4)
     finding = Peel().run(helpers.make_view(model, x, y, steps(2, 0.005, 5)))

@@ -727,8 +727,9 @@ class _Peeling:
         kept = (computed < self.tolerance) & (error < precise)
         if isinstance(self.tail, _Way):
             single = np.array([any(abs(f.weight / unit - 1) < MIXED for unit in self.units) for f in self.found])
+            unknown = self.view.num_examples is None  # then pairs much alike pass as half as many examples
             roughly = (outside < self.tolerance) & (computed < COMPUTED_STEPS) & (STEPS_ERROR * error < precise)
-            kept = (kept & single) | (roughly & (self._twice() < WORST * precise)) | self.settled
+            kept = (kept & single) | (roughly & (self._twice() < WORST * precise) & (not unknown)) | self.settled
         kept &= np.array([self._moved(f) for f in self.found]) < WORST * precise
         return [f for f, good in zip(self.found, kept, strict=True) if good]
 
