@@ -159,9 +159,9 @@ class SPEAR(Attack):
         which = np.repeat(np.arange(len(x)), labels.multiplicities)[:known]
         extra["multiplicities"] = labels.multiplicities
         reasons = []
-        if forecast.hopeless(self.seconds):
-            reasons.append(forecast.says)
         if len(search.directions) < factors.rank:
+            if forecast.hopeless(self.seconds):
+                reasons.append(forecast.says)
             reasons.append(f"only {len(search.directions)} of {factors.rank} directions were found")
         elif found.score < 1:
             reasons.append(f"the score is {found.score:.4f}, so at least one direction is wrong")
