@@ -394,10 +394,14 @@ class _Space:
         return np.where(length > 0, rest / np.maximum(length, np.finfo(d.dtype).tiny), 1.0)
 
     def near(self, d: np.ndarray) -> np.ndarray:
-        """Of which of `d [m, directions, units]` at most `SCREEN` is outside, by Pythagoras: `[m, directions]`."""
+        """Of which of `d [m, directions, units]` at most `SCREEN` is outside, by Pythagoras: `[m, directions]`.
+
+        With a margin for the digits that the difference loses.
+        """
         inside = d.reshape(-1, d.shape[-1]) @ self.right.astype(d.dtype)
         squares = np.einsum("ij,ij->i", inside, inside).reshape(d.shape[:-1])
-        return _near(np.einsum("mdu,mdu->md", d, d), squares)
+        length = np.einsum("mdu,mdu->md", d, d)
+        return np.asarray((length - squares <= (SCREEN**2 + 1e-3) * length) & (length > 0))
 
     def spread(self, row: np.ndarray, d: np.ndarray) -> float:
         """By what part `weight` moves, to first order, for independent noise of deviation 1 in each entry of K."""
@@ -479,7 +483,7 @@ class _Tail:
         return rows @ self.across + self.shift
 
     def unclear(self, z: np.ndarray, near: np.ndarray) -> np.ndarray:
-        """Which units may fire or not, if pre-activations are off by `near` `[m, units]`."""
+        """Which units may fire or not, if pre-activations are off by `near`, `[m, units]` or for all `[units]`."""
         return np.asarray(np.abs(z) < near)
 
     def likely(self, z: np.ndarray) -> np.ndarray:
@@ -590,14 +594,6 @@ class _Way(_Tail):
         return total
 
 
-def _near(length: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Where at most `SCREEN` is outside, from squares of lengths and of parts inside.
-
-    With a margin for the digits that the difference loses.
-    """
-    return np.asarray((length - inside <= (SCREEN**2 + 1e-3) * length) & (length > 0))
-
-
 def _tail(view: View, names: DenseNames, layer: DenseInput, space: _Space) -> _Tail | None:
     """The network's tail, if it is one dense layer and the share is of one step."""
     model, spec = view.model, view.model.spec
@@ -653,7 +649,7 @@ class _Peeling:
         _check(view, names)
         self.view, self.layer, self.deadline = view, dense_input(view), deadline
         layer = self.layer
-        self.tolerance = self.search = tolerance
+        self.tolerance = tolerance
         self.shares = _shares(view, names)
         bias = layer.bias
         self.k = layer.kernel if bias is None else np.vstack([layer.kernel, bias])
@@ -668,8 +664,8 @@ class _Peeling:
             )
         self.space = _space(self.k, self.most, layer.rounding, seed)
         self.tail = _tail(view, names, layer, self.space)
-        if isinstance(self.tail, _Way):
-            self.search = max(tolerance, SEARCH_STEPS)
+        self.way = self.tail if isinstance(self.tail, _Way) else None
+        self.search = tolerance if self.way is None else max(tolerance, SEARCH_STEPS)
         # K's column space has few dimensions: what is left of K is kept as coordinates in it.
         self.whole = self.space.left.T @ self.k
         self.across = np.sum((self.k - self.space.left @ self.whole) ** 2, axis=0)
@@ -725,7 +721,7 @@ class _Peeling:
         precise = np.array([_precise(f) for f in self.found])
         computed, error, outside = np.array([(f.computed, f.error, f.outside) for f in self.found]).T
         kept = (computed < self.tolerance) & (error < precise)
-        if isinstance(self.tail, _Way):
+        if self.way is not None:
             single = np.array([any(abs(f.weight / unit - 1) < MIXED for unit in self.units) for f in self.found])
             unknown = self.view.num_examples is None  # then pairs much alike pass as half as many examples
             roughly = (outside < self.tolerance) & (computed < COMPUTED_STEPS) & (STEPS_ERROR * error < precise)
@@ -831,7 +827,7 @@ class _Peeling:
         if not found:
             return None
         mixed = MIXED if self.view.model.num_classes > 2 else MIXED_ALIKE
-        mixed = MIXED_STEPS if isinstance(self.tail, _Way) else mixed
+        mixed = mixed if self.way is None else MIXED_STEPS
 
         def beyond(these: list[_Found], units: Sequence[float]) -> np.ndarray:
             spreads = [self.space.spread(f.row[: len(self.k)], f.share) for f in these]
@@ -901,7 +897,6 @@ class _Peeling:
     ) -> list[_Found | None]:
         """`_proven` of `these`, all at once."""
         space, task = self.space, self.view.model.task
-        task_outputs = self.view.model.num_classes
         clear = self._clear(sure.shares, these, sure.unclear[these])
         products, rest = clear.products, clear.rest
         lengths = np.maximum(products[:, 0, 0], 1e-300)
@@ -922,7 +917,7 @@ class _Peeling:
             along = np.einsum("bi,bi->b", residuals, products[free, 1:, 0])
             residuals *= (along / np.maximum(size, 1e-300))[:, None]
             mixed[free, 0], mixed[free, 1:] = 0, residuals
-            label_fits[free] = _labels_of(residuals[:, : task_outputs - 1]) == directions[free]
+            label_fits[free] = _labels_of(residuals[:, : self.view.model.num_classes - 1]) == directions[free]
         inside = np.einsum("bi,bir->br", mixed, clear.coordinates)
         share = clear.certain.mixed(mixed)
         filled = np.einsum("bwr,br->bw", clear.few, inside)
@@ -1133,17 +1128,16 @@ class _Peeling:
         units that are clear for all examples are looked at: one that begins to fire a step too soon would throw all
         others off. Their columns tell whether this led to the truth.
         """
-        view, way, n, procedure = self.view, self.tail, len(self.found), self.view.procedure
-        if not isinstance(way, _Way) or view.num_examples != (n,) or procedure is None or not view.client_rate:
+        view, way, n, procedure = self.view, self.way, len(self.found), self.view.procedure
+        if way is None or view.num_examples != (n,) or procedure is None or not view.client_rate:
             return
-        if procedure.steps_per_epoch(n) > 1 or self.layer.bias is None:
+        if procedure.steps_per_epoch(n) > 1:
             return
         labels = np.array([f.label for f in self.found])
         x, moved = np.stack([f.x for f in self.found]), np.inf
         for _ in range(SETTLING):
             d = way.replayed(self.layer, x, labels, view.client_rate, _steps(view))
-            margin = np.multiply.outer(np.full(n, 1e-3), self.loudness)
-            stable = ~way.unclear(way.preactivations(self._rows(x)), margin).any(axis=0)
+            stable = ~way.unclear(way.preactivations(self._rows(x)), 1e-3 * self.loudness).any(axis=0)
             if stable.sum() - n < LEAST_EQUATIONS or np.linalg.matrix_rank(d[:, stable]) < n:
                 return
             inverse = np.linalg.pinv(d[:, stable])
