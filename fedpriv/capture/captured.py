@@ -25,6 +25,7 @@ from fedpriv.defense.stations import Defense
 from fedpriv.models.model import Model
 from fedpriv.procedure.procedure import Optimizer, Procedure, Sampling
 from fedpriv.threat.adversary import Adversary
+from fedpriv.threat.decay import without_decay
 from fedpriv.threat.observation import Observation
 from fedpriv.threat.truth import Truth
 from fedpriv.threat.view import View
@@ -150,7 +151,12 @@ def captured(
     if held:
         known = (registry.defenses.create("freeze", layers=list(held)), *known)
     if made is not None:
-        made, change = _without_decay(model, made, counts, weights, change, held, bool(defenses), notes)
+        if counts is not None and not defenses:
+            decaying = made
+            made, change = without_decay(model, made, counts, weights, change, made.client.learning_rate, held)
+            if made is not decaying:
+                decay = decaying.client.weight_decay
+                notes.append(f"weight_decay={decay:g} of the one step is taken out of the update")
     return _capture(
         model,
         arrangement,
@@ -363,31 +369,6 @@ def _variance(given: Stored) -> float:
         for n, a in given.arrays.items()
         if role_of(n) not in STATISTICS
     )
-
-
-def _without_decay(
-    model: Model,
-    procedure: Procedure,
-    counts: tuple[int, ...] | None,
-    weights: Array,
-    change: Array,
-    held: Sequence[str],
-    defended: bool,
-    notes: list[str],
-) -> tuple[Procedure, np.ndarray]:
-    """One SGD step's weight decay is known, so it is taken out: what is left is the gradient's, for every attack."""
-    client = procedure.client
-    if not client.weight_decay or defended or counts is None or client.kind not in ("sgd", "momentum"):
-        return procedure, change
-    if any(procedure.local_steps(n) > 1 for n in counts):
-        return procedure, change
-    out = change.copy()
-    for name in model.spec.names[model.buffers :]:
-        if name not in held:
-            part = model.spec.slice_of(name)
-            out[part] += client.learning_rate * client.weight_decay * weights[part]
-    notes.append(f"weight_decay={client.weight_decay:g} of the one step is taken out of the update")
-    return procedure.model_copy(update={"client": client.model_copy(update={"weight_decay": 0.0})}), out
 
 
 def _capture(

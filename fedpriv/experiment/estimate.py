@@ -15,6 +15,9 @@ from fedpriv.defense.stations import Defense, Station
 from fedpriv.experiment.runner import Todo
 from fedpriv.experiment.store import Job, Store
 
+#: Seconds of a run besides its jobs: TensorFlow's start, the first graphs, tables and figures.
+AROUND = 12.0
+
 
 @lru_cache(maxsize=1)
 def known() -> dict[str, list[Any]]:
@@ -84,9 +87,9 @@ class Estimator:
         return 10.0
 
     def total(self, todo: Todo, jobs: int = 1) -> float:
-        """Of all that is to be done, on so many processes."""
+        """Of all that is to be done, on so many processes, with what a run takes besides; 0 where nothing is to be."""
         every: Sequence[Job] = [*todo.trainings, *(job for job, _ in todo.attacks)]
-        return sum(map(self.seconds, every)) / max(1, min(jobs, len(every) or 1))
+        return AROUND + sum(map(self.seconds, every)) / min(jobs, len(every)) if every else 0.0
 
 
 def learned(store: Store, done: Sequence[Job]) -> Estimator:

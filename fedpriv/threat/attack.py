@@ -9,6 +9,7 @@ from typing import ClassVar
 from fedpriv.base.errors import CapabilityError
 from fedpriv.base.plugin import Plugin
 from fedpriv.threat.capability import Capability
+from fedpriv.threat.decay import undecayed
 from fedpriv.threat.dossier import Dossier
 from fedpriv.threat.finding import Finding
 from fedpriv.threat.knowledge import Knowledge
@@ -82,6 +83,9 @@ class Attack(Plugin):
             )
         for view in dossier.pages:
             self.require(view)
+        if "reconstruction" in self.goals or "labels" in self.goals:  # others look at where the weights went
+            pages = tuple(map(undecayed, dossier.pages))
+            dossier = dossier if pages == dossier.pages else Dossier(pages)
         equipped = self.equipped(dossier.pages[0])
         with measured() as replayed:
             try:

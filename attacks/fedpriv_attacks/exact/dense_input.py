@@ -127,7 +127,8 @@ def dense_input(view: View) -> DenseInput:
     if not np.any(flat[part]):
         raise CapabilityError(
             f"the first dense layer '{names.kernel}' did not move in round {view.round}, so the update says nothing "
-            "about its inputs; use an update from a client that trains that layer"
+            "about its inputs: it was not trained, its inputs were all 0, or no unit had a gradient (none fires, or "
+            "the rest of the network is saturated); use another client's update, or other weights"
         )
     known = bool(view.client_rate)
     rate = float(view.client_rate) if view.client_rate else 1.0
