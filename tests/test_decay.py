@@ -34,7 +34,9 @@ def seen(model, data, decay, *given, adversary="server", **more):
     return next(iter(Exposure(model, data, 1, procedure=procedure, defenses=given, adversary=who, seed=0, **more)))
 
 
-@pytest.mark.parametrize("more", [{"batch": 3}, {"batch": 1, "cohort": 3}, {"batch": 1, "client": {"kind": "momentum"}}])
+@pytest.mark.parametrize(
+    "more", [{"batch": 3}, {"batch": 1, "cohort": 3}, {"batch": 1, "client": {"kind": "momentum"}}]
+)
 def test_the_update_is_that_of_one_step_without_decay(model, data, more):
     summed = [defenses.create("secret_sharing(aggregators=3)")] if "cohort" in more else []
     with_decay, without = (seen(model, data, d, *summed, **dict(more)).view for d in (DECAY, 0.0))
@@ -65,7 +67,7 @@ def test_labels_are_counted_under_decay(model, data):
 def test_nothing_is_taken_out_of_what_is_no_plain_step(model, data, given, more):
     observation = seen(model, data, DECAY, *map(defenses.create, given), batch=1, **more)
     assert undecayed(observation.view) is observation.view
-    with pytest.raises(CapabilityError, match="weight_decay|scales every weight"):
+    with pytest.raises(CapabilityError, match=r"weight_decay|scales every weight"):
         make_attack("first_layer").run(observation.view)
 
 

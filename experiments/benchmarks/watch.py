@@ -1,7 +1,7 @@
 """Watch: how often a client's checks alarm at an honest server, and what they see of a malicious one.
 
     uv run python -m experiments.benchmarks.watch --seeds 10 11 12
-    uv run python -m experiments.benchmarks.watch --acts --seeds 0 1 2
+    uv run python -m experiments.benchmarks.watch --acts --seeds 20 21 22
 
 Eight clients, all in every round. The checks only warn, so that training goes on. Alarms are counted by client and
 round; the exact interval takes these as independent, which clients of one run are not.
@@ -10,11 +10,10 @@ round; the exact interval takes these as independent, which clients of one run a
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import beta
+from scipy.stats import binomtest
 
 from fedpriv.base.errors import CapabilityError, StackError
 from fedpriv.base.registry import defenses
@@ -113,13 +112,6 @@ def alarms(setting: Honest, check: str, seed: int, rounds: int, act: str = "") -
     return counted, CLIENTS * len(history.records), worst
 
 
-def exact_interval(count: int, total: int) -> tuple[float, float]:
-    """Clopper and Pearson's of 95%."""
-    low = 0.0 if count == 0 else float(beta.ppf(0.025, count, total - count + 1))
-    high = 1.0 if count == total else float(beta.ppf(0.975, count + 1, total - count))
-    return low, high
-
-
 def told(name: str, check: str, runs: list[tuple[int, int, dict[str, float]]]) -> str:
     """A line of the output."""
     counted, total = sum(r[0] for r in runs), sum(r[1] for r in runs)
@@ -138,7 +130,7 @@ def main() -> None:
     given = parser.parse_args()
     names = [n for n in (ACTS if given.acts else HONEST) if given.only is None or given.only in n]
     if not names:
-        raise SystemExit(f"nothing is named '{given.only}'; there are {', '.join(ACTS if given.acts else HONEST)}")
+        raise SystemExit(f"nothing is named '{given.only}'; there are {'; '.join(ACTS if given.acts else HONEST)}")
     whole = {check: [0, 0] for check in CHECKS}
     for name in names:
         act, setting = ("", HONEST[name]) if not given.acts else ACTS[name]
@@ -156,7 +148,7 @@ def main() -> None:
     if not given.acts:
         for check, (counted, total) in whole.items():
             if total:
-                low, high = exact_interval(counted, total)
+                low, high = binomtest(counted, total).proportion_ci(0.95, "exact")
                 print(f"{check}: {counted} false alarms of {total} ({100 * low:.2f} to {100 * high:.2f}%)")
 
 

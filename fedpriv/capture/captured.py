@@ -150,13 +150,12 @@ def captured(
     known = tuple(defenses)
     if held:
         known = (registry.defenses.create("freeze", layers=list(held)), *known)
-    if made is not None:
-        if counts is not None and not defenses:
-            decaying = made
-            made, change = without_decay(model, made, counts, weights, change, made.client.learning_rate, held)
-            if made is not decaying:
-                decay = decaying.client.weight_decay
-                notes.append(f"weight_decay={decay:g} of the one step is taken out of the update")
+    if made is not None and counts is not None and not defenses:
+        decaying = made
+        made, change = without_decay(model, made, counts, weights, change, made.client.learning_rate, held)
+        if made is not decaying:
+            decay = decaying.client.weight_decay
+            notes.append(f"weight_decay={decay:g} of the one step is taken out of the update")
     return _capture(
         model,
         arrangement,
