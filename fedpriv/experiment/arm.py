@@ -226,6 +226,8 @@ class Arm:
             row["attack_knows_defense"] = self.results[0].facts.get("adaptive")
         if self.refused:
             row["inapplicable"] = len(self.refused)
+        if any("alarmed" in r.facts for r in self.results):
+            row["alarmed"] = self.mean("alarmed")
         facts = ("accuracy", "perplexity", "rounds_done", "rounds_to_target", "epsilon_server", "epsilon_released")
         for fact in facts:
             if any(fact in r.facts for r in self.results):

@@ -170,7 +170,19 @@ def _tables(
         note += " Inapplicable counts views that an attack does not apply to; no other number counts them."
     hidden = ("evaluations_median", *MEANT, *CONTROL)  # the latter have tables of their own
     keys = [k for k in dict.fromkeys(k for r in rows for k in r) if k not in hidden]
-    formats = {"p_value": ".2g", "p_holm": ".2g", "bytes_up": ",.0f", "seconds_median": ".2f", "rounds_done": ".0f"}
+    if any("alarmed" in row for row in rows):
+        note += (
+            " Alarmed is the share of clients that a check of what they were sent alarmed, or that refused; of several "
+            "checks it is the one that most heard."
+        )
+    formats = {
+        "alarmed": ".0%",
+        "p_value": ".2g",
+        "p_holm": ".2g",
+        "bytes_up": ",.0f",
+        "seconds_median": ".2f",
+        "rounds_done": ".0f",
+    }
     columns = {c.name: c for goal in goals.values() for c in goal.columns()}
     names = {name: c.title for name, c in columns.items()}
     ours = {interval_name(name): c.format for name, c in columns.items()} | {n: c.format for n, c in columns.items()}

@@ -179,6 +179,9 @@ def attack(setting: Setting, seed: int, weights: np.ndarray | None, keep_images:
         **images,
         **attack_bounds(setting, staged, seed),
     }
+    checks = [alarms for trial in range(setting.exposure.trials) if (alarms := staged.exposure.alarms(trial))]
+    if checks:
+        facts["alarmed"] = float(np.mean([max(alarms.values()) for alarms in checks]))
     if warned := in_words(gathered.warned.values(), f"{setting.exposure.trials} trials"):
         facts["attack_warnings"] = warned
     return Outcome(facts, gathered.scores, [], gathered.arrays(), time.perf_counter() - began)

@@ -119,6 +119,11 @@ class Exposure:
         return {}
 
     @cached_property
+    def _alarmed(self) -> dict[int, list[dict[str, float]]]:
+        """By trial and round, what the clients' checks said; see `alarms`."""
+        return {}
+
+    @cached_property
     def federation(self) -> Federation:
         """One federation that holds the clients of all trials, so that everything is compiled once."""
         clients = self.trials * self.population
@@ -151,13 +156,14 @@ class Exposure:
             weights = carried(self.model, self.adversary.acts, weights)
         state = federation.opened(trial * self.rounds, weights, self._members(trial))
         found: list[Observation] = []
-        self._silent[trial] = []
+        self._silent[trial], self._alarmed[trial] = [], []
         for _ in range(self.rounds):
             number = state.round
             cohort = self._cohort(trial, number)
             state, record = federation.step(state, [Tap(self.adversary)], evaluate=False, clients=cohort)
             warnings = (*record.warnings, *self._warned(trial, number, record))
             found += [replace(seen, warnings=warnings) for seen in record.observations]
+            self._alarmed[trial].append(self._checked(record))
             if record.aborted:
                 self._silent[trial].append(record.aborted)
         return found
@@ -174,6 +180,24 @@ class Exposure:
         """Why nothing was observed in a trial that was run."""
         reasons = self._silent.get(trial) or ["nobody else took part in a round, or nothing of theirs reached it"]
         return f"the adversary saw nothing of others: {reasons[0]}"
+
+    def alarms(self, trial: int) -> dict[str, float]:
+        """By check of what clients were sent, the share of clients that alarmed or refused, over a trial's rounds."""
+        by: dict[str, list[float]] = {}
+        for said in self._alarmed.get(trial, ()):
+            for check, share in said.items():
+                by.setdefault(check, []).append(share)
+        return {check: float(np.mean(shares)) for check, shares in by.items()}
+
+    def _checked(self, record: Record) -> dict[str, float]:
+        line = self.federation.line
+        found = {}
+        for label, link in zip(line.labels, line.links, strict=True):
+            if link.alarms:
+                found[label] = record.metrics.get(f"{label}/alarm", 0.0)
+            elif type(link).refusal is not Defense.refusal:  # all of them refuse, or none
+                found[label] = float(f"{link.name}: " in record.aborted)
+        return found
 
     def _members(self, trial: int) -> range:
         return range(trial * self.population, (trial + 1) * self.population)

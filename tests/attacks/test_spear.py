@@ -170,7 +170,7 @@ def test_a_clients_rate_does_not_matter(helpers, model):
 
 
 def test_the_same_seed_gives_the_same_bits(helpers, model):
-    x, y = batch(6)
+    x, y = batch(4)
     view = helpers.make_view(model, x, y)
     one, two = SPEAR().run(view, 5), SPEAR().run(view, 5)
     np.testing.assert_array_equal(one.x, two.x)

@@ -55,7 +55,10 @@ def heat_maps(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
                 r, c, row = str(arm.labels[rows]), str(arm.labels[columns]), arm.row()
                 values.setdefault(r, {})[c] = row.get(column.name)
                 known = row.get(column.name) is not None
-                notes.setdefault(r, {})[c] = goal.note(row) if known else "does not apply"
+                said = goal.note(row) if known else "does not apply"
+                if row.get("alarmed") is not None:
+                    said += f"\n{row['alarmed']:.0%} of clients alarm"
+                notes.setdefault(r, {})[c] = said
             low, high = goal.shades()
             return heat_table(
                 values, label=column.title, notes=notes, show=column.text, low=low, high=high, title=title
