@@ -30,6 +30,7 @@ IN_WORDS = (
     "defense_notes",
     "warnings",
     "attack_warnings",
+    "bounds",
     "examples",
 )
 
