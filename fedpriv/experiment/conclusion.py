@@ -14,6 +14,9 @@ from fedpriv.experiment.compare import compare_arms
 from fedpriv.experiment.experiment import Experiment
 from fedpriv.metrics.disclosed import RULE
 
+#: Of how many names a sentence has each.
+LISTED = 8
+
 #: What the sentences mean, whatever is asked; each goal adds its own.
 RULES = (
     "Which attack is the strongest is judged by these same numbers, so of several alike the luckier one is named.",
@@ -31,6 +34,7 @@ def sentences(experiment: Experiment, arms: Sequence[Arm]) -> list[str]:
         said += _disclosed(attacked)
         for axis in dict.fromkeys(n for a in attacked for n in a.labels):
             said += _trend(axis, attacked)
+    said += _detected([a for a in arms if a.results])
     said += _cost([a for a in arms if a.results])
     return said
 
@@ -56,7 +60,7 @@ def warnings(arms: Sequence[Arm]) -> list[str]:
     if ignored:
         said.append(
             "attacked only by attacks that ignore the defense, so that what got through is a lower bound of what it "
-            f"lets through: {'; '.join(ignored)}."
+            f"lets through: {_listed(ignored)}."
         )
     refused = [a for a in arms if a.refused and not any(r.scores for r in a.results)]
     if refused:
@@ -91,8 +95,14 @@ def _noted(arms: Sequence[Arm]) -> list[str]:
     said = []
     for about, where in names.items():
         counted = " (in {} of {} {})".format(*counts[about], about[1]) if about in counts else ""
-        said.append(f"in {'; '.join(dict.fromkeys(where))}: {about[0]}{counted}.")
+        said.append(f"in {_listed(list(dict.fromkeys(where)))}: {about[0]}{counted}.")
     return said
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names one after the other, of many the first few."""
+    more = f"; and {len(names) - LISTED} more" if len(names) > LISTED + 1 else ""
+    return "; ".join(names[: LISTED if more else None]) + more
 
 
 def _strongest(attacked: Sequence[Arm]) -> list[str]:
@@ -101,16 +111,36 @@ def _strongest(attacked: Sequence[Arm]) -> list[str]:
     for arm in attacked:
         groups.setdefault(", ".join(_words(arm, "attack")), []).append(arm)
     if len(groups) > 12:  # a table says it better
-        return []
+        (least, one), (most, other) = ((f(attacked, key=strength), w) for f, w in ((min, "least"), (max, "most")))
+        ends = [f"{arm.name} leaks {how}: {_verdict(arm)}" for arm, how in ((most, other), (least, one))]
+        return [f"Of {len(groups)} settings {'; '.join(ends)}. The table has all."]
     said = []
     for name, group in groups.items():
         best = max(group, key=strength)
         who = str(best.labels.get("attack", "the attack"))
         among = f", the strongest of {len(group)} attacks," if len(group) > 1 else ""
         head = f"{name}: " if name else ""
-        assert best.goal is not None
-        said.append(f"{head}{who}{among} {best.goal.verdict(best.row())}.")
+        said.append(f"{head}{who}{among} {_verdict(best)}.")
     return said
+
+
+def _verdict(arm: Arm) -> str:
+    assert arm.goal is not None
+    return arm.goal.verdict(arm.row())
+
+
+def _detected(arms: Sequence[Arm]) -> list[str]:
+    """Where clients check what they are sent: in how many settings they noticed something."""
+    shares = [(arm, share) for arm in arms if (share := arm.mean("alarmed")) is not None]
+    if not shares:
+        return []
+    some = [f"{arm.name} ({share:.0%})" for arm, share in shares if 0 < share < 1]
+    every, none = (sum(share == s for _, share in shares) for s in (1.0, 0.0))
+    parts = f"; some did in {_listed(some)}" if some else ""
+    return [
+        f"Of the settings in which clients check what they are sent ({len(shares)}), all of them alarmed or refused in "
+        f"{every}, and none did in {none}{parts}."
+    ]
 
 
 def _disclosed(attacked: Sequence[Arm]) -> list[str]:

@@ -32,6 +32,7 @@ def test_detection_stands_beside_success(made):
     assert float(checked["alarmed"]) == 1
     page = (made / "report.html").read_text()
     assert "Alarmed is the share of clients" in page
+    assert "check what they are sent (1), all of them alarmed or refused in 1, and none did in 0." in page
 
 
 @pytest.mark.parametrize(("clients", "share"), [((), 0.0), ((1,), 1 / 3), (None, 1.0)])
