@@ -88,7 +88,7 @@ class Modern(Attack):
 
     On images and models with rectifiers (ReLU), unless `attacks` says what else, the two L-BFGS attacks are left out
     and Adam takes half of the steps (`ON_KINKS`). On narrow or trained networks all of them, for which `thorough` asks,
-    gained 1 to 4 dB.
+    gained up to 4 dB.
 
     On models that begin with a dense layer and a ReLU, unless `attacks` says what else, `peel` is tried before all
     others: what it finds is proven example by example.
@@ -132,7 +132,7 @@ class Modern(Attack):
     )
     thorough: bool = Field(
         default=False,
-        description="give Adam 800 steps a stage in place of 400 on images and models with rectifiers: 1 to 4 dB more "
+        description="give Adam 800 steps a stage in place of 400 on images and models with rectifiers: up to 4 dB more "
         "on narrow or trained networks, in twice the time.",
     )
     path: bool = Field(
