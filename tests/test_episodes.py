@@ -5,7 +5,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from fedpriv_defenses.secure_sum.secret_sharing import SecretSharing
-from tests.threat.test_dossier import Archivist
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.defense.attrition import FixedAttrition
@@ -19,6 +18,7 @@ from fedpriv.threat.adversary import Adversary
 from fedpriv.threat.observe import episodes
 from fedpriv.threat.tap import Tap
 from tests.test_trial import Fixed
+from tests.threat.test_dossier import Archivist
 
 SUM = SecretSharing(range=4.0)
 FEDSGD = Procedure.fedsgd(weighting="uniform")
