@@ -15,7 +15,7 @@ from fedpriv.base.errors import ParameterError, printable
 from fedpriv.base.types import Array
 from fedpriv.capture.consistency import Check, check_truth, consistency
 from fedpriv.capture.files import Layout, Stored, half_spacing, stored
-from fedpriv.capture.layout import STATISTICS, Arrangement, arrange, joined, role_of, table, unflattened
+from fedpriv.capture.layout import STATISTICS, Arrangement, arrange, joined, near, role_of, table, unflattened
 from fedpriv.capture.stated import check_room, stated_procedure
 from fedpriv.data.kind import Kind
 from fedpriv.data.kinds.default import kind_of
@@ -208,10 +208,13 @@ def _check_same(arrangement: Arrangement, first: Stored, second: Stored, frozen:
     known = {m.source for m in (*arrangement.matches, *arrangement.statistics)} | set(arrangement.ignored)
     new = [n for n in second.arrays if n not in known]
     if new:
-        listed = ", ".join(printable(n) for n in list(first.arrays)[:6]) + (", ..." if len(first.arrays) > 6 else "")
+        gone = {n: a.shape for n, a in first.arrays.items() if n not in second.arrays}
+        there = gone or {n: a.shape for n, a in first.arrays.items()}
+        listed = "; ".join(f"'{printable(n)}'{near(n, second.arrays[n].shape, there)}" for n in new[:3])
+        more = f"; and {len(new) - 3} more" if len(new) > 3 else ""
         raise ParameterError(
-            f"{second.source}: '{printable(new[0])}' is not in {first.source} ({listed}); give "
-            "both files in the same format, with the same names"
+            f"{second.source} has arrays that {first.source} has not: {listed}{more}; give both files in the same "
+            "format, with the same names"
         )
 
 

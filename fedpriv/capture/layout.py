@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -281,15 +282,14 @@ class _Matching:
         said = list[str]()
         free = [n for n in self.given.arrays if n not in {m.source for m in self.found.values()}]
         for target in self.missing[:3]:
-            near = _near(
-                target, self.shapes[target], {n: self.given.arrays[n].shape for n in free or self.given.arrays}
-            )
-            said.append(f"no array is its '{target}' of shape {list(self.shapes[target])}{near}")
+            held = {n: self.given.arrays[n].shape for n in free or self.given.arrays}
+            shape = self.shapes[target]
+            said.append(f"no array is its '{target}' of shape {list(shape)}{near(target, shape, held)}")
         shapes = {n: self.shapes[n] for n in self.missing or self.plain}
         for source in self.extra[:3]:
             array = self.given.arrays[source]
-            near = "" if self.missing else _near(source, array.shape, shapes)
-            said.append(f"'{printable(source)}' of shape {list(array.shape)} is none of its weights{near}")
+            hint = "" if self.missing else near(source, array.shape, shapes)
+            said.append(f"'{printable(source)}' of shape {list(array.shape)} is none of its weights{hint}")
         more = len(self.missing) + len(self.extra) - len(said)
         return (
             f"{self.given.source} does not hold the weights of model '{self.model.name}': {'; '.join(said)}"
@@ -303,14 +303,22 @@ class _Matching:
         return Arrangement(self.model, self.layout, matches, known, self.ignored, self.channels)
 
 
-def _near(name: str, shape: tuple[int, ...], others: Mapping[str, tuple[int, ...]]) -> str:
-    """The most similar of `others`, for the end of a message."""
+#: Names that only count arrays, such as `np.savez` gives them.
+_COUNTED = re.compile(r"(?:arr_)?\d+")
+
+
+def near(name: str, shape: tuple[int, ...], others: Mapping[str, tuple[int, ...]]) -> str:
+    """The most similar of `others`, by shape and name, for the end of a message; "" where there are none."""
     if not others:
         return ""
 
-    def likeness(other: str) -> tuple[float, float]:
-        alike = sorted(shape) == sorted(others[other])
-        return alike, difflib.SequenceMatcher(None, _plain(name), _plain(other)).ratio()
+    def likeness(other: str) -> tuple[float, ...]:
+        theirs = others[other]
+        named = 0.0 if _COUNTED.fullmatch(name) or _COUNTED.fullmatch(other) else 1.0
+        names = named * difflib.SequenceMatcher(None, _plain(name), _plain(other)).ratio()
+        common = sum((Counter(shape) & Counter(theirs)).values())
+        apart = abs(math.log(max(math.prod(shape), 1) / max(math.prod(theirs), 1)))
+        return sorted(shape) == sorted(theirs), len(shape) == len(theirs), names, common, -apart
 
     best = max(others, key=likeness)
     return f" (nearest: '{printable(best)}' of shape {list(others[best])})"

@@ -68,6 +68,8 @@ def stated_procedure(text: str, num_examples: tuple[int, ...] | None = None) -> 
         if num_examples is None:
             raise ParameterError("procedure: steps without epochs need the number of examples; give it, or epochs")
         size, steps = fields["batch_size"], _number(fields["max_local_steps"])
+        if steps < 1:
+            raise ParameterError(f"procedure: steps={fields['max_local_steps']}: give at least 1")
         each = [math.ceil(n / (_number(size) if size else n)) for n in num_examples]
         fields["local_epochs"] = max(1, math.ceil(steps / min(each)))
     return make_procedure(**fields, client=client)

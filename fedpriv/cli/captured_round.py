@@ -109,10 +109,17 @@ def attack_captured(
     captured = _captured(setting, given, facts, kind, data)
     check = captured.check(*(() if data is None else (data.floats(), data.targets(slice(None)), order)))
     _show(captured, check, given, setting, json_lines)
-    if data is None:
-        _unscored(captured, made, asked, setting, out, seed, repeats, json_lines)
-    else:
-        _scored(captured, made, asked, setting, data, given, out, seed, repeats, json_lines)
+    try:
+        if data is None:
+            _unscored(captured, made, asked, setting, out, seed, repeats, json_lines)
+        else:
+            _scored(captured, made, asked, setting, data, given, out, seed, repeats, json_lines)
+    except CapabilityError as e:
+        options = (("--procedure", given.procedure), ("--examples", given.examples))
+        unsaid = " and ".join(option for option, value in options if value is None)
+        if not unsaid:
+            raise
+        raise CapabilityError(f"{e} Of a captured round say {unsaid}, if known") from e
     if check.contradicted and not json_lines:
         # Said again, since many rows may stand between the first time and the scores.
         typer.echo(_CONTRADICTED)

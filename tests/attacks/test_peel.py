@@ -15,11 +15,19 @@ from fedpriv_attacks.exact.peel import Peel
 from fedpriv import load_model, make_defense
 from fedpriv.base.errors import CapabilityError
 from fedpriv.data.dataset import Dataset
+from fedpriv.data.embedded import fashion_small
 from fedpriv.models import zoo
 from fedpriv.procedure.procedure import make_procedure
 from fedpriv.rounds.exposure import Exposure
 
 SHAPE, CLASSES = (6, 7, 1), 5
+#: A batch of Fashion-MNIST's test images of which one was claimed with something of another.
+# fmt: off
+SEEN = (
+    2, 25, 35, 49, 68, 147, 191, 279, 358, 477, 507, 585, 607, 624, 725, 800, 902, 916, 939, 958, 1006, 1051, 1089,
+    1133, 1174, 1189, 1199, 1201, 1368, 1421, 1432, 1617, 1644, 1731, 1752, 1800, 1893, 1945,
+)
+# fmt: on
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +238,41 @@ def test_over_several_steps_the_mean_of_examples_much_alike_is_not_claimed(helpe
     finding = Peel().run(helpers.make_view(model, x, y, steps(4, 0.001)))
     assert nearest(finding, x)[0].max(initial=0) < 1e-2
     assert finding.extra["unsure"] > 0
+
+
+def test_over_several_steps_a_mixture_that_fits_by_chance_is_not_claimed():
+    """3% of another image, whose weight and own share fit: of a network that was trained for a while."""
+    train, test = fashion_small()
+    model = load_model("2nn(hidden=[300])", train.input_shape, 10)
+    w, b, v, c = (np.array(a, np.float32) for a in model.initialize(1))
+    rng = np.random.default_rng(1)
+    x, y = train.floats().reshape(len(train), -1), np.asarray(train.y)
+    for _ in range(30):  # batches of 64 at rate 0.2
+        rows = rng.choice(len(x), 64)
+        z = x[rows] @ w + b
+        hidden = np.maximum(z, 0)
+        logits = hidden @ v + c
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        p[np.arange(64), y[rows]] -= 1
+        d = (p @ v.T) * (z > 0) / 64
+        v, c = v - 0.2 * hidden.T @ p / 64, c - 0.2 * p.mean(0)
+        w, b = w - 0.2 * x[rows].T @ d, b - 0.2 * d.sum(0)
+    data = test.take(np.array(SEEN))
+    trained = model.spec.flatten_numpy([w, b, v, c]).astype(np.float32)
+    (seen,) = Exposure(model, data, 1, 38, procedure=steps(6, 0.01), seed=0, weights=trained)
+    finding = Peel().run(seen.view)
+    assert finding.extra["recovered"] >= 1
+    assert nearest(finding, seen.truth.x)[0].max() < 1e-2
+
+
+def test_masks_that_are_not_known_are_named(helpers):
+    x, y = batch(4, 1)
+    model = zoo.mlp_2nn(SHAPE, CLASSES, [300], dropout=0.3)
+    (seen,) = Exposure(model, Dataset("made", x, y.astype(np.int32), CLASSES), 1, 4)
+    finding = Peel().run(seen.view)
+    assert finding.extra["recovered"] == 0
+    assert "masks or noise that are not known" in finding.extra["reason"]
 
 
 def test_what_it_does_not_apply_to(helpers, model):

@@ -220,8 +220,15 @@ def test_what_was_not_said_is_named_where_it_is_wanted(small, batch):
 def test_files_of_two_models_are_refused(small):
     model, weights = small
     after = {n: w + 1 for n, w in weights.items()}
-    with pytest.raises(ParameterError, match=r"'fc/kernel' is not in before"):
+    with pytest.raises(
+        ParameterError, match=r"before has not: 'fc/kernel' \(nearest: 'dense2/kernel' of shape \[5, 3\]\)"
+    ):
         captured(model, before=weights, after={**after, "fc/kernel": np.ones((3, 3))})
+    renamed = {n.replace("dense2", "head"): w for n, w in after.items()}
+    with pytest.raises(
+        ParameterError, match=r"'head/kernel' \(nearest: 'dense2/kernel'.*'head/bias' \(nearest: 'dense2"
+    ):
+        captured(model, before=weights, after=renamed)
     with pytest.raises(ParameterError, match=r"shape \[3\], but \[5\] in the other"):
         captured(model, before=weights, after={**after, "dense1/bias": np.ones(3)})
     with pytest.raises(DataError, match="'dense1/bias' has 1 of 5 numbers that are not finite"):

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,28 @@ def test_missing_and_extra_layers_are_named_with_the_nearest(small):
         ParameterError, match=r"'dense1/kernel' of shape \[6, 5\] \(nearest: 'fc1.weight' of shape \[7, 6\]"
     ):
         arrange(model, stored(other, "before"))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "says"),
+    [
+        ([(784, 300), (300,), (300, 10), (10,)], [("kernel", "arr_0", "784, 300"), ("bias", "arr_1", "300")]),
+        ([(784, 400), (400,), (400, 10)], [("bias", "arr_1", "400")]),
+    ],
+)
+def test_what_has_no_name_is_near_by_its_shape(shapes, says):
+    model = load_model("2nn(hidden=[400])", input_shape=(784,), num_classes=10)
+    unnamed = {f"arr_{i}": np.ones(s) for i, s in enumerate(shapes)}
+    with pytest.raises(ParameterError) as raised:
+        arrange(model, stored(unnamed, "before"))
+    for role, name, shape in says:
+        assert re.search(
+            rf"/{role}' of shape \[[\d, ]+\] \(nearest: '{name}' of shape \[{shape}\]\)", str(raised.value)
+        )
+    with pytest.raises(
+        ParameterError, match=r"'arr_4' of shape \[7, 3\] is none of its weights \(nearest: 'dense2/kernel'"
+    ):
+        arrange(model, stored([np.ones(s) for s in ((784, 400), (400,), (400, 10), (10,), (7, 3))], "before"))
 
 
 def test_square_kernels_do_not_tell_whose_they_are():

@@ -50,6 +50,14 @@ def test_without_the_truth_nothing_is_scored_and_the_words_say_so(run, strict, t
     assert finding["replay_error"] < 1e-3
 
 
+def test_what_was_not_said_is_asked_for(run):
+    for given, unsaid in (((), "--procedure and --examples"), (("--examples", "2"), "--procedure")):
+        status, _, err = run("attack", "modern", *FLOWER[:-2], "--shape", "14x14x1", "--classes", "10", *given)
+        assert status == 2
+        assert f"Of a captured round say {unsaid}, if known" in err
+        assert "Traceback" not in err
+
+
 def test_a_procedure_that_cannot_be_is_warned_of(run):
     wrong = [*FLOWER[:-1], "lr=0.0001"]
     status, out, _ = run("attack", "first_layer", *wrong, *TRUTH)

@@ -55,6 +55,8 @@ LONGER = 0.02
 #: The same over several local steps, where what one example weighs is known roughly, and how far its own share may lie
 #: outside of the row space there.
 MIXED_STEPS, COMPUTED_STEPS = 0.2, 0.1
+#: From how many finds on their weights' scatter counts there, and how far one may be off that two columns give.
+TELLING, AGAIN = 5, 0.01
 #: Part outside of the row space up to which examples are taken off there; what is claimed is judged at the end.
 SEARCH_STEPS = 1e-2
 #: By how much more than its noise tells a value may be off over several local steps, as shares then are not exact.
@@ -102,9 +104,10 @@ class Peel(Attack):
         {Capability.REAL_UPDATE, Capability.WHOLE_UPDATE, Capability.PROCEDURE}
     )
 
-    tolerance: Annotated[float, Field(gt=0, le=0.1)] = Field(
+    tolerance: Annotated[float, Field(gt=0, le=0.01)] = Field(
         default=1e-3,
-        description="largest part of an example's gradient, relative to its length, outside of the row space.",
+        description="largest part of an example's gradient, relative to its length, outside of the row space. A larger "
+        "one proves less.",
     )
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=60.0, description="wall-clock after which the peeling ends with what it has."
@@ -156,7 +159,7 @@ class Peel(Attack):
                 "waves": peeling.waves,
                 "rank": peeling.space.rank,
                 "unsure": unsure,
-                "reason": _reason(peeling.reason, unsure),
+                "reason": _reason(peeling.reason, unsure, model.draws),
             },
         )
 
@@ -212,13 +215,16 @@ def _sends_plainly(view: View) -> bool:
     return "defense" in view.adversary.knows and not any(part.acts_at(at) for part in parts for at in acts)
 
 
-def _reason(ended: str, unsure: int) -> str:
+def _reason(ended: str, unsure: int, draws: Sequence[object] = ()) -> str:
     why = (
         "they weigh otherwise than one example, so that others may be mixed into them, or the digits do not tell them, "
         "or their values are outside of the range of their kind"
     )
     left = f"{unsure} were left out, as {why}" if unsure else ""
-    return "; ".join(filter(None, (ended, left)))
+    hidden = (
+        "the model draws masks or noise that are not known, so shares cannot be computed" if ended and draws else ""
+    )
+    return "; ".join(filter(None, (ended, left, hidden)))
 
 
 @dataclass(eq=False)
@@ -657,10 +663,11 @@ class _Peeling:
         widest = min(layer.units - LEAST_EQUATIONS, layer.inputs)
         self.most = widest if view.num_examples is None else view.total_examples + own
         if self.most > widest:
+            smaller = ", smaller batches" if widest > 0 else ""
             raise CapabilityError(
                 f"attack 'peel' proves an example by the equations that {self.most} examples leave over in "
                 f"{layer.units} units and {layer.inputs} inputs; at least {LEAST_EQUATIONS} are needed, so at most "
-                f"{max(widest, 0)} examples. Use a wider layer, smaller batches or 'cocktail_party'"
+                f"{max(widest, 0)} examples. Use a wider layer{smaller} or 'cocktail_party'"
             )
         self.space = _space(self.k, self.most, layer.rounding, seed)
         self.tail = _tail(view, names, layer, self.space)
@@ -721,13 +728,24 @@ class _Peeling:
         precise = np.array([_precise(f) for f in self.found])
         computed, error, outside = np.array([(f.computed, f.error, f.outside) for f in self.found]).T
         kept = (computed < self.tolerance) & (error < precise)
-        if self.way is not None:
-            single = np.array([any(abs(f.weight / unit - 1) < MIXED for unit in self.units) for f in self.found])
-            unknown = self.view.num_examples is None  # then pairs much alike pass as half as many examples
-            roughly = (outside < self.tolerance) & (computed < COMPUTED_STEPS) & (STEPS_ERROR * error < precise)
-            kept = (kept & single) | (roughly & (self._twice() < WORST * precise) & (not unknown)) | self.settled
+        if _steps(self.view) > 1:
+            off = self._off()
+            # Weights are not exact then. A mixture's tells it where those of the others scatter by far less, or else
+            # with two columns that have the same mixed in.
+            telling = len(off) >= TELLING and bool(np.median(off) < MIXED / 4)
+            fits = kept & (off < MIXED) & telling
+            if self.way is not None:
+                kept = (outside < self.tolerance) & (computed < COMPUTED_STEPS) & (STEPS_ERROR * error < precise)
+            again = kept & (off < AGAIN) & (self._twice() < WORST * precise)
+            known = self.view.num_examples is not None  # else pairs much alike pass as half as many examples
+            kept = ((fits | again) & known) | self.settled
         kept &= np.array([self._moved(f) for f in self.found]) < WORST * precise
         return [f for f, good in zip(self.found, kept, strict=True) if good]
+
+    def _off(self) -> np.ndarray:
+        """How far each weight is from one example's, relative to it, `[n]`; infinite where that is not known."""
+        weights = np.array([f.weight for f in self.found])
+        return np.min([np.abs(weights / unit - 1) for unit in self.units] or [np.full(len(weights), np.inf)], axis=0)
 
     def _twice(self) -> np.ndarray:
         """How far the two loudest columns that no other found example has a share in are from each example `[n]`.
@@ -735,14 +753,19 @@ class _Peeling:
         In the worst value; infinite where there are no two. Mixtures of an example with others differ from column to
         column.
         """
-        size = np.abs(self._taken())
-        apart = np.full(len(size), np.inf)
+        shares = np.abs(self._taken())
+        apart = np.full(len(shares), np.inf)
         for i, f in enumerate(self.found):
-            alone = np.flatnonzero(size.sum(axis=0) - size[i] < 1e-3 * size[i])
-            loudest = alone[np.argsort(-size[i, alone], kind="stable")[:2]]
+            alone = np.flatnonzero(shares.sum(axis=0) - shares[i] < 1e-3 * shares[i])
+            loudest = alone[np.argsort(-shares[i, alone], kind="stable")[:2]]
             if len(loudest) == 2:
                 columns = self.space.left @ self.whole[:, loudest]
-                apart[i] = np.abs((columns[:-1] / columns[-1]).T - f.x).max()
+                if self.layer.bias is None:  # a column gives its example up to the length
+                    lengths = (f.x @ columns) / np.sum(columns**2, axis=0)
+                    apart[i] = np.abs((columns * lengths).T - f.x).max()
+                else:
+                    with np.errstate(divide="ignore", invalid="ignore"):  # a column may be empty after all
+                        apart[i] = np.abs((columns[:-1] / columns[-1]).T - f.x).max()
         return apart
 
     def _moved(self, f: _Found) -> float:
