@@ -227,6 +227,25 @@ def test_many_arms_are_pictured_attack_by_attack(noisy, monkeypatch):
     assert "weak, batch 1" in texts(pictured()[0].draw())
 
 
+def test_all_images_are_pictured_where_many_are_kept(noisy, monkeypatch):
+    from fedpriv.experiment.drawings import reconstructions
+
+    experiment, store = noisy
+    made = arms(gather(experiment, store))
+
+    def pictured():
+        return [d for d in drawings(experiment, made) if d.stem == "mosaic"]
+
+    assert not pictured()
+    monkeypatch.setattr(reconstructions, "MANY", 1)
+    (drawn,) = pictured()
+    figure = drawn.draw()
+    words = [t.get_text() for t in figure.texts]
+    assert words.count("Original") == 1
+    assert len([a for a in figure.axes if a.images]) > 1
+    assert any(re.fullmatch(r"\d+ of \d+", w) for w in words)
+
+
 def test_training_curves_are_named_by_what_tells_trainings_apart(noisy, monkeypatch):
     """Two attacks and two batch sizes attack the three trainings, one a defense."""
     from fedpriv.experiment.drawings import training

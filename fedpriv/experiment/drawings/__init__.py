@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fedpriv.experiment.arm import Arm, by_goal
 from fedpriv.experiment.drawings.drawn import Drawn
 from fedpriv.experiment.drawings.leakage import costs, heat_maps, leakage_curves
-from fedpriv.experiment.drawings.reconstructions import reconstruction_grids, text_grids
+from fedpriv.experiment.drawings.reconstructions import mosaics, reconstruction_grids, text_grids
 from fedpriv.experiment.drawings.rows import row_tables
 from fedpriv.experiment.drawings.separation import roc
 from fedpriv.experiment.drawings.tradeoff import (
@@ -35,7 +35,7 @@ def drawings(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
     if not complete:
         return made
     asked = by_goal(complete)
-    for make in (heat_maps, roc, reconstruction_grids, row_tables, text_grids, leakage_curves, ways):
+    for make in (heat_maps, roc, reconstruction_grids, mosaics, row_tables, text_grids, leakage_curves, ways):
         made += _of_each(make, experiment, asked)
     made += trained_curves(experiment, complete)
     made += accuracy_against_epsilon(experiment, complete)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Most rows of one grid, and its images across.
 ROWS, ACROSS = 10, 8
+#: From how many images on they are drawn all in one panel as well.
+MANY = 16
 #: Most texts of one grid.
 TEXTS = 3
 
@@ -77,6 +79,40 @@ def reconstruction_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Dr
         "Originals and reconstructions of {} arms, numbers below each image.",
         drawn,
     )
+
+
+def mosaics(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
+    """All images behind an update and all that came of it, a panel an arm, where many are kept."""
+    pictured = [a for a in arms if _originals(a) is not None]
+    most = min(max((len(_originals(a)) for a in pictured), default=0), experiment.contents.keep_images)
+    shown = [a for a in pictured if len(_originals(a)) >= most]
+    shown = [a for a in shown if np.array_equal(_originals(a)[:most], _originals(shown[0])[:most])]
+    if most < MANY or not shown:
+        return []
+    varying = varying_axes(shown)
+
+    def draw() -> Figure:
+        from fedpriv.figures.mosaic import mosaic
+
+        panels: dict[str, Any] = {"Original": _originals(shown[0])[:most]}
+        notes = {"Original": f"{most} images"}
+        for arm in shown:
+            name, row = short_name(arm, varying) or "Reconstruction", arm.row()
+            known = arm.goal is not None and row.get(arm.goal.headline) is not None
+            panels[name] = _kept(arm, "found")[:most] if known else None
+            notes[name] = arm.goal.note(row) if known and arm.goal is not None else "does not apply"
+        return mosaic(panels, notes)
+
+    return [
+        Drawn(
+            "mosaic",
+            "All images and what came of them",
+            f"The first {most} images behind an update or a sum, and what each arm found of them, in their places; what "
+            f"is blank was not found. Seed {shown[0].results[0].cell.seed}.",
+            f"A panel of {most} originals, and one of what was found for each of {len(shown)} arms.",
+            draw,
+        )
+    ]
 
 
 def text_grids(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
