@@ -107,7 +107,7 @@ def mosaics(experiment: Experiment, arms: Sequence[Arm]) -> list[Drawn]:
         Drawn(
             "mosaic",
             "All images and what came of them",
-            f"The first {most} images behind an update or a sum, and what each arm found of them, in their places; what "
+            f"The first {most} images behind an update or a sum, and what each arm found of them in their places. What "
             f"is blank was not found. Seed {shown[0].results[0].cell.seed}.",
             f"A panel of {most} originals, and one of what was found for each of {len(shown)} arms.",
             draw,
