@@ -282,6 +282,15 @@ def _last_bias(view: View, moved: Array, rounding: float) -> list[Remark]:
         )
     elif not decays:
         remarks.append(Remark("consistent", "The last bias's update adds up to 0, as softmax cross-entropy has it."))
+    rising = int(np.sum(moved > grain * largest))
+    if not decays and view.num_examples is not None and rising > (n := sum(view.num_examples)):
+        remarks.append(
+            Remark(
+                "open" if view.procedure is None else "contradiction",
+                f"The last bias rises for {rising} classes, and SGD on {n} example{'s' if n > 1 else ''} raises it for "
+                f"at most {n}: files before and after may be swapped, the update's sign turned, or the examples more.",
+            )
+        )
     if view.procedure is None or view.num_examples is None or view.client_rate is None:
         return remarks
     momentum = view.procedure.client.momentum if view.procedure.client.kind == "momentum" else 0.0

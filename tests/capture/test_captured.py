@@ -177,6 +177,23 @@ def test_a_layer_that_never_moved_is_named(small, batch):
     assert "(frozen)" in check.describe()
 
 
+def test_swapped_files_and_a_turned_sign_show_without_the_truth(small, batch):
+    model, weights = small
+    one = batch[0][:1], batch[1][:1]
+    after = stepped(model, weights, *one, 1.0)
+    assert not captured(model, before=weights, after=after, procedure="lr=1", examples=1).check().contradicted
+    gradient = {n: weights[n] - w for n, w in after.items()}
+    turned = {n: -g for n, g in gradient.items()}
+    assert not captured(model, before=weights, update=gradient, examples=1).check().contradicted
+    for made in (
+        captured(model, before=after, after=weights, procedure="lr=1", examples=1),
+        captured(model, before=weights, update=turned, examples=1),
+    ):
+        check = made.check()
+        assert check.contradicted
+        assert "rises for 2 classes, and SGD on 1 example raises it for at most 1: files" in check.describe()
+
+
 def test_noise_that_a_defense_adds_is_no_contradiction_and_its_absence_is(small, batch):
     model, weights = small
     plain = stepped(model, weights, *batch, 1.0)
