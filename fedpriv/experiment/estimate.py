@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -15,6 +16,8 @@ from fedpriv.defense.stations import Defense, Station
 from fedpriv.experiment.runner import Todo
 from fedpriv.experiment.store import Job, Store
 
+#: What a feature says of a trial's size.
+_SIZE = re.compile(r" (\d+) images (\d+) steps")
 #: Seconds of a run besides its jobs: TensorFlow's start, the first graphs, tables and figures.
 AROUND = 12.0
 
@@ -49,6 +52,12 @@ def features(job: Job) -> list[str]:
     ]
 
 
+def _work(feature: str) -> float:
+    """Images times local steps of a feature that says them; 1 of others."""
+    size = _SIZE.search(feature)
+    return float(size[1]) * float(size[2]) if size else 1.0
+
+
 def amount(job: Job) -> float:
     """What its time grows with: trials, or rounds times clients."""
     setting = job.cell.setting
@@ -79,12 +88,25 @@ class Estimator:
 
     def seconds(self, job: Job) -> float:
         """About how long a job will take."""
-        for feature in features(job):
+        exact, *rougher = features(job)
+        for feature in (exact, *self._other_sizes(exact), *rougher):
             if feature in self.rates:
-                return float(np.median(self.rates[feature])) * max(amount(job), 1.0)
-            if feature in known():
-                return float(np.median(known()[feature])) * max(amount(job), 1.0)
+                rate = float(np.median(self.rates[feature]))
+            elif feature in known():
+                rate = float(np.median(known()[feature]))
+            else:
+                continue
+            larger = _work(exact) / _work(feature) if _SIZE.search(feature) else 1.0
+            return rate * larger * max(amount(job), 1.0)
         return 10.0
+
+    def _other_sizes(self, exact: str) -> list[str]:
+        """Features of the same attack on the same model with other images and steps, the nearest first."""
+        size = _SIZE.search(exact)
+        if size is None:
+            return []
+        alike = [f for f in {**known(), **self.rates} if f.startswith(exact[: size.start()]) and _SIZE.search(f)]
+        return sorted((f for f in alike if f != exact), key=lambda f: abs(np.log(_work(f) / _work(exact))))
 
     def total(self, todo: Todo, jobs: int = 1) -> float:
         """Of all that is to be done, on so many processes, with what a run takes besides; 0 where nothing is to be."""

@@ -24,6 +24,8 @@ def test_a_job_takes_what_its_like_took(write, monkeypatch):
     assert estimator.seconds(first) == 8
     larger = attack_job(load(write(seeds=1), ["exposure.images=10"]).cells[0])
     assert estimator.seconds(larger) == 40
+    stepping = attack_job(load(write(seeds=1), ["exposure.local_epochs=3"]).cells[0])
+    assert estimator.seconds(stepping) == 24  # the same attack and model, thrice the steps
     assert estimator.seconds(other) == 8  # nothing more alike than another attack is known
     estimator.learn(other, 2.0)
     assert (estimator.seconds(first), estimator.seconds(other)) == (8, 2)
