@@ -104,18 +104,20 @@ def alarms(setting: Honest, check: str, seed: int, rounds: int, act: str = "") -
     made = enacted(federation(setting, check, seed), adversary.acts)
     taps = [Tap(adversary)] if act else []
     history = made.run(rounds, taps=taps, evaluate_every=0)
-    worst = {
-        name: (min if name == "rank" else max)(r.metrics[f"{check}/{name}"] for r in history.records)
-        for name in made.defenses[0].measures
-    }
+    worst = _worst([{m: r.metrics[f"{check}/{m}"] for m in made.defenses[0].measures} for r in history.records])
     counted = sum(round(CLIENTS * r.metrics[f"{check}/alarm"]) for r in history.records)
     return counted, CLIENTS * len(history.records), worst
+
+
+def _worst(measures: list[dict[str, float]]) -> dict[str, float]:
+    """Of each measure the one nearest to an alarm: the least rank, the largest of the others."""
+    return {name: (min if name == "rank" else max)(m[name] for m in measures) for name in measures[0]}
 
 
 def told(name: str, check: str, runs: list[tuple[int, int, dict[str, float]]]) -> str:
     """A line of the output."""
     counted, total = sum(r[0] for r in runs), sum(r[1] for r in runs)
-    worst = {m: (min if m == "rank" else max)(r[2][m] for r in runs) for m in runs[0][2]}
+    worst = _worst([measures for _, _, measures in runs])
     return f"{name}, {check}: {counted} of {total}; worst means " + ", ".join(f"{k} {v:.2f}" for k, v in worst.items())
 
 

@@ -111,9 +111,11 @@ def _strongest(attacked: Sequence[Arm]) -> list[str]:
     for arm in attacked:
         groups.setdefault(", ".join(_words(arm, "attack")), []).append(arm)
     if len(groups) > 12:  # a table says it better
-        (least, one), (most, other) = ((f(attacked, key=strength), w) for f, w in ((min, "least"), (max, "most")))
-        ends = [f"{arm.name} leaks {how}: {_verdict(arm)}" for arm, how in ((most, other), (least, one))]
-        return [f"Of {len(groups)} settings {'; '.join(ends)}. The table has all."]
+        most, least = max(attacked, key=strength), min(attacked, key=strength)
+        return [
+            f"Of {len(groups)} settings {most.name} leaks most: {_verdict(most)}; {least.name} leaks least: "
+            f"{_verdict(least)}. The table has all."
+        ]
     said = []
     for name, group in groups.items():
         best = max(group, key=strength)

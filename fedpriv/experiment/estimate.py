@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -89,24 +90,19 @@ class Estimator:
     def seconds(self, job: Job) -> float:
         """About how long a job will take."""
         exact, *rougher = features(job)
-        for feature in (exact, *self._other_sizes(exact), *rougher):
-            if feature in self.rates:
-                rate = float(np.median(self.rates[feature]))
-            elif feature in known():
-                rate = float(np.median(known()[feature]))
-            else:
-                continue
-            larger = _work(exact) / _work(feature) if _SIZE.search(feature) else 1.0
-            return rate * larger * max(amount(job), 1.0)
+        for feature in chain([exact], self._other_sizes(exact), rougher):
+            if rates := self.rates.get(feature) or known().get(feature):
+                larger = _work(exact) / _work(feature) if _SIZE.search(feature) else 1.0
+                return float(np.median(rates)) * larger * max(amount(job), 1.0)
         return 10.0
 
-    def _other_sizes(self, exact: str) -> list[str]:
+    def _other_sizes(self, exact: str) -> Iterator[str]:
         """Features of the same attack on the same model with other images and steps, the nearest first."""
         size = _SIZE.search(exact)
         if size is None:
-            return []
+            return
         alike = [f for f in {**known(), **self.rates} if f.startswith(exact[: size.start()]) and _SIZE.search(f)]
-        return sorted((f for f in alike if f != exact), key=lambda f: abs(np.log(_work(f) / _work(exact))))
+        yield from sorted(alike, key=lambda f: abs(np.log(_work(f) / _work(exact))))
 
     def total(self, todo: Todo, jobs: int = 1) -> float:
         """Of all that is to be done, on so many processes, with what a run takes besides; 0 where nothing is to be."""

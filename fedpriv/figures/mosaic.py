@@ -10,8 +10,8 @@ import numpy as np
 
 from fedpriv.base.errors import ParameterError
 from fedpriv.base.types import ArrayLike
-from fedpriv.figures.cells import checked_images, draw_empty
-from fedpriv.figures.style import NORMAL, SMALL, add_axes, new_figure, styled, text_size, wrap
+from fedpriv.figures.cells import checked_images, draw_empty, draw_image
+from fedpriv.figures.style import NORMAL, new_figure, styled, text_size, wrap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,17 +66,7 @@ def mosaic(
             if tile is None:
                 draw_empty(figure, left, top + head, panel, tall, note or "nothing to draw", NORMAL)
                 continue
-            axes = add_axes(figure, left, top + head, panel, panel * tile.shape[0] / tile.shape[1])
-            axes.set_axis_off()
-            axes.imshow(
-                tile if tile.shape[-1] == 3 else tile[..., 0],
-                cmap="gray",
-                vmin=0,
-                vmax=1,
-                interpolation="nearest",
-                aspect="auto",
-            )
-            figure.text(middle, 1 - (top + head + tall + 0.04) / height, note, ha="center", va="top", fontsize=SMALL)
+            draw_image(figure, tile, left, top + head, panel, panel * tile.shape[0] / tile.shape[1], note)
     return figure
 
 

@@ -12,6 +12,7 @@ from fedpriv_attacks.exact import peel
 from fedpriv_attacks.exact.first_layer import FirstLayer
 from fedpriv_attacks.exact.peel import Peel
 
+from experiments.benchmarks.peel_steps import trained
 from fedpriv import load_model, make_defense
 from fedpriv.base.errors import CapabilityError
 from fedpriv.data.dataset import Dataset
@@ -242,25 +243,10 @@ def test_over_several_steps_the_mean_of_examples_much_alike_is_not_claimed(helpe
 
 def test_over_several_steps_a_mixture_that_fits_by_chance_is_not_claimed():
     """3% of another image, whose weight and own share fit: of a network that was trained for a while."""
-    train, test = fashion_small()
-    model = load_model("2nn(hidden=[300])", train.input_shape, 10)
-    w, b, v, c = (np.array(a, np.float32) for a in model.initialize(1))
-    rng = np.random.default_rng(1)
-    x, y = train.floats().reshape(len(train), -1), np.asarray(train.y)
-    for _ in range(30):  # batches of 64 at rate 0.2
-        rows = rng.choice(len(x), 64)
-        z = x[rows] @ w + b
-        hidden = np.maximum(z, 0)
-        logits = hidden @ v + c
-        p = np.exp(logits - logits.max(1, keepdims=True))
-        p /= p.sum(1, keepdims=True)
-        p[np.arange(64), y[rows]] -= 1
-        d = (p @ v.T) * (z > 0) / 64
-        v, c = v - 0.2 * hidden.T @ p / 64, c - 0.2 * p.mean(0)
-        w, b = w - 0.2 * x[rows].T @ d, b - 0.2 * d.sum(0)
+    model, weights_then = trained(300, 30)
+    _, test = fashion_small()
     data = test.take(np.array(SEEN))
-    trained = model.spec.flatten_numpy([w, b, v, c]).astype(np.float32)
-    (seen,) = Exposure(model, data, 1, 38, procedure=steps(6, 0.01), seed=0, weights=trained)
+    (seen,) = Exposure(model, data, 1, 38, procedure=steps(6, 0.01), seed=0, weights=weights_then)
     finding = Peel().run(seen.view)
     assert finding.extra["recovered"] >= 1
     assert nearest(finding, seen.truth.x)[0].max() < 1e-2

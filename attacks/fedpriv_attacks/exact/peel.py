@@ -730,8 +730,8 @@ class _Peeling:
         kept = (computed < self.tolerance) & (error < precise)
         if _steps(self.view) > 1:
             off = self._off()
-            # Weights are not exact then. A mixture's tells it where those of the others scatter by far less, or else
-            # with two columns that have the same mixed in.
+            # Weights are not exact then: a mixture's gives it away only where those of the others scatter by far less.
+            # Else two columns must agree besides.
             telling = len(off) >= TELLING and bool(np.median(off) < MIXED / 4)
             fits = kept & (off < MIXED) & telling
             if self.way is not None:
