@@ -240,7 +240,7 @@ def test_all_images_are_pictured_where_many_are_kept(noisy, monkeypatch):
     monkeypatch.setattr(reconstructions, "MANY", 1)
     (drawn,) = pictured()
     figure = drawn.draw()
-    words = [t.get_text() for t in figure.texts]
+    words = [t.get_text() for t in (*figure.texts, *(t for axes in figure.axes for t in axes.texts))]
     assert words.count("Original") == 1
     assert len([a for a in figure.axes if a.images]) > 1
     assert any(re.fullmatch(r"\d+ of \d+", w) for w in words)
