@@ -133,9 +133,9 @@ def test_on_models_with_kinks_curvature_is_not_tried(helpers):
     assert tried(rectified, modern.with_(attacks=SEARCH)) == ["dlg", "inverting_gradients"]
     thorough = registry.attacks.create("modern(thorough=true)")
     assert tried(rectified, thorough) == tried(rectified)
-    steps = [
-        a.tried_on(helpers.make_view(rectified, x, y))[-1].config()["optimizer"]["steps"] for a in (modern, thorough)
-    ]
-    assert steps == [400, 800]
+    quick, long = (a.tried_on(helpers.make_view(rectified, x, y))[-1] for a in (modern, thorough))
+    evaluations = [a.stages * a.optimizer.steps for a in (quick, long, modern.attacks[-1])]
+    assert evaluations == [2001, 3999, 4000]
+    assert long.with_(optimizer=quick.optimizer).config() == quick.config()
     assert "thorough" not in modern.config()
     assert thorough.config()["thorough"] is True
