@@ -91,6 +91,7 @@ def federation(setting: Honest, check: str, seed: int) -> Federation:
     return Federation(
         model=load_model(setting.model, data),
         train=data,
+        test=test if whole is train else None,
         partition=make_partition(setting.partition, data, CLIENTS, seed),
         procedure=procedure,
         defenses=(defenses.create(check),),
@@ -98,15 +99,25 @@ def federation(setting: Honest, check: str, seed: int) -> Federation:
     )
 
 
-def alarms(setting: Honest, check: str, seed: int, rounds: int, act: str = "") -> tuple[int, int, dict[str, float]]:
-    """(alarms, client-rounds, each measure at its worst) of one run."""
+class Run(NamedTuple):
+    """Alarms, of how many client-rounds, each measure at its worst, and the test accuracy at the end, where there is
+    one."""
+
+    alarms: int
+    total: int
+    worst: dict[str, float]
+    accuracy: float | None
+
+
+def watched(setting: Honest, check: str, seed: int, rounds: int, act: str = "") -> Run:
+    """One run; the model is evaluated only where the server is honest."""
     adversary = Adversary.parse(act or "server")
     made = enacted(federation(setting, check, seed), adversary.acts)
     taps = [Tap(adversary)] if act else []
-    history = made.run(rounds, taps=taps, evaluate_every=0)
+    history = made.run(rounds, taps=taps, evaluate_every=0 if act else rounds)
     worst = _worst([{m: r.metrics[f"{check}/{m}"] for m in made.defenses[0].measures} for r in history.records])
     counted = sum(round(CLIENTS * r.metrics[f"{check}/alarm"]) for r in history.records)
-    return counted, CLIENTS * len(history.records), worst
+    return Run(counted, CLIENTS * len(history.records), worst, history.accuracy)
 
 
 def _worst(measures: list[dict[str, float]]) -> dict[str, float]:
@@ -114,11 +125,13 @@ def _worst(measures: list[dict[str, float]]) -> dict[str, float]:
     return {name: (min if name == "rank" else max)(m[name] for m in measures) for name in measures[0]}
 
 
-def told(name: str, check: str, runs: list[tuple[int, int, dict[str, float]]]) -> str:
+def told(name: str, check: str, runs: list[Run]) -> str:
     """A line of the output."""
-    counted, total = sum(r[0] for r in runs), sum(r[1] for r in runs)
-    worst = _worst([measures for _, _, measures in runs])
-    return f"{name}, {check}: {counted} of {total}; worst means " + ", ".join(f"{k} {v:.2f}" for k, v in worst.items())
+    counted, total = sum(r.alarms for r in runs), sum(r.total for r in runs)
+    measures = ", ".join(f"{k} {v:.2f}" for k, v in _worst([r.worst for r in runs]).items())
+    reached = [r.accuracy for r in runs if r.accuracy is not None]
+    end = f"; accuracy {min(reached):.2f} to {max(reached):.2f}" if reached else ""
+    return f"{name}, {check}: {counted} of {total}; worst means {measures}{end}"
 
 
 def main() -> None:
@@ -140,13 +153,13 @@ def main() -> None:
             setting = setting._replace(examples=given.examples)
         for check in CHECKS:
             try:
-                runs = [alarms(setting, check, seed, 1 if given.acts else given.rounds, act) for seed in given.seeds]
+                runs = [watched(setting, check, seed, 1 if given.acts else given.rounds, act) for seed in given.seeds]
             except (StackError, CapabilityError) as e:
                 print(f"{name}, {check}: does not apply: {e}", flush=True)
                 continue
             print(told(name, check, runs), flush=True)
-            whole[check][0] += sum(r[0] for r in runs)
-            whole[check][1] += sum(r[1] for r in runs)
+            whole[check][0] += sum(r.alarms for r in runs)
+            whole[check][1] += sum(r.total for r in runs)
     if not given.acts:
         for check, (counted, total) in whole.items():
             if total:
