@@ -90,7 +90,8 @@ class Modern(Attack):
     Of texts it is that of the tokens, not of the points that were minimized.
 
     On images and models with rectifiers (ReLU), unless `attacks` says what else, the two L-BFGS attacks are left out
-    and Adam goes through three stages in half of the evaluations (`ON_KINKS`); `thorough` gives it as many as elsewhere.
+    and Adam takes fewer, longer stages and half of the evaluations (`ON_KINKS`); `thorough` gives it as many as
+    elsewhere.
 
     On models that begin with a dense layer and a ReLU, unless `attacks` says what else, `peel` is tried before all
     others: what it finds is proven example by example.
