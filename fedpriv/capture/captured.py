@@ -249,7 +249,7 @@ def _weights_and_change(
     change = end if is_update else end - weights
     if not np.any(change[model.buffer_size :]):
         raise ParameterError(
-            f"{second.source} is zero: there is nothing in it"
+            f"{second.source} is zero: there is nothing in it; give the update of a client that trained"
             if is_update
             else f"{second.source} equals {first.source}: nothing was trained, or both were saved at the same time "
             "(PyTorch's state_dict() refers to the weights, which change; save a copy before training)"

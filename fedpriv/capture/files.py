@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import math
@@ -106,7 +107,9 @@ def read(path: str | Path) -> Stored:
     if path.is_dir():
         raise DataError(f"{name}: is a folder; give a file, such as one of {', '.join(SUFFIXES[:3])}")
     if not path.is_file():
-        raise DataError(f"{name}: no such file")
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, 1)
+        raise DataError(f"{name}: no such file" + (f"; did you mean '{near[0]}'?" if near else ""))
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{name}: weights of format '{suffix}' are not read; give one of {', '.join(SUFFIXES)}")
@@ -214,7 +217,7 @@ def _keras(path: Path) -> dict[str, Array]:
         else:
             root.visititems(visit)
     if not found:
-        raise DataError(f"{path}: holds no weights")
+        raise DataError(f"{path}: holds no weights; give a file that has a model's arrays")
     return found if ordered else _named(dict(sorted(found.items(), key=lambda kv: _natural(kv[0]))))
 
 
@@ -270,7 +273,7 @@ def _checked(given: Stored) -> Stored:
             )
         arrays[name] = array.astype(np.float64)
     if not arrays:
-        raise DataError(f"{given.source}: holds no weights")
+        raise DataError(f"{given.source}: holds no weights; give a file that has a model's arrays")
     return Stored(given.source, arrays, given.layout, _half(list(arrays.values())))
 
 

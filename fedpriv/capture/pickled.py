@@ -97,8 +97,8 @@ def read_pickled(path: str) -> Any:
             return _Interpreter(path, archive, root).run(archive.read(program))
     except zipfile.BadZipFile as e:
         raise DataError(
-            f"{path}: not a zip archive ({reason(e)}): truncated, or written by PyTorch before 1.6; save the state "
-            "dict anew, or as .safetensors or .npz"
+            f"{path}: not a zip archive ({reason(e)}): truncated, a plain pickle, or written by PyTorch before 1.6; "
+            "save the state dict anew, or as .safetensors or .npz"
         ) from e
     except DataError:
         raise

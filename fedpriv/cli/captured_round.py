@@ -208,6 +208,11 @@ def _captured(setting: Setting, given: Captured, facts: Facts, kind: Kind | None
             f"the adversary is '{adversary.position}', but what was captured is a client's message; let it be "
             "a 'server'"
         )
+    if adversary.acts:
+        raise CapabilityError(
+            f"act '{adversary.acts[0].name}' changes what a server sends, and of a captured round that is --before "
+            "as it is; leave acts out"
+        )
     assigned = dict[str, str]()
     for text in given.assign or ():
         target, equals, source = text.partition("=")

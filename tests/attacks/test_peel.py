@@ -94,6 +94,7 @@ def test_past_its_reach_it_claims_only_what_is_there(helpers):
     assert nearest(finding, x)[0].max() < 1e-2
     assert np.isnan(finding.x[finding.extra["recovered"] :]).all()
     assert "no unit is left" in finding.extra["reason"]
+    assert "at least 30 units" in finding.extra["reason"]
 
 
 def test_an_example_that_is_there_twice_is_not_told_from_two_alike(helpers, model):
@@ -200,6 +201,17 @@ def test_without_a_bias_a_wrong_weight_leaves_lengths_out(helpers, without_bias)
     finding = Peel().run(half)
     assert finding.extra["recovered"] == 0
     assert finding.extra["unsure"] >= 18
+
+
+def test_without_a_bias_two_labels_are_refused_and_a_narrow_layer_says_what_it_lacks(helpers):
+    x, y = batch(4)
+    two = load_model("2nn(hidden=[300],first_bias=False)", SHAPE, 2)
+    with pytest.raises(CapabilityError, match="has no bias and labels are two"):
+        Peel().run(helpers.make_view(two, x, y % 2))
+    narrow = load_model("2nn(hidden=[50],first_bias=False)", SHAPE, CLASSES)
+    finding = Peel().run(helpers.make_view(narrow, x, y))
+    assert finding.extra["recovered"] == 0
+    assert "at least 34 units" in finding.extra["reason"]
 
 
 def test_noise_leaves_nothing_proven(helpers, model):

@@ -298,7 +298,8 @@ def test_a_hopeless_search_ends_at_once_and_says_why(helpers):
     """Twenty examples in at most 60 units: hardly any vector has more zeros than chance gives it."""
     x, y = batch(20, 1)
     view = helpers.make_view(zoo.mlp_2nn(SHAPE, CLASSES, [60]), x, y)
-    finding = SPEAR(seconds=0.01).run(view)
+    with pytest.warns(UserWarning, match="spear: the search for 20 examples in .* may take .* It ends after 0.01 s"):
+        finding = SPEAR(seconds=0.01).run(view)
     assert finding.extra["recovered"] == 0
     assert np.isnan(finding.x).all()
     assert set(finding.y) == {-1}

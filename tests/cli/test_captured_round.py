@@ -85,6 +85,12 @@ def test_a_procedure_that_cannot_be_is_warned_of(run):
         ((*FLOWER, *SHAPED, "--adversary", "observer"), "let it be a 'server'"),
         ((*FLOWER, *SHAPED, "--truth", "gone.npz"), "--truth gone.npz"),
         ((*FLOWER[:2], "--after", "gone.npz", *SHAPED), "gone.npz: no such file"),
+        (
+            (*FLOWER[:2], "--after", STORED / "flower_client_after.npz", *SHAPED),
+            "did you mean 'flower_client0_after.npz'?",
+        ),
+        ((*FLOWER, *SHAPED, "--adversary", "server(acts=[curious])"), "act 'curious' changes what a server sends"),
+        ((*FLOWER, *SHAPED, "--procedure", "epochs=2, steps=3, lr=0.1"), "epochs=2 and steps=3 both say"),
         ((*FLOWER, *TRUTH[2:], "--examples", "3"), "the truth has 2 examples, but 3 are stated"),
         ((*FLOWER, "--examples", "2"), "'dense1/kernel' of shape [784, 40] (nearest: 'arr_0' of shape [40, 196])"),
         ((*FLOWER, *SHAPED, "--frozen", "conv1"), "no weight or layer 'conv1'"),

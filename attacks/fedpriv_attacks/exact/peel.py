@@ -671,6 +671,12 @@ class _Peeling:
             )
         self.space = _space(self.k, self.most, layer.rounding, seed)
         self.tail = _tail(view, names, layer, self.space)
+        if bias is None and self.tail is not None and (view.model.num_classes < 3 or not view.model.task.softmax):
+            raise CapabilityError(
+                f"attack 'peel' cannot prove an example where the first layer has no bias and labels are two, as in "
+                f"model '{view.model.name}': its weight alone would tell both its length and what is mixed into it. "
+                "Use 'first_layer' or 'dlg'"
+            )
         self.way = self.tail if isinstance(self.tail, _Way) else None
         self.search = tolerance if self.way is None else max(tolerance, SEARCH_STEPS)
         # K's column space has few dimensions: what is left of K is kept as coordinates in it.
@@ -699,7 +705,7 @@ class _Peeling:
             # Next to nothing is left in columns that are explained, but it may be a sure example's.
             new = self._wave(~self.explained) or self._wave(self.explained)
             if not new:
-                self.reason = "no unit is left that one of the other examples fires alone"
+                self.reason = self._unproven()
                 break
             self.waves.append(len(new))
             self.found += new
@@ -716,6 +722,15 @@ class _Peeling:
             theirs = own.x.reshape(len(own.x), -1)
             self.found = [f for f in self.found if np.abs(theirs - f.x).max(axis=1).min() > 1e-3]
         return self.found
+
+    def _unproven(self) -> str:
+        """Why nothing more was found, as far as can be told."""
+        classes = self.view.model.num_classes if self.layer.bias is None and self.tail is not None else 1
+        return (
+            "no unit is left whose example could be proven: one that a single one of the other examples fires, which "
+            f"has to fire at least {LEAST_EQUATIONS + classes - 1} units in all. Rounding, a defense, and a rate or "
+            "procedure that is not the client's hide it as well"
+        )
 
     def sure(self) -> list[_Found]:
         """Those of `found` whose own share, by the network, is within the row space, and whose values are precise.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -38,6 +39,8 @@ MANY = 3e6
 FEW = 12
 #: Rounds after which a search may be given up, and how many times the seconds allowed it must be expected to take.
 PROBES, HOPELESS = 4, 10.0
+#: Seconds that a search must be expected to take for it to be said as it begins.
+WORTH_SAYING = 20.0
 #: How many times the noise that is left out of the factors a zero may differ from zero, relative to its vector.
 BLUR = 4.0
 
@@ -58,10 +61,11 @@ class SPEAR(Attack):
     larger batches. The default, `search="descent"`, does so in a way of our own (see `sparse_directions.py`); the
     score, and thus what counts as found, is the same.
 
-    How long the search may take is estimated after its first steps. If that is more than `seconds`, the finding warns
-    of it; if it is far more, the search ends there. In the end each example is claimed on its own grounds: its
-    pre-activations must be positive exactly where its direction is not zero, its values must be in the data's range,
-    and its labels must explain its gradient. One that is not all of that is not-a-number.
+    How long the search may take is estimated after its first steps. If that is more than 20 s, or than `seconds`, a
+    warning says so at once, and the finding again if it is more than `seconds`; if it is far more, the search ends
+    there. In the end each example is claimed on its own grounds: its pre-activations must be positive exactly where its
+    direction is not zero, its values must be in the data's range, and its labels must explain its gradient. One that is
+    not all of that is not-a-number.
 
     Repeated examples are one direction; how often each occurs, and all labels, are read off the update once the
     examples are known. A layer without a bias hides each example's scale: they are then scaled to a largest value of
@@ -245,7 +249,9 @@ class SPEAR(Attack):
                     break
             spent = time.perf_counter() - started
             if forecast is None or (search.hits == 0 and rounds <= PROBES):
-                forecast = self._forecast(search, expected, spent)
+                first, forecast = forecast is None, self._forecast(search, expected, spent)
+                if first and forecast.seconds > min(WORTH_SAYING, self.seconds):
+                    warnings.warn(f"spear: {forecast.says}. It ends after {self.seconds:g} s", stacklevel=2)
             if rounds >= PROBES and forecast.hopeless(self.seconds):
                 break
             if search.draws >= self.max_samples or time.perf_counter() - began > self.seconds:
