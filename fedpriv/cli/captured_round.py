@@ -47,6 +47,8 @@ UNCONTROLLED = (
 #: What an adversary may know of a round that nobody here has run.
 _KNOWABLE = {"num_examples", "procedure", "defense", "labels", "auxiliary", "generator", "statistics"}
 
+#: Relative error of a finding's replay from which it is said that the finding does not explain the update.
+UNEXPLAINED = 0.1
 _CONTRADICTED = "Warning: the stated procedure cannot have made this update; the results may be worth nothing."
 
 
@@ -361,6 +363,11 @@ def _unscored(
         typer.echo(f"Attack '{made.name}', seed {run}:")
         for key, value in said.items():
             typer.echo(f"  {key.replace('_', ' ')}: {value:.3g}" if isinstance(value, float) else f"  {key}: {value}")
+        if said.get("replay_error", 0.0) > UNEXPLAINED:
+            typer.echo(
+                f"Warning: a replay of this finding misses the update by {said['replay_error']:.0%} of its size, so it "
+                "or the stated procedure is wrong."
+            )
     if not json_lines:
         typer.echo(
             "No truth was given, so nothing is scored: these are the attack's own words about its finding. A replay "

@@ -64,6 +64,9 @@ def test_a_procedure_that_cannot_be_is_warned_of(run):
     assert status == 0
     warning = "Warning: the stated procedure cannot have made this update"
     assert out.index(warning) < out.index("PSNR") < out.rindex(warning)
+    missed = "Warning: a replay of this finding misses the update by"
+    assert missed in run("attack", "first_layer", *FLOWER[:-1], "epochs=1, lr=0.3", *SHAPED)[1]
+    assert missed not in run("attack", "first_layer", *FLOWER, *SHAPED)[1]
     assert out.splitlines()[-1].startswith(warning)
     assert warning not in run("attack", "first_layer", *FLOWER, *TRUTH)[1]
 
