@@ -41,11 +41,11 @@ ON_DENSE = "peel"
 #: at the kinks, so the two DLGs are left out. Fewer and longer stages, smaller steps and more momentum find in half of
 #: the default's evaluations what it finds.
 ON_KINKS = (
-    "inverting_gradients(objective=l1,optimizer=adam(steps=667,learning_rate=0.04,decay=cosine,beta_1=0.95),"
+    "inverting_gradients(objective=l1,optimizer=adam(steps={steps},learning_rate=0.04,decay=cosine,beta_1=0.95),"
     "priors.total_variation.weight=1,stages=3,easing=0.09)"
 )
-#: Steps a stage of the same where it is to be thorough.
-THOROUGH_STEPS = 1333
+#: Its steps a stage, and where it is to be thorough.
+STEPS, THOROUGH_STEPS = 667, 1333
 
 
 def _attack(value: Any) -> Any:
@@ -208,9 +208,7 @@ class Modern(Attack):
         tried = self.attacks
         if len(view.model.input_shape) == 3 and has_kinks(view.model):
             exact = (attack for attack in tried if not isinstance(attack, Inversion))
-            adam = registry.attacks.create(ON_KINKS)
-            if self.thorough:
-                adam = adam.with_(optimizer={**adam.config()["optimizer"], "steps": THOROUGH_STEPS})
+            adam = registry.attacks.create(ON_KINKS.format(steps=THOROUGH_STEPS if self.thorough else STEPS))
             tried = (*exact, adam)
         return (registry.attacks.create(ON_DENSE), *tried) if _begins_rectified(view) else tried
 

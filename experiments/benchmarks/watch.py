@@ -100,8 +100,7 @@ def federation(setting: Honest, check: str, seed: int) -> Federation:
 
 
 class Run(NamedTuple):
-    """Alarms, of how many client-rounds, each measure at its worst, and the test accuracy at the end, where there is
-    one."""
+    """Alarms, of how many client-rounds, each measure at its worst, and the test accuracy at the end or None."""
 
     alarms: int
     total: int

@@ -64,12 +64,12 @@ def stated_procedure(text: str, num_examples: tuple[int, ...] | None = None) -> 
     for name, usual in _DEFAULTS.get(client.get("kind") or "", {}).items():
         client.setdefault(name, usual)
     fields.setdefault("batch_size", None)
-    if "max_local_steps" in fields and "local_epochs" in fields:
-        raise ParameterError(
-            f"procedure: epochs={fields['local_epochs']} and steps={fields['max_local_steps']} both say how long the "
-            "client trained; give one of them"
-        )
-    if "max_local_steps" in fields and "local_epochs" not in fields:
+    if "max_local_steps" in fields:
+        if "local_epochs" in fields:
+            raise ParameterError(
+                f"procedure: epochs={fields['local_epochs']} and steps={fields['max_local_steps']} both say how long "
+                "the client trained; give one of them"
+            )
         if num_examples is None:
             raise ParameterError("procedure: steps without epochs need the number of examples; give it, or epochs")
         size, steps = fields["batch_size"], _number(fields["max_local_steps"])

@@ -725,12 +725,16 @@ class _Peeling:
 
     def _unproven(self) -> str:
         """Why nothing more was found, as far as can be told."""
-        classes = self.view.model.num_classes if self.layer.bias is None and self.tail is not None else 1
         return (
             "no unit is left whose example could be proven: one that a single one of the other examples fires, which "
-            f"has to fire at least {LEAST_EQUATIONS + classes - 1} units in all. Rounding, a defense, and a rate or "
+            f"has to fire at least {self._equations()} units in all. Rounding, a defense, and a rate or "
             "procedure that is not the client's hide it as well"
         )
+
+    def _equations(self) -> int:
+        """How many equations, and units that fire, a proof takes; without a bias that of a direction, for any residual."""
+        residuals = 0 if self.layer.bias is not None or self.tail is None else len(self.tail.bias) - 1
+        return LEAST_EQUATIONS + residuals
 
     def sure(self) -> list[_Found]:
         """Those of `found` whose own share, by the network, is within the row space, and whose values are precise.
@@ -1100,7 +1104,7 @@ class _Peeling:
         unclear = np.abs(z) < 4 * error[:, None] * self.loudness
         proof, counts = tail.proof(z), unclear.sum(axis=1)
         fired = np.sum((z > 0) & ~unclear, axis=1)
-        least = LEAST_EQUATIONS + len(tail.bias) - 1
+        least = self._equations()
         enough = (self.layer.units - counts - self.space.rank >= least) & (fired >= least)
         for these in _groups(counts, enough):
             clear = self._clear(proof, these, unclear[these])
