@@ -732,7 +732,7 @@ class _Peeling:
         )
 
     def _equations(self) -> int:
-        """How many equations, and units that fire, a proof takes; without a bias that of a direction, for any residual."""
+        """How many equations, and units that fire, a proof takes; without a bias one of a direction alone."""
         residuals = 0 if self.layer.bias is not None or self.tail is None else len(self.tail.bias) - 1
         return LEAST_EQUATIONS + residuals
 
